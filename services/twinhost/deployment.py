@@ -74,21 +74,30 @@ class FollowedKeys:
         self._look()
         if known := self._contents.keys_of(self._agent):
             return valid_now(known)
+        if self._unread:
+            return []
         return [pin for pin in self._pins if pin.fingerprint not in self._contents.revoked]
 
+    @property
+    def _unread(self) -> bool:
+        """Whether the keys, or the revocations, could not be read, so that any key may be revoked."""
+        return bool(self._contents.rejected) and not self._contents.current
+
     def _look(self) -> None:
-        """Read the keys again if a file was replaced; while they can't be read, they stay as they were."""
+        """Read the keys again if a file was replaced; while our own pair can't be read, the one before stays in use."""
         if (now := time.monotonic()) < self._look_at:
             return
         self._look_at = now + _LOOK_S
-        if (seen := self._changes()) == self._seen:
+        seen = self._changes()
+        if seen == self._seen or not seen[0]:  # the folder is gone, and no key is known to be revoked by that
             return
+        self._contents = read_folders(folders_of_keys(self._folder), self._contents.revoked)
         try:
             self._own = load_certificates(self._folder).own_keys
-            self._contents = read_folders(folders_of_keys(self._folder), self._contents.revoked)
-            self._seen = seen
-        except TwinhostError:  # of our own pair, which is being replaced
+        except TwinhostError:  # it is being replaced, or can't be read: all is read again the next time
             return
+        if not self._unread:
+            self._seen = seen
 
     def _changes(self) -> list[int]:
         return [

@@ -38,7 +38,7 @@ class Open:
         self.page.on("request", self._ask)
 
     def load(self, width: int = 1_440, theme: str = "light") -> None:
-        """Load the page anew in a window of this width."""
+        """Load the page again in a window of this width."""
         self.page.set_viewport_size({"width": width, "height": 900})
         self.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         wait_until(self._loads_undisturbed, PATIENCE_S, "a load that no change of the host's network breaks off")
@@ -79,7 +79,7 @@ def window(browser: Browser, stack: Stack) -> Iterator[Open]:
 
 @pytest.fixture
 def opened(window: Open) -> Open:
-    """The page, loaded anew."""
+    """The page, loaded again."""
     window.load()
     return window
 

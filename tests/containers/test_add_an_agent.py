@@ -12,6 +12,7 @@ import yaml
 
 from tests.containers.checkout import Machine, commands_of
 from tests.containers.stack import REPOSITORY
+from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
 
 PAGE = (REPOSITORY / "docs/tutorial/your-first-agent.md").read_text(encoding="utf-8")
@@ -22,7 +23,12 @@ class Author:
     """A checkout whose stack runs, with the tutorial's agent in a folder beside it."""
 
     def __init__(self, folder: Path) -> None:
-        self.machine = Machine(folder / "twinhost", {})
+        self.port = free_ports(1)[0]
+        self.machine = Machine(folder / "twinhost", {"GREETER_ZMQ_PORT": str(self.port)})
+        shutil.copytree(REPOSITORY / "services", self.machine.folder / "services")  # whose programs are run natively
+        own = f"XDG_CONFIG_HOME={folder}/home PYTHONPATH=services {sys.executable}"
+        self.machine.run(f'twinhost() {{ {own} -m twinhost.cli "$@"; }}')
+        self.machine.run(f'python() {{ {own} "$@"; }}')
         self.agent = folder / "greeter"
         new = [sys.executable, "-m", "twinhost.cli", "new", "agent", "Greeter", "--folder", str(self.agent)]
         subprocess.run(new, check=True, cwd=REPOSITORY / "services")
@@ -62,7 +68,11 @@ def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
         author.add_to_the_configuration()
         for place, command in commands_of(PAGE.replace("checkout$", "mainpc$")):
             assert place == "mainpc"
-            author.run(command)
+            printed = author.run(command)
+            if " join " in command:
+                assert f"Greeter answered at tcp://127.0.0.1:{author.port}\n" in printed
+            if command.startswith("python"):
+                assert printed == "Hello, Ana!\n"
             if " up " in command:
                 wait_until(lambda: "Greeter" in author.run("./twinhost agents"), PATIENCE_S, "it is registered")
         assert author.started_at() == before
@@ -79,9 +89,9 @@ def test_it_is_an_agent_as_the_others_are(author: Author) -> None:
     info = author.run("./twinhost call SystemDigitalTwin get_agent_info agent_name=Greeter --json")
     assert '"location":"greeter"' in info.replace(" ", "")
     assert '"registered_by":"Greeter"' in info.replace(" ", "")
-    author.run("./twinhost call Greeter greet whom=Ben")
+    author.run("./twinhost call Greeter greet name=Ben")
     wait_until(
-        lambda: '"whom":"Ben"' in author.run("./twinhost call SystemDigitalTwin get_events --json").replace(" ", ""),
+        lambda: '"name":"Ben"' in author.run("./twinhost call SystemDigitalTwin get_events --json").replace(" ", ""),
         PATIENCE_S,
         "the event is on mainpc",
     )
@@ -95,7 +105,7 @@ def test_it_is_an_agent_as_the_others_are(author: Author) -> None:
 def test_it_asks_another_in_its_callers_name(author: Author) -> None:
     """pc2's answer comes back through it."""
     author.run('./twinhost call UnifiedMemoryReasoningAgent update_twin user_id=Ana \'twin_data={"language": "fil"}\'')
-    answer = author.run("./twinhost call Greeter who_is whom=Ana --json")
+    answer = author.run("./twinhost call Greeter who_is name=Ana --json")
     assert '"language":"fil"' in answer.replace(" ", "")
 
 

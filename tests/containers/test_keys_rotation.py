@@ -30,7 +30,7 @@ TRAFFIC: dict[str, tuple[tuple[str, dict[str, Any]], str]] = {
     "mainpc": (("get_agent_endpoint", {"agent_name": SERVER}), "register_agent"),
     "pc2": (("get_twin", {"user_id": "nobody"}), "update_twin"),
 }
-TOLD, WAITS, SWITCHED, REVOKED = "the next key of", "waiting until", " changes from ", "the old key"
+ANNOUNCED, WAITS, SWITCHED, REVOKED = "the next key of", "waiting until", " changes from ", "the old key"
 
 
 class Keys:
@@ -125,7 +125,7 @@ def test_after_it_all_is_well(rotating: Stack) -> None:
 
 @pytest.mark.parametrize(
     ("host", "moment"),
-    [("mainpc", TOLD), ("mainpc", SWITCHED), ("pc2", TOLD), ("pc2", SWITCHED), ("pc2", REVOKED)],
+    [("mainpc", ANNOUNCED), ("mainpc", SWITCHED), ("pc2", ANNOUNCED), ("pc2", SWITCHED), ("pc2", REVOKED)],
 )
 def test_a_killed_rotation_is_taken_up_by_the_next_run(
     engine: docker.DockerClient, rotating: Stack, keys: Keys, host: str, moment: str

@@ -283,6 +283,23 @@ def test_another_keys_item_can_be_read_and_not_popped(
     assert run(other()) == [said("1")]
 
 
+@pytest.mark.parametrize("item", [said("1"), said("x" * 100_000)], ids=["in one part", "in several parts"])
+def test_pop_skips_what_another_key_has_added(
+    hosts: Hosts, ours: Make, session_id: str, run: Callable[..., Any], item: Any
+) -> None:
+    """Also a part under the name of ours: it neither changes our item nor keeps us from removing it."""
+    run(ours().add_items([item]))
+    with hosts.client(UMRA, by=UMRA) as other:
+        for each in other.call("get_interactions", session_id=session_id)["interactions"]:
+            fields = {"interaction_type": "code", "content": '"forged"', "metadata": each["metadata"]}
+            other.call("add_interaction", session_id=session_id, **fields)
+    assert run(ours().get_items())[0] == item
+    assert run(ours().pop_item()) == item
+    with hosts.client(UMRA) as client:
+        left = client.call("get_interactions", session_id=session_id)["interactions"]
+    assert {each["written_by"] for each in left} == {UMRA}
+
+
 def test_a_cancelled_addition_is_made_as_a_whole(
     hosts: Hosts, ours: Make, session_id: str, run: Callable[..., Any]
 ) -> None:

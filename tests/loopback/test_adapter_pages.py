@@ -61,6 +61,11 @@ def test_the_example_of_the_openai_page_remembers(hosts: Hosts) -> None:
     assert "[user]: The pump costs 40 euros." in lines
 
 
+def require_one_sentence(errors: str, sentence: str, extra: str) -> None:
+    assert errors.splitlines()[-1] == f"ImportError: {sentence}; run: pip install 'twinhost[{extra}]'"
+    assert "ModuleNotFoundError" not in errors
+
+
 @pytest.mark.parametrize(
     ("module", "package", "extra", "needed"),
     [
@@ -75,6 +80,20 @@ def test_a_missing_framework_is_one_sentence(module: str, package: str, extra: s
     done = subprocess.run(
         [sys.executable, "-B", "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    expected = f"{needed} is not installed, which this adapter needs; run: pip install 'twinhost[{extra}]'"
-    assert done.stderr.splitlines()[-1] == f"ImportError: {expected}"
-    assert done.stderr.count("Error") == 1
+    require_one_sentence(done.stderr, f"{needed} is not installed, which this adapter needs", extra)
+
+
+@pytest.mark.parametrize("name", ["agent import Membership", "testing import Stack"])
+def test_a_missing_package_of_an_agent_is_one_sentence(name: str) -> None:
+    program = f"import sys; sys.modules['psutil'] = None; from twinhost.{name}"
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
+    require_one_sentence(done.stderr, "psutil is not installed, which an agent needs", "agent")
+
+
+@pytest.mark.parametrize("page", ["use-from-langgraph.md", "use-from-openai-agents.md", "trace-calls.md"])
+def test_a_page_installs_the_package_before_its_extra(page: str) -> None:
+    """No index has the package: without it the page's first command fails."""
+    text = (PAGES / page).read_text()
+    assert 0 < text.find("(call-from-python.md)") < text.index("pip install 'twinhost[")

@@ -193,7 +193,7 @@ def test_the_graph_is_as_the_reference_documents(hosts: Hosts, scenario: str, se
 
 
 def test_two_writers_of_one_entity_lose_nothing(hosts: Hosts) -> None:
-    """Both create it at the same time: what each was told that it created is there, and what both add later."""
+    """Both create it at the same time: what each reply lists as created is there, and what both add later."""
     first, second = entity("Ana", "person", "likes tea", "is 40"), entity("Ana", "person", "likes rice", "is 40")
 
     async def scene() -> None:

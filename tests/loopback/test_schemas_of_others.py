@@ -81,12 +81,12 @@ def test_explain_asks_the_agent_itself(cli: Run) -> None:
     assert status == 0
     action = json.loads(out)["agents"]["Greeter"]["greet"]
     assert action["description"] == "Greet somebody, and publish that on mainpc."
-    assert {"name": "whom", "type": "string", "bounds": "1 to 256 characters", "required": True} in action["fields"]
+    assert {"name": "name", "type": "string", "bounds": "1 to 256 characters", "required": True} in action["fields"]
 
 
 def test_call_sends_the_types_that_the_agent_wants(cli: Run) -> None:
     """A number for a text field, and a field that it does not have, which without the schema would pass unseen."""
-    status, out, err = cli("call", "Greeter", "greet", "whom=42", "loudly=yes", "--json")
+    status, out, err = cli("call", "Greeter", "greet", "name=42", "loudly=yes", "--json")
     assert status == 0, err
     assert json.loads(out)["greeting"] == "Hello, 42!"
     assert "greet has no field loudly" in err

@@ -59,6 +59,26 @@ def test_a_revoked_pin_is_not_used_again(certificates: Certificates, server: Key
     assert (keys.pins(), asked.pins()) == ([], [])
 
 
+def test_nothing_is_pinned_while_revocations_are_unreadable(certificates: Certificates, server: KeyPair) -> None:
+    """Any key may be among them, also one that was pinned before."""
+    keys = FollowedKeys(certificates, SDT, [server.public])
+    revoked = certificates.folder / "revoked"
+    revoked.write_text("")
+    assert keys.pins() == []
+    revoked.unlink()
+    assert keys.pins() == [server.public]
+
+
+def test_a_pin_is_revoked_while_the_own_key_is_unreadable(
+    certificates: Certificates, own: KeyPair, server: KeyPair
+) -> None:
+    """As it is with the wrong mode; the pair before stays in use."""
+    keys = FollowedKeys(certificates, SDT, [server.public])
+    (certificates.folder / "program.key_secret").chmod(0o644)
+    write_revocation(server.certificate, certificates.folder / "revoked")
+    assert (keys.pins(), keys.own()) == ([], own)
+
+
 def test_the_own_key_follows_its_file(certificates: Certificates, own: KeyPair) -> None:
     """While it is missing, as it is being replaced, the one before stays in use."""
     keys, following = FollowedKeys(certificates, SDT, []), new_pair("program", "laptop")

@@ -69,15 +69,15 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
 
 
 def accounted_for(context: dict[str, Any]) -> dict[str, Any]:
-    """Return a context with what it tells in any order; of one that drops turns, how many it tells and drops.
+    """Return a context with its turns in any order; of one that drops turns, how many it has and drops.
 
     A later version puts the turns in the order of time, in a fence with days and writers, which costs tokens: which
     turns fit into a budget is not held, nor how many tokens they have.
     """
-    told = sorted(line for line in context["text"].splitlines() if line.startswith("["))
-    about = len(told) + context["dropped"] if context["dropped"] else told
+    turns = sorted(line for line in context["text"].splitlines() if line.startswith("["))
+    about = len(turns) + context["dropped"] if context["dropped"] else turns
     arranged = ("text", "tokens", "dropped", "dropped_ids")
-    return {**{name: each for name, each in context.items() if name not in arranged}, "told": about}
+    return {**{name: each for name, each in context.items() if name not in arranged}, "turns": about}
 
 
 def fields_of_then(today: Any, then: Any) -> Any:

@@ -13,13 +13,14 @@ exact JSON is in the metadata. An item that is too large for that is stored as s
 import asyncio
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from twinhost.adapters import missing_extra
 from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.errors import NotGranted
 
 try:
     from agents.items import TResponseInputItem
@@ -40,6 +41,7 @@ T = TypeVar("T")
 class _Stored:
     """An item as it is read: its parts by number, the ids of the interactions that have them, and itself at last."""
 
+    writer: str
     parts: dict[int, str] = field(default_factory=dict)
     ids: list[int] = field(default_factory=list)
     item: TResponseInputItem | None = None
@@ -77,25 +79,34 @@ class TwinhostSession:
         await _finished(asyncio.gather(*calls))  # the requests leave, and are executed, in this order
 
     async def pop_item(self) -> TResponseInputItem | None:
-        """Remove the newest item and return it; None if there is none. Of several programs, each gets another item.
+        """Remove the newest item of this program's key and return it; None if there is no item at all.
+
+        Of several programs with the same key, each gets another item. Items of other keys are skipped.
 
         Raises:
-            NotGranted: another program has added it, under another key.
+            NotGranted: there are only items of other keys, or `delete_interactions` is not granted.
         """
-        while newest := await self._newest(1):
-            ids = newest[0].ids
-            deleting = self._client.call("delete_interactions", session_id=self.session_id, ids=ids)
-            if (await _finished(asyncio.ensure_future(deleting)))["deleted"]:
-                return newest[0].item
+        others: set[str] = set()
+        refusal: NotGranted | None = None
+        while newest := await self._newest(1, others):
+            deleting = self._client.call("delete_interactions", session_id=self.session_id, ids=newest[0].ids)
+            try:
+                if (await _finished(asyncio.ensure_future(deleting)))["deleted"]:
+                    return newest[0].item
+            except NotGranted as error:
+                refusal = error
+                others.add(newest[0].writer)
+        if refusal is not None:
+            raise refusal
         return None
 
     async def clear_session(self) -> None:
         """Remove all items, and all else that was said in this session."""
         await _finished(asyncio.ensure_future(self._client.call("clear_context", session_id=self.session_id)))
 
-    async def _newest(self, most: int | None) -> list[_Stored]:
-        """Return the newest items, newest first; an item of which a part is missing is none."""
-        found: dict[str, _Stored] = {}
+    async def _newest(self, most: int | None, without: Collection[str] = ()) -> list[_Stored]:
+        """Return the newest items, newest first, except those of some writers; an item that lacks a part is none."""
+        found: dict[tuple[str, str], _Stored] = {}
         page: dict[str, Any] = {"more": most != 0, "next_before": None}
         while page["more"] and (most is None or sum(each.item is not None for each in found.values()) < most):
             page = await self._client.call(
@@ -105,12 +116,16 @@ class TwinhostSession:
                 limit=_MOST_ON_A_PAGE if most is None else min(most + 1, _MOST_ON_A_PAGE),
             )
             for each in page["interactions"]:
-                _take(each, found)
+                if each["written_by"] not in without:
+                    _take(each, found)
         return [each for each in found.values() if each.item is not None][:most]
 
 
-def _take(interaction: Mapping[str, Any], found: dict[str, _Stored]) -> None:
-    """Add what an interaction has of an item; nothing where it is no item's, since anybody may say something here."""
+def _take(interaction: Mapping[str, Any], found: dict[tuple[str, str], _Stored]) -> None:
+    """Add what an interaction has of an item; nothing where it is no item's, since anybody may say something here.
+
+    The parts of an item have one writer, so that no other caller can change it, or keep its writer from removing it.
+    """
     metadata = interaction["metadata"]
     match metadata.get(_ITEM), metadata.get(_PART):
         case str(text), None:
@@ -119,7 +134,8 @@ def _take(interaction: Mapping[str, Any], found: dict[str, _Stored]) -> None:
             text = interaction["content"]
         case _:
             return
-    stored = found.setdefault(name, _Stored())
+    writer = interaction["written_by"]
+    stored = found.setdefault((writer, name), _Stored(writer))
     stored.parts[number] = text
     stored.ids.append(interaction["id"])
     with suppress(ValueError, KeyError):  # it is not whole yet

@@ -34,5 +34,21 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     for module, names in _MODULES.items():
         if name in names:
-            return getattr(import_module(module), name)
+            return imported(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def imported(module: str, name: str) -> Any:
+    """Return what a module has under a name.
+
+    Raises:
+        ImportError: a package of the extra `agent` is missing; the message has the command that installs it.
+    """
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "twinhost":
+            raise
+        raise ImportError(
+            f"{error.name} is not installed, which an agent needs; run: pip install 'twinhost[agent]'"
+        ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twinhost.agent.http import http_hosts
 from twinhost.agent.live_config import LiveConfig
-from twinhost.agent.state_folder import state_folder
+from twinhost.agent.state_folder import STATE_VARIABLE, state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.network_config.load import PUBLISH_VARIABLE
 from twinhost.network_config.model import is_loopback
@@ -60,7 +60,10 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     certificates = _own_certificates(agent, environment) if secure else None
     state = state_folder(environment)
     if not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
-        raise ConfigurationError(f"{state} is not a folder that this process can write; mount a volume there")
+        raise ConfigurationError(
+            f"{state} is not a folder that this process can write; mount a volume there, or outside a container name "
+            f"another folder: export {STATE_VARIABLE}=FOLDER"
+        )
     models = environment.get(MODELS_VARIABLE, "")
     if models and not Path(models).is_dir():
         raise ConfigurationError(

@@ -4,10 +4,11 @@
 here. A client needs no other file.
 """
 
+import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from twinhost.certificates.bundle import Invitation, read_answer
 from twinhost.certificates.join import Joined, join, put_in_place
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR_HOST, SERVER, Identity, Layout
 from twinhost.certificates.records import JoinRecord
-from twinhost.certificates.tree import locked
+from twinhost.certificates.tree import LOCK_FILE, locked
 from twinhost.deployment import MEMORY_AGENT
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
 from twinhost.network_config.model import Host, is_address
@@ -114,23 +115,23 @@ def join_profile(folder: Path, invitation: Invitation, *, may_replace: bool) -> 
         ConfigurationError: the invitation expired or was used, the folder holds another key, or others can read it.
         ConnectionRefused, RequestError: mainpc can't be reached, or refuses.
     """
-    make_own_folder(folder)
-    layout, token = program_layout(folder), invitation.token.public.fingerprint
-    if not may_replace and JoinRecord(folder).find(token) is None and (others := secrets_in(folder)):
-        raise ConfigurationError(
-            f"{others[0]} exists already, and a profile holds one key; to keep it, choose another profile: "
-            f"twinhost join --profile NAME LINE; to replace it: {join_command(folder, '--replace LINE')}"
-        )
-    address, _, port = invitation.authority.rpartition(":")
-    server = Place(address.strip("[]"), {"zmq": int(port)})
-    with _explained(folder):
-        _resolve(server)
-        joined = join(layout, invitation, may_replace=may_replace)
-    for other in secrets_in(folder):
-        if other.stem != joined.place.stem:  # the replaced one, of another name
-            other.unlink()
-            other.with_suffix(PUBLIC_SUFFIX).unlink(missing_ok=True)
-    return joined, write_agents(folder, {SERVER: server})
+    with own_folder(folder):
+        layout, token = program_layout(folder), invitation.token.public.fingerprint
+        if not may_replace and JoinRecord(folder).find(token) is None and (others := secrets_in(folder)):
+            raise ConfigurationError(
+                f"{others[0]} exists already, and a profile holds one key; to keep it, choose another profile: "
+                f"twinhost join --profile NAME LINE; to replace it: {join_command(folder, '--replace LINE')}"
+            )
+        address, _, port = invitation.authority.rpartition(":")
+        server = Place(address.strip("[]"), {"zmq": int(port)})
+        with _explained(folder):
+            _resolve(server)
+            joined = join(layout, invitation, may_replace=may_replace)
+        for other in secrets_in(folder):
+            if other.stem != joined.place.stem:  # the replaced one, of another name
+                other.unlink()
+                other.with_suffix(PUBLIC_SUFFIX).unlink(missing_ok=True)
+        return joined, write_agents(folder, {SERVER: server})
 
 
 def refresh_profile(folder: Path) -> list[Reached]:
@@ -167,13 +168,28 @@ def program_layout(folder: Path) -> Layout:
     return Layout(folder, [], [Identity(server, SERVER_KEY_STEM, OPERATOR_HOST)], "", 0, newcomers=".")
 
 
-def make_own_folder(folder: Path) -> None:
-    """Make the folder of a profile, which only its user can read.
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of a profile, which only its user can read; remove it if the body fails and nothing is in it.
 
     Raises:
         KeyFileExposed: it is there already, and others can read it.
         ConfigurationError: it can't be made.
     """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        _make_own_folder(folder)
+        yield
+    except BaseException:
+        with suppress(OSError):  # it holds a key, with which the command goes on when it is repeated
+            if missing and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
+                (folder / LOCK_FILE).unlink()
+            for each in missing:
+                each.rmdir()
+        raise
+
+
+def _make_own_folder(folder: Path) -> None:
     try:
         if folder.parent.name == PROFILES_FOLDER:
             for parent in (folder.parent.parent, folder.parent):

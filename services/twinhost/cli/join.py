@@ -28,7 +28,7 @@ from twinhost.certificates.profile import (
     Place,
     Reached,
     join_profile,
-    make_own_folder,
+    own_folder,
     ports_of,
     refresh_profile,
     write_agents,
@@ -170,17 +170,20 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
         raise ConfigurationError(f"{owner.name} is in {config.source} already; choose another name for the program")
     known = _published(checkout, config)
     secret = folder / f"{owner.name}{SECRET_SUFFIX}"
-    _require_free(folder, secret)
-    if secret.exists():
-        owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
-    local = [Identity(owner, owner.name, ".")]
-    layout = Layout(folder, local, plan.everybody, plan.server_host, config.limits.key_lifetime_days)
-    with _moved_aside(secret) if may_replace else nullcontext():
-        certificate = request(layout, config, owner)
-        accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
-        answer = _compose(checkout, *accept, request_fingerprint(certificate), given=render_certificate(certificate))
-        server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
-    return _Report(folder, write_agents(folder, known), "is authorised", server.public.fingerprint)
+    with own_folder(folder):
+        _require_free(folder, secret)
+        if secret.exists():
+            owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
+        local = [Identity(owner, owner.name, ".")]
+        layout = Layout(folder, local, plan.everybody, plan.server_host, config.limits.key_lifetime_days)
+        with _moved_aside(secret) if may_replace else nullcontext():
+            certificate = request(layout, config, owner)
+            accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
+            answer = _compose(
+                checkout, *accept, request_fingerprint(certificate), given=render_certificate(certificate)
+            )
+            server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
+        return _Report(folder, write_agents(folder, known), "is authorised", server.public.fingerprint)
 
 
 def _name_of(folder: Path) -> str:
@@ -201,7 +204,6 @@ def _printable(text: str) -> str:
 
 
 def _require_free(folder: Path, secret: Path) -> None:
-    make_own_folder(folder)
     if others := [path.name for path in secrets_in(folder) if path != secret]:
         raise ConfigurationError(
             f"{folder} holds {others[0]}, and each program has a folder of its own; choose another one: "

@@ -10,13 +10,14 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from twinhost.certificates.acknowledgement import Follower, followers
+from twinhost.certificates.layout import described
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.key_changes import add_changes
 from twinhost.cli.output import Failure, Peer, Peers, days, duration, read, seconds_between
 from twinhost.secure_zmq.callers import INVITATION_ROLE
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 
 keys = typer.Typer(help="The keys that the agents know. To change them, this machine must run mainpc.")
@@ -82,7 +83,7 @@ class Unacknowledged:
 
 @keys.command("list")
 def list_keys(as_json: AsJson = False) -> int:
-    """List every key that an agent knows.
+    """List every key that an agent knows, with an operator's key.
 
     Exit status 1 if an agent can't be asked, so that the list may be incomplete.
     """
@@ -169,9 +170,22 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
                 peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)
                 now = read(client.call("ping"), PingReply).timestamp
                 reports[agent.name] = KeyReport(agent.host.name, peers, now)
+        except NotGranted as error:
+            if (needed := _operator_needed(settings, error)) not in failures:  # the other agents refuse it as well
+                failures.append(needed)
         except TwinhostError as error:
             failures.append(Failure.of(error).about(agent.name))
     return reports, failures
+
+
+def _operator_needed(settings: Settings, error: NotGranted) -> Failure:
+    assert settings.certificates is not None
+    folder, owner = settings.certificates.folder, settings.certificates.own_keys.certificate.owner
+    return Failure(
+        error.code,
+        f"keys list needs an operator's key, and {folder} has the key of {described(owner)}; "
+        "in the checkout on mainpc's machine, run: ./twinhost keys list",
+    )
 
 
 def _ask_for_unacknowledged(

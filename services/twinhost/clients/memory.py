@@ -227,6 +227,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     ) -> ContextCleared:
         """Delete a session, or what one speaker said in it, whose name is written exactly so.
 
+        The grant `{clear_context: own}` limits that to what the caller wrote.
+
         Limits: `session_id` 1 to 256 characters; `speaker` at most 256 characters.
 
         >>> memory.clear_context("a finished talk").cleared

@@ -1,7 +1,7 @@
 """Callers, as their keys prove them, and grants: the actions of each role. An action that no role has is refused.
 
-`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. `update_twin` grants every
-twin, and `update_twin:own` the caller's own; so does each of `OWNED`.
+`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. Each action of `OWNED` is
+granted for every record, such as `update_twin`, or for the caller's own, such as `update_twin:own`.
 
 A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
 through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
@@ -23,7 +23,7 @@ EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
 SUBSCRIBE = "subscribe"  # to the event feed
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
-OWNED = ("update_twin", "patch_twin", "delete_twin")  # actions that a grant may limit to what the caller owns
+OWNED = ("update_twin", "patch_twin", "delete_twin", "clear_context")  # a grant may limit these
 OWN, ANY = "own", "any"
 ENROL = "enrol"
 CONFIRM_KEY = "confirm_key"

@@ -22,4 +22,4 @@ __all__ = ["Stack", "wait_until"]
 def __getattr__(name: str) -> Any:  # imported on first use: every run of pytest imports the plugin
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.stack"), name)
+    return import_module("twinhost.agent").imported(f"{__name__}.stack", name)

@@ -29,7 +29,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.6, help="of one turn of one contender")
     parser.add_argument("--authorised", type=int, default=AUTHORISED, help="keys, and idle connections")
-    parser.add_argument("--only", nargs="*", default=EVERYBODY, choices=EVERYBODY, help="whom to measure beside ours")
+    parser.add_argument("--only", nargs="*", default=EVERYBODY, choices=EVERYBODY, help="what to measure beside ours")
     parser.add_argument("--without-stack", action="store_true", help="start no containers")
     parser.add_argument("--stack-idle", type=float, default=_STACK_IDLE_S, help="seconds that the stack idles")
     parser.add_argument(

@@ -163,8 +163,8 @@ def test_keys_that_are_not_right_stop_the_start(host: Host, damage: Damage, sent
         (lambda h: h.configure("zmq: 7120", "zmq: 0"), "agents.SystemDigitalTwin.ports.zmq must be a port number"),
         (lambda h: h.configure("SystemDigitalTwin", "Somebody"), "there is no agent 'SystemDigitalTwin'; there are:"),
         (variable("MAINPC_IP", "not an address"), "MAINPC_IP must be a host name or an IP address"),
-        (variable("TWINHOST_STATE", "/nonexistent"), "/nonexistent is not a folder .* write; mount a volume there"),
-        (file_for_state, "state is not a folder that this process can write; mount a volume there"),
+        (variable("TWINHOST_STATE", "/nonexistent"), "/nonexistent is not a folder .*: export TWINHOST_STATE="),
+        (file_for_state, "state is not a folder that this process can write; mount a volume there, or"),
     ],
 )
 def test_a_wrong_place_or_configuration_stops_the_start(host: Host, damage: Damage, sentence: str) -> None:

@@ -193,11 +193,14 @@ def test_an_agent_that_can_not_be_asked_is_a_warning(
 
 
 def test_without_the_operators_key_the_list_is_refused(hosts: TwoHosts, cli: Cli) -> None:
-    """An agent's key is not granted the list."""
-    hosts.folders["operator"] = hosts.folders["client"]
+    """One sentence for both agents, with the command that has that key."""
+    hosts.folders["operator"] = folder = hosts.folders["client"]
     ran = cli(hosts, "keys", "list", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "not_granted")
-    assert ran.err.count("warning [not_granted]") == 2
+    assert ran.err == (
+        f"warning [not_granted]: keys list needs an operator's key, and {folder} has the key of {UMRA} on pc2 (agent); "
+        "in the checkout on mainpc's machine, run: ./twinhost keys list\n"
+    )
 
 
 def test_on_an_open_link_there_are_no_keys(open_hosts: TwoHosts, cli: Cli) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,17 @@ def test_it_writes_a_folder_with_the_names_that_it_got(cli: Cli, tmp_path: Path)
     text = "".join(path.read_text() for path in folder.iterdir())
     assert not re.search("greeter", text, re.I)
     assert 'run_agent("WeatherStation"' in text
+
+
+def test_its_folder_is_a_package(cli: Cli, tmp_path: Path) -> None:
+    """`pip install .` finds the agent alone: of two modules, setuptools refuses to choose."""
+    assert cli("new", "agent", "WeatherStation").status == 0
+    build = "from setuptools.build_meta import prepare_metadata_for_build_wheel as make; make('.')"
+    folder = tmp_path / "weather_station"
+    done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (names,) = folder.glob("*.dist-info/top_level.txt")
+    assert names.read_text() == "weather_station\n"
 
 
 def test_its_lines_fit_into_the_configuration(cli: Cli, tmp_path: Path) -> None:

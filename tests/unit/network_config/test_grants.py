@@ -105,9 +105,9 @@ def test_a_topic_that_is_no_topic_is_refused(tmp_path: Path, item: dict[Any, Any
 
 def test_a_grant_may_be_limited_to_the_callers_own(tmp_path: Path) -> None:
     """`any` sets no limit, like the plain name."""
-    items = [{"update_twin": "own"}, {"delete_twin": "any", "patch_twin": "own"}]
+    items = [{"update_twin": "own"}, {"delete_twin": "any", "patch_twin": "own"}, {"clear_context": "own"}]
     assert loaded(tmp_path, {**GOOD, "grants": {"agent": items}}) == {
-        "agent": {"update_twin:own", "delete_twin", "patch_twin:own"}
+        "agent": {"update_twin:own", "delete_twin", "patch_twin:own", "clear_context:own"}
     }
 
 

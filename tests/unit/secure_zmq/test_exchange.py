@@ -108,7 +108,7 @@ def test_a_server_that_reads_no_sequences_gets_none(wire: Wire, accepts: Any) ->
     assert [len(frame) for frame in wire.take_frames()] == [1, 1, 1]
 
 
-def test_every_session_is_asked_anew(wire: Wire) -> None:
+def test_every_session_is_asked_again(wire: Wire) -> None:
     """Another server, of an older version, may be at the address; what is in flight is sent again, alone."""
     wire.negotiate()
     again = wire.ask(2)

@@ -57,8 +57,8 @@ class Bench:
             caller_named=LIVE.get,
         )
 
-    def ask(self, action: str, caller: Caller, for_whom: str | None, **fields: str) -> Reply:
-        message = json.dumps({"action": action, "on_behalf_of": for_whom, **fields}).encode()
+    def ask(self, action: str, caller: Caller, original: str | None, **fields: str) -> Reply:
+        message = json.dumps({"action": action, "on_behalf_of": original, **fields}).encode()
         (reply,) = self.dispatcher.answer([Inbound(message, caller)])
         answer: Reply = json.loads(reply)
         return answer

@@ -120,7 +120,7 @@ def test_handshakes_are_logged_with_what_is_known(agent: Assembled) -> None:
 
 
 @pytest.mark.sdt_security
-def test_nobody_is_served_whom_the_log_can_not_take(agent: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_the_log_can_not_record_is_not_served(agent: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
     """While as many lines wait for a full disk as may wait, no new session; those that wait are not lost meanwhile."""
     monkeypatch.setattr(log, "MAX_NOTES", 2)
     agent.assembly.on_grants(None, {"agent": {"ping"}})

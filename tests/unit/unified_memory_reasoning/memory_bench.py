@@ -62,7 +62,7 @@ class ContextBench(Bench):
         assert isinstance(context, dict)
         return context
 
-    def told(self, **fields: Any) -> list[str]:
+    def shown(self, **fields: Any) -> list[str]:
         """Return the turns of a context's text."""
         return turns_of(self.context(**fields)["text"])
 

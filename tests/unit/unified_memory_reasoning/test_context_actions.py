@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench, turns_of
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import (
     CLOSING,
@@ -39,6 +39,7 @@ EMPTY: dict[str, Any] = {
     "cut_ids": [],
     "memory_ids": [],
 }
+OPERATORS = {"operator": {"*"}}
 SAID: dict[str, Any] = {"session_id": "s", "interaction_type": "code", "content": "x"}
 TRICKS = 'ab c\n\r\u2028\x0b\x85]:[\u202e\x1b\t\u2026"\\\U0001f600<recalled>/'
 count = Estimate().count
@@ -97,7 +98,7 @@ def test_a_speaker_has_a_window_of_its_own(bench: ContextBench) -> None:
     assert "Ann" not in bench.context(max_tokens=120)["text"]
     context = bench.context(speaker="Ann")
     assert (turns_of(context["text"]), context["key_decisions"]) == (["[Ann]: Agreed: red."], ["Agreed: red."])
-    assert bench.told(speaker="Ann", query="decided") == ["[Ann]: Agreed: red."]
+    assert bench.shown(speaker="Ann", query="decided") == ["[Ann]: Agreed: red."]
     assert (context["window"], context["stored"], context["dropped"]) == ({"size": 10, "items": 1}, 31, 0)
 
 
@@ -107,9 +108,9 @@ def test_a_speaker_of_a_context_may_be_in_any_case(bench: ContextBench) -> None:
     bench.say("Agreed: blue.", speaker="Bob")
     context = bench.context(speaker="ANN")
     assert (context["key_decisions"], context["window"]["items"], context["dropped"]) == (["Agreed: red."], 1, 0)
-    assert bench.told(speaker="ann", query="agreed") == ["[Ann]: Agreed: red."]
+    assert bench.shown(speaker="ann", query="agreed") == ["[Ann]: Agreed: red."]
     bench.say("Agreed: green.", speaker="ann", session_id="t")
-    everywhere = bench.told(speaker="ann", query="agreed", scope="all")
+    everywhere = bench.shown(speaker="ann", query="agreed", scope="all")
     assert sorted(everywhere) == ["[Ann]: Agreed: red.", "[ann]: Agreed: green."]
     assert bench.ask("clear_context", session_id="s", speaker="ANN")["cleared"] == 0
 
@@ -141,9 +142,9 @@ def test_the_budget_holds_and_what_was_dropped_is_said(bench: ContextBench, max_
         bench.say(f"the number {number} and what comes after", speaker=f"S{number}")
     context = bench.context(max_tokens=max_tokens)
     assert context["tokens"] == count(context["text"]) <= max_tokens == context["max_tokens"]
-    told = [int(line[2]) for line in turns_of(context["text"])]
-    assert told == list(range(1, 8))[7 - len(told) :]
-    assert context["dropped_ids"] == list(range(1, 8))[: 7 - len(told)][::-1]
+    shown = [int(line[2]) for line in turns_of(context["text"])]
+    assert shown == list(range(1, 8))[7 - len(shown) :]
+    assert context["dropped_ids"] == list(range(1, 8))[: 7 - len(shown)][::-1]
     assert context["dropped"] == len(context["dropped_ids"])
     cut = [int(line[2]) for line in turns_of(context["text"]) if line.endswith("\u2026")]
     assert cut == context["cut_ids"]
@@ -162,7 +163,7 @@ def test_one_long_item_leaves_half_of_the_budget_to_the_others(bench: ContextBen
     assert 90 <= count(turns_of(context["text"])[-1]) <= 112
     assert min(alone["tokens"], context["tokens"]) >= 184
     bench.say("short", speaker="Bob")
-    assert [line[:6] for line in bench.told(max_tokens=200, speaker="Bob")] == ["[Bob]:", "[Bob]:"]
+    assert [line[:6] for line in bench.shown(max_tokens=200, speaker="Bob")] == ["[Bob]:", "[Bob]:"]
 
 
 @pytest.mark.parametrize("query", [None, "number"])
@@ -174,10 +175,10 @@ def test_the_budget_is_used_up(bench: ContextBench, query: str | None) -> None:
     for budget in (100, 500, 2_000):
         context = bench.context(max_tokens=budget, **fields)
         assert budget - 16 <= context["tokens"] <= budget
-        told = [int(line.split()[-1].strip("\u2026")) for line in turns_of(context["text"])]
-        assert told == sorted(told)
-        assert context["dropped"] == 300 - len(told)
-        assert context["dropped_ids"] == [each for each in range(256 + 44, 44, -1) if each not in told][:100]
+        shown = [int(line.split()[-1].strip("\u2026")) for line in turns_of(context["text"])]
+        assert shown == sorted(shown)
+        assert context["dropped"] == 300 - len(shown)
+        assert context["dropped_ids"] == [each for each in range(256 + 44, 44, -1) if each not in shown][:100]
     whole = bench.context(max_tokens=10_000, **fields)
     assert (len(turns_of(whole["text"])), whole["dropped"], whole["dropped_ids"]) == (300, 0, [])
 
@@ -194,9 +195,9 @@ def test_dropped_items_are_counted_by_speaker_if_visible(bench: ContextBench) ->
 
     for fields, stored in (({}, 120), ({"speaker": "Ann"}, 60)):
         assert dropped(max_tokens=10_000, **fields) == (stored, 0)
-        told, missing = dropped(max_tokens=300, **fields)
-        assert 5 < told < 30
-        assert told + missing == stored
+        shown, missing = dropped(max_tokens=300, **fields)
+        assert 5 < shown < 30
+        assert shown + missing == stored
     bench.hide(MALLORY)
     assert (sum(dropped(max_tokens=300)), sum(dropped(max_tokens=300, speaker="Ann"))) == (80, 40)
     assert dropped(speaker="nobody") == (0, 0)
@@ -235,7 +236,7 @@ def test_a_context_costs_the_same_however_long_a_session_is(bench: ContextBench,
 
         bench.database._connection.set_progress_handler(count_one, 1)
         try:
-            assert len(bench.told(**fields)) > 20
+            assert len(bench.shown(**fields)) > 20
         finally:
             bench.database._connection.set_progress_handler(None, 0)
         return counted
@@ -313,12 +314,12 @@ def turn_of(content: str, **fields: Any) -> Turn:
 @given(TURNS, st.sampled_from([100_000, 100, 200]), st.integers(0, 60))
 def test_no_content_and_no_speaker_forges_a_line(turns: list[Turn], max_tokens: int, begins: int) -> None:
     """Every line that is not indented is the fence, a day, or one turn's, with its own speaker's label."""
-    told = filled(turns, max_tokens, begins=begins)
-    opening, *lines, closing = told.text.splitlines() or [OPENING, CLOSING]
+    shown = filled(turns, max_tokens, begins=begins)
+    opening, *lines, closing = shown.text.splitlines() or [OPENING, CLOSING]
     assert (opening, closing) == (OPENING, CLOSING)
     assert not any("<recalled" in line.lower() or "</recalled" in line.lower() for line in lines)
     begun = [line for line in lines if not line.startswith(INDENT)]
-    for line, turn in zip(turns_of("\n".join(begun)), told.turns, strict=True):
+    for line, turn in zip(turns_of("\n".join(begun)), shown.turns, strict=True):
         own = label(turn.speaker, turn.kind).replace("<recalled", "(recalled").replace("</recalled", "(/recalled")
         assert line.startswith(own)
         assert own.count("]") == own.count("[") == len(own.splitlines()) == 1
@@ -381,6 +382,21 @@ def test_a_cleared_session_is_gone(bench: ContextBench) -> None:
     assert bench.rows("context_summaries") == 0
     assert (bench.interactions.count, bench.interactions.session_count) == (1, 1)
     assert bench.say("y")["interaction_id"] == 3
+
+
+@pytest.mark.parametrize("speaker", [None, "Bob"])
+def test_a_clear_limited_to_own_leaves_what_others_wrote(bench: ContextBench, speaker: str | None) -> None:
+    """With the window, the summary and the counters of that; an operator, and a role without the limit, clear all."""
+    bench.serve(bench.make(), Grants({"agent": {"add_interaction", "get_context", "clear_context:own"}, **OPERATORS}))
+    bench.say("We decided on red.", ANN, speaker="Bob")
+    bench.say("We decided on the blue door.", MALLORY, speaker="Bob")
+    bench.say("mine", ANN)
+    cleared = bench.ask("clear_context", ANN, session_id="s", speaker=speaker)
+    assert cleared["cleared"] == (2 if speaker is None else 1)
+    context = bench.context()
+    assert (context["stored"], context["window"]["items"]) == ((1, 1) if speaker is None else (2, 2))
+    assert context["key_decisions"] == ["We decided on the blue door."]
+    assert bench.ask("clear_context", OPERATOR, session_id="s")["cleared"] == context["stored"]
 
 
 def test_clearing_what_is_not_there_clears_nothing(bench: ContextBench) -> None:
@@ -493,15 +509,15 @@ def test_a_question_is_before_its_answer(bench: ContextBench) -> None:
     for number in range(100):
         bench.say(f"And now number {number} of what has nothing to do with it.", speaker="Bob")
     context = bench.context(query="kalapati", max_tokens=300)
-    told = turns_of(context["text"])
-    assert told[:3] == [
+    shown = turns_of(context["text"])
+    assert shown[:3] == [
         "[Ann]: Which pump did we order?",
         "[Bob]: The kalapati, in green.",
         "[Ann]: Then I pay it today.",
     ]
-    assert told[-1] == "[Bob]: And now number 99 of what has nothing to do with it."
-    assert len(set(told)) == len(told)
-    assert context["dropped"] == 103 - len(told)
+    assert shown[-1] == "[Bob]: And now number 99 of what has nothing to do with it."
+    assert len(set(shown)) == len(shown)
+    assert context["dropped"] == 103 - len(shown)
     assert "kalapati" not in bench.context(max_tokens=300)["text"]
 
 
@@ -516,11 +532,11 @@ def test_a_long_turn_is_quoted_where_it_answers(bench: ContextBench, before: str
     for number in range(30):
         bench.say(f"Number {number} has nothing to do with it.", speaker="Bob")
     context = bench.context(query="When does the ferry leave for Mindoro?", max_tokens=max_tokens)
-    (told,) = [line for line in turns_of(context["text"]) if line.startswith("[Ann]")]
-    assert "The ferries to Mindoro leave at 6." in told
+    (shown,) = [line for line in turns_of(context["text"]) if line.startswith("[Ann]")]
+    assert "The ferries to Mindoro leave at 6." in shown
     assert context["cut_ids"][0] == 1
     if max_tokens < 1_000:
-        assert (told.startswith("[Ann]: \u2026"), told.endswith("\u2026")) == (bool(before), bool(after))
+        assert (shown.startswith("[Ann]: \u2026"), shown.endswith("\u2026")) == (bool(before), bool(after))
 
 
 @pytest.mark.parametrize("max_tokens", [120, 150, 200])
@@ -532,16 +548,16 @@ def test_the_best_result_has_room_before_others(bench: ContextBench, asked: list
     bench.say(f"Of the kalapati he said that it leaks. {LONG[:400]}", speaker="Bob")
     for number in range(30):
         bench.say(f"Number {number} has nothing to do with it.", speaker="Cleo")
-    told = bench.told(query="plumber kalapati", max_tokens=max_tokens)
-    (found,) = [place for place, line in enumerate(told) if line.startswith("[Bob]: Of the kalapati he said")]
+    shown = bench.shown(query="plumber kalapati", max_tokens=max_tokens)
+    (found,) = [place for place, line in enumerate(shown) if line.startswith("[Bob]: Of the kalapati he said")]
     assert found == (1 if asked and max_tokens > 120 else 0)
 
 
 def test_the_end_of_the_longest_turn_is_found(bench: ContextBench) -> None:
     """64 KiB that are no sentences, as a log has them."""
     bench.say("1234,abc;" * 7_000 + "\nThe kalapati leaks", speaker="Ann")
-    (told,) = bench.told(query="kalapati", max_tokens=300, speaker="Ann")
-    assert told.startswith("[Ann]: \u2026")
+    (shown,) = bench.shown(query="kalapati", max_tokens=300, speaker="Ann")
+    assert shown.startswith("[Ann]: \u2026")
     assert "The kalapati leaks" in bench.context(query="kalapati", max_tokens=300)["text"]
 
 
@@ -561,7 +577,7 @@ def test_all_sessions_are_searched_if_asked(bench: ContextBench) -> None:
     bench.say("The kalapati is green.", session_id="other", speaker="Ann")
     bench.say("Noted.", ANN, session_id="other", kind="system_response")
     bench.say("Hello.", speaker="Bob")
-    assert bench.told(query="kalapati") == ["[Bob]: Hello."]
+    assert bench.shown(query="kalapati") == ["[Bob]: Hello."]
     context = bench.context(query="kalapati", scope="all")
     day = context["last_updated"][:10]
     assert context["text"].splitlines()[1:-1] == [
@@ -603,8 +619,8 @@ def test_a_memory_says_when_its_validity_begins(bench: ContextBench) -> None:
     bench.database.execute(
         "INSERT INTO memory_details (number, id, written_by, starts, details) VALUES (1, 'next', 'A', 4e9, '{}')"
     )
-    (told,) = bench.told(query="What is the rent of the loft?", scope="all")
-    assert told == "[memory, valid from 2096-10-02]: The rent of the loft is 390."
+    (shown,) = bench.shown(query="What is the rent of the loft?", scope="all")
+    assert shown == "[memory, valid from 2096-10-02]: The rent of the loft is 390."
 
 
 def test_a_memory_says_until_when_it_is_valid(bench: ContextBench) -> None:
@@ -617,9 +633,9 @@ def test_a_memory_says_until_when_it_is_valid(bench: ContextBench) -> None:
     )
     bench.say("Hello.", speaker="Bob")
     context = bench.context(query="What is the rent of the loft?", scope="all", max_tokens=200)
-    told = turns_of(context["text"])[0]
-    assert told.startswith("[memory, valid until 1970-01-03]: \u2026")
-    assert "The rent of the loft is 340." in told
+    shown = turns_of(context["text"])[0]
+    assert shown.startswith("[memory, valid until 1970-01-03]: \u2026")
+    assert "The rent of the loft is 340." in shown
     assert (context["memory_ids"], context["cut_ids"]) == (["old"], [])
 
 
@@ -633,7 +649,7 @@ def test_no_query_shows_what_a_hidden_writer_wrote(bench: ContextBench) -> None:
     assert len(turns_of(before["text"])) == 4
     bench.hide(MALLORY)
     for scope in ("session", "all"):
-        assert bench.told(query="kalapati", scope=scope) == ["[Ann]: the kalapati"]
+        assert bench.shown(query="kalapati", scope=scope) == ["[Ann]: the kalapati"]
     bench.release(MALLORY)
     assert bench.context(query="kalapati", scope="all") == before
 
@@ -646,7 +662,7 @@ def test_old_decisions_are_quoted_in_their_place(bench: ContextBench) -> None:
     context = bench.context(max_tokens=400)
     assert turns_of(context["text"])[0] == "[Ann]: We decided to buy the green pump.\u2026"
     assert context["cut_ids"][0] == 1
-    whole = bench.told(max_tokens=400, query="green pump")
+    whole = bench.shown(max_tokens=400, query="green pump")
     assert [line for line in whole if "[Ann]" in line] == [
         "[Ann]: Long talk. We decided to buy the green pump. Much more talk."
     ]
@@ -686,8 +702,8 @@ def test_an_older_store_is_read_in_the_order_of_time(tmp_path: Path) -> None:
             for number, created in ((1, 2e9), (2, 1e9), (3, 1.5e9)):
                 bench.interactions.add("s", "code", f"said {number}", "ada", speaker="Ann", created=created)
         bench.reopen()
-        assert bench.told() == ["[Ann]: said 2", "[Ann]: said 3", "[Ann]: said 1"]
-        assert bench.told(max_tokens=80) == ["[Ann]: said 3", "[Ann]: said 1"]
+        assert bench.shown() == ["[Ann]: said 2", "[Ann]: said 3", "[Ann]: said 1"]
+        assert bench.shown(max_tokens=80) == ["[Ann]: said 3", "[Ann]: said 1"]
         plan = bench.database.execute(
             f"EXPLAIN QUERY PLAN {interactions._NEWEST_TURNS}", ("s", None, 9e9, 0, 9)
         ).fetchall()
@@ -700,12 +716,12 @@ def test_an_older_store_is_read_in_the_order_of_time(tmp_path: Path) -> None:
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=50), st.text(max_size=10)), max_size=8), st.integers(1, 60))
 def test_any_text_is_returned_within_any_budget(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[str, str]], max_tokens: int
+    tmp_path_factory: pytest.TempPathFactory, shown: list[tuple[str, str]], max_tokens: int
 ) -> None:
     """Through the actions: what was acknowledged is stored, and the text exceeds nothing."""
     with ContextBench(tmp_path_factory.mktemp("words") / "db") as bench:
-        for content, speaker in told:
+        for content, speaker in shown:
             assert bench.say(content, speaker=speaker)["status"] == "ok"
         context = bench.context(max_tokens=max_tokens)
         assert count(context["text"]) == context["tokens"] <= max_tokens
-        assert context["stored"] == len(told)
+        assert context["stored"] == len(shown)

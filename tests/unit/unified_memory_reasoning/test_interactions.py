@@ -18,7 +18,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["add", "add", "add", "add", "clear", "undone"]),
+        st.sampled_from(["add", "add", "add", "add", "clear", "clear own", "remove", "undone"]),
         st.sampled_from(["s", "t"]),
         st.sampled_from(["", "ann", "bob"]),
         st.sampled_from(["x", "remember x", "we decided on x"]),
@@ -26,6 +26,12 @@ STEPS = st.lists(
     ),
     max_size=30,
 )
+_COUNTS = {
+    "context_writers": "SELECT session_id, written_by, count(*), max(coalesce(occurred_at, created)) "
+    "FROM interactions WHERE session_id = ? GROUP BY written_by",
+    "context_speakers": "SELECT session_id, speaker, written_by, count(*) FROM interactions "
+    "WHERE session_id = ? AND speaker <> '' GROUP BY speaker, written_by",
+}
 _SESSION = "SELECT id, speaker, importance, tier, written_by FROM interactions WHERE session_id = ? ORDER BY id DESC"
 
 
@@ -69,6 +75,9 @@ def require_consistent(store: Interactions, database: Database, small: tuple[int
             continue
         oldest = [min((row[0] for row in rows if row[3] == tier), default=0) for tier in range(3)]
         assert counted == [(session_id, len(rows), *oldest)]
+        for table, counts in _COUNTS.items():
+            kept = database.execute(f"SELECT * FROM {table} WHERE session_id = ?", (session_id,)).fetchall()
+            assert sorted(kept) == sorted(database.execute(counts, (session_id,)).fetchall())
     assert (store.count, store.session_count) == (total, sum(bool(session(database, each)) for each in ("s", "t")))
     again = Interactions(database)
     assert (again.count, again.session_count) == (store.count, store.session_count)
@@ -79,7 +88,7 @@ def require_consistent(store: Interactions, database: Database, small: tuple[int
 def test_tiers_and_counters_follow_every_change(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str, str, int]]
 ) -> None:
-    """Added, cleared by session and by speaker, and undone; with tiers small enough for all of them to fill."""
+    """Added, cleared by session, speaker and writer, removed, and undone; with tiers small enough to fill."""
     small = (3, 4, 6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contexts, "TIERS", small)
@@ -95,8 +104,13 @@ def test_tiers_and_counters_follow_every_change(
                 with database.transaction():
                     if what == "clear":
                         store.clear(session_id, speaker or None)
-                    for _ in range(number if what != "clear" else 0):
-                        store.add(session_id, "user_query", content, SDT.name, speaker=speaker)
+                    if what == "clear own":
+                        store.clear(session_id, speaker or None, ANN.name)
+                    if what == "remove" and (ids := [row[0] for row in session(database, session_id)][::number]):
+                        store.remove(session_id, ids)
+                    for place in range(number if what in ("add", "undone") else 0):
+                        writer = (SDT, ANN)[place % 2].name
+                        store.add(session_id, "user_query", content, writer, speaker=speaker, created=number - place)
                     if what == "undone":
                         store.clear("s")
                         raise KeyError("a fault of the program")
@@ -167,6 +181,38 @@ def test_adding_costs_the_same_in_a_large_store(bench: ContextBench) -> None:
     assert small / 1.1 < steps_of_adding() < small * 1.1
 
 
+def test_removing_costs_the_same_in_a_large_session(bench: ContextBench) -> None:
+    """Counted in steps of SQLite's machine; but for what the newest 1,250 interactions take."""
+
+    def steps_of_removing() -> int:
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        newest = session(bench.database)[0][0]
+        bench.database._connection.set_progress_handler(count, 1)
+        assert bench.ask("delete_interactions", SDT, session_id="s", ids=[newest])["deleted"] == [newest]
+        bench.database._connection.set_progress_handler(None, 0)
+        return steps
+
+    fill(bench.interactions, bench.database, 1_400, speaker="ann")
+    small = steps_of_removing()
+    with bench.database.transaction():  # rows of tier 3, before those that there are
+        bench.database.execute(
+            "INSERT INTO interactions (id, session_id, speaker, type, content, metadata, importance, strength, "
+            "created, tier, written_by) SELECT -value, 's', 'ann', 'code', 'x', x'7b7d', 0.5, 1.0, 0.0, 3, ? FROM "
+            "(WITH RECURSIVE numbers (value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM numbers LIMIT 4000) "
+            "SELECT value FROM numbers)",
+            (SDT.name,),
+        )
+        for table in ("context_sessions", "context_writers", "context_speakers"):
+            bench.database.execute(f"UPDATE {table} SET count = count + 4000")
+    assert small / 1.1 < steps_of_removing() < small * 1.1
+
+
 def test_a_given_importance_and_moment_are_kept(bench: ContextBench) -> None:
     """As an import gives them; the window goes by them."""
     with bench.database.transaction():
@@ -201,13 +247,13 @@ def test_a_writers_rows_are_listed_newest_first_in_pages(bench: ContextBench) ->
     )
 )
 def test_a_quarantine_leaves_what_there_is_without_the_writer(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]]
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[Any, str, str]]
 ) -> None:
     """Windows and decisions are as if the writer had written nothing; released, all is as it was."""
     folder = tmp_path_factory.mktemp("quarantine")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
         numbers = {}
-        for caller, speaker, content in told:
+        for caller, speaker, content in said:
             reply = bench.say(content, caller, speaker=speaker)
             if caller is ANN:
                 numbers[without.say(content, caller, speaker=speaker)["interaction_id"]] = reply["interaction_id"]
@@ -235,17 +281,17 @@ def test_a_quarantine_leaves_what_there_is_without_the_writer(
 )
 @pytest.mark.thorough
 def test_clearing_takes_nothing_that_a_quarantine_hides(
-    tmp_path_factory: pytest.TempPathFactory, told: list[tuple[Any, str, str]], cleared: str | None
+    tmp_path_factory: pytest.TempPathFactory, said: list[tuple[Any, str, str]], cleared: str | None
 ) -> None:
     """Released afterwards, what the hidden writer said is there as if the cleared texts had never been written."""
     folder = tmp_path_factory.mktemp("cleared")
     with ContextBench(folder / "with") as bench, ContextBench(folder / "without") as without:
-        for caller, speaker, content in told:
+        for caller, speaker, content in said:
             bench.say(content, caller, speaker=speaker)
             if caller is MALLORY or cleared not in (None, speaker):
                 without.say(content, caller, speaker=speaker)
         bench.hide(MALLORY)
-        visible = sum(caller is ANN and cleared in (None, speaker) for caller, speaker, _ in told)
+        visible = sum(caller is ANN and cleared in (None, speaker) for caller, speaker, _ in said)
         assert bench.ask("clear_context", session_id="s", speaker=cleared)["cleared"] == visible
         bench.release(MALLORY)
         for view in (None, "bob", "eve"):
@@ -342,7 +388,7 @@ def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> No
     bench.say("second", occurred_at="2026-05-02T00:00:00+00:00")
     bench.say("first", occurred_at="2026-05-01T08:00:00+08:00")
     bench.say("third")
-    assert bench.told() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
+    assert bench.shown() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
     third, first, second = bench.interactions.written_by(SDT.name, None, 9)
     assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < first["created"]
     assert ("occurred_at" in third, second["occurred_at"][:10]) == (False, "2026-05-02")

@@ -35,9 +35,9 @@ def test_interactions_and_memories_are_found_together(bench: SearchBench) -> Non
     bench.memory("m-1", "the gateway is blue", strength=2.0)
     found = {each["id"]: each for each in bench.ask(query="gateway")["results"]}
     assert set(found) == {number, "m-1"}
-    told = ("kind", "session_id", "speaker", "content", "importance", "strength", "written_by")
-    assert [found[number][name] for name in told] == ["interaction", "s-1", "Ana", "the gateway is red", 0.7, 1.0, "A"]
-    assert [found["m-1"][name] for name in told] == ["memory", None, None, "the gateway is blue", 0.5, 2.0, "A"]
+    names = ("kind", "session_id", "speaker", "content", "importance", "strength", "written_by")
+    assert [found[number][name] for name in names] == ["interaction", "s-1", "Ana", "the gateway is red", 0.7, 1.0, "A"]
+    assert [found["m-1"][name] for name in names] == ["memory", None, None, "the gateway is blue", 0.5, 2.0, "A"]
 
 
 def test_the_keywords_of_a_memory_are_found(bench: SearchBench) -> None:
@@ -218,7 +218,7 @@ def test_texts_with_all_the_common_words_come_first(large: SearchBench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "asked"),
+    ("stored", "asked"),
     [
         ("nagpadala si Ana ng kontrata", "ipinadala"),
         ("lutuin mo ang isda", "nagluto"),
@@ -231,8 +231,8 @@ def test_texts_with_all_the_common_words_come_first(large: SearchBench) -> None:
         ("binibili niya ang bahay", "bumili"),
     ],
 )
-def test_other_forms_of_a_filipino_word_are_found(bench: SearchBench, told: str, asked: str) -> None:
-    number = bench.interaction(told)
+def test_other_forms_of_a_filipino_word_are_found(bench: SearchBench, stored: str, asked: str) -> None:
+    number = bench.interaction(stored)
     assert bench.ids(asked) == [number]
 
 

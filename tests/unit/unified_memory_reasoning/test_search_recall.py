@@ -73,10 +73,10 @@ def test_relative_days_count_from_when_they_are_said(bench: SearchBench) -> None
     """Those of a text from the text, in both languages; those of a query from `as_of`."""
     saturday = datetime(2026, 3, 14, 9, tzinfo=UTC)
     texts = ["dumating siya kahapon", "she came last Friday", "we met yesterday"]
-    told = [bench.interaction(text, age_days=days_ago(saturday)) for text in texts]
-    assert set(bench.ids("March 13")) == set(told)
+    numbers = [bench.interaction(text, age_days=days_ago(saturday)) for text in texts]
+    assert set(bench.ids("March 13")) == set(numbers)
     day_after = {"as_of": "2026-03-15T08:00:00"}
-    assert set(bench.ids("what was said yesterday?", **day_after)) == set(told)
+    assert set(bench.ids("what was said yesterday?", **day_after)) == set(numbers)
     assert bench.ids("what was said on March 12?", **day_after) == []
 
 
@@ -109,12 +109,12 @@ def test_other_words_are_no_dates(query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "asked"),
+    ("stored", "asked"),
     [("the house by the river", "bahay"), ("nagbayad na siya", "paid"), ("how much was the ferry", "bangka")],
 )
-def test_a_word_is_found_in_the_other_language(bench: SearchBench, told: str, asked: str) -> None:
+def test_a_word_is_found_in_the_other_language(bench: SearchBench, stored: str, asked: str) -> None:
     """Unless the configuration says otherwise."""
-    number = bench.interaction(told)
+    number = bench.interaction(stored)
     assert bench.ids(asked) == [number]
     bench.weigh(replace(WORDS_ALONE, word_pairs=False))
     assert bench.ids(asked) == []
@@ -152,9 +152,11 @@ def test_a_short_word_may_lack_a_letter(bench: SearchBench, asked: str, found: b
     assert bool(bench.ids(asked)) == found
 
 
-@pytest.mark.parametrize(("asked", "told"), [("lottery", "the loft"), ("dishwasher", "the dish"), ("rest", "the rent")])
-def test_a_word_that_begins_alike_is_another(bench: SearchBench, asked: str, told: str) -> None:
-    bench.interaction(told)
+@pytest.mark.parametrize(
+    ("asked", "stored"), [("lottery", "the loft"), ("dishwasher", "the dish"), ("rest", "the rent")]
+)
+def test_a_word_that_begins_alike_is_another(bench: SearchBench, asked: str, stored: str) -> None:
+    bench.interaction(stored)
     assert bench.ids(asked) == []
 
 

@@ -147,7 +147,7 @@ def _told(bench: SearchBench, turns: tuple[str, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize(("turns", "asked"), RESTATED)
-def test_a_value_that_is_stated_anew_comes_first(bench: SearchBench, turns: tuple[str, ...], asked: str) -> None:
+def test_a_value_that_is_stated_again_comes_first(bench: SearchBench, turns: tuple[str, ...], asked: str) -> None:
     """No word says that it has changed."""
     rows = _told(bench, turns)
     assert not any(read(turn).updates for turn in turns)
@@ -230,6 +230,6 @@ def test_a_question_may_stand_before_other_sentences(text: str, question: bool) 
 
 def test_an_answer_is_above_the_question_before_it(bench: SearchBench) -> None:
     asked = bench.interaction("sino ang magluluto sa pista? hay naku", session_id="a", age_days=1)
-    told = "Si Ka Delfin, yung may karinderya sa may tulay, nakausap ko na siya kanina, " * 3
-    answer = bench.interaction(told, session_id="a", age_days=1)
+    text = "Si Ka Delfin, yung may karinderya sa may tulay, nakausap ko na siya kanina, " * 3
+    answer = bench.interaction(text, session_id="a", age_days=1)
     assert bench.ids("sino ang magluluto sa pista?")[:2] == [answer, asked]

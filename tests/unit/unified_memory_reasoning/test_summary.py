@@ -141,10 +141,10 @@ def test_lines_hold_no_other_speakers_line() -> None:
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(KINDS, CONTENTS, st.sampled_from(["a", "b", ""]), st.floats(0, 1)), max_size=120))
-def test_a_part_is_bounded_and_folding_twice_is_folding_once(told: list[tuple[str, str, str, float]]) -> None:
+def test_a_part_is_bounded_and_folding_twice_is_folding_once(turns: list[tuple[str, str, str, float]]) -> None:
     """Whatever is said, by the stated numbers; in a file it is what it was."""
     part = Part()
-    for number, (kind, content, speaker, importance) in enumerate(told, start=1):
+    for number, (kind, content, speaker, importance) in enumerate(turns, start=1):
         one = Utterance(number, kind, speaker, content, importance)
         part = part.noted(one)
         assert part.noted(one) == part

@@ -56,6 +56,7 @@ def agent(
     words = {
         _EXAMPLE: name,
         _EXAMPLE_STEM: stem,
+        _EXAMPLE_STEM.upper(): stem.upper(),
         str(_EXAMPLE_PORTS[0]): str(zmq_port),
         str(_EXAMPLE_PORTS[1]): str(http_port),
         _EXAMPLE_VERSION: VERSION,
@@ -65,7 +66,7 @@ def agent(
         output.show_value({"status": "ok", "folder": str(folder), "files": written}, as_json=True)
         return 0
     output.show(f"Wrote {folder}: {', '.join(written)}")
-    output.show_line(f"To test it, with pytest installed: cd {folder} && python -m pytest")
+    output.show_line(f"To test it, with twinhost[agent] and pytest installed: cd {folder} && python -m pytest")
     output.show_line(f"To run it beside a stack: {folder / 'README.md'}")
     return 0
 

@@ -73,7 +73,10 @@ class GetContext(Request, tag="get_context"):
 
 
 class ClearContext(Request, tag="clear_context"):
-    """Delete a session, or what one speaker said in it, whose name is written exactly so."""
+    """Delete a session, or what one speaker said in it, whose name is written exactly so.
+
+    The grant `{clear_context: own}` limits that to what the caller wrote.
+    """
 
     session_id: NAME
     speaker: SPEAKER | None = None
@@ -240,6 +243,7 @@ class ContextActions(Feature):
         return reply
 
     @action(mutates=True)
-    def clear(self, request: ClearContext, _: Caller) -> ContextCleared:
-        cleared = self._interactions.clear(request.session_id, request.speaker or None)
+    def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:
+        writer = caller.name if caller.own_only else None
+        cleared = self._interactions.clear(request.session_id, request.speaker or None, writer)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}

@@ -8,7 +8,8 @@ the next 1000 tier 2, older ones tier 3; the counters have where each begins, so
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -126,6 +127,7 @@ _REMOVE_PARTS = (
 )
 
 Aged = tuple[Utterance, int, str]  # an interaction, its tier, and its writer
+Removed = tuple[int, str, str, float]  # the id of an interaction, its speaker, its writer, and when it was said
 _NOTED_AGAIN_UP_TO_TIER = 1
 WHOLE_SESSION = ""  # stands for the speaker of a session's own window
 
@@ -185,7 +187,7 @@ class Contexts:
             session_id: the session.
             speakers: who said it.
             removed: returns whether an entry of the summary is of what is removed.
-            windows: the session's own window, and that of each speaker of whom anything is left.
+            windows: the session's own window, and that of each speaker with anything left.
             left: what is visible in tiers 0 to 2 after that, oldest first. What the removed entries had replaced is
                 folded again from these, and noted again from tiers 0 and 1 (250 interactions).
         """
@@ -257,21 +259,21 @@ _VISIBLE = (
     "(SELECT count(*) FROM context_writers WHERE session_id = ?1) - count(*) AS hidden_writers "
     "FROM visible_context_writers WHERE session_id = ?1"
 )
-_VISIBLE_OF_SPEAKER = (
-    "SELECT coalesce(sum(count), 0) FROM visible_context_speakers WHERE session_id = ? AND speaker = ?"
-)
+_OF_SPEAKER = "SELECT coalesce(sum(count), 0) FROM {}context_speakers WHERE session_id = ? AND speaker = ?"
+_STORED_OF_SPEAKER, _VISIBLE_OF_SPEAKER = _OF_SPEAKER.format(""), _OF_SPEAKER.format("visible_")
+_AT = "coalesce(occurred_at, created)"
 _VISIBLE_SPEAKERS = (
     "SELECT speaker, sum(count) FROM visible_context_speakers WHERE session_id = ? GROUP BY speaker ORDER BY speaker"
 )
-_RECOUNT = (
-    "INSERT INTO context_sessions SELECT session_id, count(*), coalesce(min(id) FILTER (WHERE tier = 0), 0), "
-    "coalesce(min(id) FILTER (WHERE tier = 1), 0), coalesce(min(id) FILTER (WHERE tier = 2), 0) "
-    "FROM interactions WHERE session_id = ? GROUP BY session_id",
-    "INSERT INTO context_writers SELECT session_id, written_by, count(*), max(coalesce(occurred_at, created)) "
-    "FROM interactions WHERE session_id = ? GROUP BY written_by",
-    "INSERT INTO context_speakers SELECT session_id, speaker, written_by, count(*) FROM interactions "
-    "WHERE session_id = ? AND speaker <> '' GROUP BY speaker, written_by",
+_LESS_OF_WRITER = (
+    "UPDATE context_writers SET count = count - ?3, updated = CASE WHEN count = ?3 OR updated > ?4 THEN updated "  # noqa: S608
+    f"ELSE (SELECT {_AT} FROM interactions WHERE session_id = ?1 AND written_by = ?2 ORDER BY {_AT} DESC LIMIT 1) END "
+    "WHERE session_id = ?1 AND written_by = ?2"
 )
+_LESS_OF_SPEAKER = (
+    "UPDATE context_speakers SET count = count - ?4 WHERE session_id = ?1 AND speaker = ?2 AND written_by = ?3"
+)
+_NEWEST_IDS = "SELECT id FROM interactions WHERE session_id = ? ORDER BY id DESC LIMIT ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,19 +367,36 @@ class SessionCounts:
         others = [each for each in counts if folded_key(each) == folded_key(name)]
         return name if name in counts else max(others, key=counts.__getitem__, default=name)
 
-    def recount(self, session_id: str) -> int:
-        """Count a session's rows again after some were removed, and return how many are left."""
-        before = self._count(session_id)
-        for table in ("context_sessions", "context_writers", "context_speakers"):
-            self._database.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))  # noqa: S608 - constants
-        for statement in _RECOUNT:
-            self._database.execute(statement, (session_id,))
-        after = self._count(session_id)
-        self._add_to_totals(after - before, bool(after) - bool(before))
-        return after
+    def stored_of(self, session_id: str, speaker: str) -> int:
+        """Return how many of a speaker's interactions there are, of quarantined writers too."""
+        return int(self._database.value(_STORED_OF_SPEAKER, (session_id, speaker)))
 
-    def _count(self, session_id: str) -> int:
-        return int(self._database.value("SELECT count FROM context_sessions WHERE session_id = ?", (session_id,)) or 0)
+    def remove(self, session_id: str, removed: Sequence[Removed]) -> int:
+        """Subtract rows that were deleted from a session's counters, and return how many are left."""
+        writers, speakers, newest = Counter[str](), Counter[tuple[str, str]](), dict[str, float]()
+        for _, speaker, written_by, at in removed:
+            writers[written_by] += 1
+            newest[written_by] = max(at, newest.get(written_by, at))
+            if speaker:
+                speakers[speaker, written_by] += 1
+        of_writers = [(session_id, name, count, newest[name]) for name, count in writers.items()]
+        of_speakers = [(session_id, *names, count) for names, count in speakers.items()]
+        self._database.execute_many(_LESS_OF_WRITER, of_writers)
+        self._database.execute_many(_LESS_OF_SPEAKER, of_speakers)
+        for table in ("context_writers", "context_speakers"):
+            self._database.execute(f"DELETE FROM {table} WHERE session_id = ? AND count = 0", (session_id,))  # noqa: S608
+        ids = [number for (number,) in self._database.execute(_NEWEST_IDS, (session_id, UP_TO_TIER[-1]))]
+        before = int(self._database.value("SELECT count FROM context_sessions WHERE session_id = ?", (session_id,)))
+        left = before - len(removed)
+        self._database.execute("DELETE FROM context_sessions WHERE session_id = ?", (session_id,))
+        if left:
+            oldest = (
+                ids[min(up_to, len(ids)) - 1] if len(ids) > up_to - held else 0
+                for held, up_to in zip(TIERS, UP_TO_TIER, strict=True)
+            )
+            self._database.execute("INSERT INTO context_sessions VALUES (?, ?, ?, ?, ?)", (session_id, left, *oldest))
+        self._add_to_totals(-len(removed), 0 if left else -1)
+        return left
 
     def _add_to_totals(self, interactions: int, sessions: int) -> None:
         before = self.interactions, self.sessions

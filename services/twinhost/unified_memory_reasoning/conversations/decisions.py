@@ -212,7 +212,7 @@ def _decisions_in(text: str, previous: str) -> Iterator[str]:
         if denied[place] or denied[place + 1] or _OTHERWISE.search(words):
             continue
         if _WITHDRAWS.search(words) and not answer:
-            if _decides_anew(words):
+            if _decides_again(words):
                 yield sentence
             continue
         signs = closing + sum(bool(sign.search(words)) for sign in _SIGNS) - len(_AGAINST.findall(words))
@@ -221,7 +221,7 @@ def _decisions_in(text: str, previous: str) -> Iterator[str]:
             yield sentence
 
 
-def _decides_anew(words: str) -> bool:
+def _decides_again(words: str) -> bool:
     """Return whether a sentence that withdraws says after it what is done instead."""
     instead = "".join(_INSTEAD.split(words, maxsplit=1)[1:])
     return not (_WITHDRAWS.search(instead) or _NEGATED.search(instead)) and _DECIDES.search(instead) is not None

@@ -101,13 +101,13 @@ def importance_of(text: str, previous: str = "") -> float:
         previous: what somebody else said just before, as `decisions_in` reads it.
     """
     text = text[:DECIDING_CHARACTERS]
-    told = [each for each in map(plain, sentences_of(text)) if not _asks(each)]
+    statements = [each for each in map(plain, sentences_of(text)) if not _asks(each)]
     tenths = 5
     if decisions_in(text, previous):
         tenths += 2
-    if any(_keywords.found_in(each) for each in told):
+    if any(_keywords.found_in(each) for each in statements):
         tenths += 2
-    tenths += any(_FACT.search(each) for each in told)
+    tenths += any(_FACT.search(each) for each in statements)
     return tenths / 10
 
 

@@ -1,4 +1,4 @@
-"""The store of interactions: what was said in each session, by whom, and how it ages through four tiers.
+"""The store of interactions: what was said in each session, its speakers, and how it ages through four tiers.
 
 An interaction that moves to an older tier is folded into its session's summary (see `contexts`) and stays in the table:
 nothing is lost except what `clear` removes. Adding one reads the counters, windows and summaries of its session and at
@@ -13,7 +13,7 @@ window, which is rebuilt from the newest 1250 visible rows. The rows stay, and c
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -29,12 +29,13 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     Contexts,
     Item,
     Move,
+    Removed,
     SessionCounts,
     Window,
     window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
-from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part
+from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 
 Kind = Literal["code", "user_query", "system_response", "error"]
@@ -134,8 +135,7 @@ _WRITTEN = (
     "occurred_at, tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
-    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "  # noqa: S608
-    f"ORDER BY id DESC LIMIT {REBUILT_FROM}"
+    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) ORDER BY id DESC LIMIT ?3"
 )
 _VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
 _FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
@@ -149,15 +149,19 @@ _AGED = (
     f"WHERE session_id = ?1 AND id >= {_FIRST_OF_NEWEST} ORDER BY id"
 )
 _MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_UTTERANCE}, tier, written_by"  # noqa: S608
-_CLEAR = (
-    "DELETE FROM interactions WHERE id IN "
-    "(SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2))"
+_DELETE = f"DELETE FROM interactions WHERE id IN ({{}}) RETURNING id, speaker, written_by, {AT}"  # noqa: S608
+_CLEAR = _DELETE.format(
+    "SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
+    "AND (?3 IS NULL OR written_by = ?3)"
 )
+_REMOVE = _DELETE.format("SELECT value FROM json_each(?)")
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
+# After rows were deleted, a place is newer than before or the same: the rows after these stay in the last tier.
 _RANK_AGAIN = (
     f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {_TIER_OF_PLACE} "  # noqa: S608
     f"ELSE {len(UP_TO_TIER)} END AS belongs_in FROM "
-    "(SELECT id, row_number() OVER (ORDER BY id DESC) AS place FROM interactions WHERE session_id = ?)) "
+    "(SELECT id, row_number() OVER (ORDER BY id DESC) AS place FROM "
+    f"(SELECT id FROM interactions WHERE session_id = ? ORDER BY id DESC LIMIT {REBUILT_FROM}))) "
     "WHERE id = ranked AND tier <> belongs_in"
 )
 
@@ -297,40 +301,42 @@ class Interactions:
         """Return what a caller wrote, quarantined or not, newest first."""
         return rows_written_by(self._database, _written, _WRITTEN, name, before, limit)
 
-    def clear(self, session_id: str, speaker: str | None = None) -> int:
-        """Remove a session, or what one speaker said in it, and return how many rows; quarantined writers' rows stay.
+    def clear(self, session_id: str, speaker: str | None = None, written_by: str | None = None) -> int:
+        """Remove a session, or what one speaker said in it, or one caller wrote, and return how many rows.
 
-        It takes time in proportion to the session; inside a transaction. If the newer decisions, errors and code of a
-        cleared speaker had replaced others in the summary, these come back from the newest 250 rows that are left.
+        Rows of quarantined writers stay. It takes time in proportion to the session; inside a transaction. If the newer
+        decisions, errors and code of what is removed had replaced others in the summary, these come back from the
+        newest 250 rows that are left.
         """
-        removed = self._database.execute(_CLEAR, (session_id, speaker)).rowcount
-        if removed == 0:
-            return 0
-        if speaker is not None:
-            self._forget(session_id, {speaker}, lambda entry: entry.speaker == speaker)
-            return removed
-        self._database.execute(_RANK_AGAIN, (session_id,))
-        left = self._counts.recount(session_id)
-        self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
-        return removed
+        removed = self._database.execute(_CLEAR, (session_id, speaker, written_by)).fetchall()
+        if removed and speaker is written_by is None:
+            self._database.execute(_RANK_AGAIN, (session_id,))
+            left = self._counts.remove(session_id, removed)
+            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
+        elif removed:
+            self._forget(session_id, removed)
+        return len(removed)
 
-    def remove(self, session_id: str, speaker_of: Mapping[int, str]) -> None:
-        """Remove visible interactions of a session, given with their speakers by id; costs as much as `clear`."""
-        self._database.execute_many("DELETE FROM interactions WHERE id = ?", [(number,) for number in speaker_of])
-        self._forget(session_id, set(speaker_of.values()), lambda entry: entry.id in speaker_of)
+    def remove(self, session_id: str, ids: list[int]) -> None:
+        """Remove some interactions that there are in a session, inside a transaction, as `clear` does.
 
-    def _forget(self, session_id: str, speakers: set[str], removed: Callable[[Entry], bool]) -> None:
+        It takes time in proportion to their number, beside what the newest 1250 rows of the session take.
+        """
+        self._forget(session_id, self._database.execute(_REMOVE, (self._encoder.encode(ids).decode(),)).fetchall())
+
+    def _forget(self, session_id: str, removed: list[Removed]) -> None:
         """Rebuild the counters, windows and summary of a session without some rows that were deleted."""
         self._database.execute(_RANK_AGAIN, (session_id,))
-        if not self._counts.recount(session_id):
+        if not self._counts.remove(session_id, removed):
             self._contexts.remove(session_id, {})
             return
+        ids, speakers = {each[0] for each in removed}, {each[1] for each in removed}
         windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
         for speaker in speakers - {WHOLE_SESSION}:
-            if (own := self._rebuilt_window(_STORED_ITEMS, session_id, speaker)).items:
-                windows[speaker] = own
+            if left := self._counts.stored_of(session_id, speaker):
+                windows[speaker] = self._rebuilt_window(_STORED_ITEMS, session_id, speaker, min(left, REBUILT_FROM))
         aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
-        self._contexts.remove_some(session_id, speakers, removed, windows, aged)
+        self._contexts.remove_some(session_id, speakers, lambda entry: entry.id in ids, windows, aged)
 
     @property
     def count(self) -> int:
@@ -370,6 +376,6 @@ class Interactions:
         """Return the visible ones among a session's newest rows, or a speaker's part of them, newest first."""
         return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
 
-    def _rebuilt_window(self, items: str, session_id: str, speaker: str | None) -> Window:
-        rows = self._database.execute(items, (session_id, speaker)).fetchall()
+    def _rebuilt_window(self, items: str, session_id: str, speaker: str | None, most: int = REBUILT_FROM) -> Window:
+        rows = self._database.execute(items, (session_id, speaker, most)).fetchall()
         return window_of(Item(*row) for row in reversed(rows))

@@ -77,8 +77,7 @@ _ROW = (
     "FROM interactions WHERE id = ?"
 )
 _OWNERS = (
-    "SELECT id, speaker, written_by FROM visible_interactions "
-    "WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"
+    "SELECT id, written_by FROM visible_interactions WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"
 )
 
 
@@ -106,17 +105,17 @@ class TranscriptActions(Feature):
     def delete(self, request: DeleteInteractions, caller: Caller) -> InteractionsDeleted:
         ids = msgspec.json.encode(request.ids).decode()
         found = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
-        for number, _, written_by in found:
+        for number, written_by in found:
             if written_by != caller.name and not caller.operator:
                 raise NotGranted(
                     f"interaction {number} belongs to another caller; ask its writer or an operator to delete it"
                 )
         if found:
-            self._interactions.remove(request.session_id, {number: speaker for number, speaker, _ in found})
+            self._interactions.remove(request.session_id, [number for number, _ in found])
         return {
             "status": SUCCESS,
             "session_id": request.session_id,
-            "deleted": sorted(number for number, _, _ in found),
+            "deleted": sorted(number for number, _ in found),
         }
 
     def _last(self, request: GetInteractions) -> Iterator[StoredInteraction]:

@@ -93,7 +93,7 @@ ABOUT_MIGRATION = f"{_EMPTY}{_schema(dated=True)}{FORMAT_MIGRATION}"
 
 
 def _moved(before: str, which: str) -> str:
-    """Return the statements that index memories anew after their times have changed.
+    """Return the statements that index memories again after their times have changed.
 
     Args:
         before: an SQL expression of the time that each was indexed with; {} is the row of the memory.

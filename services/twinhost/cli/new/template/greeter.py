@@ -13,7 +13,7 @@ MIGRATIONS = [MIGRATION]
 class Greet(Request, tag="greet"):
     """Greet somebody, and publish that on mainpc."""
 
-    whom: NAME
+    name: NAME
 
 
 class Greeted(TypedDict):
@@ -24,18 +24,18 @@ class Greeted(TypedDict):
 class WhoIs(Request, tag="who_is"):
     """Return what UnifiedMemoryReasoningAgent remembers of a person."""
 
-    whom: NAME
+    name: NAME
 
 
 def assemble(foundation: Foundation) -> Assembly:
     member = Membership(foundation, Description("greeter", ["greet"]))
 
     def greet(request: Greet, caller: Caller) -> Greeted:
-        member.publish("greeted", {"whom": request.whom, "by": caller.name})
-        return {"status": "ok", "greeting": f"Hello, {request.whom}!"}
+        member.publish("greeted", {"name": request.name, "by": caller.name})
+        return {"status": "ok", "greeting": f"Hello, {request.name}!"}
 
     def who_is(request: WhoIs, caller: Caller) -> "Future[Reply]":
-        return member.ask("UnifiedMemoryReasoningAgent", "get_twin", caller, user_id=request.whom)
+        return member.ask("UnifiedMemoryReasoningAgent", "get_twin", caller, user_id=request.name)
 
     actions: list[Action[Any]] = [Action(Greet, greet, mutates=True), Action(WhoIs, who_is)]
     return Assembly(actions, "ok", on_tick=member.on_tick, companions=member.companions)
