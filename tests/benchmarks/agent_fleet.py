@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -172,8 +173,7 @@ def _serve(fleet: Fleet, parent: Connection) -> None:
     calls: list[Call] = []
     links = [_link(fleet, place, calls) for place in range(len(fleet.pairs))]
     feeds = [_subscriber(fleet, pair, link) for pair, link in zip(fleet.pairs, links, strict=True) if fleet.feed]
-    pairs = zip(links, feeds or [None] * len(links), strict=True)
-    companions: list[_Link | Subscriber] = [each for pair in pairs for each in pair if each]
+    companions: list[_Link | Subscriber] = [each for pair in zip_longest(links, feeds) for each in pair if each]
     while (asked := parent.recv()) != "stop":
         if asked.startswith("start"):
             pause_s = float(asked.removeprefix("start")) / len(companions)
