@@ -122,6 +122,17 @@ def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -
     assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
 
 
+def test_a_rounded_size_does_not_announce_again(bench: MetricsBench, clock: Clock) -> None:
+    """The used and the free MB of one disk are rounded apart, so their sum differs by hundredths between two samples."""
+    for minute in range(15):
+        for host, free_mb in (("mainpc", 99.99), ("pc2", 100.0)):
+            disk = DiskSample(name="state", used_mb=800 + 5.0 * minute, free_mb=free_mb - 5 * minute, total_mb=TOTAL_MB)
+            bench.measured(host, sample(machine=MachineSample(boot_id="one", disks=(disk,))))
+        bench.on_tick()
+        clock.let_pass(60)
+    assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
+
+
 @pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY])
 def test_without_a_host_all_hosts_are_forecast(bench: MetricsBench, caller: Caller) -> None:
     reply = bench.ask("get_forecast", caller, resource="ram")

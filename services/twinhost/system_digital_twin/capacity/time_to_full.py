@@ -46,7 +46,7 @@ _SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arri
 _KEPT_S = 30 * DAY_S  # episodes of hosts that have left
 
 Resource = Literal["ram", "vram", "disk"]
-_OF_ONE_CAPACITY: tuple[Literal["resource", "name", "total_mb"], ...] = ("resource", "name", "total_mb")
+_ONE_SIZE_MB = 1.0  # sizes that differ by less are one size: the parts of a disk's are rounded apart
 
 
 class Interval(TypedDict):
@@ -190,7 +190,8 @@ class Forecasts:
             self._database.value("SELECT 1 FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)) is not None
             for host in self._metrics.same_machine(forecast["host"])
             for each in self.newest(host)
-            if all(each[name] == forecast[name] for name in _OF_ONE_CAPACITY)
+            if (each["resource"], each["name"]) == (forecast["resource"], forecast["name"])
+            and abs((each["total_mb"] or 0.0) - (forecast["total_mb"] or 0.0)) < _ONE_SIZE_MB
         )
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
