@@ -236,6 +236,12 @@ def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: d
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
 
 
+def test_a_model_on_the_cpu_is_on_no_card(bench: MetricsBench) -> None:
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:1": 3_000, "cpu": 0})
+    assert bench.ask("reserve_vram", amount_mb=1)["gpu"] == {"index": 1, "uuid": None}
+
+
 def test_a_driver_outranks_what_agents_report(bench: MetricsBench) -> None:
     bench.both_measured(pc2=with_gpu(1_000, 2_000))
     reported(bench, 80_000, {})

@@ -77,7 +77,7 @@ class Hosts:
 
 def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
     """Return the card that agents report; none if they name several, since no report has each one's capacity."""
-    devices = {device for report in reports for device in report.devices}
+    devices = {device for report in reports for device in report.devices if not device.lower().startswith("cpu")}
     total_mb = max((report.total_vram_mb for report in reports), default=0.0)
     if len(devices) > 1 or not total_mb:
         return []
