@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, parse_fields
+from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan, parse_fields
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
@@ -64,7 +64,8 @@ def publish(
         str | None, typer.Option("--id", metavar="ID", help="The event's id; a new one if omitted.")
     ] = None,
     ttl: Annotated[
-        float | None, typer.Option("--ttl", metavar="SECONDS", min=0, help="After them the event expires.")
+        float | None,
+        typer.Option("--ttl", metavar="SECONDS", min=0, callback=not_nan, help="After them the event expires."),
     ] = None,
     stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
     as_json: AsJson = False,
