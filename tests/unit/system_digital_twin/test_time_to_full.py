@@ -8,12 +8,12 @@ import pytest
 
 from tests.older_database import downgrade
 from tests.unit.system_digital_twin.metrics_bench import NOBODY, OPERATOR, UMRA, Clock, MetricsBench, sample, set_clock
-from twinhost.agent.host_metrics import DiskSample, MachineSample
+from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin import ITSELF
-from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION
+from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION, MIGRATION_MACHINE
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 TOTAL_MB = 1_000.0
@@ -133,6 +133,31 @@ def test_a_rounded_size_does_not_announce_again(bench: MetricsBench, clock: Cloc
     assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
 
 
+def test_a_restart_does_not_announce_for_another_host(bench: MetricsBench, clock: Clock) -> None:
+    """The episode is the machine's, which ends it too, although the host that began it does not report again."""
+
+    def machine(minute: int) -> HostSample:
+        return sample(ram_used_mb=700.0 + 5 * minute, machine=MachineSample(boot_id="one"))
+
+    for minute in range(18):
+        if minute == 12:
+            bench.restart()
+        if minute < 12:
+            bench.measured("pc2", machine(minute))
+        if minute > 5:
+            bench.measured("mainpc", machine(minute))
+        bench.on_tick()
+        clock.let_pass(60)
+    bench.measured("mainpc", machine(18))
+    assert forecast(bench, host="mainpc")["time_to_full_s"] < 3_600
+    assert [event["data"]["host"] for event in bench.sent] == ["pc2"]
+    for _ in range(80):
+        bench.measured("mainpc", machine(0))
+        bench.on_tick()
+        clock.let_pass(60)
+    assert bench.rows("full_soon") == []
+
+
 @pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY])
 def test_without_a_host_all_hosts_are_forecast(bench: MetricsBench, caller: Caller) -> None:
     reply = bench.ask("get_forecast", caller, resource="ram")
@@ -185,7 +210,7 @@ def test_less_than_ten_minutes_do_not_end_an_episode(bench: MetricsBench, clock:
     passed(bench, clock, 6, constant)  # of which the forecast is over 90 minutes for less than 10
     assert bench.rows("full_soon")[0][3] is not None
     passed(bench, clock, 20, lambda minute: 800.0 + 5 * minute)
-    ((_, _, _, calm_since),) = bench.rows("full_soon")
+    ((_, _, _, calm_since, *_),) = bench.rows("full_soon")
     for _ in range(3):
         clock.let_pass(1_200)
         bench.on_tick()
@@ -226,3 +251,14 @@ def test_a_database_without_episodes_is_migrated(bench: MetricsBench, clock: Clo
     bench.measured("pc2", sample(ram_total_mb=121.0))
     bench.on_tick()
     assert [event["data"]["host"] for event in bench.sent] == ["pc2"]
+
+
+def test_an_episode_of_the_version_before_goes_on(bench: MetricsBench, clock: Clock, tmp_path: Path) -> None:
+    """It knows its host only, not the machine."""
+    passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
+    bench.stop()
+    downgrade(tmp_path / "twin.sqlite3", [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION_MACHINE)]])
+    bench.open()
+    passed(bench, clock, 2, lambda minute: 800.0 + 5 * minute)
+    ((host, *_, machine, total_mb),) = bench.rows("full_soon")
+    assert (len(bench.sent), host, machine, total_mb) == (1, "pc2", None, None)

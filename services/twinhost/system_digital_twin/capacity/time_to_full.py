@@ -31,6 +31,11 @@ CREATE TABLE full_soon (
     PRIMARY KEY (host, gauge)
 ) STRICT, WITHOUT ROWID;
 """
+# Of the host's machine: its boot id, and the size of the resource; null in a row that an older version wrote.
+MIGRATION_MACHINE = """
+ALTER TABLE full_soon ADD COLUMN machine TEXT;
+ALTER TABLE full_soon ADD COLUMN total_mb REAL;
+"""
 FULL_SOON = "resource_full_soon"  # the type of the event
 FULL_SOON_S = 3_600.0
 CALM_AFTER_S = 5_400.0
@@ -161,44 +166,46 @@ class Forecasts:
         }
 
     def _step(self, gauge: str, forecast: ResourceForecast) -> None:
-        host, now, left_s = forecast["host"], time.time(), forecast["time_to_full_s"]
-        episode = self._database.execute(
-            "SELECT calm_since FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)
-        ).fetchone()
+        now, left_s = time.time(), forecast["time_to_full_s"]
+        episode = self._episode(gauge, forecast)
         if episode is None:
-            if left_s is not None and left_s <= FULL_SOON_S and not self._is_announced(gauge, forecast):
+            if left_s is not None and left_s <= FULL_SOON_S:
                 self._announce(gauge, forecast, now)
             return
         if forecast["reason"] in (NOT_MEASURED, TOO_SHORT):
             return
-        (calm_since,) = episode
+        begun_by, calm_since = episode
         if left_s is not None and left_s <= CALM_AFTER_S:
             calm_since = None
         elif calm_since is None or calm_since > now:
             calm_since = now
         elif now - calm_since >= CALM_S:
-            self._database.execute("DELETE FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge))
+            self._database.execute("DELETE FROM full_soon WHERE host = ? AND gauge = ?", (begun_by, gauge))
             return
-        if (calm_since,) != episode:
+        if (begun_by, calm_since) != episode:
             self._database.execute(
-                "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, host, gauge)
+                "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, begun_by, gauge)
             )
 
-    def _is_announced(self, gauge: str, forecast: ResourceForecast) -> bool:
-        """Return whether it was announced for another host on the same machine, with the same memory or disk."""
-        return any(
-            self._database.value("SELECT 1 FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)) is not None
-            for host in self._metrics.same_machine(forecast["host"])
-            for each in self.newest(host)
-            if (each["resource"], each["name"]) == (forecast["resource"], forecast["name"])
-            and abs((each["total_mb"] or 0.0) - (forecast["total_mb"] or 0.0)) < _ONE_SIZE_MB
-        )
+    def _episode(self, gauge: str, forecast: ResourceForecast) -> tuple[str, float | None] | None:
+        """Return the episode of a resource: the host that began it, on the same machine, and since when it is calm."""
+        host, machine, total_mb = forecast["host"], self._metrics.machine_of(forecast["host"]), forecast["total_mb"]
+        found: tuple[str, float | None] | None = self._database.execute(
+            "SELECT host, calm_since FROM full_soon WHERE gauge = ? "
+            "AND (host = ? OR machine = ? AND abs(total_mb - ?) < ?) ORDER BY host = ? DESC LIMIT 1",
+            (gauge, host, machine, total_mb, _ONE_SIZE_MB, host),
+        ).fetchone()
+        return found
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
         self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))
-        self._database.execute("INSERT INTO full_soon VALUES (?, ?, ?, NULL)", (forecast["host"], gauge, now))
+        host, total_mb = forecast["host"], forecast["total_mb"]
+        self._database.execute(
+            "INSERT INTO full_soon VALUES (?, ?, ?, NULL, ?, ?)",
+            (host, gauge, now, self._metrics.machine_of(host), total_mb),
+        )
         event: dict[str, Any] = {
-            "event_id": f"{forecast['host']}-{gauge}-{iso_time(now)}",
+            "event_id": f"{host}-{gauge}-{iso_time(now)}",
             "event_type": FULL_SOON,
             "source_agent": ITSELF,
             "data": forecast,
