@@ -161,11 +161,13 @@ class Reservations:
             reason="",
         )
         ahead = [each.could for each in self._waiters if order_of(each) < order_of(waiter)]
-        forecasts = self._consider(waiter, self.hosts(), set().union(*ahead))
+        hosts = self.hosts()
+        forecasts = self._consider(waiter, hosts, set().union(*ahead))
         placement = place(forecasts)
         if placement.host is not None:
             return self._grant(waiter, placement, forecasts, waited=False)
-        if not demand.wait_s or not waiter.could:
+        unknown = any(self._metrics.stale(host) for host in hosts.names(demand.host))  # what it has may be enough
+        if not demand.wait_s or not (waiter.could or unknown):
             raise _refusal(demand, forecasts)
         self._leases.require_room(demand.holder)
         self._require_place(demand.holder)
