@@ -4,10 +4,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.older_database import downgrade
-from tests.unit.system_digital_twin.metrics_bench import NOBODY, OPERATOR, UMRA, Clock, MetricsBench, sample, set_clock
+from tests.unit.system_digital_twin.metrics_bench import (
+    NOBODY,
+    OPERATOR,
+    UMRA,
+    Clock,
+    MetricsBench,
+    sample,
+    set_clock,
+    with_gpus,
+)
 from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
@@ -111,6 +121,26 @@ def test_each_disk_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
     assert models["reason"] == "not measured now"
 
 
+def test_each_of_several_cards_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
+    """One fills while the sum of both does not grow; the episode is the card's, and hosts on its machine share it."""
+    for minute in range(15):
+        used = with_gpus((900 - 5 * minute, 2_000), (700 + 5 * minute, TOTAL_MB), uuids=("GPU-a", "GPU-b"))
+        late = msgspec.structs.replace(used, wall=float(minute), machine=MachineSample(boot_id="one"))
+        bench.metrics.ingest_once("pc2", late)
+        bench.measured("mainpc", late)
+        bench.on_tick()
+        if minute == 12:
+            bench.restart()
+        clock.let_pass(60)
+    bench.both_measured(mainpc=late, pc2=late)
+    first, second = bench.ask("get_forecast", host="pc2", resource="vram")["forecasts"]
+    assert (first["name"], first["total_mb"], first["reason"]) == ("GPU 0", 2_000, "not growing")
+    assert (second["name"], second["total_mb"]) == ("GPU 1", TOTAL_MB)
+    assert second["time_to_full_s"] == pytest.approx(60 * 230 / 5, rel=0.05)
+    (event,) = [event["data"] for event in bench.sent]
+    assert (event["resource"], event["name"]) == ("vram", "GPU 1")
+
+
 def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -> None:
     """Their RAM is the same."""
     for minute in range(15):
@@ -123,7 +153,7 @@ def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -
 
 
 def test_a_rounded_size_does_not_announce_again(bench: MetricsBench, clock: Clock) -> None:
-    """The used and the free MB of one disk are rounded apart, so their sum differs by hundredths between two samples."""
+    """The used and the free MB of one disk are rounded apart, so their sum differs by hundredths."""
     for minute in range(15):
         for host, free_mb in (("mainpc", 99.99), ("pc2", 100.0)):
             disk = DiskSample(name="state", used_mb=800 + 5.0 * minute, free_mb=free_mb - 5 * minute, total_mb=TOTAL_MB)

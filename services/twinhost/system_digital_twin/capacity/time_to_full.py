@@ -5,13 +5,14 @@ been growing, or would be full only after CALM_AFTER_S. While nothing is measure
 are on disk, so a restart announces none of them again. Hosts on one machine have one episode of what they share.
 """
 
+import itertools
 import time
 from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
@@ -19,7 +20,7 @@ from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.capacity.trend import Trend, trend_of
 from twinhost.system_digital_twin.events.events import Events, Topic
-from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, rounded
+from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, card_name, rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 
 MIGRATION = """
@@ -62,7 +63,10 @@ class Interval(TypedDict):
 
 
 class ResourceForecast(TypedDict):
-    """When a resource of a host will be full; if that is null, `reason` says why. `name` is that of a disk."""
+    """When a resource of a host will be full; if that is null, `reason` says why.
+
+    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several.
+    """
 
     host: str
     resource: Resource
@@ -76,26 +80,42 @@ class ResourceForecast(TypedDict):
 
 
 class _Gauge(msgspec.Struct, frozen=True):
-    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk."""
+    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk; or one `card`."""
 
     field: str
     resource: Resource
+    card: GpuSample | None = None
+
+    @property
+    def key(self) -> str:
+        """What identifies it among the episodes of a host."""
+        return self.field if self.card is None else f"{self.field} {card_name(self.card)}"
 
     @property
     def name(self) -> str | None:
+        if self.card is not None:
+            return f"GPU {self.card.index}"
         return self.field.removesuffix(self.resource).rstrip("_") or None
 
     def used_mb(self, row: Bucket) -> float | None:
-        mean: float | None = getattr(row, f"{self.field}_used_mb").mean
-        return mean
+        figure = getattr(row, f"{self.field}_used_mb") if self.card is None else row.cards.get(card_name(self.card))
+        return figure.mean if figure else None
 
     def total_mb(self, sample: HostSample) -> float | None:
         """Return what it can grow to: of a disk, what users can write."""
+        if self.card is not None:
+            return self.card.total_mb
         if self.resource == "disk":
             disks = sample.machine.disks if sample.machine is not None else ()
             return next((disk.used_mb + disk.free_mb for disk in disks if disk.name == self.name), None)
         total: float | None = getattr(sample, f"{self.field}_total_mb")
         return total
+
+    def by_card(self, sample: HostSample | None) -> "list[_Gauge]":
+        """Return a gauge for each of several cards, since one may be full while another is free; else this one."""
+        if self.field != "vram" or sample is None or len(sample.gpus) < 2:
+            return [self]
+        return [_Gauge(self.field, self.resource, gpu) for gpu in sample.gpus]
 
 
 def _gauges() -> tuple[_Gauge, ...]:
@@ -121,9 +141,13 @@ class Forecasts:
 
     def of(self, host: str) -> list[ResourceForecast]:
         """Return the forecasts of a host now; NotFound for an unknown host."""
+        return list(self._by_gauge(host).values())
+
+    def _by_gauge(self, host: str) -> dict[str, ResourceForecast]:
         sample = self._metrics.current(host)
         rows = self._metrics.history_on_disk.read(host, "minute", WINDOW_S) if sample else []
-        return [self._forecast(host, gauge, sample, rows) for gauge in self._gauges]
+        gauges = itertools.chain.from_iterable(gauge.by_card(sample) for gauge in self._gauges)
+        return {gauge.key: self._forecast(host, gauge, sample, rows) for gauge in gauges}
 
     def newest(self, host: str) -> list[ResourceForecast]:
         """Return the forecasts of a host, up to a minute old."""
@@ -141,10 +165,11 @@ class Forecasts:
             return
         self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
         self._newest = {name: known for name, known in self._newest.items() if name in hosts}
-        self._newest[host] = self.of(host)
+        by_gauge = self._by_gauge(host)
+        self._newest[host] = list(by_gauge.values())
         with self._database.transaction():
-            for gauge, forecast in zip(self._gauges, self._newest[host], strict=True):
-                self._step(gauge.field, forecast)
+            for gauge, forecast in by_gauge.items():
+                self._step(gauge, forecast)
 
     def _forecast(self, host: str, gauge: _Gauge, sample: HostSample | None, rows: list[Bucket]) -> ResourceForecast:
         middle = MINUTE_S / 2  # a row is the mean of its minute
