@@ -8,7 +8,7 @@ import typer
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan, parse_fields
-from twinhost.cli.connect import load_settings
+from twinhost.cli.connect import REGISTRY_AGENT, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
 from twinhost.secure_zmq.errors import TwinhostError
@@ -153,7 +153,10 @@ def _show_groups(counted: ErrorsCounted) -> None:
         output.say("more:", output.FAINT, f"there are {counted['shapes']} groups; raise -n")
     if rows:
         output.say(
-            "next:", output.FAINT, "--shape ID lists the errors of a group; acknowledge_errors removes it from here"
+            "next:",
+            output.FAINT,
+            f"--shape ID lists the errors of a group; ./twinhost call {REGISTRY_AGENT} acknowledge_errors shape_id=ID "
+            "removes it from here",
         )
 
 
