@@ -141,6 +141,17 @@ def test_each_of_several_cards_has_a_forecast(bench: MetricsBench, clock: Clock)
     assert (event["resource"], event["name"]) == ("vram", "GPU 1")
 
 
+def test_a_row_of_the_history_has_a_bounded_number_of_cards(bench: MetricsBench, clock: Clock) -> None:
+    """Whatever UUIDs a host reports: the newest stay."""
+    for number in range(100):
+        bench.measured("mainpc", with_gpus((1, 2), (1, 2), uuids=(f"GPU-{number}", "GPU-same")))
+    clock.let_pass(60)
+    bench.measured("mainpc")
+    (row,) = bench.metrics.history_on_disk.read("mainpc", "minute")
+    assert (len(row.cards), "GPU-0" in row.cards, "GPU-99" in row.cards) == (64, False, True)
+    assert row.cards["GPU-same"].count == 100
+
+
 def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -> None:
     """Their RAM is the same."""
     for minute in range(15):

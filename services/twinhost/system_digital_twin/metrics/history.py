@@ -4,6 +4,7 @@ Each host has a limited number of rows; the first written are deleted first. Row
 wall clock that was wrong for a while deletes nothing.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _TABLES: dict[Resolution, tuple[str, int, int]] = {  # the table, seconds per ro
     "minute": ("metrics_minute", MINUTE_S, DAY_S),
     "hour": ("metrics_hour", HOUR_S, 30 * DAY_S),
 }
+_MAX_CARDS = 64  # of a row
 _MAX_ROWS = 64 * (DAY_S // MINUTE_S)  # of a table, over all hosts
 
 
@@ -164,8 +166,9 @@ def card_name(gpu: GpuSample) -> str:
     return gpu.uuid or f"GPU {gpu.index}"
 
 
-def _merged(cards: dict[str, Figure], others: dict[str, Figure]) -> dict[str, Figure]:
-    return {name: cards.get(name, _NONE).merge(others.get(name, _NONE)) for name in {**cards, **others}}
+def _merged(cards: dict[str, Figure], newer: dict[str, Figure]) -> dict[str, Figure]:
+    names = itertools.islice({**newer, **cards}, _MAX_CARDS)
+    return {name: cards.get(name, _NONE).merge(newer.get(name, _NONE)) for name in names}
 
 
 class History:
