@@ -16,13 +16,6 @@ case $host in
     *) die "TWINHOST_HOST is '$host'; set it to mainpc or pc2, or leave it empty for both on this machine." ;;
 esac
 
-# Prints a setting: the environment's value, or else that of .env.
-setting() {
-    local from_file=
-    [ ! -f .env ] || from_file=$(sed -n "s/^$1=//p" .env | tail -n 1)
-    printf '%s' "${!1-$from_file}"
-}
-
 # If the engine offers a GPU, the agents get it, unless COMPOSE_FILE is set, or TWINHOST_GPU is 0.
 if [ -z "$(setting COMPOSE_FILE)" ] && [ "$(setting TWINHOST_GPU)" != 0 ]; then
     read -r driver devices < <(docker info --format '{{json .}}' | scripts/setup/gpu.sh) || true

@@ -175,6 +175,25 @@ def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
     expect(watched.page.locator("#events-list li").first).to_contain_text("resource_full_soon")
 
 
+FILLS_TOO = """async (sizes) => {
+    const { drawSummary } = await import("/assets/summary.js");
+    const state = await (await fetch("/api/state")).json();
+    state.hosts.forEach((host, at) => {
+        host.same_machine = state.hosts.map((each) => each.name).filter((name) => name !== host.name);
+        host.forecasts = [{ resource: "disk", name: "state", total_mb: sizes[at], time_to_full_s: 60 }];
+    });
+    drawSummary(state);
+    return document.getElementById("summary-title").textContent;
+}"""
+
+
+def test_a_disk_of_one_machine_is_named_once(watched: Watched) -> None:
+    """Whichever of its hosts have it; two disks of one machine are two."""
+    titles = [watched.page.evaluate(FILLS_TOO, sizes) for sizes in ([900.0, 900.01], [900.0, 500.0])]
+    names = ["Disk (state) of mainpc", "Disk (state) of mainpc and Disk (state) of pc2"]
+    assert titles == [f"{name} will be full within an hour." for name in names]
+
+
 def test_an_acknowledged_error_is_no_headline(watched: Watched) -> None:
     report(watched.twin, "critical")
     watched.twin.call("acknowledge_errors", OPERATOR, error_id="x")
@@ -197,13 +216,15 @@ def test_errors_and_refusals_come_before_the_agents(watched: Watched) -> None:
 def test_a_lease_shows_its_card(watched: Watched) -> None:
     """Its index and its UUID, which another host reports and the page never takes for markup."""
     uuid = "GPU-<img src=x>\u202e1"
-    watched.twin.measured(gpus=[{"index": 1, "name": "card", "uuid": uuid, "used_mb": 0, "total_mb": 1_000}])
+    card = {"index": 1, "name": "card", "uuid": uuid, "used_mb": 0, "total_mb": 1_000, "utilisation_percent": 37}
+    watched.twin.measured(gpus=[card])
     watched.twin.call("reserve_vram", amount_mb=7, host="pc2", ttl_s=60)
     watched.draw()
     table = watched.page.locator("#leases-table")
     expect(table).to_contain_text("GPU 1 GPU-<img src=x>", timeout=PATIENCE_MS)
     assert "\u202e" not in table.inner_text()
     assert watched.page.locator("#leases-table img").count() == 0
+    expect(watched.page.locator(".metric-detail > span", has_text="card")).to_have_text("card busy 37 %")
 
 
 NAMES = ["visitor", "42", 'it\'s \u202e $(reboot) `x` "y" \\ \U0001f600', "-x'; reboot; '"]

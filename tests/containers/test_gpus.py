@@ -1,6 +1,7 @@
 """GPUs in containers: the request to the engine, and what mainpc's agent reports of two cards."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -62,6 +63,50 @@ def test_an_engine_with_a_gpu_is_recognised(engine: dict[str, Any], found: str) 
     """From the output of `docker info`."""
     command = [REPOSITORY / "scripts" / "setup" / "gpu.sh"]
     assert subprocess.check_output(command, input=json.dumps(engine), text=True) == found
+
+
+NVIDIA: dict[str, Any] = {"Runtimes": {"runc": {}, "nvidia": {}}}
+CDI: dict[str, Any] = {"DiscoveredDevices": [of_cdi("nvidia.com/gpu=all")]}
+AN_ENGINE = """#!/bin/sh
+case "$*" in
+    info*) cat "$ENGINE" ;;
+    "compose up"*) {docker} compose config --format json >"$STARTED"; exit 1 ;;
+    "compose config"*) exec {docker} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "given"),
+    [
+        (NVIDIA, {}, ("nvidia", "all")),
+        (CDI, {}, ("cdi", "nvidia.com/gpu=all")),
+        (NVIDIA, {"TWINHOST_GPU_DEVICES": "1"}, ("nvidia", "1")),
+        (NVIDIA, {"TWINHOST_GPU": "0"}, None),
+        (NVIDIA, {"COMPOSE_FILE": "docker-compose.yml"}, None),
+        ({"Runtimes": {"runc": {}}}, {}, None),
+    ],
+    ids=["runtime", "cdi", "a-card", "not-wanted", "own-files", "no-gpu"],
+)
+def test_make_up_adds_the_cards_by_itself(
+    tmp_path: Path, engine: dict[str, Any], settings: dict[str, str], given: tuple[str, str] | None
+) -> None:
+    """What it starts, on an engine that says that it has a GPU; the start is left out, as there is none here."""
+    docker = tmp_path / "docker"
+    docker.write_text(AN_ENGINE.format(docker=shutil.which("docker")))
+    docker.chmod(0o755)
+    (tmp_path / "engine").write_text(json.dumps(engine))
+    started = tmp_path / "started"
+    unset = dict.fromkeys(("TWINHOST_GPU", "TWINHOST_GPU_DRIVER", "TWINHOST_GPU_DEVICES"), "")
+    environment = os.environ | unset | settings
+    environment |= {"ENGINE": str(tmp_path / "engine"), "STARTED": str(started)}
+    environment["PATH"] = f"{tmp_path}:{environment['PATH']}"
+    subprocess.run([REPOSITORY / "scripts" / "setup" / "up.sh"], env=environment, capture_output=True, check=False)
+    services = json.loads(started.read_text())["services"]
+    for host in ("mainpc", "pc2"):
+        devices = services[host].get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
+        asked = devices and tuple((each["driver"], ",".join(each["device_ids"])) for each in devices)
+        assert asked == (given and (given,))
 
 
 def test_get_metrics_has_two_cards_and_their_processes(tmp_path: Path) -> None:

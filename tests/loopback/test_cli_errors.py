@@ -42,6 +42,7 @@ def test_errors_of_one_shape_are_one_row(cli: Cli) -> None:
     assert rows[3].endswith("no space on sda 240")
     assert ESCAPE not in ran.out
     assert "--shape ID" in ran.err
+    assert "call SystemDigitalTwin acknowledge_errors shape_id=ID" in " ".join(ran.err.split())
 
 
 def test_errors_of_a_group_are_listed(cli: Cli) -> None:
@@ -54,7 +55,7 @@ def test_errors_of_a_group_are_listed(cli: Cli) -> None:
     ]
     assert len(cli("errors", "--text", "SDA 17").out.splitlines()) == 1
     assert "raise -n" in cli("errors", "--text", "sda", "-n", "1").err
-    cli("call", SDT, "acknowledge_errors", "error_id=e0")
+    assert cli("call", SDT, "acknowledge_errors", "error_id=e0").status == 0
     assert len(cli("errors", "--text", "sda").out.splitlines()) == 1
     assert len(cli("errors", "--text", "sda", "--all").out.splitlines()) == 2
     assert cli("errors", "--type", "disk").out.startswith("Errors (1) since ")

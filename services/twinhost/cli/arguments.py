@@ -1,5 +1,6 @@
 """What people type: agent names, key=value pairs, seconds; an invalid one is a usage error."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
@@ -28,6 +29,13 @@ def _seconds(*, zero: bool) -> Callable[[float], float]:
         return value
 
     return check
+
+
+def not_nan(parameter: typer.CallbackParam, value: float | None) -> float | None:
+    """Refuse nan, which is within every range."""
+    if value is not None and math.isnan(value):
+        raise typer.BadParameter(f"nan is not a number of {parameter.metavar}")
+    return value
 
 
 def _request_id(value: str | None) -> str | None:

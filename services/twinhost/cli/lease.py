@@ -10,7 +10,7 @@ import typer
 
 from twinhost import connect
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS
+from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS, not_nan
 from twinhost.cli.connect import REGISTRY_AGENT
 from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
@@ -34,9 +34,12 @@ def lease(
         list[str], typer.Argument(metavar="-- PROGRAM", help="After two hyphens, the program and its arguments.")
     ],
     vram: Annotated[
-        float | None, typer.Option("--vram", metavar="MB", min=0.001, max=1e12, help="VRAM, on one card.")
+        float | None,
+        typer.Option("--vram", metavar="MB", min=0.001, max=1e12, callback=not_nan, help="VRAM, on one card."),
     ] = None,
-    ram: Annotated[float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, help="RAM.")] = None,
+    ram: Annotated[
+        float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, callback=not_nan, help="RAM.")
+    ] = None,
     host: Annotated[
         str | None,
         typer.Option(
@@ -45,23 +48,32 @@ def lease(
     ] = None,
     wait: Annotated[
         float,
-        typer.Option("--wait", metavar="SECONDS", min=0, max=MAX_SECONDS, help="How long to wait for memory."),
+        typer.Option(
+            "--wait", metavar="SECONDS", min=0, max=MAX_SECONDS, callback=not_nan, help="How long to wait for memory."
+        ),
     ] = 0.0,
     priority: Annotated[
         int, typer.Option("--priority", metavar="N", min=-100, max=100, help="Among those who wait, higher goes first.")
     ] = 0,
     ttl: Annotated[
         float,
-        typer.Option("--ttl", metavar="SECONDS", min=5, max=MAX_SECONDS, help="When the lease ends after a kill -9."),
+        typer.Option(
+            "--ttl",
+            metavar="SECONDS",
+            min=5,
+            max=MAX_SECONDS,
+            callback=not_nan,
+            help="When the lease ends after a kill -9.",
+        ),
     ] = DEFAULT_TTL_S,
 ) -> int:
     """Run a program with leased memory.
 
     For example: twinhost lease --vram 8000 -- python train.py
 
-    The program gets CUDA_VISIBLE_DEVICES and TWINHOST_LEASE_ID, and all signals. The exit status is the program's,
-    128 + N after signal N. Install twinhost where the program runs: in the container of
-    `./twinhost` or `docker compose run cli` there is no such program, and no GPU.
+    The program gets CUDA_VISIBLE_DEVICES and TWINHOST_LEASE_ID, and the signals INT, TERM, HUP, QUIT, USR1, and USR2.
+    The exit status is the program's, 128 + N after signal N. Install twinhost where the program runs: in the container
+    of `./twinhost` or `docker compose run cli` there is no such program, and no GPU.
     """
     amounts = {"vram": vram, "ram": ram}
     wanted = {resource: amount for resource, amount in amounts.items() if amount is not None}

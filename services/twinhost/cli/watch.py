@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, parse_fields
-from twinhost.cli.connect import load_settings
+from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan, parse_fields
+from twinhost.cli.connect import REGISTRY_AGENT, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
 from twinhost.secure_zmq.errors import TwinhostError
@@ -64,7 +64,8 @@ def publish(
         str | None, typer.Option("--id", metavar="ID", help="The event's id; a new one if omitted.")
     ] = None,
     ttl: Annotated[
-        float | None, typer.Option("--ttl", metavar="SECONDS", min=0, help="After them the event expires.")
+        float | None,
+        typer.Option("--ttl", metavar="SECONDS", min=0, callback=not_nan, help="After them the event expires."),
     ] = None,
     stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
     as_json: AsJson = False,
@@ -152,7 +153,10 @@ def _show_groups(counted: ErrorsCounted) -> None:
         output.say("more:", output.FAINT, f"there are {counted['shapes']} groups; raise -n")
     if rows:
         output.say(
-            "next:", output.FAINT, "--shape ID lists the errors of a group; acknowledge_errors removes it from here"
+            "next:",
+            output.FAINT,
+            f"--shape ID lists the errors of a group; ./twinhost call {REGISTRY_AGENT} acknowledge_errors shape_id=ID "
+            "removes it from here",
         )
 
 

@@ -264,7 +264,10 @@ class Interval(Part, frozen=True):
 
 
 class ResourceForecast(Part, frozen=True):
-    """When a resource of a host will be full; if that is null, `reason` says why. `name` is that of a disk."""
+    """When a resource of a host will be full; if that is null, `reason` says why.
+
+    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several.
+    """
 
     host: str = NOT_SENT
     resource: str = NOT_SENT

@@ -126,9 +126,9 @@ def assemble(foundation: Foundation) -> Assembly:
     security = KeysAndAudit(foundation)
     metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
     sampler = SamplerThread.of(foundation, metrics.queue)
-    leases, events = Leases(database), Events(database, publish)
+    reports, events = VramReports(database), Events(database, publish)
+    leases = Leases(database, reports.lease_ended)
     forecasts = Forecasts(database, metrics, events)
-    reports = VramReports(database)
     reservations = Reservations(database, metrics, reports, leases, events, registry.has_died)
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (

@@ -5,6 +5,7 @@ from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
+from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION_MACHINE as FULL_SOON_OF_MACHINE
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
@@ -29,4 +30,5 @@ MIGRATIONS = (  # in the order in which they were added
     EVENT_FILTERS,
     FULL_SOON,
     REPLIES_BY_TRANSACTION,
+    FULL_SOON_OF_MACHINE,
 )

@@ -94,6 +94,8 @@ def test_a_secured_client_of_an_open_agent_is_refused(open_hosts: TwoHosts, cli:
         ("call", SDT, "ping", "no-pair"),
         ("ping", "--count", "-3"),
         ("status", "--wait", "nan"),
+        ("events", "publish", "alarm", "--ttl", "nan"),
+        ("memory", "search", "key", "--min-similarity", "nan"),
         ("status", "--wait", "-1"),
         ("status", "surplus"),
         ("keys", "nonsense"),
@@ -111,6 +113,14 @@ def test_a_wrong_usage_is_one_sentence_and_2(hosts: TwoHosts, cli: Cli, words: t
     as_json = cli(hosts, *words, "--json")
     assert as_json.status == 2
     assert json.loads(as_json.out)["code"] == "usage"
+
+
+@pytest.mark.parametrize("option", ["--vram", "--ram", "--wait", "--ttl"])
+def test_a_lease_of_nan_is_a_usage_error(hosts: TwoHosts, cli: Cli, option: str) -> None:
+    """It compares as false with every bound."""
+    ran = cli(hosts, "lease", "--ram", "1", option, "nan", "--", "true")
+    assert ran.status == 2
+    assert f"'{option}': nan is not a number of " in sentence_of(ran)
 
 
 def test_an_option_of_the_leased_program_is_its_own(hosts: TwoHosts, cli: Cli) -> None:

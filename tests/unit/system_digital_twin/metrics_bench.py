@@ -115,8 +115,8 @@ class MetricsBench:
         """Begin as a process does."""
         self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
-        self.leases = Leases(self.database)
         self.reports = VramReports(self.database)
+        self.leases = Leases(self.database, self.reports.lease_ended)
         self.events = Events(self.database, lambda _, **fields: self.sent.append(fields))
         self.forecasts = Forecasts(self.database, self.metrics, self.events)
         self.dead: set[str] = set()  # agents that stopped their heartbeats

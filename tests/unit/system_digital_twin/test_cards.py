@@ -25,6 +25,7 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.capacity.forecast import CardId
 from twinhost.system_digital_twin.capacity.leases import Lease
+from twinhost.system_digital_twin.capacity.reservations import DEAD_AFTER_S
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 
@@ -182,12 +183,63 @@ def test_a_committed_lease_is_in_the_holders_next_report(bench: MetricsBench, cl
     assert projected(bench, "pc2") == 7_001
 
 
+@pytest.mark.parametrize("end", ["released", "expired"])
+def test_a_lease_that_ends_leaves_its_holders_report(bench: MetricsBench, clock: Clock, end: str) -> None:
+    """Its holder may have ended, and report nothing any more. The next report counts in full."""
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:0": 3_000})
+    held, late = (bench.ask("reserve_vram", amount_mb=amount)["lease_id"] for amount in (4_000, 500))
+    bench.ask("commit_lease", lease_id=held, ttl_s=20)
+    clock.let_pass(1)
+    reported(bench, 10_000, {"cuda:0": 7_000})
+    clock.let_pass(1)
+    bench.ask("commit_lease", lease_id=late)
+    if end == "released":
+        bench.ask("release_lease", lease_id=held)
+    clock.let_pass(20)
+    bench.both_measured()
+    bench.on_tick()
+    assert projected(bench, "pc2") == 3_501
+    bench.ask("release_lease", lease_id=late)
+    assert projected(bench, "pc2") == 3_001
+    bench.restart()
+    bench.both_measured()
+    assert projected(bench, "pc2") == 3_001
+    reported(bench, 10_000, {"cuda:0": 7_000})
+    assert projected(bench, "pc2") == 7_001
+
+
+def test_what_a_dead_agent_reported_is_free(bench: MetricsBench, clock: Clock) -> None:
+    """Its card stays; and if it comes back, its report counts again."""
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:0": 9_000})
+    waiting = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=5_000, wait_s=60)
+    bench.dead.add(UMRA.name)
+    bench.on_tick()
+    assert waiting.reply() is None
+    clock.let_pass(DEAD_AFTER_S)
+    bench.both_measured()
+    bench.on_tick()
+    reply = waiting.reply()
+    assert reply is not None
+    assert (reply["status"], projected(bench, "pc2")) == ("success", 5_001)
+    bench.dead.clear()
+    bench.on_tick()
+    assert projected(bench, "pc2") == 14_001
+
+
 @pytest.mark.parametrize("models", [{"cuda:0": 1.0, "cuda:1": 1.0}, {}])
 def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: dict[str, float]) -> None:
     """Of several devices an agent reports the sum; and one may report none at all."""
     bench.both_measured()
     reported(bench, 10_000 if models else 0, models)
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+def test_a_model_on_the_cpu_is_on_no_card(bench: MetricsBench) -> None:
+    bench.both_measured()
+    reported(bench, 10_000, {"cuda:1": 3_000, "cpu": 0})
+    assert bench.ask("reserve_vram", amount_mb=1)["gpu"] == {"index": 1, "uuid": None}
 
 
 def test_a_driver_outranks_what_agents_report(bench: MetricsBench) -> None:

@@ -4,16 +4,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.older_database import downgrade
-from tests.unit.system_digital_twin.metrics_bench import NOBODY, OPERATOR, UMRA, Clock, MetricsBench, sample, set_clock
-from twinhost.agent.host_metrics import DiskSample, MachineSample
+from tests.unit.system_digital_twin.metrics_bench import (
+    NOBODY,
+    OPERATOR,
+    UMRA,
+    Clock,
+    MetricsBench,
+    sample,
+    set_clock,
+    with_gpus,
+)
+from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin import ITSELF
-from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION
+from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION, MIGRATION_MACHINE
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 TOTAL_MB = 1_000.0
@@ -111,6 +121,37 @@ def test_each_disk_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
     assert models["reason"] == "not measured now"
 
 
+def test_each_of_several_cards_has_a_forecast(bench: MetricsBench, clock: Clock) -> None:
+    """One fills while the sum of both does not grow; the episode is the card's, and hosts on its machine share it."""
+    for minute in range(15):
+        used = with_gpus((900 - 5 * minute, 2_000), (700 + 5 * minute, TOTAL_MB), uuids=("GPU-a", "GPU-b"))
+        late = msgspec.structs.replace(used, wall=float(minute), machine=MachineSample(boot_id="one"))
+        bench.metrics.ingest_once("pc2", late)
+        bench.measured("mainpc", late)
+        bench.on_tick()
+        if minute == 12:
+            bench.restart()
+        clock.let_pass(60)
+    bench.both_measured(mainpc=late, pc2=late)
+    first, second = bench.ask("get_forecast", host="pc2", resource="vram")["forecasts"]
+    assert (first["name"], first["total_mb"], first["reason"]) == ("GPU 0", 2_000, "not growing")
+    assert (second["name"], second["total_mb"]) == ("GPU 1", TOTAL_MB)
+    assert second["time_to_full_s"] == pytest.approx(60 * 230 / 5, rel=0.05)
+    (event,) = [event["data"] for event in bench.sent]
+    assert (event["resource"], event["name"]) == ("vram", "GPU 1")
+
+
+def test_a_row_of_the_history_has_a_bounded_number_of_cards(bench: MetricsBench, clock: Clock) -> None:
+    """Whatever UUIDs a host reports: the newest stay."""
+    for number in range(100):
+        bench.measured("mainpc", with_gpus((1, 2), (1, 2), uuids=(f"GPU-{number}", "GPU-same")))
+    clock.let_pass(60)
+    bench.measured("mainpc")
+    (row,) = bench.metrics.history_on_disk.read("mainpc", "minute")
+    assert (len(row.cards), "GPU-0" in row.cards, "GPU-99" in row.cards) == (64, False, True)
+    assert row.cards["GPU-same"].count == 100
+
+
 def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -> None:
     """Their RAM is the same."""
     for minute in range(15):
@@ -120,6 +161,42 @@ def test_hosts_on_one_machine_announce_once(bench: MetricsBench, clock: Clock) -
         bench.on_tick()
         clock.let_pass(60)
     assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
+
+
+def test_a_rounded_size_does_not_announce_again(bench: MetricsBench, clock: Clock) -> None:
+    """The used and the free MB of one disk are rounded apart, so their sum differs by hundredths."""
+    for minute in range(15):
+        for host, free_mb in (("mainpc", 99.99), ("pc2", 100.0)):
+            disk = DiskSample(name="state", used_mb=800 + 5.0 * minute, free_mb=free_mb - 5 * minute, total_mb=TOTAL_MB)
+            bench.measured(host, sample(machine=MachineSample(boot_id="one", disks=(disk,))))
+        bench.on_tick()
+        clock.let_pass(60)
+    assert [event["data"]["host"] for event in bench.sent] == ["mainpc"]
+
+
+def test_a_restart_does_not_announce_for_another_host(bench: MetricsBench, clock: Clock) -> None:
+    """The episode is the machine's, which ends it too, although the host that began it does not report again."""
+
+    def machine(minute: int) -> HostSample:
+        return sample(ram_used_mb=700.0 + 5 * minute, machine=MachineSample(boot_id="one"))
+
+    for minute in range(18):
+        if minute == 12:
+            bench.restart()
+        if minute < 12:
+            bench.measured("pc2", machine(minute))
+        if minute > 5:
+            bench.measured("mainpc", machine(minute))
+        bench.on_tick()
+        clock.let_pass(60)
+    bench.measured("mainpc", machine(18))
+    assert forecast(bench, host="mainpc")["time_to_full_s"] < 3_600
+    assert [event["data"]["host"] for event in bench.sent] == ["pc2"]
+    for _ in range(80):
+        bench.measured("mainpc", machine(0))
+        bench.on_tick()
+        clock.let_pass(60)
+    assert bench.rows("full_soon") == []
 
 
 @pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY])
@@ -174,7 +251,7 @@ def test_less_than_ten_minutes_do_not_end_an_episode(bench: MetricsBench, clock:
     passed(bench, clock, 6, constant)  # of which the forecast is over 90 minutes for less than 10
     assert bench.rows("full_soon")[0][3] is not None
     passed(bench, clock, 20, lambda minute: 800.0 + 5 * minute)
-    ((_, _, _, calm_since),) = bench.rows("full_soon")
+    ((_, _, _, calm_since, *_),) = bench.rows("full_soon")
     for _ in range(3):
         clock.let_pass(1_200)
         bench.on_tick()
@@ -215,3 +292,14 @@ def test_a_database_without_episodes_is_migrated(bench: MetricsBench, clock: Clo
     bench.measured("pc2", sample(ram_total_mb=121.0))
     bench.on_tick()
     assert [event["data"]["host"] for event in bench.sent] == ["pc2"]
+
+
+def test_an_episode_of_the_version_before_goes_on(bench: MetricsBench, clock: Clock, tmp_path: Path) -> None:
+    """It knows its host only, not the machine."""
+    passed(bench, clock, 20, lambda minute: 700.0 + 5 * minute)
+    bench.stop()
+    downgrade(tmp_path / "twin.sqlite3", [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION_MACHINE)]])
+    bench.open()
+    passed(bench, clock, 2, lambda minute: 800.0 + 5 * minute)
+    ((host, *_, machine, total_mb),) = bench.rows("full_soon")
+    assert (len(bench.sent), host, machine, total_mb) == (1, "pc2", None, None)

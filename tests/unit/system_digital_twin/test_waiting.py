@@ -276,6 +276,21 @@ def test_what_can_never_be_given_does_not_wait(bench: MetricsBench) -> None:
     assert bench.ask("reserve_vram", amount_mb=1, wait_s=60, host="pc9")["code"] == "not_found"
 
 
+@pytest.mark.parametrize("resource", ["ram", "vram"])
+def test_a_request_waits_for_the_first_measurement(bench: MetricsBench, resource: str) -> None:
+    """After a start of mainpc nothing is measured yet, and the clients that waited before repeat their requests."""
+    bench.restart()
+    waiting = bench.ask_and_wait(f"reserve_{resource}", amount_mb=500, host="pc2", wait_s=60)
+    assert bench.ask(f"reserve_{resource}", amount_mb=500, host="pc2")["code"] == "not_found"
+    bench.on_tick()
+    assert waiting.reply() is None
+    bench.both_measured(pc2=with_gpus((0, 10_000)))
+    bench.on_tick()
+    reply = waiting.reply()
+    assert reply is not None
+    assert (reply["status"], reply["host"]) == ("success", "pc2")
+
+
 def test_the_queue_is_bounded(bench: MetricsBench, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (reservations.MAX_WAITING, reservations.MAX_WAITING_PER_HOLDER) == (256, 16)
     monkeypatch.setattr(reservations, "MAX_WAITING", 3)

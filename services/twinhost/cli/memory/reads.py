@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.memory.importing import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
@@ -86,7 +86,8 @@ def search(
     until: Annotated[str | None, typer.Option("--until", metavar="TIME", help="Until then, ISO-8601.")] = None,
     as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Search as at that time.")] = None,
     least: Annotated[
-        float, typer.Option("--min-similarity", metavar="S", min=0, max=1, help="Leave out weaker results.")
+        float,
+        typer.Option("--min-similarity", metavar="S", min=0, max=1, callback=not_nan, help="Leave out weaker results."),
     ] = 0.0,
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,
     as_json: AsJson = False,

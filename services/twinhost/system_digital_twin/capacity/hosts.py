@@ -1,7 +1,7 @@
 """The hosts as a placement sees them: what is measured of each and of its cards, and what is leased on them."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -15,9 +15,11 @@ _MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
 class Hosts:
     """The state of every host at one moment, read when it is needed."""
 
-    def __init__(self, metrics: Metrics, reports: VramReports, leases: Leases) -> None:
+    def __init__(self, metrics: Metrics, reports: VramReports, leases: Leases, dead: Collection[str] = ()) -> None:
+        """What the agents in `dead` have reported to use is free."""
         self._metrics = metrics
         self._reports = reports
+        self._dead = dead
         self._leases = leases.by_host()
         self._by_machine: dict[str | None, list[OpenLease]] = {}
         for each in itertools.chain.from_iterable(self._leases.values()):
@@ -65,7 +67,7 @@ class Hosts:
         if not cards and sample.vram_used_mb is not None and sample.vram_total_mb is not None:
             cards = [Card(index=0, used_mb=sample.vram_used_mb, total_mb=sample.vram_total_mb)]
         if not cards:
-            cards = _reported(self._reports.of_hosts([host, *self._metrics.same_machine(host)]))
+            cards = _reported(self._reports.of_hosts([host, *self._metrics.same_machine(host)]), self._dead)
             measured_since = self._reports.received_at  # each holder reports its own use
         open_now = self.leases(host)
         return tuple(
@@ -73,12 +75,12 @@ class Hosts:
         )
 
 
-def _reported(reports: list[VramRecord]) -> list[Card]:
+def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
     """Return the card that agents report; none if they name several, since no report has each one's capacity."""
-    devices = {device for report in reports for device in report.devices}
+    devices = {device for report in reports for device in report.devices if not device.lower().startswith("cpu")}
     total_mb = max((report.total_vram_mb for report in reports), default=0.0)
     if len(devices) > 1 or not total_mb:
         return []
     digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
-    used_mb = sum(max(report.total_vram_used_mb, sum(report.devices.values())) for report in reports)
+    used_mb = sum(report.used_mb for report in reports if report.agent_name not in dead)
     return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb)]

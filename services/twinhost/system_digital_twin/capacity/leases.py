@@ -97,8 +97,10 @@ class OpenLease(msgspec.Struct, frozen=True):
 class Leases:
     """Open leases by id."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, ended: Callable[[str, str, float, float], None]) -> None:
+        """Call `ended` when a committed lease of VRAM ends, with its holder, host, MB, and when it was committed."""
         self._database = database
+        self._ended = ended
         self._encoder = msgspec.json.Encoder()
         self._open: dict[str, OpenLease] = {}
         self._retry_at = 0.0
@@ -275,7 +277,9 @@ class Leases:
         for lease_id in lease_ids:
             self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
             self._database.restore_on_rollback(self._open, lease_id)
-            del self._open[lease_id]
+            held = self._open.pop(lease_id)
+            if (held.lease.resource, held.lease.state) == ("vram", "committed"):
+                self._ended(held.lease.holder, held.lease.host, held.lease.amount_mb, held.committed_at)
 
 
 def leased(

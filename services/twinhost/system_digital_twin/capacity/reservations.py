@@ -134,11 +134,12 @@ class Reservations:
         self._waiters: list[_Waiter] = []
         self._numbers = 0
         self._silent_since: dict[str, float] = {}
+        self._dead: set[str] = set()  # which have leases, or have reported VRAM
         self._retry_at = 0.0
 
     def hosts(self) -> Hosts:
         """Return the hosts as they are now."""
-        return Hosts(self._metrics, self._reports, self._leases)
+        return Hosts(self._metrics, self._reports, self._leases, self._dead)
 
     def reserve(self, demand: Demand) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
         """Reserve memory now; if it is not free, and the demand waits, return the reply that is to come.
@@ -160,11 +161,13 @@ class Reservations:
             reason="",
         )
         ahead = [each.could for each in self._waiters if order_of(each) < order_of(waiter)]
-        forecasts = self._consider(waiter, self.hosts(), set().union(*ahead))
+        hosts = self.hosts()
+        forecasts = self._consider(waiter, hosts, set().union(*ahead))
         placement = place(forecasts)
         if placement.host is not None:
             return self._grant(waiter, placement, forecasts, waited=False)
-        if not demand.wait_s or not waiter.could:
+        unknown = any(self._metrics.stale(host) for host in hosts.names(demand.host))  # what it has may be enough
+        if not demand.wait_s or not (waiter.could or unknown):
             raise _refusal(demand, forecasts)
         self._leases.require_room(demand.holder)
         self._require_place(demand.holder)
@@ -179,13 +182,14 @@ class Reservations:
             StoreUnavailable: nothing was given, and it is retried.
         """
         self._leases.on_tick()
-        dead, clock = self._dead(), time.monotonic()
+        self._dead, clock = self._find_dead(), time.monotonic()
         self._waiters = [each for each in self._waiters if not self._left(each, clock)]
-        if not (dead or self._waiters) or clock < self._retry_at:
+        ended = self._dead.intersection(lease.holder for lease in self._leases.all())
+        if not (ended or self._waiters) or clock < self._retry_at:
             return
         try:
             with self._database.transaction():
-                self._leases.release_of(dead)
+                self._leases.release_of(ended)
                 answers = self._serve()
         except StoreUnavailable:
             self._retry_at = clock + _RETRY_S
@@ -291,10 +295,10 @@ class Reservations:
             waiter.gone_since = clock
         return clock - waiter.gone_since >= RECONNECT_S
 
-    def _dead(self) -> set[str]:
-        """Return the holders that have died, and have not come back within DEAD_AFTER_S."""
+    def _find_dead(self) -> set[str]:
+        """Return the holders and reporters that have died, and have not come back within DEAD_AFTER_S."""
         clock, before = time.monotonic(), self._silent_since
-        holders = {lease.holder for lease in self._leases.all()}
+        holders = {lease.holder for lease in self._leases.all()} | self._reports.agents()
         self._silent_since = {each: before.get(each, clock) for each in holders if self._has_died(each)}
         return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 

@@ -5,13 +5,14 @@ been growing, or would be full only after CALM_AFTER_S. While nothing is measure
 are on disk, so a restart announces none of them again. Hosts on one machine have one episode of what they share.
 """
 
+import itertools
 import time
 from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
@@ -19,7 +20,7 @@ from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.capacity.trend import Trend, trend_of
 from twinhost.system_digital_twin.events.events import Events, Topic
-from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, rounded
+from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, card_name, rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 
 MIGRATION = """
@@ -30,6 +31,11 @@ CREATE TABLE full_soon (
     calm_since REAL,
     PRIMARY KEY (host, gauge)
 ) STRICT, WITHOUT ROWID;
+"""
+# Of the host's machine: its boot id, and the size of the resource; null in a row that an older version wrote.
+MIGRATION_MACHINE = """
+ALTER TABLE full_soon ADD COLUMN machine TEXT;
+ALTER TABLE full_soon ADD COLUMN total_mb REAL;
 """
 FULL_SOON = "resource_full_soon"  # the type of the event
 FULL_SOON_S = 3_600.0
@@ -46,7 +52,7 @@ _SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arri
 _KEPT_S = 30 * DAY_S  # episodes of hosts that have left
 
 Resource = Literal["ram", "vram", "disk"]
-_OF_ONE_CAPACITY: tuple[Literal["resource", "name", "total_mb"], ...] = ("resource", "name", "total_mb")
+_ONE_SIZE_MB = 1.0  # sizes that differ by less are one size: the parts of a disk's are rounded apart
 
 
 class Interval(TypedDict):
@@ -57,7 +63,10 @@ class Interval(TypedDict):
 
 
 class ResourceForecast(TypedDict):
-    """When a resource of a host will be full; if that is null, `reason` says why. `name` is that of a disk."""
+    """When a resource of a host will be full; if that is null, `reason` says why.
+
+    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several.
+    """
 
     host: str
     resource: Resource
@@ -71,26 +80,42 @@ class ResourceForecast(TypedDict):
 
 
 class _Gauge(msgspec.Struct, frozen=True):
-    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk."""
+    """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk; or one `card`."""
 
     field: str
     resource: Resource
+    card: GpuSample | None = None
+
+    @property
+    def key(self) -> str:
+        """What identifies it among the episodes of a host."""
+        return self.field if self.card is None else f"{self.field} {card_name(self.card)}"
 
     @property
     def name(self) -> str | None:
+        if self.card is not None:
+            return f"GPU {self.card.index}"
         return self.field.removesuffix(self.resource).rstrip("_") or None
 
     def used_mb(self, row: Bucket) -> float | None:
-        mean: float | None = getattr(row, f"{self.field}_used_mb").mean
-        return mean
+        figure = getattr(row, f"{self.field}_used_mb") if self.card is None else row.cards.get(card_name(self.card))
+        return figure.mean if figure else None
 
     def total_mb(self, sample: HostSample) -> float | None:
         """Return what it can grow to: of a disk, what users can write."""
+        if self.card is not None:
+            return self.card.total_mb
         if self.resource == "disk":
             disks = sample.machine.disks if sample.machine is not None else ()
             return next((disk.used_mb + disk.free_mb for disk in disks if disk.name == self.name), None)
         total: float | None = getattr(sample, f"{self.field}_total_mb")
         return total
+
+    def by_card(self, sample: HostSample | None) -> "list[_Gauge]":
+        """Return a gauge for each of several cards, since one may be full while another is free; else this one."""
+        if self.field != "vram" or sample is None or len(sample.gpus) < 2:
+            return [self]
+        return [_Gauge(self.field, self.resource, gpu) for gpu in sample.gpus]
 
 
 def _gauges() -> tuple[_Gauge, ...]:
@@ -116,9 +141,13 @@ class Forecasts:
 
     def of(self, host: str) -> list[ResourceForecast]:
         """Return the forecasts of a host now; NotFound for an unknown host."""
+        return list(self._by_gauge(host).values())
+
+    def _by_gauge(self, host: str) -> dict[str, ResourceForecast]:
         sample = self._metrics.current(host)
         rows = self._metrics.history_on_disk.read(host, "minute", WINDOW_S) if sample else []
-        return [self._forecast(host, gauge, sample, rows) for gauge in self._gauges]
+        gauges = itertools.chain.from_iterable(gauge.by_card(sample) for gauge in self._gauges)
+        return {gauge.key: self._forecast(host, gauge, sample, rows) for gauge in gauges}
 
     def newest(self, host: str) -> list[ResourceForecast]:
         """Return the forecasts of a host, up to a minute old."""
@@ -136,10 +165,11 @@ class Forecasts:
             return
         self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
         self._newest = {name: known for name, known in self._newest.items() if name in hosts}
-        self._newest[host] = self.of(host)
+        by_gauge = self._by_gauge(host)
+        self._newest[host] = list(by_gauge.values())
         with self._database.transaction():
-            for gauge, forecast in zip(self._gauges, self._newest[host], strict=True):
-                self._step(gauge.field, forecast)
+            for gauge, forecast in by_gauge.items():
+                self._step(gauge, forecast)
 
     def _forecast(self, host: str, gauge: _Gauge, sample: HostSample | None, rows: list[Bucket]) -> ResourceForecast:
         middle = MINUTE_S / 2  # a row is the mean of its minute
@@ -161,43 +191,46 @@ class Forecasts:
         }
 
     def _step(self, gauge: str, forecast: ResourceForecast) -> None:
-        host, now, left_s = forecast["host"], time.time(), forecast["time_to_full_s"]
-        episode = self._database.execute(
-            "SELECT calm_since FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)
-        ).fetchone()
+        now, left_s = time.time(), forecast["time_to_full_s"]
+        episode = self._episode(gauge, forecast)
         if episode is None:
-            if left_s is not None and left_s <= FULL_SOON_S and not self._is_announced(gauge, forecast):
+            if left_s is not None and left_s <= FULL_SOON_S:
                 self._announce(gauge, forecast, now)
             return
         if forecast["reason"] in (NOT_MEASURED, TOO_SHORT):
             return
-        (calm_since,) = episode
+        begun_by, calm_since = episode
         if left_s is not None and left_s <= CALM_AFTER_S:
             calm_since = None
         elif calm_since is None or calm_since > now:
             calm_since = now
         elif now - calm_since >= CALM_S:
-            self._database.execute("DELETE FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge))
+            self._database.execute("DELETE FROM full_soon WHERE host = ? AND gauge = ?", (begun_by, gauge))
             return
-        if (calm_since,) != episode:
+        if (begun_by, calm_since) != episode:
             self._database.execute(
-                "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, host, gauge)
+                "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, begun_by, gauge)
             )
 
-    def _is_announced(self, gauge: str, forecast: ResourceForecast) -> bool:
-        """Return whether it was announced for another host on the same machine, with the same memory or disk."""
-        return any(
-            self._database.value("SELECT 1 FROM full_soon WHERE host = ? AND gauge = ?", (host, gauge)) is not None
-            for host in self._metrics.same_machine(forecast["host"])
-            for each in self.newest(host)
-            if all(each[name] == forecast[name] for name in _OF_ONE_CAPACITY)
-        )
+    def _episode(self, gauge: str, forecast: ResourceForecast) -> tuple[str, float | None] | None:
+        """Return the episode of a resource: the host that began it, on the same machine, and since when it is calm."""
+        host, machine, total_mb = forecast["host"], self._metrics.machine_of(forecast["host"]), forecast["total_mb"]
+        found: tuple[str, float | None] | None = self._database.execute(
+            "SELECT host, calm_since FROM full_soon WHERE gauge = ? "
+            "AND (host = ? OR machine = ? AND abs(total_mb - ?) < ?) ORDER BY host = ? DESC LIMIT 1",
+            (gauge, host, machine, total_mb, _ONE_SIZE_MB, host),
+        ).fetchone()
+        return found
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
         self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))
-        self._database.execute("INSERT INTO full_soon VALUES (?, ?, ?, NULL)", (forecast["host"], gauge, now))
+        host, total_mb = forecast["host"], forecast["total_mb"]
+        self._database.execute(
+            "INSERT INTO full_soon VALUES (?, ?, ?, NULL, ?, ?)",
+            (host, gauge, now, self._metrics.machine_of(host), total_mb),
+        )
         event: dict[str, Any] = {
-            "event_id": f"{forecast['host']}-{gauge}-{iso_time(now)}",
+            "event_id": f"{host}-{gauge}-{iso_time(now)}",
             "event_type": FULL_SOON,
             "source_agent": ITSELF,
             "data": forecast,

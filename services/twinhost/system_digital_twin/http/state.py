@@ -1,5 +1,6 @@
 """The document of `/api/state`: a snapshot of the system, as the dashboard shows it."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -14,7 +15,7 @@ from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import Peer
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
-from twinhost.system_digital_twin.capacity.time_to_full import Forecasts
+from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
 from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -25,6 +26,7 @@ MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
 MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
 MAX_GPUS = 16  # of a host
+MAX_FORECASTS = 5  # of a host: of what fills first
 MAX_DISKS = 2  # of a host
 MAX_SAME_MACHINE = 4  # other hosts on a host's machine
 RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
@@ -163,7 +165,7 @@ class StateBoard:
                 }
                 for gpu in (sample.gpus[:MAX_GPUS] if sample else ())
             ],
-            "forecasts": self._forecasts.newest(host),
+            "forecasts": sorted(self._forecasts.newest(host), key=_fills_in)[:MAX_FORECASTS],
         }
 
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
@@ -210,6 +212,12 @@ def _shown(machine: MachineSample) -> MachineSample:
 
 def _failed(health: HealthDocument) -> list[str]:
     return [check["detail"] for check in health["checks"].values() if not check["ok"]]
+
+
+def _fills_in(forecast: ResourceForecast) -> float:
+    """Return a key: what will be full first comes first."""
+    left_s = forecast["time_to_full_s"]
+    return math.inf if left_s is None else left_s
 
 
 def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list[dict[str, Any]]:

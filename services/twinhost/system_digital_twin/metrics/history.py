@@ -4,6 +4,7 @@ Each host has a limited number of rows; the first written are deleted first. Row
 wall clock that was wrong for a while deletes nothing.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.agent.health import iso_time
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.store.database import Database
 
 MIGRATION = """
@@ -29,6 +30,7 @@ _TABLES: dict[Resolution, tuple[str, int, int]] = {  # the table, seconds per ro
     "minute": ("metrics_minute", MINUTE_S, DAY_S),
     "hour": ("metrics_hour", HOUR_S, 30 * DAY_S),
 }
+_MAX_CARDS = 64  # of a row
 _MAX_ROWS = 64 * (DAY_S // MINUTE_S)  # of a table, over all hosts
 
 
@@ -118,7 +120,8 @@ _NONE = Figure()
 class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     """A host's samples of one minute, or one hour; `start` is in seconds since the epoch.
 
-    Rows of older versions have only the first four figures, and their CPU and RAM may be those of a limited container.
+    `cards` has the used VRAM of each card, by its UUID or "GPU" and its index. Rows of older versions have only the
+    first four figures, and their CPU and RAM may be those of a limited container.
     """
 
     start: int
@@ -132,6 +135,7 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     models_disk_used_mb: Figure = _NONE
     container_cpu_percent: Figure = _NONE
     container_ram_used_mb: Figure = _NONE
+    cards: dict[str, Figure] = {}
 
     @classmethod
     def at(cls, wall: float) -> "Bucket":
@@ -148,11 +152,23 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the minute of this sample with it, and, if that is another minute, this one, which is complete."""
         into = self if self.holds(sample.wall) else Bucket.at(sample.wall)
         added = {each.field: into.figure(each).add(each.of(sample)) for each in COLUMNS}
-        return Bucket(into.start, **added), None if into is self else self
+        cards = {card_name(gpu): Figure().add(gpu.used_mb) for gpu in sample.gpus}
+        return Bucket(into.start, **added, cards=_merged(into.cards, cards)), None if into is self else self
 
     def merge(self, other: "Bucket") -> "Bucket":
         """Return both as one, with the start of this one."""
-        return Bucket(self.start, **{each.field: self.figure(each).merge(other.figure(each)) for each in COLUMNS})
+        merged = {each.field: self.figure(each).merge(other.figure(each)) for each in COLUMNS}
+        return Bucket(self.start, **merged, cards=_merged(self.cards, other.cards))
+
+
+def card_name(gpu: GpuSample) -> str:
+    """Return the name of a card in a row; a driver's indices may change, its UUIDs don't."""
+    return gpu.uuid or f"GPU {gpu.index}"
+
+
+def _merged(cards: dict[str, Figure], newer: dict[str, Figure]) -> dict[str, Figure]:
+    names = itertools.islice({**newer, **cards}, _MAX_CARDS)
+    return {name: cards.get(name, _NONE).merge(newer.get(name, _NONE)) for name in names}
 
 
 class History:

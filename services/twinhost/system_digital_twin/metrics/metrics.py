@@ -317,7 +317,10 @@ class VramReport(TypedDict):
 
 
 class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A report as it is stored; `wall` is when it arrived, in seconds since the epoch."""
+    """A report as it is stored; `wall` is when it arrived, in seconds since the epoch.
+
+    `freed_mb` is what it contains of leases that have ended since.
+    """
 
     agent_name: str
     host: str
@@ -326,6 +329,12 @@ class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     devices: dict[str, float]
     models: int
     wall: float = 0.0
+    freed_mb: float = 0.0
+
+    @property
+    def used_mb(self) -> float:
+        """What its agent still uses, as far as is known."""
+        return max(0.0, max(self.total_vram_used_mb, sum(self.devices.values())) - self.freed_mb)
 
 
 class VramReports:
@@ -348,14 +357,19 @@ class VramReports:
             self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
             self._database.restore_on_rollback(self._records, oldest)
             del self._records[oldest]
-        self._database.execute(
-            "INSERT INTO vram_reports VALUES (?, ?) ON CONFLICT (agent_name) DO UPDATE SET record = excluded.record",
-            (record.agent_name, msgspec.json.encode(record)),
-        )
-        self._database.restore_on_rollback(self._records, record.agent_name)
+        self._write(record)
         self._database.restore_on_rollback(self._received_at, record.agent_name)
-        self._records[record.agent_name] = record
         self._received_at[record.agent_name] = time.monotonic()
+
+    def lease_ended(self, agent_name: str, host: str, amount_mb: float, committed_at: float) -> None:
+        """Count the memory of a lease on a host as free, if the agent has reported it since that monotonic moment."""
+        record = self._records.get(agent_name)
+        if record is not None and record.host == host and committed_at <= self.received_at(agent_name):
+            self._write(msgspec.structs.replace(record, freed_mb=record.freed_mb + amount_mb))
+
+    def agents(self) -> set[str]:
+        """Return the names of the agents with a report."""
+        return set(self._records)
 
     def of_hosts(self, hosts: Collection[str]) -> list[VramRecord]:
         """Return the reports of the agents on these hosts."""
@@ -364,6 +378,14 @@ class VramReports:
     def received_at(self, agent_name: str) -> float:
         """Return the monotonic moment of an agent's report; 0 where there is none since the start."""
         return self._received_at.get(agent_name, 0.0)
+
+    def _write(self, record: VramRecord) -> None:
+        self._database.execute(
+            "INSERT INTO vram_reports VALUES (?, ?) ON CONFLICT (agent_name) DO UPDATE SET record = excluded.record",
+            (record.agent_name, msgspec.json.encode(record)),
+        )
+        self._database.restore_on_rollback(self._records, record.agent_name)
+        self._records[record.agent_name] = record
 
     def all(self) -> list[VramReport]:
         """Return the reports, by agent."""

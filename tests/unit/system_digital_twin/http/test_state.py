@@ -31,12 +31,12 @@ from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddres
 from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
-from twinhost.system_digital_twin.http.state import MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
+from twinhost.system_digital_twin.http.state import MAX_FORECASTS, MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
 from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from twinhost.system_digital_twin.registry import registry as registry_module
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
-MAX_STATE_BYTES = 1_500_000  # of the worst that agents can bring about
+MAX_STATE_BYTES = 1_600_000  # of the worst that agents can bring about
 YEAR_S = 365 * 86_400
 NO_STATE = State(secure=True, uptime_s=0, store_bytes=0, loop_lag_s=0)
 GPUS = [{"index": index, "name": "H100", "used_mb": 100 + index, "total_mb": 81_920} for index in range(2)]
@@ -415,9 +415,12 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
     for _ in range(SHOWN):
         open_twin.call("publish_event", NOBODY, event=event)
         open_twin.call("report_error", NOBODY, error=error)
+    for _ in range(MAX_HOSTS):
+        open_twin.assembly.on_tick()  # which forecasts one host
     body = open_twin.body()
     state = json.loads(body)
     assert len(body) < MAX_STATE_BYTES
+    assert all(len(host["forecasts"]) == MAX_FORECASTS for host in state["hosts"][2:])
     for part in ("agents", "events", "errors"):
         assert 0 < len(json.dumps(state[part], separators=(",", ":"))) <= MAX_SHOWN_BYTES
     assert state["counts"]["agents"] == count + 1

@@ -68,7 +68,8 @@ def script(name: str) -> str:
 def part(state: dict[str, Any], path: str) -> dict[str, Any]:
     """Return a part of the document, the first where there are several; not every machine has all of it to show."""
     if path == "hosts.gpus":
-        return {"name": "", "used_mb": 0.0, "total_mb": 0.0, "temperature_c": 0.0}
+        names = ("name", "used_mb", "total_mb", "utilisation_percent", "temperature_c")
+        return dict.fromkeys(names, 0.0)
     if path == "hosts.container":
         return dict.fromkeys(ContainerSample.__struct_fields__)
     if path == "hosts.machine":

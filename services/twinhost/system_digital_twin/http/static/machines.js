@@ -165,12 +165,13 @@ function drawDetail(place, metric, host) {
   draw(place, [metric.field, machine, container, gpus], () => {
     if (metric.field === "cpu_percent") return cpuDetail(machine, container).map((text) => el("span", {}, text));
     if (metric.field === "ram_used_mb") return ramDetail(machine, container).map((text) => el("span", {}, text));
-    return gpus.map(({ name, used_mb: used, total_mb: total, temperature_c: heat }) =>
+    return gpus.map(({ name, used_mb: used, total_mb: total, utilisation_percent: busy, temperature_c: heat }) =>
       el(
         "span",
         {},
         el("bdi", {}, plain(name, 60)),
         gpus.length > 1 && isNumber(used) ? ` ${memoryOf(used, total)}` : "",
+        isNumber(busy) ? ` busy ${percent(busy)}` : "",
         isNumber(heat) ? ` ${Math.round(heat)} °C` : "",
       ),
     );

@@ -124,6 +124,7 @@ const LEASES = {
     { title: "Amount", kind: "short", value: (lease) => (isNumber(lease.amount_mb) ? memory(lease.amount_mb) : null), draw: textOr("unknown") },
     {
       title: "Kind",
+      kind: "short",
       value: (lease) => ({ vram: "VRAM", ram: "RAM" })[lease.resource] ?? plain(lease.resource, 20),
       draw: textOr("unknown"),
     },

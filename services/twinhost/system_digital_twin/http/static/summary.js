@@ -56,7 +56,11 @@ function summaryOf(state) {
   const unhealthy = agents.filter((agent) => wordOfStatus(agent.status).tone === "warn");
   const stale = hosts.filter((host) => host.stale && wordOfStatus(host.status).tone === "good");
   const keys = (state.sessions ?? []).filter((one) => !one.roles?.includes("invitation")); // which expires within minutes by design
-  const filling = hosts.flatMap((host) => fullWithin(host, HOUR_S).map((one) => ({ name: `${wordOfResource(one)} of ${plain(host.name, 40)}` })));
+  const filling = hosts.flatMap((host, at) =>
+    fullWithin(host, HOUR_S)
+      .filter((one) => !isNamed(one, hosts.slice(0, at).filter((other) => host.same_machine?.includes(other.name))))
+      .map((one) => ({ name: `${wordOfResource(one)} of ${plain(host.name, 40)}` })),
+  );
   const expiring = keys.filter((one) => isNumber(one.key_left_s) && one.key_left_s < ENDS_SOON_S);
   const severe = state.counts?.severe_errors_24h ?? 0;
   const refused = Object.entries(state.refused_24h ?? {}).sort(([, a], [, b]) => b - a);
@@ -89,6 +93,12 @@ function summaryOf(state) {
   }
   const [[level, title], ...others] = problems;
   return { level, title, text: others.map(([, text]) => text).join(" ") || "Everything else is well." };
+}
+
+/** Return whether a resource that fills is that of another host on the same machine too. */
+function isNamed(one, others) {
+  const isSame = (its) => its.resource === one.resource && its.name === one.name && Math.abs(its.total_mb - one.total_mb) < 1;
+  return others.some((other) => fullWithin(other, HOUR_S).some(isSame));
 }
 
 function lowerFirst(text) {
