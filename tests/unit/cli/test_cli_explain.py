@@ -62,7 +62,7 @@ def test_an_action_shows_its_fields_and_an_example(hosts: TwoHosts, cli: Cli) ->
     lines = [line.split() for line in ran.out.splitlines()]
     assert ["error.error_id", "string", "1", "to", "256", "characters", "required"] in lines
     assert ["error.recovery_attempted", "boolean", "false"] in lines
-    assert "one of critical, error, info, warning" in cli(hosts, "explain", SDT, "report_error", "--json").out
+    assert "one of info, warning, error, critical" in cli(hosts, "explain", SDT, "report_error", "--json").out
     assert ran.out.splitlines()[-1].startswith(f"./twinhost call {SDT} report_error 'error={{")
 
 
