@@ -30,7 +30,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "status": "twinhost.cli.status",
     "agents": "twinhost.cli.status",
     "call": "twinhost.cli.call",
-    "explain": "twinhost.cli.explain",
+    "explain": "twinhost.cli.schemas.explain",
     "ping": "twinhost.cli.call",
     "doctor": "twinhost.cli.doctor.command",
     "events": "twinhost.cli.watch",

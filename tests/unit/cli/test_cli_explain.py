@@ -13,7 +13,8 @@ from tests.unit.cli.running import Cli
 from twinhost.agent.health import Ping
 from twinhost.agent.schema import requests_schema
 from twinhost.cli.arguments import parse_fields
-from twinhost.cli.explain import RequestSchema, example_command, schema_of_agent
+from twinhost.cli.schemas.explain import example_command
+from twinhost.cli.schemas.requests import RequestSchema, schema_of_agent
 from twinhost.schema import AGENTS, declarations_of, main
 from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.wire import Request
