@@ -31,6 +31,7 @@ COMMANDS = {  # in the order of --help; each is imported when it runs, since all
     "agents": "twinhost.cli.status",
     "call": "twinhost.cli.call",
     "explain": "twinhost.cli.schemas.explain",
+    "client": "twinhost.cli.schemas.client",
     "ping": "twinhost.cli.call",
     "doctor": "twinhost.cli.doctor.command",
     "events": "twinhost.cli.watch",
