@@ -43,6 +43,7 @@ class Author:
         """Run a line in the checkout; return what it printed."""
         done = self.machine.run(command)
         assert done.status == 0, f"{command}: {done.err}"
+        assert "orphan" not in done.err, f"{command}: Compose's advice would delete the agent: {done.err}"
         return done.out
 
     def started_at(self) -> list[str]:
