@@ -1,4 +1,4 @@
-"""docs/tutorial/your-first-agent.md, its last step: a third host joins the two while they run, and nothing restarts."""
+"""docs/tutorial/your-first-agent.md, its last two steps: a third host joins, and nothing restarts."""
 
 import re
 import shutil
@@ -54,7 +54,7 @@ class Author:
 
 @pytest.fixture(scope="module")
 def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
-    """The tutorial was followed up to its last step."""
+    """The tutorial was followed to its end."""
     author = Author(tmp_path_factory.mktemp("author"))
     with_agent = "docker compose -f docker-compose.yml -f ../greeter/compose.yaml"
     try:

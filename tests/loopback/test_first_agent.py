@@ -1,6 +1,6 @@
 """docs/tutorial/your-first-agent.md and docs/how-to/test-an-agent.md: the commands and the code of both pages work.
 
-The tutorial's last step, which needs containers, is in tests/containers/test_add_an_agent.py.
+The tutorial's commands with containers are tested in tests/containers/test_add_an_agent.py.
 """
 
 import os

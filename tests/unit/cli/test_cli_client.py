@@ -38,6 +38,7 @@ BREAKOUTS = (
     ">>",
     "\n    ",
 )
+LIGATURE = "\ufb01eld"  # an identifier, which Python reads as `field`
 TEXTS = st.lists(st.sampled_from([*BREAKOUTS, "raise SystemExit(9)", "word "]), max_size=8).map("".join)
 
 
@@ -110,7 +111,7 @@ def test_no_text_of_a_schema_becomes_code(text: str, words: list[str]) -> None:
         ("is not a letter", reply(result=having(**{"x = exit()\n    y": {}}))),
         ("is not a letter", reply(having(__class__={}))),
         ("is not a letter", reply(result=having(__struct_config__={}))),
-        ("is not a letter", reply(having(ﬁeld={}))),  # an identifier that Python reads as another one
+        ("is not a letter", reply(having(**{LIGATURE: {}}))),
         ("is not a letter", reply(having(**{"x" * 100_000: {}}))),
         ("is a name that a typed client uses", reply(action="call")),
         ("is a name that a typed client uses", reply(action="close")),
