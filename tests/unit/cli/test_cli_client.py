@@ -174,6 +174,18 @@ def test_a_schema_that_is_not_valid_is_one_sentence(name: str) -> None:
     assert len(str(raised.value)) < 400
 
 
+def test_replies_that_make_ever_further_types_are_refused() -> None:
+    """Two objects of one field are one type: objects in circles of 2, 3, 5, 7 and 11 make 2,310 such types."""
+    circles = {
+        f"C{size}{place}": having(n={"$ref": f"{REFERENCE}C{size}{(place + 1) % size}"}, **{f"m{size}{place}": {}})
+        for size in (2, 3, 5, 7, 11)
+        for place in range(size)
+    }
+    each = {"anyOf": [{"$ref": f"{REFERENCE}C{size}0"} for size in (2, 3, 5, 7, 11)]}
+    with pytest.raises(ConfigurationError, match="more than 1,000 types, or more than 32 in one another"):
+        module_of("Greeter", reply(result=having(first=each), others=circles))
+
+
 def test_too_many_actions_are_refused() -> None:
     schema = reply()
     schema["requests"]["discriminator"]["mapping"] |= {f"a{each}": f"{REFERENCE}Greet" for each in range(MAX_ACTIONS)}
@@ -195,11 +207,13 @@ def test_a_type_within_itself_is_written() -> None:
 
 
 def test_fields_named_as_types_of_python_hide_none() -> None:
-    """`list` is a field and an action; the annotations that follow it mean the type."""
-    fields = {name: {"type": "array", "items": {"type": "string"}} for name in ("list", "str", "others")}
+    """`list` is an action, or a field, also of an object within an object; the annotations after it mean the type."""
+    lists = {name: {"type": "array", "items": {"type": "string"}} for name in ("list", "str", "others")}
     names: dict[str, Any] = {"__name__": __name__}
-    exec(compile(module_of("Greeter", reply(having(**fields), having(**fields), action="list")), "x", "exec"), names)
+    exec(compile(module_of("Greeter", reply(having(**lists), action="list")), "greeter_client", "exec"), names)
     assert names["Greeter"].list.__annotations__["others"] == list[str] | None
+    exec(compile(module_of("Greeter", reply(result=having(inner=having(**lists)))), "greeter_client", "exec"), names)
+    assert names["Greet2"].__annotations__["others"] == list[str] | None
 
 
 @pytest.fixture

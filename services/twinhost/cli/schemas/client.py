@@ -12,7 +12,7 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, Deadline, find_agent
 from twinhost.cli.connect import load_settings
-from twinhost.cli.schemas.document import checked_replies, checked_requests
+from twinhost.cli.schemas.document import checked_replies, checked_requests, field_names
 from twinhost.cli.schemas.requests import RequestSchema
 from twinhost.cli.schemas.written_classes import PARAGRAPHS, Classes
 from twinhost.cli.schemas.written_types import Written, checked_name
@@ -77,9 +77,8 @@ def module_of(agent: str, reply: Mapping[str, Any]) -> str:
     requests, replies = checked_requests(agent, reply.get("requests")), checked_replies(agent, reply.get("replies"))
     checked_name(agent, "the agent")
     schema = RequestSchema(requests)
-    definitions = [*requests["$defs"].values(), *replies["$defs"].values()]
-    fields = {field for each in definitions for field in each.get("properties", ())}
-    written = Written(reserved={agent, f"Async{agent}", *schema.actions, *fields}, width=_WIDTH)
+    names = {agent, f"Async{agent}", *schema.actions, *field_names(requests), *field_names(replies)}
+    written = Written(reserved=names, width=_WIDTH)
     classes = _Classes(agent, schema, replies, written)
     sources = [classes.source(asynchronous=each) for each in (False, True)]
     body = "\n\n\n".join(filter(None, [written.source, *sources]))

@@ -163,13 +163,24 @@ def _shown(name: str) -> str:
 def _plain(schema: Any) -> dict[str, Any]:
     """Return a checked schema as a document; `items` and `additionalProperties` are types or absent."""
     document: dict[str, Any] = msgspec.to_builtins(schema)
-    waiting: list[Any] = [document]
-    while waiting:
-        node = waiting.pop()
+    for node in _nodes(document):
         for name in ("items", "additionalProperties"):
             if isinstance(node.get(name), bool):
                 del node[name]
-        inner = [node.get("items"), node.get("additionalProperties"), *node.get("anyOf", ())]
-        inner += [*node.get("properties", {}).values(), *node.get("$defs", {}).values()]
-        waiting += [each for each in inner if each is not None]
     return document
+
+
+def field_names(document: Mapping[str, Any]) -> set[str]:
+    """Return the names of all fields in a checked schema, and of the actions in that of replies."""
+    return {name for node in _nodes(document) for name in node.get("properties", ())}
+
+
+def _nodes(document: Any) -> Iterator[dict[str, Any]]:
+    """Yield a schema and each type in it."""
+    waiting = [document]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += node.get("anyOf", ())
+        waiting += [*node.get("properties", {}).values(), *node.get("$defs", {}).values()]
+        waiting += [each for each in (node.get("items"), node.get("additionalProperties")) if isinstance(each, dict)]

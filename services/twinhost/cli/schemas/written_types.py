@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from twinhost.cli.schemas.document import MAX_DEPTH
 from twinhost.secure_zmq.errors import ConfigurationError
 
 Node = Mapping[str, Any]
@@ -107,8 +108,11 @@ class Written:
         key = (base, *(msgspec.json.encode(each) for each in kinds))
         if key in self._names:
             return self._names[key]
-        if len(self._names) >= MAX_TYPES:
-            raise ConfigurationError(f"the schema needs more than {MAX_TYPES:,} types; make it smaller, or use call()")
+        if len(self._names) >= MAX_TYPES or len(self._names) - len(self._texts) > MAX_DEPTH:
+            raise ConfigurationError(
+                f"a client of this agent would need more than {MAX_TYPES:,} types, or more than {MAX_DEPTH} in one "
+                "another; make its schema smaller, or use twinhost.connect() and call()"
+            )
         wanted = _class_name(str(kinds[0].get("title", ""))) + ("Fields" if base == "TypedDict" else "")
         taken, name, number = {*self._reserved, *self._names.values()}, wanted, 2
         while name in taken:
