@@ -129,15 +129,17 @@ def _order_as_declared(schema: Any, types: Iterable[type]) -> None:
 
 
 def _require_defaults(definitions: Mapping[str, Any], types: Iterable[type]) -> None:
-    """Mark the fields of Structs that have a default as required: a reply has them in every case."""
+    """Mark the fields of Structs that have a default as required: a reply has them too, except one that is UNSET."""
     sent = {
-        (kind.__name__, frozenset(kind.__struct_encode_fields__))
+        (kind.__name__, frozenset(kind.__struct_encode_fields__)): [
+            each.encode_name for each in msgspec.structs.fields(kind) if each.default is not msgspec.UNSET
+        ]
         for kind in _reachable(types)
         if hasattr(kind, "__struct_fields__") and not kind.__struct_config__.omit_defaults
     }
     for node in definitions.values():
-        if (node.get("title"), frozenset(node.get("properties", ()))) in sent:
-            node["required"] = list(node["properties"])
+        if (key := (node.get("title"), frozenset(node.get("properties", ())))) in sent:
+            node["required"] = sent[key]
 
 
 def _reachable(types: Iterable[Any]) -> Iterator[Any]:
