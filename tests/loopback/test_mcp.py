@@ -236,22 +236,6 @@ def test_an_action_that_is_not_granted_is_a_tool_error(hosts: Hosts) -> None:
         config.write_text(before)
 
 
-def test_errors_name_tools_and_unknown_arguments(hosts: Hosts) -> None:
-    """An agent's advice names its own action; a misspelled argument is refused, not ignored."""
-
-    async def scene() -> None:
-        async with in_process(hosts) as client:
-            sentence = await refusal(client, "forget", memory_id="none")
-            assert "`search_memory` lists them" in sentence
-            sentence = await refusal(client, "reserve_vram", amount_mb=1e9)
-            assert "see system_status" in sentence
-            listed = (await client.list_tools()).tools
-            for tool in sorted(each.name for each in listed if each.name not in REFERENCE_TOOLS):
-                assert "unknown field `memroy`" in await refusal(client, tool, memroy="roses"), tool
-
-    asyncio.run(scene())
-
-
 def test_recalled_text_cannot_leave_its_fence(hosts: Hosts) -> None:
     """In a search, a context, a contradiction and the prompt: one fence, and no line that the content began."""
 
@@ -330,6 +314,22 @@ def test_a_search_takes_at_most_3_direct_calls(hosts: Hosts, served: Served, tra
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "use-from-an-mcp-client.md"
 BLOCKS = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.M | re.S)]
 SERVERS = [block.get("mcpServers", block.get("servers"))["twinhost"] for block in BLOCKS]
+
+
+def test_errors_name_tools_and_unknown_arguments(hosts: Hosts) -> None:
+    """An agent's advice names its own action; a misspelled argument is refused, not ignored."""
+
+    async def scene() -> None:
+        async with in_process(hosts) as client:
+            sentence = await refusal(client, "forget", memory_id="none")
+            assert "`search_memory` lists them" in sentence
+            sentence = await refusal(client, "reserve_vram", amount_mb=1e9)
+            assert "see system_status" in sentence
+            listed = (await client.list_tools()).tools
+            for tool in sorted(each.name for each in listed if each.name not in REFERENCE_TOOLS):
+                assert "unknown field `memroy`" in await refusal(client, tool, memroy="roses"), tool
+
+    asyncio.run(scene())
 
 
 def test_the_pages_blocks_start_a_server(hosts: Hosts, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_an_author_gets_a_typed_client(cli: Run, stack: Stack, tmp_path: Path) -
         assert greeter.greet("Ana").greeting == "Hello, Ana!"
         assert greeter.who_is("Ana")["twin"] == {}
         with pytest.raises(UnexpectedReply, match="older than the client in greeter_client"):
-            _ = greeter._ask(client.Peers, "greet", {"whom": "Ana"}).peers
+            _ = greeter._ask(client.Peers, "ping", {}).peers
         with pytest.raises(UnexpectedReply, match="write that again: twinhost client AGENT"):
             read({"greeting": 5}, client.Greeted, "the reply to greet")
 
