@@ -15,7 +15,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "services"))
 
-from twinhost.cli.explain import RequestSchema, example_command  # noqa: E402  (after the path)
+from twinhost.cli.schemas.explain import example_command  # noqa: E402  (after the path)
+from twinhost.cli.schemas.requests import RequestSchema  # noqa: E402
 from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of  # noqa: E402
 
 PAGE = REPOSITORY / "docs/reference/actions.md"

@@ -9,7 +9,7 @@ The names below are all that a program needs to call agents. They are imported o
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 import twinhost.secure_zmq  # noqa: F401 - randomises routing-ids before the process makes its first socket
 
@@ -96,6 +96,9 @@ __all__ = [
     "load_network_config",
 ]
 
+_C = TypeVar("_C", bound="Client")
+_A = TypeVar("_A", bound="AsyncClient")
+
 _MODULES = {
     "AsyncClient": "secure_zmq.aio",
     "AsyncDeployment": "deployment",
@@ -125,10 +128,20 @@ def connect(
 
 
 @overload
+def connect(agent: str, *, client: type[_C], profile: str | None = None, name: str | None = None) -> _C: ...
+
+
+@overload
 def connect(agent: str, *, profile: str | None = None, name: str | None = None) -> "Client": ...
 
 
-def connect(agent: str | None = None, *, profile: str | None = None, name: str | None = None) -> Any:
+def connect(
+    agent: str | None = None,
+    *,
+    client: type["Client"] | None = None,
+    profile: str | None = None,
+    name: str | None = None,
+) -> Any:
     """Return a client of one agent, or the deployment with a client of each; to be closed, or used in a `with` block.
 
     A client connects with its first call. It uses the keys that are in the profile's folder then, and follows them: it
@@ -136,6 +149,8 @@ def connect(agent: str | None = None, *, profile: str | None = None, name: str |
 
     Args:
         agent: its name in the network configuration, for example `SystemDigitalTwin`; None for the deployment.
+        client: the class of the client, for another agent: one that `twinhost client AGENT` wrote; the default is the
+            agent's class in twinhost.clients, or Client.
         profile: the profile that `twinhost join --profile` made; the default is TWINHOST_PROFILE, else the default
             profile. TWINHOST_CERTIFICATES and NETWORK_CONFIG_PATH replace its folder and its configuration.
         name: the name in this program's own key, which is checked; the default is to use the key without that check.
@@ -152,7 +167,9 @@ def connect(agent: str | None = None, *, profile: str | None = None, name: str |
     from twinhost.deployment import Deployment, load_settings  # noqa: PLC0415 - importing twinhost alone stays cheap
 
     settings = load_settings(profile=profile, name=name)
-    return Deployment(settings) if agent is None else settings.typed_client(agent, asynchronous=False)
+    if agent is None:
+        return Deployment(settings)
+    return settings.typed_client(agent, asynchronous=False, kind=client)
 
 
 @overload
@@ -172,14 +189,25 @@ def connect_async(
 
 
 @overload
+def connect_async(agent: str, *, client: type[_A], profile: str | None = None, name: str | None = None) -> _A: ...
+
+
+@overload
 def connect_async(agent: str, *, profile: str | None = None, name: str | None = None) -> "AsyncClient": ...
 
 
-def connect_async(agent: str | None = None, *, profile: str | None = None, name: str | None = None) -> Any:
+def connect_async(
+    agent: str | None = None,
+    *,
+    client: type["AsyncClient"] | None = None,
+    profile: str | None = None,
+    name: str | None = None,
+) -> Any:
     """Return what `connect` returns, for asyncio: `async with connect_async() as deployment: ...`.
 
     Args:
         agent: as of `connect`.
+        client: as of `connect`, for asyncio.
         profile: as of `connect`.
         name: as of `connect`.
 
@@ -193,7 +221,9 @@ def connect_async(agent: str | None = None, *, profile: str | None = None, name:
     from twinhost.deployment import AsyncDeployment, load_settings  # noqa: PLC0415
 
     settings = load_settings(profile=profile, name=name)
-    return AsyncDeployment(settings) if agent is None else settings.typed_client(agent, asynchronous=True)
+    if agent is None:
+        return AsyncDeployment(settings)
+    return settings.typed_client(agent, asynchronous=True, kind=client)
 
 
 def __getattr__(name: str) -> Any:

@@ -136,18 +136,20 @@ class Settings:
         """
         return Client(self.address(agent), max_payload_bytes=self.config.limits.max_payload_bytes)
 
-    def typed_client(self, name: str, *, asynchronous: bool) -> Any:
-        """Return a client of an agent, of the agent's own class where there is one; errors are those of `client`."""
+    def typed_client(self, name: str, *, asynchronous: bool, kind: type | None = None) -> Any:
+        """Return a client of an agent, of `kind`, or of the agent's own class; errors are those of `client`."""
         agent = self.config.agent(name)
         options: dict[str, Any] = {"max_payload_bytes": self.config.limits.max_payload_bytes}
+        if kind is not None:
+            return kind(self.address(agent), **options)
         if name == REGISTRY_AGENT and agent.events_port is not None:
             options["feed"] = self.feed_address(agent)
         prefix = "Async" if asynchronous else ""
         if name in _TYPED:
-            kind = getattr(import_module("twinhost.clients"), f"{prefix}{name}")
+            own = getattr(import_module("twinhost.clients"), f"{prefix}{name}")
         else:
-            kind = getattr(import_module("twinhost"), f"{prefix}Client")
-        return kind(self.address(agent), **options)
+            own = getattr(import_module("twinhost"), f"{prefix}Client")
+        return own(self.address(agent), **options)
 
     def feed_address(self, agent: Agent) -> ServerAddress:
         """Return the address of an agent's event feed, with this program's own key.

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.conftest import loads
@@ -72,14 +73,21 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 @pytest.fixture
-def watched(page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watched]:
+def watched(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[Watched]:
+    """A test may name further hosts, which are configured and report nothing."""
     clock = Clock()
     for module in (state_module, registry_module, events_module, time_to_full_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
     monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
     (port,) = free_ports(1)
-    twin = Twin(environment_of(tmp_path, "mainpc"))
+    environment = environment_of(tmp_path, "mainpc")
+    document = yaml.safe_load(Path(environment["NETWORK_CONFIG_PATH"]).read_text(encoding="utf-8"))
+    document["hosts"] |= {name: {"address": name} for name in getattr(request, "param", ())}
+    (tmp_path / "network_config.yaml").write_text(json.dumps(document), encoding="utf-8")
+    twin = Twin({**environment, "NETWORK_CONFIG_PATH": str(tmp_path / "network_config.yaml")})
     with twin:
         server = HttpServer(port, dict, bytes, twin.assembly.routes)
         server.start()
@@ -128,6 +136,25 @@ def test_all_is_well_where_nothing_happened(watched: Watched) -> None:
     watched.headline("good", "All is well.", "2 machines and 2 agents respond")
     expect(watched.page.locator("#refused-count")).to_have_text("0")
     expect(watched.page.locator("#probes")).to_contain_text("1 that an operator announced")
+
+
+@pytest.mark.parametrize("watched", [("attic", "annex")], indirect=True, ids=["four hosts"])
+def test_further_hosts_have_rows_below_the_first_two(watched: Watched) -> None:
+    """In the order of the configuration, below one another in a narrow window; the link is that of the first two."""
+    page = watched.page
+    names = page.locator("#hosts .host h3")
+    expect(names).to_have_text(["mainpc", "pc2", "attic", "annex"])
+    expect(page.locator("#hosts .link")).to_have_attribute("data-link", "encrypted")
+    expect(page.locator("#hosts .link")).to_contain_text("Only these machines can read the traffic.")
+    places = """each => each.map(one => one.getBoundingClientRect())
+        .map(box => [box.left, box.right, box.top, box.bottom])"""
+    for width in (1_440, 380):
+        page.set_viewport_size({"width": width, "height": 900})
+        mainpc, pc2, attic, annex = page.locator("#hosts .host").evaluate_all(places)
+        below = (mainpc, pc2) if width > 380 else (mainpc, mainpc)
+        assert [attic[:2], annex[:2]] == [below[0][:2], below[1][:2]]
+        assert attic[2] > max(mainpc[3], pc2[3])
+        assert annex[2] == attic[2] if width > 380 else annex[2] > attic[3]
 
 
 @pytest.mark.parametrize("severity", ["error", "critical"])

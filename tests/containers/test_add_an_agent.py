@@ -1,4 +1,4 @@
-"""docs/tutorial/your-first-agent.md, its last step: a third host joins the two while they run, and nothing restarts."""
+"""docs/tutorial/your-first-agent.md, its last two steps: a third host joins, and nothing restarts."""
 
 import re
 import shutil
@@ -49,6 +49,7 @@ class Author:
         """Run a line in the checkout; return what it printed."""
         done = self.machine.run(command)
         assert done.status == 0, f"{command}: {done.err}"
+        assert "orphan" not in done.err, f"{command}: Compose's advice would delete the agent: {done.err}"
         return done.out
 
     def started_at(self) -> list[str]:
@@ -59,7 +60,7 @@ class Author:
 
 @pytest.fixture(scope="module")
 def author(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Author]:
-    """The tutorial was followed up to its last step."""
+    """The tutorial was followed to its end."""
     author = Author(tmp_path_factory.mktemp("author"))
     with_agent = "docker compose -f docker-compose.yml -f ../greeter/compose.yaml"
     try:

@@ -1,6 +1,6 @@
 """docs/tutorial/your-first-agent.md and docs/how-to/test-an-agent.md: the commands and the code of both pages work.
 
-The tutorial's last step, which needs containers, is in tests/containers/test_add_an_agent.py.
+The tutorial's commands with containers are tested in tests/containers/test_add_an_agent.py.
 """
 
 import os
@@ -12,6 +12,18 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 TUTORIAL = (REPOSITORY / "docs/tutorial/your-first-agent.md").read_text(encoding="utf-8")
 HOW_TO = (REPOSITORY / "docs/how-to/test-an-agent.md").read_text(encoding="utf-8")
+TYPED = """
+import subprocess, sys
+from test_greeter import Stack, stack
+
+def test_the_program_runs_with_the_client_that_the_command_writes(stack: Stack, monkeypatch) -> None:
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "twinhost.cli", "client", "Greeter", "--out", "greeter_client.py"]
+    subprocess.run(command, check=True)
+    done = subprocess.run([sys.executable, "typed.py"], check=True, capture_output=True, text=True)
+    assert done.stdout == "Hello, Ana!\\n1\\n"
+"""
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -35,6 +47,10 @@ def test_the_tutorial_goes_from_nothing_to_an_agent_with_state(tmp_path: Path) -
     printed = run(["bash", "-e", "-c", "\n".join(lines)], checkout)
     assert re.findall(r"(\d+) passed", printed) == ["4", "5"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["greeter", "twinhost"]
+    (program,) = re.findall(r"```python\n(.*?)```", TUTORIAL, re.S)
+    (tmp_path / "greeter/typed.py").write_text(program)
+    (tmp_path / "greeter/test_typed.py").write_text(TYPED)
+    assert "1 passed" in run([sys.executable, "-m", "pytest", "test_typed.py"], tmp_path / "greeter")
 
 
 def test_the_how_to_pages_tests_pass(tmp_path: Path) -> None:

@@ -420,6 +420,22 @@ BLOCKS = [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```", PAGE
 SERVERS = [block.get("mcpServers", block.get("servers"))["twinhost"] for block in BLOCKS]
 
 
+def test_errors_name_tools_and_unknown_arguments(hosts: Hosts) -> None:
+    """An agent's advice names its own action; a misspelled argument is refused, not ignored."""
+
+    async def scene() -> None:
+        async with in_process(hosts) as client:
+            sentence = await refusal(client, "forget", memory_id="none")
+            assert "`search_memory` lists them" in sentence
+            sentence = await refusal(client, "reserve_vram", amount_mb=1e9)
+            assert "see system_status" in sentence
+            listed = (await client.list_tools()).tools
+            for tool in sorted(each.name for each in listed if each.name not in REFERENCE_TOOLS):
+                assert "unknown field `memroy`" in await refusal(client, tool, memroy="roses"), tool
+
+    asyncio.run(scene())
+
+
 def test_the_pages_blocks_start_a_server(hosts: Hosts, tmp_path: Path) -> None:
     """With the command of this checkout, also by the profile; VS Code's names the type of every server."""
     commands = [each for each in SERVERS if "command" in each]

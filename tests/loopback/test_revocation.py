@@ -259,6 +259,16 @@ def test_a_number_that_was_reused_is_left_alone(pair: Pair) -> None:
     assert connections.closed_count == 1
 
 
+def test_a_connection_closed_twice_is_counted_once(pair: Pair) -> None:
+    """It is closed again for each reason, until libzmq reports its end."""
+    connections = withdrawn("theirs")
+    connections.observe(pair.accepted())
+    connections.note_key(pair.here.fileno(), "127.0.0.1", "theirs")
+    for _ in range(3):
+        connections.close_refused()
+    assert connections.closed_count == 1
+
+
 def test_a_number_that_is_no_connection_is_left_alone(tmp_path: Path) -> None:
     connections = withdrawn("theirs")
     with (tmp_path / "file").open("w") as file:

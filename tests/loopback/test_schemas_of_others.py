@@ -1,7 +1,9 @@
 """Every agent returns its own schema: `explain` and `call` know an agent that is not part of this project."""
 
+import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib import util
@@ -11,28 +13,28 @@ from types import ModuleType
 import pytest
 
 from tests import fork_server
+from twinhost.clients.replies import read
 from twinhost.schema import AGENTS, replies_of, schema_of
-from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.errors import NotGranted, UnexpectedReply
 from twinhost.testing import Stack
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "services/twinhost/cli/new/template/greeter.py"
 Run = Callable[..., tuple[int, str, str]]
 
 
-def greeter() -> ModuleType:
-    """Return the agent that `twinhost new agent` writes."""
-    spec = util.spec_from_file_location("greeter", TEMPLATE)
+def loaded(name: str, path: Path) -> ModuleType:
+    spec = util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = util.module_from_spec(spec)
-    sys.modules["greeter"] = module  # its annotations are looked up there
+    sys.modules[name] = module  # its annotations are looked up there
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    module = greeter()
+    module = loaded("greeter", TEMPLATE)  # what `twinhost new agent` writes
     with Stack() as stack:
         stack.enrol("guest", role="guest")
         stack.add("Greeter", module.MIGRATIONS, module.assemble, {"agent": ["greet", "who_is"]})
@@ -90,6 +92,30 @@ def test_call_sends_the_types_that_the_agent_wants(cli: Run) -> None:
     assert status == 0, err
     assert json.loads(out)["greeting"] == "Hello, 42!"
     assert "greet has no field loudly" in err
+
+
+def test_an_author_gets_a_typed_client(cli: Run, stack: Stack, tmp_path: Path) -> None:
+    """The module that `client` writes calls the agent, is accepted by ruff as it is, and fits an older agent."""
+    path = tmp_path / "greeter_client.py"
+    assert cli("client", "Greeter", "--out", str(path))[0] == 0
+    for command in (["check"], ["format", "--check"]):
+        subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "--isolated", str(path)], check=True, capture_output=True
+        )
+    client = loaded("greeter_client", path)
+    with client.Greeter(stack.address("Greeter")) as greeter:
+        assert greeter.greet("Ana").greeting == "Hello, Ana!"
+        assert greeter.who_is("Ana")["twin"] == {}
+        with pytest.raises(UnexpectedReply, match="older than the client in greeter_client"):
+            _ = greeter._ask(client.Peers, "ping", {}).peers
+        with pytest.raises(UnexpectedReply, match="write that again: twinhost client AGENT"):
+            read({"greeting": 5}, client.Greeted, "the reply to greet")
+
+    async def greeting() -> object:
+        async with client.AsyncGreeter(stack.address("Greeter")) as greeter:
+            return (await greeter.greet("Ana", deadline_s=9.0)).greeting
+
+    assert asyncio.run(greeting()) == "Hello, Ana!"
 
 
 def test_an_agent_that_is_not_named_is_not_waited_for(cli: Run, stack: Stack) -> None:

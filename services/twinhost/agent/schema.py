@@ -1,7 +1,7 @@
 """JSON Schemas of an agent's requests and replies, and the action by which every agent returns its own."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, TypedDict, get_type_hints, is_typeddict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, TypedDict, get_args, get_origin, get_type_hints, is_typeddict
 
 import msgspec
 
@@ -69,6 +69,7 @@ def requests_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict
     for each in types[1:]:
         union = union | each
     schema = msgspec.json.schema(union)
+    _order_as_declared(schema, types)
     for reference in schema["discriminator"]["mapping"].values():  # an unknown field is ignored, and named in the reply
         del schema["$defs"][reference.removeprefix(_DEFINITIONS)]["additionalProperties"]
     return {"$schema": DIALECT, "title": f"Requests to {agent}", **schema}
@@ -95,6 +96,8 @@ def by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]
     types = list(dict.fromkeys(kind for several in kinds.values() for kind in several))
     references, definitions = msgspec.json.schema_components(types, ref_template=_DEFINITIONS + "{name}")
     reference_of = dict(zip(types, references, strict=True))
+    _order_as_declared(definitions, types)
+    _require_defaults(definitions, types)
     return {
         "$schema": DIALECT,
         "title": title,
@@ -103,3 +106,55 @@ def by_name(title: str, kinds: Mapping[str, tuple[type, ...]]) -> dict[str, Any]
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _order_as_declared(schema: Any, types: Iterable[type]) -> None:
+    """Put the fields of each TypedDict, and the words of each Literal, into their order, as msgspec sorts them."""
+    orders: dict[frozenset[Any], Iterable[Any]] = {}
+    for kind in _reachable(types):
+        if get_origin(kind) is Literal:
+            orders[frozenset(get_args(kind))] = get_args(kind)
+        elif is_typeddict(kind):
+            orders[frozenset(kind.__annotations__)] = kind.__annotations__
+    waiting = [schema]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            fields, words = node.get("properties"), node.get("enum")
+            if isinstance(fields, dict) and (order := orders.get(frozenset(fields))):
+                node["properties"] = {name: fields[name] for name in order}
+            if isinstance(words, list) and (order := orders.get(frozenset(words))):
+                node["enum"] = list(order)
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+
+
+def _require_defaults(definitions: Mapping[str, Any], types: Iterable[type]) -> None:
+    """Mark the fields of Structs that have a default as required: a reply has them too, except one that is UNSET."""
+    sent = {
+        (kind.__name__, frozenset(kind.__struct_encode_fields__)): [
+            each.encode_name for each in msgspec.structs.fields(kind) if each.default is not msgspec.UNSET
+        ]
+        for kind in _reachable(types)
+        if hasattr(kind, "__struct_fields__") and not kind.__struct_config__.omit_defaults
+    }
+    for node in definitions.values():
+        if (key := (node.get("title"), frozenset(node.get("properties", ())))) in sent:
+            node["required"] = sent[key]
+
+
+def _reachable(types: Iterable[Any]) -> Iterator[Any]:
+    """Yield these types, and those of their fields, each once; of a generic TypedDict the origin."""
+    seen, waiting = set[Any](), list(types)
+    while waiting:
+        kind = waiting.pop()
+        origin, inside = get_origin(kind), get_args(kind)
+        if origin is Annotated:
+            waiting.append(inside[0])
+        elif origin is not None and origin is not Literal:
+            waiting += inside
+        kind = origin if is_typeddict(origin) or hasattr(origin, "__struct_fields__") else kind
+        if isinstance(kind, Hashable) and kind not in seen:
+            seen.add(kind)
+            yield kind
+            if is_typeddict(kind) or hasattr(kind, "__struct_fields__"):
+                waiting += get_type_hints(kind, include_extras=True).values()

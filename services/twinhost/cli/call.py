@@ -13,10 +13,11 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Deadline, RequestId, find_agent, parse_fields
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
-from twinhost.cli.explain import schema_from, schema_of_agent
 from twinhost.cli.output import Failure
+from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
 from twinhost.network_config import Agent
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import TwinhostError, UnexpectedReply
 
 
 def call(
@@ -39,7 +40,7 @@ def call(
     settings = load_settings()
     target = find_agent(settings.config, agent)
     with settings.client(target) as client:
-        schema = (schema_of_agent(target.name) or schema_from(client, deadline)) if fields else None
+        schema = _schema(client, target, deadline) if fields else None
         if schema is not None and action in schema.actions:
             fields = parse_fields(pairs or [], partial(schema.typed, action))
             _warn_of_bad_json(fields, schema.not_texts(action, fields))
@@ -53,6 +54,15 @@ def call(
         output.say("error:", output.BAD, f"{target.name} answered {action} with status {reply['status']}")
         return 1
     return 0
+
+
+def _schema(client: Client, target: Agent, deadline: float) -> RequestSchema | None:
+    """Return the schema of the agent's requests; None, with a warning, where it is not valid."""
+    try:
+        return schema_of_agent(target.name) or schema_from(client, target.name, deadline)
+    except UnexpectedReply as error:
+        output.say("warning:", output.WARN, f"the fields are sent as they are: {error}")
+        return None
 
 
 def _warn_of_bad_json(fields: dict[str, Any], wanted: dict[str, str]) -> None:

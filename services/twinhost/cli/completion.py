@@ -90,7 +90,7 @@ def _walk(command: Any, path: _Path, found: dict[_Path, Place]) -> None:
 
 def _actions() -> dict[str, dict[str, str]]:
     """Return the actions of the configured agents, with descriptions; none where the configuration can't be read."""
-    from twinhost.cli.explain import schema_of_agent  # noqa: PLC0415 - it takes a while
+    from twinhost.cli.schemas.requests import schema_of_agent  # noqa: PLC0415 - it takes a while
 
     try:
         agents = list(load_network_config().agents)

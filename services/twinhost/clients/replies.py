@@ -24,9 +24,10 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
         def __getattribute__(self, name: str) -> Any:
             value = super().__getattribute__(name)
             if value is NOT_SENT:
+                client, _ = _client_of(type(self))
                 raise UnexpectedReply(
-                    f"the agent sent no `{name}` in {type(self).__name__}, as it is older than this client "
-                    f"(twinhost {VERSION}); update the agent, or use getattr(reply, {name!r}, None)"
+                    f"the agent sent no `{name}` in {type(self).__name__}, as it is older than {client}; update the "
+                    f"agent, or use getattr(reply, {name!r}, None)"
                 )
             return value
 
@@ -53,7 +54,14 @@ def read(reply: Mapping[str, Any], kind: type[R], source: str) -> R:
     try:
         return msgspec.convert(reply, kind)
     except msgspec.ValidationError as error:
+        client, advice = _client_of(kind)
         raise UnexpectedReply(
-            f"{source} does not fit this client (twinhost {VERSION}): {error}; "
-            "use the same version on both sides, or call(), which returns a dict"
+            f"{source} does not fit {client}: {error}; {advice}, or use call(), which returns a dict"
         ) from None
+
+
+def _client_of(kind: type) -> tuple[str, str]:
+    """Return which client has a type of reply, and what to do where the agent is another version."""
+    if kind.__module__.startswith("twinhost."):
+        return f"this client (twinhost {VERSION})", "use the same version on both sides"
+    return f"the client in {kind.__module__}", "write that again: twinhost client AGENT"

@@ -11,7 +11,7 @@ import typer
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.cli.arguments import parse_fields
-from twinhost.cli.explain import schema_of_agent
+from twinhost.cli.schemas.requests import schema_of_agent
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from tests.unit.cli.running import Cli
 from twinhost.agent.health import Ping
 from twinhost.agent.schema import requests_schema
 from twinhost.cli.arguments import parse_fields
-from twinhost.cli.explain import RequestSchema, example_command, schema_of_agent
+from twinhost.cli.schemas.explain import example_command
+from twinhost.cli.schemas.requests import RequestSchema, schema_of_agent
 from twinhost.schema import AGENTS, declarations_of, main
 from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.wire import Request
@@ -62,7 +63,7 @@ def test_an_action_shows_its_fields_and_an_example(hosts: TwoHosts, cli: Cli) ->
     lines = [line.split() for line in ran.out.splitlines()]
     assert ["error.error_id", "string", "1", "to", "256", "characters", "required"] in lines
     assert ["error.recovery_attempted", "boolean", "false"] in lines
-    assert "one of critical, error, info, warning" in cli(hosts, "explain", SDT, "report_error", "--json").out
+    assert "one of info, warning, error, critical" in cli(hosts, "explain", SDT, "report_error", "--json").out
     assert ran.out.splitlines()[-1].startswith(f"./twinhost call {SDT} report_error 'error={{")
 
 

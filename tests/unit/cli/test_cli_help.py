@@ -6,7 +6,7 @@ from twinhost.cli.app import main
 from twinhost.cli.completion import places_of_commands
 
 PLACES = places_of_commands()
-OWN_OUTPUT = {("lease",), ("mcp",)}  # standard output is that of the program, or of a protocol
+OWN_OUTPUT = {("lease",), ("mcp",), ("client",)}  # standard output is that of a program, a protocol, or a module
 
 
 @pytest.mark.parametrize("path", PLACES, ids=" ".join)

@@ -14,14 +14,20 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
+import msgspec
 import pytest
 
 import twinhost
 import twinhost.clients
+from twinhost.agent.health import Ping
+from twinhost.agent.schema import replies_schema, requests_schema
+from twinhost.cli.schemas.client import module_of
 from twinhost.clients import memory_replies, system_replies
-from twinhost.clients.replies import Part
+from twinhost.clients.replies import Part as ReplyPart
+from twinhost.secure_zmq.actions import Declaration
+from twinhost.secure_zmq.wire import Request
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 PINNED = Path(__file__).with_name("public_api.txt")
@@ -44,6 +50,44 @@ async def ask() -> int:
     async with twinhost.connect_async("UnifiedMemoryReasoningAgent") as client:
         return (await client.memory_status()).total_memories
 """
+
+
+class Part(msgspec.Struct):
+    """An object in a request, of which each may have further ones."""
+
+    word: Literal["loud", "low"]
+    others: list["Part"] = []
+
+
+class Greet(Request, tag="greet"):
+    """Greet somebody."""
+
+    whom: str
+    part: Part
+    often: int = 1
+
+
+class Greeted(TypedDict):
+    status: Literal["ok"]
+    greeting: str
+    replaced: NotRequired["Greeted"]
+
+
+OTHERS_EXAMPLE = """
+import twinhost
+from greeter_client import AsyncGreeter, Greeter
+
+with twinhost.connect("Greeter", client=Greeter) as greeter:
+    text: str = greeter.greet("Ana", part={"word": "low"}, often=2).greeting
+    before = greeter.greet("Ana", part={"word": "low", "others": [{"word": "loud"}]}).replaced
+    if before is not None:
+        text = before.greeting
+
+
+async def ask() -> bool:
+    async with twinhost.connect_async("Greeter", client=AsyncGreeter) as client:
+        return bool((await client.ping())["ok"])
+"""
 WRONG = {
     'memory.search("roses", limit="5")': "arg-type",
     "memory.search(limit=5)": "call-arg",
@@ -52,6 +96,9 @@ WRONG = {
     'memory.search("roses").results = []': "misc",
     'system.publish_event({"event_id": "1"})': "typeddict-item",
     "system.reserve_ram(1).placement.host": "union-attr",
+    'greeter.greet("Ana", part={"word": "shrill"})': "typeddict-item",
+    'greeter.greet("Ana", part={"word": "low"}).replaced.greeting': "union-attr",
+    'twinhost.connect("Greeter", client=AsyncGreeter)': "type-var",
 }
 
 
@@ -89,7 +136,7 @@ def _types(module: ModuleType) -> Iterator[str]:
             continue
         defaults = (
             dict(zip(found.__struct_fields__, found.__struct_defaults__, strict=True))
-            if issubclass(found, Part)
+            if issubclass(found, ReplyPart)
             else {}
         )
         fields = [
@@ -141,17 +188,25 @@ def test_importing_the_clients_loads_little_else() -> None:
 def test_a_program_is_type_checked(tmp_path: Path) -> None:
     """mypy accepts the example, and finds every mistake in a program with mistakes."""
     (tmp_path / "right.py").write_text(EXAMPLE, encoding="utf-8")
+    (tmp_path / "others.py").write_text(OTHERS_EXAMPLE, encoding="utf-8")
+    declared = {"greet": Declaration("greet", Greet, (Greeted,), {}), "ping": Declaration("ping", Ping, (), {})}
+    schemas = {"requests": requests_schema("Greeter", declared), "replies": replies_schema("Greeter", declared)}
+    module = module_of("Greeter", msgspec.json.decode(msgspec.json.encode(schemas)))
+    (tmp_path / "greeter_client.py").write_text(module, encoding="utf-8")
     head = (
+        "import twinhost\n"
+        "from greeter_client import AsyncGreeter, Greeter\n"
         "from twinhost.clients import SystemDigitalTwin, UnifiedMemoryReasoningAgent\n"
-        "def mistakes(system: SystemDigitalTwin, memory: UnifiedMemoryReasoningAgent) -> None:\n"
+        "def mistakes(system: SystemDigitalTwin, memory: UnifiedMemoryReasoningAgent, greeter: Greeter) -> None:\n"
     )
     (tmp_path / "wrong.py").write_text(head + textwrap.indent("\n".join(WRONG), "    "), encoding="utf-8")
     command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml"), "--no-error-summary"]
-    files = [str(tmp_path / "right.py"), str(tmp_path / "wrong.py")]
+    right = [str(tmp_path / f"{name}.py") for name in ("right", "others", "greeter_client")]
+    files = [*right, str(tmp_path / "wrong.py")]
     checked = subprocess.run([*command, *files], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     found = [line for line in checked.stdout.splitlines() if ": error: " in line]
-    assert [line for line in found if "right.py" in line] == []
-    first = {int(line.split(":")[1]) - 3: line.rpartition("[")[2].rstrip("]") for line in reversed(found)}
+    assert [line for line in found if "wrong.py" not in line] == []
+    first = {int(line.split(":")[1]) - 5: line.rpartition("[")[2].rstrip("]") for line in reversed(found)}
     assert first == dict(enumerate(WRONG.values()))
 
 

@@ -7,7 +7,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 import msgspec
 import pytest
 from scripts import write_clients
-from scripts.client_types import Replies
 
 import twinhost
 import twinhost.clients
@@ -123,10 +122,10 @@ def test_the_typed_clients_are_current() -> None:
 
 def test_a_method_without_an_example_of_its_own_gets_one() -> None:
     """So that a new action needs no change of the generator's data."""
-    methods = write_clients.Methods(write_clients.AGENTS[1], Replies())
-    assert methods._call("ping") == ">>> reply = memory.ping()"
-    assert methods._call("search") == ">>> reply = memory.search('my-query')"
-    assert methods._call("resolve_conflict") == ">>> reply = memory.resolve_conflict('my-op-id', priority=1)"
+    classes = write_clients.classes_of(write_clients.AGENTS[1])
+    assert classes.call("ping") == ">>> reply = memory.ping()"
+    assert classes.call("search") == ">>> reply = memory.search('my-query')"
+    assert classes.call("resolve_conflict") == ">>> reply = memory.resolve_conflict('my-op-id', priority=1)"
 
 
 @pytest.mark.parametrize(

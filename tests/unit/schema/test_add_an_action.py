@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Twin
 from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.cli.explain import explain, schema_of_agent
+from twinhost.cli.schemas.explain import explain
+from twinhost.cli.schemas.requests import schema_of_agent
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import declarations_of, replies_of, schema_of
 from twinhost.secure_zmq.actions import Feature, action

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
 from twinhost.agent.health import Ping as BuiltInPing
-from twinhost.agent.schema import GetSchema, requests_schema
+from twinhost.agent.schema import GetSchema, replies_schema, requests_schema
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS
@@ -125,6 +125,29 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path) -> None:
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr == b"usage: python -m twinhost.schema FOLDER\n"
         assert list(tmp_path.iterdir()) == []
+
+
+class Part(msgspec.Struct):
+    """A part of a reply: one field always has a value, and one may be left out."""
+
+    size: int
+    colour: str = "red"
+    weight: float | msgspec.UnsetType = msgspec.UNSET
+
+
+class Made(TypedDict):
+    status: Literal["ok"]
+    part: Part
+    mood: Literal["low", "normal", "high"]
+
+
+def test_a_schema_has_the_declared_order_and_says_what_is_sent() -> None:
+    """msgspec sorts both, and calls a field with a default optional, which a reply has all the same."""
+    declared = {"ping": Declaration("ping", BuiltInPing, (Made,), {})}
+    definitions = replies_schema("Maker", declared)["$defs"]
+    assert list(definitions["Made"]["properties"])[:3] == ["status", "part", "mood"]
+    assert definitions["Made"]["properties"]["mood"]["enum"] == ["low", "normal", "high"]
+    assert definitions["Part"]["required"] == ["size", "colour"]
 
 
 def test_two_types_may_have_one_name() -> None:

@@ -1,28 +1,18 @@
-"""`explain`: what an agent can be asked, with which fields.
-
-No agent of this project is asked, and no key is needed; another agent is asked for its schema.
-"""
+"""The requests that an agent's schema describes: fields, types, bounds, and an example."""
 
 import base64
-import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-import typer
-from rich.console import RenderableType
 
 from twinhost.agent.state_folder import assets_folder
-from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, find_agent
-from twinhost.cli.connect import load_settings
-from twinhost.cli.output import printable, to_json
-from twinhost.network_config import Agent, NetworkConfig, load_network_config
+from twinhost.cli.arguments import DEADLINE_S
+from twinhost.cli.schemas.document import checked_requests
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import RequestError, TwinhostError
+from twinhost.secure_zmq.errors import RequestError
 
-_WORDS_HELP = "An agent, an action, or both; without any, every action of every agent."
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -32,7 +22,6 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
 }
-_UNNAMED_DEADLINE_S = 1.0  # for each agent that is asked only because no agent was named
 _NO_FIELDS = frozenset({"action", "request_id", "accepts", "traceparent"})  # of the message, not of what is asked
 
 
@@ -51,7 +40,7 @@ class RequestSchema:
     """The requests of one agent, from the JSON Schema that the image's build writes, or that the agent returns."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
-        self._definitions: Mapping[str, Any] = document["$defs"]
+        self.definitions: Mapping[str, Any] = document["$defs"]
         self._of_action: Mapping[str, str] = document["discriminator"]["mapping"]
 
     @property
@@ -62,6 +51,15 @@ class RequestSchema:
         """Return the docstring of the request's type, each paragraph on one line."""
         paragraphs = str(self._definition(action).get("description", "")).split("\n\n")
         return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+    def properties(self, action: str) -> dict[str, Any]:
+        """Return the types of an action's own fields, required and optional, as the schema has them."""
+        properties = self._definition(action)["properties"]
+        return {name: node for name, node in properties.items() if name not in _NO_FIELDS}
+
+    def required(self, action: str) -> Collection[str]:
+        """Return the names of the fields that a request must have."""
+        return frozenset(self._definition(action).get("required", ()))
 
     def fields(self, action: str) -> list[Field]:
         """Return the fields; those of a nested object follow it."""
@@ -96,7 +94,7 @@ class RequestSchema:
 
     def _resolved(self, node: Mapping[str, Any]) -> dict[str, Any]:
         if "$ref" in node:
-            definition: dict[str, Any] = self._definitions[str(node["$ref"]).rpartition("/")[2]]
+            definition: dict[str, Any] = self.definitions[str(node["$ref"]).rpartition("/")[2]]
             return definition
         return dict(node)
 
@@ -151,18 +149,21 @@ class RequestSchema:
     def _takes(self, node: Mapping[str, Any], value: Any) -> bool:
         return any(_fits(kind, value) for kind in self._kinds(node))
 
-    def _example_of(self, definition: Mapping[str, Any]) -> dict[str, Any]:
-        required = definition.get("required", ())
+    def _example_of(self, definition: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...] = ()) -> dict[str, Any]:
+        required, outer = definition.get("required", ()), (*outer, definition)
         return {
-            name: self._value(name, node)
+            name: self._value(name, node, outer)
             for name, node in definition["properties"].items()
             if name != "action" and (name in required or any("examples" in kind for kind in self._kinds(node)))
         }
 
-    def _value(self, name: str, node: Mapping[str, Any]) -> Any:
+    def _value(self, name: str, node: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...]) -> Any:
         kind = next((each for each in self._kinds(node) if "examples" in each), self._kinds(node)[0])
         if given := kind.get("examples", kind.get("enum")):
             return given[0]
+        return self._made_up(name, kind, outer)
+
+    def _made_up(self, name: str, kind: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...]) -> Any:
         word = f"my-{name.replace('_', '-')}"
         match kind.get("type"):
             case "integer" | "number":
@@ -170,13 +171,14 @@ class RequestSchema:
             case "boolean":
                 return True
             case "array":
-                return [self._value(name, kind.get("items", {}))]
+                inner = kind.get("items", {})
+                return [] if self._resolved(inner) in outer else [self._value(name, inner, outer)]
+            case "object" if "properties" in kind:
+                return {} if kind in outer else self._example_of(kind, outer)
             case "object":
                 inner = kind.get("additionalProperties")
-                own = {word: self._value(name, inner)} if isinstance(inner, dict) and inner else {}
-                return self._example_of(kind) if "properties" in kind else own
-            case _:
-                return base64.b64encode(word.encode()).decode() if "contentEncoding" in kind else word
+                return {word: self._value(name, inner, outer)} if isinstance(inner, dict) and inner else {}
+        return base64.b64encode(word.encode()).decode() if "contentEncoding" in kind else word
 
 
 def schema_of_agent(agent: str) -> RequestSchema | None:
@@ -193,133 +195,18 @@ def schema_of_agent(agent: str) -> RequestSchema | None:
         return RequestSchema(schema_of(agent)) if agent in AGENTS else None
 
 
-def schema_from(client: Client, deadline_s: float = DEADLINE_S) -> RequestSchema | None:
+def schema_from(client: Client, agent: str, deadline_s: float = DEADLINE_S) -> RequestSchema | None:
     """Ask an agent of somebody else for its schema; None if it refuses, or knows no such action.
 
     Raises:
         ConnectionRefused: it can't be reached.
+        UnexpectedReply: the schema is not valid.
     """
     try:
         reply = client.call("get_schema", deadline_s=deadline_s)
-        return RequestSchema(msgspec.convert(reply["requests"], dict[str, Any]))
-    except (RequestError, KeyError, TypeError, msgspec.ValidationError):
+    except RequestError:
         return None
-
-
-def explain(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[AGENT] [ACTION]", help=_WORDS_HELP)] = None,
-    as_json: AsJson = False,
-) -> int:
-    """Show an action's fields and an example, or list the actions.
-
-    A field is shown with its types, bounds, and default.
-    """
-    schemas, action = _selected(words or [])
-    if as_json:
-        output.show_value({"status": "ok", "agents": _document(schemas, action)}, as_json=True)
-    elif action is None:
-        output.show(*(_actions_table(agent, schema) for agent, schema in schemas.items()))
-    else:
-        for number, (agent, schema) in enumerate(schemas.items()):
-            output.show(*([""] if number else []), *_action_view(agent, schema, action))
-            output.show_line(printable(example_command(agent, action, schema.example(action))))  # unwrapped, to copy
-    return 0
-
-
-def example_command(agent: str, action: str, fields: Mapping[str, Any]) -> str:
-    """Return the command that calls an action with these fields."""
-    texts = {name: value if isinstance(value, str) else to_json(value) for name, value in fields.items()}
-    return " ".join(
-        ["./twinhost call", agent, action, *(shlex.quote(f"{name}={text}") for name, text in texts.items())]
-    )
-
-
-def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
-    """Return the schemas that the words select, by agent, and the action."""
-    if len(words) > 2:
-        raise typer.BadParameter(
-            f"{words[2]!r} is a third argument; name an agent and an action", param_hint="[AGENT] [ACTION]"
-        )
-    config = load_network_config()
-    found = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
-    found |= _schemas_of_others([agent for name, agent in config.agents.items() if name not in found], config, words)
-    action = words[-1] if words else None
-    if len(words) == 1 and not any(action in schema.actions for schema in found.values()):
-        words, action = [words[0], ""], None  # no action, so it must be an agent
-    if len(words) == 2:
-        agent = find_agent(config, words[0]).name
-        if agent not in found:
-            raise typer.BadParameter(f"{agent} returns no schema; see its own documentation", param_hint="AGENT")
-        found = {agent: found[agent]}
-    if action is None:
-        return found, None
-    having = {name: schema for name, schema in found.items() if action in schema.actions}
-    if not having:
-        agent, known = next(iter(found)), ", ".join(next(iter(found.values())).actions)
-        raise typer.BadParameter(f"{agent} has no action {action!r}; its actions: {known}", param_hint="ACTION")
-    return having, action
-
-
-def _schemas_of_others(
-    agents: Sequence[Agent], config: NetworkConfig, words: Sequence[str]
-) -> dict[str, RequestSchema]:
-    """Return the schemas of agents outside this project, or of the one that the words name, which must be reachable."""
-    found: dict[str, RequestSchema] = {}
-    first = words[0].casefold() if words else ""
-    named = [each for each in config.agents.values() if first in (each.name.casefold(), each.host.name.casefold())]
-    for agent in [each for each in agents if not named or each in named]:
-        try:
-            with load_settings().client(agent) as client:
-                schema = schema_from(client, DEADLINE_S if named else _UNNAMED_DEADLINE_S)
-        except TwinhostError as error:
-            if named:
-                raise
-            output.say("warning:", output.WARN, f"{agent.name} was not asked for its schema: {error}")
-            continue
-        if schema is not None:
-            found[agent.name] = schema
-    return found
-
-
-def _document(schemas: Mapping[str, RequestSchema], action: str | None) -> dict[str, Any]:
-    return {
-        agent: {
-            name: {
-                "description": schema.description(name),
-                "fields": [_field_document(field) for field in schema.fields(name)],
-                "example": schema.example(name),
-            }
-            for name in ([action] if action else schema.actions)
-        }
-        for agent, schema in schemas.items()
-    }
-
-
-def _field_document(field: Field) -> dict[str, Any]:
-    document = {"name": field.path, "type": field.types, "bounds": field.bounds, "required": field.required}
-    return document if field.default is msgspec.UNSET else {**document, "default": field.default}
-
-
-def _actions_table(agent: str, schema: RequestSchema) -> RenderableType:
-    rows = [(action, schema.description(action).partition("\n")[0]) for action in schema.actions]
-    return output.table(f"{agent} ({len(rows)} actions)", ("action", "description"), rows, whole=("description",))
-
-
-def _action_view(agent: str, schema: RequestSchema, action: str) -> list[RenderableType]:
-    rows = [
-        (
-            field.path,
-            field.types,
-            field.bounds,
-            "required" if field.required else "" if field.default is msgspec.UNSET else to_json(field.default),
-        )
-        for field in schema.fields(action)
-    ]
-    return [
-        output.lines(output.styled(f"{action} of {agent}", output.HEADING), *schema.description(action).split("\n")),
-        output.table("Fields", ("field", "type", "bounds", "default"), rows, whole=("bounds",)),
-        output.styled("Example", output.HEADING),
-    ]
+    return RequestSchema(checked_requests(agent, reply.get("requests")))
 
 
 def _within(step: str, value: Any) -> Iterator[tuple[str, Any]]:
