@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what some tests need: a browser, a C compiler with czmq's headers, the tools that make a network namespace
+# Installs what some tests need: a browser, shells, a C compiler with czmq's headers, the tools that make a network namespace
 # a second machine, and what the examples in other languages (tests/loopback/test_examples.py) are built with. Where they
 # can't be installed those tests are skipped, and pytest says so.
 set -euo pipefail
@@ -46,6 +46,8 @@ command -v gcc >/dev/null || packages+=(gcc libc6-dev)
 if command -v cargo >/dev/null && [ ! -d /usr/share/cargo/registry/zmq-0.9.2 ]; then
     packages+=(librust-zmq-dev librust-serde-json-dev pkg-config)
 fi
+command -v fish >/dev/null || packages+=(fish)
+command -v zsh >/dev/null || packages+=(zsh)
 command -v ip >/dev/null || packages+=(iproute2)
 command -v iptables >/dev/null || packages+=(iptables)
 [ ${#packages[@]} -gt 0 ] || exit 0
