@@ -23,7 +23,7 @@ from twinhost.secure_zmq.keys import KeyPair
 
 SWEEP = (100, 300, 1_000)
 AWAY_S = (1.0, 20.0)  # the first is a restart policy's, after the second every back-off is at its longest
-_DEADLINE_S = 180.0  # for all agents to come, or to be back
+_DEADLINE_S = 180.0  # for 1,000 agents to come, to be back, or to follow a new key
 
 Figure = Callable[[Report], float | str]
 _FIGURES: dict[str, Figure] = {
@@ -92,12 +92,13 @@ def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
         ) as load,
     ):
         load.start_mainpc()
+        deadline_s = _DEADLINE_S * max(1.0, len(pairs) / 1_000)
         idle_percent = phases.idle_cpu_percent(load, min(settings.seconds, 10.0))
-        came = phases.bring_up(load, _DEADLINE_S, settings.start_over_s)
+        came = phases.bring_up(load, deadline_s, settings.start_over_s)
         stayed = phases.steady(load, settings.seconds, idle_percent)
         read = phases.reads(load)
-        changed = phases.key_change(load, _DEADLINE_S)
-        restarts = [phases.restart(load, away_s, _DEADLINE_S) for away_s in settings.away_s]
+        changed = phases.key_change(load, deadline_s)
+        restarts = [phases.restart(load, away_s, deadline_s) for away_s in settings.away_s]
         return Report(len(pairs), came, stayed, restarts, changed, read)
 
 
