@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -112,19 +111,14 @@ def test_a_draft_of_a_killed_run_is_cleared_away(tmp_path: Path, folder: str) ->
 @pytest.mark.thorough
 def test_killed_at_any_moment_the_next_run_completes_the_tree(tmp_path: Path) -> None:
     """The real command, killed at 30 moments from the first file to the last."""
-    process = start_certs_init(tmp_path / "measured")
-    began = wait_until((tmp_path / "measured/.lock").exists, PATIENCE_S, "the first file") and time.monotonic()
-    process.communicate()
-    span = time.monotonic() - began
     halfway = 0
     for number in range(_REAL_KILLS):
         root = tmp_path / str(number)
         process = start_certs_init(root)
         wait_until((root / ".lock").exists, PATIENCE_S, "the first file")
-        try:
-            process.wait(span * number / _REAL_KILLS)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        while process.poll() is None and len(files(root)) < len(BOTH_HOSTS) * number // _REAL_KILLS:
+            pass  # all the files take less time than a pause
+        process.kill()
         process.communicate()
         halfway += 0 < len(files(root)) < len(BOTH_HOSTS)
         assert_finished_by_the_next_run(root)
