@@ -17,6 +17,7 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.test_rotation_of_pins import lives
 from tests.ports import free_ports
 from tests.unit.certificates.trees import certs_init, files
+from tests.unit.cli.running import SERVICES, run_process
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.certificates import profile as profile_module
 from twinhost.certificates.bundle import parse_invitation, token_pair
@@ -255,6 +256,21 @@ def test_a_line_that_is_no_good_is_one_sentence(
     assert (ran.status, ran.out, ran.err.count("\n")) == (1, "", 1)
     assert complaint in ran.err
     assert not laptop.config.exists()
+
+
+def test_without_the_extra_the_agents_are_asked_for_their_schema(laptop: Laptop, tmp_path: Path) -> None:
+    """A laptop has the package alone: `call` and `explain` know the fields of the two agents there as well."""
+    laptop.join("asker")
+    folder = tmp_path / "missing"
+    folder.mkdir()
+    (folder / "psutil.py").write_text("raise ModuleNotFoundError(name='psutil')\n")
+    settings = {"PYTHONPATH": f"{folder}:{SERVICES}"}
+    explained = run_process(settings, "explain", UMRA, "store_memory", "--json")
+    assert (explained.status, explained.err) == (0, "")
+    assert "content" in explained.out
+    called = run_process(settings, "call", UMRA, "search_memory", "query=kettle", "limit=1", "--json")
+    assert (called.status, called.err) == (0, "")
+    assert UMRA in run_process(settings, "completion", "bash").out
 
 
 def test_a_used_line_joins_no_second_profile(laptop: Laptop) -> None:

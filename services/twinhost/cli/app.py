@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from types import FrameType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-_OWN = {"typer", "rich", "msgspec", "structlog", "yaml", "zmq"}  # comes with the package; others with the extra `agent`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,8 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if package in {"", "twinhost"}:
             raise
-        install = "--force-reinstall twinhost" if package in _OWN else "'twinhost[agent]'"
-        sys.stderr.write(f"twinhost: the package {package} is not installed; run: pip install {install}\n")
+        sys.stderr.write(
+            f"twinhost: the package {package} is not installed; run: pip install --force-reinstall twinhost\n"
+        )
         return 1
 
 

@@ -89,19 +89,20 @@ def _walk(command: Any, path: _Path, found: dict[_Path, Place]) -> None:
 
 
 def _actions() -> dict[str, dict[str, str]]:
-    """Return the actions of the configured agents, with descriptions; none where the configuration can't be read."""
+    """Return the actions of the configured agents, with descriptions; of an agent without a schema here, none."""
     from twinhost.cli.schemas.requests import schema_of_agent  # noqa: PLC0415 - it takes a while
 
     try:
-        agents = list(load_network_config().agents)
-        schemas = {agent: schema for agent in agents if (schema := schema_of_agent(agent)) is not None}
-    except (ConfigurationError, ModuleNotFoundError):  # a client alone has neither
+        schemas = {agent: schema_of_agent(agent) for agent in load_network_config().agents}
+    except ConfigurationError:
         return {}
     return {
         agent: {
             action: shorten(schema.description(action).partition("\n")[0], _MAX_CHARACTERS, placeholder=" \u2026")
             for action in schema.actions
         }
+        if schema is not None
+        else {}
         for agent, schema in schemas.items()
     }
 

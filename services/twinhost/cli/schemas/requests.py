@@ -184,7 +184,8 @@ class RequestSchema:
 def schema_of_agent(agent: str) -> RequestSchema | None:
     """Return the schema of an agent's requests; None for an agent that is not part of this project.
 
-    It is a file in the image; without one it is generated from the agents' types, as the image's build does.
+    It is a file in the image; without one it is generated from the agents' types, as the image's build does. A client
+    without the extra `agent` has neither, so None is returned, and the agent is asked.
     """
     path = assets_folder() / "schema" / f"{agent}.json"
     try:
@@ -192,7 +193,12 @@ def schema_of_agent(agent: str) -> RequestSchema | None:
     except FileNotFoundError:
         from twinhost.schema import AGENTS, schema_of  # noqa: PLC0415 - it imports both agents
 
-        return RequestSchema(schema_of(agent)) if agent in AGENTS else None
+        try:
+            return RequestSchema(schema_of(agent)) if agent in AGENTS else None
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "twinhost":
+                raise
+            return None
 
 
 def schema_from(client: Client, agent: str, deadline_s: float = DEADLINE_S) -> RequestSchema | None:
