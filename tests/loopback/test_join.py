@@ -241,7 +241,7 @@ def at_an_unknown_name(line: str) -> str:
         (cut_off, "the invitation is cut off or mistyped at its end"),
         (expired, "the invitation expired 2026-01-01T00:00:00Z and this machine's clock says"),
         (of_another_server, "does not have the key that the line names, or broke the connection off; copy the whole"),
-        (on_a_closed_port, "give the address at which this machine reaches it: twinhost join --address"),
+        (on_a_closed_port, "nothing answered at that address); check that it runs, or give the address at which this"),
         (at_an_unknown_name, "mainpc can't be reached (this machine knows no address of mainpc.invalid: "),
     ],
 )

@@ -301,7 +301,8 @@ def _explained(folder: Path) -> Iterator[None]:
         yield
     except ServerUnreachable as error:
         raise ServerUnreachable(
-            f"mainpc can't be reached ({error}); give the address at which this machine reaches it: "
+            f"mainpc can't be reached ({str(error).partition('; ')[0]}); check that it runs, or give the address at "
+            "which this machine reaches it: "
             f"{join_command(folder, '--address ADDRESS[:PORT] LINE')}; on mainpc's own machine: "
             f"{join_command(folder, '--local')}"
         ) from None

@@ -120,7 +120,8 @@ class Diagnosis:
         last = "it received the request and did not reply" if self.connected else self._last_seen
         return ServerUnreachable(
             f"no reply to {action} from {self._address} within {deadline_s:g} s: {last}; "
-            "check that the agent runs (./twinhost status) and that its address in network_config.yaml is right"
+            "check that the agent runs (on its machine: docker compose ps) and that its address is right "
+            "(network_config.yaml, or in a profile endpoints.yaml)"
         )
 
     def _note(self, event: SocketEvent) -> None:
@@ -151,7 +152,7 @@ class Diagnosis:
             case EventKind.REFUSED if event.value != _ZAP_TRY_AGAIN:
                 return NotAuthorized(
                     f"{self._address} refused this key ({self._own}): it is not authorised there, or it is revoked, "
-                    "expired or not yet valid; compare it with: ./twinhost keys list"
+                    "expired or not yet valid; compare it on mainpc: ./twinhost keys list"
                 )
             case EventKind.MECHANISM_MISMATCH:
                 return self._mismatch()
@@ -201,7 +202,8 @@ def wrong_server_key(address: str, broken_off: int, *pins: str) -> WrongServerKe
     times = f"{broken_off} handshakes" if broken_off > 1 else "the handshake"
     return WrongServerKey(
         f"{address} ended {times} and gave no reason: most likely its key is not the pinned {' or '.join(pins)} "
-        "(a failed ZAP handler there looks the same); read that host's log, and compare the key: ./twinhost keys list"
+        "(a failed ZAP handler there looks the same); read that host's log, and compare the key on mainpc: ./twinhost "
+        "keys list; after a rotation, a profile gets the new key by: twinhost join --refresh"
     )
 
 
