@@ -242,7 +242,7 @@ def run_trust(
 ) -> None:
     """Trust another machine's public key file, or accept's answer."""
     layout, _ = _tree(context)
-    source, text = _read(file, MAX_BUNDLE_BYTES)
+    source, text = _read("trust", file, MAX_BUNDLE_BYTES)
     if text.lstrip().startswith("{"):
         material = parse_bundle(text, source)
         server = import_answer(layout, material, source)
@@ -366,13 +366,18 @@ def _requested_key(layout: Layout, file: str) -> tuple[str, Certificate]:
         kept = kept_request(layout, file)
         if kept is not None:
             return f"the request of {file}", kept
-    source, text = _read(file, MAX_KEY_FILE_BYTES)
+    source, text = _read("accept", file, MAX_KEY_FILE_BYTES)
     return source, parse_certificate(text, source)
 
 
-def _read(file: str, limit_bytes: int) -> tuple[str, str]:
+def _read(command: str, file: str, limit_bytes: int) -> tuple[str, str]:
     """Return what is in a key file or on standard input, after its name in an error."""
     if file != STANDARD_STREAM:
+        if not Path(file).exists():
+            raise ConfigurationError(
+                f"there is no {file} here; certs-init in a container sees no file of the machine, so pipe it in: "
+                f"{CERTS_INIT_PIPED} {command} - < {file}"
+            )
         return file, read_file(Path(file))
     content = sys.stdin.buffer.read(limit_bytes + 1)
     if len(content) > limit_bytes or not content.isascii():

@@ -312,6 +312,17 @@ def test_a_second_key_of_a_name_is_not_accepted(mainpc: Path, new: Path) -> None
     assert accepted(mainpc, text).status == 0
 
 
+@pytest.mark.parametrize("command", ["accept", "trust"])
+def test_a_file_that_is_not_there_is_to_be_piped(mainpc: Path, command: str) -> None:
+    """The container does not see the files of the machine, and making keys would bring none."""
+    ran = certs_init(mainpc, command, "Sensor.key")
+    assert (ran.status, ran.out) == (1, "")
+    assert ran.err == (
+        "certs-init: there is no Sensor.key here; certs-init in a container sees no file of the machine, so pipe it "
+        f"in: docker compose run --rm -T certs-init {command} - < Sensor.key\n"
+    )
+
+
 def test_a_secret_is_no_request(mainpc: Path, new: Path) -> None:
     """The wrong file is reported as such, and not stored."""
     asked(new)
