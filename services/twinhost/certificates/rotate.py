@@ -106,10 +106,13 @@ def _switch(
 
 
 def _place_of(layout: Layout, name: str) -> Identity:
-    for _, pair in own_pairs(layout):
-        if pair.certificate.owner.name == name:
-            return layout.place_of(pair.certificate.owner)
-    raise KeyFileMissing(f"the secret of {name} is not in this tree; run this on the machine that has the secret")
+    owners = {pair.certificate.owner.name: pair.certificate.owner for _, pair in own_pairs(layout)}
+    if name in owners:
+        return layout.place_of(owners[name])
+    raise KeyFileMissing(
+        f"this tree has no secret of {name}, but of {', '.join(sorted(owners))}; run this on the machine that has it; "
+        "a program's key is replaced by: twinhost join --replace LINE"
+    )
 
 
 def _pins(layout: Layout, place: Identity) -> Sequence[PublicKey]:

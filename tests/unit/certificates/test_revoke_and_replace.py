@@ -329,6 +329,16 @@ def test_killed_at_any_step_replace_ends_well_the_next_time(tree: Path) -> None:
     assert step > 20
 
 
+def test_a_key_of_another_machine_is_rotated_there(tree: Path) -> None:
+    """A misspelled name is seen beside those that are here, and a program learns how its key is replaced."""
+    ran = certs_init(tree, "rotate", "client", "laptop")
+    assert ran.status == 1
+    assert ran.err == (
+        "certs-init: this tree has no secret of laptop, but of SystemDigitalTwin, UnifiedMemoryReasoningAgent, "
+        "operator; run this on the machine that has it; a program's key is replaced by: twinhost join --replace LINE\n"
+    )
+
+
 def test_a_rotated_key_is_taken_up_by_make(tree: Path) -> None:
     """What SystemDigitalTwin retired gives way in every folder to the key that took its place."""
     old = load_certificate(tree / "pc2/client.key")
