@@ -429,6 +429,8 @@ def test_errors_name_tools_and_unknown_arguments(hosts: Hosts) -> None:
             assert "`search_memory` lists them" in sentence
             sentence = await refusal(client, "reserve_vram", amount_mb=1e9)
             assert "see system_status" in sentence
+            sentence = await refusal(client, "release_vram", lease_id="none")
+            assert sentence == "no lease 'none' is open: it expired or was released, or never existed"
             listed = (await client.list_tools()).tools
             for tool in sorted(each.name for each in listed if each.name not in REFERENCE_TOOLS):
                 assert "unknown field `memroy`" in await refusal(client, tool, memroy="roses"), tool

@@ -63,7 +63,11 @@ _RECALL = Prompt(
         PromptArgument(name="session_id", description="Search only this session."),
     ],
 )
-_TOOLS_OF_ACTIONS = {"query_memory": "search_memory", "get_metrics": "system_status"}  # in an agent's advice
+_TOOLS_OF_ADVICE = {  # an agent's, which names actions; no tool lists leases
+    "query_memory": "search_memory",
+    "get_metrics": "system_status",
+    "; see list_leases": "",
+}
 Context = ServerRequestContext[Any]
 
 
@@ -103,8 +107,8 @@ class _Handlers:
             answer = await declared.handler(self._agents, request)
         except (TwinhostError, msgspec.ValidationError) as error:
             sentence = str(error)
-            for action, tool in _TOOLS_OF_ACTIONS.items():
-                sentence = sentence.replace(action, tool)
+            for advice, tool in _TOOLS_OF_ADVICE.items():
+                sentence = sentence.replace(advice, tool)
             return CallToolResult(content=[TextContent(type="text", text=sentence)], is_error=True)
         value = msgspec.to_builtins(answer.value)
         return CallToolResult(content=content_of(answer, value), structured_content=value)
