@@ -1,7 +1,9 @@
 """What people type: agent names, key=value pairs, seconds; an invalid one is a usage error."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +13,8 @@ from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
+# The installed script, or the one beside docker-compose.yml that starts a container.
+PROGRAM = "twinhost" if Path(sys.argv[0]).name == "twinhost" else "./twinhost"
 JSON_FLAG = "--json"
 MAX_SECONDS = 3_600.0
 Typed = Callable[[str, str, Any], Any]

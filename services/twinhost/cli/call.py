@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, Deadline, RequestId, find_agent, parse_fields
+from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Deadline, RequestId, find_agent, parse_fields
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.output import Failure
 from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
@@ -45,7 +45,7 @@ def call(
             fields = parse_fields(pairs or [], partial(schema.typed, action))
             _warn_of_bad_json(fields, schema.not_texts(action, fields))
             if unknown := schema.unknown(action, fields):
-                advice = f"./twinhost explain {target.name} {action} lists the fields"
+                advice = f"{PROGRAM} explain {target.name} {action} lists the fields"
                 sentence = f"{action} has no field {', '.join(unknown)}; {target.name} ignores it; {advice}"
                 output.say("warning:", output.WARN, sentence)
         reply = client.call(action, deadline_s=deadline, request_id=request_id, **fields)

@@ -8,21 +8,18 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import JSON_FLAG
+from twinhost.cli.arguments import JSON_FLAG, PROGRAM
 from twinhost.cli.connect import certs_init_failure
 from twinhost.cli.output import Failure
 from twinhost.secure_zmq.certificates import PROFILE_VARIABLE
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.version import version_line
 
-# The installed script, or the one beside docker-compose.yml that starts a container.
-PROGRAM = "twinhost" if Path(sys.argv[0]).name == "twinhost" else "./twinhost"
 USAGE = 2
 PROFILE_OPTION = "--profile"
 COMMANDS = {  # in the order of --help; each is imported when it runs, since all of them take longer than most answers

@@ -112,6 +112,12 @@ def test_the_file_of_the_image_is_what_is_shown(
     assert "As the file says." in cli(hosts, "explain", SDT, "ping").out
 
 
+def test_the_example_is_of_the_program_that_was_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has the wheel alone has no ./twinhost."""
+    monkeypatch.setattr("twinhost.cli.schemas.explain.PROGRAM", "twinhost")
+    assert example_command(SDT, "ping", {}) == f"twinhost call {SDT} ping"
+
+
 def test_a_paragraph_is_one_line_until_it_is_shown() -> None:
     """The lines of the source are longer than the terminal's, and would leave single words behind."""
     schema = schema_of_agent(UMRA)

@@ -12,7 +12,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, find_agent
+from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import printable, to_json
 from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, schema_of_agent
@@ -46,9 +46,7 @@ def explain(
 def example_command(agent: str, action: str, fields: Mapping[str, Any]) -> str:
     """Return the command that calls an action with these fields."""
     texts = {name: value if isinstance(value, str) else to_json(value) for name, value in fields.items()}
-    return " ".join(
-        ["./twinhost call", agent, action, *(shlex.quote(f"{name}={text}") for name, text in texts.items())]
-    )
+    return " ".join([PROGRAM, "call", agent, action, *(shlex.quote(f"{name}={text}") for name, text in texts.items())])
 
 
 def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
