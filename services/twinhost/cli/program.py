@@ -73,9 +73,10 @@ def _run(arguments: list[str]) -> int:
         command = typer.main.get_command(_application(first_word))
         return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
-        words = [PROGRAM, first_word] if first_word in COMMANDS else [PROGRAM]
-        output.show_failure(Failure("usage", f"{message}; see: {' '.join(words)} --help"), as_json=as_json)
+        message = " ".join(error.format_message().rstrip(".").split())  # a list of values has a line for each
+        context = getattr(error, "ctx", None)
+        path = PROGRAM if context is None else context.command_path
+        output.show_failure(Failure("usage", f"{message}; see: {path} --help"), as_json=as_json)
         return USAGE
     except TwinhostError as error:
         output.show_failure(Failure.of(error), as_json=as_json)

@@ -115,6 +115,17 @@ def test_a_wrong_usage_is_one_sentence_and_2(hosts: TwoHosts, cli: Cli, words: t
     assert json.loads(as_json.out)["code"] == "usage"
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [(("memory", "search"), "memory search"), (("completion",), "completion"), (("keys", "nonsense"), "keys")],
+)
+def test_a_wrong_usage_names_the_help_of_its_command(hosts: TwoHosts, cli: Cli, words: str, command: str) -> None:
+    """The help of a group has no options of its commands; and a list of values stays in the one line."""
+    sentence = sentence_of(cli(hosts, *words))
+    assert sentence.endswith(f"; see: ./twinhost {command} --help")
+    assert "\\x0a" not in sentence
+
+
 @pytest.mark.parametrize("option", ["--vram", "--ram", "--wait", "--ttl"])
 def test_a_lease_of_nan_is_a_usage_error(hosts: TwoHosts, cli: Cli, option: str) -> None:
     """It compares as false with every bound."""
