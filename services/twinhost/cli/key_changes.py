@@ -112,11 +112,12 @@ def _run_certs_init(words: Sequence[str], given: IO[bytes] | None, *, as_json: b
     terminal = given is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     compose = [_DOCKER, "compose", "--progress", "quiet", "--project-name", project.name]
     command = [*compose, "run", "--rm", "--no-deps", *([] if terminal else ["-T"]), "certs-init", *words]
+    quiet = {**os.environ, "COMPOSE_IGNORE_ORPHANS": "1"}  # its advice would delete an agent of a second Compose file
     # The words are this command's arguments, and no shell reads them.
     if not as_json:
-        return subprocess.run(command, cwd=project.folder, stdin=given, check=False).returncode  # noqa: S603
+        return subprocess.run(command, cwd=project.folder, env=quiet, stdin=given, check=False).returncode  # noqa: S603
     done = subprocess.run(  # noqa: S603
-        command, cwd=project.folder, stdin=given, capture_output=True, text=True, check=False
+        command, cwd=project.folder, env=quiet, stdin=given, capture_output=True, text=True, check=False
     )
     sys.stderr.write(done.stderr)
     lines = done.stdout.splitlines()

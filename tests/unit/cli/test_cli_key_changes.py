@@ -21,6 +21,7 @@ echo "$PWD $*" >> "$CALLS"
 case "$1" in
     ps) printf "$PROJECTS" ;;
     compose)
+        [ -n "$COMPOSE_IGNORE_ORPHANS" ] || echo "Found orphan containers: run this with --remove-orphans" >&2
         until [ "$1" = certs-init ]; do shift; done
         shift
         exec "$PYTHON" -m twinhost.cli.certs_init "$@" ;;
@@ -68,6 +69,7 @@ def test_an_invitation_is_made_listed_and_withdrawn(engine: Engine) -> None:
     """In the checkout and the project of the mainpc that runs, with the words as they were typed."""
     invited = engine.keys("invite", "Watcher", "--host", "pc3", "--role", "agent", "--role", "operator")
     assert (invited.status, invited.out.startswith("twinhost://")) == (0, True)
+    assert "orphan" not in invited.err, "Compose's advice would delete an agent of a second Compose file"
     listed = json.loads(engine.keys("pending", "--json").out)
     assert (listed["status"], len(listed["lines"]), "Watcher" in listed["lines"][0]) == ("ok", 1, True)
     assert engine.keys("reject", "Watcher").out.startswith("the invitation of Watcher on pc3 (agent operator) is")
