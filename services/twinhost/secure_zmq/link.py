@@ -119,7 +119,7 @@ class Diagnosis:
         """Return the error for a deadline that passed without a verdict."""
         last = "it received the request and did not reply" if self.connected else self._last_seen
         return ServerUnreachable(
-            f"no reply to {action} from {self._address} within {deadline_s:g} s: {last}; "
+            f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}; "
             "check that the agent runs (on its machine: docker compose ps) and that its address is right "
             "(network_config.yaml, or in a profile endpoints.yaml)"
         )

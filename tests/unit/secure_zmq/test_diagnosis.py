@@ -230,7 +230,7 @@ def test_an_unencrypted_client_has_no_wrong_key() -> None:
 )
 def test_a_deadline_says_how_far_it_came(events: list[SocketEvent], last: str) -> None:
     """A time-out is never bare: it names the address, the action, the time, and the last thing seen."""
-    error = secured(*events).timed_out("ping", 5)
+    error = secured(*events).timed_out("ping", 5.0004)
     assert type(error) is ServerUnreachable
     assert str(error) == (
         f"no reply to ping from {ADDRESS} within 5 s: {last}; check that the agent runs (on its machine: docker "
