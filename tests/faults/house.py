@@ -20,7 +20,8 @@ GROWTH = 0.2  # the promise: resident memory within a fifth of what it was
 HOSTS = tuple(AGENTS)
 _ASKED_FOR_S = 1.0
 _READ_WITHIN_S = 1.0  # of two clocks' reading
-_AGENT = "import os, sys; (agent,) = open('/proc/1/task/1/children').read().split()\n"  # 1 is the init
+# 1 is the init, whose first child is the agent; what a command in the container leaves behind may be another one.
+_AGENT = "import os, sys; agent, *_ = open('/proc/1/task/1/children').read().split()\n"
 _RESIDENT = _AGENT + "print(*[each.split()[1] for each in open(f'/proc/{agent}/status') if each.startswith('VmRSS')])"
 _SIGNAL = _AGENT + "os.kill(int(agent), int(sys.argv[1]))"
 Act = Callable[[LedgerClients], object]  # a fault, from its beginning to its end
