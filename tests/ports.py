@@ -8,12 +8,15 @@ from contextlib import ExitStack, suppress
 _FIRST, _LAST = 20_000, 32_000
 _PROCESSES = 12
 _EACH = (_LAST - _FIRST) // _PROCESSES
+_MOST_GIVEN = _EACH // 2
+_given: list[int] = []  # the newest last
 
 
 def free_ports(count: int) -> list[int]:
     """Return so many, none of which Linux gives to an outgoing connection: those begin at 32768.
 
-    Test processes of one run choose from ranges of their own: a port is free again before its taker binds it.
+    Test processes of one run choose from ranges of their own, and none chooses one of its last 500 again: a port is
+    free until its taker binds it.
     """
     process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _PROCESSES
     first = _FIRST + process * _EACH
@@ -21,7 +24,11 @@ def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         while len(ports) < count:
             port = random.randrange(first, first + _EACH)
+            if port in _given:
+                continue
             with suppress(OSError):
                 stack.enter_context(socket.create_server(("", port)))
                 ports.append(port)
+                _given.append(port)
+    del _given[:-_MOST_GIVEN]
     return ports
