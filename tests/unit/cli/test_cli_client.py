@@ -19,7 +19,7 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError, UnexpectedReply
 
 REFERENCE = "#/$defs/"
-REQUEST = {"title": "Greet", "type": "object", "properties": {"whom": {"type": "string"}}, "required": ["whom"]}
+REQUEST = {"title": "Greet", "type": "object", "properties": {"guest": {"type": "string"}}, "required": ["guest"]}
 BREAKOUTS = (
     '"""',
     '""""',
@@ -107,7 +107,7 @@ def test_no_text_of_a_schema_becomes_code(text: str, words: list[str]) -> None:
         ("'class' is a keyword", reply(having(**{"class": {}}))),
         ("'class' is a keyword", reply(result=having(**{"class": {}}))),
         ("is not a letter", reply(action="greet(self): pass\n    def x")),
-        ("is not a letter", reply(having(**{"whom: str = exit()": {}}))),
+        ("is not a letter", reply(having(**{"guest: str = exit()": {}}))),
         ("is not a letter", reply(result=having(**{"x = exit()\n    y": {}}))),
         ("is not a letter", reply(having(__class__={}))),
         ("is not a letter", reply(result=having(__struct_config__={}))),
@@ -150,20 +150,20 @@ HOSTILE = {
     "no object": {"requests": [1, 2], "replies": "x"},
     "nothing": {},
     "no fields": reply({"type": "object"}),
-    "another type": reply(having(whom={"type": "date"})),
-    "a bound that is a text": reply(having(whom={"type": "string", "maxLength": "9"})),
-    "a bound of 300 digits": reply(having(whom={"type": "number", "maximum": 1e300})),
-    "an empty enumeration": reply(having(whom={"enum": []})),
-    "an enumeration of objects": reply(having(whom={"enum": [{}]})),
-    "no examples": reply(having(whom={"examples": []})),
-    "a reference to nothing": reply(having(whom=FIRST)),
-    "a list of itself": reply(having(whom=FIRST), others={"D0": {"type": "array", "items": FIRST}}),
-    "a reference to itself": reply(having(whom=FIRST), others={"D0": FIRST}),
-    "a long chain": reply(having(whom=FIRST), others=chain(2_000)),
-    "a chain of one too many": reply(having(whom=FIRST), others=chain(MAX_DEPTH - 2)),
-    "four to the fourteenth": reply(having(whom=FIRST), others=chain(14, branches="abcd")),
-    "deep lists": reply(having(whom=nested(MAX_DEPTH))),
-    "deep JSON": reply(having(whom={"default": nested(900)})),
+    "another type": reply(having(guest={"type": "date"})),
+    "a bound that is a text": reply(having(guest={"type": "string", "maxLength": "9"})),
+    "a bound of 300 digits": reply(having(guest={"type": "number", "maximum": 1e300})),
+    "an empty enumeration": reply(having(guest={"enum": []})),
+    "an enumeration of objects": reply(having(guest={"enum": [{}]})),
+    "no examples": reply(having(guest={"examples": []})),
+    "a reference to nothing": reply(having(guest=FIRST)),
+    "a list of itself": reply(having(guest=FIRST), others={"D0": {"type": "array", "items": FIRST}}),
+    "a reference to itself": reply(having(guest=FIRST), others={"D0": FIRST}),
+    "a long chain": reply(having(guest=FIRST), others=chain(2_000)),
+    "a chain of one too many": reply(having(guest=FIRST), others=chain(MAX_DEPTH - 2)),
+    "four to the fourteenth": reply(having(guest=FIRST), others=chain(14, branches="abcd")),
+    "deep lists": reply(having(guest=nested(MAX_DEPTH))),
+    "deep JSON": reply(having(guest={"default": nested(900)})),
 }
 
 
@@ -252,7 +252,7 @@ def test_explain_shows_a_required_field_of_its_own_type(
 
 def test_call_needs_no_valid_schema(agent_of: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     agent_of.update({"status": "ok", **HOSTILE["a long chain"]})
-    assert program.run(["call", "Greeter", "greet", "whom=Ana"]) == 0
+    assert program.run(["call", "Greeter", "greet", "guest=Ana"]) == 0
     assert "the fields are sent as they are: Greeter returned a schema" in " ".join(capsys.readouterr().err.split())
 
 
