@@ -6,27 +6,20 @@ real UnifiedMemoryReasoningAgent.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from agents import Agent, ModelResponse, RunConfig, Runner, SQLiteSession, Usage, function_tool
-from agents.items import TResponseInputItem, TResponseOutputItem
-from agents.memory import Session, SessionSettings
-from agents.models.interface import Model
-from openai.types.responses import (
-    ResponseFunctionToolCall,
-    ResponseOutputMessage,
-    ResponseOutputText,
-)
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from twinhost import AsyncClient, NotGranted
-from twinhost.adapters.openai_agents import TwinhostSession
+
+if TYPE_CHECKING:  # the SDK takes seconds to import, and each process of a test run collects this file
+    from agents.memory import Session
 
 T = TypeVar("T")
-Make = Callable[..., Session]
+Make = Callable[..., "Session"]
 
 _numbers = count()
 
@@ -56,6 +49,8 @@ def session_id() -> str:
 
 @pytest.fixture
 def ours(hosts: Hosts, session_id: str, run: Callable[..., Any]) -> Iterator[Make]:
+    from twinhost.adapters.openai_agents import TwinhostSession
+
     client = AsyncClient(hosts.address(UMRA, by=SDT))
     yield lambda name=session_id, **fields: TwinhostSession(name, client, **fields)
 
@@ -69,6 +64,8 @@ def ours(hosts: Hosts, session_id: str, run: Callable[..., Any]) -> Iterator[Mak
 def make(request: pytest.FixtureRequest, session_id: str, tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Make a session of one of the two kinds; two of the same id have the same items."""
     if request.param == "oracle":
+        from agents import SQLiteSession
+
         path = tmp_path_factory.mktemp("oracle") / "sessions.sqlite3"
         return lambda name=session_id, **fields: SQLiteSession(name, path, **fields)
     ours: Make = request.getfixturevalue("ours")
@@ -112,6 +109,8 @@ def test_an_item_keeps_its_exact_json(make: Make, run: Callable[..., Any], item:
 
 
 def test_a_session_keeps_the_order_and_its_id(make: Make, session_id: str, run: Callable[..., Any]) -> None:
+    from agents.memory import Session
+
     session = make()
     assert isinstance(session, Session)
     assert session.session_id == session_id
@@ -133,6 +132,8 @@ def test_a_limit_returns_the_newest_items(make: Make, run: Callable[..., Any], l
 
 def test_the_settings_have_a_limit_of_their_own(make: Make, run: Callable[..., Any]) -> None:
     """Which a call may override."""
+    from agents.memory import SessionSettings
+
     session = make(session_settings=SessionSettings(limit=2))
     run(session.add_items([said("1"), said("2"), said("3")]))
     assert run(session.get_items()) == [said("2"), said("3")]
@@ -172,44 +173,13 @@ def test_of_many_pops_at_once_each_gets_another_item(make: Make, run: Callable[.
     assert popped.count(None) == 1
 
 
-class Scripted(Model):
-    """A model that answers from a script, and keeps what it was given."""
-
-    def __init__(self, *outputs: list[TResponseOutputItem]) -> None:
-        self.outputs = list(outputs)
-        self.given: list[list[Any]] = []
-
-    async def get_response(
-        self,
-        system_instructions: str | None,
-        input: str | list[TResponseInputItem],  # noqa: A002 - the SDK's name
-        *_: Any,
-        **__: Any,
-    ) -> ModelResponse:
-        self.given.append([input] if isinstance(input, str) else list(input))
-        return ModelResponse(output=self.outputs.pop(0), usage=Usage(), response_id=None)
-
-    def stream_response(self, *_: Any, **__: Any) -> AsyncIterator[Any]:
-        raise NotImplementedError
-
-
-def answer(text: str) -> list[TResponseOutputItem]:
-    content = ResponseOutputText(type="output_text", text=text, annotations=[])
-    return [ResponseOutputMessage(id="m", type="message", role="assistant", status="completed", content=[content])]
-
-
-@function_tool
-def price_of(thing: str) -> str:
-    """Return the price of a thing."""
-    return f"{thing}: 40 euros " + "." * 70_000
-
-
 def test_a_run_goes_on_where_the_last_one_ended(make: Make, run: Callable[..., Any]) -> None:
     """The SDK's runner stores the question, the tool's call and output, and the answer; the next run is given them."""
-    calls: list[TResponseOutputItem] = [
-        ResponseFunctionToolCall(type="function_call", call_id="c1", name="price_of", arguments='{"thing": "pump"}')
-    ]
-    model = Scripted(calls, answer("40 euros"), answer("You asked for the pump."))
+    from agents import Agent, RunConfig, Runner
+
+    from tests.loopback.scripted_model import Scripted, answer, call_of, price_of
+
+    model = Scripted(call_of("price_of", thing="pump"), answer("40 euros"), answer("You asked for the pump."))
     agent = Agent(name="assistant", model=model, tools=[price_of])
     config = RunConfig(tracing_disabled=True)
     run(Runner.run(agent, "What does the pump cost?", session=make(), run_config=config))
@@ -271,6 +241,8 @@ def test_what_others_say_in_the_session_is_no_item(
 def test_another_keys_item_can_be_read_and_not_popped(
     hosts: Hosts, ours: Make, session_id: str, run: Callable[..., Any]
 ) -> None:
+    from twinhost.adapters.openai_agents import TwinhostSession
+
     run(ours().add_items([said("1")]))
 
     async def other() -> list[Any]:

@@ -8,7 +8,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import bpe_openai
 import pytest
 import yaml
 from hypothesis import given
@@ -52,6 +51,8 @@ def corpus(name: str) -> list[str]:
 @pytest.mark.parametrize("vocabulary", ["cl100k_base", "o200k_base"])
 def test_the_estimate_is_an_upper_bound(name: str, most: float, vocabulary: str) -> None:
     """For every single line of a context, by two public tokenizers; and not so high that a budget is wasted."""
+    import bpe_openai  # takes half a second, in each process that collects this file
+
     encode = bpe_openai.get_encoding(vocabulary).encode
     lines = [f"[Nora]: {text}" for text in corpus(name)]
     counted = [(ESTIMATE.count(line), len(encode(line))) for line in lines]
@@ -62,6 +63,8 @@ def test_the_estimate_is_an_upper_bound(name: str, most: float, vocabulary: str)
 @pytest.mark.parametrize("name", ["en", "fil", "code", "cjk"])
 def test_the_estimate_holds_for_one_token_for_each_digit(name: str) -> None:
     """As vocabularies of local models have it; by texts of the length of a small context."""
+    import bpe_openai
+
     encode = bpe_openai.get_encoding("voyage3_base").encode
     texts = corpus(name)
     for place in range(0, len(texts), 5):
