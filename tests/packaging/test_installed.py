@@ -38,7 +38,8 @@ def makes_venvs(python: str) -> bool:
     return subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode == 0
 
 
-FOUND = [sys.executable, *filter(None, (shutil.which(f"python3.{minor}") for minor in (11, 12, 13)))]
+OTHERS = (shutil.which(f"python3.{minor}") for minor in (11, 12, 13) if minor != sys.version_info.minor)
+FOUND = [sys.executable, *filter(None, OTHERS)]
 PYTHONS = [each for each in FOUND if makes_venvs(each)]  # at least the one that runs this
 
 
