@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.new_database import open_database
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
 from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.host_keys import HostKeys
@@ -19,7 +20,6 @@ from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
@@ -47,7 +47,7 @@ class Assembled:
         environment: dict[str, str],
     ) -> None:
         settings = load_settings(name, environment)
-        self.database = Database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations])
+        self.database = open_database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations])
         self.health = Health(name, settings.secure)
         self.keys = HostKeys(settings)
         counters = Counters()

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.secure_zmq.actions import Action, Translation
 from twinhost.secure_zmq.callers import Caller, Grants
@@ -13,7 +14,6 @@ from twinhost.secure_zmq.dispatch import Dispatcher, Store
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 
 LIMIT = 10_000
@@ -51,7 +51,7 @@ class Bench:
     """The dispatcher, the database under it, and what its handlers did."""
 
     def __init__(self, path: Path, store: Store | None = None) -> None:
-        self.database = Database(path, [*REPLY_LOG_MIGRATIONS, TABLES])
+        self.database = open_database(path, [*REPLY_LOG_MIGRATIONS, TABLES])
         self.sum = self.rows()
         self.executions: list[int] = []
         self.deferred: list[Future[Reply]] = []

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from tests.configuration import SHIPPED_GRANTS
+from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.events import actions as actions_module
@@ -46,7 +46,7 @@ class EventBench:
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = Database(self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS])
+        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS])
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         actions = EventActions(self.events, ErrorLog(self.database), MAX_REPLY_BYTES, self._audit).actions()

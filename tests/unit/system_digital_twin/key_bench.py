@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.identities import new_pair
+from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
@@ -20,7 +21,6 @@ from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.files import MIGRATION as LEDGER_MIGRATION
 from twinhost.store.audit_log.files import MIGRATION_RESTORES
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
@@ -51,7 +51,7 @@ class KeyBench:
     def start(self) -> None:
         """Begin as a process does."""
         migrations = [*REPLY_LOG_MIGRATIONS, LEDGER_MIGRATION, MIGRATION_RESTORES, KEY_AUDIT_MIGRATION, DEBTS]
-        self.database = Database(self.root / "twin.sqlite3", migrations)
+        self.database = open_database(self.root / "twin.sqlite3", migrations)
         self.audit = AuditLog(self.database, self.root / "audit")
         self.peers = AuthorizedPeers([self.folder, self.enrolled_folder])
         self.key_audit = KeyAudit(self.database, self.audit, self.peers)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.new_database import open_database
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
 from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.network_config import load_network_config
@@ -16,7 +17,6 @@ from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.capacity import actions as load_actions_module
@@ -113,7 +113,7 @@ class MetricsBench:
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = Database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
+        self.database = open_database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.reports = VramReports(self.database)
         self.leases = Leases(self.database, self.reports.lease_ended)

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.agent.health import HealthActions
 from twinhost.network_config import load_network_config
@@ -13,7 +14,6 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry import registry as registry_module
 from twinhost.system_digital_twin.registry.actions import RegistryActions
@@ -58,7 +58,7 @@ class Twin:
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = Database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION])
+        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION])
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)

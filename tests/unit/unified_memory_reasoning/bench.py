@@ -6,13 +6,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 
 MAX_REPLY_BYTES = 262_144
@@ -31,7 +31,7 @@ class Bench:
 
     def open(self, migrations: Sequence[str] | None = None) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = Database(self.path, [*REPLY_LOG_MIGRATIONS, *(migrations or self.MIGRATIONS)])
+        self.database = open_database(self.path, [*REPLY_LOG_MIGRATIONS, *(migrations or self.MIGRATIONS)])
         self.serve(self.make())
 
     def make(self) -> Iterable[Action[Any]]:
