@@ -46,7 +46,7 @@ class Outcome:
 
 def one_by_one(call: Callable[[], Any], seconds: float) -> Outcome:
     """Call, wait, call again, for so many seconds."""
-    _repeat(call, WARM_UP_S)
+    _repeat(call, min(WARM_UP_S, seconds))
     began = time.perf_counter()
     took = _repeat(call, seconds)
     return Outcome.of(took, time.perf_counter() - began)
@@ -66,7 +66,7 @@ async def side_by_side(calls: Sequence[Callable[[], Awaitable[Any]]], in_flight:
     async def all_until(until: float) -> None:
         await asyncio.gather(*(worker(call, until) for call in calls for _ in range(in_flight)))
 
-    await all_until(time.perf_counter() + WARM_UP_S)
+    await all_until(time.perf_counter() + min(WARM_UP_S, seconds))
     took.clear()
     began = time.perf_counter()
     await all_until(began + seconds)
