@@ -100,8 +100,10 @@ class Field:
         self._reply = secured.reply
         self._python("ours", "twin", "blocking", secured.target)
         self._python("ours-open", "twin", "blocking", opened.target)
-        self._python("ours-map", "twin", "pipelining", secured.target)
-        self._python("ours-aio", "twin", "asynchronous", secured.target)
+        for suffix, alone in (("", False), ("-alone", True)):
+            target = {**secured.target, "one request a frame": alone}
+            self._python(f"ours-map{suffix}", "twin", "pipelining", target)
+            self._python(f"ours-aio{suffix}", "twin", "asynchronous", target)
         self.contenders["ours-beside-others"] = Contender(lambda task: self._beside_others(task, secured.target))
         self._python("ours-connecting", "bare_pyzmq", "connecting", secured.bare_target)
         self._twin = secured

@@ -30,6 +30,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
     def task(action: str = "get_agent_endpoint", clients: int = 1, in_flight: int = 1, padding: int = 0) -> Task:
         return Task(action, clients, in_flight, seconds, padding)
 
+    frames = ("ours-map", "ours-map-alone", "ours-aio", "ours-aio-alone")
     large = ("ours", "pyzmq", "grpc")
     return (
         Workload(
@@ -42,9 +43,14 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             "in flight",
             task(in_flight=IN_FLIGHT),
             Kind.PER_S,
-            ("ours-by-c", "c-router", "ours-map", "ours-aio", "grpc-aio", "nats", "raw-mtls", "pyzmq"),
+            ("ours-by-c", "c-router", *frames, "grpc-aio", "nats", "raw-mtls", "pyzmq"),
         ),
-        Workload("durable", task("register_agent", in_flight=IN_FLIGHT), Kind.PER_S, ("ours-by-c", "pyzmq-committing")),
+        Workload(
+            "durable",
+            task("register_agent", in_flight=IN_FLIGHT),
+            Kind.PER_S,
+            ("ours-by-c", "pyzmq-committing", *frames),
+        ),
         Workload(
             "clients", task(clients=CLIENTS), Kind.PER_S, ("ours-by-c", "c-router", "ours-aio", "grpc-aio", "raw-mtls")
         ),
@@ -52,7 +58,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             "clients in flight",
             task(clients=CLIENTS, in_flight=CLIENTS_IN_FLIGHT),
             Kind.PER_S,
-            ("ours-by-c", "c-router"),
+            ("ours-by-c", "c-router", "ours-aio", "ours-aio-alone"),
         ),
         Workload(
             "connect",
