@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.configuration import SHIPPED
 from tests.identities import new_pair
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
-from twinhost.network_config import load_network_config
-from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
@@ -64,7 +63,7 @@ class KeyBench:
         )
         self._dispatcher = Dispatcher(
             [*self.actions.actions(), Action(Doom, self._doom, mutates=True)],
-            Grants({**load_network_config(DEFAULT_PATH, {}).grants, "doomed": {"doom"}}),
+            Grants({**SHIPPED.grants, "doomed": {"doom"}}),
             self.database,
             ReplyLog(self.database, 600, 100),
             65_536,

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
+from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
 from twinhost.agent.host_metrics import GpuSample, HostSample
-from twinhost.network_config import load_network_config
-from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
@@ -123,7 +122,6 @@ class MetricsBench:
         self.reservations = Reservations(
             self.database, self.metrics, self.reports, self.leases, self.events, self.dead.__contains__
         )
-        grants = load_network_config(DEFAULT_PATH, {}).grants
         self._dispatcher = Dispatcher(
             [
                 *MetricsActions(self.metrics, self.reports, self.leases.host_of).actions(),
@@ -131,7 +129,7 @@ class MetricsBench:
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),
             ],
-            Grants({**grants, "agent": {*grants["agent"], "doom"}}),
+            Grants({**SHIPPED.grants, "agent": {*SHIPPED.grants["agent"], "doom"}}),
             self.database,
             ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
             4 * 2**20,

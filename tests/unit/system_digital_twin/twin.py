@@ -6,11 +6,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from twinhost.agent.health import HealthActions
-from twinhost.network_config import load_network_config
-from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -62,9 +61,7 @@ class Twin:
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
-        self._dispatcher = Dispatcher(
-            actions, Grants(load_network_config(DEFAULT_PATH, {}).grants), self.database, replies, 65_536
-        )
+        self._dispatcher = Dispatcher(actions, Grants(SHIPPED.grants), self.database, replies, 65_536)
 
     def reopen(self) -> None:
         """Close the database and open it again, as a restart does."""
