@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 # The model of the OpenAI example, in place of one that needs the network.
 MODEL = """
 import agents
-from tests.loopback.test_adapter_openai_agents import Scripted, answer
+from tests.loopback.scripted_model import Scripted, answer
 
 model = Scripted(answer("Noted."), answer("40 euros."))
 agents.Agent.__init__ = (lambda init: lambda self, **fields: init(self, model=model, **fields))(agents.Agent.__init__)

@@ -173,6 +173,20 @@ def test_slow_requests_of_one_frame_do_not_keep_the_others(
     assert found == [str(number) for number in range(MAX_PARTS)]
 
 
+def test_requests_of_one_connection_keep_their_order(agent: ServedAgent, peer: Socket) -> None:
+    """Those that arrive while earlier ones wait, alone or in a frame, are executed after them."""
+    peer.send(together([request("work", number) for number in range(64)]))
+    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    for number in range(64, 80):
+        peer.send(request("add", number, amount=1))
+    for begin in range(80, 144, 32):
+        peer.send(together([request("work", number) for number in range(begin, begin + 32)]))
+    found: list[str] = []
+    while len(found) < 144:
+        found += [reply["request_id"] for reply in documents(peer.recv())]
+    assert found == [str(number) for number in range(144)]
+
+
 def test_a_key_revoked_in_the_middle_of_a_frame_gets_no_more(
     home: Path, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
 ) -> None:

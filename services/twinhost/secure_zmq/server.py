@@ -8,7 +8,7 @@ batch is received.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 
 import msgspec
@@ -68,12 +68,13 @@ class _Batch:
         self.inbounds.append(inbound)
         self.size += len(inbound.payload)
 
-    def rest(self, begin: int) -> "_Batch":
-        """Return the requests from a place on."""
-        batch = _Batch()
+    def by_caller(self, begin: int = 0) -> "dict[str, _Batch]":
+        """Return the requests from a place on, by the caller's name; those of one caller are in their order."""
+        batches: dict[str, _Batch] = {}
         for back, inbound in zip(self.returns[begin:], self.inbounds[begin:], strict=True):
-            batch.add(back, inbound)
-        return batch
+            name = inbound.caller.name if inbound.caller else ""
+            batches.setdefault(name, _Batch()).add(back, inbound)
+        return batches
 
 
 class Server:
@@ -202,12 +203,15 @@ class Server:
             self._answer(batch)
 
     def _next_batch(self, flags: int) -> _Batch:
-        """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others."""
+        """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others.
+
+        The requests of one connection keep their order.
+        """
         if not self._unfinished:
             return self._receive_batch(flags)
         self._resumed = not self._resumed
         if not self._resumed:
-            return self._receive_batch(DONTWAIT)
+            return self._without_later(self._receive_batch(DONTWAIT))
         name = next(iter(self._unfinished))
         waiting = self._unfinished.pop(name)
         batch = waiting.popleft()
@@ -230,25 +234,48 @@ class Server:
             batch.add(back, inbound)
         return batch
 
-    def _continue_later(self, batch: _Batch) -> None:
-        """Keep what could not be answered yet, or refuse it where too much is kept already."""
+    def _continue_later(self, batch: _Batch, begin: int) -> None:
+        """Keep what could not be answered yet, before what else its callers have here."""
+        for name, rest in batch.by_caller(begin).items():
+            waiting = self._unfinished.setdefault(name, deque())
+            if not self._refused(rest, waiting):
+                waiting.appendleft(rest)
+            self._unfinished[name] = self._unfinished.pop(name)  # behind the other callers
+
+    def _without_later(self, received: _Batch) -> _Batch:
+        """Return what can be answered now; keep the requests of connections that have earlier ones here."""
+        ready = _Batch()
+        for name, batch in received.by_caller().items():
+            waiting = self._unfinished.get(name, deque())
+            waits = {back.route[0] for each in waiting for back in each.returns}
+            later = _Batch()
+            for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
+                (later if back.route[0] in waits else ready).add(back, inbound)
+            if later.returns and not self._refused(later, waiting):
+                waiting.append(later)
+        return ready
+
+    def _refused(self, batch: _Batch, waiting: Collection[_Batch]) -> bool:
+        """Refuse requests of a caller of which too many are kept already; return whether they were refused."""
         self._room = 1  # of slow requests, no more are received than are answered
-        caller = batch.inbounds[0].caller
-        waiting = self._unfinished.setdefault(caller.name if caller else "", deque())
         count = len(batch.inbounds) + sum(len(other.inbounds) for other in waiting)
         size = batch.size + sum(other.size for other in waiting)
-        if waiting and (count > _MAX_UNFINISHED or size > _MAX_UNFINISHED_BYTES):
-            for inbound in batch.inbounds:
-                inbound.fault = inbound.fault or LimitReached(_TOO_MANY)
-            self._answer(batch)
-        else:
-            waiting.append(batch)
+        if not waiting or (count <= _MAX_UNFINISHED and size <= _MAX_UNFINISHED_BYTES):
+            return False
+        for inbound in batch.inbounds:
+            inbound.fault = inbound.fault or LimitReached(_TOO_MANY)
+        self._answer(batch)
+        return True
 
     def _receive_batch(self, flags: int) -> _Batch:
         batch = _Batch()
         came = len(self._receive(batch, self._room, flags))
         self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
         return batch
+
+    def _receive_further(self, batch: _Batch) -> list[Inbound]:
+        """Receive what shares the batch's commit; nothing while earlier requests are unfinished."""
+        return [] if self._unfinished else self._receive(batch, MAX_BATCH, DONTWAIT)
 
     def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
@@ -311,7 +338,7 @@ class Server:
     def _answer(self, batch: _Batch) -> None:
         if not batch.returns:
             return
-        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive(batch, MAX_BATCH, DONTWAIT))
+        replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
         gathered: list[bytes] = []
         last = batch.returns[0]
@@ -328,7 +355,7 @@ class Server:
                 self._send(back, reply)
         self._send_together(last, gathered)
         if len(replies) < len(batch.returns):
-            self._continue_later(batch.rest(len(replies)))
+            self._continue_later(batch, len(replies))
 
     def _answer_deferred(self) -> None:
         """Send the answers that other threads have finished."""
