@@ -12,6 +12,7 @@ import psutil
 import pytest
 import yaml
 
+from tests.ports import free_ports
 from twinhost.agent import MIGRATION, Action, Assembly, Caller, Description, Foundation, Membership, Reply, Request
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.client import Client
@@ -198,6 +199,17 @@ def test_nothing_listens_beyond_loopback() -> None:
             each.laddr.port: each.laddr.ip.removeprefix("::ffff:") for each in listening if each.laddr.port in ports
         }
         assert found == dict.fromkeys(ports - {None}, "127.0.0.1")
+
+
+def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor that of an agent which is not running."""
+    ports = free_ports(7)
+    monkeypatch.setattr("twinhost.testing.stack._PORTS", ports)
+    with Stack() as stack:
+        stack.stop(UMRA)
+        stack.add("Crier", [MIGRATION], shouting, {})
+        given = [each for agent in stack.config.agents.values() for each in (agent.zmq_port, agent.http_port)]
+        assert sorted([*given, stack.config.agent(SDT).events_port or 0]) == sorted(ports)
 
 
 def test_a_checkout_with_more_agents_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

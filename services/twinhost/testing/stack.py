@@ -8,7 +8,7 @@ import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -162,7 +162,8 @@ class Stack:
         host = name.lower()
         if name in self._document["agents"] or host in self._document["hosts"]:
             raise ConfigurationError(f"{name} is an agent or a host of this stack already; choose another name")
-        zmq_port, http_port = _free_ports(2)
+        taken = {port for agent in self._document["agents"].values() for port in agent["ports"].values()}
+        zmq_port, http_port = _free_ports(2, taken)
         self._document["hosts"][host] = {"address": LOOPBACK}
         self._document["agents"][name] = {"host": host, "key": host, "ports": {"zmq": zmq_port, "http": http_port}}
         for role, actions in grants.items():
@@ -310,20 +311,24 @@ def _configuration(heartbeat_s: float) -> dict[str, Any]:
     document: dict[str, Any] = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
     document["agents"] = {name: document["agents"][name] for name in _PLANS}
     document["hosts"] = {agent["host"]: {"address": LOOPBACK} for agent in document["agents"].values()}
-    for agent in document["agents"].values():
-        agent["ports"] = dict(zip(agent["ports"], _free_ports(len(agent["ports"])), strict=True))
+    agents = document["agents"].values()
+    ports = iter(_free_ports(sum(len(agent["ports"]) for agent in agents)))
+    for agent in agents:
+        agent["ports"] = {name: next(ports) for name in agent["ports"]}
     document["limits"] |= {"heartbeat_s": heartbeat_s}
     for service in ("embeddings", "tokenizer"):
         document["recall"].pop(service, None)
     return document
 
 
-def _free_ports(count: int) -> list[int]:
-    """Return so many ports that nobody has, and that Linux gives to no outgoing connection."""
+def _free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
+    """Return so many other ports that nobody has, and that Linux gives to no outgoing connection."""
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
             port = random.choice(_PORTS)  # noqa: S311 - no secret
+            if port in taken:
+                continue
             with contextlib.suppress(OSError):
                 stack.enter_context(socket.create_server((LOOPBACK, port)))
                 ports.append(port)
