@@ -42,13 +42,14 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
-    # RFC 7464 ends each with a line feed.
-    parts = [part.rstrip(b"\n") for part in frame[1:].split(SEPARATOR, MAX_PARTS)]
+    parts = frame[1:].split(SEPARATOR, MAX_PARTS)
+    if b"\n" in frame:  # RFC 7464 ends each with a line feed
+        parts = [part.rstrip(b"\n") for part in parts]
     if len(parts) > MAX_PARTS:
         raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
     if not any(parts):
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
-    if any(map(is_messagepack, parts)):
+    if not frame.isascii() and any(map(is_messagepack, parts)):
         raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
     return [part for part in parts if part]
 
