@@ -91,7 +91,7 @@ class Exchange:
         self._large: set[str] = set()  # actions whose last requests were large
         self._took_s = 0.0  # from a frame to the next reply, a moving average
         self._sent_at = 0.0
-        self._process = os.getpid()
+        self._process = _prefix
 
     def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
         """Add a request; `send()` sends it.
@@ -100,7 +100,7 @@ class Exchange:
             MessageTooLarge, MalformedRequest: it can't be encoded, or its id is in flight already.
             SocketMisuse: the client was made before a fork, by the parent.
         """
-        if os.getpid() != self._process:
+        if self._process != _prefix:
             raise SocketMisuse("this client was made by another process, before a fork; make one in this process")
         forms = self._forms
         payload = encode_request(
@@ -113,7 +113,7 @@ class Exchange:
         )
         if len(payload) > MESSAGEPACK_FROM_BYTES:
             self._large.add(action)
-        else:
+        elif self._large:
             self._large.discard(action)
         if request_id in self.asked:
             raise MalformedRequest(
@@ -127,9 +127,10 @@ class Exchange:
         """Wait no longer for a reply; one that comes is dropped."""
         if self.asked.get(asked.request_id) is asked:
             del self.asked[asked.request_id]
-            self._unsent.pop(asked.request_id, None)
-            if asked.reply is None and asked.sent_in == self._session:
-                self.unanswered -= 1
+            if asked.reply is None:
+                self._unsent.pop(asked.request_id, None)
+                if asked.sent_in == self._session:
+                    self.unanswered -= 1
 
     def send(self, session: int, send: PlainSend) -> bool:
         """Send what was not sent in a session, as far as the server keeps the replies and the pipe has room.
@@ -164,14 +165,17 @@ class Exchange:
         answered: list[Asked] = []
         fault: MalformedRequest | None = None
         now = time.monotonic()
+        noted = False  # that the server replies: once for a frame
         for payload in replies_in(frame) if frame[:1] == SEPARATOR else (frame,):
             reply = decode_reply(payload)
             request_id = reply.get("request_id")
             if request_id is None and reply.get("status") == "error":
                 fault = MalformedRequest(f"the server could not read a request: {reply.get('error')}")
                 continue
-            if not self._link.accepts(reply):
-                break
+            if not noted or "code" in reply:
+                if not self._link.accepts(reply):
+                    break
+                noted = True
             asked = self.asked.get(request_id) if type(request_id) is str else None
             if asked is None or asked.reply is not None:  # it came too late, or twice
                 continue

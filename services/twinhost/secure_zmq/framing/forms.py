@@ -61,6 +61,10 @@ def replies_in(frame: bytes) -> list[bytes]:
 
 def groups(parts: Sequence[bytes], max_bytes: int, max_parts: int) -> Iterator[tuple[int, int]]:
     """Yield where each frame of `together` begins and ends; MessagePack, and a part that is too large, is alone."""
+    if len(parts) <= max_parts and sum(map(len, parts)) + len(parts) <= max_bytes and all(map(bytes.isascii, parts)):
+        if parts:  # the usual ones: all in one
+            yield 0, len(parts)
+        return
     begin = size = 0
     for end, part in enumerate(parts):
         size += len(part) + 1
