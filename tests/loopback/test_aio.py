@@ -99,6 +99,31 @@ def test_a_silent_session_is_left_however_short_the_deadlines_are() -> None:
     assert len(routes) > 1
 
 
+def test_each_call_ends_at_its_own_deadline() -> None:
+    """The first deadline may be that of a later call, or of one that was given up."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.bind("tcp://127.0.0.1:*")
+        ended: list[float] = []
+
+        async def one(client: AsyncClient, deadline_s: float) -> None:
+            with pytest.raises(ServerUnreachable):
+                await client.call("echo", deadline_s=deadline_s)
+            ended.append(deadline_s)
+
+        async def use(client: AsyncClient) -> None:
+            endless = asyncio.create_task(client.call("echo", deadline_s=math.inf))
+            await asyncio.gather(*(one(client, deadline_s) for deadline_s in (0.3, 0.1, 0.2)))
+            given_up = asyncio.create_task(client.call("echo", deadline_s=0.05))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await one(client, 0.15)
+            assert not endless.done()
+            endless.cancel()
+
+        run(UnencryptedAddress(endpoint(server)), use)
+    assert ended == [0.1, 0.2, 0.3, 0.15]
+
+
 @pytest.mark.parametrize("deadline_s", [math.inf, math.nan, 1e300])
 def test_a_deadline_may_be_infinite(agent: ServedAgent, peer_keys: KeyPair, deadline_s: float) -> None:
     async def use(client: AsyncClient) -> None:
