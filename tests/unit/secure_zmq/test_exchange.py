@@ -250,6 +250,20 @@ def test_what_is_forgotten_is_not_sent_and_not_answered(wire: Wire) -> None:
     assert wire.exchange.unanswered == 0
 
 
+def test_what_an_earlier_session_answers_is_not_sent_again(wire: Wire) -> None:
+    """Its reply was received already when the connection was lost."""
+    wire.negotiate()
+    (asked,) = wire.ask(1)
+    wire.take_frames()
+    wire.room = 0
+    assert not wire.exchange.send(2, wire.send)
+    wire.answer(asked)
+    wire.exchange.forget(asked)
+    wire.room = 10
+    assert not wire.exchange.send(2, wire.send)
+    assert wire.exchange.unanswered == 0
+
+
 @pytest.mark.parametrize("request_id", [5, None, ["x"], {"x": 1}])
 def test_a_reply_with_no_such_id_is_dropped(wire: Wire, request_id: object) -> None:
     """Whatever its type is."""

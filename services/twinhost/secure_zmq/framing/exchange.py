@@ -163,6 +163,7 @@ class Exchange:
             MalformedRequest: it is not from an agent, or the server could not read a request; the others have replies.
         """
         answered: list[Asked] = []
+        in_flight, session = self.asked, self._session
         fault: MalformedRequest | None = None
         now = time.monotonic()
         noted = False  # that the server replies: once for a frame
@@ -176,11 +177,13 @@ class Exchange:
                 if not self._link.accepts(reply):
                     break
                 noted = True
-            asked = self.asked.get(request_id) if type(request_id) is str else None
+            asked = in_flight.get(request_id) if type(request_id) is str else None
             if asked is None or asked.reply is not None:  # it came too late, or twice
                 continue
-            if asked.sent_in == self._session:
+            if asked.sent_in == session:
                 self.unanswered -= 1
+            else:  # it was sent in an earlier session, and need not be sent again
+                self._unsent.pop(asked.request_id, None)
             if "accepts" in reply or "ignored_fields" in reply:
                 self._note_forms(reply)
             asked.reply = reply
