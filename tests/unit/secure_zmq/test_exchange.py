@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import zmq
 
-from twinhost.secure_zmq.errors import MalformedRequest, SocketMisuse
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, SocketMisuse
 from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.framing.exchange import LOOK_S, MAX_UNANSWERED, Asked, Exchange, new_request_id
 from twinhost.secure_zmq.framing.forms import (
@@ -160,6 +160,15 @@ def test_replies_beside_one_that_could_not_be_read_count(wire: Wire) -> None:
         wire.exchange.take(together([json.dumps(reply).encode() for reply in replies]))
     assert first.reply is not None
     assert second.reply is not None
+
+
+def test_a_refusal_of_the_previous_key_counts_anywhere_in_a_frame(wire: Wire) -> None:
+    """What is answered before it has its reply; the refused request is repeated with the new key."""
+    wire.negotiate()
+    first, refused = wire.ask(2)
+    replies = [{"request_id": first.request_id}, {"request_id": refused.request_id, "code": PeerNotLive.code}]
+    assert wire.exchange.take(together([json.dumps(reply).encode() for reply in replies])) == [first]
+    assert refused.reply is None
 
 
 def test_a_reply_stays_due_after_its_call_was_given_up(wire: Wire) -> None:
