@@ -99,6 +99,19 @@ def test_a_silent_session_is_left_however_short_the_deadlines_are() -> None:
     assert len(routes) > 1
 
 
+def test_a_call_that_is_alone_is_sent_at_once(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """In the iteration of the loop in which it begins."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=PATIENCE_S)
+        call = asyncio.create_task(client.call("echo", text="x", deadline_s=PATIENCE_S))
+        await asyncio.sleep(0)
+        assert client._exchange.unanswered == 1
+        await call
+
+    run(agent.secured(peer_keys), use)
+
+
 def test_each_call_ends_at_its_own_deadline() -> None:
     """The first deadline may be that of a later call, or of one that was given up."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as server:

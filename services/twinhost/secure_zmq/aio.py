@@ -51,7 +51,7 @@ class AsyncClient:
     ) -> Reply:
         """Return the reply to one action; arguments and errors are those of `Client.call`.
 
-        Calls that begin in one iteration of the event loop may travel in one frame.
+        Calls that begin in one iteration of the event loop may travel in one frame; one that is alone is sent at once.
 
         >>> async with twinhost.connect_async("UnifiedMemoryReasoningAgent") as client:
         ...     both = await asyncio.gather(client.call("ping"), client.call("memory_status"))
@@ -67,9 +67,12 @@ class AsyncClient:
         asked.future = loop.create_future()
         if asked.asked_at + deadline_s < self._deadline_at:
             self._wait_for_deadline(asked.deadline, deadline_s)
-        if self._flushing is None:
-            self._flushing = loop.call_soon(self._flush)
         try:
+            if self._flushing is None:
+                if self._connection is not None and len(self._exchange.asked) == 1:  # no other call may join it
+                    self._flush()
+                else:
+                    self._flushing = loop.call_soon(self._flush)
             return successful(await asked.future)
         finally:
             self._exchange.forget(asked)
