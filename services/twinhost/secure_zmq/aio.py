@@ -238,20 +238,22 @@ class AsyncClient:
     def _drain(self) -> None:
         if self._connection is None or not self._connection.readable:
             return
-        with contextlib.suppress(zmq.Again):
-            while self._connection is not None:
-                try:
-                    answered = self._exchange.take(self._connection.socket.recv(DONTWAIT))
-                except MalformedRequest as error:  # it can't be matched to a request
-                    self._deliver(list(self._exchange.asked.values()))
-                    self._fail_all(error)
-                    continue
-                self._deliver(answered)
-                if not answered and self._link.withdrawn():
-                    self._reconnect()
-                if not self._exchange.unanswered:  # no reply is due; the next send drains again
-                    break
-        self._send()
+        while self._connection is not None:
+            try:
+                answered = self._exchange.take(self._connection.socket.recv(DONTWAIT))
+            except zmq.Again:
+                break
+            except MalformedRequest as error:  # it can't be matched to a request
+                self._deliver(list(self._exchange.asked.values()))
+                self._fail_all(error)
+                continue
+            self._deliver(answered)
+            if not answered and self._link.withdrawn():
+                self._reconnect()
+            if not self._exchange.unanswered:  # no reply is due; the next send drains again
+                break
+        if not self._exchange.idle:
+            self._send()
 
     @staticmethod
     def _deliver(answered: list[Asked]) -> None:

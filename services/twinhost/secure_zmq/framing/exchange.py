@@ -93,6 +93,11 @@ class Exchange:
         self._sent_at = 0.0
         self._process = _prefix
 
+    @property
+    def idle(self) -> bool:
+        """Whether no reply is due, and nothing waits to be sent."""
+        return not self.unanswered and not self._unsent
+
     def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
         """Add a request; `send()` sends it.
 
