@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time
+LOOK_UNANSWERED = 8  # with more in flight, the sleep costs each of them little, and libzmq's threads get the core
 _SEVERAL_CORES = len(os.sched_getaffinity(0)) > 1  # on one, polling only delays the reply
 
 _numbers = itertools.count()
@@ -219,9 +220,10 @@ class Exchange:
         self._sent_at = time.monotonic()
         if self.due_since is None:
             self.due_since = self._sent_at
-        looks = _SEVERAL_CORES and size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
-        self.look_until = self._sent_at + LOOK_S if looks else 0.0
         self.unanswered += len(sent)
+        quick = size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
+        looks = _SEVERAL_CORES and quick and self.unanswered <= LOOK_UNANSWERED
+        self.look_until = self._sent_at + LOOK_S if looks else 0.0
         for asked in sent:
             asked.sent_in = self._session
             del self._unsent[asked.request_id]
