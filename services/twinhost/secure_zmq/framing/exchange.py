@@ -95,9 +95,9 @@ class Exchange:
         self._process = _prefix
 
     @property
-    def idle(self) -> bool:
-        """Whether no reply is due, and nothing waits to be sent."""
-        return not self.unanswered and not self._unsent
+    def unsent(self) -> int:
+        """How many requests wait to be sent."""
+        return len(self._unsent)
 
     def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
         """Add a request; `send()` sends it.
