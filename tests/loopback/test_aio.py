@@ -29,6 +29,7 @@ from twinhost.secure_zmq.errors import (
     WrongServerKey,
 )
 from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED
+from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
@@ -97,6 +98,61 @@ def test_a_silent_session_is_left_however_short_the_deadlines_are() -> None:
         while server.poll(0):
             routes.add(server.recv_multipart()[0])
     assert len(routes) > 1
+
+
+def test_a_call_that_is_alone_is_sent_at_once(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """In the iteration of the loop in which it begins."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=PATIENCE_S)
+        call = asyncio.create_task(client.call("echo", text="x", deadline_s=PATIENCE_S))
+        await asyncio.sleep(0)
+        assert client._exchange.unanswered == 1
+        await call
+
+    run(agent.secured(peer_keys), use)
+
+
+def test_half_a_frame_is_sent_while_more_is_asked(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """The server answers it meanwhile; the rest follows in the loop's next iteration."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=PATIENCE_S)
+        half = MAX_SENT_PARTS // 2
+        lone = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
+        await asyncio.to_thread(agent.entered.wait, PATIENCE_S)  # the server is busy: it answers nothing
+        calls = [asyncio.create_task(client.call("echo", text="x", deadline_s=PATIENCE_S)) for _ in range(half + 1)]
+        await asyncio.sleep(0)
+        assert client._exchange.unanswered == 1 + half
+        agent.gate.set()
+        await asyncio.gather(lone, *calls)
+
+    run(agent.secured(peer_keys), use)
+
+
+def test_each_call_ends_at_its_own_deadline() -> None:
+    """The first deadline may be that of a later call, or of one that was given up."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.bind("tcp://127.0.0.1:*")
+        ended: list[float] = []
+
+        async def one(client: AsyncClient, deadline_s: float) -> None:
+            with pytest.raises(ServerUnreachable):
+                await client.call("echo", deadline_s=deadline_s)
+            ended.append(deadline_s)
+
+        async def use(client: AsyncClient) -> None:
+            endless = asyncio.create_task(client.call("echo", deadline_s=math.inf))
+            await asyncio.gather(*(one(client, deadline_s) for deadline_s in (0.3, 0.1, 0.2)))
+            given_up = asyncio.create_task(client.call("echo", deadline_s=0.05))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await one(client, 0.15)
+            assert not endless.done()
+            endless.cancel()
+
+        run(UnencryptedAddress(endpoint(server)), use)
+    assert ended == [0.1, 0.2, 0.3, 0.15]
 
 
 @pytest.mark.parametrize("deadline_s", [math.inf, math.nan, 1e300])

@@ -6,6 +6,7 @@ EAGAIN, and again after every send.
 
 import asyncio
 import contextlib
+import math
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -15,14 +16,15 @@ import zmq
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, closed, successful
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.framing.exchange import Asked, Exchange, new_request_id
+from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
 
-_NO_DEADLINE_S = 1e6  # and what is longer, or infinite
-_DEADLINES_PER_S = 50  # calls whose deadlines are in one fiftieth of a second share a timer, which fires at its end
+_SENT_EARLY = MAX_SENT_PARTS // 2  # so many calls of one iteration are sent, and answered while the others are asked
+_DEADLINES_EVERY_S = 0.02  # how soon after each other deadlines are looked at
 
 
 class AsyncClient:
@@ -38,7 +40,8 @@ class AsyncClient:
         self._max_payload_bytes = max_payload_bytes
         self._exchange = Exchange(self._link, max_payload_bytes)
         self._connection: ClientSocket | None = None
-        self._deadlines: dict[int, dict[str, Asked]] = {}  # by fiftieths of a second, and id
+        self._deadline: asyncio.TimerHandle | None = None  # when the first of those in flight ends, or before
+        self._deadline_at = math.inf  # by the monotonic clock
         self._check: asyncio.TimerHandle | None = None  # of the link, while anything is in flight
         self._flushing: asyncio.Handle | None = None  # of what was asked in this iteration of the loop, or in a backoff
         self._looking = False  # a drain is due in the loop's next iteration
@@ -50,7 +53,7 @@ class AsyncClient:
     ) -> Reply:
         """Return the reply to one action; arguments and errors are those of `Client.call`.
 
-        Calls that begin in one iteration of the event loop may travel in one frame.
+        Calls that begin in one iteration of the event loop may travel in one frame; one that is alone is sent at once.
 
         >>> async with twinhost.connect_async("UnifiedMemoryReasoningAgent") as client:
         ...     both = await asyncio.gather(client.call("ping"), client.call("memory_status"))
@@ -64,18 +67,18 @@ class AsyncClient:
             self._move_to(loop)
         asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
         asked.future = loop.create_future()
-        due = int((asked.asked_at + min(_NO_DEADLINE_S, deadline_s)) * _DEADLINES_PER_S) + 1
-        together = self._deadlines.get(due)
-        if together is None:
-            together = self._deadlines[due] = {}
-            loop.call_later(due / _DEADLINES_PER_S - asked.asked_at, self._time_out, due)
-        together[asked.request_id] = asked
-        if self._flushing is None:
-            self._flushing = loop.call_soon(self._flush)
+        if asked.asked_at + deadline_s < self._deadline_at:
+            self._wait_for_deadline(asked.deadline, deadline_s)
         try:
+            if self._flushing is None:
+                if self._connection is not None and len(self._exchange.asked) == 1:  # no other call may join it
+                    self._flush()
+                else:
+                    self._flushing = loop.call_soon(self._flush)
+            elif self._exchange.unsent == _SENT_EARLY:
+                self._send()
             return successful(await asked.future)
         finally:
-            together.pop(asked.request_id, None)
             self._exchange.forget(asked)
 
     @property
@@ -98,8 +101,9 @@ class AsyncClient:
             ConnectionRefused("the client was closed while the call was in flight; repeat it on a new client")
         )
         self._drop()
-        if self._flushing is not None:
-            self._flushing.cancel()
+        for handle in (self._flushing, self._deadline):
+            if handle is not None:
+                handle.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -112,9 +116,9 @@ class AsyncClient:
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Leave another event loop, which has ended: what was scheduled there will not run."""
         self._loop = loop
-        self._flushing = self._check = None
+        self._flushing = self._check = self._deadline = None
+        self._deadline_at = math.inf
         self._looking = False
-        self._deadlines.clear()
         for asked in list(self._exchange.asked.values()):
             self._exchange.forget(asked)
         if self._connection is not None:
@@ -208,9 +212,24 @@ class AsyncClient:
             self._connection.close()
             self._connection = None
 
-    def _time_out(self, due: int) -> None:
-        for asked in self._deadlines.pop(due).values():
-            self._end(asked, self._link.diagnosis.timed_out(asked.action, asked.deadline_s))
+    def _wait_for_deadline(self, deadline: float, wait_s: float) -> None:
+        """Have the deadlines looked at: one timer for all calls, since most of them are answered long before."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline_at = deadline
+        self._deadline = asyncio.get_running_loop().call_later(wait_s, self._time_out)
+
+    def _time_out(self) -> None:
+        """End the calls whose deadline has passed, and wait for the next one."""
+        self._deadline, self._deadline_at = None, math.inf
+        now = time.monotonic()
+        waiting = [asked for asked in self._exchange.asked.values() if asked.reply is None]
+        for asked in waiting:
+            if asked.deadline <= now:
+                self._end(asked, self._link.diagnosis.timed_out(asked.action, asked.deadline_s))
+        first = min((asked.deadline for asked in waiting if asked.deadline > now), default=math.inf)
+        if first < math.inf:
+            self._wait_for_deadline(first, max(first - now, _DEADLINES_EVERY_S))
 
     def _look(self) -> None:
         """Drain in every iteration of the loop until a reply should have arrived: a wake-up costs more."""
@@ -223,20 +242,22 @@ class AsyncClient:
     def _drain(self) -> None:
         if self._connection is None or not self._connection.readable:
             return
-        with contextlib.suppress(zmq.Again):
-            while self._connection is not None:
-                try:
-                    answered = self._exchange.take(self._connection.socket.recv(DONTWAIT))
-                except MalformedRequest as error:  # it can't be matched to a request
-                    self._deliver(list(self._exchange.asked.values()))
-                    self._fail_all(error)
-                    continue
-                self._deliver(answered)
-                if not answered and self._link.withdrawn():
-                    self._reconnect()
-                if not self._exchange.unanswered:  # no reply is due; the next send drains again
-                    break
-        self._send()
+        while self._connection is not None:
+            try:
+                answered = self._exchange.take(self._connection.socket.recv(DONTWAIT))
+            except zmq.Again:
+                break
+            except MalformedRequest as error:  # it can't be matched to a request
+                self._deliver(list(self._exchange.asked.values()))
+                self._fail_all(error)
+                continue
+            self._deliver(answered)
+            if not answered and self._link.withdrawn():
+                self._reconnect()
+            if not self._exchange.unanswered:  # no reply is due; the next send drains again
+                break
+        if self._exchange.unanswered or self._exchange.unsent:
+            self._send()
 
     @staticmethod
     def _deliver(answered: list[Asked]) -> None:

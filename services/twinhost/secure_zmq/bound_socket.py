@@ -70,7 +70,7 @@ class SecuredSessions:
         self.connections = Connections(peers.live, limits)
         self._peers = peers
         self._handshakes = handshakes or Handshakes()
-        self._known: dict[str, Peer] = {}  # by the identity that ZAP gave a session
+        self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}
@@ -84,12 +84,12 @@ class SecuredSessions:
         if self._ended:
             self.forget_ended()
         try:
-            identity = str(frame.get(IDENTITY_PROPERTY))
+            identity = frame.get(IDENTITY_PROPERTY)
         except zmq.ZMQError:
             raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
         caller = self._known.get(identity)
         if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
-            caller = self._recognise(identity, frame, now)
+            caller = self._recognise(str(identity), frame, now)
         if self._handshakes.waiting:
             self._require_recorded(caller, frame)
         session = self._sessions.get(routing_id)

@@ -185,7 +185,10 @@ class Client:
         while len(waiting) < in_flight and not ended:
             try:
                 action, fields = next(requests)
-                waiting.append(self._exchange.ask(action, fields, new_request_id(), deadline_s))
+                waiting.append(asked := self._exchange.ask(action, fields, new_request_id(), deadline_s))
+                if asked.asked_at - sent_at > _SEND_EVERY_S:
+                    self._send()
+                    sent_at = asked.asked_at
             except StopIteration:
                 ended = True
             except RequestError as error:
@@ -193,9 +196,6 @@ class Client:
             except Exception as error:  # noqa: BLE001 - of the caller's iterator: raised in its place
                 waiting.append(error)
                 ended = True
-            if (now := time.monotonic()) - sent_at > _SEND_EVERY_S:
-                self._send()
-                sent_at = now
         self._send()
         return ended
 
@@ -206,7 +206,7 @@ class Client:
     def _result_of(self, asked: Asked | Exception) -> Reply:
         if isinstance(asked, Exception):
             raise asked
-        return successful(self._reply_to(asked))
+        return successful(asked.reply or self._reply_to(asked))
 
     def _forget(self, asked: Asked | Exception) -> None:
         if isinstance(asked, Asked):

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -48,7 +48,6 @@ from twinhost.secure_zmq.wire import (
 _log = structlog.get_logger(__name__)
 
 _mutates = attrgetter("mutates")
-_MAX_CALLERS = 4_096  # whose plain reads are kept; then they are looked up again
 SLICE_S = 0.02  # how long a batch is answered before other callers' requests are received
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
 
@@ -90,15 +89,7 @@ class Counters:
 
 
 _Handler = tuple[Callable[[Any, Caller], "Answer | Future[Reply]"], tuple[str, str]]  # and the outcome of a success
-
-
-@dataclass(frozen=True, slots=True)
-class _PlainReads:
-    """What a caller may read: the handlers of the actions that change nothing and are granted, by request type."""
-
-    caller: Caller
-    grants_held: object
-    handlers: Mapping[type[Request], _Handler]
+_NO_HANDLERS: Mapping[type[Request], _Handler] = {}
 
 
 class Dispatcher:
@@ -120,10 +111,7 @@ class Dispatcher:
     ) -> None:
         self._actions = {action.request: action for action in actions}
         self._reader = Reader(self._actions, max_payload_bytes, translate)
-        self._plain_reads: dict[int, _PlainReads] = {}  # by the caller's address in memory
-        self._handlers: dict[
-            frozenset[str] | None, dict[type[Request], _Handler]
-        ] = {}  # by roles; None: not authenticated
+        self._handlers: dict[frozenset[str] | None, Mapping[type[Request], _Handler]] = {}  # by roles
         self._handlers_held: object = None  # the grants that these are of
         self._grants = grants
         self._store = store
@@ -175,8 +163,8 @@ class Dispatcher:
 
     def _report(self, seconds: float) -> None:
         """Report the batch's outcomes to the listener; all have the same duration, so equal ones are one call."""
-        if len(self._outcomes) == 1:
-            self._on_answer(*self._outcomes[0], seconds, 1)
+        if (number := len(self._outcomes)) and self._outcomes.count(self._outcomes[0]) == number:
+            self._on_answer(*self._outcomes[0], seconds, number)
             return
         for (action, outcome), number in Counter(self._outcomes).items():
             self._on_answer(action, outcome, seconds, number)
@@ -223,38 +211,41 @@ class Dispatcher:
 
     def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
         """Answer a batch of plain reads, without what other requests need; None where one of them is something else."""
-        found: list[tuple[Request, _Handler]] = []
+        found: list[tuple[Inbound, Caller, Request, _Handler]] = []
+        plain, held = self._reader.plain, self._grants.held
+        caller, handlers = None, _NO_HANDLERS
         for inbound in batch:
-            caller = inbound.caller
-            if caller is None or inbound.fault is not None or (request := self._reader.plain(inbound.payload)) is None:
+            if inbound.caller is not caller:
+                caller = inbound.caller
+                handlers = self._plain_handlers(caller, held) if caller is not None else _NO_HANDLERS
+            if caller is None or inbound.fault is not None or (request := plain(inbound.payload)) is None:
                 return None
-            reads = self._plain_reads.get(id(caller))
-            if reads is None or reads.caller is not caller or reads.grants_held is not self._grants.held:
-                reads = self._plain_reads_of(caller)
-            handler = reads.handlers.get(type(request))
+            handler = handlers.get(type(request))
             if handler is None:
                 return None
-            found.append((request, handler))
-        replies, until = [], time.perf_counter() + SLICE_S
-        for place, (inbound, each) in enumerate(zip(batch, found, strict=True)):
-            replies.append(self._answer_plainly(inbound, each, place))
-            if time.perf_counter() >= until:
+            found.append((inbound, caller, request, handler))
+        return self._answer_plainly(found)
+
+    def _answer_plainly(self, found: "list[tuple[Inbound, Caller, Request, _Handler]]") -> list[bytes]:
+        """Return the replies to those plain reads for which there is time, one at least."""
+        replies: list[bytes] = []
+        clock, until = time.perf_counter, time.perf_counter() + SLICE_S
+        for inbound, caller, request, (handle, outcome) in found:
+            try:
+                answer = handle(request, caller)
+                if isinstance(answer, Future):
+                    job = msgspec.structs.replace(self._job(inbound), payload=b"")
+                    self._deferred[len(replies)] = Deferred(job, answer, clock())
+                    reply = b""
+                else:
+                    reply = self._within_limit(encode_reply(answer, request.request_id))
+                    self._outcomes.append(outcome)
+            except Exception as error:  # boundary: one request's fault is that request's alone
+                reply = self._failed(self._job(inbound), error)
+            replies.append(reply)
+            if clock() >= until:
                 break
         return replies
-
-    def _answer_plainly(self, inbound: Inbound, found: tuple[Request, _Handler], place: int) -> bytes:
-        request, (handle, outcome) = found
-        try:
-            answer = handle(request, cast(Caller, inbound.caller))
-            if isinstance(answer, Future):
-                job = msgspec.structs.replace(self._job(inbound), payload=b"")
-                self._deferred[place] = Deferred(job, answer, time.perf_counter())
-                return b""
-            reply = self._within_limit(encode_reply(answer, request.request_id))
-        except Exception as error:  # boundary: one request's fault is that request's alone
-            return self._failed(self._job(inbound), error)
-        self._outcomes.append(outcome)
-        return reply
 
     def _job(self, inbound: Inbound) -> Job:
         """Return what is known of a request that has been read before."""
@@ -262,24 +253,19 @@ class Dispatcher:
         assert isinstance(job, Job), job
         return job
 
-    def _plain_reads_of(self, caller: Caller) -> _PlainReads:
-        held, roles = self._grants.held, caller.roles if caller.authenticated else None
+    def _plain_handlers(self, caller: Caller, held: object) -> Mapping[type[Request], _Handler]:
+        """Return the handlers of what a caller may read by the grants in effect, `held`: it changes nothing."""
         if held is not self._handlers_held:
             self._handlers_held, self._handlers = held, {}
+        roles = caller.roles if caller.authenticated else None
         handlers = self._handlers.get(roles)
         if handlers is None:
-            handlers = self._handlers[roles] = self._handlers_of(caller)
-        if len(self._plain_reads) >= _MAX_CALLERS:
-            self._plain_reads.clear()
-        reads = self._plain_reads[id(caller)] = _PlainReads(caller, held, handlers)
-        return reads
-
-    def _handlers_of(self, caller: Caller) -> dict[type[Request], _Handler]:
-        return {
-            request: (action.handle, (action.name, "ok"))
-            for request, action in self._actions.items()
-            if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
-        }
+            handlers = self._handlers[roles] = {
+                request: (action.handle, (action.name, "ok"))
+                for request, action in self._actions.items()
+                if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
+            }
+        return handlers
 
     def _answer_some(
         self, jobs: "Sequence[Job | Refused]", answer: "Callable[[Job | Refused, int], bytes]", begin: int = 0

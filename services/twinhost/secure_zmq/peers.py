@@ -124,7 +124,7 @@ class AuthorizedPeers:
         if peer is None:
             revoked = fingerprint in snapshot.contents.revoked
             return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
-        return _judged(peer, now)
+        return peer if peer.validity is UNLIMITED else _judged(peer, now)
 
     def find(self, raw_key: bytes) -> Peer | None:
         """Return the peer of a public key that is authorised at this moment."""
@@ -349,7 +349,7 @@ def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
 
 
 def _judged(peer: Peer, now: float) -> Peer | Refusal:
-    if peer.validity is UNLIMITED or peer.validity.holds(now):
+    if peer.validity.holds(now):
         return peer
     return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
 

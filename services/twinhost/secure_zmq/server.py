@@ -68,6 +68,12 @@ class _Batch:
         self.inbounds.append(inbound)
         self.size += len(inbound.payload)
 
+    def add_parts(self, back: _Return, inbounds: list[Inbound], size: int) -> None:
+        """Add the requests of one frame, which has so many bytes."""
+        self.returns += [back] * len(inbounds)
+        self.inbounds += inbounds
+        self.size += size
+
     def by_caller(self, begin: int = 0) -> "dict[str, _Batch]":
         """Return the requests from a place on, by the caller's name; those of one caller are in their order."""
         batches: dict[str, _Batch] = {}
@@ -311,8 +317,7 @@ class Server:
             back.together = True
         except RequestError as error:
             parts, fault = [payload], fault or error
-        for part in parts:
-            batch.add(back, Inbound(part, caller, fault))
+        batch.add_parts(back, [Inbound(part, caller, fault) for part in parts], len(payload))
 
     def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None]:
         """Add the envelope of a REQ peer to the route, and return the frame after it; refuse any further frame."""
@@ -340,20 +345,22 @@ class Server:
             return
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
-        gathered: list[bytes] = []
+        gathered: list[bytes] = []  # of one frame's replies
         last = batch.returns[0]
         for place, (back, reply) in enumerate(zip(batch.returns, replies, strict=False)):
-            if back is not last:
+            if gathered and back is not last:
                 self._send_together(last, gathered)
-                last, gathered = back, []
+                gathered = []
             if place in deferred:
                 self._deferred.append((back, deferred[place]))
                 deferred[place].answer.add_done_callback(lambda _: self._waker.wake())
             elif back.together:
                 gathered.append(reply)
+                last = back
             else:
                 self._send(back, reply)
-        self._send_together(last, gathered)
+        if gathered:
+            self._send_together(last, gathered)
         if len(replies) < len(batch.returns):
             self._continue_later(batch, len(replies))
 

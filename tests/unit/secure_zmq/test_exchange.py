@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 import zmq
 
-from twinhost.secure_zmq.errors import MalformedRequest, SocketMisuse
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, SocketMisuse
 from twinhost.secure_zmq.framing import exchange
-from twinhost.secure_zmq.framing.exchange import LOOK_S, MAX_UNANSWERED, Asked, Exchange, new_request_id
+from twinhost.secure_zmq.framing.exchange import (
+    LOOK_S,
+    LOOK_UNANSWERED,
+    MAX_UNANSWERED,
+    Asked,
+    Exchange,
+    new_request_id,
+)
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
     MAX_SENT_BYTES,
@@ -162,6 +169,15 @@ def test_replies_beside_one_that_could_not_be_read_count(wire: Wire) -> None:
     assert second.reply is not None
 
 
+def test_a_refusal_of_the_previous_key_counts_anywhere_in_a_frame(wire: Wire) -> None:
+    """What is answered before it has its reply; the refused request is repeated with the new key."""
+    wire.negotiate()
+    first, refused = wire.ask(2)
+    replies = [{"request_id": first.request_id}, {"request_id": refused.request_id, "code": PeerNotLive.code}]
+    assert wire.exchange.take(together([json.dumps(reply).encode() for reply in replies])) == [first]
+    assert refused.reply is None
+
+
 def test_a_reply_stays_due_after_its_call_was_given_up(wire: Wire) -> None:
     """So that a silent session is left, however short the deadlines are."""
     (asked,) = wire.ask(1)
@@ -250,6 +266,20 @@ def test_what_is_forgotten_is_not_sent_and_not_answered(wire: Wire) -> None:
     assert wire.exchange.unanswered == 0
 
 
+def test_what_an_earlier_session_answers_is_not_sent_again(wire: Wire) -> None:
+    """Its reply was received already when the connection was lost."""
+    wire.negotiate()
+    (asked,) = wire.ask(1)
+    wire.take_frames()
+    wire.room = 0
+    assert not wire.exchange.send(2, wire.send)
+    wire.answer(asked)
+    wire.exchange.forget(asked)
+    wire.room = 10
+    assert not wire.exchange.send(2, wire.send)
+    assert wire.exchange.unanswered == 0
+
+
 @pytest.mark.parametrize("request_id", [5, None, ["x"], {"x": 1}])
 def test_a_reply_with_no_such_id_is_dropped(wire: Wire, request_id: object) -> None:
     """Whatever its type is."""
@@ -274,7 +304,7 @@ def looks(wire: Wire, text: str = "", after_s: float = 0.0) -> bool:
 
 
 def test_a_reply_is_looked_for_where_replies_are_quick(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> None:
-    """Not after slow ones, until they are quick again; never with a large request, and never on one core."""
+    """Not after slow ones, until they are quick again; never with a large request, with many, or on one core."""
     monkeypatch.setattr(exchange, "_SEVERAL_CORES", True)
     clock = [1.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
@@ -283,6 +313,11 @@ def test_a_reply_is_looked_for_where_replies_are_quick(monkeypatch: pytest.Monke
 
     assert looks(wire)
     assert not looks(wire, "x" * 9_000)
+    many = wire.ask(LOOK_UNANSWERED)
+    assert wire.exchange.look_until > time.monotonic()
+    assert not looks(wire)
+    for asked in many:
+        wire.exchange.forget(asked)
     assert looks(wire, after_s=5 * LOOK_S)
     assert not looks(wire, after_s=5 * LOOK_S)
     tries = 0

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time
+LOOK_UNANSWERED = 8  # with more in flight, the sleep costs each of them little, and libzmq's threads get the core
 _SEVERAL_CORES = len(os.sched_getaffinity(0)) > 1  # on one, polling only delays the reply
 
 _numbers = itertools.count()
@@ -91,7 +92,12 @@ class Exchange:
         self._large: set[str] = set()  # actions whose last requests were large
         self._took_s = 0.0  # from a frame to the next reply, a moving average
         self._sent_at = 0.0
-        self._process = os.getpid()
+        self._process = _prefix
+
+    @property
+    def unsent(self) -> int:
+        """How many requests wait to be sent."""
+        return len(self._unsent)
 
     def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
         """Add a request; `send()` sends it.
@@ -100,7 +106,7 @@ class Exchange:
             MessageTooLarge, MalformedRequest: it can't be encoded, or its id is in flight already.
             SocketMisuse: the client was made before a fork, by the parent.
         """
-        if os.getpid() != self._process:
+        if self._process != _prefix:
             raise SocketMisuse("this client was made by another process, before a fork; make one in this process")
         forms = self._forms
         payload = encode_request(
@@ -113,7 +119,7 @@ class Exchange:
         )
         if len(payload) > MESSAGEPACK_FROM_BYTES:
             self._large.add(action)
-        else:
+        elif self._large:
             self._large.discard(action)
         if request_id in self.asked:
             raise MalformedRequest(
@@ -127,9 +133,10 @@ class Exchange:
         """Wait no longer for a reply; one that comes is dropped."""
         if self.asked.get(asked.request_id) is asked:
             del self.asked[asked.request_id]
-            self._unsent.pop(asked.request_id, None)
-            if asked.reply is None and asked.sent_in == self._session:
-                self.unanswered -= 1
+            if asked.reply is None:
+                self._unsent.pop(asked.request_id, None)
+                if asked.sent_in == self._session:
+                    self.unanswered -= 1
 
     def send(self, session: int, send: PlainSend) -> bool:
         """Send what was not sent in a session, as far as the server keeps the replies and the pipe has room.
@@ -162,21 +169,27 @@ class Exchange:
             MalformedRequest: it is not from an agent, or the server could not read a request; the others have replies.
         """
         answered: list[Asked] = []
+        in_flight, session = self.asked, self._session
         fault: MalformedRequest | None = None
         now = time.monotonic()
+        noted = False  # that the server replies: once for a frame
         for payload in replies_in(frame) if frame[:1] == SEPARATOR else (frame,):
             reply = decode_reply(payload)
             request_id = reply.get("request_id")
             if request_id is None and reply.get("status") == "error":
                 fault = MalformedRequest(f"the server could not read a request: {reply.get('error')}")
                 continue
-            if not self._link.accepts(reply):
-                break
-            asked = self.asked.get(request_id) if type(request_id) is str else None
+            if not noted or "code" in reply:
+                if not self._link.accepts(reply):
+                    break
+                noted = True
+            asked = in_flight.get(request_id) if type(request_id) is str else None
             if asked is None or asked.reply is not None:  # it came too late, or twice
                 continue
-            if asked.sent_in == self._session:
+            if asked.sent_in == session:
                 self.unanswered -= 1
+            else:  # it was sent in an earlier session, and need not be sent again
+                self._unsent.pop(asked.request_id, None)
             if "accepts" in reply or "ignored_fields" in reply:
                 self._note_forms(reply)
             asked.reply = reply
@@ -207,9 +220,10 @@ class Exchange:
         self._sent_at = time.monotonic()
         if self.due_since is None:
             self.due_since = self._sent_at
-        looks = _SEVERAL_CORES and size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
-        self.look_until = self._sent_at + LOOK_S if looks else 0.0
         self.unanswered += len(sent)
+        quick = size <= MESSAGEPACK_FROM_BYTES and self._took_s < LOOK_S
+        looks = _SEVERAL_CORES and quick and self.unanswered <= LOOK_UNANSWERED
+        self.look_until = self._sent_at + LOOK_S if looks else 0.0
         for asked in sent:
             asked.sent_in = self._session
             del self._unsent[asked.request_id]

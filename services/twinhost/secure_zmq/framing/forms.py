@@ -42,13 +42,14 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
-    # RFC 7464 ends each with a line feed.
-    parts = [part.rstrip(b"\n") for part in frame[1:].split(SEPARATOR, MAX_PARTS)]
+    parts = frame[1:].split(SEPARATOR, MAX_PARTS)
+    if b"\n" in frame:  # RFC 7464 ends each with a line feed
+        parts = [part.rstrip(b"\n") for part in parts]
     if len(parts) > MAX_PARTS:
         raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
     if not any(parts):
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
-    if any(map(is_messagepack, parts)):
+    if not frame.isascii() and any(map(is_messagepack, parts)):
         raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
     return [part for part in parts if part]
 
@@ -60,6 +61,10 @@ def replies_in(frame: bytes) -> list[bytes]:
 
 def groups(parts: Sequence[bytes], max_bytes: int, max_parts: int) -> Iterator[tuple[int, int]]:
     """Yield where each frame of `together` begins and ends; MessagePack, and a part that is too large, is alone."""
+    if len(parts) <= max_parts and sum(map(len, parts)) + len(parts) <= max_bytes and all(map(bytes.isascii, parts)):
+        if parts:  # the usual ones: all in one
+            yield 0, len(parts)
+        return
     begin = size = 0
     for end, part in enumerate(parts):
         size += len(part) + 1
