@@ -24,7 +24,7 @@ from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLi
 from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, SEPARATOR, groups, requests_in, together
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
+from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
 from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
@@ -259,6 +259,8 @@ class Server:
                 now = now or time.time()  # once for all that have arrived
                 self._add(routing_id, receive(copy=False), batch, now)
                 flags = DONTWAIT
+                if room == 2 and not readable(self._socket):  # as after single requests; a failing receive costs more
+                    break
         except zmq.Again:
             pass
         return batch.inbounds[known:]
