@@ -37,7 +37,7 @@ class Answerer:
             inbounds += more()
         assert not (self._commits and len(inbounds) == MAX_BATCH and more()), "there is room for no more"
         self.all.append(len(inbounds))
-        return [inbound.payload for inbound in inbounds]
+        return [bytes(inbound.payload) for inbound in inbounds]
 
     def take_deferred(self) -> dict[int, Deferred]:
         return {}

@@ -18,6 +18,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, Reques
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
     MESSAGEPACK_FROM_BYTES,
+    Payload,
     check_nested,
     check_values,
     is_container,
@@ -94,7 +95,7 @@ class RequestDecoder:
             for request_type in types
         }
 
-    def decode(self, payload: bytes, ignored: list[str] | None = None) -> Request:
+    def decode(self, payload: Payload, ignored: list[str] | None = None) -> Request:
         """Return the typed request.
 
         Args:
@@ -114,6 +115,7 @@ class RequestDecoder:
             with suppress(msgspec.ValidationError, RecursionError):
                 return self._from_values(values, [] if ignored is None else ignored)
             payload = _encoder.encode(values)  # to find the reason as of a request in JSON
+        payload = bytes(payload)  # no copy: only MessagePack comes in a view
         try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
             text = payload if payload.isascii() else payload.decode()
             try:
@@ -167,7 +169,7 @@ def _ignored(unknown: Iterable[str]) -> list[str]:
     return named[:MAX_IGNORED_NAMES]
 
 
-def request_id_of(payload: bytes) -> str | None:
+def request_id_of(payload: Payload) -> str | None:
     """Return the request's id where it can be read, also from a request that is refused."""
     _, request_id = _envelope(payload)
     if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
@@ -175,17 +177,17 @@ def request_id_of(payload: bytes) -> str | None:
     return None
 
 
-def is_request_in_messagepack(payload: bytes) -> bool:
+def is_request_in_messagepack(payload: Payload) -> bool:
     """Return whether the reply to a payload, which may have been refused, is to be in MessagePack."""
     return is_messagepack(payload) and _envelope(payload)[0] is not msgspec.UNSET
 
 
-def as_json(payload: bytes) -> bytes:
+def as_json(payload: Payload) -> bytes:
     """Return a request or a reply as JSON; one in MessagePack with the same fields in the same order."""
-    return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else payload
+    return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else bytes(payload)
 
 
-def compared_bytes(payload: bytes, request: Request) -> bytes:
+def compared_bytes(payload: Payload, request: Request) -> bytes:
     """Return what two requests with one id are compared by: their bytes, whatever their form.
 
     `accepts` and `traceparent` are left out: they belong to the connection and to the attempt.
@@ -374,7 +376,7 @@ def _members_of(kind: Any) -> list[Any]:
     return [member for each in get_args(kind) for member in _members_of(each)]
 
 
-def _envelope(payload: bytes) -> tuple[Any, Any]:
+def _envelope(payload: Payload) -> tuple[Any, Any]:
     """Return the action and the id of a request that may be malformed; an array or an object is not built."""
     compact = is_messagepack(payload)
     try:

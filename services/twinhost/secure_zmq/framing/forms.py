@@ -14,6 +14,8 @@ import msgspec
 
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
 
+Payload = bytes | memoryview  # of one request; a large MessagePack request is a view of the frame, and not copied
+
 SEPARATOR = b"\x1e"
 SEQUENCE, MESSAGEPACK = "json-seq", "messagepack"  # as `accepts` names the forms
 ACCEPTED = (SEQUENCE, MESSAGEPACK)
@@ -77,12 +79,12 @@ def together(parts: Sequence[bytes]) -> bytes:
     return SEPARATOR + SEPARATOR.join(parts)
 
 
-def is_messagepack(frame: bytes) -> bool:
+def is_messagepack(frame: Payload) -> bool:
     """Return whether a frame is not JSON, of which every text begins with an ASCII character."""
-    return frame[:1] >= b"\x80"
+    return len(frame) > 0 and frame[0] >= 0x80
 
 
-def values_of(frame: bytes, max_bytes: int) -> dict[str, Any]:
+def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
     """Return the fields of a MessagePack request, all of them values that JSON has.
 
     Raises:
@@ -117,7 +119,7 @@ def check_nested(size: int) -> None:
         )
 
 
-def _claimed_fields(frame: bytes) -> int:
+def _claimed_fields(frame: Payload) -> int:
     """Return how many fields the header of a map claims; 0 where it is no map."""
     if frame[0] & 0xF0 == 0x80:
         return frame[0] & 0x0F
