@@ -8,7 +8,6 @@ that one sentence names all its problems.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -112,9 +111,10 @@ class RequestDecoder:
             )
         if is_messagepack(payload):
             values = values_of(payload, self._max_payload_bytes)
-            with suppress(msgspec.ValidationError, RecursionError):
+            try:
                 return self._from_values(values, [] if ignored is None else ignored)
-            payload = _encoder.encode(values)  # to find the reason as of a request in JSON
+            except (msgspec.ValidationError, RecursionError):
+                payload = _encoder.encode(values)  # to find the reason as of a request in JSON
         payload = bytes(payload)  # no copy: only MessagePack comes in a view
         try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
             text = payload if payload.isascii() else payload.decode()
@@ -136,8 +136,9 @@ class RequestDecoder:
         if kind is None:
             raise msgspec.ValidationError("it names no action of this agent")  # the JSON decoder says which there are
         known = self._fields[tag_of(kind)]
-        request = msgspec.convert({name: values[name] for name in values if name in known}, kind)
-        ignored += _ignored(name for name in values if name not in known)
+        unknown = [name for name in values if name not in known]
+        request = msgspec.convert({name: value for name, value in values.items() if name in known}, kind)
+        ignored += _ignored(unknown)
         return request
 
     def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:

@@ -95,9 +95,13 @@ def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
     try:
         if _claimed_fields(frame) > MAX_FIELDS:
             raise MessageTooLarge(f"the request has more than {MAX_FIELDS} fields; send it as JSON, or send fewer")
-        fields = {name: memoryview(raw) for name, raw in _shallow_decoder.decode(frame).items()}
-        check_nested(sum(len(raw) for raw in fields.values() if is_container(raw[0])))
-        values = {name: _messagepack_decoder.decode(raw) for name, raw in fields.items()}
+        nested, values = 0, {}
+        for name, raw in _shallow_decoder.decode(frame).items():
+            value = memoryview(raw)
+            if is_container(value[0]):
+                nested += len(value)
+                check_nested(nested)
+            values[name] = _messagepack_decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
         raise MalformedRequest(
             f"the request is neither a JSON object nor a MessagePack map: {error}; send one JSON object"
