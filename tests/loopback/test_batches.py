@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, Server
-from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
+from twinhost.secure_zmq.sockets import DONTWAIT, open_unencrypted_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
 MANY = MAX_BATCH + 100  # fewer than the replies that a server keeps for a peer
@@ -36,7 +37,7 @@ class Answerer:
             inbounds += more()
         assert not (self._commits and len(inbounds) == MAX_BATCH and more()), "there is room for no more"
         self.all.append(len(inbounds))
-        return [inbound.payload for inbound in inbounds]
+        return [bytes(inbound.payload) for inbound in inbounds]
 
     def take_deferred(self) -> dict[int, Deferred]:
         return {}
@@ -93,3 +94,29 @@ def test_large_requests_share_nothing_beyond_their_bytes(asked: Callable[..., An
     messages = numbered(6, 200 * 1024)
     assert asked(answerer, messages) == messages
     assert max(answerer.all) == 2
+
+
+def test_requests_that_come_alone_are_received_alone(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second receive is tried for a peer that waits for each reply: it would fail."""
+    bound = open_unencrypted_server_socket(context, ANY_PORT, 1 << 20, Handshakes())
+    server = Server(bound, cast(Dispatcher, Answerer(commits=False)), lambda: None)
+    received: list[tuple[int, bool]] = []
+    receive = bound.socket.recv
+
+    def noting(flags: int = 0, copy: bool = True) -> Any:
+        received.append((flags, copy))
+        return receive(flags, copy=copy)
+
+    monkeypatch.setattr(bound.socket, "recv", noting)
+    thread = threading.Thread(target=server.serve_forever)
+    with context.socket(zmq.DEALER) as peer:
+        peer.linger, peer.rcvtimeo = 0, int(PATIENCE_S * 1_000)
+        peer.connect(bound.address)
+        thread.start()
+        for message in numbered(10):
+            peer.send(message)
+            assert peer.recv() == message
+    server.stop()
+    thread.join()
+    after_a_request = [after for before, after in pairwise(received) if before == (0, False)]
+    assert (DONTWAIT, True) not in after_a_request

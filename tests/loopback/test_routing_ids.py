@@ -42,7 +42,7 @@ class Collector:
         while not self.gate.wait(0.001) and time.monotonic() < until:
             inbounds += more()
             self.looks += 1
-        return [inbound.payload for inbound in inbounds]
+        return [bytes(inbound.payload) for inbound in inbounds]
 
     def take_deferred(self) -> dict[int, Deferred]:
         return {}

@@ -21,10 +21,19 @@ from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, Server
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
-from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, SEPARATOR, groups, requests_in, together
+from twinhost.secure_zmq.framing.forms import (
+    MAX_PARTS,
+    MAX_REPLIES_BYTES,
+    MESSAGEPACK_FROM_BYTES,
+    SEPARATOR,
+    groups,
+    is_messagepack,
+    requests_in,
+    together,
+)
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
+from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
 from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
@@ -292,6 +301,8 @@ class Server:
                 now = now or time.time()  # once for all that have arrived
                 self._add(routing_id, receive(copy=False), batch, now)
                 flags = DONTWAIT
+                if room == 2 and not readable(self._socket):  # as after single requests; a failing receive costs more
+                    break
         except zmq.Again:
             pass
         return batch.inbounds[known:]
@@ -307,8 +318,11 @@ class Server:
             caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
             fault = error
-        payload = frame.bytes
         back = _Return(route, self._sessions.session_of(routing_id))
+        if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
+            batch.add(back, Inbound(view, caller, fault))
+            return
+        payload = frame.bytes  # a copy
         if payload[:1] != SEPARATOR:
             batch.add(back, Inbound(payload, caller, fault))
             return

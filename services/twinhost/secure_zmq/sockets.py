@@ -78,8 +78,8 @@ class ClientSocket:
 
     @property
     def readable(self) -> bool:
-        """Whether a message has arrived; this never blocks, and costs a third of a failing `recv`."""
-        return bool(cast(int, self.socket.get(zmq.EVENTS)) & _READABLE)
+        """Whether a message has arrived."""
+        return readable(self.socket)
 
     @property
     def fd(self) -> int:
@@ -185,6 +185,11 @@ def open_unencrypted_client_socket(
 def plain_send(socket: "zmq.Socket[bytes]") -> PlainSend:
     """Return the socket's `send(data, flags)` without pyzmq's options, whose handling costs as much as sending."""
     return cast(PlainSend, super(zmq.Socket, socket).send)
+
+
+def readable(socket: "zmq.Socket[bytes]") -> bool:
+    """Return whether a message has arrived; this never blocks, and costs a third of a failing `recv`."""
+    return bool(cast(int, socket.get(zmq.EVENTS)) & _READABLE)
 
 
 def open_zap_socket(context: "zmq.Context[zmq.Socket[bytes]]") -> "zmq.Socket[bytes]":

@@ -8,7 +8,6 @@ that one sentence names all its problems.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import cache
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -18,6 +17,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, Reques
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
     MESSAGEPACK_FROM_BYTES,
+    Payload,
     check_nested,
     check_values,
     is_container,
@@ -94,7 +94,7 @@ class RequestDecoder:
             for request_type in types
         }
 
-    def decode(self, payload: bytes, ignored: list[str] | None = None) -> Request:
+    def decode(self, payload: Payload, ignored: list[str] | None = None) -> Request:
         """Return the typed request.
 
         Args:
@@ -111,9 +111,11 @@ class RequestDecoder:
             )
         if is_messagepack(payload):
             values = values_of(payload, self._max_payload_bytes)
-            with suppress(msgspec.ValidationError, RecursionError):
+            try:
                 return self._from_values(values, [] if ignored is None else ignored)
-            payload = _encoder.encode(values)  # to find the reason as of a request in JSON
+            except (msgspec.ValidationError, RecursionError):
+                payload = _encoder.encode(values)  # to find the reason as of a request in JSON
+        payload = bytes(payload)  # no copy: only MessagePack comes in a view
         try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
             text = payload if payload.isascii() else payload.decode()
             try:
@@ -134,8 +136,9 @@ class RequestDecoder:
         if kind is None:
             raise msgspec.ValidationError("it names no action of this agent")  # the JSON decoder says which there are
         known = self._fields[tag_of(kind)]
-        request = msgspec.convert({name: values[name] for name in values if name in known}, kind)
-        ignored += _ignored(name for name in values if name not in known)
+        unknown = [name for name in values if name not in known]
+        request = msgspec.convert({name: value for name, value in values.items() if name in known}, kind)
+        ignored += _ignored(unknown)
         return request
 
     def _without_unknown(self, text: bytes | str, error: msgspec.ValidationError, ignored: list[str]) -> Request:
@@ -167,7 +170,7 @@ def _ignored(unknown: Iterable[str]) -> list[str]:
     return named[:MAX_IGNORED_NAMES]
 
 
-def request_id_of(payload: bytes) -> str | None:
+def request_id_of(payload: Payload) -> str | None:
     """Return the request's id where it can be read, also from a request that is refused."""
     _, request_id = _envelope(payload)
     if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
@@ -175,17 +178,17 @@ def request_id_of(payload: bytes) -> str | None:
     return None
 
 
-def is_request_in_messagepack(payload: bytes) -> bool:
+def is_request_in_messagepack(payload: Payload) -> bool:
     """Return whether the reply to a payload, which may have been refused, is to be in MessagePack."""
     return is_messagepack(payload) and _envelope(payload)[0] is not msgspec.UNSET
 
 
-def as_json(payload: bytes) -> bytes:
+def as_json(payload: Payload) -> bytes:
     """Return a request or a reply as JSON; one in MessagePack with the same fields in the same order."""
-    return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else payload
+    return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else bytes(payload)
 
 
-def compared_bytes(payload: bytes, request: Request) -> bytes:
+def compared_bytes(payload: Payload, request: Request) -> bytes:
     """Return what two requests with one id are compared by: their bytes, whatever their form.
 
     `accepts` and `traceparent` are left out: they belong to the connection and to the attempt.
@@ -374,7 +377,7 @@ def _members_of(kind: Any) -> list[Any]:
     return [member for each in get_args(kind) for member in _members_of(each)]
 
 
-def _envelope(payload: bytes) -> tuple[Any, Any]:
+def _envelope(payload: Payload) -> tuple[Any, Any]:
     """Return the action and the id of a request that may be malformed; an array or an object is not built."""
     compact = is_messagepack(payload)
     try:

@@ -25,7 +25,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
     values_of,
 )
-from twinhost.secure_zmq.framing.inbound import Inbound, Reader, Refused
+from twinhost.secure_zmq.framing.inbound import Inbound, Job, Reader, Refused
 from twinhost.secure_zmq.wire import (
     Request,
     RequestDecoder,
@@ -34,6 +34,7 @@ from twinhost.secure_zmq.wire import (
     compared_bytes,
     decode_reply,
     encode_request,
+    is_request_in_messagepack,
     request_id_of,
 )
 
@@ -127,6 +128,27 @@ def test_messagepack_is_the_same_request_as_json(fields: dict[str, Any]) -> None
     same = {compared_bytes(payload, DECODER.decode(payload)) for payload in (plain, compact, asking)}
     assert same == {plain}
     assert decode_reply(compact) == decode_reply(plain)
+
+
+def test_a_request_that_is_not_copied_is_read_like_another() -> None:
+    """Its size, its errors, its digest, and its id; no older dialect is tried, which could not read it."""
+
+    def dialect(_: bytes) -> None:
+        raise AssertionError("an older dialect was tried")
+
+    reader = Reader({Keep: Action(Keep, lambda *_: {})}, LIMIT, dialect)
+    plain = encode_request("keep", {"value": "x" * 20_000}, "1", LIMIT)
+    view = memoryview(as_messagepack(plain)).toreadonly()
+    assert reader.plain(view) is None
+    job = reader.read(Inbound(view, AGENT))
+    assert isinstance(job, Job)
+    assert (job.request, job.messagepack) == (DECODER.decode(plain), True)
+    assert compared_bytes(job.payload, job.request) == plain
+    other = memoryview(msgspec.msgpack.encode({"action": "drop", "request_id": "5"})).toreadonly()
+    refused = reader.read(Inbound(other, AGENT))
+    assert isinstance(refused, Refused)
+    assert isinstance(refused.error, UnknownAction)
+    assert (request_id_of(other), is_request_in_messagepack(other)) == ("5", True)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ import msgspec
 
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
 
+Payload = bytes | memoryview  # of one request; a large MessagePack request is a view of the frame, and not copied
+
 SEPARATOR = b"\x1e"
 SEQUENCE, MESSAGEPACK = "json-seq", "messagepack"  # as `accepts` names the forms
 ACCEPTED = (SEQUENCE, MESSAGEPACK)
@@ -82,12 +84,12 @@ def together(parts: Sequence[bytes]) -> bytes:
     return SEPARATOR + SEPARATOR.join(parts)
 
 
-def is_messagepack(frame: bytes) -> bool:
+def is_messagepack(frame: Payload) -> bool:
     """Return whether a frame is not JSON, of which every text begins with an ASCII character."""
-    return frame[:1] >= b"\x80"
+    return len(frame) > 0 and frame[0] >= 0x80
 
 
-def values_of(frame: bytes, max_bytes: int) -> dict[str, Any]:
+def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
     """Return the fields of a MessagePack request, all of them values that JSON has.
 
     Raises:
@@ -98,9 +100,13 @@ def values_of(frame: bytes, max_bytes: int) -> dict[str, Any]:
     try:
         if _claimed_fields(frame) > MAX_FIELDS:
             raise MessageTooLarge(f"the request has more than {MAX_FIELDS} fields; send it as JSON, or send fewer")
-        fields = {name: memoryview(raw) for name, raw in _shallow_decoder.decode(frame).items()}
-        check_nested(sum(len(raw) for raw in fields.values() if is_container(raw[0])))
-        values = {name: _messagepack_decoder.decode(raw) for name, raw in fields.items()}
+        nested, values = 0, {}
+        for name, raw in _shallow_decoder.decode(frame).items():
+            value = memoryview(raw)
+            if is_container(value[0]):
+                nested += len(value)
+                check_nested(nested)
+            values[name] = _messagepack_decoder.decode(value)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError, ValueError) as error:
         raise MalformedRequest(
             f"the request is neither a JSON object nor a MessagePack map: {error}; send one JSON object"
@@ -122,7 +128,7 @@ def check_nested(size: int) -> None:
         )
 
 
-def _claimed_fields(frame: bytes) -> int:
+def _claimed_fields(frame: Payload) -> int:
     """Return how many fields the header of a map claims; 0 where it is no map."""
     if frame[0] & 0xF0 == 0x80:
         return frame[0] & 0x0F

@@ -14,7 +14,7 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, is_messagepack
+from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, Payload, is_messagepack
 from twinhost.secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_reply
 
 _log = structlog.get_logger(__name__)
@@ -25,7 +25,7 @@ FAILED = "the agent failed on this request; read the traceback in its log"
 class Inbound(msgspec.Struct, gc=False):
     """One request as it came: its bytes, and its caller or the reason why it has none."""
 
-    payload: bytes
+    payload: Payload
     caller: Caller | None
     fault: RequestError | None = None
 
@@ -36,7 +36,7 @@ class Job(msgspec.Struct):
     request: Request
     action: Action[Any]
     caller: Caller
-    payload: bytes
+    payload: Payload
     translation: Translation | None
     mutates: bool  # as its action
     apart: bool
@@ -96,9 +96,9 @@ class Reader:
             _log.exception("request_not_read", peer=inbound.caller.name)
             return Refused(inbound, InternalError(FAILED))
 
-    def plain(self, payload: bytes) -> Request | None:
+    def plain(self, payload: Payload) -> Request | None:
         """Return a request of the usual form; None where `read` has to look at it, as at every large one."""
-        if len(payload) > self._max_plain_bytes or not payload.isascii():
+        if len(payload) > self._max_plain_bytes or isinstance(payload, memoryview) or not payload.isascii():
             return None
         try:
             request = self._decoder.decode_plain(payload)
@@ -117,7 +117,7 @@ class Reader:
                 ignored = tuple(self._ignored)
                 self._ignored.clear()
         except RequestError:
-            translation = self._translate(payload)
+            translation = self._translate(payload) if isinstance(payload, bytes) else None
             if translation is None:
                 raise
             request = translation.request
