@@ -11,13 +11,12 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 
-import msgspec
 import structlog
 import zmq
 
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
-from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket, Session
+from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
@@ -31,7 +30,7 @@ from twinhost.secure_zmq.framing.forms import (
     requests_in,
     together,
 )
-from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
+from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
 from twinhost.worker import Heartbeat, Waker
@@ -52,44 +51,6 @@ _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
 _REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
 _SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
-
-
-class _Return(msgspec.Struct, gc=False):
-    """Where the replies to a frame go: its routing-ids, its session, and whether they travel in one frame too."""
-
-    route: list[bytes]
-    session: Session | None
-    together: bool = False
-
-
-class _Batch:
-    """Requests and where their replies go, in one order; those of a frame are neighbours and share their return."""
-
-    __slots__ = ("inbounds", "returns", "size")
-
-    def __init__(self) -> None:
-        self.returns: list[_Return] = []
-        self.inbounds: list[Inbound] = []
-        self.size = 0  # bytes
-
-    def add(self, back: _Return, inbound: Inbound) -> None:
-        self.returns.append(back)
-        self.inbounds.append(inbound)
-        self.size += len(inbound.payload)
-
-    def add_parts(self, back: _Return, inbounds: list[Inbound], size: int) -> None:
-        """Add the requests of one frame, which has so many bytes."""
-        self.returns += [back] * len(inbounds)
-        self.inbounds += inbounds
-        self.size += size
-
-    def by_caller(self, begin: int = 0) -> "dict[str, _Batch]":
-        """Return the requests from a place on, by the caller's name; those of one caller are in their order."""
-        batches: dict[str, _Batch] = {}
-        for back, inbound in zip(self.returns[begin:], self.inbounds[begin:], strict=True):
-            name = inbound.caller.name if inbound.caller else ""
-            batches.setdefault(name, _Batch()).add(back, inbound)
-        return batches
 
 
 class Server:
@@ -113,8 +74,8 @@ class Server:
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
-        self._deferred: list[tuple[_Return, Deferred]] = []
-        self._unfinished: dict[str, deque[_Batch]] = {}  # by caller, in turn: what took too long to be answered at once
+        self._deferred: list[tuple[Return, Deferred]] = []
+        self._unfinished: dict[str, deque[Batch]] = {}  # by caller, in turn: what took too long to be answered at once
         self._resumed = False  # whether the last batch was one of these
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
@@ -217,7 +178,7 @@ class Server:
                 break
             self._answer(batch)
 
-    def _next_batch(self, flags: int) -> _Batch:
+    def _next_batch(self, flags: int) -> Batch:
         """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others.
 
         The requests of one connection keep their order.
@@ -234,9 +195,9 @@ class Server:
             self._unfinished[name] = waiting  # behind the other callers
         return self._still_valid(batch)
 
-    def _still_valid(self, unfinished: _Batch) -> _Batch:
+    def _still_valid(self, unfinished: Batch) -> Batch:
         """Return what is to be continued: not for a peer that has gone, and as its key is listed now."""
-        batch = _Batch()
+        batch = Batch()
         for back, inbound in zip(unfinished.returns, unfinished.inbounds, strict=True):
             if not self._sessions.leads_to(back.route[0], back.session):
                 continue
@@ -249,7 +210,7 @@ class Server:
             batch.add(back, inbound)
         return batch
 
-    def _continue_later(self, batch: _Batch, begin: int) -> None:
+    def _continue_later(self, batch: Batch, begin: int) -> None:
         """Keep what could not be answered yet, before what else its callers have here."""
         for name, rest in batch.by_caller(begin).items():
             waiting = self._unfinished.setdefault(name, deque())
@@ -257,20 +218,20 @@ class Server:
                 waiting.appendleft(rest)
             self._unfinished[name] = self._unfinished.pop(name)  # behind the other callers
 
-    def _without_later(self, received: _Batch) -> _Batch:
+    def _without_later(self, received: Batch) -> Batch:
         """Return what can be answered now; keep the requests of connections that have earlier ones here."""
-        ready = _Batch()
+        ready = Batch()
         for name, batch in received.by_caller().items():
             waiting = self._unfinished.get(name, deque())
             waits = {back.route[0] for each in waiting for back in each.returns}
-            later = _Batch()
+            later = Batch()
             for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
                 (later if back.route[0] in waits else ready).add(back, inbound)
             if later.returns and not self._refused(later, waiting):
                 waiting.append(later)
         return ready
 
-    def _refused(self, batch: _Batch, waiting: Collection[_Batch]) -> bool:
+    def _refused(self, batch: Batch, waiting: Collection[Batch]) -> bool:
         """Refuse requests of a caller of which too many are kept already; return whether they were refused."""
         self._room = 1  # of slow requests, no more are received than are answered
         count = len(batch.inbounds) + sum(len(other.inbounds) for other in waiting)
@@ -282,17 +243,17 @@ class Server:
         self._answer(batch)
         return True
 
-    def _receive_batch(self, flags: int) -> _Batch:
-        batch = _Batch()
+    def _receive_batch(self, flags: int) -> Batch:
+        batch = Batch()
         came = len(self._receive(batch, self._room, flags))
         self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
         return batch
 
-    def _receive_further(self, batch: _Batch) -> list[Inbound]:
+    def _receive_further(self, batch: Batch) -> list[Inbound]:
         """Receive what shares the batch's commit; nothing while earlier requests are unfinished."""
         return [] if self._unfinished else self._receive(batch, MAX_BATCH, DONTWAIT)
 
-    def _receive(self, batch: _Batch, room: int, flags: int) -> list[Inbound]:
+    def _receive(self, batch: Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         receive, known, now = self._socket.recv, len(batch.returns), 0.0
         try:
@@ -307,7 +268,7 @@ class Server:
             pass
         return batch.inbounds[known:]
 
-    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: _Batch, now: float) -> None:
+    def _add(self, routing_id: bytes, frame: zmq.Frame, batch: Batch, now: float) -> None:
         """Add the requests of one message, received now, to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
@@ -318,7 +279,7 @@ class Server:
             caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
             fault = error
-        back = _Return(route, self._sessions.session_of(routing_id))
+        back = Return(route, self._sessions.session_of(routing_id))
         if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
             batch.add(back, Inbound(view, caller, fault))
             return
@@ -354,7 +315,7 @@ class Server:
             frames += 1
         return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
 
-    def _answer(self, batch: _Batch) -> None:
+    def _answer(self, batch: Batch) -> None:
         if not batch.returns:
             return
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
@@ -405,11 +366,11 @@ class Server:
             if isinstance(deferred.answer, Completed):
                 self._send(back, self._dispatcher.settle(deferred))
 
-    def _send_together(self, back: _Return, replies: list[bytes]) -> None:
+    def _send_together(self, back: Return, replies: list[bytes]) -> None:
         for begin, end in groups(replies, MAX_REPLIES_BYTES, MAX_PARTS):
             self._send(back, together(replies[begin:end]))
 
-    def _send(self, back: _Return, reply: bytes) -> None:
+    def _send(self, back: Return, reply: bytes) -> None:
         """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""
         try:
             if not self._sessions.leads_to(back.route[0], back.session):

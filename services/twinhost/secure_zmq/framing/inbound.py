@@ -6,7 +6,7 @@ A refusal never raises: it is answered like any other request.
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import structlog
@@ -16,6 +16,9 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
 from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, Payload, is_messagepack
 from twinhost.secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_reply
+
+if TYPE_CHECKING:
+    from twinhost.secure_zmq.bound_socket import Session
 
 _log = structlog.get_logger(__name__)
 
@@ -28,6 +31,44 @@ class Inbound(msgspec.Struct, gc=False):
     payload: Payload
     caller: Caller | None
     fault: RequestError | None = None
+
+
+class Return(msgspec.Struct, gc=False):
+    """Where the replies to a frame go: its routing-ids, its session, and whether they travel in one frame too."""
+
+    route: list[bytes]
+    session: "Session | None"
+    together: bool = False
+
+
+class Batch:
+    """Requests and where their replies go, in one order; those of a frame are neighbours and share their return."""
+
+    __slots__ = ("inbounds", "returns", "size")
+
+    def __init__(self) -> None:
+        self.returns: list[Return] = []
+        self.inbounds: list[Inbound] = []
+        self.size = 0  # bytes
+
+    def add(self, back: Return, inbound: Inbound) -> None:
+        self.returns.append(back)
+        self.inbounds.append(inbound)
+        self.size += len(inbound.payload)
+
+    def add_parts(self, back: Return, inbounds: list[Inbound], size: int) -> None:
+        """Add the requests of one frame, which has so many bytes."""
+        self.returns += [back] * len(inbounds)
+        self.inbounds += inbounds
+        self.size += size
+
+    def by_caller(self, begin: int = 0) -> "dict[str, Batch]":
+        """Return the requests from a place on, by the caller's name; those of one caller are in their order."""
+        batches: dict[str, Batch] = {}
+        for back, inbound in zip(self.returns[begin:], self.inbounds[begin:], strict=True):
+            name = inbound.caller.name if inbound.caller else ""
+            batches.setdefault(name, Batch()).add(back, inbound)
+        return batches
 
 
 class Job(msgspec.Struct):
