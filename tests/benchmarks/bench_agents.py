@@ -28,6 +28,7 @@ _DEADLINE_S = 180.0  # for 1,000 agents to come, to be back, or to follow a new 
 Figure = Callable[[Report], float | str]
 _FIGURES: dict[str, Figure] = {
     "bring-up: all are in touch, s": lambda each: each.bring_up.seconds,
+    "  all follow the keys, s": lambda each: each.bring_up.followed_s,
     "  agents per s": lambda each: each.bring_up.per_s,
     "  mainpc's CPU for an agent, ms": lambda each: each.bring_up.cpu_ms,
     "  (of the load generator, ms)": lambda each: each.bring_up.fleet_cpu_ms,
@@ -39,6 +40,7 @@ _FIGURES: dict[str, Figure] = {
     "  RSS for an agent, KB": lambda each: each.bring_up.kb_per_agent,
     "  open files of mainpc": lambda each: each.bring_up.files,
     "steady: mainpc's CPU, % of a core": lambda each: each.steady.cpu_percent,
+    "  (of it in the loop, libzmq, the rest)": lambda each: " / ".join(map(str, each.steady.cpu_by_thread.values())),
     "  (before the agents, %)": lambda each: each.steady.idle_cpu_percent,
     "  (the whole machine, %)": lambda each: each.steady.machine_busy_percent,
     "  heartbeats answered": lambda each: each.steady.heartbeat.calls,
@@ -47,11 +49,12 @@ _FIGURES: dict[str, Figure] = {
     "  failed / late / NO_RESPONSE": lambda each: (
         f"{each.steady.failures} / {each.steady.late} / {each.steady.no_response}"
     ),
-    "  RSS, MB": lambda each: each.steady.rss_mb,
+    "  RSS / PSS, MB": lambda each: f"{each.steady.rss_mb} / {each.steady.pss_mb}",
     "  RSS for a stored answer, KB": lambda each: each.steady.kb_per_reply,
     "one more key: all follow, s": lambda each: each.key_change.seconds,
     "  mainpc's CPU in all, ms": lambda each: each.key_change.cpu_ms,
     "  RSS grown by at most, MB": lambda each: each.key_change.grown_mb,
+    "  NO_RESPONSE": lambda each: each.key_change.no_response,
     "  the list, bytes": lambda each: each.key_change.document_bytes,
 }
 _OF_A_RESTART: dict[str, Callable[[Restart], float | str]] = {

@@ -1,5 +1,6 @@
 """A real mainpc that accepts many agents, and the agents: their keys, their processes, and what they cost."""
 
+import os
 import statistics
 import time
 import urllib.request
@@ -33,8 +34,9 @@ class Usage:
     clock: float
     cpu_s: float
     rss_mb: float
+    pss_mb: float  # as RSS, with what processes share counted once
     files: int
-    threads: int
+    by_thread: dict[str, float]  # processor seconds
 
 
 def new_pairs(count: int) -> list[KeyPair]:
@@ -151,6 +153,26 @@ class LoadedMainpc:
         wait_until(all_answered, deadline_s, f"all {self.agents} agents are in touch with mainpc")
         return sorted(calls, key=lambda call: call.ended)
 
+    def revision(self) -> str:
+        """Return the revision of mainpc's list of keys."""
+        with self.operator() as client:
+            return str(client.call("get_trust", deadline_s=READY_S, part=0)["revision"])
+
+    def wait_until_following(self, revision: str, deadline_s: float) -> None:
+        """Wait until every agent follows this revision of the list of keys."""
+
+        def following() -> int:
+            time.sleep(_LOOK_EVERY_S)
+            return sum(each == revision for fleet in self.fleets for each in fleet.following())
+
+        wait_until(lambda: following() == self.agents, deadline_s, f"all {self.agents} agents follow the keys")
+
+    def no_response(self) -> int:
+        """Return how many agents mainpc holds for gone."""
+        with self.operator() as client:
+            agents = client.call("get_all_agents", deadline_s=READY_S)["agents"]
+        return sum(agent["status"] == "NO_RESPONSE" for agent in agents.values())
+
     def operator(self) -> Client:
         """Return a client with the operator's key."""
         return self.hosts.client(SDT)
@@ -183,13 +205,16 @@ class LoadedMainpc:
 
 def usage_of(pids: Sequence[int]) -> Usage:
     """Return what some processes have used so far, together."""
-    cpu_s, rss, files, threads = 0.0, 0, 0, 0
+    cpu_s, rss, pss, files = 0.0, 0, 0, 0
+    by_thread = {"loop": 0.0, "libzmq": 0.0, "others": 0.0}
     for pid in pids:
         process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            cpu_s += times.user + times.system
-            rss += process.memory_info().rss
-            files += process.num_fds()
-            threads += process.num_threads()
-    return Usage(time.monotonic(), cpu_s, rss / 2**20, files, threads)
+        memory, times = process.memory_full_info(), process.cpu_times()
+        cpu_s += times.user + times.system
+        rss, pss, files = rss + memory.rss, pss + memory.pss, files + process.num_fds()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+            fields = rest.split()
+            kind = "loop" if task.name == str(pid) else "libzmq" if name.startswith("ZMQ") else "others"
+            by_thread[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Usage(time.monotonic(), cpu_s, rss / 2**20, pss / 2**20, files, by_thread)
