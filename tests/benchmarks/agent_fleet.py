@@ -104,9 +104,13 @@ class _Turns:
             waiting.switch()
 
 
+def _no_greeting(_: str) -> None:
+    """Leave out the question for the greeting of a server that ends handshakes, for which the loop would stand still."""
+
+
 class _Link(Link):
     def __init__(self, server: SecuredAddress, turns: _Turns) -> None:
-        super().__init__(server)
+        super().__init__(server, _no_greeting)
         self._turns = turns
 
     def feed(self, event: SocketEvent) -> None:
@@ -215,7 +219,7 @@ class _Feed:
     """Follows the trust topic as the product's subscriber does, without its thread."""
 
     def __init__(self, server: SecuredAddress, on_event: Callable[[], None]) -> None:
-        self._link = Link(server)
+        self._link = Link(server, _no_greeting)
         self._on_event = on_event
         self._connection: ClientSocket | None = None
 

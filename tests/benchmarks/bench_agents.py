@@ -161,13 +161,17 @@ def main() -> None:
     arguments = parser.parse_args()
     raise_file_limit()
     shipped = load_network_config(DEFAULT_PATH, {}).limits
+    heartbeat_s = arguments.heartbeat or shipped.heartbeat_s
     settings = Settings(
         arguments.processes,
         arguments.seconds,
-        arguments.heartbeat or shipped.heartbeat_s,
+        heartbeat_s,
         arguments.away,
         arguments.subscribed,
-        {"stored_replies_s": arguments.stored_replies or shipped.stored_replies_s},
+        {
+            "stored_replies_s": arguments.stored_replies or shipped.stored_replies_s,
+            "registration_ttl_s": shipped.registration_ttl_s / shipped.heartbeat_s * heartbeat_s,
+        },
         arguments.start_over,
     )
     pairs = new_pairs(arguments.agents)
