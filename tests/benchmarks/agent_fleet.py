@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import greenlet
 import structlog
@@ -62,6 +62,7 @@ class Fleet:
     server_key: PublicKey
     heartbeat_s: float
     max_payload_bytes: int
+    trust: TrustDocument  # that they have from before
 
 
 class _LoopMonitor(Monitor):
@@ -105,7 +106,7 @@ class _Turns:
 
 
 def _no_greeting(_: str) -> None:
-    """Leave out the question for the greeting of a server that ends handshakes, for which the loop would stand still."""
+    """Leave out the question for a server's greeting, during which the event loop would stand still."""
 
 
 class _Link(Link):
@@ -167,16 +168,18 @@ class _Client(Client):
 
 
 class _TrustInMemory(TrustFolder):
-    """Follows mainpc's document, and leaves the disk alone."""
+    """Follows mainpc's document, and leaves the disk alone; agents of one process share what is equal."""
 
-    def __init__(self) -> None:
-        self._document = TrustDocument("none", (), (), ())
+    _shared: ClassVar[dict[str, TrustDocument]] = {}
+
+    def __init__(self, document: TrustDocument) -> None:
+        self._document = document
 
     def document(self) -> TrustDocument:
         return self._document
 
     def apply(self, document: TrustDocument) -> None:
-        self._document = document
+        self._document = self._shared.setdefault(document.revision, document)
 
 
 class _Agent(MainpcLink):
@@ -187,7 +190,7 @@ class _Agent(MainpcLink):
         owner = pair.certificate.owner
         agent = Agent(owner.name, Host(owner.host, "127.0.0.1"), owner.name, 7_000, 8_000, None)
         server = SecuredAddress(fleet.endpoint, pair, fleet.server_key)
-        super().__init__(server, agent, fleet.heartbeat_s, fleet.max_payload_bytes, _TrustInMemory())
+        super().__init__(server, agent, fleet.heartbeat_s, fleet.max_payload_bytes, _TrustInMemory(fleet.trust))
         self._sleep = _Turns()
         self._noted = server, fleet.max_payload_bytes, fleet.first + place, calls
         self.feed = _Feed(SecuredAddress(fleet.feed, pair, fleet.server_key), self.wake) if fleet.feed else None

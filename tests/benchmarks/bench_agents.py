@@ -77,6 +77,7 @@ class Settings:
     heartbeat_s: float
     away_s: Sequence[float]
     subscribed: bool
+    keys_known: bool
     limits: dict[str, float]
     start_over_s: float = 0.0
 
@@ -91,6 +92,7 @@ def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
             settings.processes,
             heartbeat_s=settings.heartbeat_s,
             subscribed=settings.subscribed,
+            keys_known=settings.keys_known,
             settings=settings.limits,
         ) as load,
     ):
@@ -155,6 +157,7 @@ def main() -> None:
     parser.add_argument("--heartbeat", type=float, help="seconds between two (default: as shipped)")
     parser.add_argument("--away", type=float, nargs="*", default=AWAY_S, help="seconds that mainpc is away, each time")
     parser.add_argument("--subscribed", action="store_true", help="every agent follows the event feed too")
+    parser.add_argument("--keys-known", action="store_true", help="agents have the list of keys when they start")
     parser.add_argument("--stored-replies", type=float, help="seconds that answers are stored (default: as shipped)")
     parser.add_argument("--start-over", type=float, default=0.0, help="seconds that all agents start in (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
@@ -168,6 +171,7 @@ def main() -> None:
         heartbeat_s,
         arguments.away,
         arguments.subscribed,
+        arguments.keys_known,
         {
             "stored_replies_s": arguments.stored_replies or shipped.stored_replies_s,
             "registration_ttl_s": shipped.registration_ttl_s / shipped.heartbeat_s * heartbeat_s,

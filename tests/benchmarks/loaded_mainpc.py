@@ -15,7 +15,9 @@ import psutil
 from tests.benchmarks.agent_fleet import Call, Fleet, FleetProcess
 from tests.loopback.agent_processes import SDT, AgentProcess, Hosts
 from tests.waiting import wait_until
+from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.certificates.layout import AGENT_ROLE
+from twinhost.secure_zmq.certificates import folders_of_keys, read_folders
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
@@ -58,6 +60,7 @@ class LoadedMainpc:
         *,
         heartbeat_s: float,
         subscribed: bool = False,
+        keys_known: bool = False,
         settings: dict[str, float] | None = None,
     ) -> None:
         """Let the pairs in, and start nothing yet.
@@ -68,6 +71,7 @@ class LoadedMainpc:
             processes: over how many the agents are spread.
             heartbeat_s: how often each sends one.
             subscribed: whether each follows the event feed too, over a connection of its own.
+            keys_known: whether each has the list of keys from before, and fetches none when it starts.
             settings: limits of the configuration that are other ones than in `Hosts`.
         """
         self._stack = ExitStack()
@@ -85,6 +89,9 @@ class LoadedMainpc:
         assert isinstance(address, SecuredAddress)
         agent = self.hosts.config.agent(SDT)
         feed = agent.host.endpoint(agent.events_port) if subscribed and agent.events_port else None
+        trust = TrustDocument("none", (), (), ())
+        if keys_known:
+            trust = document_of(read_folders(folders_of_keys(self.hosts.folder(SDT))))
         share = -(-len(pairs) // processes)
         self.agents = len(pairs)
         self.heartbeat_s = heartbeat_s
@@ -98,6 +105,7 @@ class LoadedMainpc:
                     address.server_key,
                     heartbeat_s,
                     PAYLOAD_LIMIT,
+                    trust,
                 )
             )
             for first in range(0, len(pairs), share)
