@@ -129,7 +129,7 @@ class LoadedMainpc:
     def start_mainpc(self) -> float:
         """Start it and wait until it serves; return how many seconds that took."""
         began = time.monotonic()
-        self._mainpc = self.hosts.start(SDT)
+        self._mainpc = self.hosts.start(SDT, apart=True)
         wait_until(lambda: self.mainpc.health().get("status") in ("ok", "degraded"), READY_S, "mainpc serves")
         return time.monotonic() - began
 
