@@ -5,7 +5,7 @@ import statistics
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -221,8 +221,9 @@ def usage_of(pids: Sequence[int]) -> Usage:
         cpu_s += times.user + times.system
         rss, pss, files = rss + memory.rss, pss + memory.pss, files + process.num_fds()
         for task in Path(f"/proc/{pid}/task").iterdir():
-            name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
-            fields = rest.split()
-            kind = "loop" if task.name == str(pid) else "libzmq" if name.startswith("ZMQ") else "others"
-            by_thread[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                kind = "loop" if task.name == str(pid) else "libzmq" if name.startswith("ZMQ") else "others"
+                by_thread[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     return Usage(time.monotonic(), cpu_s, rss / 2**20, pss / 2**20, files, by_thread)
