@@ -2,9 +2,10 @@
 
 An agent is membership's `MainpcLink` with the product's client, deadlines, and waits, and a subscription to the trust
 topic. No agent has a thread: a link runs in a greenlet, which switches to the event loop of its process where the
-product's thread would wait, and the loop reads every socket and every monitor. Two things differ from an agent: a link
-with an empty outbox sleeps until its next turn and does not poll ten times a second for events; and mainpc's trust
-document is fetched and read, and not written into a folder. Measurements of a host are not sent.
+product's thread would wait, and the loop reads every socket and every monitor. Three things differ from an agent: a
+link with an empty outbox sleeps until its next turn and does not poll ten times a second for events; mainpc's trust
+document is fetched and read, and not written into a folder; and a server that ends handshakes is not asked for its
+greeting. Measurements of a host are not sent.
 """
 
 import asyncio
