@@ -1,39 +1,45 @@
-"""Many agents in a few processes: each has a key pair, a connection, and the product's own link to mainpc.
+"""Many agents in a few processes, each as mainpc sees it: a key pair, a connection for requests, and one for the feed.
 
-A link is membership's `MainpcLink` on its thread, with the product's client, deadlines, and waits; what is added here
-notes the calls. Three things differ from an agent, because a thousand share two cores here. A link with an
-empty outbox sleeps until its next turn and does not poll ten times a second for events. A call that waits checks five
-times a second whether its keys have changed, not fifty times; a session or an answer wakes it at once all the same.
-And mainpc's trust document is fetched and read, and not written into a folder.
+An agent is membership's `MainpcLink` with the product's client, deadlines, and waits, and a subscription to the trust
+topic. No agent has a thread: a link runs in a greenlet, which switches to the event loop of its process where the
+product's thread would wait, and the loop reads every socket and every monitor. Three things differ from an agent: a
+link with an empty outbox sleeps until its next turn and does not poll ten times a second for events; mainpc's trust
+document is fetched and read, and not written into a folder; and a server that ends handshakes is not asked for its
+greeting. Measurements of a host are not sent.
 """
 
+import asyncio
 import logging
 import multiprocessing
+import os
 import resource
-import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import zip_longest
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
+import greenlet
 import structlog
+import zmq
 
-import twinhost.secure_zmq.client
 from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.trust import TRUST_TOPIC, TrustDocument, TrustFolder
 from twinhost.network_config import Agent, Host
-from twinhost.secure_zmq.client import Client, Subscriber
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq import monitor, sockets
+from twinhost.secure_zmq.client import MAX_EVENT_BYTES, Client
+from twinhost.secure_zmq.errors import ConnectionRefused, TwinhostError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
-from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.link import Link, Step
+from twinhost.secure_zmq.monitor import Monitor, SocketEvent
+from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
+from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
 
 _ANSWER_WITHIN_S = 60.0
-_LOOK_EVERY_MS = 200
-_SWITCH_S = 0.5  # hundreds of threads that each ask for the interpreter every 5 ms use both cores up by asking
+_LOOK_EVERY_S = 0.2  # how soon a deadline that has passed is noticed; a session, a loss, or a reply resumes at once
+_FEED_RETRY_S = 0.1
 
 
 class Call(NamedTuple):
@@ -57,26 +63,81 @@ class Fleet:
     server_key: PublicKey
     heartbeat_s: float
     max_payload_bytes: int
+    trust: TrustDocument  # that they have from before
 
 
-class _TrustInMemory(TrustFolder):
-    """Follows mainpc's document, and leaves the disk alone."""
+class _LoopMonitor(Monitor):
+    """A monitor that the event loop drains, in place of a thread."""
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._pair.fileno(), self._look)
+        self._look()  # libzmq signals the descriptor only to a reader that has found nothing
+
+    def join(self) -> None:
+        if not self._pair.closed:
+            asyncio.get_running_loop().remove_reader(self._pair.fileno())
+            self._pair.close(0)
+
+    def _look(self) -> None:
+        with suppress(zmq.Again):
+            while not self._pair.closed:
+                event, value = monitor._EVENT.unpack(self._pair.recv(DONTWAIT))
+                endpoint = self._pair.recv().decode()
+                if event != monitor._STOPPED:
+                    self._deliver(monitor._typed(event, value, endpoint))
+
+
+class _Turns:
+    """Lets one greenlet wait in the event loop."""
 
     def __init__(self) -> None:
-        self._document = TrustDocument("none", (), (), ())
+        self._waiting: greenlet.greenlet | None = None
 
-    def document(self) -> TrustDocument:
-        return self._document
+    def wait(self, seconds: float) -> None:
+        """Return after so many seconds, or once `resume()` is called."""
+        timer = asyncio.get_running_loop().call_later(seconds, self.resume)
+        self._waiting = greenlet.getcurrent()
+        self._waiting.parent.switch()
+        timer.cancel()
 
-    def apply(self, document: TrustDocument) -> None:
-        self._document = document
+    def resume(self) -> None:
+        if (waiting := self._waiting) is not None:
+            self._waiting = None
+            waiting.switch()
 
 
-class _NotingClient(Client):
-    """The client, which notes what became of every call."""
+def _no_greeting(_: str) -> None:
+    """Leave out the question for a server's greeting, during which the event loop would stand still."""
+
+
+class _Link(Link):
+    def __init__(self, server: SecuredAddress, turns: _Turns) -> None:
+        super().__init__(server, _no_greeting)
+        self._turns = turns
+
+    def feed(self, event: SocketEvent) -> None:
+        super().feed(event)
+        self._turns.resume()
+
+    def wait_for_session(self, timeout_s: float) -> int:
+        if not self.session and self.diagnosis.verdict() is None:
+            self._turns.wait(_LOOK_EVERY_S)
+        return self.session
+
+    def backoff_s(self) -> float:
+        """Wait here, since the client would keep the thread."""
+        if (seconds := super().backoff_s()) > 0:
+            self._turns.wait(seconds)
+        return 0.0
+
+
+class _Client(Client):
+    """The client, which waits in its greenlet, and notes what became of every call."""
 
     def __init__(self, server: SecuredAddress, max_payload_bytes: int, agent: int, calls: list[Call]) -> None:
         super().__init__(server, max_payload_bytes=max_payload_bytes)
+        self._turns = _Turns()
+        self._link = self._exchange._link = _Link(server, self._turns)
         self._agent = agent
         self._calls = calls
 
@@ -90,26 +151,109 @@ class _NotingClient(Client):
         finally:
             self._calls.append(Call(self._agent, action, began, time.monotonic(), error))
 
+    def _connect(self) -> ClientSocket:
+        connection = super()._connect()
+        asyncio.get_running_loop().add_reader(connection.fd, self._turns.resume)
+        return connection
 
-class _Link(MainpcLink):
-    def __init__(self, server: SecuredAddress, agent: Agent, fleet: Fleet, number: int, calls: list[Call]) -> None:
-        super().__init__(server, agent, fleet.heartbeat_s, fleet.max_payload_bytes, _TrustInMemory())
-        self._noted = server, fleet.max_payload_bytes, number, calls
+    def _drop(self) -> None:
+        if self._connection is not None:
+            asyncio.get_running_loop().remove_reader(self._connection.fd)
+        super()._drop()
+
+    def _receive(self, connection: ClientSocket) -> None:
+        if not connection.readable:
+            self._turns.wait(_LOOK_EVERY_S)
+        while self._exchange.unanswered and connection.readable:
+            self._exchange.take(connection.socket.recv(DONTWAIT))
+
+
+class _TrustInMemory(TrustFolder):
+    """Follows mainpc's document, and leaves the disk alone; agents of one process share what is equal."""
+
+    _shared: ClassVar[dict[str, TrustDocument]] = {}
+
+    def __init__(self, document: TrustDocument) -> None:
+        self._document = document
+
+    def document(self) -> TrustDocument:
+        return self._document
+
+    def apply(self, document: TrustDocument) -> None:
+        self._document = self._shared.setdefault(document.revision, document)
+
+
+class _Agent(MainpcLink):
+    """One agent: its link in a greenlet, and its subscription."""
+
+    def __init__(self, fleet: Fleet, place: int, calls: list[Call]) -> None:
+        pair = fleet.pairs[place]
+        owner = pair.certificate.owner
+        agent = Agent(owner.name, Host(owner.host, "127.0.0.1"), owner.name, 7_000, 8_000, None)
+        server = SecuredAddress(fleet.endpoint, pair, fleet.server_key)
+        super().__init__(server, agent, fleet.heartbeat_s, fleet.max_payload_bytes, _TrustInMemory(fleet.trust))
+        self._sleep = _Turns()
+        self._noted = server, fleet.max_payload_bytes, fleet.first + place, calls
+        self.feed = _Feed(SecuredAddress(fleet.feed, pair, fleet.server_key), self.wake) if fleet.feed else None
 
     @property
     def trusted(self) -> str | None:
         """The revision of the trust document that this agent follows."""
         return self._trust_revision
 
-    def _run(self) -> None:
-        with _NotingClient(*self._noted) as client:
-            while not self.stopping:
-                self._heartbeat_due = False
-                self._signal.clear()
-                self._send_until(client, time.monotonic() + self._turn(client))
+    def start(self) -> None:
+        greenlet.greenlet(self._run).switch()
 
-    def _send_until(self, client: Client, next_turn: float) -> None:
-        self._signal.wait(max(0.0, next_turn - time.monotonic()))
+    def wake(self) -> None:
+        super().wake()
+        self._sleep.resume()
+
+    def _run(self) -> None:
+        client = _Client(*self._noted)
+        while True:
+            self._heartbeat_due = False
+            self._send_until(client, time.monotonic() + self._turn(client))
+
+    def _send_until(self, client: Client, next_heartbeat: float) -> None:
+        if not self._heartbeat_due:
+            self._sleep.wait(max(0.0, next_heartbeat - time.monotonic()))
+
+
+class _Feed:
+    """Follows the trust topic as the product's subscriber does, without its thread."""
+
+    def __init__(self, server: SecuredAddress, on_event: Callable[[], None]) -> None:
+        self._link = Link(server, _no_greeting)
+        self._on_event = on_event
+        self._connection: ClientSocket | None = None
+
+    def start(self) -> None:
+        target = self._link.next_target()
+        self._connection = open_connection(target, client_context(), self._observe, MAX_EVENT_BYTES, zmq.SUB)
+        self._connection.socket.subscribe(TRUST_TOPIC)
+        asyncio.get_running_loop().add_reader(self._connection.fd, self._look)
+        self._look()
+
+    def _observe(self, event: SocketEvent) -> None:
+        self._link.feed(event)
+        try:
+            keep = self._link.step(time.monotonic()) is Step.KEEP
+        except ConnectionRefused:
+            keep = False
+        if not keep and self._connection is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._connection.fd)
+            loop.call_soon(self._connection.close)  # not within its own event
+            loop.call_later(max(_FEED_RETRY_S, self._link.backoff_s()), self.start)
+            self._connection = None
+        elif self._link.diagnosis.connected:
+            self._link.worked()
+
+    def _look(self) -> None:
+        with suppress(zmq.Again):
+            while self._connection is not None:
+                self._connection.socket.recv_multipart(DONTWAIT)
+                self._on_event()
 
 
 class FleetProcess:
@@ -168,45 +312,34 @@ def raise_file_limit() -> int:
 def _serve(fleet: Fleet, parent: Connection) -> None:
     raise_file_limit()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))  # a line for each event
-    sys.setswitchinterval(_SWITCH_S)
-    twinhost.secure_zmq.client._SLICE_MS = _LOOK_EVERY_MS
+    vars(sockets)["Monitor"] = _LoopMonitor
+    asyncio.run(_obey(fleet, parent))
+    os._exit(0)  # the kernel closes thousands of sockets at once, libzmq one by one
+
+
+async def _obey(fleet: Fleet, parent: Connection) -> None:
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     calls: list[Call] = []
-    links = [_link(fleet, place, calls) for place in range(len(fleet.pairs))]
-    feeds = [_subscriber(fleet, pair, link) for pair, link in zip(fleet.pairs, links, strict=True) if fleet.feed]
-    companions: list[_Link | Subscriber] = [each for pair in zip_longest(links, feeds) for each in pair if each]
-    while (asked := parent.recv()) != "stop":
-        if asked.startswith("start"):
-            pause_s = float(asked.removeprefix("start")) / len(companions)
-            threading.Thread(target=_start, args=(companions, pause_s), daemon=True).start()
-            parent.send(None)
+    agents = [_Agent(fleet, place, calls) for place in range(len(fleet.pairs))]
+
+    def obey() -> None:
+        asked = parent.recv()
+        if asked == "stop":
+            stopped.set()
         elif asked == "calls":
-            count = len(calls)
-            parent.send([tuple(each) for each in calls[:count]])
-            del calls[:count]
+            parent.send([tuple(each) for each in calls])
+            calls.clear()
         elif asked == "in_touch":
-            parent.send(sum(link.fault is None for link in links))
+            parent.send(sum(agent.fault is None for agent in agents))
+        elif asked == "following":
+            parent.send([agent.trusted for agent in agents])
         else:
-            parent.send([link.trusted for link in links])
-    ends = [threading.Thread(target=companion.stop) for companion in companions]
-    for end in ends:  # side by side: a link whose mainpc is gone takes the rest of its call's deadline
-        end.start()
-    for end in ends:
-        end.join()
+            pause_s = float(asked.removeprefix("start")) / len(agents)
+            for place, agent in enumerate(agents):
+                for each in (agent, agent.feed):
+                    if each is not None:
+                        loop.call_later(place * pause_s, each.start)
+            parent.send(None)
 
-
-def _start(companions: Sequence[_Link | Subscriber], pause_s: float) -> None:
-    for companion in companions:
-        companion.start()
-        time.sleep(pause_s)
-
-
-def _link(fleet: Fleet, place: int, calls: list[Call]) -> _Link:
-    pair = fleet.pairs[place]
-    owner = pair.certificate.owner
-    agent = Agent(owner.name, Host(owner.host, "127.0.0.1"), owner.name, 7_000, 8_000, None)
-    return _Link(SecuredAddress(fleet.endpoint, pair, fleet.server_key), agent, fleet, fleet.first + place, calls)
-
-
-def _subscriber(fleet: Fleet, pair: KeyPair, link: _Link) -> Subscriber:
-    address = SecuredAddress(fleet.feed or "", pair, fleet.server_key)
-    return Subscriber(address, [TRUST_TOPIC], lambda _: link.wake())
+    loop.add_reader(parent.fileno(), obey)
+    await stopped.wait()

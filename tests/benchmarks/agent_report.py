@@ -26,7 +26,8 @@ class Latency:
 class BringUp:
     """All agents start at one moment; `cpu_ms` is mainpc's for one agent: handshake, registration, trust, heartbeat."""
 
-    seconds: float
+    seconds: float  # until each has had a heartbeat answered
+    followed_s: float  # until each follows the list of keys
     per_s: float
     cpu_ms: float
     fleet_cpu_ms: float  # of one agent, and in the processes of the agents
@@ -52,7 +53,9 @@ class Steady:
     failures: int
     late: int  # came more than half an interval after they were due
     no_response: int  # agents that mainpc holds for gone
+    cpu_by_thread: dict[str, float]  # % of one core
     rss_mb: float
+    pss_mb: float
     kb_per_reply: float
     register: Latency
 
@@ -81,6 +84,7 @@ class KeyChange:
     cpu_ms: float  # of mainpc, in all
     grown_mb: float  # at most
     document_bytes: int
+    no_response: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ _DEADLINE_S = 180.0  # for 1,000 agents to come, to be back, or to follow a new 
 Figure = Callable[[Report], float | str]
 _FIGURES: dict[str, Figure] = {
     "bring-up: all are in touch, s": lambda each: each.bring_up.seconds,
+    "  all follow the keys, s": lambda each: each.bring_up.followed_s,
     "  agents per s": lambda each: each.bring_up.per_s,
     "  mainpc's CPU for an agent, ms": lambda each: each.bring_up.cpu_ms,
     "  (of the load generator, ms)": lambda each: each.bring_up.fleet_cpu_ms,
@@ -39,6 +40,7 @@ _FIGURES: dict[str, Figure] = {
     "  RSS for an agent, KB": lambda each: each.bring_up.kb_per_agent,
     "  open files of mainpc": lambda each: each.bring_up.files,
     "steady: mainpc's CPU, % of a core": lambda each: each.steady.cpu_percent,
+    "  (of it in the loop, libzmq, the rest)": lambda each: " / ".join(map(str, each.steady.cpu_by_thread.values())),
     "  (before the agents, %)": lambda each: each.steady.idle_cpu_percent,
     "  (the whole machine, %)": lambda each: each.steady.machine_busy_percent,
     "  heartbeats answered": lambda each: each.steady.heartbeat.calls,
@@ -47,11 +49,12 @@ _FIGURES: dict[str, Figure] = {
     "  failed / late / NO_RESPONSE": lambda each: (
         f"{each.steady.failures} / {each.steady.late} / {each.steady.no_response}"
     ),
-    "  RSS, MB": lambda each: each.steady.rss_mb,
+    "  RSS / PSS, MB": lambda each: f"{each.steady.rss_mb} / {each.steady.pss_mb}",
     "  RSS for a stored answer, KB": lambda each: each.steady.kb_per_reply,
     "one more key: all follow, s": lambda each: each.key_change.seconds,
     "  mainpc's CPU in all, ms": lambda each: each.key_change.cpu_ms,
     "  RSS grown by at most, MB": lambda each: each.key_change.grown_mb,
+    "  NO_RESPONSE": lambda each: each.key_change.no_response,
     "  the list, bytes": lambda each: each.key_change.document_bytes,
 }
 _OF_A_RESTART: dict[str, Callable[[Restart], float | str]] = {
@@ -74,6 +77,7 @@ class Settings:
     heartbeat_s: float
     away_s: Sequence[float]
     subscribed: bool
+    keys_known: bool
     limits: dict[str, float]
     start_over_s: float = 0.0
 
@@ -88,6 +92,7 @@ def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
             settings.processes,
             heartbeat_s=settings.heartbeat_s,
             subscribed=settings.subscribed,
+            keys_known=settings.keys_known,
             settings=settings.limits,
         ) as load,
     ):
@@ -152,19 +157,25 @@ def main() -> None:
     parser.add_argument("--heartbeat", type=float, help="seconds between two (default: as shipped)")
     parser.add_argument("--away", type=float, nargs="*", default=AWAY_S, help="seconds that mainpc is away, each time")
     parser.add_argument("--subscribed", action="store_true", help="every agent follows the event feed too")
+    parser.add_argument("--keys-known", action="store_true", help="agents have the list of keys when they start")
     parser.add_argument("--stored-replies", type=float, help="seconds that answers are stored (default: as shipped)")
     parser.add_argument("--start-over", type=float, default=0.0, help="seconds that all agents start in (default: 0)")
     parser.add_argument("--json", action="store_true", help="print JSON in place of the table")
     arguments = parser.parse_args()
     raise_file_limit()
     shipped = load_network_config(DEFAULT_PATH, {}).limits
+    heartbeat_s = arguments.heartbeat or shipped.heartbeat_s
     settings = Settings(
         arguments.processes,
         arguments.seconds,
-        arguments.heartbeat or shipped.heartbeat_s,
+        heartbeat_s,
         arguments.away,
         arguments.subscribed,
-        {"stored_replies_s": arguments.stored_replies or shipped.stored_replies_s},
+        arguments.keys_known,
+        {
+            "stored_replies_s": arguments.stored_replies or shipped.stored_replies_s,
+            "registration_ttl_s": shipped.registration_ttl_s / shipped.heartbeat_s * heartbeat_s,
+        },
         arguments.start_over,
     )
     pairs = new_pairs(arguments.agents)

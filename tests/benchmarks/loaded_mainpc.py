@@ -1,10 +1,11 @@
 """A real mainpc that accepts many agents, and the agents: their keys, their processes, and what they cost."""
 
+import os
 import statistics
 import time
 import urllib.request
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,9 @@ import psutil
 from tests.benchmarks.agent_fleet import Call, Fleet, FleetProcess
 from tests.loopback.agent_processes import SDT, AgentProcess, Hosts
 from tests.waiting import wait_until
+from twinhost.agent.trust import TrustDocument, document_of
 from twinhost.certificates.layout import AGENT_ROLE
+from twinhost.secure_zmq.certificates import folders_of_keys, read_folders
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
@@ -33,8 +36,9 @@ class Usage:
     clock: float
     cpu_s: float
     rss_mb: float
+    pss_mb: float  # as RSS, with what processes share counted once
     files: int
-    threads: int
+    by_thread: dict[str, float]  # processor seconds
 
 
 def new_pairs(count: int) -> list[KeyPair]:
@@ -56,6 +60,7 @@ class LoadedMainpc:
         *,
         heartbeat_s: float,
         subscribed: bool = False,
+        keys_known: bool = False,
         settings: dict[str, float] | None = None,
     ) -> None:
         """Let the pairs in, and start nothing yet.
@@ -66,6 +71,7 @@ class LoadedMainpc:
             processes: over how many the agents are spread.
             heartbeat_s: how often each sends one.
             subscribed: whether each follows the event feed too, over a connection of its own.
+            keys_known: whether each has the list of keys from before, and fetches none when it starts.
             settings: limits of the configuration that are other ones than in `Hosts`.
         """
         self._stack = ExitStack()
@@ -83,6 +89,9 @@ class LoadedMainpc:
         assert isinstance(address, SecuredAddress)
         agent = self.hosts.config.agent(SDT)
         feed = agent.host.endpoint(agent.events_port) if subscribed and agent.events_port else None
+        trust = TrustDocument("none", (), (), ())
+        if keys_known:
+            trust = document_of(read_folders(folders_of_keys(self.hosts.folder(SDT))))
         share = -(-len(pairs) // processes)
         self.agents = len(pairs)
         self.heartbeat_s = heartbeat_s
@@ -96,6 +105,7 @@ class LoadedMainpc:
                     address.server_key,
                     heartbeat_s,
                     PAYLOAD_LIMIT,
+                    trust,
                 )
             )
             for first in range(0, len(pairs), share)
@@ -119,7 +129,7 @@ class LoadedMainpc:
     def start_mainpc(self) -> float:
         """Start it and wait until it serves; return how many seconds that took."""
         began = time.monotonic()
-        self._mainpc = self.hosts.start(SDT)
+        self._mainpc = self.hosts.start(SDT, apart=True)
         wait_until(lambda: self.mainpc.health().get("status") in ("ok", "degraded"), READY_S, "mainpc serves")
         return time.monotonic() - began
 
@@ -150,6 +160,26 @@ class LoadedMainpc:
 
         wait_until(all_answered, deadline_s, f"all {self.agents} agents are in touch with mainpc")
         return sorted(calls, key=lambda call: call.ended)
+
+    def revision(self) -> str:
+        """Return the revision of mainpc's list of keys."""
+        with self.operator() as client:
+            return str(client.call("get_trust", deadline_s=READY_S, part=0)["revision"])
+
+    def wait_until_following(self, revision: str, deadline_s: float) -> None:
+        """Wait until every agent follows this revision of the list of keys."""
+
+        def following() -> int:
+            time.sleep(_LOOK_EVERY_S)
+            return sum(each == revision for fleet in self.fleets for each in fleet.following())
+
+        wait_until(lambda: following() == self.agents, deadline_s, f"all {self.agents} agents follow the keys")
+
+    def no_response(self) -> int:
+        """Return how many agents mainpc holds for gone."""
+        with self.operator() as client:
+            agents = client.call("get_all_agents", deadline_s=READY_S)["agents"]
+        return sum(agent["status"] == "NO_RESPONSE" for agent in agents.values())
 
     def operator(self) -> Client:
         """Return a client with the operator's key."""
@@ -183,13 +213,17 @@ class LoadedMainpc:
 
 def usage_of(pids: Sequence[int]) -> Usage:
     """Return what some processes have used so far, together."""
-    cpu_s, rss, files, threads = 0.0, 0, 0, 0
+    cpu_s, rss, pss, files = 0.0, 0, 0, 0
+    by_thread = {"loop": 0.0, "libzmq": 0.0, "others": 0.0}
     for pid in pids:
         process = psutil.Process(pid)
-        with process.oneshot():
-            times = process.cpu_times()
-            cpu_s += times.user + times.system
-            rss += process.memory_info().rss
-            files += process.num_fds()
-            threads += process.num_threads()
-    return Usage(time.monotonic(), cpu_s, rss / 2**20, files, threads)
+        memory, times = process.memory_full_info(), process.cpu_times()
+        cpu_s += times.user + times.system
+        rss, pss, files = rss + memory.rss, pss + memory.pss, files + process.num_fds()
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+                fields = rest.split()
+                kind = "loop" if task.name == str(pid) else "libzmq" if name.startswith("ZMQ") else "others"
+                by_thread[kind] += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Usage(time.monotonic(), cpu_s, rss / 2**20, pss / 2**20, files, by_thread)

@@ -184,11 +184,11 @@ class Hosts:
         for name in _MODULES:
             (root / name).mkdir()
 
-    def start(self, name: str) -> AgentProcess:
-        """Start an agent; it is not waited for."""
+    def start(self, name: str, *, apart: bool = False) -> AgentProcess:
+        """Start an agent, `apart` from the fork server and its memory; it is not waited for."""
         environment, module = self.environment(name), _MODULES[name]
         # Both are read when an interpreter starts: by the loader, and by a sitecustomize that turns the clock.
-        own = not {"LD_LIBRARY_PATH", "TURNED_S"}.isdisjoint(environment)
+        own = apart or not {"LD_LIBRARY_PATH", "TURNED_S"}.isdisjoint(environment)
         process = (subprocess.Popen if own else fork_server.Process)(
             [sys.executable, "-m", module] if own else [module],
             env=environment,

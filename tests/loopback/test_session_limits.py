@@ -1,8 +1,10 @@
 """How many connections one key may have: counted whether they say something or not, and one more is refused."""
 
 import os
+import random
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -204,3 +206,32 @@ def test_two_sockets_with_one_descriptor_are_counted_apart() -> None:
     assert limits.count("key") == 1
     limits.ended(newer)
     assert limits.count("key") == 0
+
+
+def seconds_of(agents: int) -> float:
+    """Return the CPU seconds in which so many agents behind one address connect, show their keys, and leave."""
+    limits, shuffled = SessionLimits(unreported_s=3_600), random.Random(1)
+    limits.total = 2 * agents  # whatever `nofile` is here
+    keys = [f"key {number}" for number in range(agents)]
+    connections = [Connection(number, "192.0.2.1", 7_120, number) for number in range(agents)]
+    began = time.process_time()
+    for key, connection in zip(keys, connections, strict=True):
+        assert limits.admit(key, "192.0.2.1")
+        limits.opened(connection)
+        limits.finished(connection)
+    shuffled.shuffle(keys)
+    for key, connection in zip(keys, connections, strict=True):  # each of them was assigned to another one
+        limits.proven(connection, key)
+    assert {key: limits.count(key) for key in keys} == dict.fromkeys(keys, 1)
+    assert limits.admit("another", "192.0.2.1")  # it waits for its connection, so that each end looks for its own
+    for connection in connections:
+        limits.ended(connection)
+    took_s = time.process_time() - began
+    assert {key: limits.count(key) for key in keys} == dict.fromkeys(keys, 0)
+    return took_s
+
+
+def test_many_agents_behind_one_address_cost_no_more_each() -> None:
+    """Eight times as many take eight times as long, and not 64 times."""
+    few, many = (min(seconds_of(agents) for _ in range(3)) for agents in (250, 2_000))
+    assert many < 24 * few

@@ -84,7 +84,9 @@ class SessionLimits:
         self._unreported_s = unreported_s
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
-        self._connections: dict[Connection, None] = {}  # the oldest first
+        self._connections: set[Connection] = set()
+        self._assigned: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by key, the oldest first
+        self._unassigned: Counter[str] = Counter()  # the connections without a key, by address
         self._unplaced: dict[str, deque[_Acceptance]] = defaultdict(deque)  # by address, the oldest first
         self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
         self._counts: Counter[str] = Counter()
@@ -110,20 +112,21 @@ class SessionLimits:
     def opened(self, connection: Connection) -> None:
         """Add a connection that was accepted; its handshake follows."""
         with self._lock:
-            self._connections[connection] = None
+            self._add(connection)
 
     def finished(self, connection: Connection) -> None:
         """Note that a connection has completed its handshake."""
         with self._lock:
             if connection in self._connections and connection.counted_for is None:
-                connection.counted_for = self._oldest_at(connection.peer)
+                self._assign(connection, self._oldest_at(connection.peer))
 
     def proven(self, connection: Connection, fingerprint: str) -> None:
         """Note the key of a connection, which its message proves."""
         with self._lock:
             connection.fingerprint = fingerprint
-            self._connections.setdefault(connection)
-            assumed, connection.counted_for = connection.counted_for, fingerprint
+            self._add(connection)
+            assumed = connection.counted_for
+            self._assign(connection, fingerprint)
             if assumed is None and not self._take(connection.peer, fingerprint):
                 self._count(fingerprint, 1)
             elif assumed is not None and assumed != fingerprint:
@@ -134,12 +137,36 @@ class SessionLimits:
         with self._lock:
             self._end(connection)
 
+    def _add(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            self._connections.add(connection)
+            self._count_unassigned(connection.peer, 1)
+
+    def _assign(self, connection: Connection, fingerprint: str | None) -> None:
+        """Assign another key to a connection, or none."""
+        before, connection.counted_for = connection.counted_for, fingerprint
+        if before is None:
+            self._count_unassigned(connection.peer, -1)
+        else:
+            del self._assigned[before][connection]
+            if not self._assigned[before]:
+                del self._assigned[before]
+        if fingerprint is None:
+            self._count_unassigned(connection.peer, 1)
+        else:
+            self._assigned[fingerprint][connection] = None
+
+    def _count_unassigned(self, address: str, more: int) -> None:
+        self._unassigned[address] += more
+        if not self._unassigned[address]:
+            del self._unassigned[address]
+
     def _is_full(self, fingerprint: str) -> bool:
         return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
 
     def _drop_ended(self, fingerprint: str) -> None:
         """Drop a key's ended connections before it is refused one more: an end is reported late, or never."""
-        for connection in [each for each in self._connections if each.counted_for == fingerprint]:
+        for connection in tuple(self._assigned.get(fingerprint, ())):
             if Connections.remote(connection.fd) is None:
                 self._end(connection)
         self._trim_all()
@@ -164,9 +191,9 @@ class SessionLimits:
 
     def _exchange(self, address: str, proven: str, assumed: str) -> None:
         """Assign the assumed key to the connection or acceptance to which the proven key was assigned."""
-        for other in self._connections:
-            if other.peer == address and other.counted_for == proven and other.fingerprint is None:
-                other.counted_for = assumed
+        for other in self._assigned[proven]:
+            if other.peer == address and other.fingerprint is None:
+                self._assign(other, assumed)
                 return
         if self._take(address, proven):
             self._unplaced[address].append(_Acceptance(assumed, time.monotonic()))
@@ -177,10 +204,11 @@ class SessionLimits:
     def _end(self, connection: Connection) -> None:
         if connection not in self._connections:
             return
-        del self._connections[connection]
         if connection.counted_for is not None:
             self._count(connection.counted_for, -1)
-            connection.counted_for = None
+            self._assign(connection, None)
+        self._connections.remove(connection)
+        self._count_unassigned(connection.peer, -1)
         if connection.peer:
             self._trim(connection.peer)
         else:  # it had ended before its address was read
@@ -199,7 +227,7 @@ class SessionLimits:
         if not waiting:
             self._unplaced.pop(address, None)
             return
-        without = sum(each.peer == address and each.counted_for is None for each in self._connections)
+        without = self._unassigned[address]
         settled = time.monotonic() - self._unreported_s
         while len(waiting) > without and waiting[0].at <= settled:
             fingerprint = waiting.popleft().fingerprint

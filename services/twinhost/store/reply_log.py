@@ -189,11 +189,13 @@ class ReplyLog:
         share = self._share(caller)
         waiting = share.waiting
         if waiting is None or waiting.row.size >= _ROW_BYTES:
-            waiting = share.waiting = _Waiting(_Row(self._next_seq, []), share, [], [])
+            row = _Row(self._next_seq, [request_id])  # most rows have one id; a list that grows has room for four
+            waiting = share.waiting = _Waiting(row, share, [], [])
             self._waiting.append(waiting)
             self._next_seq += 1
-        row = waiting.row
-        row.request_ids.append(request_id)
+        else:
+            row = waiting.row
+            row.request_ids.append(request_id)
         row.size += len(reply)
         waiting.digests.append(digest)
         waiting.replies.append(reply)
@@ -205,7 +207,8 @@ class ReplyLog:
         too_old = time.monotonic() - self._keep_s
         self._most = max(self._most, len(self))
         for share in self._shares.values():
-            while share.order and (share.order[0].moment < too_old or self._is_over_limit(share)):
+            order = share.order
+            while order and (order[0].moment < too_old or self._is_over_limit(share)):
                 self._evicted.append(share.evict().seq)
         if not self._evicted:
             self._give_memory_back()

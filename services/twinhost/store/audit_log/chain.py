@@ -207,6 +207,7 @@ LINES_PER_DAY = WRITTEN_PER_DAY + WRITTEN_PER_DAY // WRITTEN_PER_MINUTE + 25
 SAMPLES = 5  # addresses in a `repeated` line
 MAX_KINDS = 1_000  # beyond this, all others of an event count as one kind
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
+LOOK_EVERY_S = 1.0
 _KEPT = 64  # characters of a kind's field, and of an address
 
 Kind = tuple[Event, tuple[str, ...]]
@@ -244,6 +245,7 @@ class Repetition:
         self._lock = threading.Lock()
         self._accounts: dict[Kind, _Account] = {}
         self._finished: list[dict[str, Value]] = []  # `repeated` lines to be fetched
+        self._looked_at = float("-inf")  # for finished windows, of which there may be a thousand
 
     def admit(self, event: Event, fields: Fields, wall: float) -> bool:
         """Return whether to write this event; otherwise it was counted. `wall` is in seconds since the epoch."""
@@ -267,10 +269,12 @@ class Repetition:
         """Return, once each, the fields of the `repeated` lines of finished windows; at a stop, of all windows."""
         now = float("inf") if everything else self._clock()
         with self._lock:
-            for kind, account in list(self._accounts.items()):
-                self._end_window(kind, account, now)
-                if account.window is None and not account.written:
-                    del self._accounts[kind]
+            if now - self._looked_at >= LOOK_EVERY_S:
+                self._looked_at = now
+                for kind, account in list(self._accounts.items()):
+                    self._end_window(kind, account, now)
+                    if account.window is None and not account.written:
+                        del self._accounts[kind]
             lines, self._finished = self._finished, []
             return lines
 

@@ -87,6 +87,19 @@ def test_a_new_minute_is_written_until_the_days_share_is_used() -> None:
     assert burst() == WRITTEN_PER_MINUTE
 
 
+def test_finished_windows_are_looked_for_once_a_second() -> None:
+    """A tick comes five times a second, and there may be a thousand windows; none is missed."""
+    clock = Clock()
+    repetition = Repetition(clock)
+    for _ in range(WRITTEN_PER_MINUTE + 1):
+        repetition.admit(Event.HANDSHAKE_REFUSED, {"cause": "x"}, 1.0)
+    found = []
+    for passed_s in (MINUTE_S - 0.5, 0.7, 0.7, 0.7):  # the window ends before the second look, which comes too soon
+        clock.now += passed_s
+        found.append(len(repetition.finished()))
+    assert found == [0, 0, 1, 0]
+
+
 def test_kinds_do_not_share() -> None:
     """By event, cause or code, and peer: one peer's many requests take no line from another's."""
     repetition = Repetition(Clock())
