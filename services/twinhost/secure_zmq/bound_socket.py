@@ -4,6 +4,7 @@ Only `sockets` calls this: it makes the socket and has it bound here, in one ste
 """
 
 import errno
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -45,7 +46,7 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
     Raises:
         zmq.ZMQError: the message did not come over a connection.
     """
-    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
+    return int(frame.get(zmq.SRCFD)), sys.intern(str(frame.get("Peer-Address")))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ nothing until then.
 
 import contextlib
 import ctypes
+import functools
 import os
 import socket
 import struct
@@ -119,7 +120,7 @@ def remote_of(fd: int) -> tuple[str, int] | None:
     if family == _INET6:
         return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
     if family == _INET:
-        return socket.inet_ntop(_INET, raw[4:8]), port
+        return sys.intern(socket.inet_ntop(_INET, raw[4:8])), port
     return ("", 0) if family == socket.AF_UNIX else None
 
 
@@ -141,8 +142,11 @@ def traffic_of(fd: int) -> Traffic | None:
 
 
 def bare_address(address: str) -> str:
-    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
-    return address.partition("%")[0].removeprefix("::ffff:")
+    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4.
+
+    Addresses are interned: all connections from one share it.
+    """
+    return sys.intern(address.partition("%")[0].removeprefix("::ffff:"))
 
 
 def most_open_files() -> int:
@@ -362,8 +366,12 @@ class Connections:
 
 def _own_port(event: SocketEvent) -> int | None:
     """Return the port on which a connection was accepted; None for one over IPC, and for one that this side opened."""
-    accepted = event.kind is EventKind.ACCEPTED and event.endpoint.startswith("tcp://")
-    return int(event.endpoint.rpartition(":")[2]) if accepted else None
+    return _port_of(event.endpoint) if event.kind is EventKind.ACCEPTED else None
+
+
+@functools.lru_cache(maxsize=16)  # all connections of a socket share the number
+def _port_of(endpoint: str) -> int | None:
+    return int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else None
 
 
 def _is_open(connection: Connection) -> bool:
