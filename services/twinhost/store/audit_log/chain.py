@@ -28,7 +28,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -209,7 +209,7 @@ MAX_KINDS = 1_000  # beyond this, all others of an event count as one kind
 MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 _KEPT = 64  # characters of a kind's field, and of an address
 
-Kind = tuple[Event, tuple[str, ...]]
+Kind = tuple[str, ...]  # the event, and NAME=VALUE for each field that AGGREGATED names for it
 
 
 @dataclass(slots=True)
@@ -219,7 +219,7 @@ class _Window:
     aggregated: int = 0
     first: float = 0.0
     last: float = 0.0
-    addresses: list[str] = field(default_factory=list)
+    addresses: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -275,13 +275,11 @@ class Repetition:
             return lines
 
     def _kind(self, event: Event, fields: Fields) -> Kind:
-        kind = (
-            event,
-            tuple(f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None),
-        )
+        values = [f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None]
+        kind = (event.value, *values)
         if kind in self._accounts or len(self._accounts) < MAX_KINDS:
             return kind
-        return event, ("cause=others",)
+        return event.value, "cause=others"
 
     def _end_window(self, kind: Kind, account: _Account, now: float) -> None:
         if account.window is not None and now >= account.window.ends:
@@ -298,13 +296,13 @@ def _aggregate(window: _Window, fields: Fields, wall: float) -> None:
     window.last = wall
     address = fields.get("address")
     if isinstance(address, str) and len(window.addresses) < SAMPLES and address[:_KEPT] not in window.addresses:
-        window.addresses.append(address[:_KEPT])
+        window.addresses += (address[:_KEPT],)
 
 
 def _repeated(kind: Kind, window: _Window) -> dict[str, Value]:
-    event, fields = kind
+    event, *fields = kind
     return {
-        "of": event.value,
+        "of": event,
         **dict(part.split("=", 1) for part in fields),
         "count": window.aggregated,
         "first": iso(window.first),
