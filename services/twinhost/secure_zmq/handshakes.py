@@ -68,6 +68,7 @@ class Handshakes:
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
         self._budget = LogBudget()  # by outcome, so that many of one don't suppress the lines of another
+        self._accepted_budget = LogBudget()  # by peer
         self._probes = Probes()
 
     def counts(self) -> dict[str, int]:
@@ -138,7 +139,7 @@ class Handshakes:
         return self._probes.claim(None, fields.get("address")) if outcome in _KEYLESS_PROBES else None
 
     def _count_accepted(self, _: Outcome, known: Mapping[str, str]) -> None:
-        self._budget.log(_log.info, "handshake_accepted", (Outcome.ACCEPTED, known["peer"]), **known)
+        self._accepted_budget.log(_log.info, "handshake_accepted", known["peer"], **known)
         self._probes.note_session(known["fingerprint"], known["address"])
         with self._lock:
             self._counts[Outcome.ACCEPTED] += 1
