@@ -4,7 +4,6 @@ Only `sockets` calls this: it makes the socket and has it bound here, in one ste
 """
 
 import errno
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -46,7 +45,7 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
     Raises:
         zmq.ZMQError: the message did not come over a connection.
     """
-    return int(frame.get(zmq.SRCFD)), sys.intern(str(frame.get("Peer-Address")))
+    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +229,9 @@ class ServerSocket:
         return self.sessions.connections.unsettled
 
     def close_refused(self) -> None:
-        """Close the connections whose key is refused now; on the thread that owns the socket."""
+        """Close the connections whose key is refused now; at every tick, on the thread that owns the socket."""
         self.handshakes.record()  # of a key that was revoked since it was accepted
+        self.handshakes.log_accepted()
         for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
         self.sessions.forget_ended()
@@ -257,6 +257,7 @@ class ServerSocket:
         self.guard.stop()
         self.monitor.close()
         self.socket.close()
+        self.handshakes.log_accepted()
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,7 +257,7 @@ class Connections:
         """Note the key of a connection, from its message; return the connection's serial number."""
         with self._lock:
             connection = self._of(fd, address)
-            connection.address, connection.fingerprint = address, fingerprint
+            connection.address, connection.fingerprint = sys.intern(address), fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
                 self._limits.proven(connection, fingerprint)
             return connection.serial
