@@ -95,7 +95,7 @@ class SecuredSessions:
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
-            self.connections.note_key(fd, address, caller.fingerprint)
+            fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
             self._sessions[routing_id] = Session(caller.name, fd, self.connections.remote(fd))
         self._last_seen[caller.name] = now
         return caller
