@@ -9,9 +9,10 @@ import ctypes
 import errno
 import os
 import select
+import struct
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from twinhost.worker import Waker
@@ -21,6 +22,7 @@ _LONGEST_S = 0.050  # from the first event: then it is reported, even if more fo
 _CHANGED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, _TO, CREATE, DELETE
 _REPLACED = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
 _ONLY_A_FOLDER = 0x1000000  # sys/inotify.h
+_EVENT = struct.Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
 
 
 class FolderEvents:
@@ -47,23 +49,33 @@ class FolderEvents:
         self._poll.register(self._fd, select.POLLIN)
         self._poll.register(waker.fd, select.POLLIN)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Return whether something changed; if so, once no more events follow, or 50 ms after the first."""
-        if not self._arrived(timeout_s):
-            return False
+    def wait(self, timeout_s: float) -> set[str]:
+        """Return the names of the files that changed; if there are any, once no more events follow, or after 50 ms.
+
+        The name is empty where a folder itself changed, or where events were lost.
+        """
+        changed = self._arrived(timeout_s)
         until = time.monotonic() + _LONGEST_S
-        while time.monotonic() < until and self._arrived(_QUIET_S):
-            pass
-        return True
+        while changed and time.monotonic() < until and (more := self._arrived(_QUIET_S)):
+            changed |= more
+        return changed
 
     def close(self) -> None:
         os.close(self._fd)
 
-    def _arrived(self, timeout_s: float) -> bool:
+    def _arrived(self, timeout_s: float) -> set[str]:
         self._poll.poll(1_000 * timeout_s)
         with contextlib.suppress(BlockingIOError):
-            return bool(os.read(self._fd, 65_536))  # which file it was does not matter: all are read again
-        return False
+            return set(_names(os.read(self._fd, 65_536)))
+        return set()
+
+
+def _names(events: bytes) -> Iterator[str]:
+    end = 0
+    while end < len(events):
+        begin = end + _EVENT.size
+        end = begin + _EVENT.unpack_from(events, end)[3]
+        yield os.fsdecode(events[begin:end].rstrip(b"\0"))
 
 
 def _open() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable
 
 WINDOW_S = 10.0
 LINES_PER_WINDOW = 50
+_ROUNDING = 1e-6  # of a token, for a level that is computed from a time
 
 
 class TokenBuckets:
@@ -20,23 +21,23 @@ class TokenBuckets:
 
         Args:
             burst: the most tokens that a bucket holds.
-            per_second: the tokens that are added to it per second.
+            per_second: the tokens that are added to it per second; more than 0.
             clock: in seconds, monotonic.
         """
         self._burst = burst
         self._per_second = per_second
         self._clock = clock
         self._lock = threading.Lock()
-        self._levels: dict[Hashable, tuple[float, float]] = {}  # tokens, and as of when
+        self._full_at: dict[Hashable, float] = {}  # when each bucket is full again: one number says its level
 
     def take(self, key: Hashable) -> bool:
         """Take one token; return False if there is none."""
         with self._lock:
             now = self._clock()
             level = self._level(key, now)
-            if level < 1.0:
+            if level < 1.0 - _ROUNDING:
                 return False
-            self._levels[key] = level - 1.0, now
+            self._set(key, level - 1.0, now)
             return True
 
     def charge(self, key: Hashable, tokens: float, since: float) -> None:
@@ -45,7 +46,7 @@ class TokenBuckets:
         No tokens are added for that time.
         """
         with self._lock:
-            self._levels[key] = self._level(key, since) - tokens, self._clock()
+            self._set(key, self._level(key, since) - tokens, self._clock())
 
     def level(self, key: Hashable) -> float:
         """Return the tokens in a bucket; it may be negative."""
@@ -53,8 +54,11 @@ class TokenBuckets:
             return self._level(key, self._clock())
 
     def _level(self, key: Hashable, now: float) -> float:
-        level, then = self._levels.get(key, (self._burst, now))
-        return min(self._burst, level + (now - then) * self._per_second)
+        missing = max(0.0, self._full_at.get(key, now) - now) * self._per_second
+        return self._burst - missing
+
+    def _set(self, key: Hashable, level: float, now: float) -> None:
+        self._full_at[key] = now + (self._burst - level) / self._per_second
 
 
 class WindowLimit:

@@ -153,7 +153,7 @@ def test_a_key_revoked_before_its_record_is_closed(
     """A silent connection, whose key was accepted, revoked, and recorded only then."""
     bound = open_server_socket(authenticator, server_keys, ANY_PORT, PAYLOAD_LIMIT)
     with contextlib.closing(connect_to(bound.address)) as silent:
-        wait_until(bound.sessions.connections.serials, PATIENCE_S, "it is known")
+        wait_until(bound.sessions.connections.open, PATIENCE_S, "it is known")
         authenticator.handshakes.accepted("gone", new_pair().public.fingerprint, "127.0.0.1")
         bound.close_refused()
         assert bound.sessions.connections.closed_count == 1

@@ -174,14 +174,14 @@ class ConfigWatch(Worker):
 
     def _watch_while_same(self, events: FolderEvents) -> None:
         """Follow the folder until it is moved or replaced."""
-        folder = _identity(self._path.parent)
-        changed = False  # since the last look
+        folder, own = _identity(self._path.parent), (self._path.name, "")
+        changed = False  # since the last look, whatever else did in the folder
         while not self.stopping:
             if changed or self._signature() != self._seen:  # so that a change without an event is seen too
                 self._look_again()
             if _identity(self._path.parent) != folder:
                 return
-            changed = events.wait(_LOOK_S)
+            changed = not events.wait(_LOOK_S).isdisjoint(own)
 
     def _look_again(self) -> None:
         self._seen = self._signature()  # before reading: a later change is read again

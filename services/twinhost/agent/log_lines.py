@@ -41,7 +41,8 @@ class _IgnoringErrors:
 
 def _stamped(agent: str) -> structlog.typing.Processor:
     def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        if "timestamp" not in event:  # an event that is logged later has its own
+            event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         event["agent"] = agent
         return event
 

@@ -8,6 +8,7 @@ that: see `Handshakes.require_recorded`.
 """
 
 import contextlib
+import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -350,13 +351,15 @@ class Authenticator(Worker):
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
         self.handshakes.record()
+        if self._record_first:  # no loop of ours has ticks
+            self.handshakes.log_accepted()
 
     def _judge(self, frames: list[bytes]) -> _Verdict:
         """Return the verdict on `[version, request id, domain, address, routing id, mechanism, public key]`."""
         if len(frames) != 7 or frames[0] != _VERSION or frames[2] != ZAP_DOMAIN or frames[5] != b"CURVE":
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
-        address, raw_key = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[6]
+        address, raw_key = sys.intern(frames[3].decode(errors="replace").removeprefix("::ffff:")), frames[6]
         peer = self.peers.judge(raw_key)
         if not isinstance(peer, Peer):  # the peer doesn't learn which refusal it is
             fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import msgspec
 import zmq
 
 from twinhost.secure_zmq.authenticator import SessionLimits
@@ -48,13 +49,17 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
     return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A connection over which messages came: its owner's name, its descriptor, and its remote address."""
+class Session(msgspec.Struct, frozen=True, gc=False):
+    """A connection over which messages came: its owner's name, its descriptor, and its remote address and port."""
 
     name: str
     fd: int
-    remote: tuple[str, int] | None
+    address: str | None  # None: it had ended before this was read
+    port: int
+
+    @property
+    def remote(self) -> tuple[str, int] | None:
+        return None if self.address is None else (self.address, self.port)
 
 
 class SecuredSessions:
@@ -95,8 +100,8 @@ class SecuredSessions:
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
-            self.connections.note_key(fd, address, caller.fingerprint)
-            self._sessions[routing_id] = Session(caller.name, fd, self.connections.remote(fd))
+            fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
+            self._sessions[routing_id] = Session(caller.name, fd, *(self.connections.remote(fd) or (None, 0)))
         self._last_seen[caller.name] = now
         return caller
 
@@ -229,8 +234,9 @@ class ServerSocket:
         return self.sessions.connections.unsettled
 
     def close_refused(self) -> None:
-        """Close the connections whose key is refused now; on the thread that owns the socket."""
+        """Close the connections whose key is refused now; at every tick, on the thread that owns the socket."""
         self.handshakes.record()  # of a key that was revoked since it was accepted
+        self.handshakes.log_accepted()
         for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
         self.sessions.forget_ended()
@@ -256,6 +262,7 @@ class ServerSocket:
         self.guard.stop()
         self.monitor.close()
         self.socket.close()
+        self.handshakes.log_accepted()
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,11 +79,11 @@ class Grants:
     def replace(self, by_role: Mapping[str, Set[str]]) -> bool:
         """Put other grants into effect; return whether they differ."""
         complete = {**by_role, **RESERVED_GRANTS}
-        changed = complete != self._held[0]
+        if complete == self._held[0]:
+            return False
         self._held = complete, {}
-        if changed:
-            self.on_change()
-        return changed
+        self.on_change()
+        return True
 
     @property
     def held(self) -> object:

@@ -17,6 +17,7 @@ nothing until then.
 
 import contextlib
 import ctypes
+import functools
 import os
 import socket
 import struct
@@ -119,7 +120,7 @@ def remote_of(fd: int) -> tuple[str, int] | None:
     if family == _INET6:
         return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
     if family == _INET:
-        return socket.inet_ntop(_INET, raw[4:8]), port
+        return sys.intern(socket.inet_ntop(_INET, raw[4:8])), port
     return ("", 0) if family == socket.AF_UNIX else None
 
 
@@ -141,8 +142,11 @@ def traffic_of(fd: int) -> Traffic | None:
 
 
 def bare_address(address: str) -> str:
-    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
-    return address.partition("%")[0].removeprefix("::ffff:")
+    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4.
+
+    Addresses are interned: all connections from one share it.
+    """
+    return sys.intern(address.partition("%")[0].removeprefix("::ffff:"))
 
 
 def most_open_files() -> int:
@@ -167,7 +171,6 @@ class Connection:
     fd: int
     peer: str = ""  # the remote address when it was accepted; empty if it had ended by then
     port: int | None = None  # ours, where it is known
-    serial: int = 0  # unique among all connections of its socket
     reported: bool = True  # by the monitor, whose event may follow the first message
     address: str | None = None  # that its messages come from; None before the first one
     fingerprint: str | None = None  # of its key, proven by a message
@@ -196,7 +199,6 @@ class Connections:
         self._lock = threading.Lock()
         self._open: dict[int, Connection] = {}  # by descriptor
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
-        self._serial = 0
         self._admitted: set[str] = set()  # keys that completed a handshake and have been valid since
         self._just_refused: dict[str, float] = {}  # and since when: the monitor may report a connection late
         self._unreported_until = 0.0
@@ -218,7 +220,7 @@ class Connections:
             else:
                 self._forget(fd)
                 found = self.remote(fd)
-                connection = self._open[fd] = self._new(fd, found[0] if found else "", port)
+                connection = self._open[fd] = Connection(fd, found[0] if found else "", port)
             if self._limits is not None:
                 self._limits.opened(connection)
             if event.kind is EventKind.ACCEPTED:
@@ -249,14 +251,14 @@ class Connections:
         connection = self._open.get(fd)
         return None if connection is None else connection.peer or None
 
-    def note_key(self, fd: int, address: str, fingerprint: str | None) -> int:
-        """Note the key of a connection, from its message; return the connection's serial number."""
+    def note_key(self, fd: int, address: str, fingerprint: str | None) -> Connection:
+        """Note the key of a connection, from its message; return the connection."""
         with self._lock:
             connection = self._of(fd, address)
-            connection.address, connection.fingerprint = address, fingerprint
+            connection.address, connection.fingerprint = sys.intern(address), fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
                 self._limits.proven(connection, fingerprint)
-            return connection.serial
+            return connection
 
     def mark_for_closing(self, fd: int, address: str, reason: str) -> None:
         """Have the next `close_refused()` close a connection, whatever its key."""
@@ -272,10 +274,10 @@ class Connections:
 
     remote = staticmethod(remote_of)  # unique among open connections
 
-    def serials(self) -> frozenset[int]:
-        """Return the serial numbers of the open connections."""
+    def open(self) -> frozenset[Connection]:
+        """Return the open connections."""
         with self._lock:
-            return frozenset(connection.serial for connection in self._open.values())
+            return frozenset(self._open.values())
 
     def close_refused(self) -> list[int]:
         """Close the connections that are marked for it, and those of refused keys; on the socket's own thread.
@@ -310,15 +312,11 @@ class Connections:
             for fd in tuple(self._open):
                 self._forget(fd)
 
-    def _new(self, fd: int, peer: str, port: int | None = None, *, reported: bool = True) -> Connection:
-        self._serial += 1
-        return Connection(fd, peer, port, self._serial, reported)
-
     def _of(self, fd: int, address: str) -> Connection:
         connection = self._open.get(fd)
         if connection is not None:
             return connection
-        connection = self._new(fd, bare_address(address), reported=False)
+        connection = Connection(fd, bare_address(address), reported=False)
         if self.holds(fd, address):  # else it has ended already, and no event will report that
             self._open[fd] = connection
         return connection
@@ -362,8 +360,12 @@ class Connections:
 
 def _own_port(event: SocketEvent) -> int | None:
     """Return the port on which a connection was accepted; None for one over IPC, and for one that this side opened."""
-    accepted = event.kind is EventKind.ACCEPTED and event.endpoint.startswith("tcp://")
-    return int(event.endpoint.rpartition(":")[2]) if accepted else None
+    return _port_of(event.endpoint) if event.kind is EventKind.ACCEPTED else None
+
+
+@functools.lru_cache(maxsize=16)  # all connections of a socket share the number
+def _port_of(endpoint: str) -> int | None:
+    return int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else None
 
 
 def _is_open(connection: Connection) -> bool:

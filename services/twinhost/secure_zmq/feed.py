@@ -24,6 +24,7 @@ import zmq
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.connections import Connection
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.worker import Waker, Worker
@@ -49,7 +50,7 @@ class _Subscriber:
     fd: int
     address: str
     fingerprint: str | None
-    remote: tuple[str, int] | None = None  # of the last connection with this serial that got a grant
+    remote: tuple[str, int] | None = None  # when it got its last grant
     topics: set[bytes] = field(default_factory=set)
     commands: int = 0
 
@@ -84,7 +85,7 @@ class Feed(Worker):
         self._sessions = feed_socket.sessions
         self._may_subscribe = may_subscribe
         self._max_payload_bytes = max_payload_bytes
-        self._subscribers: dict[int, _Subscriber] = {}  # by the connection's serial number
+        self._subscribers: dict[Connection, _Subscriber] = {}
         self._wanted: tuple[bytes, ...] = ()  # every topic with a subscriber, as of the last tick or since
         self._in_step = True  # whether libzmq's two queues match
         self._events: deque[tuple[bytes, bytes]] = deque()
@@ -234,8 +235,8 @@ class Feed(Worker):
         except PeerNotLive:
             self.counters.refused += 1
             return
-        serial = self._sessions.connections.note_key(fd, address, caller.fingerprint)
-        subscriber = self._subscribers.setdefault(serial, _Subscriber(fd, address, caller.fingerprint))
+        connection = self._sessions.connections.note_key(fd, address, caller.fingerprint)
+        subscriber = self._subscribers.setdefault(connection, _Subscriber(fd, address, caller.fingerprint))
         subscriber.commands += 1
         topic = command[1:]
         if (fault := self._fault(subscriber, caller, topic, subscribes=command[:1] == b"\1")) is not None:
@@ -282,10 +283,10 @@ class Feed(Worker):
         ended; its subscriptions are no longer known, so it must reconnect.
         """
         connections = self._sessions.connections
-        live = connections.serials()
-        for serial, subscriber in tuple(self._subscribers.items()):
-            if serial not in live:
-                del self._subscribers[serial]
+        live = connections.open()
+        for connection, subscriber in tuple(self._subscribers.items()):
+            if connection not in live:
+                del self._subscribers[connection]
                 if subscriber.remote is not None and connections.remote(subscriber.fd) == subscriber.remote:
                     connections.mark_for_closing(
                         subscriber.fd, subscriber.address, "its subscriptions are no longer known"

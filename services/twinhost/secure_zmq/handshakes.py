@@ -7,6 +7,7 @@ the announcer knows in advance. A refusal without a key matches by the announcer
 once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
 """
 
+import contextlib
 import errno
 import socket
 import sys
@@ -15,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import assert_never
 
 import structlog
@@ -29,6 +31,7 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 MAX_WAITING = 64  # accepted keys whose record failed; beyond this the ZAP handler refuses every key
+_MAX_UNLOGGED = 256  # recorded keys that have no line in the log yet
 MAX_ATTEMPTS = 16  # of one announcement
 WINDOW_S = 15.0  # how long an announcement is open
 _ANNOUNCEMENTS_PER_HOUR = 60  # by all operators
@@ -55,6 +58,7 @@ class _Accepted:
 
     known: Mapping[str, str]
     listeners: list[HandshakeListener]  # that have not recorded it
+    at: float  # in seconds since the epoch
     failed: bool = False  # the last attempt
 
 
@@ -63,11 +67,13 @@ class Handshakes:
 
     def __init__(self) -> None:
         self.waiting: deque[_Accepted] = deque()  # the oldest first
+        self._unlogged: deque[_Accepted] = deque()  # recorded
         self._recording = threading.Lock()
         self._listeners: list[HandshakeListener] = []
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
         self._budget = LogBudget()  # by outcome, so that many of one don't suppress the lines of another
+        self._accepted_budget = LogBudget()  # by peer
         self._probes = Probes()
 
     def counts(self) -> dict[str, int]:
@@ -94,7 +100,7 @@ class Handshakes:
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
         known = {"peer": peer, "fingerprint": fingerprint, "address": address}
-        self.waiting.append(_Accepted(known, self._listeners.copy()))
+        self.waiting.append(_Accepted(known, self._listeners.copy(), time.time()))
 
     def record(self) -> None:
         """Record the accepted keys that wait; one whose record fails goes on waiting, and the next call tries again."""
@@ -110,7 +116,18 @@ class Handshakes:
                     accepted.failed = True
                     self.waiting.rotate(-1)
                 else:
+                    self._unlogged.append(accepted)
                     self.waiting.popleft()  # only now: nobody may find nothing waiting before all is recorded
+        if len(self._unlogged) >= _MAX_UNLOGGED:
+            self.log_accepted()
+
+    def log_accepted(self) -> None:
+        """Write the log's lines of recorded keys: at every tick, since a peer waits while its key is recorded."""
+        with contextlib.suppress(IndexError):  # another thread took the last one
+            while self._unlogged:
+                accepted = self._unlogged.popleft()
+                known, at = accepted.known, datetime.fromtimestamp(accepted.at, UTC).isoformat().replace("+00:00", "Z")
+                self._accepted_budget.log(_log.info, "handshake_accepted", known["peer"], timestamp=at, **known)
 
     def require_recorded(self, fingerprint: str) -> None:
         """Record what waits; raise PeerNotLive if that fails for a handshake of this key, which must not be served."""
@@ -124,6 +141,7 @@ class Handshakes:
     def refused(self, outcome: Outcome, **fields: str) -> None:
         """Record a refusal; `fields` (address, fingerprint) have what is known of the peer."""
         self.record()  # in the order in which they came
+        self.log_accepted()
         announced_by = self._announced_by(outcome, fields)
         if announced_by is not None:
             fields["probe_by"] = announced_by
@@ -138,7 +156,6 @@ class Handshakes:
         return self._probes.claim(None, fields.get("address")) if outcome in _KEYLESS_PROBES else None
 
     def _count_accepted(self, _: Outcome, known: Mapping[str, str]) -> None:
-        self._budget.log(_log.info, "handshake_accepted", (Outcome.ACCEPTED, known["peer"]), **known)
         self._probes.note_session(known["fingerprint"], known["address"])
         with self._lock:
             self._counts[Outcome.ACCEPTED] += 1
@@ -190,9 +207,7 @@ def failure_of(event: SocketEvent) -> Outcome | None:
             return Outcome.NOT_ZMTP
         case EventKind.BROKEN_OFF:
             return Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
-        case EventKind.CONNECTED | EventKind.ACCEPTED:
-            pass
-        case EventKind.SUCCEEDED | EventKind.DISCONNECTED:
+        case EventKind.CONNECTED | EventKind.ACCEPTED | EventKind.SUCCEEDED | EventKind.DISCONNECTED:
             pass
         case EventKind.REFUSED:  # by the ZAP handler, which records it
             pass
@@ -222,7 +237,7 @@ class Probes:
     def note_session(self, fingerprint: str, address: str) -> None:
         """Note from where a key was accepted."""
         with self._lock:
-            self._addresses[fingerprint] = _without_scope(address)
+            self._addresses[fingerprint] = address.partition("%")[0]  # without its scope, which not all sources have
 
     def announce(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
         """Open an announcement, in place of the announcer's last one.
@@ -264,12 +279,7 @@ class Probes:
 def _matches(announced: _Announcement, fingerprint: str | None, address: str | None) -> bool:
     if fingerprint is not None:
         return fingerprint in announced.fingerprints
-    return address is None or _without_scope(address) == announced.address
-
-
-def _without_scope(address: str) -> str:
-    """Return an address without its scope, which not every source includes."""
-    return address.partition("%")[0]
+    return address is None or address.partition("%")[0] == announced.address
 
 
 class HandshakeGuard(Worker):
@@ -339,7 +349,7 @@ class HandshakeGuard(Worker):
 
     def _watch(self) -> None:
         took_s = 0.0
-        while self._work.wait() and not self.wait(_pause_s(took_s)):
+        while self._work.wait() and not self.wait(min(max(_POLL_S, _PAUSE_FACTOR * took_s), _LONGEST_PAUSE_S)):
             started = time.monotonic()
             self._look()
             took_s = time.monotonic() - started
@@ -386,7 +396,3 @@ class HandshakeGuard(Worker):
             return None
         ours = found.getsockname()[1] == connection.port
         return peer[0] if ours and traffic.received > more_than else None
-
-
-def _pause_s(took_s: float) -> float:
-    return min(max(_POLL_S, _PAUSE_FACTOR * took_s), _LONGEST_PAUSE_S)

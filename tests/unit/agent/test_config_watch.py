@@ -1,6 +1,7 @@
 """A changed file applies at once, an error in it changes nothing but the reports, and what must wait is named."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
@@ -12,6 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.live_config import ConfigWatch, LiveConfig
+from twinhost.folder_events import FolderEvents
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller, Grants
@@ -145,6 +147,30 @@ def test_a_change_is_seen_within_a_second_however_it_is_made(running: Watched) -
     wait_until(lambda: running.allows("three"), SEEN_WITHIN_S, "mended")
     wait_until(lambda: running.watch.fault is None, SEEN_WITHIN_S, "and its correction")
     assert not running.allows("two")
+
+
+def test_what_happens_to_other_files_is_no_reason_to_read(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log in the same folder has a line for every connection, and a read would take a millisecond for each."""
+    done: list[object] = []
+
+    class Noted(FolderEvents):
+        def wait(self, timeout_s: float) -> set[str]:
+            done.append("waits")
+            changed = super().wait(timeout_s)
+            done.append(changed)
+            return changed
+
+    monkeypatch.setattr(sys.modules[ConfigWatch.__module__], "FolderEvents", Noted)
+    monkeypatch.setattr(watched.watch, "look", lambda: done.append("looks"))
+    watched.watch.start()
+    wait_until(lambda: "waits" in done, PATIENCE_S, "the folder is watched")
+    for name in ("log", watched.path.name):
+        path = watched.path.with_name(name)
+        path.write_text(path.read_text() if path.exists() else "")
+        wait_until(lambda: {name} in done[:-1], PATIENCE_S, f"{name} was written")  # noqa: B023 - called here
+    watched.watch.stop()
+    assert done[done.index({"log"}) + 1] == "waits"
+    assert done[done.index({watched.path.name}) + 1] == "looks"
 
 
 def test_half_a_line_applies_only_if_nothing_follows(running: Watched) -> None:

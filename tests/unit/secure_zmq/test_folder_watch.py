@@ -94,9 +94,9 @@ def test_a_revocation_counts_without_file_notifications(
     """As one that is shared with another machine, where the change was made."""
 
     class Deaf(FolderEvents):
-        def wait(self, timeout_s: float) -> bool:
+        def wait(self, timeout_s: float) -> set[str]:
             time.sleep(timeout_s)
-            return False
+            return set()
 
     (tmp_path / "host/revoked").mkdir()
     monkeypatch.setattr(peers_module, "FolderEvents", Deaf)

@@ -62,7 +62,9 @@ def test_a_replacement_holds_at_once() -> None:
     assert grants.replace({"agent": {"reset"}})
     assert not grants.allows(caller("agent"), "ping")
     assert grants.allows(caller("agent"), "reset")
+    held = grants.held
     assert not grants.replace({"agent": frozenset({"reset"})})
+    assert grants.held is held, "each caller would keep another copy"
     assert not grants.replace({"agent": {"reset"}, "candidate": {"*"}})
 
 

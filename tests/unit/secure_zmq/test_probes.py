@@ -116,6 +116,8 @@ def test_announcements_are_bounded_by_the_hour(watched: Watched) -> None:
 
 def test_a_probe_is_logged_and_reported_under_its_cause(watched: Watched) -> None:
     """The line is the one of any refusal, and names who announced it; so does the announcement have its own."""
+    watched.handshakes.record()
+    watched.handshakes.log_accepted()
     with capture_logs() as lines:
         watched.announce()
         watched.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, fingerprint=PROBE, address=HERE)

@@ -28,7 +28,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -210,24 +210,21 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 LOOK_EVERY_S = 1.0
 _KEPT = 64  # characters of a kind's field, and of an address
 
-Kind = tuple[Event, tuple[str, ...]]
-
-
-@dataclass(slots=True)
-class _Window:
-    ends: float
-    came: int = 0
-    aggregated: int = 0
-    first: float = 0.0
-    last: float = 0.0
-    addresses: list[str] = field(default_factory=list)
+Kind = tuple[str, ...]  # the event, and NAME=VALUE for each field that AGGREGATED names for it
 
 
 @dataclass(slots=True)
 class _Account:
+    """What came of a kind: written one by one this day, and in the window of a minute or an hour."""
+
     day_ends: float
-    written: int = 0  # one by one, this day
-    window: _Window | None = None
+    written: int = 0
+    window_ends: float | None = None  # None: no window
+    came: int = 0
+    aggregated: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    addresses: tuple[str, ...] = ()
 
 
 class Repetition:
@@ -254,15 +251,15 @@ class Repetition:
             kind = self._kind(event, fields)
             account = self._accounts.setdefault(kind, _Account(now + DAY_S))
             self._end_window(kind, account, now)
-            if account.window is None:
+            if account.window_ends is None:
                 spent = account.written >= WRITTEN_PER_DAY
-                account.window = _Window(now + (HOUR_S if spent else MINUTE_S))
-            window = account.window
-            window.came += 1
-            if window.came <= WRITTEN_PER_MINUTE and account.written < WRITTEN_PER_DAY:
+                account.window_ends = now + (HOUR_S if spent else MINUTE_S)
+                account.came, account.aggregated, account.first, account.addresses = 0, 0, 0.0, ()
+            account.came += 1
+            if account.came <= WRITTEN_PER_MINUTE and account.written < WRITTEN_PER_DAY:
                 account.written += 1
                 return True
-            _aggregate(window, fields, wall)
+            _aggregate(account, fields, wall)
             return False
 
     def finished(self, *, everything: bool = False) -> list[dict[str, Value]]:
@@ -273,45 +270,43 @@ class Repetition:
                 self._looked_at = now
                 for kind, account in list(self._accounts.items()):
                     self._end_window(kind, account, now)
-                    if account.window is None and not account.written:
+                    if account.window_ends is None and not account.written:
                         del self._accounts[kind]
             lines, self._finished = self._finished, []
             return lines
 
     def _kind(self, event: Event, fields: Fields) -> Kind:
-        kind = (
-            event,
-            tuple(f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None),
-        )
+        values = [f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None]
+        kind = (event.value, *values)
         if kind in self._accounts or len(self._accounts) < MAX_KINDS:
             return kind
-        return event, ("cause=others",)
+        return event.value, "cause=others"
 
     def _end_window(self, kind: Kind, account: _Account, now: float) -> None:
-        if account.window is not None and now >= account.window.ends:
-            if account.window.aggregated:
-                self._finished.append(_repeated(kind, account.window))
-            account.window = None
-        if now >= account.day_ends and account.window is None:
+        if account.window_ends is not None and now >= account.window_ends:
+            if account.aggregated:
+                self._finished.append(_repeated(kind, account))
+            account.window_ends = None
+        if now >= account.day_ends and account.window_ends is None:
             account.day_ends, account.written = now + DAY_S, 0
 
 
-def _aggregate(window: _Window, fields: Fields, wall: float) -> None:
-    window.aggregated += 1
-    window.first = window.first or wall
-    window.last = wall
+def _aggregate(account: _Account, fields: Fields, wall: float) -> None:
+    account.aggregated += 1
+    account.first = account.first or wall
+    account.last = wall
     address = fields.get("address")
-    if isinstance(address, str) and len(window.addresses) < SAMPLES and address[:_KEPT] not in window.addresses:
-        window.addresses.append(address[:_KEPT])
+    if isinstance(address, str) and len(account.addresses) < SAMPLES and address[:_KEPT] not in account.addresses:
+        account.addresses += (address[:_KEPT],)
 
 
-def _repeated(kind: Kind, window: _Window) -> dict[str, Value]:
-    event, fields = kind
+def _repeated(kind: Kind, account: _Account) -> dict[str, Value]:
+    event, *fields = kind
     return {
-        "of": event.value,
+        "of": event,
         **dict(part.split("=", 1) for part in fields),
-        "count": window.aggregated,
-        "first": iso(window.first),
-        "last": iso(window.last),
-        "addresses": window.addresses,
+        "count": account.aggregated,
+        "first": iso(account.first),
+        "last": iso(account.last),
+        "addresses": account.addresses,
     }
