@@ -8,7 +8,6 @@ that: see `Handshakes.require_recorded`.
 """
 
 import contextlib
-import sys
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -19,7 +18,14 @@ import structlog
 import zmq
 
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, Peer
-from twinhost.secure_zmq.connections import Connection, Connections, bare_address, most_open_files, most_pending
+from twinhost.secure_zmq.connections import (
+    Connection,
+    Connections,
+    bare_address,
+    most_open_files,
+    most_pending,
+    shared,
+)
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import MAX_WAITING, Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
@@ -359,7 +365,7 @@ class Authenticator(Worker):
         if len(frames) != 7 or frames[0] != _VERSION or frames[2] != ZAP_DOMAIN or frames[5] != b"CURVE":
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
-        address, raw_key = sys.intern(frames[3].decode(errors="replace").removeprefix("::ffff:")), frames[6]
+        address, raw_key = shared(frames[3].decode(errors="replace").removeprefix("::ffff:")), frames[6]
         peer = self.peers.judge(raw_key)
         if not isinstance(peer, Peer):  # the peer doesn't learn which refusal it is
             fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"

@@ -120,7 +120,7 @@ def remote_of(fd: int) -> tuple[str, int] | None:
     if family == _INET6:
         return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
     if family == _INET:
-        return sys.intern(socket.inet_ntop(_INET, raw[4:8])), port
+        return shared(socket.inet_ntop(_INET, raw[4:8])), port
     return ("", 0) if family == socket.AF_UNIX else None
 
 
@@ -142,11 +142,14 @@ def traffic_of(fd: int) -> Traffic | None:
 
 
 def bare_address(address: str) -> str:
-    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4.
+    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
+    return shared(address.partition("%")[0].removeprefix("::ffff:"))
 
-    Addresses are interned: all connections from one share it.
-    """
-    return sys.intern(address.partition("%")[0].removeprefix("::ffff:"))
+
+@functools.lru_cache(maxsize=4_096)
+def shared(address: str) -> str:
+    """Return one object for all equal addresses (`sys.intern` would keep each for good in some versions of Python)."""
+    return address
 
 
 def most_open_files() -> int:
@@ -255,7 +258,7 @@ class Connections:
         """Note the key of a connection, from its message; return the connection."""
         with self._lock:
             connection = self._of(fd, address)
-            connection.address, connection.fingerprint = sys.intern(address), fingerprint
+            connection.address, connection.fingerprint = shared(address), fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
                 self._limits.proven(connection, fingerprint)
             return connection
