@@ -213,7 +213,7 @@ def seconds_of(agents: int) -> float:
     limits, shuffled = SessionLimits(unreported_s=3_600), random.Random(1)
     limits.total = 2 * agents  # whatever `nofile` is here
     keys = [f"key {number}" for number in range(agents)]
-    connections = [Connection(number, "192.0.2.1", 7_120, number) for number in range(agents)]
+    connections = [Connection(number, "192.0.2.1", 7_120) for number in range(agents)]
     began = time.process_time()
     for key, connection in zip(keys, connections, strict=True):
         assert limits.admit(key, "192.0.2.1")
