@@ -31,6 +31,10 @@ LONG = (
     *("test_enrolment.py", "test_memory_killed.py", "test_rotation_killed.py", "test_partition.py"),
     *("test_cli_watch.py", "test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py"),
     *("test_crash_safety.py", "test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py"),
+    *("test_http_limits.py", "test_cli_lease.py", "test_installed.py", "test_vectors.py", "test_outbox_link.py"),
+    *("test_rotation_of_pins.py", "test_agents.py", "test_wake_ups.py", "test_search_by_meaning.py"),
+    *("test_revoke_acknowledged.py", "test_coordination.py", "test_cli_after_certs_init.py", "test_healthcheck.py"),
+    *("test_mainpc_link.py", "test_first_agent.py", "test_speed_smoke.py"),
 )
 # Beginnings of tests that are a unit each: they share nothing with their file, which would be the run's last.
 BY_TEST = (
