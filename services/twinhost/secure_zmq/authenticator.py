@@ -92,7 +92,7 @@ class SessionLimits:
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
-        self._assigned: defaultdict[str, dict[Connection, None]] = defaultdict(dict)  # by key, the oldest first
+        self._assigned: dict[str, list[Connection]] = {}  # by key, the oldest first
         self._unassigned: Counter[str] = Counter()  # the connections without a key, by address
         self._unplaced: dict[str, deque[_Acceptance]] = defaultdict(deque)  # by address, the oldest first
         self._late: deque[tuple[str, str]] = deque(maxlen=_LATE)
@@ -155,13 +155,15 @@ class SessionLimits:
         if before is None:
             self._count_unassigned(connection.peer, -1)
         else:
-            del self._assigned[before][connection]
+            self._assigned[before].remove(connection)
             if not self._assigned[before]:
                 del self._assigned[before]
         if fingerprint is None:
             self._count_unassigned(connection.peer, 1)
+        elif fingerprint in self._assigned:
+            self._assigned[fingerprint].append(connection)
         else:
-            self._assigned[fingerprint][connection] = None
+            self._assigned[fingerprint] = [connection]  # most keys have one
 
     def _count_unassigned(self, address: str, more: int) -> None:
         self._unassigned[address] += more
@@ -198,7 +200,7 @@ class SessionLimits:
 
     def _exchange(self, address: str, proven: str, assumed: str) -> None:
         """Assign the assumed key to the connection or acceptance to which the proven key was assigned."""
-        for other in self._assigned[proven]:
+        for other in self._assigned.get(proven, ()):
             if other.peer == address and other.fingerprint is None:
                 self._assign(other, assumed)
                 return

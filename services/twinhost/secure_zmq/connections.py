@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from twinhost.rate_limit import LogBudget
@@ -167,8 +168,7 @@ def most_pending() -> int:
     return min(MAX_PENDING, max(1, most_open_files() // _PENDING_SHARE))
 
 
-@dataclass(slots=True, eq=False)
-class Connection:
+class Connection(msgspec.Struct, eq=False, gc=False):
     """A connection from its acceptance, or its first message where that is read earlier, to its end."""
 
     fd: int
