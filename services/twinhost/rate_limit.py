@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 WINDOW_S = 10.0
 LINES_PER_WINDOW = 50
 _ROUNDING = 1e-6  # of a token, for a level that is computed from a time
+_KEPT = 64  # buckets of which nothing is forgotten; of more, the full ones are, each time their number has doubled
 
 
 class TokenBuckets:
@@ -29,6 +30,7 @@ class TokenBuckets:
         self._clock = clock
         self._lock = threading.Lock()
         self._full_at: dict[Hashable, float] = {}  # when each bucket is full again: one number says its level
+        self._most = _KEPT
 
     def take(self, key: Hashable) -> bool:
         """Take one token; return False if there is none."""
@@ -59,6 +61,9 @@ class TokenBuckets:
 
     def _set(self, key: Hashable, level: float, now: float) -> None:
         self._full_at[key] = now + (self._burst - level) / self._per_second
+        if len(self._full_at) > self._most:
+            self._full_at = {each: at for each, at in self._full_at.items() if at > now}
+            self._most = _KEPT + 2 * len(self._full_at)
 
 
 class WindowLimit:

@@ -64,6 +64,18 @@ def test_nothing_is_added_while_it_is_spent(clock: Clock) -> None:
         assert buckets.level("a") == left
 
 
+def test_full_buckets_are_forgotten_and_others_kept(clock: Clock) -> None:
+    """As many keys as there may be fill no memory, and none gets a new bucket by it."""
+    buckets = TokenBuckets(2, 1.0, clock)
+    buckets.charge("in debt", 2_000.0, clock.now)
+    for number in range(10_000):
+        clock.now += 0.1
+        assert buckets.take(number)
+    assert len(buckets._full_at) < 200
+    assert not buckets.take("in debt")
+    assert buckets.level("in debt") == pytest.approx(-998.0)
+
+
 def test_no_window_admits_more_than_its_limit(clock: Clock) -> None:
     """Wherever the window begins, and each key by itself; what is refused is not counted."""
     limit, admitted = WindowLimit(3, 60.0, clock), []
