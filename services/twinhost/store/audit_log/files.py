@@ -93,6 +93,11 @@ class Files:
         if new:
             sync_folder(self._folder)
 
+    def complete(self, first: int, rest: bytes) -> None:
+        """Append the missing rest of a torn line, if there is one, and make durable what a killed process left."""
+        self.append(first, rest)
+        sync_folder(self._folder)
+
     def drop(self, first: int) -> None:
         self.path(first).unlink(missing_ok=True)
 

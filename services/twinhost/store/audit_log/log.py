@@ -287,8 +287,8 @@ class AuditLog:
         found = align(tail, lines, self._written.hash, from_start=self._written.seq + 1 == newest)
         if found.contradiction is not None:
             self._report_contradiction(newest, found.contradiction)
-        if found.complete:
-            self._files.append(newest, found.complete)
+        if found.written or found.complete:
+            self._files.complete(newest, found.complete)
         if found.written:
             self._written_up_to(pending[found.written - 1].head)
         self._size = self._files.size(newest)

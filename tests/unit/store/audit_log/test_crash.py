@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import THINGS, check, names, opened
@@ -150,6 +150,7 @@ def test_a_crash_at_each_step_loses_and_doubles_nothing(tmp_path: Path, kept: fl
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1), st.lists(st.integers(1, 4), max_size=4)), max_size=5))
+@example([(27, 0, [2]), (5, 0, [1]), (35, 1, [3]), (5, 0, []), (25, 0, [1])])  # lines that a start finds are not synced
 def test_crash_upon_crash_loses_and_doubles_nothing(
     tmp_path_factory: pytest.TempPathFactory, lives: list[tuple[int, float, list[int]]]
 ) -> None:
