@@ -33,6 +33,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 
+import msgspec
+
 
 class Event(StrEnum):
     """The event of a line. The comment names the fields that readers rely on."""
@@ -210,11 +212,10 @@ MINUTE_S, HOUR_S, DAY_S = 60.0, 3_600.0, 86_400.0
 LOOK_EVERY_S = 1.0
 _KEPT = 64  # characters of a kind's field, and of an address
 
-Kind = tuple[str, ...]  # the event, and NAME=VALUE for each field that AGGREGATED names for it
+Kind = tuple[str, ...]  # the event, then name and value of each field that AGGREGATED names for it
 
 
-@dataclass(slots=True)
-class _Account:
+class _Account(msgspec.Struct, gc=False):
     """What came of a kind: written one by one this day, and in the window of a minute or an hour."""
 
     day_ends: float
@@ -276,11 +277,11 @@ class Repetition:
             return lines
 
     def _kind(self, event: Event, fields: Fields) -> Kind:
-        values = [f"{name}={fields[name]}"[:_KEPT] for name in AGGREGATED[event] if fields.get(name) is not None]
-        kind = (event.value, *values)
+        fields = {name: fields[name] for name in AGGREGATED[event] if fields.get(name) is not None}
+        kind = (event.value, *(str(part)[:_KEPT] for pair in fields.items() for part in pair))
         if kind in self._accounts or len(self._accounts) < MAX_KINDS:
             return kind
-        return event.value, "cause=others"
+        return event.value, "cause", "others"
 
     def _end_window(self, kind: Kind, account: _Account, now: float) -> None:
         if account.window_ends is not None and now >= account.window_ends:
@@ -304,7 +305,7 @@ def _repeated(kind: Kind, account: _Account) -> dict[str, Value]:
     event, *fields = kind
     return {
         "of": event,
-        **dict(part.split("=", 1) for part in fields),
+        **dict(zip(fields[::2], fields[1::2], strict=True)),
         "count": account.aggregated,
         "first": iso(account.first),
         "last": iso(account.last),
