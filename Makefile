@@ -12,9 +12,9 @@ export TESTCONTAINERS_RYUK_DISABLED ?= true
 # Some images set it. Hundreds of the tests' processes would each compile the whole project again.
 export PYTHONDONTWRITEBYTECODE :=
 
-# Most tests wait most of the time, so two cores run five processes of them. A part of the suite runs in one process, because
+# Most tests wait most of the time, so two cores run six processes of them. A part of the suite runs in one process, because
 # each takes seconds to collect. (WORKERS=0: the whole suite in one. tests/side_by_side.py distributes the tests.)
-WORKERS ?= $(if $(ARGS),0,$(shell cores=$$(nproc); echo $$((cores > 4 ? 12 : 2 * cores + 1))))
+WORKERS ?= $(if $(ARGS),0,$(shell cores=$$(nproc); echo $$((cores > 4 ? 12 : 3 * cores))))
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
