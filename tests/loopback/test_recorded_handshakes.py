@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from structlog.testing import capture_logs
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent
@@ -69,6 +70,18 @@ def test_a_handshake_waits_for_no_record_and_a_reply_does(
         assert client.receive(PATIENCE_S)["status"] == "ok"
     assert recorder.recorded == [peer_keys.certificate.owner.name]
     assert agent.server_socket.handshakes.counts()["accepted"] == 1
+
+
+@pytest.mark.sdt_security
+def test_the_line_of_the_log_is_written_before_the_first_reply(
+    agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the loop, at the latest: whoever was answered is in the log of an agent that is killed then."""
+    monkeypatch.setattr(type(agent.server_socket), "close_refused", lambda _: None)  # what a tick does
+    with capture_logs() as lines, session(agent, peer_keys) as peer:
+        assert peer.call("who_am_i")["status"] == "ok"
+    accepted = [line["peer"] for line in lines if line["event"] == "handshake_accepted"]
+    assert accepted == [peer_keys.certificate.owner.name]
 
 
 @pytest.mark.sdt_security

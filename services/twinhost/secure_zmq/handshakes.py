@@ -7,7 +7,6 @@ the announcer knows in advance. A refusal without a key matches by the announcer
 once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
 """
 
-import contextlib
 import errno
 import socket
 import sys
@@ -69,6 +68,7 @@ class Handshakes:
         self.waiting: deque[_Accepted] = deque()  # the oldest first
         self._unlogged: deque[_Accepted] = deque()  # recorded
         self._recording = threading.Lock()
+        self._logging = threading.Lock()
         self._listeners: list[HandshakeListener] = []
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
@@ -122,8 +122,8 @@ class Handshakes:
             self.log_accepted()
 
     def log_accepted(self) -> None:
-        """Write the log's lines of recorded keys: at every tick, since a peer waits while its key is recorded."""
-        with contextlib.suppress(IndexError):  # another thread took the last one
+        """Write the log's lines of recorded keys: before a peer's first reply, and at every tick."""
+        with self._logging:  # so that who finds none knows that all are written
             while self._unlogged:
                 accepted = self._unlogged.popleft()
                 known, at = accepted.known, datetime.fromtimestamp(accepted.at, UTC).isoformat().replace("+00:00", "Z")
@@ -132,6 +132,7 @@ class Handshakes:
     def require_recorded(self, fingerprint: str) -> None:
         """Record what waits; raise PeerNotLive if that fails for a handshake of this key, which must not be served."""
         self.record()
+        self.log_accepted()
         if any(each.failed and each.known["fingerprint"] == fingerprint for each in tuple(self.waiting)):
             raise PeerNotLive(
                 "the handshake of this connection can't be recorded, so nothing is answered; free space on the "
