@@ -25,7 +25,6 @@ from twinhost.secure_zmq.sockets import (
 
 PAYLOAD = 1_000_000
 ZAP_ENFORCE_DOMAIN = 93
-CONNECT_DEADLINE_S = 2.0
 
 Context = zmq.Context[zmq.Socket[bytes]]
 
@@ -171,14 +170,17 @@ def test_a_server_option_that_did_not_take_is_noticed(
 def test_a_connection_without_an_answer_is_retried(
     context: "Context", server_keys: KeyPair, peer_keys: KeyPair
 ) -> None:
-    """From a new port, over the current route: the system alone would use the old route for two minutes."""
+    """From a new port, over the current route: the system alone would use the old route for two minutes.
+
+    That it happens after 2 s is an option of libzmq, which `LIMITS` requires.
+    """
     with socket_module.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         with socket_module.create_connection(address):  # fills the backlog: Linux drops further connection attempts
             url = f"tcp://127.0.0.1:{address[1]}"
             client = open_client_socket(context, peer_keys, server_keys.public, url, PAYLOAD, ignore)
             first = wait_until(lambda: connecting_to(address[1]), PATIENCE_S, "the client connects")
-            wait_until(lambda: connecting_to(address[1]) - first, CONNECT_DEADLINE_S + 1, "it connects again")
+            wait_until(lambda: connecting_to(address[1]) - first, PATIENCE_S, "it connects again")
             client.close()
 
 
