@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import selectors
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ from twinhost.secure_zmq.errors import (
     UnknownAction,
     WrongServerKey,
 )
+from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED
 from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.keys import KeyPair
@@ -36,7 +38,7 @@ from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Un
 Use = Callable[[AsyncClient], Awaitable[Any]]
 
 
-def run(server: ServerAddress, use: Use) -> Any:
+def run(server: ServerAddress, use: Use, selector: selectors.BaseSelector | None = None) -> Any:
     """Use a client on an event loop of its own; nothing may be left running, and no error unread, afterwards."""
 
     async def main() -> Any:
@@ -48,7 +50,8 @@ def run(server: ServerAddress, use: Use) -> Any:
         assert complaints == []
         return result
 
-    return asyncio.run(asyncio.wait_for(main(), 60))
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        return runner.run(asyncio.wait_for(main(), 60))
 
 
 def test_64_calls_in_flight_each_get_their_own_reply(agent: ServedAgent, peer_keys: KeyPair) -> None:
@@ -111,6 +114,41 @@ def test_a_call_that_is_alone_is_sent_at_once(agent: ServedAgent, peer_keys: Key
         await call
 
     run(agent.secured(peer_keys), use)
+
+
+class TurnCounter(selectors.DefaultSelector):
+    """Counts the iterations of its event loop, and notes when the loop waits because it has nothing else to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+        self.on_wait: Callable[[], None] = lambda: None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        self.turns += 1
+        if timeout is None or timeout > 0:
+            self.on_wait()
+        return super().select(timeout)
+
+
+def test_a_call_costs_two_turns_without_polling(
+    agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reply arrives in one, and the call returns in the next."""
+    monkeypatch.setattr(exchange, "_SEVERAL_CORES", False)  # never poll
+    selector, turns = TurnCounter(), []
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=PATIENCE_S)
+        selector.on_wait = agent.gate.set  # the reply comes once the client has nothing left to do
+        for _ in range(5):
+            agent.gate.clear()
+            before = selector.turns
+            await client.call("hold", deadline_s=PATIENCE_S)
+            turns.append(selector.turns - before)
+
+    run(agent.secured(peer_keys), use, selector)
+    assert min(turns) == 2, turns  # a timer or an event of the connection may add one to a call
 
 
 def test_half_a_frame_is_sent_while_more_is_asked(agent: ServedAgent, peer_keys: KeyPair) -> None:

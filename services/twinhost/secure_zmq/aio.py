@@ -1,7 +1,7 @@
 """The asyncio client: many requests in flight on one connection, with the guarantees of the blocking client.
 
 A plain DEALER whose file descriptor the event loop watches. That descriptor is edge-triggered, so it is drained to
-EAGAIN, and again after every send.
+EAGAIN, and checked again after every send.
 """
 
 import asyncio
@@ -149,8 +149,9 @@ class AsyncClient:
             if self._link.withdrawn():
                 self._reconnect()
             return
-        sent = self._exchange.send(session, self._connection.send)
-        if sent and not self._looking:  # once for all that are sent in this iteration: the descriptor is edge-triggered
+        if not self._exchange.send(session, self._connection.send) or self._looking:
+            return
+        if self._exchange.look_until or self._connection.readable:  # no other edge comes for it
             self._looking = True
             asyncio.get_running_loop().call_soon(self._look)
 
