@@ -11,16 +11,36 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
+from tests.unit.secure_zmq.test_trace_context import TRACEPARENT
 from twinhost.secure_zmq import dispatch
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive
+from twinhost.secure_zmq.framing.forms import ACCEPTED, MESSAGEPACK_FROM_BYTES
 from twinhost.secure_zmq.framing.inbound import Inbound
+from twinhost.secure_zmq.wire import Reply
+
+READ = {"action": "read", "request_id": "1"}
+HAS_READ = {"status": "ok", "sum": 0, "request_id": "1"}
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with closing(Bench(tmp_path / "db")) as bench:
         yield bench
+
+
+@pytest.fixture
+def plain(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return the sizes of the batches that take the path of plain reads, as they are answered."""
+    sizes: list[int] = []
+    answer = bench.dispatcher._answer_plainly
+
+    def noting(found: list[Any]) -> list[bytes]:
+        sizes.append(len(found))
+        return answer(found)
+
+    monkeypatch.setattr(bench.dispatcher, "_answer_plainly", noting)
+    return sizes
 
 
 def test_a_batch_is_answered_in_its_order(bench: Bench) -> None:
@@ -238,6 +258,46 @@ def test_what_may_be_read_follows_the_grants(bench: Bench) -> None:
     bench.dispatcher._grants.replace({"reader": {"read"}})
     assert bench.ask({"action": "read"}, caller=another)[0]["status"] == "ok"
     assert bench.ask({"action": "read"})[0]["code"] == "not_granted"
+
+
+def test_plain_reads_take_the_path_of_plain_reads(
+    bench: Bench, plain: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The general path gives the same replies."""
+    batch = [inbound(READ), inbound({"action": "read"}), inbound(READ, OPERATOR)]
+    replies = bench.dispatcher.answer(batch)
+    assert plain == [3]
+    monkeypatch.setattr(bench.dispatcher, "_read_plainly", lambda _: None)
+    assert bench.dispatcher.answer(batch) == replies
+    assert json.loads(replies[0]) == HAS_READ
+
+
+def refused(code: str) -> Reply:
+    return {"status": "error", "code": code, "request_id": "1"}
+
+
+@pytest.mark.parametrize(
+    ("unusual", "caller", "reply"),
+    [
+        pytest.param(READ | {"accepts": ["json-seq"]}, AGENT, HAS_READ | {"accepts": [*ACCEPTED]}, id="accepts"),
+        pytest.param(READ | {"traceparent": TRACEPARENT}, AGENT, HAS_READ, id="traceparent"),
+        pytest.param(READ | {"on_behalf_of": "x"}, AGENT, refused("not_granted"), id="on_behalf_of"),
+        pytest.param(READ | {"more": 1}, AGENT, HAS_READ | {"ignored_fields": ["more"]}, id="unknown field"),
+        pytest.param({**READ, "action": "reset"}, OPERATOR, {"status": "ok", "request_id": "1"}, id="mutates"),
+        pytest.param(READ, UNAUTHENTICATED, refused("not_granted"), id="not granted"),
+        pytest.param(json.dumps(READ).encode().ljust(MESSAGEPACK_FROM_BYTES + 1), AGENT, HAS_READ, id="large"),
+        pytest.param(msgspec.msgpack.encode(READ), AGENT, HAS_READ, id="MessagePack"),
+    ],
+)
+def test_a_batch_with_anything_else_takes_the_general_path(
+    bench: Bench, plain: list[int], unusual: dict[str, Any] | bytes, caller: Caller, reply: Reply
+) -> None:
+    """As a whole; its plain reads have the same replies there."""
+    before, odd, after = bench.dispatcher.answer([inbound(READ), inbound(unusual, caller), inbound(READ)])
+    assert plain == []
+    assert json.loads(before) == json.loads(after) == HAS_READ
+    decode = json.loads if odd.startswith(b"{") else msgspec.msgpack.decode
+    assert {name: value for name, value in decode(odd).items() if name not in ("error", "reason")} == reply
 
 
 def test_a_deferred_read_keeps_no_payload(bench: Bench) -> None:
