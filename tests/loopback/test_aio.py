@@ -193,6 +193,31 @@ def test_each_call_ends_at_its_own_deadline() -> None:
     assert ended == [0.1, 0.2, 0.3, 0.15]
 
 
+def test_one_timer_serves_the_deadlines_of_all_calls(
+    agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier deadline replaces it, and a later one leaves it."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=math.inf)
+        loop, timers = asyncio.get_running_loop(), list[asyncio.TimerHandle]()
+        call_at = loop.call_at
+
+        def noting(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(call_at(*arguments, **options))
+            return timers[-1]
+
+        monkeypatch.setattr(loop, "call_at", noting)
+        deadlines = [*range(120, 88, -1), *range(89, 121)]
+        calls = [asyncio.create_task(client.call("echo", text="x", deadline_s=each)) for each in deadlines]
+        await asyncio.sleep(0)
+        assert len(client._exchange.asked) == 64
+        assert [timer.cancelled() for timer in timers] == [True] * 31 + [False]
+        await asyncio.gather(*calls)
+
+    run(agent.secured(peer_keys), use)
+
+
 @pytest.mark.parametrize("deadline_s", [math.inf, math.nan, 1e300])
 def test_a_deadline_may_be_infinite(agent: ServedAgent, peer_keys: KeyPair, deadline_s: float) -> None:
     async def use(client: AsyncClient) -> None:

@@ -1,5 +1,7 @@
 """Sockets leave their module secured and limited, and the options really took."""
 
+import asyncio
+import os
 import socket as socket_module
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,9 +10,11 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.loopback.agent import ANY_PORT
+from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
@@ -121,6 +125,32 @@ def test_a_client_of_nonsense_is_refused(context: "Context", server_keys: KeyPai
     """An address that is no endpoint is an error at once."""
     with pytest.raises(SocketMisuse, match="nonsense is not an endpoint"):
         open_client_socket(context, peer_keys, server_keys.public, "nonsense", PAYLOAD, ignore)
+
+
+def test_all_clients_of_a_process_share_one_context(open_agent: ServedAgent) -> None:
+    """Blocking or asyncio; those of a fork have another one, since libzmq's threads do not exist there."""
+    server = open_agent.unencrypted()
+
+    async def of_asyncio() -> "Context":
+        async with AsyncClient(server) as client:
+            await client.call("who_am_i", deadline_s=PATIENCE_S)
+            assert client._connection is not None
+            return client._connection.socket.context
+
+    def of_both() -> set["Context"]:
+        with Client(server) as client:
+            client.call("who_am_i", deadline_s=PATIENCE_S)
+            assert client._connection is not None
+            return {client._connection.socket.context, asyncio.run(of_asyncio())}
+
+    (ours,) = of_both()
+    if (child := os.fork()) == 0:
+        try:
+            (theirs,) = of_both()
+            os._exit(0 if theirs is not ours else 1)
+        finally:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_connected_socket_is_not_made_a_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
