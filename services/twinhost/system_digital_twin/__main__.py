@@ -33,7 +33,8 @@ from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.registry.actions import (
     PORT,
     GetAgentInfo,

@@ -11,7 +11,7 @@ from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
 from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
-from twinhost.system_digital_twin.metrics.metrics import MIGRATION as VRAM_REPORTS
+from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 

@@ -42,7 +42,8 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.registry.actions import RegistryActions
 from twinhost.system_digital_twin.registry.registry import Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS

@@ -30,8 +30,10 @@ from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.metrics import history as metrics_history
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
+from twinhost.system_digital_twin.metrics import vram_reports as vram_module
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
-from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 INTERVAL_S = 5.0
@@ -54,6 +56,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
         load_actions_module,
         reservations_module,
         metrics_module,
+        vram_module,
         metrics_history,
         time_to_full_module,
         events_module,

@@ -22,7 +22,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
 )
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
-from twinhost.system_digital_twin.metrics import metrics as metrics_module
+from twinhost.system_digital_twin.metrics import vram_reports
 
 REPORT: dict[str, Any] = {"cpu_percent": 42.5, "ram_used_mb": 100.0, "ram_total_mb": 512.0, "latency_ms": 1.25}
 GPU = {"index": 0, "name": "x", "used_mb": 1, "total_mb": 2}
@@ -299,7 +299,7 @@ def test_a_newer_report_replaces_the_older(bench: MetricsBench) -> None:
 
 
 def test_reports_are_bounded_and_the_oldest_goes(bench: MetricsBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics_module, "MAX_REPORTS", 2)
+    monkeypatch.setattr(vram_reports, "MAX_REPORTS", 2)
     for name in ("c", "a", "b"):
         bench.ask("update_vram_metrics", OPERATOR, payload={**VRAM, "agent_name": name})
     for _ in range(2):

@@ -7,7 +7,8 @@ import msgspec
 
 from twinhost.system_digital_twin.capacity.forecast import Card, HostState
 from twinhost.system_digital_twin.capacity.leases import Leases, OpenLease, leased
-from twinhost.system_digital_twin.metrics.metrics import Metrics, VramRecord, VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports
 
 _MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
 

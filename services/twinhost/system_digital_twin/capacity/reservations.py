@@ -36,7 +36,8 @@ from twinhost.system_digital_twin.capacity.forecast import (
 from twinhost.system_digital_twin.capacity.hosts import Hosts
 from twinhost.system_digital_twin.capacity.leases import Lease, LeaseReply, Leases
 from twinhost.system_digital_twin.events.events import Events, Topic
-from twinhost.system_digital_twin.metrics.metrics import Metrics, VramReports
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 
 MAX_WAITING = 256
 MAX_WAITING_PER_HOLDER = 16

@@ -25,7 +25,8 @@ from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.metrics.history import TimeSeries
-from twinhost.system_digital_twin.metrics.metrics import HostMetrics, Metrics, VramRecord, VramReport, VramReports
+from twinhost.system_digital_twin.metrics.metrics import HostMetrics, Metrics
+from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReport, VramReports
 from twinhost.system_digital_twin.registry.actions import require_speaks_for
 
 MILLISECONDS = Annotated[float, msgspec.Meta(ge=0, le=1e9)]

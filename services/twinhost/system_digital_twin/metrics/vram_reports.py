@@ -1,0 +1,117 @@
+"""The newest report of each agent about the video memory that it uses."""
+
+import time
+from collections.abc import Collection
+from typing import TypedDict
+
+import msgspec
+
+from twinhost.agent.health import iso_time
+from twinhost.store.database import Database
+
+MIGRATION = """
+CREATE TABLE vram_reports (
+    agent_name TEXT PRIMARY KEY NOT NULL,
+    record BLOB NOT NULL
+) STRICT;
+"""
+MAX_REPORTS = 256
+
+
+class VramReport(TypedDict):
+    """The VRAM that an agent's models use; `devices` has the MB per device."""
+
+    agent_name: str
+    host: str
+    total_vram_mb: float
+    total_vram_used_mb: float
+    devices: dict[str, float]
+    models: int
+    timestamp: str
+
+
+class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A report as it is stored; `wall` is when it arrived, in seconds since the epoch.
+
+    `freed_mb` is what it contains of leases that have ended since.
+    """
+
+    agent_name: str
+    host: str
+    total_vram_mb: float
+    total_vram_used_mb: float
+    devices: dict[str, float]
+    models: int
+    wall: float = 0.0
+    freed_mb: float = 0.0
+
+    @property
+    def used_mb(self) -> float:
+        """What its agent still uses, as far as is known."""
+        return max(0.0, max(self.total_vram_used_mb, sum(self.devices.values())) - self.freed_mb)
+
+
+class VramReports:
+    """The newest report of each agent, beside what the driver measures."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        decoder = msgspec.json.Decoder(VramRecord)
+        self._records: dict[str, VramRecord] = {
+            name: decoder.decode(record)
+            for name, record in database.execute("SELECT agent_name, record FROM vram_reports")
+        }
+        self._received_at: dict[str, float] = {}  # monotonic; of the reports since the start
+
+    def put(self, record: VramRecord) -> None:
+        """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
+        record = msgspec.structs.replace(record, wall=time.time())
+        if record.agent_name not in self._records and len(self._records) >= MAX_REPORTS:
+            oldest = min(self._records.values(), key=lambda each: each.wall).agent_name
+            self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
+            self._database.restore_on_rollback(self._records, oldest)
+            del self._records[oldest]
+        self._write(record)
+        self._database.restore_on_rollback(self._received_at, record.agent_name)
+        self._received_at[record.agent_name] = time.monotonic()
+
+    def lease_ended(self, agent_name: str, host: str, amount_mb: float, committed_at: float) -> None:
+        """Count the memory of a lease on a host as free, if the agent has reported it since that monotonic moment."""
+        record = self._records.get(agent_name)
+        if record is not None and record.host == host and committed_at <= self.received_at(agent_name):
+            self._write(msgspec.structs.replace(record, freed_mb=record.freed_mb + amount_mb))
+
+    def agents(self) -> set[str]:
+        """Return the names of the agents with a report."""
+        return set(self._records)
+
+    def of_hosts(self, hosts: Collection[str]) -> list[VramRecord]:
+        """Return the reports of the agents on these hosts."""
+        return [record for record in self._records.values() if record.host in hosts]
+
+    def received_at(self, agent_name: str) -> float:
+        """Return the monotonic moment of an agent's report; 0 where there is none since the start."""
+        return self._received_at.get(agent_name, 0.0)
+
+    def _write(self, record: VramRecord) -> None:
+        self._database.execute(
+            "INSERT INTO vram_reports VALUES (?, ?) ON CONFLICT (agent_name) DO UPDATE SET record = excluded.record",
+            (record.agent_name, msgspec.json.encode(record)),
+        )
+        self._database.restore_on_rollback(self._records, record.agent_name)
+        self._records[record.agent_name] = record
+
+    def all(self) -> list[VramReport]:
+        """Return the reports, by agent."""
+        return [
+            {
+                "agent_name": name,
+                "host": record.host,
+                "total_vram_mb": record.total_vram_mb,
+                "total_vram_used_mb": record.total_vram_used_mb,
+                "devices": record.devices,
+                "models": record.models,
+                "timestamp": iso_time(record.wall),
+            }
+            for name, record in sorted(self._records.items())
+        ]
