@@ -12,8 +12,8 @@ from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
-from twinhost.unified_memory_reasoning.conversations.contexts import Item, window_of
 from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, OCCURRED_MIGRATION, Interactions
+from twinhost.unified_memory_reasoning.conversations.window import Item, window_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinhost.unified_memory_reasoning.conversations.contexts import (
+from twinhost.unified_memory_reasoning.conversations.window import (
     FIRST,
     LARGEST,
     NEWEST_KEPT,

@@ -7,7 +7,6 @@ Interactions are counted by writer and speaker. The newest 50 interactions of a 
 the next 1000 tier 2, older ones tier 3; the counters have where each begins, so that no row is counted.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,73 +16,9 @@ import msgspec
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part, merged
+from twinhost.unified_memory_reasoning.conversations.window import Item, Window
 from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
-
-SMALLEST = 5
-LARGEST = 20
-FIRST = 10
-GROWS_OVER = 0.7
-GROWS_BY = 2
-SHRINKS_UNDER = 0.3
-SHRINKS_BY = 1
-PRUNED_UNDER = 0.5
-PRUNED_SHARE = 4  # a quarter
-NEWEST_KEPT = 3
-
-
-class Item(msgspec.Struct, frozen=True, array_like=True):
-    """One item; a greater `id` is newer, `importance` is 0 to 1."""
-
-    id: int
-    importance: float
-
-
-class Window(msgspec.Struct, frozen=True, array_like=True):
-    """A window of `size` places and its items, in their order."""
-
-    size: int = FIRST
-    items: tuple[Item, ...] = ()
-
-    def with_item(self, item: Item) -> "Window":
-        """Return the window after an item was added that is newer than all others."""
-        items = in_order((*self.items, item))
-        size = _resized(self.size, items)
-        if len(items) > size:
-            items = _without_last(items, PRUNED_UNDER, size // PRUNED_SHARE)
-        return Window(size, tuple(_without_last(items, math.inf, len(items) - size)))
-
-
-def window_of(items: Iterable[Item]) -> Window:
-    """Return the window after items were added one by one, oldest first."""
-    window = Window()
-    for item in items:
-        window = window.with_item(item)
-    return window
-
-
-def in_order(items: Iterable[Item]) -> list[Item]:
-    """Return items by importance, then recency."""
-    return sorted(items, key=lambda item: (-item.importance, -item.id))
-
-
-def _resized(size: int, items: list[Item]) -> int:
-    mean = round(math.fsum(item.importance for item in items) / len(items), 9)  # 0.7 three times has a mean of 0.7
-    if mean > GROWS_OVER:
-        return min(LARGEST, size + GROWS_BY)
-    if mean < SHRINKS_UNDER:
-        return max(SMALLEST, size - SHRINKS_BY)
-    return size
-
-
-def _without_last(items: list[Item], under: float, most: int) -> list[Item]:
-    """Return the items without the last `most` of those under an importance; the newest ones stay."""
-    if most <= 0:
-        return items
-    kept = set(sorted((item.id for item in items), reverse=True)[:NEWEST_KEPT])
-    leaving = [item.id for item in items if item.importance < under and item.id not in kept][-most:]
-    return [item for item in items if item.id not in leaving]
-
 
 MIGRATION = """
 CREATE TABLE context_sessions (

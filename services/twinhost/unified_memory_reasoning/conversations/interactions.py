@@ -27,15 +27,13 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     WHOLE_SESSION,
     Aged,
     Contexts,
-    Item,
     Move,
     Removed,
     SessionCounts,
-    Window,
-    window_of,
 )
 from twinhost.unified_memory_reasoning.conversations.importance import importance_of
 from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 
 Kind = Literal["code", "user_query", "system_response", "error"]
