@@ -155,7 +155,7 @@ def test_an_address_that_is_taken_meanwhile_ends_the_server(
     doomed_agent: ServedAgent, next_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not go on without an address, and does not wait for ever; the process ends, and is started again."""
-    monkeypatch.setattr(bound_socket, "_BIND_AGAIN_S", 0.3)
+    monkeypatch.setattr(sockets, "_BIND_AGAIN_S", 0.3)
     address = doomed_agent.address
     thief_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     thief = thief_context.socket(zmq.ROUTER)

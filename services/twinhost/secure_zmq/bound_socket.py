@@ -3,7 +3,6 @@
 Only `sockets` calls this: it makes the socket and has it bound here, in one step.
 """
 
-import errno
 import threading
 import time
 from collections import Counter, deque
@@ -30,14 +29,12 @@ from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, Socke
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 from twinhost.secure_zmq.sockets import (
     RunningAuthenticator,
+    bind_again,
     last_endpoint,
     put_server_key,
     secure_unbound_server,
     speaks_curve,
 )
-
-_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address asynchronously
-_BIND_AGAIN_EVERY_S = 0.001
 
 
 def origin(frame: zmq.Frame) -> tuple[int, str]:
@@ -256,7 +253,7 @@ class ServerSocket:
         address = self.address
         self.socket.unbind(address)
         put_server_key(self.socket, self.authenticator, own_keys)
-        _bind_again(self.socket, address)
+        bind_again(self.socket, address)
         self.sessions.connections.unbound()
 
     def close(self) -> None:
@@ -347,21 +344,6 @@ def _watch(
         failed.observe(event, address, caused_here=guard.observe(event))
 
     return Watch(connections, guard, Monitor(socket, on_event, SERVER_EVENTS))
-
-
-def _bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
-    deadline = time.monotonic() + _BIND_AGAIN_S
-    while True:
-        try:
-            socket.bind(address)
-        except zmq.ZMQError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise SocketMisuse(
-                    f"{address} can't be bound again under the new key ({error}); restart the agent"
-                ) from None
-            time.sleep(_BIND_AGAIN_EVERY_S)
-        else:
-            return
 
 
 class RekeyRequests:

@@ -5,8 +5,10 @@ key if no secret was set. So this module returns no incomplete socket, and calle
 The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
 """
 
+import errno
 import os
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # RFC 27
 ZAP_DOMAIN = b"twinhost"  # never empty: with an empty one libzmq does not ask the handler
 _ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
+_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address asynchronously
+_BIND_AGAIN_EVERY_S = 0.001
 _CONNECT_TIMEOUT_MS = 2_000  # Linux retries for two minutes, over the first route even after it has changed
 _HANDSHAKE_TIMEOUT_MS = 4_000  # with libzmq's default of 30 s, half-open connections accumulate
 _HEARTBEAT_INTERVAL_MS = 5_000
@@ -363,3 +367,23 @@ def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback)
             f"{address} is not an endpoint to connect to ({error}); write it as tcp://mainpc:7120"
         ) from None
     return ClientSocket(socket, monitor, plain_send(socket))
+
+
+def bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
+    """Bind a socket to the address that it was bound to a moment ago.
+
+    Raises:
+        SocketMisuse: that is not possible within 5 s.
+    """
+    deadline = time.monotonic() + _BIND_AGAIN_S
+    while True:
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                raise SocketMisuse(
+                    f"{address} can't be bound again under the new key ({error}); restart the agent"
+                ) from None
+            time.sleep(_BIND_AGAIN_EVERY_S)
+        else:
+            return
