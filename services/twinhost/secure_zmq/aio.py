@@ -13,9 +13,9 @@ from typing import Any, Self
 
 import zmq
 
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, closed, successful
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
-from twinhost.secure_zmq.framing.exchange import Asked, Exchange, new_request_id
+from twinhost.secure_zmq.framing.exchange import Asked, Exchange, closed, new_request_id, successful
 from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step
 from twinhost.secure_zmq.monitor import SocketEvent

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 import zmq
 
-from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, error_from_reply
-from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, new_request_id
+from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
+from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, closed, new_request_id, successful
 from twinhost.secure_zmq.link import Link, Step
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
@@ -34,18 +34,6 @@ MAX_WAITING = 1_000  # events that are queued for the reader; beyond this the ol
 _FEED_LOOK_MS = 2_000  # how soon a change of keys is detected; events, a refusal, and a stop wake the thread
 _FEED_RETRY_S = 0.1  # after a refusal, at least
 _STALLED_AFTER_S = 5.0
-
-
-def successful(reply: Reply) -> Reply:
-    """Return a reply that is not an error; raise the typed error of one that is."""
-    if reply.get("status") == "error" and "code" in reply:
-        raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")), reply)
-    return reply
-
-
-def closed() -> ConnectionRefused:
-    """Return the error of a call on a client that is closed."""
-    return ConnectionRefused("the client is closed; make a new one, and repeat the call with it")
 
 
 class Client:

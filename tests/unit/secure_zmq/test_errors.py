@@ -5,8 +5,8 @@ import json
 import pytest
 
 from twinhost.secure_zmq import errors
-from twinhost.secure_zmq.client import successful
 from twinhost.secure_zmq.errors import ConfigurationError, RequestError, TwinhostError, error_from_reply
+from twinhost.secure_zmq.framing.exchange import successful
 from twinhost.secure_zmq.wire import encode_error
 
 

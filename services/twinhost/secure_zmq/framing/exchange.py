@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import zmq
 
-from twinhost.secure_zmq.errors import MalformedRequest, SocketMisuse
+from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, SocketMisuse, error_from_reply
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
     MAX_SENT_BYTES,
@@ -55,6 +55,18 @@ os.register_at_fork(after_in_child=_begin_process)
 def new_request_id() -> str:
     """Return an id that no other request has: 96 random bits of this process, and a number."""
     return f"{_prefix}{next(_numbers):08x}"
+
+
+def successful(reply: Reply) -> Reply:
+    """Return a reply that is not an error; raise the typed error of one that is."""
+    if reply.get("status") == "error" and "code" in reply:
+        raise error_from_reply(str(reply["code"]), str(reply.get("error", "no reason given")), reply)
+    return reply
+
+
+def closed() -> ConnectionRefused:
+    """Return the error of a call on a client that is closed."""
+    return ConnectionRefused("the client is closed; make a new one, and repeat the call with it")
 
 
 class Asked(msgspec.Struct, eq=False):
