@@ -82,21 +82,38 @@ def test_separators_in_a_row_hold_no_request() -> None:
     ("frame", "sentence"),
     [
         (together([OBJECT] * (MAX_PARTS + 1)), "the frame has more than 256 requests; send them in several frames"),
-        (b"\x1e" * 1_000_000, "more than 256 requests"),
+        ((b"\x1e\x1e" + OBJECT) * (MAX_PARTS + 1), "the frame has more than 256 requests"),
+        (together([OBJECT] * 2_000), "the frame has more than 256 requests"),
+        (b"\x1e" * 4_000_000, "the frame has 0x1E more than 1024 times; send it once before each request"),
         (b"\x1e", "the frame has 0x1E and no request"),
         (b"\x1e\n\x1e\n", "the frame has 0x1E and no request"),
         (together([OBJECT, msgspec.msgpack.encode({"action": "keep"})]), "send MessagePack in a frame of its own"),
     ],
-    ids=["too many", "separators alone", "nothing", "line feeds", "mixed forms"],
+    ids=["too many", "doubled", "far too many", "separators alone", "nothing", "line feeds", "mixed forms"],
 )
 def test_a_frame_that_is_no_sequence_is_refused(frame: bytes, sentence: str) -> None:
     """As a whole, with one sentence."""
     with pytest.raises(MalformedRequest, match=sentence):
-        requests_in(frame, 2_000_000)
+        requests_in(frame, 4_000_000)
 
 
-def test_a_frame_of_as_many_as_allowed_is_read() -> None:
-    assert len(requests_in(together([OBJECT] * MAX_PARTS), LIMIT)) == MAX_PARTS
+@pytest.mark.parametrize("before", [b"\x1e", b"\x1e\x1e", b"\x1e\n\x1e\x1e"], ids=["once", "doubled", "three times"])
+def test_a_frame_of_as_many_as_allowed_is_read(before: bytes) -> None:
+    """Only requests count, however often 0x1E is before each."""
+    assert requests_in((before + OBJECT) * MAX_PARTS, LIMIT) == [OBJECT] * MAX_PARTS
+
+
+def test_separators_alone_take_little_memory() -> None:
+    """A frame of nothing else, as large as allowed, is not split into all of its empty elements."""
+    frame = b"\x1e" * 4_000_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedRequest):
+            requests_in(frame, len(frame))
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * len(frame)
 
 
 @given(

@@ -20,6 +20,7 @@ SEPARATOR = b"\x1e"
 SEQUENCE, MESSAGEPACK = "json-seq", "messagepack"  # as `accepts` names the forms
 ACCEPTED = (SEQUENCE, MESSAGEPACK)
 MAX_PARTS = 256  # requests in one frame that a server answers
+MAX_SEPARATORS = 1_024  # in such a frame; those in a row hold no request
 MAX_SENT_PARTS = 64  # requests that a client of this package sends in one frame
 MAX_SENT_BYTES = 64 * 1024  # of such a frame
 MAX_REPLIES_BYTES = 64 * 1024  # of a frame of replies; libzmq keeps 512 frames for a client that doesn't read
@@ -40,20 +41,23 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
 
     Raises:
         MessageTooLarge: the frame is larger than `max_bytes`.
-        MalformedRequest: there are more than 256, or none, or one that is not JSON.
+        MalformedRequest: there are more than 256, or none, or one that is not JSON, or 0x1E more than 1,024 times.
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
-    parts = frame[1:].split(SEPARATOR, MAX_PARTS)
+    parts = frame[1:].split(SEPARATOR, MAX_SEPARATORS)
     if b"\n" in frame:  # RFC 7464 ends each with a line feed
         parts = [part.rstrip(b"\n") for part in parts]
-    if len(parts) > MAX_PARTS:
+    requests = [part for part in parts if part]
+    if len(requests) > MAX_PARTS:
         raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
-    if not any(parts):
+    if len(parts) > MAX_SEPARATORS:
+        raise MalformedRequest(f"the frame has 0x1E more than {MAX_SEPARATORS} times; send it once before each request")
+    if not requests:
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
-    if not frame.isascii() and any(map(is_messagepack, parts)):
+    if not frame.isascii() and any(map(is_messagepack, requests)):
         raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
-    return [part for part in parts if part]
+    return requests
 
 
 def replies_in(frame: bytes) -> list[bytes]:
