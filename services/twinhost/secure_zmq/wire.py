@@ -215,6 +215,7 @@ def encode_request(
     max_payload_bytes: int,
     accepts: Sequence[str] = (),
     messagepack: bool = False,
+    large: bool = True,
 ) -> bytes:
     """Return a request's bytes.
 
@@ -225,6 +226,7 @@ def encode_request(
         max_payload_bytes: the server's limit.
         accepts: the forms of frames that the client can read; the reply then names those that the server can.
         messagepack: use MessagePack if the request is large, and is the same in both forms.
+        large: whether it is expected to be; a wrong guess costs another encoding.
 
     Raises:
         MessageTooLarge: it would exceed `max_payload_bytes`.
@@ -241,9 +243,10 @@ def encode_request(
     if accepts:
         message["accepts"] = accepts
     try:
-        payload = _as_messagepack(message, max_payload_bytes) if messagepack else b""
-        if len(payload) < MESSAGEPACK_FROM_BYTES:
-            payload = _encoder.encode(message)
+        compact = _as_messagepack(message, max_payload_bytes) if messagepack and large else None
+        payload = compact if compact and len(compact) > MESSAGEPACK_FROM_BYTES else _encoder.encode(message)
+        if messagepack and payload is not compact and len(payload) > MESSAGEPACK_FROM_BYTES:
+            payload = (_as_messagepack(message, max_payload_bytes) if compact is None else compact) or payload
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise MalformedRequest(
             f"the fields of {action} can't be written as JSON: {error}; pass only what JSON has"

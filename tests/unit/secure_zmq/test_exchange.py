@@ -3,12 +3,15 @@
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
+from twinhost.secure_zmq import wire as wire_module
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, SocketMisuse
 from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.framing.exchange import (
@@ -203,17 +206,54 @@ def test_a_client_of_a_parent_process_says_so(wire: Wire) -> None:
     assert "before a fork" in os.read(reading, 1_000).decode()
 
 
+def test_every_large_request_is_messagepack(wire: Wire) -> None:
+    """Once the server has said that it reads it, whatever the requests of that action were before."""
+    large, small = "x" * 10_000, "x"
+    wire.ask(1, large)
+    wire.negotiate()
+    for text in (large, small, large, large, small):
+        wire.ask(1, text)
+    wire.ask(1, large, action="other")
+    assert [is_messagepack(frame) for frame in wire.frames] == [True, False, True, True, False, True]
+
+
+def test_a_right_guess_encodes_a_request_once(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> None:
+    """A wrong one costs one encoding more; so does what MessagePack can't carry."""
+    wire.negotiate()
+    made: list[str] = []
+
+    def counted(form: str, encode: Callable[..., bytes]) -> Callable[..., bytes]:
+        return lambda *given: made.append(form) or encode(*given)  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(wire_module, "_encoder", SimpleNamespace(encode=counted("JSON", msgspec.json.encode)))
+    monkeypatch.setattr(wire_module, "_as_messagepack", counted("MessagePack", wire_module._as_messagepack))
+    large, number = {"text": "x" * 10_000}, {"text": "x" * 10_000, "number": 2**70}
+    for fields, forms in (
+        ({}, ["JSON"]),
+        (large, ["JSON", "MessagePack"]),
+        (large, ["MessagePack"]),
+        ({}, ["MessagePack", "JSON"]),
+        ({}, ["JSON"]),
+        (number, ["JSON", "MessagePack"]),
+        (number, ["MessagePack", "JSON"]),
+        ({"text": ["x" * 14] * 530}, ["MessagePack", "JSON"]),  # larger than 8 KiB in JSON alone
+    ):
+        made.clear()
+        wire.exchange.ask("echo", fields, new_request_id(), 5.0)
+        assert made == forms
+    assert is_messagepack(list(wire.exchange.asked.values())[-1].payload)
+
+
 def test_a_repetition_is_the_same_bytes_in_json(wire: Wire) -> None:
     """Where the new session has not said yet that it reads MessagePack."""
     wire.negotiate()
     text = "x" * 10_000
-    wire.ask(1, text)
     (large,) = wire.ask(1, text)
-    assert [is_messagepack(frame) for frame in wire.frames] == [False, True]
+    assert [is_messagepack(frame) for frame in wire.frames] == [True]
     wire.frames.clear()
     wire.exchange.send(2, wire.send)
-    assert [is_messagepack(frame) for frame in wire.frames] == [False, False]
-    assert json.loads(wire.frames[1]) == {"action": "echo", "request_id": large.request_id, "text": text}
+    assert [is_messagepack(frame) for frame in wire.frames] == [False]
+    assert json.loads(wire.frames[0]) == {"action": "echo", "request_id": large.request_id, "text": text}
 
 
 def test_frames_keep_their_limits(wire: Wire) -> None:
@@ -224,8 +264,8 @@ def test_frames_keep_their_limits(wire: Wire) -> None:
     wire.ask(20, "x" * 7_000)
     assert all(len(frame) <= MAX_SENT_BYTES for frame in wire.frames)
     assert sum(len(frame) for frame in wire.take_frames()) == 20
-    wire.ask(1, "x" * MAX_SENT_BYTES, action="other")
-    assert [len(frame) for frame in wire.take_frames()] == [1]
+    wire.ask(1, "x" * MAX_SENT_BYTES)
+    assert [len(frame) > MAX_SENT_BYTES for frame in wire.frames] == [True]
 
 
 def test_no_more_is_unanswered_than_the_server_keeps_replies_for(wire: Wire) -> None:

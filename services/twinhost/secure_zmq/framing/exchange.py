@@ -101,7 +101,7 @@ class Exchange:
         self._unsent: dict[str, Asked] = {}  # in this session
         self._session = 0
         self._forms: Container[str] | None = None  # that the server reads; None is not known yet
-        self._large: set[str] = set()  # actions whose last requests were large
+        self._large: set[str] = set()  # actions whose last requests were large, as their next ones may be
         self._took_s = 0.0  # from a frame to the next reply, a moving average
         self._sent_at = 0.0
         self._process = _prefix
@@ -127,7 +127,8 @@ class Exchange:
             request_id,
             self._max_payload_bytes,
             ACCEPTED if forms is None else (),
-            forms is not None and action in self._large and MESSAGEPACK in forms,
+            forms is not None and MESSAGEPACK in forms,
+            action in self._large,
         )
         if len(payload) > MESSAGEPACK_FROM_BYTES:
             self._large.add(action)
