@@ -11,12 +11,12 @@ from tests.unit.schema.json_schema import Schema
 from twinhost.schema import AGENTS, declarations_of, schema_of
 from twinhost.secure_zmq.errors import KeyFileMalformed, MalformedRequest, RequestError
 from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, requests_in, together
+from twinhost.secure_zmq.framing.inbound import compared_bytes, other_spellings
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, PublicKey, Validity, parse_certificate
 from twinhost.secure_zmq.wire import (
     RequestDecoder,
     as_messagepack,
-    compared_bytes,
     decode_reply,
     encode_error,
     request_id_of,
@@ -84,6 +84,7 @@ def take_request() -> Callable[[bytes], None]:
                 encode_error(error, request_id_of(content), ("error", "reason"))
             else:
                 compared_bytes(content, request)
+                assert len(list(other_spellings(content))) <= 5
 
     return take
 

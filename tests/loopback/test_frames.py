@@ -57,6 +57,11 @@ def received(peer: Socket, count: int) -> list[dict[str, Any]]:
     return found
 
 
+def decoded(frame: bytes) -> Any:
+    """Return a lone reply of either form."""
+    return (msgspec.msgpack if is_messagepack(frame) else msgspec.json).decode(frame)
+
+
 def documents(frame: bytes) -> list[dict[str, Any]]:
     """Return the replies in a frame."""
     return [json.loads(part) for part in replies_in(frame)]
@@ -116,6 +121,21 @@ def test_a_repetition_may_have_another_form(agent: ServedAgent, peer: Socket) ->
     assert msgspec.msgpack.decode(peer.recv()) == first
     peer.send(msgspec.msgpack.encode({"action": "add", "request_id": "once", "amount": 6}))
     assert msgspec.msgpack.decode(peer.recv())["code"] == "request_id_reused"
+    assert agent.executions == [5]
+
+
+@pytest.mark.parametrize("accepts", [{}, {"accepts": ["json-seq"]}], ids=["plain", "with accepts"])
+def test_a_repetition_may_have_another_spelling(agent: ServedAgent, peer: Socket, accepts: dict[str, Any]) -> None:
+    """The first has the white space and escapes of Python's `json.dumps`; others have none, or are MessagePack."""
+    fields = {"action": "add", "request_id": "once", "amount": 5, "note": ["é", {"x": 1.5}]}
+    peer.send(json.dumps({**fields, **accepts}).encode())
+    first = json.loads(peer.recv())
+    for attempt in (fields, {**fields, "accepts": ["json-seq"]}, {**fields, "traceparent": "x"}):
+        for again in (json.dumps(attempt).encode(), msgspec.json.encode(attempt), msgspec.msgpack.encode(attempt)):
+            peer.send(again)
+            assert decoded(peer.recv()) == first
+    peer.send(json.dumps({**fields, "note": ["e", {"x": 1.5}]}).encode())
+    assert json.loads(peer.recv())["code"] == "request_id_reused"
     assert agent.executions == [5]
 
 

@@ -31,14 +31,22 @@ from twinhost.secure_zmq.errors import (
     StoreUnavailable,
     TransactionLost,
 )
-from twinhost.secure_zmq.framing.inbound import FAILED, Deferred, Inbound, Job, Reader, Refused
+from twinhost.secure_zmq.framing.inbound import (
+    FAILED,
+    Deferred,
+    Inbound,
+    Job,
+    Reader,
+    Refused,
+    compared_bytes,
+    other_spellings,
+)
 from twinhost.secure_zmq.trace_context import in_trace
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,
     Request,
     as_messagepack,
-    compared_bytes,
     encode_error,
     encode_reply,
     is_request_in_messagepack,
@@ -322,17 +330,18 @@ class Dispatcher:
     def _once(self, job: Job) -> "bytes | Future[Reply]":
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
-        Two requests are the same only if `compared_bytes` are; if the handler raises, neither change nor reply is
-        stored. A deferred reply is not stored: its action recognises a repeated request.
+        Two requests are the same if `compared_bytes` are, or one of `other_spellings` is what was stored. If the
+        handler raises, neither change nor reply is stored. A deferred reply is not stored: its action recognises a
+        repeated request.
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:
             with self._store.savepoint():
                 return self._handle(job)
-        digest = hashlib.blake2b(compared_bytes(job.payload, job.request), digest_size=16).digest()
+        digest = _digest(compared_bytes(job.payload, job.request))
         stored = self._reply_log.find(caller, request_id)
         if stored is not None:
-            if stored.digest != digest:
+            if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
                 raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
             return stored.reply
         with self._store.savepoint():
@@ -383,3 +392,7 @@ class Dispatcher:
             accepts, messagepack, ignored = False, is_request_in_messagepack(job.inbound.payload), ()
         reply = encode_error(error, request_id, self._sentence_fields, ignored, accepts=accepts)
         return as_messagepack(reply) if messagepack else reply
+
+
+def _digest(compared: bytes) -> bytes:
+    return hashlib.blake2b(compared, digest_size=16).digest()

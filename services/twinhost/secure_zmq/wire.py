@@ -188,18 +188,6 @@ def as_json(payload: Payload) -> bytes:
     return _encoder.encode(_messagepack_reply_decoder.decode(payload)) if is_messagepack(payload) else bytes(payload)
 
 
-def compared_bytes(payload: Payload, request: Request) -> bytes:
-    """Return what two requests with one id are compared by: their bytes, whatever their form.
-
-    `accepts` and `traceparent` are left out: they belong to the connection and to the attempt.
-    """
-    payload = as_json(payload)
-    if request.accepts is None and request.traceparent is None:
-        return payload
-    fields = _shallow_decoder.decode(payload)
-    return _encoder.encode({name: value for name, value in fields.items() if name not in OF_THE_ATTEMPT})
-
-
 def as_messagepack(payload: bytes) -> bytes:
     """Return a reply in JSON as MessagePack, or as it is where it has a number that only JSON can write."""
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.secure_zmq.bench import AGENT
@@ -25,13 +25,12 @@ from twinhost.secure_zmq.framing.forms import (
     together,
     values_of,
 )
-from twinhost.secure_zmq.framing.inbound import Inbound, Job, Reader, Refused
+from twinhost.secure_zmq.framing.inbound import Inbound, Job, Reader, Refused, compared_bytes, other_spellings
 from twinhost.secure_zmq.wire import (
     Request,
     RequestDecoder,
     as_json,
     as_messagepack,
-    compared_bytes,
     decode_reply,
     encode_request,
     is_request_in_messagepack,
@@ -145,6 +144,71 @@ def test_messagepack_is_the_same_request_as_json(fields: dict[str, Any]) -> None
     same = {compared_bytes(payload, DECODER.decode(payload)) for payload in (plain, compact, asking)}
     assert same == {plain}
     assert decode_reply(compact) == decode_reply(plain)
+
+
+def spellings_of(fields: dict[str, Any]) -> list[bytes]:
+    """Return one request in every form and spelling in which it may be repeated."""
+    attempts = [fields, {"accepts": ["json-seq"], **fields}, {**fields, "traceparent": "x"}]
+    return [
+        spelling
+        for each in attempts
+        for spelling in (msgspec.json.encode(each), json.dumps(each).encode(), msgspec.msgpack.encode(each))
+    ]
+
+
+def is_repetition(first: bytes, second: bytes) -> bool:
+    """Return whether a request counts as the same one as another before it."""
+    stored = compared_bytes(first, DECODER.decode(first))
+    return stored == compared_bytes(second, DECODER.decode(second)) or stored in other_spellings(second)
+
+
+@settings(max_examples=20)
+@given(OBJECTS)
+@example({"é": [{"x": 1e-7, "y": "\u20ac\\"}], "z": [1, {}]})
+def test_a_repetition_may_have_any_spelling(value: dict[str, Any]) -> None:
+    """White space and escapes as Python's `json.dumps` writes them, or none, with and without `accepts`, in any order.
+
+    With another value it is another request in all of them.
+    """
+    spellings = spellings_of({"action": "keep", "request_id": "1", "value": value})
+    others = spellings_of({"action": "keep", "request_id": "1", "value": [value]})
+    assert all(is_repetition(first, second) for first in spellings for second in spellings)
+    assert not any(is_repetition(first, second) for first in spellings for second in others)
+
+
+def test_any_spelling_may_be_repeated_as_it_is() -> None:
+    """With another `accepts`, and with the usual spaces also without it; MessagePack is another request then."""
+    fields = {"action": "keep", "value": [1, {"é": 1e5}]}
+    lines, line = json.dumps(fields, indent=2).encode(), json.dumps(fields, ensure_ascii=False).encode()
+    asking = lines.replace(b"{", b'{ "accepts": [ "json-seq" ],', 1)
+    assert is_repetition(lines, lines)
+    assert is_repetition(asking, lines)
+    assert is_repetition(asking, asking.replace(b"json-seq", b"messagepack"))
+    assert is_repetition(line, json.dumps({"accepts": ["json-seq"], **fields}, ensure_ascii=False).encode())
+    assert not is_repetition(lines, msgspec.msgpack.encode(fields))
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"ping", b"[1]", b'{"a":1e999}', b'{"a":"\\ud800"}', b'{"a":' + b"[" * 2_000 + b"]" * 2_000 + b"}"],
+    ids=["a bare word", "an array", "a large number", "half a character", "deep arrays"],
+)
+def test_what_has_no_other_spelling_is_no_error(payload: bytes) -> None:
+    """An older dialect's words, and what an unknown field may hold."""
+    for text in other_spellings(payload):
+        assert msgspec.json.format(text, indent=-1) == payload
+
+
+def test_other_spellings_of_many_values_are_not_built() -> None:
+    """An empty array takes twenty times its size in memory; with so many of them, the request can't be MessagePack."""
+    payload = b'{"action":"keep","value":[' + b"[]," * 1_000_000 + b"[]]}"
+    tracemalloc.start()
+    try:
+        assert len(list(other_spellings(payload))) == 2
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 6 * len(payload)
 
 
 def test_a_request_that_is_not_copied_is_read_like_another() -> None:

@@ -1,9 +1,10 @@
 """From a request's bytes to what is executed: decoded, translated where it has an older dialect, or refused.
 
-A refusal never raises: it is answered like any other request.
+A refusal never raises: it is answered like any other request. A repetition is recognised by its text in JSON.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,8 +15,8 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, Payload, is_messagepack
-from twinhost.secure_zmq.wire import Answer, Reply, Request, RequestDecoder, encode_reply
+from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, Payload, check_nested, is_messagepack
+from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Answer, Reply, Request, RequestDecoder, as_json, encode_reply
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.bound_socket import Session
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 FAILED = "the agent failed on this request; read the traceback in its log"
+
+_JSON_BYTES = 6  # at most, of an element that takes one byte in MessagePack: `false,`
+
+_encoder = msgspec.json.Encoder()
+_shallow_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Inbound(msgspec.Struct, gc=False):
@@ -167,3 +173,40 @@ class Reader:
         action = self._actions[type(request)]
         messagepack = is_messagepack(payload)
         return Job(request, action, caller, payload, translation, action.mutates, action.apart, messagepack, ignored)
+
+
+def compared_bytes(payload: Payload, request: Request) -> bytes:
+    """Return what two requests with one id are compared by first: their bytes, whatever their form.
+
+    `accepts` and `traceparent` are left out: they belong to the connection and to the attempt.
+    """
+    payload = as_json(payload)
+    if request.accepts is None and request.traceparent is None:
+        return payload
+    return _encoder.encode(_lasting_fields(payload))
+
+
+def other_spellings(payload: Payload) -> Iterator[bytes]:
+    """Yield what `compared_bytes` may have returned for the same request, if that one had another spelling.
+
+    That is JSON without white space, or as Python's `json.dumps` writes it. It takes much longer than `compared_bytes`.
+    """
+    try:
+        fields = _lasting_fields(as_json(payload))
+        as_sent = _encoder.encode(fields)
+        yield as_sent
+        yield msgspec.json.format(as_sent, indent=0)
+        nested = sum(len(value) for value in map(bytes, fields.values()) if value[:1] in (b"[", b"{"))
+        check_nested(nested // _JSON_BYTES)
+        values = msgspec.json.decode(as_sent)
+        yield _encoder.encode(values)
+        spaced = json.dumps(values).encode()
+        yield spaced
+        yield _encoder.encode(_shallow_decoder.decode(spaced))  # if that one had `accepts` or `traceparent`
+    except (RequestError, msgspec.MsgspecError, RecursionError, ValueError):  # an unknown field may hold anything
+        return
+
+
+def _lasting_fields(text: bytes) -> dict[str, msgspec.Raw]:
+    """Return the fields that every attempt at a request has."""
+    return {name: value for name, value in _shallow_decoder.decode(text).items() if name not in OF_THE_ATTEMPT}
