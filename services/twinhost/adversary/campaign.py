@@ -181,10 +181,14 @@ FEED_ATTACKS = tuple(
 
 
 _NEEDS_OLD_KEY = "it needs the secret of an expired or revoked key, which nobody should keep"
+_REVOKES = "it would revoke one of your keys, which can't be undone"
 _NEEDS_FILES = "it needs the agent's files; check them on its host: docker compose run --rm certs-init verify"
 NOT_FROM_OUTSIDE = (  # listed, to show that they are not tried
     Attack("revoked key", "a revoked key is refused", lambda _: not_played(_NEEDS_OLD_KEY)),
     Attack("expired key", "an expired key is refused", lambda _: not_played(_NEEDS_OLD_KEY)),
+    Attack(
+        "a key revoked in mid-frame", "requests of a frame that wait are refused then", lambda _: not_played(_REVOKES)
+    ),
     Attack("malformed key files", "a malformed key file authorises nobody", lambda _: not_played(_NEEDS_FILES)),
     Attack(
         "a store that fails", "a change that was not stored is not acknowledged", lambda _: not_played(_NEEDS_FILES)

@@ -140,6 +140,21 @@ def test_the_command_ends_with_0_where_everything_is_refused(
     assert set(verdicts(ran).values()) == {"ok"}
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("revoked key", "it needs the secret of an expired or revoked key"),
+        ("a key revoked in mid-frame", "it would revoke one of your keys, which can't be undone"),
+        ("malformed key files", "it needs the agent's files"),
+    ],
+    ids=["revoked", "in mid-frame", "files"],
+)
+def test_what_would_do_harm_is_listed_and_not_played(hosts: TwoHosts, name: str, reason: str) -> None:
+    """With its reason, so that the report names every kind of attack."""
+    outcome = play(name, against(hosts))
+    assert (outcome.verdict, reason in outcome.sentence) == (Verdict.NOT_PLAYED, True)
+
+
 def test_with_an_operators_key_it_says_what_is_not_played(hosts: TwoHosts) -> None:
     """With the reason; the two are no success, and no failure."""
     target = against(hosts)
