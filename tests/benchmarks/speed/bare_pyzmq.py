@@ -1,4 +1,4 @@
-"""Bare pyzmq with CURVE: a ROUTER without identity, codec, or dispatch; and clients that know libzmq alone."""
+"""Bare pyzmq: a ROUTER without identity, codec, or dispatch, with CURVE or without; clients that know libzmq alone."""
 
 import json
 import sqlite3
@@ -32,12 +32,12 @@ _APPEND = "INSERT INTO replies (caller, requests, digests, replies) VALUES (?, ?
 _held: list[Any] = []
 
 
-def serve(endpoint: str, secret: str, reply: str, admitted: dict[str, str] | None = None) -> None:
+def serve(endpoint: str, secret: str | None, reply: str, admitted: dict[str, str] | None = None) -> None:
     """Answer every request with the same bytes, on a ROUTER.
 
     Args:
         endpoint: where to bind.
-        secret: the server's.
+        secret: the server's; None: without CURVE.
         reply: the bytes.
         admitted: the names of the keys that a ZAP handler admits, and this project's socket options; None: neither.
     """
@@ -94,10 +94,11 @@ def serve_committing(endpoint: str, secret: str, reply: str, database: str) -> N
             socket.send(answer)
 
 
-def _bind(socket: "zmq.Socket[bytes]", endpoint: str, secret: str) -> None:
+def _bind(socket: "zmq.Socket[bytes]", endpoint: str, secret: str | None) -> None:
     socket.backlog = 1_024
-    socket.curve_server = True
-    socket.curve_secretkey = secret.encode()
+    if secret is not None:
+        socket.curve_server = True
+        socket.curve_secretkey = secret.encode()
     socket.bind(endpoint)
     ready()
 
@@ -164,8 +165,9 @@ def _connected(
 def _open(context: "zmq.Context[zmq.Socket[bytes]]", target: dict[str, Any], turn: int) -> "zmq.Socket[bytes]":
     socket = context.socket(zmq.DEALER)
     socket.rcvtimeo = round(1_000 * ANSWER_WITHIN_S)
-    public, secret = target["keys"][turn % len(target["keys"])]
-    socket.curve_serverkey = target["pin"].encode()
-    socket.curve_publickey, socket.curve_secretkey = public.encode(), secret.encode()
+    if target["pin"] is not None:
+        public, secret = target["keys"][turn % len(target["keys"])]
+        socket.curve_serverkey = target["pin"].encode()
+        socket.curve_publickey, socket.curve_secretkey = public.encode(), secret.encode()
     socket.connect(target["endpoint"])
     return socket

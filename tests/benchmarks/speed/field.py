@@ -136,17 +136,22 @@ class Field:
 
     def _start_pyzmq(self) -> None:
         public, secret = (key.decode() for key in zmq.curve_keypair())
-        endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
-        arguments = {"endpoint": endpoint, "secret": secret, "reply": self._reply}
-        self._serve("pyzmq", Process.python("bare_pyzmq", "serve", arguments, self._log, ahead_of_servers()))
-        target = self._targets["pyzmq"] = {**self._twin.bare_target, "endpoint": endpoint, "pin": public}
-        self._python("pyzmq", "bare_pyzmq", "blocking", target)
+        self._serve_bare("pyzmq-open", None, None)
+        target = self._targets["pyzmq"] = self._serve_bare("pyzmq", public, secret)
         self._python("pyzmq-connecting", "bare_pyzmq", "connecting", target)
         endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
         admitted = {public: f"agent-{number}" for number, (public, _) in enumerate(target["keys"])}
-        admitting = {**arguments, "endpoint": endpoint, "admitted": admitted}
+        admitting = {"endpoint": endpoint, "secret": secret, "reply": self._reply, "admitted": admitted}
         self._serve("zap", Process.python("bare_pyzmq", "serve", admitting, self._log))
         self._python("zap-connecting", "bare_pyzmq", "connecting", {**target, "endpoint": endpoint})
+
+    def _serve_bare(self, name: str, pin: str | None, secret: str | None) -> dict[str, Any]:
+        endpoint = f"tcp://{ADDRESS}:{free_ports(1)[0]}"
+        arguments = {"endpoint": endpoint, "secret": secret, "reply": self._reply}
+        self._serve(name, Process.python("bare_pyzmq", "serve", arguments, self._log, ahead_of_servers()))
+        target = {**self._twin.bare_target, "endpoint": endpoint, "pin": pin}
+        self._python(name, "bare_pyzmq", "blocking", target)
+        return target
 
     def _start_raw_mtls(self) -> None:
         target = self._serve_tls("raw-mtls", "raw_mtls", "serve")

@@ -8,11 +8,11 @@ from tests.benchmarks.speed.report import Line
 
 _LEFT, _WIDTH, _ROW, _TOP = 400, 420, 22, 46
 _SPAN = 3.0  # doublings shown on either side of the goal
-_COLOURS = {"yes": "#2a7f62", "no": "#c0563b"}
+_COLOURS = {"yes": "#2a7f62", "no": "#c0563b", "undecided": "#b8892b"}
 
 
 def svg(lines: Sequence[Line], title: str) -> str:
-    """Return an SVG; a bar to the right of the middle has reached its goal, the thin line is the spread."""
+    """Return an SVG; right of the middle is where the goal is reached; the thin line is the spread of the rounds."""
     shown = [line for line in lines if line.values]
     height = _TOP + _ROW * len(shown) + 34
     middle = _x(0.0)

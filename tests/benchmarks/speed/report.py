@@ -25,9 +25,11 @@ class Line:
 
     @property
     def verdict(self) -> str:
+        """`undecided` where some rounds reach the goal and others do not."""
         if not self.values:
             return "missing"
-        return "yes" if self.goal.reached(self.median) else "no"
+        reached = {self.goal.reached(each) for each in self.values}
+        return "undecided" if len(reached) > 1 else "yes" if reached.pop() else "no"
 
     def cells(self) -> tuple[str, ...]:
         goal = f"{'≤' if self.goal.at_most else '≥'} {self.goal.bound:g}"

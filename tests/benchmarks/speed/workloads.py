@@ -37,7 +37,7 @@ def workloads(seconds: float) -> tuple[Workload, ...]:
             "sequential",
             task(),
             Kind.P50_US,
-            ("ours", "ours-open", "c-rep", "ours-aio", "raw-mtls", "pyzmq", "grpc", "grpc-aio", "nats"),
+            ("ours", "ours-open", "c-rep", "ours-aio", "raw-mtls", "pyzmq", "pyzmq-open", "grpc", "grpc-aio", "nats"),
         ),
         Workload(
             "in flight",
