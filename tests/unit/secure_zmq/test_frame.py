@@ -315,6 +315,12 @@ def test_any_bytes_are_refused_with_a_typed_error(rest: bytes, first: int) -> No
         assert msgspec.json.decode(msgspec.json.encode(values)) == values
 
 
+def test_a_field_twice_is_refused_in_messagepack() -> None:
+    """What the later one replaces is not decoded, so it may be no text in UTF-8."""
+    with pytest.raises(MalformedRequest, match="a field twice"):
+        DECODER.decode(b"\x83\xa6action\xa4\x81eep\xa6action\xa4keep\xa5value\x01")
+
+
 def test_errors_and_unknown_fields_are_those_of_json() -> None:
     """Paths, names, and the fields that were ignored."""
     with pytest.raises(UnknownAction, match="there is no action 'drop' here"):

@@ -97,12 +97,12 @@ def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
     """Return the fields of a MessagePack request, all of them values that JSON has.
 
     Raises:
-        MalformedRequest: it is no map, or has NaN, an infinity, binary data, an extension, a timestamp, or a key that
-            is no string.
+        MalformedRequest: it is no map, or has NaN, an infinity, binary data, an extension, a timestamp, a key that is
+            no string, or a field twice.
         MessageTooLarge: it would have more than `max_bytes` as JSON.
     """
     try:
-        if _claimed_fields(frame) > MAX_FIELDS:
+        if (claimed := _claimed_fields(frame)) > MAX_FIELDS:
             raise MessageTooLarge(f"the request has more than {MAX_FIELDS} fields; send it as JSON, or send fewer")
         nested, values = 0, {}
         for name, raw in _shallow_decoder.decode(frame).items():
@@ -115,6 +115,8 @@ def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
         raise MalformedRequest(
             f"the request is neither a JSON object nor a MessagePack map: {error}; send one JSON object"
         ) from None
+    if len(values) < claimed:  # what a later field replaced was not decoded
+        raise MalformedRequest("the request has a field twice; send each field once")
     check_values(values, max_bytes)
     return values
 
