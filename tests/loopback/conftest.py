@@ -10,6 +10,7 @@ from tests.identities import authorize, host_folder, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.bare_zmq import Clients
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.keys import KeyPair
 
 Folders = tuple[Path, Path]
@@ -44,6 +45,16 @@ def folders(tmp_path: Path, server_keys: KeyPair, peer_keys: KeyPair) -> Folders
         host_folder(tmp_path / "mainpc", "server", server_keys, client=peer_keys),
         host_folder(tmp_path / "pc2", "client", peer_keys, server=server_keys),
     )
+
+
+@pytest.fixture(params=["compiled", "pyzmq"])
+def received_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Have agents that start now receive compiled, or with pyzmq."""
+    if request.param == "pyzmq":
+        monkeypatch.setattr(messages, "compiled", None)
+    elif vars(messages)["compiled"] is None:
+        pytest.skip("there is no C compiler here, or no header of Python: scripts/setup/native.sh needs both")
+    return str(request.param)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from twinhost.secure_zmq.server import MAX_BATCH_BYTES
 from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
 from twinhost.secure_zmq.wire import encode_request
 
+pytestmark = pytest.mark.usefixtures("received_by")
+
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
 

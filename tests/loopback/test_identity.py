@@ -18,6 +18,8 @@ from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair, load_certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
 
+pytestmark = pytest.mark.usefixtures("received_by")
+
 WHO_AM_I = b'{"action": "who_am_i"}'
 UNAUTHENTICATED: dict[str, Any] = {
     "status": "ok",

@@ -20,6 +20,8 @@ from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.sockets import open_server_socket
 
+pytestmark = pytest.mark.usefixtures("received_by")
+
 Context = zmq.Context[zmq.Socket[bytes]]
 
 

@@ -18,6 +18,8 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
 
+pytestmark = pytest.mark.usefixtures("received_by")
+
 Context = zmq.Context[zmq.Socket[bytes]]
 Connect = Callable[..., "zmq.Socket[bytes]"]
 STOPS_WITHIN_S = 5.0  # the promise for SIGTERM

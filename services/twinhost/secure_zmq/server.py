@@ -31,8 +31,9 @@ from twinhost.secure_zmq.framing.forms import (
     together,
 )
 from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return
+from twinhost.secure_zmq.framing.messages import receive
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
+from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
 from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
@@ -255,17 +256,15 @@ class Server:
 
     def _receive(self, batch: Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
-        receive, known, now = self._socket.recv, len(batch.returns), 0.0
-        try:
-            while len(batch.returns) < room and batch.size < MAX_BATCH_BYTES:
-                routing_id = receive(flags)
-                now = now or time.time()  # once for all that have arrived
-                self._add(routing_id, receive(copy=False), batch, now)
-                flags = DONTWAIT
-                if room == 2 and not readable(self._socket):  # as after single requests; a failing receive costs more
-                    break
-        except zmq.Again:
-            pass
+        known = len(batch.returns)
+        while (most := room - len(batch.returns)) > 0 and batch.size < MAX_BATCH_BYTES:
+            received = receive(self._socket, most, MAX_BATCH_BYTES - batch.size, flags)
+            now = time.time()  # once for all that have arrived
+            for routing_id, frame in received:
+                self._add(routing_id, frame, batch, now)
+            if not received or not (received[-1][1].more or batch.returns[-1].together):
+                break
+            flags = DONTWAIT
         return batch.inbounds[known:]
 
     def _add(self, routing_id: bytes, frame: zmq.Frame, batch: Batch, now: float) -> None:

@@ -1,0 +1,185 @@
+/* Receives many messages of a ROUTER at a time: `messages.py` says when it is used.
+
+   It decides nothing. It returns the frames that pyzmq would, with the attributes of a zmq.Frame that the server reads.
+   The functions of libzmq are those of the library that pyzmq has loaded; they are stable (zmq_msg_recv(3) and others). */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <string.h>
+
+typedef struct {
+    _Alignas(void *) unsigned char opaque[64]; /* zmq.h */
+} zmq_msg_t;
+enum { DONTWAIT = 1, SRCFD = 2 }; /* zmq.h */
+enum { SEPARATOR = 0x1e };        /* forms.py */
+
+static int (*zmq_msg_init)(zmq_msg_t *);
+static int (*zmq_msg_close)(zmq_msg_t *);
+static int (*zmq_msg_recv)(zmq_msg_t *, void *, int);
+static int (*zmq_msg_more)(const zmq_msg_t *);
+static int (*zmq_msg_get)(const zmq_msg_t *, int);
+static size_t (*zmq_msg_size)(const zmq_msg_t *);
+static void *(*zmq_msg_data)(zmq_msg_t *);
+static const char *(*zmq_msg_gets)(const zmq_msg_t *, const char *);
+static int (*zmq_errno)(void);
+
+typedef struct {
+    PyObject_HEAD
+    zmq_msg_t message;
+} Frame;
+
+static PyTypeObject *frame_type;
+static PyObject *last_text; /* of a property: most messages have the identity of the one before */
+
+static PyObject *raise_zmq_error(int number) {
+    PyObject *zmq = PyImport_ImportModule("zmq");
+    PyObject *error = zmq ? PyObject_CallMethod(zmq, "ZMQError", "i", number) : NULL;
+    if (error) PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_XDECREF(error);
+    Py_XDECREF(zmq);
+    return NULL;
+}
+
+static PyObject *bytes_of(zmq_msg_t *message) {
+    return PyBytes_FromStringAndSize(zmq_msg_data(message), (Py_ssize_t)zmq_msg_size(message));
+}
+
+static void frame_dealloc(Frame *self) {
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    zmq_msg_close(&self->message);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t frame_length(Frame *self) { return (Py_ssize_t)zmq_msg_size(&self->message); }
+static PyObject *frame_bytes(Frame *self, void *unused) { return bytes_of(&self->message); }
+static PyObject *frame_more(Frame *self, void *unused) { return PyBool_FromLong(zmq_msg_more(&self->message)); }
+static PyObject *frame_buffer(Frame *self, void *unused) { return PyMemoryView_FromObject((PyObject *)self); }
+
+static int frame_getbuffer(Frame *self, Py_buffer *view, int flags) {
+    return PyBuffer_FillInfo(view, (PyObject *)self, zmq_msg_data(&self->message),
+                             (Py_ssize_t)zmq_msg_size(&self->message), 1, flags);
+}
+
+/* A property by its name, such as "Peer-Identity" or the same in bytes, or by its number, of which SRCFD alone is known. */
+static PyObject *frame_get(Frame *self, PyObject *property) {
+    if (PyLong_Check(property)) {
+        int number = PyLong_AsLongAndOverflow(property, &(int){0}) == SRCFD ? SRCFD : -1;
+        int value = zmq_msg_get(&self->message, number);
+        return value < 0 ? raise_zmq_error(zmq_errno()) : PyLong_FromLong(value);
+    }
+    const char *name = PyBytes_Check(property) ? PyBytes_AsString(property) : PyUnicode_AsUTF8AndSize(property, NULL);
+    const char *text = name ? zmq_msg_gets(&self->message, name) : NULL;
+    if (!text) return name ? raise_zmq_error(zmq_errno()) : NULL;
+    Py_ssize_t length = (Py_ssize_t)strlen(text), known = 0;
+    const char *last = last_text ? PyUnicode_AsUTF8AndSize(last_text, &known) : NULL;
+    if (!last || known != length || memcmp(last, text, (size_t)length)) {
+        PyObject *found = PyUnicode_DecodeUTF8(text, length, "strict");
+        if (!found) return NULL;
+        Py_XDECREF(last_text);
+        last_text = found;
+    }
+    return Py_NewRef(last_text);
+}
+
+/* The routing-id of the next message and the frame after it, as a pair; NULL without an error where there is none. */
+static PyObject *next_message(void *socket, long flags) {
+    zmq_msg_t route;
+    zmq_msg_init(&route);
+    int received = zmq_msg_recv(&route, socket, DONTWAIT);
+    if (received < 0 && zmq_errno() == EAGAIN && !(flags & DONTWAIT)) {
+        Py_BEGIN_ALLOW_THREADS
+        received = zmq_msg_recv(&route, socket, 0); /* for as long as ZMQ_RCVTIMEO says */
+        Py_END_ALLOW_THREADS
+    }
+    if (received < 0) {
+        int number = zmq_errno();
+        zmq_msg_close(&route);
+        return number == EAGAIN || number == EINTR ? NULL : raise_zmq_error(number);
+    }
+    PyObject *routing_id = bytes_of(&route);
+    zmq_msg_close(&route);
+    Frame *frame = PyObject_New(Frame, frame_type);
+    if (frame) {
+        zmq_msg_init(&frame->message);
+        while ((received = zmq_msg_recv(&frame->message, socket, 0)) < 0 && zmq_errno() == EINTR)
+            continue; /* it has arrived: left in the socket, it would be the next message's routing-id */
+        if (received < 0) raise_zmq_error(zmq_errno());
+    }
+    PyObject *pair = PyErr_Occurred() ? NULL : PyTuple_Pack(2, routing_id, (PyObject *)frame);
+    Py_XDECREF(routing_id);
+    Py_XDECREF((PyObject *)frame);
+    return pair;
+}
+
+static PyObject *receive(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "receive() takes 4 arguments, %zd were given", count);
+    void *socket = PyLong_AsVoidPtr(arguments[0]);
+    Py_ssize_t most = PyLong_AsSsize_t(arguments[1]), bytes = PyLong_AsSsize_t(arguments[2]);
+    long flags = PyLong_AsLong(arguments[3]);
+    PyObject *messages = PyErr_Occurred() ? NULL : PyList_New(0), *pair;
+    while (messages && most-- > 0 && bytes > 0 && (pair = next_message(socket, flags))) {
+        Frame *frame = (Frame *)PyTuple_GetItem(pair, 1);
+        Py_ssize_t length = frame_length(frame);
+        int last = zmq_msg_more(&frame->message) || (length && *(unsigned char *)zmq_msg_data(&frame->message) == SEPARATOR);
+        last |= PyList_Append(messages, pair);
+        Py_DECREF(pair);
+        if (last) break;
+        bytes -= length;
+        flags = DONTWAIT;
+    }
+    if (PyErr_Occurred()) Py_CLEAR(messages);
+    return messages;
+}
+
+static PyGetSetDef properties[] = {
+    {"bytes", (getter)frame_bytes, NULL, NULL, NULL},
+    {"buffer", (getter)frame_buffer, NULL, NULL, NULL},
+    {"more", (getter)frame_more, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyMethodDef methods[] = {{"get", (PyCFunction)frame_get, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static PyType_Slot slots[] = {
+    {Py_tp_dealloc, frame_dealloc}, {Py_tp_getset, properties}, {Py_tp_methods, methods},
+    {Py_mp_length, frame_length}, {Py_bf_getbuffer, frame_getbuffer}, {0, NULL},
+};
+static PyType_Spec spec = {"twinhost.secure_zmq.framing._messages.Frame", sizeof(Frame), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+static PyMethodDef functions[] = {
+    {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_messages", NULL, -1, functions, NULL, NULL, NULL, NULL};
+
+static const struct {
+    const char *name;
+    void **function;
+} LIBZMQ[] = {
+    {"zmq_msg_init", (void **)&zmq_msg_init}, {"zmq_msg_close", (void **)&zmq_msg_close},
+    {"zmq_msg_recv", (void **)&zmq_msg_recv}, {"zmq_msg_more", (void **)&zmq_msg_more},
+    {"zmq_msg_get", (void **)&zmq_msg_get},   {"zmq_msg_size", (void **)&zmq_msg_size},
+    {"zmq_msg_data", (void **)&zmq_msg_data}, {"zmq_msg_gets", (void **)&zmq_msg_gets},
+    {"zmq_errno", (void **)&zmq_errno},
+};
+
+/* The libzmq that pyzmq's sockets are of, through pyzmq's own module; NULL with an error where it is not found. */
+static void *pyzmqs_library(void) {
+    PyObject *pyzmq = PyImport_ImportModule("zmq.backend.cython._zmq");
+    PyObject *path = pyzmq ? PyObject_GetAttrString(pyzmq, "__file__") : NULL;
+    const char *text = path ? PyUnicode_AsUTF8AndSize(path, NULL) : NULL;
+    void *library = text ? dlopen(text, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+    Py_XDECREF(path);
+    Py_XDECREF(pyzmq);
+    for (size_t place = 0; library && place < sizeof(LIBZMQ) / sizeof(*LIBZMQ); place++)
+        if (!(*LIBZMQ[place].function = dlsym(library, LIBZMQ[place].name))) library = NULL;
+    if (!library) PyErr_SetString(PyExc_ImportError, "pyzmq has loaded no libzmq with the functions that are used here");
+    return library;
+}
+
+PyMODINIT_FUNC PyInit__messages(void) {
+    if (!pyzmqs_library()) return NULL;
+    frame_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return frame_type ? PyModule_Create(&definition) : NULL;
+}

@@ -1,0 +1,3 @@
+import zmq
+
+def receive(socket: int, most: int, max_bytes: int, flags: int, /) -> list[tuple[bytes, zmq.Frame]]: ...

@@ -1,0 +1,53 @@
+"""Messages of a ROUTER, received many at a time: each as its routing-id and the frame after it.
+
+`_messages` does this compiled, where scripts/setup/native.sh has built it; else pyzmq does. The results are the same: a
+frame of `_messages` has those attributes of a `zmq.Frame` that the server reads.
+"""
+
+import zmq
+
+from twinhost.secure_zmq.framing.forms import SEPARATOR
+from twinhost.secure_zmq.sockets import DONTWAIT, readable
+
+try:
+    from twinhost.secure_zmq.framing import _messages as compiled
+except ImportError:
+    compiled = None  # type: ignore[assignment]
+
+Received = list[tuple[bytes, zmq.Frame]]
+
+
+def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) -> Received:
+    """Return messages that have arrived: `most` at most, and no further one once they have `max_bytes`.
+
+    A message that may hold several requests is the last one: a text sequence, or one with `more` frames, of which the
+    rest is to be received first.
+
+    Args:
+        socket: a ROUTER, of the caller's thread.
+        most: at least 1.
+        max_bytes: at least 1.
+        flags: DONTWAIT, or 0 to wait for the first message as long as the socket's `rcvtimeo` says.
+    """
+    if compiled is not None:
+        return compiled.receive(socket.underlying, most, max_bytes, flags)
+    return receive_with_pyzmq(socket, most, max_bytes, flags)
+
+
+def receive_with_pyzmq(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) -> Received:
+    """Return what `receive` does."""
+    received: Received = []
+    try:
+        while len(received) < most and max_bytes > 0:
+            routing_id = socket.recv(flags)
+            frame = socket.recv(copy=False)
+            received.append((routing_id, frame))
+            if frame.more or (len(frame) and frame.buffer[0] == SEPARATOR[0]):
+                break
+            max_bytes -= len(frame)
+            flags = DONTWAIT
+            if most == 2 and not readable(socket):  # as after single requests; a failing receive costs more
+                break
+    except zmq.Again:
+        pass
+    return received

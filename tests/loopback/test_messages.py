@@ -1,0 +1,175 @@
+"""Messages received many at a time: the same with pyzmq and compiled."""
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import zmq
+
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.framing.messages import receive
+from twinhost.secure_zmq.sockets import DONTWAIT, last_endpoint
+from twinhost.worker import signals_blocked
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+ALL = 1_000_000
+WAITS_MS = 30
+STORM_S = 0.5
+FIRST = (b"1", b"2", b"3")
+
+pytestmark = pytest.mark.usefixtures("received_by")
+
+
+@pytest.fixture
+def router(context: "Context") -> Socket:
+    """A ROUTER that reports an unknown peer, as the server's does."""
+    socket = context.socket(zmq.ROUTER)
+    socket.router_mandatory = True
+    socket.rcvtimeo = WAITS_MS
+    socket.bind("inproc://router")  # a message has arrived as soon as it is sent
+    socket.bind("tcp://127.0.0.1:*")
+    return socket
+
+
+@pytest.fixture
+def peer(context: "Context", router: Socket) -> Socket:
+    socket = context.socket(zmq.DEALER)
+    socket.routing_id = b"peer"
+    socket.rcvtimeo = int(1_000 * PATIENCE_S)
+    socket.connect("inproc://router")
+    return socket
+
+
+@pytest.fixture
+def remote(context: "Context", router: Socket) -> Socket:
+    """A peer over TCP, whose frames have an address."""
+    socket = context.socket(zmq.DEALER)
+    socket.routing_id = b"remote"
+    socket.connect(last_endpoint(router))
+    return socket
+
+
+def first_of(router: Socket) -> tuple[bytes, zmq.Frame]:
+    """Return the message that comes next."""
+    return wait_until(lambda: receive(router, 1, ALL, 0), PATIENCE_S, "a message")[0]
+
+
+def test_what_has_arrived_is_received_in_order(router: Socket, peer: Socket) -> None:
+    """As far as there is room; the rest by the next call."""
+    for each in (*FIRST, b"4"):
+        peer.send(each)
+    assert [(name, frame.bytes) for name, frame in receive(router, 3, ALL, 0)] == [
+        (b"peer", each) for each in (b"1", b"2", b"3")
+    ]
+    assert [frame.bytes for _, frame in receive(router, 3, ALL, DONTWAIT)] == [b"4"]
+    assert receive(router, 3, ALL, DONTWAIT) == []
+
+
+def test_no_more_is_received_than_the_bytes_allow(router: Socket, peer: Socket) -> None:
+    """The first message is received whatever its size."""
+    peer.send(b"x" * 100)
+    peer.send(b"y" * 10)
+    peer.send(b"z" * 10)
+    peer.send(b"last")
+    assert [len(frame) for _, frame in receive(router, 9, 50, 0)] == [100]
+    assert [len(frame) for _, frame in receive(router, 9, 11, 0)] == [10, 10]
+
+
+def test_it_waits_for_the_first_message_alone(router: Socket, peer: Socket) -> None:
+    began = time.monotonic()
+    assert receive(router, 2, ALL, 0) == []
+    assert time.monotonic() - began >= WAITS_MS / 1_000
+    router.rcvtimeo = -1  # for ever
+    peer.send(b"alone")
+    assert [frame.bytes for _, frame in receive(router, 9, ALL, 0)] == [b"alone"]
+
+
+def test_a_message_of_several_frames_is_the_last(router: Socket, peer: Socket) -> None:
+    """The caller receives the rest of it."""
+    peer.send_multipart([b"", b"request"])
+    peer.send(b"next")
+    ((_, frame),) = receive(router, 9, ALL, 0)
+    assert (frame.more, frame.bytes) == (True, b"")
+    assert router.recv() == b"request"
+    ((_, frame),) = receive(router, 9, ALL, 0)
+    assert (frame.more, frame.bytes) == (False, b"next")
+
+
+def test_a_frame_has_what_the_server_reads(router: Socket, remote: Socket) -> None:
+    """Its bytes, a view of them that outlives it, and where it came from."""
+    remote.send(b"\x81 large")
+    name, frame = first_of(router)
+    view = frame.buffer
+    assert (name, frame.bytes, bytes(view), len(frame)) == (b"remote", b"\x81 large", b"\x81 large", 7)
+    assert frame.get("Peer-Address") == frame.get(b"Peer-Address") == "127.0.0.1"
+    assert isinstance(frame.get(zmq.SRCFD), int)
+    for missing in ("Peer-Identity", b"Peer-Identity"):
+        with pytest.raises(zmq.ZMQError, match="Invalid argument"):
+            frame.get(missing)
+    del frame
+    assert bytes(view) == b"\x81 large"
+
+
+def test_a_sequence_of_requests_is_the_last(router: Socket, peer: Socket) -> None:
+    """It may hold many, for which the server has to have room."""
+    for each in (b"", b"\x1e{}\x1e{}", b"next"):
+        peer.send(each)
+    assert [frame.bytes for _, frame in receive(router, 9, ALL, 0)] == [b"", b"\x1e{}\x1e{}"]
+    assert [frame.bytes for _, frame in receive(router, 9, ALL, 0)] == [b"next"]
+
+
+def test_a_closed_socket_is_an_error(router: Socket) -> None:
+    router.close()
+    with pytest.raises(zmq.ZMQError) as closed:
+        receive(router, 1, ALL, 0)
+    assert closed.value.errno == zmq.ENOTSOCK
+
+
+def test_signals_lose_no_frame(router: Socket, peer: Socket) -> None:
+    """libzmq may end a call early for a signal, also between the two frames of a message."""
+    until = time.monotonic() + STORM_S
+
+    def flood() -> None:
+        while time.monotonic() < until:
+            with contextlib.suppress(zmq.Again):  # as many as there is room for
+                peer.send_multipart([b"request", b""], DONTWAIT)  # libzmq looks for signals at every hundredth frame
+                for _ in range(500):
+                    peer.send(b"request", DONTWAIT)
+            time.sleep(0.002)
+
+    signals: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: signals.append(number))
+    thread = threading.Thread(target=flood)
+    with signals_blocked():
+        thread.start()
+    signal.setitimer(signal.ITIMER_REAL, 0.000_02, 0.000_02)
+    try:
+        while time.monotonic() < until:
+            for name, frame in receive(router, 256, ALL, 0):
+                assert (name, frame.bytes) == (b"peer", b"request")
+                if frame.more:
+                    assert router.recv() == b""
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        thread.join()
+    assert len(signals) > 100
+
+
+def test_nothing_is_leaked(router: Socket, remote: Socket) -> None:
+    """Neither a reference to an object, nor the memory of a frame."""
+    remote.send(b"first")
+    address, process = first_of(router)[1].get("Peer-Address"), psutil.Process()
+    references, memory = sys.getrefcount(address), process.memory_info().rss
+    for _ in range(300):
+        remote.send(b"x" * 500_000)
+        _, frame = first_of(router)
+        assert frame.get("Peer-Address") == address
+        assert len(frame.buffer) == 500_000
+    assert sys.getrefcount(address) <= references
+    assert process.memory_info().rss - memory < 50_000_000  # of 150 MB
