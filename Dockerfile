@@ -3,6 +3,26 @@
 # `make lock`, where a registry is reachable, writes the digest of the image into this line.
 ARG BASE_IMAGE=python:3.13-slim-trixie
 
+# The optional compiled part of the package, made while pip works below. Where Debian's compiler can't be installed, the build
+# goes on without it, and agents use more CPU time for a request.
+FROM ${BASE_IMAGE} AS native
+
+# The base image's release decides the versions. python:3.13-slim has Python's headers already.
+# hadolint ignore=DL3008
+RUN set -- gcc libc6-dev \
+    && headers=$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))') \
+    && { [ -e "$headers/Python.h" ] || set -- "$@" libpython3-dev; } \
+    && export DEBIAN_FRONTEND=noninteractive \
+    && { timeout 60 apt-get update -qq \
+        && apt-get install -qq --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@" >/dev/null || true; } \
+    && rm -rf /var/lib/apt/lists/*
+COPY scripts/setup/native.sh /src/scripts/setup/
+COPY services/twinhost/secure_zmq/framing/_messages.c /src/services/twinhost/secure_zmq/framing/
+RUN install -d /native/twinhost/secure_zmq/framing \
+    && { sh /src/scripts/setup/native.sh python3 /native && chmod -R u=rw,go=r,+X /native \
+    || echo "note: No compiled module in the image, since the compiler failed or could not be installed: agents use more CPU time for a request. To try again: scripts/setup/image.sh --no-cache"; }
+
+
 FROM ${BASE_IMAGE} AS builder
 
 # pip lives in a venv of its own and installs into the other, so that what is shipped never had an installer.
@@ -27,9 +47,11 @@ COPY pyproject.toml README.md /src/
 COPY scripts/setup/wheel.sh /src/scripts/setup/
 COPY services /src/services
 COPY config /src/config
-RUN sh /src/scripts/setup/wheel.sh /wheel /opt/pip/bin/python \
+RUN --mount=from=native,source=/native,target=/native \
+    sh /src/scripts/setup/wheel.sh /wheel /opt/pip/bin/python \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --no-index --no-compile /wheel/*.whl \
+    && cp -R /native/twinhost /opt/venv/lib/python3*/site-packages \
     && chmod -R u=rwX,go=rX /opt/venv/lib/python3*/site-packages/twinhost* /opt/venv/lib/python3*/site-packages/main_pc_code \
     && /opt/venv/bin/python -m compileall -q --invalidation-mode checked-hash \
         /opt/venv/lib/python3*/site-packages/twinhost /opt/venv/lib/python3*/site-packages/main_pc_code \

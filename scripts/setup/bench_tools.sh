@@ -7,8 +7,7 @@ cd "$(dirname "$0")/../.."
 
 scripts/setup/tool_venv.sh bench
 
-packages=()
-command -v gcc >/dev/null || packages+=(gcc libc6-dev)
+mapfile -t packages < <(missing_compiler)
 [ -e /usr/include/zmq.h ] || packages+=(libzmq3-dev)
 command -v openssl >/dev/null || packages+=(openssl)
 PATH=$PATH:/usr/sbin command -v nats-server >/dev/null || packages+=(nats-server)
@@ -26,3 +25,4 @@ if [ -z "$had_policy" ]; then
     trap 'rm -f /usr/sbin/policy-rc.d' EXIT
 fi
 install_packages "${packages[@]}"
+compile_native # venv.sh has done it where there was a compiler

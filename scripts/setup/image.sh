@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the project's image on the base that this machine can have; a second or two when nothing has changed.
+# Builds the project's image on the base that this machine can have; a second or two when nothing has changed. Arguments are
+# those of `docker compose build`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -19,13 +20,17 @@ find_ca_bundle() {
 build() {
     # A terminal gets the live display; a log gets the build's output only if it fails.
     if [ -t 2 ]; then
-        docker compose build
+        docker compose build "$@"
         return
     fi
     local log status=0
     log=$(mktemp)
-    docker compose build >"$log" 2>&1 || status=$?
-    [ "$status" -eq 0 ] || tail -n 40 "$log" >&2
+    docker compose build "$@" >"$log" 2>&1 || status=$?
+    if [ "$status" -eq 0 ]; then
+        sed -n 's/^#[0-9]* [0-9.]* note: /==> /p' "$log" >&2
+    else
+        tail -n 40 "$log" >&2
+    fi
     rm -f "$log"
     return "$status"
 }
@@ -34,4 +39,4 @@ BASE_IMAGE=$(scripts/setup/base_image.sh)
 TWINHOST_CA_BUNDLE=$(find_ca_bundle)
 export BASE_IMAGE TWINHOST_CA_BUNDLE
 step "Building the image on $BASE_IMAGE"
-build || die "The image could not be built: see the lines above; a failed download there means no access to the Python package index, or a proxy whose certificate TWINHOST_CA_BUNDLE in .env must name."
+build "$@" || die "The image could not be built: see the lines above; a failed download there means no access to the Python package index, or a proxy whose certificate TWINHOST_CA_BUNDLE in .env must name."

@@ -39,3 +39,24 @@ install_packages() {
     fi
     rm -f "$log"
 }
+
+# The optional compiled part of the package (native.sh), in this checkout, for .venv's Python.
+readonly NATIVE=services/twinhost/secure_zmq/framing/_messages
+python_headers() { .venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))'; }
+
+# missing_compiler: the packages that it needs and this machine lacks, one a line.
+missing_compiler() {
+    local headers
+    command -v gcc >/dev/null || printf 'gcc\nlibc6-dev\n'
+    headers=$(python_headers)
+    # Another Python than Debian's has its headers elsewhere, or has none.
+    [ -e "$headers/Python.h" ] || [ "${headers#/usr/include/}" = "$headers" ] || printf 'libpython3-dev\n'
+}
+
+# compile_native: again only when its source is newer; without a compiler or headers, agents of this checkout use pyzmq alone.
+compile_native() {
+    [ "$NATIVE.c" -nt "$NATIVE.abi3.so" ] || return 0
+    command -v "${CC:-cc}" >/dev/null && [ -e "$(python_headers)/Python.h" ] || return 0
+    step "Compiling $NATIVE.c"
+    scripts/setup/native.sh .venv/bin/python services || step "It does not compile (see above): agents of this checkout use pyzmq alone"
+}

@@ -37,9 +37,8 @@ install_node_packages() {
 
 install_node_packages || step "Missing: zeromq.js, which could not be fetched (the tests that need it are skipped)"
 
-packages=()
+mapfile -t packages < <(missing_compiler)
 command -v chromium >/dev/null || packages+=(chromium fonts-dejavu-core)
-command -v gcc >/dev/null || packages+=(gcc libc6-dev)
 [ -e /usr/include/czmq.h ] || packages+=(libczmq-dev)
 [ -e /usr/include/json-c/json.h ] || packages+=(libjson-c-dev)
 # Debian's crates, where there is a compiler for them already: they are 3 MB, and a compiler is 400.
@@ -57,3 +56,4 @@ if ! on_debian_13 || ! is_root; then
 fi
 step "Installing ${packages[*]} (about a minute)"
 install_packages "${packages[@]}"
+compile_native # venv.sh has done it where there was a compiler

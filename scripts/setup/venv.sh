@@ -30,6 +30,7 @@ python=$(find_python) || {
 
 wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(b"".join(open(each, "rb").read() for each in sys.argv[1:])).hexdigest())' "$LOCK" "$BUILD_LOCK" pyproject.toml)
 if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
+    compile_native
     exit 0
 fi
 
@@ -43,3 +44,4 @@ step "Making .venv from $LOCK with $("$python" --version) (about half a minute)"
     die "The package itself could not be installed into .venv: see the lines above."
 # Last, so that an interrupted run starts over.
 printf '%s\n' "$wanted" >"$STAMP"
+compile_native

@@ -1,9 +1,13 @@
-"""The base image is built on by its digest, as the Dockerfile pins it or the registry gave it; on it is the wheel."""
+"""The base image is built on by its digest, as the Dockerfile pins it or the registry gave it; on it is the wheel.
+
+With it comes the optional compiled module, which no wheel has.
+"""
 
 import gzip
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -150,3 +154,15 @@ def test_the_image_has_the_files_of_the_wheel(engine: docker.DockerClient, tmp_p
     assert {
         each for each in added if each.startswith(("twinhost/", "main_pc_code/")) and "__pycache__" not in each
     } == set()
+
+
+def test_the_image_has_the_compiled_module(engine: docker.DockerClient) -> None:
+    """It loads, belongs to root, and is writable for root alone."""
+    if shutil.which("cc") is None and os.environ.get("CI") != "true":
+        pytest.skip("where no compiler could be installed here, none could in the image's build")
+    program = (
+        "from twinhost.secure_zmq.framing import _messages; import os; "
+        "found = os.stat(_messages.__file__); print(oct(found.st_mode), found.st_uid, found.st_gid)"
+    )
+    shown = engine.containers.run(IMAGE, ["python", "-c", program], remove=True, network_mode="none")
+    assert shown.decode() == "0o100644 0 0\n"
