@@ -16,6 +16,7 @@ import msgspec
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
+    MAX_FIELDS,
     MESSAGEPACK_FROM_BYTES,
     Payload,
     check_nested,
@@ -249,6 +250,8 @@ def encode_request(
 def _as_messagepack(message: Mapping[str, Any], max_payload_bytes: int) -> bytes:
     """Return a message in MessagePack, or nothing where that would differ from the same message in JSON."""
     plain = msgspec.to_builtins(message, str_keys=True)
+    if len(plain) > MAX_FIELDS:
+        return b""
     try:
         check_values(plain, max_payload_bytes)
         nested = (value for value in plain.values() if isinstance(value, (dict, list)))

@@ -16,6 +16,8 @@ from tests.unit.secure_zmq.bench import AGENT
 from twinhost.secure_zmq.actions import Action, no_dialect
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge, RequestError, UnknownAction
 from twinhost.secure_zmq.framing.forms import (
+    MAX_FIELDS,
+    MAX_NESTED_BYTES,
     MAX_PARTS,
     MESSAGEPACK_FROM_BYTES,
     groups,
@@ -321,6 +323,16 @@ def test_a_field_twice_is_refused_in_messagepack() -> None:
         DECODER.decode(b"\x83\xa6action\xa4\x81eep\xa6action\xa4keep\xa5value\x01")
 
 
+@pytest.mark.parametrize(
+    ("large", "spellings"),
+    [(dict.fromkeys(map(str, range(MAX_FIELDS))), 0), ({"value": ["x" * MAX_NESTED_BYTES]}, 2), ({"value": ["x"]}, 5)],
+    ids=["many fields", "a large array", "small"],
+)
+def test_other_spellings_are_few_where_they_take_long(large: dict[str, Any], spellings: int) -> None:
+    """Another caller's requests wait meanwhile."""
+    assert len(list(other_spellings(msgspec.json.encode({"action": "keep", **large})))) == spellings
+
+
 def test_errors_and_unknown_fields_are_those_of_json() -> None:
     """Paths, names, and the fields that were ignored."""
     with pytest.raises(UnknownAction, match="there is no action 'drop' here"):
@@ -337,6 +349,8 @@ def test_a_client_uses_messagepack_for_large_requests_alone() -> None:
     large = {"value": "x" * MESSAGEPACK_FROM_BYTES}
     assert is_messagepack(encode_request("keep", large, "1", LIMIT, messagepack=True))
     assert not is_messagepack(encode_request("keep", {"value": "x"}, "1", LIMIT, messagepack=True))
+    fields = {**large, **dict.fromkeys(map(str, range(MAX_FIELDS)))}
+    assert not is_messagepack(encode_request("keep", fields, "1", LIMIT, messagepack=True))
     for value in (math.nan, 2**70):
         payload = encode_request("keep", {**large, "number": value}, "1", LIMIT, messagepack=True)
         assert payload == encode_request("keep", {**large, "number": value}, "1", LIMIT)

@@ -15,7 +15,7 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import MESSAGEPACK_FROM_BYTES, Payload, check_nested, is_messagepack
+from twinhost.secure_zmq.framing.forms import MAX_FIELDS, MESSAGEPACK_FROM_BYTES, Payload, check_nested, is_messagepack
 from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Answer, Reply, Request, RequestDecoder, as_json, encode_reply
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 FAILED = "the agent failed on this request; read the traceback in its log"
-
-_JSON_BYTES = 6  # at most, of an element that takes one byte in MessagePack: `false,`
 
 _encoder = msgspec.json.Encoder()
 _shallow_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -189,15 +187,17 @@ def compared_bytes(payload: Payload, request: Request) -> bytes:
 def other_spellings(payload: Payload) -> Iterator[bytes]:
     """Yield what `compared_bytes` may have returned for the same request, if that one had another spelling.
 
-    That is JSON without white space, or as Python's `json.dumps` writes it. It takes much longer than `compared_bytes`.
+    That is JSON without white space, or as Python's `json.dumps` writes it. It takes much longer than `compared_bytes`,
+    so a request that has more than 256 fields, or 256 KiB of arrays and maps, has no other spelling.
     """
     try:
         fields = _lasting_fields(as_json(payload))
+        if len(fields) > MAX_FIELDS:
+            return
         as_sent = _encoder.encode(fields)
         yield as_sent
         yield msgspec.json.format(as_sent, indent=0)
-        nested = sum(len(value) for value in map(bytes, fields.values()) if value[:1] in (b"[", b"{"))
-        check_nested(nested // _JSON_BYTES)
+        check_nested(sum(len(value) for value in map(bytes, fields.values()) if value[:1] in (b"[", b"{")))
         values = msgspec.json.decode(as_sent)
         yield _encoder.encode(values)
         spaced = json.dumps(values).encode()
