@@ -14,7 +14,7 @@ RUN set -- gcc libc6-dev \
     && { [ -e "$headers/Python.h" ] || set -- "$@" libpython3-dev; } \
     && export DEBIAN_FRONTEND=noninteractive \
     && { timeout 60 apt-get update -qq \
-        && apt-get install -qq --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@" >/dev/null || true; } \
+        && timeout 300 apt-get install -qq --no-install-recommends -o DPkg::Options::=--force-unsafe-io "$@" >/dev/null || true; } \
     && rm -rf /var/lib/apt/lists/*
 COPY scripts/setup/native.sh /src/scripts/setup/
 COPY services/twinhost/secure_zmq/framing/_messages.c /src/services/twinhost/secure_zmq/framing/

@@ -17,6 +17,7 @@ enum { SEPARATOR = 0x1e };        /* forms.py */
 
 static int (*zmq_msg_init)(zmq_msg_t *);
 static int (*zmq_msg_close)(zmq_msg_t *);
+static int (*zmq_msg_move)(zmq_msg_t *, zmq_msg_t *);
 static int (*zmq_msg_recv)(zmq_msg_t *, void *, int);
 static int (*zmq_msg_more)(const zmq_msg_t *);
 static int (*zmq_msg_get)(const zmq_msg_t *, int);
@@ -99,15 +100,20 @@ static PyObject *next_message(void *socket, long flags) {
         zmq_msg_close(&route);
         return number == EAGAIN || number == EINTR ? NULL : raise_zmq_error(number);
     }
+    zmq_msg_t content;
+    zmq_msg_init(&content);
+    while ((received = zmq_msg_recv(&content, socket, 0)) < 0 && zmq_errno() == EINTR)
+        continue; /* it has arrived: left in the socket, it would be the next message's routing-id */
+    int number = received < 0 ? zmq_errno() : 0;
     PyObject *routing_id = bytes_of(&route);
-    zmq_msg_close(&route);
     Frame *frame = PyObject_New(Frame, frame_type);
     if (frame) {
         zmq_msg_init(&frame->message);
-        while ((received = zmq_msg_recv(&frame->message, socket, 0)) < 0 && zmq_errno() == EINTR)
-            continue; /* it has arrived: left in the socket, it would be the next message's routing-id */
-        if (received < 0) raise_zmq_error(zmq_errno());
+        zmq_msg_move(&frame->message, &content);
     }
+    zmq_msg_close(&content);
+    zmq_msg_close(&route);
+    if (number) raise_zmq_error(number);
     PyObject *pair = PyErr_Occurred() ? NULL : PyTuple_Pack(2, routing_id, (PyObject *)frame);
     Py_XDECREF(routing_id);
     Py_XDECREF((PyObject *)frame);
@@ -158,10 +164,10 @@ static const struct {
     void **function;
 } LIBZMQ[] = {
     {"zmq_msg_init", (void **)&zmq_msg_init}, {"zmq_msg_close", (void **)&zmq_msg_close},
+    {"zmq_msg_move", (void **)&zmq_msg_move}, {"zmq_errno", (void **)&zmq_errno},
     {"zmq_msg_recv", (void **)&zmq_msg_recv}, {"zmq_msg_more", (void **)&zmq_msg_more},
     {"zmq_msg_get", (void **)&zmq_msg_get},   {"zmq_msg_size", (void **)&zmq_msg_size},
     {"zmq_msg_data", (void **)&zmq_msg_data}, {"zmq_msg_gets", (void **)&zmq_msg_gets},
-    {"zmq_errno", (void **)&zmq_errno},
 };
 
 /* The libzmq that pyzmq's sockets are of, through pyzmq's own module; NULL with an error where it is not found. */
