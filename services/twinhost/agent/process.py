@@ -35,6 +35,7 @@ from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
+from twinhost.secure_zmq.framing.messages import RECEIVES
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
@@ -292,7 +293,13 @@ def prepare_agent(
         companion.start()
     for companion in companions[1:]:
         stack.callback(companion.stop)
-    _log.info("serving", address=server_socket.address, http_port=settings.agent.http_port, secure=settings.secure)
+    _log.info(
+        "serving",
+        address=server_socket.address,
+        http_port=settings.agent.http_port,
+        secure=settings.secure,
+        receives=RECEIVES,
+    )
     return server
 
 

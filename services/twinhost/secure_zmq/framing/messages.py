@@ -14,6 +14,7 @@ try:
 except ImportError:
     compiled = None  # type: ignore[assignment]
 
+RECEIVES = "with pyzmq" if compiled is None else "compiled"
 Received = list[tuple[bytes, zmq.Frame]]
 
 
