@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from types import FrameType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+AGAIN_AFTER_S = 0.01
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status; without arguments, as the process that was started for it."""
     if arguments is None:
         signal.signal(signal.SIGINT, _interrupted)  # before the imports, which take some 150 ms
+        if hasattr(signal, "SIGALRM"):  # not on Windows
+            signal.signal(signal.SIGALRM, _interrupted)
+            sys.unraisablehook = _unraisable
         arguments = sys.argv[1:]
     try:
         from twinhost.cli.program import run  # noqa: PLC0415 - guarded
@@ -29,3 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupted(_: int, __: FrameType | None) -> None:
     raise SystemExit(INTERRUPTED)
+
+
+def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
+    """Interrupt again shortly: Python ignores an exception in a destructor or in a weak reference's callback."""
+    if issubclass(ignored.exc_type, SystemExit):
+        signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_S)
+    else:
+        sys.__unraisablehook__(ignored)
