@@ -29,7 +29,7 @@ SHOW = (
 # The command line, which a signal reaches before it waits for signals: its program's end, or one that a process sends.
 # Threads that don't block the signal get the time to take it.
 BEFORE_THE_WAIT = """
-import os, signal, sys, time
+import faulthandler, os, signal, sys, time
 from twinhost.cli import app, lease
 
 def enter(renewal):
@@ -41,6 +41,7 @@ def enter(renewal):
     while number in signal.sigpending() and time.monotonic() < until:
         time.sleep(0.01)
 
+faulthandler.dump_traceback_later(15, exit=True)  # where it hangs
 number = int(sys.argv[1])
 lease.Renewal.__enter__ = enter
 sys.exit(app.main(sys.argv[2:]))
