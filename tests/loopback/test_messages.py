@@ -1,17 +1,18 @@
-"""Messages received many at a time: the same with pyzmq and compiled."""
+"""Messages received and sent many at a time: the same with pyzmq and compiled."""
 
 import contextlib
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import psutil
 import pytest
 import zmq
 
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.framing.messages import receive
+from twinhost.secure_zmq.framing.messages import receive, send
 from twinhost.secure_zmq.sockets import DONTWAIT, last_endpoint
 from twinhost.worker import signals_blocked
 
@@ -130,8 +131,21 @@ def test_a_closed_socket_is_an_error(router: Socket) -> None:
     assert closed.value.errno == zmq.ENOTSOCK
 
 
+@contextlib.contextmanager
+def many_signals() -> Iterator[list[int]]:
+    """Interrupt this thread every 20 us; libzmq may end a call early for a signal, also between two frames."""
+    signals: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _: signals.append(number))
+    signal.setitimer(signal.ITIMER_REAL, 0.000_02, 0.000_02)
+    try:
+        yield signals
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_signals_lose_no_frame(router: Socket, peer: Socket) -> None:
-    """libzmq may end a call early for a signal, also between the two frames of a message."""
+    """Neither of the two frames of a message."""
     until = time.monotonic() + STORM_S
 
     def flood() -> None:
@@ -142,23 +156,72 @@ def test_signals_lose_no_frame(router: Socket, peer: Socket) -> None:
                     peer.send(b"request", DONTWAIT)
             time.sleep(0.002)
 
-    signals: list[int] = []
-    before = signal.signal(signal.SIGALRM, lambda number, _: signals.append(number))
     thread = threading.Thread(target=flood)
     with signals_blocked():
         thread.start()
-    signal.setitimer(signal.ITIMER_REAL, 0.000_02, 0.000_02)
     try:
-        while time.monotonic() < until:
-            for name, frame in receive(router, 256, ALL, 0):
-                assert (name, frame.bytes) == (b"peer", b"request")
-                if frame.more:
-                    assert router.recv() == b""
+        with many_signals() as signals:
+            while time.monotonic() < until:
+                for name, frame in receive(router, 256, ALL, 0):
+                    assert (name, frame.bytes) == (b"peer", b"request")
+                    if frame.more:
+                        assert router.recv() == b""
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
         thread.join()
     assert len(signals) > 100
+
+
+def test_signals_send_no_reply_to_another_peer(router: Socket, peer: Socket, remote: Socket) -> None:
+    """A message of which only the first frame was sent would be completed by the next one's routing-id."""
+    for each in (peer, remote):
+        each.send(b"request")
+        first_of(router)
+    replies = [([name, *[b""] * 9], name) for name in (b"peer", b"remote")] * 250  # libzmq looks for signals every ms
+    came = 0
+    while came < 150:
+        with many_signals() as signals:
+            for _ in range(3):
+                assert send(router, replies) == []
+        for name, socket in ((b"peer", peer), (b"remote", remote)):
+            for _ in range(3 * 250):
+                assert socket.recv_multipart() == [*[b""] * 9, name]
+        came += len(signals)
+
+
+def test_messages_are_sent_in_order_by_their_routes(router: Socket, peer: Socket, remote: Socket) -> None:
+    """A route may have several frames; there may be more messages than are sent at once."""
+    for each in (peer, remote):
+        each.send(b"request")
+        first_of(router)
+    replies = [([b"peer", b"1", b""], b"first"), *(([b"remote"], bytes([number])) for number in range(200))]
+    assert send(router, replies) == []
+    assert peer.recv_multipart() == [b"1", b"", b"first"]
+    assert [remote.recv() for _ in range(200)] == [bytes([number]) for number in range(200)]
+    assert send(router, []) == []
+
+
+def test_who_cannot_be_sent_to_delays_nobody(router: Socket, peer: Socket, remote: Socket) -> None:
+    """A peer that is gone, or whose queue is full."""
+    for each in (peer, remote):
+        each.send(b"request")
+        first_of(router)
+    many = 3 * (router.sndhwm + remote.rcvhwm)
+    failed = send(router, [([b"gone"], b""), *[([b"peer", b""], b"")] * many, ([b"remote"], b"1"), ([b"remote"], b"2")])
+    assert failed == [zmq.EHOSTUNREACH, *[zmq.EAGAIN] * (len(failed) - 1)]
+    assert many / 3 < len(failed) <= many
+    assert [remote.recv_multipart(), remote.recv_multipart()] == [[b"1"], [b"2"]]
+
+
+@pytest.mark.parametrize("received_by", ["compiled"], indirect=True)
+def test_no_frame_is_sent_of_a_message_that_is_wrong(router: Socket, peer: Socket) -> None:
+    """The next message would be taken as the rest of it."""
+    peer.send(b"request")
+    first_of(router)
+    for route, content in (([b"peer", "text"], b""), ([b"peer"] + [b""] * 63, b""), ([b"peer"], "text"), ([], b"")):
+        with pytest.raises((TypeError, ValueError)):
+            send(router, [(route, content)])  # type: ignore[list-item]
+    assert send(router, [([b"peer"] + [b""] * 62, b"reply")]) == []
+    assert peer.recv_multipart() == [b""] * 62 + [b"reply"]
 
 
 def test_nothing_is_leaked(router: Socket, remote: Socket) -> None:

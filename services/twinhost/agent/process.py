@@ -35,7 +35,7 @@ from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
-from twinhost.secure_zmq.framing.messages import RECEIVES
+from twinhost.secure_zmq.framing.messages import MESSAGES
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
@@ -298,7 +298,7 @@ def prepare_agent(
         address=server_socket.address,
         http_port=settings.agent.http_port,
         secure=settings.secure,
-        receives=RECEIVES,
+        messages=MESSAGES,
     )
     return server
 

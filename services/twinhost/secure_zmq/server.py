@@ -8,7 +8,7 @@ batch is received.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
 
 import structlog
@@ -31,15 +31,18 @@ from twinhost.secure_zmq.framing.forms import (
     together,
 )
 from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return
-from twinhost.secure_zmq.framing.messages import receive
+from twinhost.secure_zmq.framing.messages import Outgoing, receive, send
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.sockets import DONTWAIT, plain_send
+from twinhost.secure_zmq.sockets import DONTWAIT
 from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
 
+Answered = tuple[Return, bytes]
+
 MAX_BATCH = 256  # requests that share one commit
 MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
+MAX_READS_OF_MANY = 64  # where they are of several peers: replies that are sent together travel together
 MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes many times its size
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0  # while nothing happens: then only what depends on the time is due, such as a key's expiry
@@ -51,7 +54,6 @@ _TOO_MANY = "too many slow requests of yours wait here; send fewer at once, and 
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
 _REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
-_SNDMORE = int(zmq.SNDMORE | zmq.NOBLOCK)
 
 
 class Server:
@@ -69,7 +71,6 @@ class Server:
         self._tick_s = _TICK_S  # from the last tick to the next
         server_socket.on_changed_keys(self.request_tick)
         server_socket.handshakes.listen(lambda *_: self._tick_soon())  # which leave something to be recorded
-        self._send_frame = plain_send(server_socket.socket)
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
         self._on_tick = on_tick
@@ -247,6 +248,8 @@ class Server:
     def _receive_batch(self, flags: int) -> Batch:
         batch = Batch()
         came = len(self._receive(batch, self._room, flags))
+        if came >= MAX_READS and batch.returns[0].route[0] != batch.returns[-1].route[0]:
+            self._receive(batch, MAX_READS_OF_MANY, DONTWAIT)
         self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
         return batch
 
@@ -319,12 +322,20 @@ class Server:
             return
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
+        answered = zip(batch.returns, replies, strict=False)
+        self._send(self._complete(answered, deferred) if deferred or batch.together else answered)
+        if len(replies) < len(batch.returns):
+            self._continue_later(batch, len(replies))
+
+    def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, Deferred]) -> list[Answered]:
+        """Return what can be sent now, the replies to one frame together; keep what is deferred."""
+        complete: list[Answered] = []
         gathered: list[bytes] = []  # of one frame's replies
-        last = batch.returns[0]
-        for place, (back, reply) in enumerate(zip(batch.returns, replies, strict=False)):
-            if gathered and back is not last:
-                self._send_together(last, gathered)
-                gathered = []
+        last: Return | None = None
+        for place, (back, reply) in enumerate(answered):
+            if last is not None and back is not last:
+                complete += _in_frames(last, gathered)
+                gathered, last = [], None
             if place in deferred:
                 self._deferred.append((back, deferred[place]))
                 deferred[place].answer.add_done_callback(lambda _: self._waker.wake())
@@ -332,15 +343,13 @@ class Server:
                 gathered.append(reply)
                 last = back
             else:
-                self._send(back, reply)
-        if gathered:
-            self._send_together(last, gathered)
-        if len(replies) < len(batch.returns):
-            self._continue_later(batch, len(replies))
+                complete.append((back, reply))
+        return complete if last is None else [*complete, *_in_frames(last, gathered)]
 
     def _answer_deferred(self) -> None:
         """Send the answers that other threads have finished."""
         waiting = []
+        finished: list[Answered] = []
         if any(deferred.answer.done() for _, deferred in self._deferred):
             self._server_socket.close_refused()  # a caller may have been revoked since
         for back, deferred in self._deferred:
@@ -354,28 +363,32 @@ class Server:
             if answer.cancelled():  # nobody waits for it
                 continue
             if answer.done():
-                self._send(back, self._dispatcher.settle(deferred))
+                finished.append((back, self._dispatcher.settle(deferred)))
             else:
                 waiting.append((back, deferred))
         self._deferred = waiting
+        self._send(finished)
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""
-        for back, deferred in self._deferred:
-            if isinstance(deferred.answer, Completed):
-                self._send(back, self._dispatcher.settle(deferred))
+        complete = ((back, each) for back, each in self._deferred if isinstance(each.answer, Completed))
+        self._send((back, self._dispatcher.settle(each)) for back, each in complete)
 
-    def _send_together(self, back: Return, replies: list[bytes]) -> None:
-        for begin, end in groups(replies, MAX_REPLIES_BYTES, MAX_PARTS):
-            self._send(back, together(replies[begin:end]))
+    def _send(self, answered: Iterable[Answered]) -> None:
+        """Send each reply to its caller, and not to another peer that has chosen the same routing-id since."""
+        leads_to = self._sessions.leads_to
+        outgoing: Outgoing = []
+        failed: list[int] = []
+        for back, reply in answered:
+            if leads_to(back.route[0], back.session):
+                outgoing.append((back.route, reply))
+            else:
+                failed.append(zmq.EHOSTUNREACH)
+        for number in failed + send(self._socket, outgoing):
+            # Disconnected, or not reading: its retry gets the stored reply.
+            self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=zmq.strerror(number))
 
-    def _send(self, back: Return, reply: bytes) -> None:
-        """Send a reply to its caller, and not to another peer that has chosen the same routing-id since."""
-        try:
-            if not self._sessions.leads_to(back.route[0], back.session):
-                raise zmq.ZMQError(zmq.EHOSTUNREACH)
-            for part in back.route:
-                self._send_frame(part, _SNDMORE)
-            self._send_frame(reply, DONTWAIT)
-        except zmq.ZMQError as error:  # disconnected, or not reading: its retry gets the stored reply
-            self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=str(error))
+
+def _in_frames(back: Return, replies: list[bytes]) -> list[Answered]:
+    """Return the replies to one frame as frames of their own."""
+    return [(back, together(replies[begin:end])) for begin, end in groups(replies, MAX_REPLIES_BYTES, MAX_PARTS)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.benchmarks.speed.goals import GOALS, Goal
 from tests.benchmarks.speed.runner import Measured
-from twinhost.secure_zmq.framing.messages import RECEIVES
+from twinhost.secure_zmq.framing.messages import MESSAGES
 
 _HEAD = ("row", "measure", "goal", "median", "least", "most", "rounds", "reached")
 
@@ -61,7 +61,7 @@ def remarks(measured: Measured) -> list[str]:
         f"{measured.turns} turns; {measured.repeated} were repeated because others used the machine, "
         f"and {measured.contended} were kept although they did"
     )
-    return [*missing, quiet, f"our servers receive {RECEIVES}"]
+    return [*missing, quiet, f"our servers receive and send {MESSAGES}"]
 
 
 def write_csv(measured: Measured, folder: Path) -> None:

@@ -1,6 +1,6 @@
-/* Receives many messages of a ROUTER at a time: `messages.py` says when it is used.
+/* Receives and sends many messages of a ROUTER at a time: `messages.py` says when it is used.
 
-   It decides nothing. It returns the frames that pyzmq would, with the attributes of a zmq.Frame that the server reads.
+   It decides nothing. It receives the frames that pyzmq would, with the attributes of a zmq.Frame that the server reads.
    The functions of libzmq are those of the library that pyzmq has loaded; they are stable (zmq_msg_recv(3) and others). */
 
 #define PY_SSIZE_T_CLEAN
@@ -12,13 +12,15 @@
 typedef struct {
     _Alignas(void *) unsigned char opaque[64]; /* zmq.h */
 } zmq_msg_t;
-enum { DONTWAIT = 1, SRCFD = 2 }; /* zmq.h */
+enum { DONTWAIT = 1, SNDMORE = 2, SRCFD = 2 }; /* zmq.h */
 enum { SEPARATOR = 0x1e };        /* forms.py */
 
 static int (*zmq_msg_init)(zmq_msg_t *);
+static int (*zmq_msg_init_size)(zmq_msg_t *, size_t);
 static int (*zmq_msg_close)(zmq_msg_t *);
 static int (*zmq_msg_move)(zmq_msg_t *, zmq_msg_t *);
 static int (*zmq_msg_recv)(zmq_msg_t *, void *, int);
+static int (*zmq_msg_send)(zmq_msg_t *, void *, int);
 static int (*zmq_msg_more)(const zmq_msg_t *);
 static int (*zmq_msg_get)(const zmq_msg_t *, int);
 static size_t (*zmq_msg_size)(const zmq_msg_t *);
@@ -140,6 +142,84 @@ static PyObject *receive(PyObject *module, PyObject *const *arguments, Py_ssize_
     return messages;
 }
 
+typedef struct {
+    zmq_msg_t message;
+    int begins, more; /* its place in its message: the first frame; not the last one */
+} Outgoing;
+enum { TOGETHER = 64 }; /* frames that are sent without the GIL, which other threads get in that time */
+
+static int add_frame(Outgoing *frame, PyObject *bytes, int begins, int more) {
+    char *data;
+    Py_ssize_t length;
+    if (!bytes || PyBytes_AsStringAndSize(bytes, &data, &length) < 0) return 0;
+    if (zmq_msg_init_size(&frame->message, (size_t)length) < 0) return PyErr_NoMemory() != NULL;
+    memcpy(zmq_msg_data(&frame->message), data, (size_t)length);
+    frame->begins = begins;
+    frame->more = more;
+    return 1;
+}
+
+/* Adds the frames of a message, a pair of its route and its content: all of them, or none. Returns how many; 0 with an
+   error; 0 without one where there is no room. */
+static int add_message(Outgoing *frames, int room, PyObject *message) {
+    PyObject *route = PyTuple_GetItem(message, 0), *content = route ? PyTuple_GetItem(message, 1) : NULL;
+    Py_ssize_t count = content ? PyList_Size(route) : -1;
+    int added = 0;
+    if (count < 1 || count >= TOGETHER)
+        return PyErr_Occurred() ? 0 : PyErr_Format(PyExc_ValueError, "a route of %zd frames", count) != NULL;
+    if (count >= room) return 0;
+    while (added < count && add_frame(frames + added, PyList_GetItem(route, added), !added, 1)) added++;
+    if (added == count && add_frame(frames + added, content, 0, 0)) return added + 1;
+    while (added) zmq_msg_close(&frames[--added].message);
+    return 0;
+}
+
+/* Sends frames, and writes the error number of each message that libzmq did not take. Returns how many those are, or
+   -1 where it took only a part of one: the next frame would go to that peer, so nothing more can be sent. */
+static int send_frames(void *socket, Outgoing *frames, int count, int *errors) {
+    int failed = 0;
+    for (int place = 0; place < count; place++) {
+        int flags = frames[place].more ? DONTWAIT | SNDMORE : DONTWAIT, sent;
+        while ((sent = zmq_msg_send(&frames[place].message, socket, flags)) < 0 && zmq_errno() == EINTR)
+            continue;
+        if (sent >= 0) continue;
+        errors[frames[place].begins ? failed : 0] = zmq_errno();
+        if (!frames[place].begins) return -1;
+        failed++;
+        while (frames[place].more) place++;
+    }
+    return failed;
+}
+
+static PyObject *send(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    if (count != 2) return PyErr_Format(PyExc_TypeError, "send() takes 2 arguments, %zd were given", count);
+    void *socket = PyLong_AsVoidPtr(arguments[0]);
+    Py_ssize_t length = PyErr_Occurred() ? -1 : PyList_Size(arguments[1]), place = 0;
+    PyObject *failures = length < 0 ? NULL : PyList_New(0);
+    while (failures && place < length && !PyErr_Occurred()) {
+        Outgoing frames[TOGETHER];
+        int errors[TOGETHER], number = 0, failed = 0, added;
+        do {
+            added = add_message(frames + number, TOGETHER - number, PyList_GetItem(arguments[1], place));
+            number += added;
+        } while (added && ++place < length);
+        if (!PyErr_Occurred()) {
+            Py_BEGIN_ALLOW_THREADS
+            failed = send_frames(socket, frames, number, errors);
+            Py_END_ALLOW_THREADS
+        }
+        while (number) zmq_msg_close(&frames[--number].message);
+        if (failed < 0) raise_zmq_error(errors[0]);
+        for (int each = 0; each < failed; each++) {
+            PyObject *error = PyLong_FromLong(errors[each]);
+            if (!error || PyList_Append(failures, error) < 0) failed = 0;
+            Py_XDECREF(error);
+        }
+    }
+    if (PyErr_Occurred()) Py_CLEAR(failures);
+    return failures;
+}
+
 static PyGetSetDef properties[] = {
     {"bytes", (getter)frame_bytes, NULL, NULL, NULL},
     {"buffer", (getter)frame_buffer, NULL, NULL, NULL},
@@ -155,6 +235,7 @@ static PyType_Spec spec = {"twinhost.secure_zmq.framing._messages.Frame", sizeof
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
 static PyMethodDef functions[] = {
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
+    {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_messages", NULL, -1, functions, NULL, NULL, NULL, NULL};
@@ -164,6 +245,7 @@ static const struct {
     void **function;
 } LIBZMQ[] = {
     {"zmq_msg_init", (void **)&zmq_msg_init}, {"zmq_msg_close", (void **)&zmq_msg_close},
+    {"zmq_msg_send", (void **)&zmq_msg_send}, {"zmq_msg_init_size", (void **)&zmq_msg_init_size},
     {"zmq_msg_move", (void **)&zmq_msg_move}, {"zmq_errno", (void **)&zmq_errno},
     {"zmq_msg_recv", (void **)&zmq_msg_recv}, {"zmq_msg_more", (void **)&zmq_msg_more},
     {"zmq_msg_get", (void **)&zmq_msg_get},   {"zmq_msg_size", (void **)&zmq_msg_size},

@@ -48,20 +48,23 @@ class Return(msgspec.Struct, gc=False):
 class Batch:
     """Requests and where their replies go, in one order; those of a frame are neighbours and share their return."""
 
-    __slots__ = ("inbounds", "returns", "size")
+    __slots__ = ("inbounds", "returns", "size", "together")
 
     def __init__(self) -> None:
         self.returns: list[Return] = []
         self.inbounds: list[Inbound] = []
         self.size = 0  # bytes
+        self.together = False  # whether there is a frame whose replies travel in one
 
     def add(self, back: Return, inbound: Inbound) -> None:
+        self.together |= back.together
         self.returns.append(back)
         self.inbounds.append(inbound)
         self.size += len(inbound.payload)
 
     def add_parts(self, back: Return, inbounds: list[Inbound], size: int) -> None:
         """Add the requests of one frame, which has so many bytes."""
+        self.together |= back.together
         self.returns += [back] * len(inbounds)
         self.inbounds += inbounds
         self.size += size

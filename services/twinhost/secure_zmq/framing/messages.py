@@ -1,4 +1,4 @@
-"""Messages of a ROUTER, received many at a time: each as its routing-id and the frame after it.
+"""Messages of a ROUTER, received and sent many at a time.
 
 `_messages` does this compiled, where scripts/setup/native.sh has built it; else pyzmq does. The results are the same: a
 frame of `_messages` has those attributes of a `zmq.Frame` that the server reads.
@@ -7,15 +7,18 @@ frame of `_messages` has those attributes of a `zmq.Frame` that the server reads
 import zmq
 
 from twinhost.secure_zmq.framing.forms import SEPARATOR
-from twinhost.secure_zmq.sockets import DONTWAIT, readable
+from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
 
 try:
     from twinhost.secure_zmq.framing import _messages as compiled
 except ImportError:
     compiled = None  # type: ignore[assignment]
 
-RECEIVES = "with pyzmq" if compiled is None else "compiled"
-Received = list[tuple[bytes, zmq.Frame]]
+MESSAGES = "with pyzmq" if compiled is None else "compiled"
+Received = list[tuple[bytes, zmq.Frame]]  # each as its routing-id and the frame after it
+Outgoing = list[tuple[list[bytes], bytes]]  # each as the frames that lead to its peer, and its content
+
+_SNDMORE = DONTWAIT | int(zmq.SNDMORE)
 
 
 def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) -> Received:
@@ -52,3 +55,36 @@ def receive_with_pyzmq(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, f
     except zmq.Again:
         pass
     return received
+
+
+def send(socket: "zmq.Socket[bytes]", messages: Outgoing) -> list[int]:
+    """Send messages without waiting; return the error number of each that was not sent.
+
+    Such as EHOSTUNREACH, where there is no such peer, or EAGAIN, where its queue is full.
+
+    Args:
+        socket: a ROUTER with `router_mandatory`, of the caller's thread.
+        messages: each has 1 to 63 frames before its content.
+
+    Raises:
+        zmq.ZMQError: a message was sent in part; the socket can only be closed.
+    """
+    if compiled is not None:
+        return compiled.send(socket.underlying, messages)
+    return send_with_pyzmq(socket, messages)
+
+
+def send_with_pyzmq(socket: "zmq.Socket[bytes]", messages: Outgoing) -> list[int]:
+    """Do what `send` does."""
+    send_frame = plain_send(socket)
+    failed: list[int] = []
+    for route, content in messages:
+        try:
+            send_frame(route[0], _SNDMORE)
+        except zmq.ZMQError as error:
+            failed.append(error.errno or 0)
+            continue
+        for part in route[1:]:
+            send_frame(part, _SNDMORE)
+        send_frame(content, DONTWAIT)
+    return failed
