@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Any, cast
 
 import pytest
@@ -16,7 +16,7 @@ from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.framing.forms import together
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, Server
+from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, MAX_READS_OF_MANY, Server
 from twinhost.secure_zmq.sockets import DONTWAIT, open_unencrypted_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -52,19 +52,20 @@ def asked(context: Context, received_by: str) -> Iterator[Callable[..., list[byt
     """Ask a server that answers only once all of it has been sent; return the replies in their order."""
     ends: list[Callable[[], None]] = []
 
-    def ask(answerer: Answerer, asked: list[bytes]) -> list[bytes]:
+    def ask(answerer: Answerer, asked: list[bytes], peers: int = 1) -> list[bytes]:
         bound = open_unencrypted_server_socket(context, ANY_PORT, 1 << 20, Handshakes())
         server = Server(bound, cast(Dispatcher, answerer), lambda: None)
-        peer: zmq.Socket[bytes] = context.socket(zmq.DEALER)
-        peer.sndhwm = peer.rcvhwm = peer.linger = 0
-        peer.rcvtimeo = int(PATIENCE_S * 1_000)
-        peer.connect(bound.address)
-        for message in asked:
+        in_turn: list[zmq.Socket[bytes]] = [context.socket(zmq.DEALER) for _ in range(peers)]
+        for peer in in_turn:
+            peer.sndhwm = peer.rcvhwm = peer.linger = 0
+            peer.rcvtimeo = int(PATIENCE_S * 1_000)
+            peer.connect(bound.address)
+        for peer, message in zip(cycle(in_turn), asked, strict=False):
             peer.send(message)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        ends.extend([peer.close, thread.join, server.stop])
-        return [peer.recv() for _ in asked]
+        ends.extend([*(peer.close for peer in in_turn), thread.join, server.stop])
+        return [peer.recv() for peer, _ in zip(cycle(in_turn), asked, strict=False)]
 
     yield ask
     while ends:
@@ -75,12 +76,13 @@ def numbered(count: int, size: int = 0) -> list[bytes]:
     return [b"%d" % number + bytes(size) for number in range(count)]
 
 
-def test_what_only_reads_comes_in_small_batches(asked: Callable[..., Any]) -> None:
+@pytest.mark.parametrize(("peers", "least", "most"), [(1, 2, MAX_READS), (3, MAX_READS + 1, MAX_READS_OF_MANY)])
+def test_what_only_reads_comes_in_small_batches(asked: Callable[..., Any], peers: int, least: int, most: int) -> None:
     """The first is answered alone, and never are more than a few taken in before any is answered."""
     answerer = Answerer(commits=False)
-    assert asked(answerer, numbered(MANY)) == numbered(MANY)
+    assert asked(answerer, numbered(MANY), peers) == numbered(MANY)
     assert answerer.first[0] == 1
-    assert 1 < max(answerer.first) <= MAX_READS
+    assert least <= max(answerer.first) <= most
     assert sum(answerer.first) == MANY
 
 

@@ -248,7 +248,7 @@ class Server:
     def _receive_batch(self, flags: int) -> Batch:
         batch = Batch()
         came = len(self._receive(batch, self._room, flags))
-        if came >= MAX_READS and batch.returns[0].route[0] != batch.returns[-1].route[0]:
+        if came >= MAX_READS and len({back.route[0] for back in batch.returns}) > 1:
             self._receive(batch, MAX_READS_OF_MANY, DONTWAIT)
         self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
         return batch
