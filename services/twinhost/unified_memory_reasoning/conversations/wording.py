@@ -74,19 +74,23 @@ _WORDS = {
 }
 
 
-def lines_of(patterns: str) -> list[re.Pattern[str]]:
-    """Return the patterns of the lines of a text."""
+def _expanded(patterns: str) -> list[str]:
     for name, words in reversed(_WORDS.items()):
         patterns = patterns.replace(f"<{name}>", f"(?:{words})")
     first, *parts = patterns.split("(?P<same>")  # each is a group of its own, up to the next one
     numbered = (f"(?P<same{n}>" + part.replace("(?P=same)", f"(?P=same{n})") for n, part in enumerate(parts))
     patterns = "".join((first, *numbered))
-    return [re.compile(line.strip(" ")) for line in patterns.strip().replace("\n    |", "|").splitlines()]
+    return [line.strip(" ") for line in patterns.strip().replace("\n    |", "|").splitlines()]
+
+
+def lines_of(patterns: str) -> list[re.Pattern[str]]:
+    """Return the patterns of the lines of a text."""
+    return [re.compile(line) for line in _expanded(patterns)]
 
 
 def any_of(patterns: str) -> re.Pattern[str]:
     """Return the pattern that matches where one of several does."""
-    return re.compile("|".join(f"(?:{line.pattern})" for line in lines_of(patterns)))
+    return re.compile("|".join(f"(?:{line})" for line in _expanded(patterns)))
 
 
 NO_TITLE = "".join(
