@@ -29,7 +29,8 @@ class Collector:
     """In the dispatcher's place: answers with the payload, and takes in what comes until the test has it answer."""
 
     def __init__(self) -> None:
-        self.entered, self.gate = threading.Event(), threading.Event()
+        self.entered, self.gate, self.looking = threading.Event(), threading.Event(), threading.Event()
+        self.looking.set()
         self.looks = 0  # for what has come
 
     def wait_for_looks(self) -> None:
@@ -42,18 +43,21 @@ class Collector:
         inbounds = list(batch)
         until = time.monotonic() + PATIENCE_S
         while not self.gate.wait(0.001) and time.monotonic() < until:
-            inbounds += more()
-            self.looks += 1
+            if self.looking.is_set():
+                inbounds += more()
+                self.looks += 1
         return [bytes(inbound.payload) for inbound in inbounds]
 
     def take_deferred(self) -> dict[int, Deferred]:
         return {}
 
 
-def connected(agent: ServedAgent, address: str, keys: KeyPair, context: Context) -> "zmq.Socket[bytes]":
-    """Return a DEALER of a key holder's that chose the routing-id which everybody here chooses."""
+def connected(
+    agent: ServedAgent, address: str, keys: KeyPair, context: Context, routing_id: bytes = b"known"
+) -> "zmq.Socket[bytes]":
+    """Return a DEALER of a key holder's that chose a routing-id, most often the one that the others choose too."""
     peer = context.socket(zmq.DEALER)
-    peer.routing_id = b"known"
+    peer.routing_id = routing_id
     peer.curve_serverkey = agent.public_key.z85
     peer.curve_secretkey, peer.curve_publickey = keys.secret_z85, keys.public.z85
     peer.rcvtimeo, peer.linger = int(PATIENCE_S * 1_000), 0
@@ -107,6 +111,46 @@ def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
     if silent:
         time.sleep(0.1)  # what was to be sent is sent
         taker.send(b"of the taker")
+    assert taker.recv() == b"of the taker"
+
+
+@pytest.mark.parametrize("remote", [None, ("192.0.2.1", 1)], ids=["closed", "of another connection"])
+def test_who_had_gone_before_its_request_was_read_gets_no_reply(
+    agent: ServedAgent,
+    collected: tuple[str, ServerSocket, Collector],
+    home: Path,
+    peer_keys: KeyPair,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    remote: tuple[str, int] | None,
+) -> None:
+    """Its end was noticed before there was a session that it ended; its descriptor may be another connection's."""
+    address, bound, collector = collected
+    sessions = bound.sessions
+    assert isinstance(sessions, SecuredSessions)
+    neighbour = new_pair("neighbour", "pc3")
+    authorize(home, neighbour)
+    agent.peers.reload()
+
+    busy = connected(agent, address, peer_keys, context, b"busy")
+    busy.send(b"first")
+    assert collector.entered.wait(PATIENCE_S)
+    collector.looking.clear()
+    victim = connected(agent, address, peer_keys, context)
+    victim.send(b"of the victim")
+    victim.close(linger=int(PATIENCE_S * 1_000))
+    wait_until(lambda: sessions._ended, PATIENCE_S, "its end is noticed")
+    with monkeypatch.context() as patched:
+        patched.setattr(sessions.connections, "remote", lambda _: remote)
+        collector.looking.set()
+        collector.wait_for_looks()
+    taker = connected(agent, address, neighbour, context)
+    wait_until(lambda: bound.handshakes.counts()["accepted"] == 3, PATIENCE_S, "the taker is let in")
+    collector.wait_for_looks()
+    collector.gate.set()
+    assert busy.recv() == b"first"
+    time.sleep(0.1)  # what was to be sent is sent
+    taker.send(b"of the taker")
     assert taker.recv() == b"of the taker"
 
 

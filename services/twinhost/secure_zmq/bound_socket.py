@@ -99,7 +99,8 @@ class SecuredSessions:
             self._handshakes.log_accepted()
             fd, address = origin(frame)
             fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
-            self._sessions[routing_id] = Session(caller.name, fd, *(self.connections.remote(fd) or (None, 0)))
+            remote = self.connections.remote_from(fd, address) or (None, 0)
+            self._sessions[routing_id] = Session(caller.name, fd, *remote)
         self._last_seen[caller.name] = now
         return caller
 
@@ -113,6 +114,8 @@ class SecuredSessions:
 
     def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
         """Return whether a routing-id still leads to a session's owner, as far as is known; on the loop's thread."""
+        if session is not None and session.address is None:  # whoever has the routing-id now
+            return False
         if not self._ended and self._sessions.get(routing_id) is session:
             return True
         self.forget_ended()
@@ -121,7 +124,7 @@ class SecuredSessions:
             return known is None
         if known is not None:
             return known.name == session.name
-        if session.remote is None or self.connections.remote(session.fd) != session.remote:
+        if self.connections.remote(session.fd) != session.remote:
             return False
         self._sessions[routing_id] = session  # an older connection with the same descriptor had ended
         return True

@@ -269,11 +269,10 @@ class Connections:
             connection = self._of(fd, address)
             connection.address, connection.close_reason = address, reason
 
-    @classmethod
-    def holds(cls, fd: int, address: str) -> bool:
-        """Return whether a connection from this address is open under this descriptor."""
-        peer = cls.remote(fd)
-        return peer is not None and peer[0] == bare_address(address)
+    def remote_from(self, fd: int, address: str) -> tuple[str, int] | None:
+        """Return what `remote` does if a message from that address may have come over the descriptor's connection."""
+        peer = self.remote(fd)
+        return peer if peer is not None and peer[0] in {"", bare_address(address)} else None  # IPC has no address
 
     remote = staticmethod(remote_of)  # unique among open connections
 
@@ -320,7 +319,7 @@ class Connections:
         if connection is not None:
             return connection
         connection = Connection(fd, bare_address(address), reported=False)
-        if self.holds(fd, address):  # else it has ended already, and no event will report that
+        if self.remote_from(fd, address):  # else it has ended already, and no event will report that
             self._open[fd] = connection
         return connection
 

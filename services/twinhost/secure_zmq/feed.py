@@ -266,7 +266,7 @@ class Feed(Worker):
             return f"it has {MAX_TOPICS} subscriptions, which is the limit"
         if not self._may_subscribe(caller, topic):
             return "it has no grant for this topic"
-        if not self._sessions.connections.holds(subscriber.fd, subscriber.address):
+        if self._sessions.connections.remote_from(subscriber.fd, subscriber.address) is None:
             return "its connection has ended"  # and libzmq may have reused its memory for a newer connection
         return None
 
