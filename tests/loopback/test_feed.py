@@ -271,7 +271,10 @@ def test_nothing_is_published_between_noticing_and_closing(
     served: ServedFeed, home: Path, peer_keys: KeyPair, neighbour_keys: KeyPair
 ) -> None:
     """What is published after the list has changed reaches nobody who is off it, not even within the tick."""
-    for round_number in range(10):
+    open_now = served.socket.sessions.connections.open
+    for _ in range(10):
+        # An end that is reported late may be taken for that of the next connection with the same descriptor.
+        wait_until(lambda: not open_now(), PATIENCE_S, "the ends of the connections are noticed")
         authorize(home, peer_keys)
         served.peers.reload()
         with (
@@ -280,11 +283,12 @@ def test_nothing_is_published_between_noticing_and_closing(
         ):
             served.feed.publish(b"EVENT:", b'{"number": 1}')
             assert number(withdrawn) == number(neighbour) == 1
+            closed = served.closed_count
             (home / f"{peer_keys.certificate.owner.name}.key").unlink()
             served.peers.reload()
             served.feed.publish(b"EVENT:", b'{"number": 2}')
             assert number(neighbour) == 2
-            assert served.closed_count == round_number + 1
+            assert served.closed_count > closed  # it may have connected again, to be refused
             assert withdrawn.get(0.05) is None
 
 
