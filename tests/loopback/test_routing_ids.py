@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,10 +13,11 @@ import zmq
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.secure_zmq.bound_socket import SecuredSessions, ServerSocket
+from twinhost.secure_zmq.bound_socket import SecuredSessions, ServerSocket, Session
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
+from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.sockets import open_server_socket
@@ -199,3 +201,61 @@ def test_two_requests_get_both_replies_despite_end_events(
     wait_until(lambda: bound.sessions.counts() != {}, PATIENCE_S, "it is taken in")
     collector.gate.set()
     assert [peer.recv(), peer.recv()] == [b"one", b"two"]
+
+
+@pytest.mark.parametrize(("peers", "sent"), [(1, 1), (2, AT_ONCE)], ids=["of one peer", "of two peers"])
+def test_a_batch_does_not_go_on_to_a_later_owner(
+    agent: ServedAgent,
+    collected: tuple[str, ServerSocket, Collector],
+    home: Path,
+    peer_keys: KeyPair,
+    context: Context,
+    monkeypatch: pytest.MonkeyPatch,
+    peers: int,
+    sent: int,
+) -> None:
+    """While a batch's replies are sent, a routing-id may change hands; then the rest of its replies is dropped."""
+    address, bound, collector = collected
+    sessions = bound.sessions
+    assert isinstance(sessions, SecuredSessions)
+    neighbour = new_pair("neighbour", "pc3")
+    authorize(home, neighbour)
+    agent.peers.reload()
+
+    victim = connected(agent, address, peer_keys, context)
+    for _ in range(sent + 1):
+        victim.send(b"of the victim")
+    assert collector.entered.wait(PATIENCE_S)
+    other = connected(agent, address, peer_keys, context, b"other")
+    collector.wait_for_looks()  # all are in one batch
+    if peers == 2:
+        other.send(b"of the other")
+        collector.wait_for_looks()
+
+    takers: list[zmq.Socket[bytes]] = []
+    leads_to, judged = sessions.leads_to, count(1)
+
+    def take_in(what: Callable[[], object], description: str) -> None:
+        """Wait, and have libzmq take in which connections began and ended, on the loop's thread."""
+        wait_until(what, PATIENCE_S, description)
+        for _ in range(50):
+            bound.socket.get(zmq.EVENTS)
+            time.sleep(0.001)
+
+    def hand_over(routing_id: bytes, session: Session | None) -> bool:
+        if next(judged) == sent + 1:
+            victim.close()
+            take_in(lambda: sessions._ended, "the victim's end is noticed")
+            takers.append(connected(agent, address, neighbour, context))
+            take_in(lambda: bound.handshakes.counts()["accepted"] == 3, "the taker is let in")
+        return leads_to(routing_id, session)
+
+    monkeypatch.setattr(sessions, "leads_to", hand_over)
+    collector.gate.set()
+    wait_until(lambda: len(takers) == 1, PATIENCE_S, "the taker is let in")
+    if peers == 2:
+        assert other.recv() == b"of the other"
+    else:
+        time.sleep(0.1)  # what was to be sent is sent
+    takers[0].send(b"of the taker")
+    assert takers[0].recv() == b"of the taker"

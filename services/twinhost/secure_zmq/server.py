@@ -8,7 +8,7 @@ batch is received.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
 import structlog
@@ -323,7 +323,9 @@ class Server:
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
         answered = zip(batch.returns, replies, strict=False)
-        self._send(self._complete(answered, deferred) if deferred or batch.together else answered)
+        # One peer continues earlier if its replies don't come all at once.
+        at_once = batch.returns[0].route[0] != batch.returns[-1].route[0]
+        self._send(self._complete(answered, deferred) if deferred or batch.together else answered, at_once=at_once)
         if len(replies) < len(batch.returns):
             self._continue_later(batch, len(replies))
 
@@ -371,22 +373,23 @@ class Server:
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""
-        complete = ((back, each) for back, each in self._deferred if isinstance(each.answer, Completed))
-        self._send((back, self._dispatcher.settle(each)) for back, each in complete)
+        complete = [(back, each) for back, each in self._deferred if isinstance(each.answer, Completed)]
+        self._send([(back, self._dispatcher.settle(each)) for back, each in complete])
 
-    def _send(self, answered: Iterable[Answered]) -> None:
-        """Send each reply to its caller, and not to another peer that has chosen the same routing-id since."""
-        leads_to = self._sessions.leads_to
-        outgoing: Outgoing = []
+    def _send(self, answered: Iterable[Answered], *, at_once: bool = True) -> None:
         failed: list[int] = []
-        for back, reply in answered:
-            if leads_to(back.route[0], back.session):
-                outgoing.append((back.route, reply))
-            else:
-                failed.append(zmq.EHOSTUNREACH)
-        for number in failed + send(self._socket, outgoing):
+        for number in send(self._socket, self._led_to(answered, failed), at_once=at_once) + failed:
             # Disconnected, or not reading: its retry gets the stored reply.
             self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=zmq.strerror(number))
+
+    def _led_to(self, answered: Iterable[Answered], failed: list[int]) -> Iterator[Outgoing]:
+        """Yield each reply to its caller, and not to another peer that has chosen the same routing-id by then."""
+        leads_to = self._sessions.leads_to
+        for back, reply in answered:
+            if leads_to(back.route[0], back.session):
+                yield back.route, reply
+            else:
+                failed.append(zmq.EHOSTUNREACH)
 
 
 def _in_frames(back: Return, replies: list[bytes]) -> list[Answered]:

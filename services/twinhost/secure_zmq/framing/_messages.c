@@ -146,7 +146,7 @@ typedef struct {
     zmq_msg_t message;
     int begins, more; /* its place in its message: the first frame; not the last one */
 } Outgoing;
-enum { TOGETHER = 64 }; /* frames that are sent without the GIL, which other threads get in that time */
+enum { MOST_FRAMES = 128 }; /* of a call: AT_ONCE messages of 4 (messages.py) */
 
 static int add_frame(Outgoing *frame, PyObject *bytes, int begins, int more) {
     char *data;
@@ -159,15 +159,17 @@ static int add_frame(Outgoing *frame, PyObject *bytes, int begins, int more) {
     return 1;
 }
 
-/* Adds the frames of a message, a pair of its route and its content: all of them, or none. Returns how many; 0 with an
-   error; 0 without one where there is no room. */
+/* Adds the frames of a message, a pair of its route and its content: all of them, or none. Returns how many;
+   0 with an error. */
 static int add_message(Outgoing *frames, int room, PyObject *message) {
-    PyObject *route = PyTuple_GetItem(message, 0), *content = route ? PyTuple_GetItem(message, 1) : NULL;
+    PyObject *route = message ? PyTuple_GetItem(message, 0) : NULL;
+    PyObject *content = route ? PyTuple_GetItem(message, 1) : NULL;
     Py_ssize_t count = content ? PyList_Size(route) : -1;
     int added = 0;
-    if (count < 1 || count >= TOGETHER)
-        return PyErr_Occurred() ? 0 : PyErr_Format(PyExc_ValueError, "a route of %zd frames", count) != NULL;
-    if (count >= room) return 0;
+    if (count < 1 || count >= room) {
+        if (!PyErr_Occurred()) PyErr_Format(PyExc_ValueError, "a route of %zd frames; up to %d fit", count, room - 1);
+        return 0;
+    }
     while (added < count && add_frame(frames + added, PyList_GetItem(route, added), !added, 1)) added++;
     if (added == count && add_frame(frames + added, content, 0, 0)) return added + 1;
     while (added) zmq_msg_close(&frames[--added].message);
@@ -194,29 +196,24 @@ static int send_frames(void *socket, Outgoing *frames, int count, int *errors) {
 static PyObject *send(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
     if (count != 2) return PyErr_Format(PyExc_TypeError, "send() takes 2 arguments, %zd were given", count);
     void *socket = PyLong_AsVoidPtr(arguments[0]);
-    Py_ssize_t length = PyErr_Occurred() ? -1 : PyList_Size(arguments[1]), place = 0;
-    PyObject *failures = length < 0 ? NULL : PyList_New(0);
-    while (failures && place < length && !PyErr_Occurred()) {
-        Outgoing frames[TOGETHER];
-        int errors[TOGETHER], number = 0, failed = 0, added;
-        do {
-            added = add_message(frames + number, TOGETHER - number, PyList_GetItem(arguments[1], place));
-            number += added;
-        } while (added && ++place < length);
-        if (!PyErr_Occurred()) {
-            Py_BEGIN_ALLOW_THREADS
-            failed = send_frames(socket, frames, number, errors);
-            Py_END_ALLOW_THREADS
-        }
-        while (number) zmq_msg_close(&frames[--number].message);
-        if (failed < 0) raise_zmq_error(errors[0]);
-        for (int each = 0; each < failed; each++) {
-            PyObject *error = PyLong_FromLong(errors[each]);
-            if (!error || PyList_Append(failures, error) < 0) failed = 0;
-            Py_XDECREF(error);
-        }
+    Py_ssize_t length = PyErr_Occurred() ? -1 : PyList_Size(arguments[1]);
+    Outgoing frames[MOST_FRAMES];
+    int errors[MOST_FRAMES], number = 0, failed = 0;
+    for (Py_ssize_t place = 0; place < length && !PyErr_Occurred(); place++)
+        number += add_message(frames + number, MOST_FRAMES - number, PyList_GetItem(arguments[1], place));
+    if (!PyErr_Occurred()) {
+        Py_BEGIN_ALLOW_THREADS
+        failed = send_frames(socket, frames, number, errors);
+        Py_END_ALLOW_THREADS
     }
-    if (PyErr_Occurred()) Py_CLEAR(failures);
+    while (number) zmq_msg_close(&frames[--number].message);
+    if (failed < 0) raise_zmq_error(errors[0]);
+    PyObject *failures = PyErr_Occurred() ? NULL : PyList_New(0);
+    for (int each = 0; failures && each < failed; each++) {
+        PyObject *error = PyLong_FromLong(errors[each]);
+        if (!error || PyList_Append(failures, error) < 0) Py_CLEAR(failures);
+        Py_XDECREF(error);
+    }
     return failures;
 }
 
