@@ -3,7 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import cycle, pairwise
+from concurrent.futures import Future
+from itertools import pairwise
+from random import Random
 from typing import Any, cast
 
 import pytest
@@ -13,13 +15,14 @@ from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing import messages
-from twinhost.secure_zmq.framing.forms import together
-from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
+from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, together
+from twinhost.secure_zmq.framing.inbound import Deferred, Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, MAX_READS_OF_MANY, Server
 from twinhost.secure_zmq.sockets import DONTWAIT, open_unencrypted_server_socket
 
-Context = zmq.Context[zmq.Socket[bytes]]
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
 MANY = MAX_BATCH + 100  # fewer than the replies that a server keeps for a peer
 
 
@@ -47,29 +50,66 @@ class Answerer:
         return {}
 
 
+class PartAnswerer(Answerer):
+    """Answers a part of each batch, and what begins with `later` after the rest of that part."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(commits=False)
+        self._random = Random(seed)
+        self._deferred: dict[int, Deferred] = {}
+
+    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+        replies = super().answer(batch[: self._random.randint(1, len(batch))], more)
+        for place, reply in enumerate(replies):
+            if reply.startswith(b"later"):
+                answer: Future[Any] = Future()
+                answer.set_result(reply)
+                self._deferred[place] = Deferred(cast(Job, None), answer, 0.0)
+                replies[place] = b""
+        return replies
+
+    def take_deferred(self) -> dict[int, Deferred]:
+        deferred, self._deferred = self._deferred, {}
+        return deferred
+
+    def settle(self, deferred: Deferred) -> bytes:
+        return cast(bytes, deferred.answer.result())
+
+
 @pytest.fixture
-def asked(context: Context, received_by: str) -> Iterator[Callable[..., list[bytes]]]:
-    """Ask a server that answers only once all of it has been sent; return the replies in their order."""
+def sent(context: Context, received_by: str) -> Iterator[Callable[..., list[Socket]]]:
+    """Start a server only once all of what each peer asks has been sent; return the peers."""
     ends: list[Callable[[], None]] = []
 
-    def ask(answerer: Answerer, asked: list[bytes], peers: int = 1) -> list[bytes]:
+    def send(answerer: Answerer, *of_peers: list[bytes]) -> list[Socket]:
         bound = open_unencrypted_server_socket(context, ANY_PORT, 1 << 20, Handshakes())
         server = Server(bound, cast(Dispatcher, answerer), lambda: None)
-        in_turn: list[zmq.Socket[bytes]] = [context.socket(zmq.DEALER) for _ in range(peers)]
-        for peer in in_turn:
+        peers = [context.socket(zmq.DEALER) for _ in of_peers]
+        for peer, asked in zip(peers, of_peers, strict=True):
             peer.sndhwm = peer.rcvhwm = peer.linger = 0
             peer.rcvtimeo = int(PATIENCE_S * 1_000)
             peer.connect(bound.address)
-        for peer, message in zip(cycle(in_turn), asked, strict=False):
-            peer.send(message)
+            for message in asked:
+                peer.send(message)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        ends.extend([*(peer.close for peer in in_turn), thread.join, server.stop])
-        return [peer.recv() for peer, _ in zip(cycle(in_turn), asked, strict=False)]
+        ends.extend([*(peer.close for peer in peers), thread.join, server.stop])
+        return peers
 
-    yield ask
+    yield send
     while ends:
         ends.pop()()
+
+
+@pytest.fixture
+def asked(sent: Callable[..., list[Socket]]) -> Callable[..., list[bytes]]:
+    """Ask a server as one peer; return the replies in their order."""
+
+    def ask(answerer: Answerer, asked: list[bytes]) -> list[bytes]:
+        (peer,) = sent(answerer, asked)
+        return [peer.recv() for _ in asked]
+
+    return ask
 
 
 def numbered(count: int, size: int = 0) -> list[bytes]:
@@ -77,10 +117,11 @@ def numbered(count: int, size: int = 0) -> list[bytes]:
 
 
 @pytest.mark.parametrize(("peers", "least", "most"), [(1, 2, MAX_READS), (3, MAX_READS + 1, MAX_READS_OF_MANY)])
-def test_what_only_reads_comes_in_small_batches(asked: Callable[..., Any], peers: int, least: int, most: int) -> None:
+def test_what_only_reads_comes_in_small_batches(sent: Callable[..., Any], peers: int, least: int, most: int) -> None:
     """The first is answered alone, and never are more than a few taken in before any is answered."""
     answerer = Answerer(commits=False)
-    assert asked(answerer, numbered(MANY), peers) == numbered(MANY)
+    for number, peer in enumerate(sent(answerer, *(numbered(MANY)[number::peers] for number in range(peers)))):
+        assert [peer.recv() for _ in numbered(MANY)[number::peers]] == numbered(MANY)[number::peers]
     assert answerer.first[0] == 1
     assert least <= max(answerer.first) <= most
     assert sum(answerer.first) == MANY
@@ -109,6 +150,30 @@ def test_requests_of_a_frame_count_each(asked: Callable[..., Any], commits: bool
     frames = [together(numbered(10))] * 60
     assert asked(answerer, frames) == frames
     assert most <= max(answerer.all) < most + 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_replies_of_a_mixed_batch_go_to_who_asked(sent: Callable[..., list[Socket]], seed: int) -> None:
+    """In the order of each peer's requests, those of a frame together, and those that come later alone."""
+    random, frames = Random(seed), list[list[list[bytes]]]()
+    for owner in range(3):
+        frames.append([])
+        for number in range(60):
+            parts = random.choice([1, 1, 1, 2, 5])
+            kinds = (random.choice([b"", b"", b"later "]) for _ in range(parts))
+            frames[-1].append([kind + b"%d %d %d" % (owner, number, part) for part, kind in enumerate(kinds)])
+    peers = sent(PartAnswerer(seed), *([together(each) if each[1:] else each[0] for each in of] for of in frames))
+    for peer, asked in zip(peers, frames, strict=True):
+        expected, came = [part for parts in asked for part in parts], list[list[bytes]]()
+        alone = [part for parts in asked for part in parts if len(parts) == 1 or part.startswith(b"later")]
+        while sum(map(len, came)) < len(expected):
+            reply = peer.recv()
+            came.append(replies_in(reply))
+            assert reply in alone or (reply[:1] == SEPARATOR and any(set(came[-1]) <= set(parts) for parts in asked))
+        flat = [part for parts in came for part in parts]
+        assert sorted(flat) == sorted(expected)
+        assert [part for part in flat if part[:1] != b"l"] == [part for part in expected if part[:1] != b"l"]
+        assert any(parts[1:] for parts in came)
 
 
 def test_requests_that_come_alone_are_received_alone(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

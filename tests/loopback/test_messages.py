@@ -21,6 +21,7 @@ Context = zmq.Context[Socket]
 ALL = 1_000_000
 WAITS_MS = 30
 STORM_S = 0.5
+LARGE = bytes(500_000)
 FIRST = (b"1", b"2", b"3")
 
 pytestmark = pytest.mark.usefixtures("received_by")
@@ -238,3 +239,23 @@ def test_nothing_is_leaked(router: Socket, remote: Socket) -> None:
         assert len(frame.buffer) == 500_000
     assert sys.getrefcount(address) <= references
     assert process.memory_info().rss - memory < 50_000_000  # of 150 MB
+
+
+@pytest.mark.parametrize(
+    ("route", "content"),
+    [
+        ([b"gone", LARGE], LARGE),
+        ([b"peer", LARGE], "text"),
+        ([b"peer", LARGE, "text"], b""),
+    ],
+    ids=["not sent", "of a wrong type", "with a route of a wrong type"],
+)
+@pytest.mark.parametrize("received_by", ["compiled"], indirect=True)
+def test_what_is_not_sent_is_freed(router: Socket, route: list[bytes], content: bytes) -> None:
+    """The memory of a frame that was made, and then not sent."""
+    process = psutil.Process()
+    before = process.memory_info().rss
+    for _ in range(300):
+        with contextlib.suppress(TypeError):
+            send(router, [(route, content)], at_once=True)
+    assert process.memory_info().rss - before < 50_000_000  # of 150 MB
