@@ -189,6 +189,31 @@ def test_signals_send_no_reply_to_another_peer(router: Socket, peer: Socket, rem
         came += len(signals)
 
 
+def test_a_message_that_was_sent_in_part_is_an_error() -> None:
+    """As when the Context is terminated between two frames; the next frame would go to that message's peer."""
+    for _ in range(20):  # it may be terminated between two messages
+        context: Context = zmq.Context()
+        terminating = threading.Timer(0.003, context.term)  # while messages are sent
+        with context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as peer:
+            router.router_mandatory, peer.routing_id = True, b"peer"
+            for each in (router, peer):
+                each.set_hwm(0)
+                each.linger = 0
+            router.bind("inproc://router")
+            peer.connect("inproc://router")
+            terminating.start()
+            try:
+                while zmq.ETERM not in send(router, [([b"peer", *[b""] * 100], b"")], at_once=True):
+                    pass
+                sent_in_part = False
+            except zmq.ZMQError as error:
+                sent_in_part = error.errno == zmq.ETERM
+        terminating.join()
+        if sent_in_part:
+            return
+    pytest.fail("no message was sent in part")
+
+
 def test_messages_are_sent_in_order_by_their_routes(router: Socket, peer: Socket, remote: Socket) -> None:
     """A route may have several frames; there may be more messages than are sent at once."""
     for each in (peer, remote):
