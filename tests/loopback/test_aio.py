@@ -86,7 +86,7 @@ def test_bursts_that_fill_the_window_lose_no_wake_up(agent: ServedAgent, peer_ke
     assert agent.server_socket.handshakes.counts()["accepted"] == 1
 
 
-def test_a_silent_session_is_left_however_short_the_deadlines_are() -> None:
+def test_a_silent_session_is_left_despite_short_deadlines() -> None:
     """Each call ends at its deadline; after 2 s without a reply another connection is made."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
         server.bind("tcp://127.0.0.1:*")

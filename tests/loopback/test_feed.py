@@ -292,7 +292,7 @@ def test_nothing_is_published_between_noticing_and_closing(
             assert withdrawn.get(0.05) is None
 
 
-def test_an_event_after_a_revocation_is_not_sent_with_earlier_ones(
+def test_an_event_after_a_revocation_waits_for_the_close(
     served: ServedFeed, home: Path, peer_keys: KeyPair, neighbour_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The key is revoked, and an event published, while the feed sends an earlier event."""

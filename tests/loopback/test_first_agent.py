@@ -16,7 +16,7 @@ TYPED = """
 import subprocess, sys
 from test_greeter import Stack, stack
 
-def test_the_program_runs_with_the_client_that_the_command_writes(stack: Stack, monkeypatch) -> None:
+def test_the_program_runs_with_the_client_of_the_command(stack: Stack, monkeypatch) -> None:
     for name, value in stack.environment().items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-m", "twinhost.cli", "client", "Greeter", "--out", "greeter_client.py"]

@@ -128,3 +128,9 @@ def test_pre_commit_runs_what_make_lint_runs() -> None:
     entries = [re.sub(r"(env \S+ )?\.venv/bin/", "", hook["entry"]) for hook in hooks]
     checks = [line.removeprefix("check ") for line in lint.splitlines() if line.startswith("check ")]
     assert [shlex.split(entry) for entry in entries] == [shlex.split(check) for check in checks]
+
+
+def test_names_of_tests_have_at_most_60_characters() -> None:
+    """As CONTRIBUTING.md says."""
+    texts = (path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("*.py"))
+    assert [name for text in texts for name in re.findall(r"def (test_\w+)", text) if len(name) > 60] == []

@@ -438,9 +438,7 @@ class OtherMainpc(Mainpc):
 
 
 @pytest.mark.parametrize(("kind", "calls"), [(Mainpc, 1), (OlderMainpc, 1), (OtherMainpc, 2)])
-def test_the_document_is_fetched_whole_where_a_difference_does_not_lead_to_it(
-    kind: Callable[[Keys], Mainpc], calls: int
-) -> None:
+def test_the_document_is_fetched_whole_if_a_difference_fails(kind: Callable[[Keys], Mainpc], calls: int) -> None:
     keys = Keys()
     base, mainpc = keys.change([OLD]), kind(keys)
     listed = keys.change([OLD, OTHER])
@@ -474,7 +472,7 @@ def test_a_difference_that_is_larger_than_a_part_is_not_sent(monkeypatch: pytest
     assert "since" in mainpc.get_trust(since=base.revision)
 
 
-def test_a_document_that_changes_between_its_parts_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_document_that_changes_meanwhile_is_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of two revisions are never joined; if each attempt meets a change, all of it is fetched at once."""
     monkeypatch.setattr(trust, "_PART", 1)
     keys = Keys()

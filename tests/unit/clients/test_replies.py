@@ -51,7 +51,7 @@ def test_what_a_newer_agent_sends_besides_is_ignored() -> None:
     assert not hasattr(newer, "mood")
 
 
-def test_what_an_older_agent_does_not_send_is_an_error_where_it_is_read() -> None:
+def test_reading_what_an_older_agent_does_not_send_is_an_error() -> None:
     """Everything else can be used."""
     older = of({name: value for name, value in REPLY.items() if name != "channels"})
     assert older.words == ["roses"]

@@ -129,7 +129,7 @@ def test_every_session_is_asked_again(wire: Wire) -> None:
     assert [frame[0] for frame in frames[:2]] == before
 
 
-def test_a_repetition_alone_does_not_settle_what_the_server_reads(wire: Wire) -> None:
+def test_a_repetition_alone_does_not_settle_the_servers_forms(wire: Wire) -> None:
     """It has no `accepts`, so its reply has none; the next request asks."""
     wire.negotiate()
     (again,) = wire.ask(1)
@@ -172,7 +172,7 @@ def test_replies_beside_one_that_could_not_be_read_count(wire: Wire) -> None:
     assert second.reply is not None
 
 
-def test_a_refusal_of_the_previous_key_counts_anywhere_in_a_frame(wire: Wire) -> None:
+def test_a_refusal_of_the_previous_key_counts_in_any_place(wire: Wire) -> None:
     """What is answered before it has its reply; the refused request is repeated with the new key."""
     wire.negotiate()
     first, refused = wire.ask(2)

@@ -296,7 +296,7 @@ def test_a_fault_after_a_commit_does_not_stop_the_others(tmp_path: Path) -> None
         assert (texts(database), memory) == (["kept"], ["notified"])
 
 
-def test_a_transaction_that_begins_after_a_commit_stops_no_other_call(tmp_path: Path) -> None:
+def test_a_transaction_after_a_commit_stops_no_other_call(tmp_path: Path) -> None:
     """What was registered with the first one is done, and what is registered with the second one too."""
     memory: list[str] = []
 

@@ -32,7 +32,7 @@ def test_a_primary_key_identifies_a_row(tmp_path: Path) -> None:
     assert compared(tmp_path, schema, backup, other) == Compared(added=1, kept=1, replaced=1, missing=2)
 
 
-def test_a_unique_column_identifies_a_row_and_its_number_does_not(tmp_path: Path) -> None:
+def test_a_row_is_identified_by_a_unique_column_not_its_number(tmp_path: Path) -> None:
     """Rows with other numbers are the same rows."""
     schema = 'CREATE TABLE "t t" (number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, a TEXT)'
     backup: Rows = [(1, "x", "1"), (2, "y", "1")]

@@ -87,7 +87,7 @@ def test_a_slow_service_costs_the_deadline_and_no_more(service: EmbeddingService
         (b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b" " * 60_000),
     ],
 )
-def test_a_service_that_sends_single_bytes_costs_the_deadline_and_no_more(
+def test_a_service_that_sends_single_bytes_costs_one_deadline(
     at_once: bytes, dripped: bytes, encrypted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Handler(BaseHTTPRequestHandler):

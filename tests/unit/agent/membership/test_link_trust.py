@@ -160,7 +160,7 @@ def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: 
     assert mainpc.calls[8:] == ["heartbeat"]
 
 
-def test_a_link_that_starts_with_mainpcs_document_fetches_nothing(hosts: Hosts, tmp_path: Path) -> None:
+def test_a_link_that_starts_with_the_document_fetches_nothing(hosts: Hosts, tmp_path: Path) -> None:
     """It acknowledges the revision; so many agents that start at once do not each fetch the list."""
     folder = tmp_path / "trust"
     link, _ = turns(hosts, folder, LyingMainpc(GOOD), 5)
