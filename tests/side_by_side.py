@@ -34,7 +34,8 @@ LONG = (
     *("test_http_limits.py", "test_cli_lease.py", "test_installed.py", "test_vectors.py", "test_outbox_link.py"),
     *("test_rotation_of_pins.py", "test_agents.py", "test_wake_ups.py", "test_search_by_meaning.py"),
     *("test_revoke_acknowledged.py", "test_coordination.py", "test_cli_after_certs_init.py", "test_healthcheck.py"),
-    *("test_mainpc_link.py", "test_first_agent.py", "test_speed_smoke.py"),
+    *("test_mainpc_link.py", "test_first_agent.py", "test_speed_smoke.py", "test_leases_model.py"),
+    *("test_bench_agents.py", "test_mcp_writers.py", "test_interactions.py", "test_public_api.py"),
 )
 # Beginnings of tests that are a unit each: they share nothing with their file, which would be the run's last.
 BY_TEST = (
