@@ -83,20 +83,26 @@ def collected(agent: ServedAgent) -> Iterator[tuple[str, ServerSocket, Collector
     thread.join()
 
 
+@pytest.fixture
+def neighbour(agent: ServedAgent, home: Path) -> KeyPair:
+    """Another key holder's keys."""
+    keys = new_pair("neighbour", "pc3")
+    authorize(home, keys)
+    agent.peers.reload()
+    return keys
+
+
 @pytest.mark.parametrize("silent", [True, False], ids=["silent", "asking at once"])
 def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
     agent: ServedAgent,
     collected: tuple[str, ServerSocket, Collector],
-    home: Path,
+    neighbour: KeyPair,
     peer_keys: KeyPair,
     context: Context,
     silent: bool,
 ) -> None:
     """A peer may choose its routing-id: one that chose another's, and came when that one had gone, gets its own."""
     address, bound, collector = collected
-    neighbour = new_pair("neighbour", "pc3")
-    authorize(home, neighbour)
-    agent.peers.reload()
 
     victim = connected(agent, address, peer_keys, context)
     victim.send(b"of the victim")
@@ -120,7 +126,7 @@ def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
 def test_who_had_gone_before_its_request_was_read_gets_no_reply(
     agent: ServedAgent,
     collected: tuple[str, ServerSocket, Collector],
-    home: Path,
+    neighbour: KeyPair,
     peer_keys: KeyPair,
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
@@ -130,9 +136,6 @@ def test_who_had_gone_before_its_request_was_read_gets_no_reply(
     address, bound, collector = collected
     sessions = bound.sessions
     assert isinstance(sessions, SecuredSessions)
-    neighbour = new_pair("neighbour", "pc3")
-    authorize(home, neighbour)
-    agent.peers.reload()
 
     busy = connected(agent, address, peer_keys, context, b"busy")
     busy.send(b"first")
@@ -207,7 +210,7 @@ def test_two_requests_get_both_replies_despite_end_events(
 def test_a_batch_does_not_go_on_to_a_later_owner(
     agent: ServedAgent,
     collected: tuple[str, ServerSocket, Collector],
-    home: Path,
+    neighbour: KeyPair,
     peer_keys: KeyPair,
     context: Context,
     monkeypatch: pytest.MonkeyPatch,
@@ -218,9 +221,6 @@ def test_a_batch_does_not_go_on_to_a_later_owner(
     address, bound, collector = collected
     sessions = bound.sessions
     assert isinstance(sessions, SecuredSessions)
-    neighbour = new_pair("neighbour", "pc3")
-    authorize(home, neighbour)
-    agent.peers.reload()
 
     victim = connected(agent, address, peer_keys, context)
     for _ in range(sent + 1):
