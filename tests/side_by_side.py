@@ -94,21 +94,26 @@ class Sharing(LoadScopeScheduling):
         return unit_of(nodeid)
 
     def _reschedule(self, node: WorkerController) -> None:
-        if self.workqueue and not self._for(node):
+        if self.workqueue and self._next_for(node) is None:
             node.shutdown()  # once it has run what it was given
         else:
             super()._reschedule(node)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end((self._for(node) or list(self.workqueue))[0], last=False)
+        self.workqueue.move_to_end(self._next_for(node) or next(iter(self.workqueue)), last=False)
         super()._assign_work_unit(node)
 
-    def _for(self, node: WorkerController) -> list[str]:
-        """Return the units that a process may take, in the order in which it takes them."""
-        units = sorted(self.workqueue, key=order)  # stable: as they were collected, where nothing else is said
-        if sorted(self.nodes, key=lambda each: each.gateway.id).index(node) < self._container_processes:
-            return sorted(units, key=lambda unit: (runs_alone(unit), not starts_containers(unit)))
-        return [unit for unit in units if not starts_containers(unit) and not runs_alone(unit)]
+    def _next_for(self, node: WorkerController) -> str | None:
+        """Return the unit that a process takes next, or None if the rest is for others."""
+        number = sorted(self.nodes, key=lambda each: each.gateway.id).index(node)
+        starts = number < self._container_processes
+        last = number == len(self.nodes) - 1  # the one without stacks to remove, where there are more than start any
+
+        def later(unit: str) -> tuple[bool, bool, tuple[bool, int]]:
+            return runs_alone(unit), starts and not starts_containers(unit), order(unit)
+
+        left = (unit for unit in self.workqueue if last or not runs_alone(unit))
+        return min((unit for unit in left if starts or not starts_containers(unit)), key=later, default=None)
 
 
 @contextmanager
