@@ -308,7 +308,7 @@ class Subscriber:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a session with the feed at this moment."""
+        """Whether there is a session with the feed, as libzmq reports it: that may be after the first event."""
         return self._thread.is_alive() and self._link.diagnosis.connected
 
     def start(self) -> None:
