@@ -72,17 +72,21 @@ def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: 
     Args:
         socket: a ROUTER with `router_mandatory`, of the caller's thread.
         messages: each has 1 to 3 frames before its content.
-        at_once: send up to AT_ONCE in one compiled call.
+        at_once: send up to AT_ONCE in one compiled call, else each in one of its own.
 
     Raises:
         zmq.ZMQError: a message was sent in part; the socket can only be closed.
     """
-    if compiled is None or not at_once:
+    if compiled is None:
         return send_with_pyzmq(socket, messages)
-    failed: list[int] = []
+    handle, failed = socket.underlying, list[int]()
+    if not at_once:
+        for message in messages:
+            failed += compiled.send(handle, [message])
+        return failed
     rest = iter(messages)
     while some := list(islice(rest, AT_ONCE)):
-        failed += compiled.send(socket.underlying, some)
+        failed += compiled.send(handle, some)
     return failed
 
 
