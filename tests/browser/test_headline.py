@@ -19,7 +19,6 @@ from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
 from twinhost.cli.arguments import parse_fields
@@ -49,10 +48,8 @@ class Watched:
 
     def draw(self) -> None:
         counts = self.twin.handshakes.counts()
-        self.twin.telemetry.gather(
-            lambda: State(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts)
-        )
-        self.twin.assembly.on_tick()
+        self.twin.telemetry.gather(State(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts))
+        self.twin.turn()
 
     def let_pass(self, seconds: float) -> None:
         self.clock.let_pass(seconds)
@@ -80,8 +77,7 @@ def watched(
     clock = Clock()
     for module in (state_module, registry_module, events_module, time_to_full_module):
         monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
-    monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
+    monkeypatch.setattr(state_module, "COUNT_EVERY_S", 0.0)
     (port,) = free_ports(1)
     environment = environment_of(tmp_path, "mainpc")
     document = yaml.safe_load(Path(environment["NETWORK_CONFIG_PATH"]).read_text(encoding="utf-8"))
@@ -94,7 +90,7 @@ def watched(
         wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
 
         def is_live() -> bool:
-            twin.assembly.on_tick()  # makes the state that the stream sends
+            twin.turn()  # makes the state that the stream sends
             # By a locator: an evaluation fails where the page reloads itself meanwhile, as it does without its script.
             return page.locator("html").get_attribute("data-stream") == "live"
 
@@ -108,7 +104,7 @@ def watched(
 
 
 def mainpc_is_stale(twin: Twin, port: int) -> bool:
-    twin.assembly.on_tick()
+    twin.turn()
     with urlopen(f"http://localhost:{port}/api/state", timeout=PATIENCE_S) as answer:
         return bool(json.load(answer)["hosts"][0]["stale"])
 

@@ -85,6 +85,7 @@ class Assembly:
     translate: Translator = no_dialect
     health: HealthActions | None = None  # if its health document has more fields than the default
     on_tick: Callable[[], None] = lambda: None
+    on_collect: Callable[[], None] = lambda: None  # once a second while somebody reads the HTTP routes that wait for it
     on_refusal: RefusalListener = lambda *_: None
     on_grants: GrantsListener = lambda *_: None
     on_stop: Callable[[], None] = lambda: None

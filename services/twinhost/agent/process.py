@@ -276,14 +276,14 @@ def prepare_agent(
     def on_tick() -> None:
         _follow_limits(settings.config.limits, replies, session_limits)
         keys.log_expiries()
-        telemetry.gather(gauges.read)
+        telemetry.collect(gauges.read, assembly.on_collect)
         assembly.on_tick()
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
     keys.call_on_own_change(server.request_tick)
-    config_watch.on_change = server.request_tick
+    config_watch.on_change = telemetry.readers.request_tick = server.request_tick
     gauges.follow(server.take_longest_turn_s)
     _add_checks(health, server, database, quarantines=rebuilds is not None)
     if feed is not None:

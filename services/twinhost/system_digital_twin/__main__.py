@@ -180,11 +180,12 @@ def assemble(foundation: Foundation) -> Assembly:
             commands(COMMANDS),
         ),
         on_tick=on_tick,
+        on_collect=state.draw,
         on_refusal=security.on_refusal,
         on_grants=security.on_grants,
         on_stop=on_stop,
         companions=[sampler],
-        routes=[*Stream(state.board).routes(), *page_routes(assets_folder())],
+        routes=[*Stream(state.board, foundation.telemetry.readers).routes(), *page_routes(assets_folder())],
     )
 
 

@@ -1,12 +1,16 @@
 """`/metrics`: what an agent counts and how it is, in a form that Prometheus reads."""
 
 import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.waiting import PATIENCE_S, at_most
 from twinhost.agent.host_metrics import (
     ContainerSample,
     DiskSample,
@@ -15,7 +19,7 @@ from twinhost.agent.host_metrics import (
     MachineSample,
     Traffic,
 )
-from twinhost.agent.telemetry import GATHER_EVERY_S, Peer, State, Telemetry
+from twinhost.agent.telemetry import COLLECT_EVERY_S, UNREAD_EVERY_S, Peer, Readers, State, Telemetry
 from twinhost.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
@@ -95,7 +99,7 @@ def test_the_host_is_exported_while_it_is_measured() -> None:
 def test_the_state_is_exported_whatever_a_peers_name_is() -> None:
     """Handshakes by outcome, sessions, the end of keys, store, lag."""
     telemetry = Telemetry("agent")
-    telemetry.gather(lambda: STATE)
+    telemetry.gather(STATE)
     found = samples(telemetry)
     peer = ("peer", NAME)
     assert found["twinhost_handshakes_total", (("outcome", "key_revoked"),)] == 1
@@ -106,19 +110,44 @@ def test_the_state_is_exported_whatever_a_peers_name_is() -> None:
     assert {name: plain[f"twinhost_{name}"] for name in expected} == expected
 
 
-def test_the_state_is_gathered_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ticks come five times as often."""
-    telemetry, clock, gathered = Telemetry("agent"), [100.0], []
-
-    def state() -> State:
-        gathered.append(clock[0])
-        return STATE
-
+@pytest.mark.parametrize(("reads", "every_s"), [(True, COLLECT_EVERY_S), (False, UNREAD_EVERY_S)])
+def test_it_is_collected_while_somebody_reads(monkeypatch: pytest.MonkeyPatch, reads: bool, every_s: float) -> None:
+    """Once a second, though ticks come more often; else once a minute."""
+    readers, clock, collected = Readers(), [100.0], list[float]()
     monkeypatch.setattr("twinhost.agent.telemetry.time.monotonic", lambda: clock[0])
-    for _ in range(10):
-        telemetry.gather(state)
-        clock[0] += GATHER_EVERY_S / 4
-    assert gathered == [100.0, 101.0, 102.0]
+    while clock[0] < 100 + 2.5 * every_s:
+        if reads:
+            readers.note()
+        readers.collect(lambda: collected.append(clock[0]))
+        clock[0] += COLLECT_EVERY_S / 4
+    assert collected == [100.0, 100 + every_s, 100 + 2 * every_s]
+
+
+def test_a_reader_waits_for_what_is_old_already() -> None:
+    """Until the server's thread has collected it, which the reader asks for; the next reader waits for nothing."""
+    readers, asked, collected = Readers(), threading.Event(), list[str]()
+    readers.request_tick = asked.set
+
+    def serve() -> None:
+        assert asked.wait(PATIENCE_S)
+        time.sleep(0.1)
+        readers.collect(lambda: collected.append("once"))
+
+    with ThreadPoolExecutor(1) as server:
+        served = server.submit(serve)
+        readers.wait()
+        assert collected == ["once"]
+        served.result()
+    with at_most(0.1):
+        readers.wait()
+
+
+def test_a_reader_does_not_wait_long_for_a_blocked_server() -> None:
+    """It gets what there is."""
+    readers = Readers()
+    readers.request_tick = lambda: None
+    with at_most(1.5):
+        readers.wait()
 
 
 def test_before_the_first_state_there_are_the_versions_alone() -> None:

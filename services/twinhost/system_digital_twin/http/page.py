@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from twinhost.agent.http import STREAM_PATH
+from twinhost.agent.telemetry import Readers
 from twinhost.system_digital_twin.http.state import Board
 
 STATIC = Path(__file__).parent / "static"
@@ -91,14 +93,16 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 class Stream:
     """The routes of the state and its stream; counts the clients of the stream."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, readers: Readers) -> None:
         self._board = board
+        self._readers = readers
         self._listeners = 0
 
     def routes(self) -> list[Route]:
         return [Route("/api/state", self._state), Route(STREAM_PATH, self._stream)]
 
-    async def _state(self, _: Request) -> Response:
+    def _state(self, _: Request) -> Response:
+        self._readers.wait()
         return Response(self._board.snapshot.body, media_type="application/json", headers=_STREAM_HEADERS)
 
     async def _stream(self, _: Request) -> Response:
@@ -115,8 +119,10 @@ class Stream:
         self._listeners += 1
         try:
             yield b"retry: %d\n\n" % RETRY_MS
+            await run_in_threadpool(self._readers.wait)
             sent, sent_at = -1, time.monotonic()
             while True:
+                self._readers.note()
                 snapshot = self._board.snapshot
                 if snapshot.number != sent:
                     sent, sent_at = snapshot.number, time.monotonic()

@@ -30,7 +30,7 @@ MAX_FORECASTS = 5  # of a host: of what fills first
 MAX_DISKS = 2  # of a host
 MAX_SAME_MACHINE = 4  # other hosts on a host's machine
 RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
-DRAW_EVERY_S = 1.0
+COUNT_EVERY_S = 1.0
 _ACCEPTED, _PROBES = "accepted", "announced_probe"
 _SAMPLE_EVERY_S = 900.0  # for the counts of refusals
 _NOW = {  # and the digits of each
@@ -62,7 +62,7 @@ class Board:
 
 
 class StateBoard:
-    """Puts a snapshot on a board once a second, on the server's thread."""
+    """Puts snapshots on a board, on the server's thread."""
 
     def __init__(
         self,
@@ -83,21 +83,24 @@ class StateBoard:
         self._leases = leases
         self._events = events
         self._forecasts = forecasts
-        self._drawn_at, self._requests = 0.0, 0
+        self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self._recent = _RecentCounts()
-        self.board.put(self._document(0.0))  # an empty document would look like a system without problems
+        self.draw()  # an empty document would look like a system without problems
 
     def on_tick(self) -> None:
-        """Take a snapshot if DRAW_EVERY_S has passed."""
+        """Count the requests of each second, whether or not somebody reads of them."""
         now = time.monotonic()
-        passed_s = now - self._drawn_at
-        if passed_s < DRAW_EVERY_S:
+        passed_s = now - self._counted_at
+        if passed_s < COUNT_EVERY_S:
             return
-        answered = self._counters.requests - self._requests
-        self._drawn_at, self._requests = now, self._counters.requests
-        self.board.put(self._document(answered / passed_s))
+        self._messages_per_s = (self._counters.requests - self._requests) / passed_s
+        self._counted_at, self._requests = now, self._counters.requests
 
-    def _document(self, messages_per_s: float) -> dict[str, Any]:
+    def draw(self) -> None:
+        """Take a snapshot."""
+        self.board.put(self._document())
+
+    def _document(self) -> dict[str, Any]:
         health, state = self._health.document(), self._telemetry.state
         records = {record.name: record for record in self._registry.all()}
         hosts = [self._host(host, records) for host in self._metrics.hosts()]
@@ -117,7 +120,7 @@ class StateBoard:
             "link": {
                 "encrypted": health["secure"],
                 "latency_ms": max(latency, default=None),
-                "messages_per_s": round(messages_per_s, 1),
+                "messages_per_s": round(self._messages_per_s, 1),
             },
             "agents": self._agents(records),
             "sessions": _that_fit(_session(peer) for peer in state.peers) if state else [],

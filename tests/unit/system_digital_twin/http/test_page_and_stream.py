@@ -15,7 +15,9 @@ import pytest
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent import http as http_limits
+from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.http import HttpServer
+from twinhost.agent.telemetry import Readers
 from twinhost.system_digital_twin.http import page as page_module
 from twinhost.system_digital_twin.http.page import MAX_LISTENERS, STATIC, Stream, page_routes
 from twinhost.system_digital_twin.http.state import Board
@@ -27,9 +29,11 @@ class Shown:
     """The routes on a port, with a board that a test writes on."""
 
     def __init__(self, assets: Path) -> None:
-        self.board = Board()
+        self.board, self.readers = Board(), Readers()
         (self.port,) = free_ports(1)
-        self.server = HttpServer(self.port, dict, bytes, [*Stream(self.board).routes(), *page_routes(assets)])
+        self.server = HttpServer(
+            self.port, dict, bytes, [*Stream(self.board, self.readers).routes(), *page_routes(assets)]
+        )
         self.server.start()
         self._open: list[http.client.HTTPConnection] = []
 
@@ -152,6 +156,31 @@ def test_the_state_is_the_newest(shown: Shown) -> None:
     with at_most(1.0):
         shown.board.put({"n": 2})
         assert next_state(stream) == {"n": 2}
+
+
+@pytest.mark.parametrize("path", ["/api/state", "/api/stream"])
+def test_who_reads_first_gets_a_new_state(shown: Shown, path: str) -> None:
+    """While nobody reads, none is made."""
+    shown.board.put({"n": "old"})
+    shown.readers.request_tick = lambda: shown.readers.collect(lambda: shown.board.put({"n": "new"}))
+    answer = shown.ask(path)
+    assert (json.loads(answer.read()) if path == "/api/state" else next_state(answer)) == {"n": "new"}
+
+
+def test_a_stream_keeps_its_state_new(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as it is read, the server makes a state every second, and for some seconds after that."""
+    monkeypatch.setattr(telemetry_module, "COLLECT_EVERY_S", 0.0)
+    monkeypatch.setattr(telemetry_module, "_READ_WITHIN_S", 1.0)
+    made: list[float] = []
+    stream = shown.ask("/api/stream")
+    until = time.monotonic() + 3.0
+    while time.monotonic() < until:
+        shown.readers.collect(lambda: made.append(time.monotonic()))
+        time.sleep(0.01)
+        if len(made) > 1 and made[-1] > until - 1.5:
+            stream.close()
+            shown.hang_up()
+    assert until - 1.5 < made[-1] < until - 0.1
 
 
 def test_a_stream_goes_on_past_the_deadline_of_other_answers(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The state document: true values of real stores in every part, null where nothing is known, and never a large one."""
 
-import asyncio
 import dataclasses
 import json
 import time
@@ -21,7 +20,6 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.metrics_bench import set_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent import telemetry as telemetry_module
 from twinhost.agent.telemetry import State
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
@@ -55,12 +53,16 @@ class Twin(Assembled):
         return json.loads(self.body())
 
     def body(self) -> bytes:
-        self.assembly.on_tick()
+        self.turn()
         return self.answered()
+
+    def turn(self) -> None:
+        self.assembly.on_tick()
+        self.assembly.on_collect()
 
     def answered(self) -> bytes:
         (route,) = (each for each in self.assembly.routes if isinstance(each, Route) and each.path == "/api/state")
-        return bytes(asyncio.run(route.endpoint(Request({"type": "http"}))).body)
+        return bytes(route.endpoint(Request({"type": "http"})).body)
 
     def call(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
         """Send a request that must succeed; return its reply."""
@@ -73,8 +75,8 @@ class Twin(Assembled):
 
 
 @pytest.fixture(autouse=True)
-def _every_turn_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 0.0)
+def _every_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "COUNT_EVERY_S", 0.0)
 
 
 @pytest.fixture
@@ -274,13 +276,12 @@ def test_refusals_are_recent_for_a_day(twin: Twin, monkeypatch: pytest.MonkeyPat
     """`refused` counts since the start, `refused_24h` those of the last day; probes are apart."""
     clock = Clock()
     monkeypatch.setattr(state_module, "time", clock)
-    monkeypatch.setattr(telemetry_module, "GATHER_EVERY_S", 0.0)
     counts = dict.fromkeys(map(str, Outcome), 0)
 
     def state(**refused: int) -> Any:
         counts.update(refused)
         handshakes = {**counts, "accepted": 7, "announced_probe": 10}
-        twin.telemetry.gather(lambda: dataclasses.replace(NO_STATE, handshakes=handshakes))
+        twin.telemetry.gather(dataclasses.replace(NO_STATE, handshakes=handshakes))
         return twin.state()
 
     first = state(not_zmtp=3)
@@ -364,7 +365,7 @@ def test_health_is_that_of_the_health_document(twin: Twin) -> None:
 
 
 def test_messages_are_counted_by_the_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was answered since the last drawing, over the time since then."""
+    """What was answered since the last count, over the time since then."""
     clock = Clock()
     monkeypatch.setattr(state_module, "time", clock)
     twin.state()
@@ -376,15 +377,20 @@ def test_messages_are_counted_by_the_second(twin: Twin, monkeypatch: pytest.Monk
     assert twin.state()["link"]["messages_per_s"] == 0
 
 
-def test_it_is_drawn_once_a_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Turns of the server come more often than that, and a drawing costs time."""
+def test_requests_of_the_last_second_are_counted(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether or not somebody reads them: who reads after a minute sees no mean of that minute."""
     clock = Clock()
     monkeypatch.setattr(state_module, "time", clock)
-    monkeypatch.setattr(state_module, "DRAW_EVERY_S", 60.0)
-    before = twin.state()["time"]
-    assert [twin.state()["time"] for _ in range(5)] == [before] * 5
-    clock.let_pass(61)
-    assert twin.state()["time"] != before
+    monkeypatch.setattr(state_module, "COUNT_EVERY_S", 1.0)
+    twin.state()
+    for _ in range(60):
+        clock.let_pass(1)
+        twin.ask("ping", UMRA)
+        twin.assembly.on_tick()
+    for _ in range(4):
+        twin.ask("ping", UMRA)
+    clock.let_pass(1)
+    assert twin.state()["link"]["messages_per_s"] == pytest.approx(4, abs=0.3)
 
 
 @pytest.mark.thorough
@@ -466,6 +472,7 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             wait_until(lambda: not any(each["stale"] for each in state()["hosts"]), PATIENCE_S, "both have figures")
             wait_until(lambda: len(state()["refused"]) >= 2, PATIENCE_S, "the intruders are counted")
             wait_until(lambda: state()["link"]["latency_ms"], PATIENCE_S, "the link is measured")
+            wait_until(lambda: state()["link"]["messages_per_s"], PATIENCE_S, "a second's requests are counted")
             peers, shown = client.call("get_peers"), state()
         counted = {cause: count for cause, count in peers["handshakes"].items() if count and cause != "accepted"}
         assert shown["refused"] == shown["refused_24h"] == counted
@@ -482,7 +489,6 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
         assert by_name[UMRA_NAME]["sessions"] >= 1
         assert seconds_ago(by_name[UMRA_NAME]["last_seen"]) < PATIENCE_S
         assert 0 < shown["link"]["latency_ms"] < 1_000
-        assert shown["link"]["messages_per_s"] > 0
         for each in shown["hosts"]:
             assert each["status"] == "HEALTHY"
             assert 0 <= each["now"]["cpu_percent"] <= 100
@@ -490,3 +496,6 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             assert each["now"]["ram_total_mb"] <= psutil.virtual_memory().total / 2**20 + 1
             assert each["history"]["t"]
         assert {each["name"] for each in shown["agents"]} == {SDT, UMRA_NAME}
+        time.sleep(5.5)  # nobody reads it, so after some seconds it is made once a minute
+        asked = time.time()
+        assert datetime.fromisoformat(state()["time"]).timestamp() > asked - 0.1
