@@ -101,7 +101,8 @@ class Readers:
         with self._collected:
             if self.request_tick is not None and self._collected_at < now - _OLD_S:
                 self.request_tick()
-                self._collected.wait_for(lambda: self._collected_at >= now, _WAIT_S)
+                # What began to be collected before is new enough, and is not collected again within a second.
+                self._collected.wait_for(lambda: self._collected_at > now - COLLECT_EVERY_S, _WAIT_S)
 
 
 class Telemetry:

@@ -142,6 +142,23 @@ def test_a_reader_waits_for_what_is_old_already() -> None:
         readers.wait()
 
 
+def test_a_reader_may_come_while_it_is_collected() -> None:
+    """What had begun before is new enough."""
+    readers, began = Readers(), threading.Event()
+    readers.request_tick = lambda: None
+
+    def take_long() -> None:
+        began.set()
+        time.sleep(0.2)
+
+    with ThreadPoolExecutor(1) as server:
+        collected = server.submit(readers.collect, take_long)
+        assert began.wait(PATIENCE_S)
+        with at_most(0.7):
+            readers.wait()
+        collected.result()
+
+
 def test_a_reader_does_not_wait_long_for_a_blocked_server() -> None:
     """It gets what there is."""
     readers = Readers()
