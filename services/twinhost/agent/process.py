@@ -276,8 +276,8 @@ def prepare_agent(
     def on_tick() -> None:
         _follow_limits(settings.config.limits, replies, session_limits)
         keys.log_expiries()
-        telemetry.collect(gauges.read, assembly.on_collect)
-        assembly.on_tick()
+        with telemetry.collecting(gauges.read, assembly.on_collect):
+            assembly.on_tick()
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))

@@ -9,6 +9,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -37,6 +38,7 @@ COLLECT_EVERY_S, UNREAD_EVERY_S = 1.0, 60.0
 _READ_WITHIN_S = 3.0  # afterwards nobody reads
 _OLD_S = 2 * COLLECT_EVERY_S
 _WAIT_S = 1.0  # for the server's thread
+MAX_WAITING = 16  # of the 40 threads that answer over HTTP, so that health checks are answered too
 UNKNOWN_ACTION = "unknown"  # for unknown actions: a caller must not choose a label
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -78,6 +80,7 @@ class Readers:
         self.request_tick: Callable[[], None] | None = None  # the server's; None before it serves
         self._read_at = self._collected_at = -math.inf
         self._collected = threading.Condition()
+        self._waiting = 0
 
     def collect(self, collect: Callable[[], None]) -> None:
         """Call a function if it is time to; on the server's thread."""
@@ -85,10 +88,12 @@ class Readers:
         every_s = COLLECT_EVERY_S if now - self._read_at < _READ_WITHIN_S else UNREAD_EVERY_S
         if now - self._collected_at < every_s:
             return
-        collect()
-        with self._collected:
-            self._collected_at = now
-            self._collected.notify_all()
+        try:
+            collect()
+        finally:
+            with self._collected:
+                self._collected_at = now
+                self._collected.notify_all()
 
     def note(self) -> None:
         """Have it collected for the next seconds; on any thread."""
@@ -99,10 +104,13 @@ class Readers:
         self.note()
         now = self._read_at
         with self._collected:
-            if self.request_tick is not None and self._collected_at < now - _OLD_S:
-                self.request_tick()
-                # What began to be collected before is new enough, and is not collected again within a second.
-                self._collected.wait_for(lambda: self._collected_at > now - COLLECT_EVERY_S, _WAIT_S)
+            if self.request_tick is None or self._collected_at >= now - _OLD_S or self._waiting == MAX_WAITING:
+                return
+            self.request_tick()
+            self._waiting += 1
+            # What began to be collected before is new enough, and is not collected again within a second.
+            self._collected.wait_for(lambda: self._collected_at > now - COLLECT_EVERY_S, _WAIT_S)
+            self._waiting -= 1
 
 
 class Telemetry:
@@ -142,18 +150,26 @@ class Telemetry:
         """The newest state; None before the first."""
         return self._state.latest
 
-    def collect(self, state: Callable[[], State], then: Callable[[], None]) -> None:
-        """Take the agent's state, and then call a function, if it is time to; on the server's thread."""
+    @contextmanager
+    def collecting(self, state: Callable[[], State], then: Callable[[], None]) -> Iterator[None]:
+        """After the block, also if it raises, take the agent's state and call a function, if it is time to.
+
+        On the server's thread.
+        """
 
         def collect() -> None:
             self.gather(state())
             then()
 
-        self.readers.collect(collect)
+        try:
+            yield
+        finally:
+            self.readers.collect(collect)
 
     def gather(self, state: State) -> None:
         """Take the agent's newest state; on the server's thread."""
         self._state.latest = state
+        self._state.longest_lag_s = max(self._state.longest_lag_s, state.loop_lag_s)
 
     def render(self) -> bytes:
         """Return the metrics as text; on a thread that may wait for the server's."""
@@ -211,6 +227,7 @@ class _StateCollector(Collector):
     def __init__(self, agent: str) -> None:
         self._agent = agent
         self.latest: State | None = None
+        self.longest_lag_s = 0.0  # since the scrape before
 
     def collect(self) -> Iterator[Metric]:
         known = versions()
@@ -220,14 +237,15 @@ class _StateCollector(Collector):
         state = self.latest
         if state is None:
             return
+        longest_lag_s, self.longest_lag_s = self.longest_lag_s, 0.0
         for name, text, value in (
             ("secure", "1: the link is encrypted and authenticated; 0: SECURE_ZMQ=0.", float(state.secure)),
             ("uptime_seconds", "Seconds since the start.", state.uptime_s),
             ("store_size_bytes", "Size of the database and its write-ahead log.", state.store_bytes),
             (
                 "loop_lag_seconds",
-                "Longest delay of the server's loop since these figures were collected before.",
-                state.loop_lag_s,
+                "Longest delay of the server's loop since the scrape before.",
+                longest_lag_s,
             ),
             ("peers", "Number of authorised keys.", len(state.peers)),
         ):

@@ -1,5 +1,6 @@
 """`/metrics`: what an agent counts and how it is, in a form that Prometheus reads."""
 
+import dataclasses
 import platform
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.waiting import PATIENCE_S, at_most
+from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import (
     ContainerSample,
     DiskSample,
@@ -19,7 +20,7 @@ from twinhost.agent.host_metrics import (
     MachineSample,
     Traffic,
 )
-from twinhost.agent.telemetry import COLLECT_EVERY_S, UNREAD_EVERY_S, Peer, Readers, State, Telemetry
+from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, Peer, Readers, State, Telemetry
 from twinhost.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
@@ -110,6 +111,24 @@ def test_the_state_is_exported_whatever_a_peers_name_is() -> None:
     assert {name: plain[f"twinhost_{name}"] for name in expected} == expected
 
 
+def test_the_longest_delay_between_two_scrapes_is_exported() -> None:
+    """The state is also collected when nobody scrapes it."""
+    telemetry, shown = Telemetry("agent"), list[float]()
+    for lags in ((0.25, 2.0, 0.5), (0.5,)):
+        for lag in lags:
+            telemetry.gather(dataclasses.replace(STATE, loop_lag_s=lag))
+        shown.append(samples(telemetry)["twinhost_loop_lag_seconds", ()])
+    assert shown == [2.0, 0.5]
+
+
+def test_it_is_collected_after_a_block_that_raises() -> None:
+    """As housekeeping does while the store fails, which the page shows."""
+    telemetry, then = Telemetry("agent"), list[str]()
+    with pytest.raises(ZeroDivisionError), telemetry.collecting(lambda: STATE, lambda: then.append("then")):
+        print(1 / 0)
+    assert (telemetry.state, then) == (STATE, ["then"])
+
+
 @pytest.mark.parametrize(("reads", "every_s"), [(True, COLLECT_EVERY_S), (False, UNREAD_EVERY_S)])
 def test_it_is_collected_while_somebody_reads(monkeypatch: pytest.MonkeyPatch, reads: bool, every_s: float) -> None:
     """Once a second, though ticks come more often; else once a minute."""
@@ -138,7 +157,18 @@ def test_a_reader_waits_for_what_is_old_already() -> None:
         readers.wait()
         assert collected == ["once"]
         served.result()
-    with at_most(0.1):
+    with at_most(0.5):
+        readers.wait()
+
+
+def test_what_cannot_be_collected_is_not_tried_at_once_again() -> None:
+    """The tick that tries has more to do, and a reader waits for nothing that does not come."""
+    readers = Readers()
+    readers.request_tick = lambda: None
+    with pytest.raises(ZeroDivisionError):
+        readers.collect(lambda: print(1 / 0))
+    readers.collect(lambda: pytest.fail("within a second"))
+    with at_most(0.5):
         readers.wait()
 
 
@@ -160,11 +190,18 @@ def test_a_reader_may_come_while_it_is_collected() -> None:
 
 
 def test_a_reader_does_not_wait_long_for_a_blocked_server() -> None:
-    """It gets what there is."""
+    """It gets what there is; so many wait, and who comes then does not, since a health check needs a thread too."""
     readers = Readers()
     readers.request_tick = lambda: None
-    with at_most(1.5):
-        readers.wait()
+    began = time.monotonic()
+    with ThreadPoolExecutor(MAX_WAITING) as threads:
+        waiting = [threads.submit(readers.wait) for _ in range(MAX_WAITING)]
+        wait_until(lambda: readers._waiting == MAX_WAITING, PATIENCE_S, "all of them wait")
+        with at_most(0.5):
+            readers.wait()
+        for each in waiting:
+            each.result()
+    assert 0.9 < time.monotonic() - began < 2.0
 
 
 def test_before_the_first_state_there_are_the_versions_alone() -> None:
