@@ -93,9 +93,9 @@ class Waker:
 
     def clear(self) -> None:
         """Take the calls so far, on the woken thread."""
-        self.called = False
         with contextlib.suppress(BlockingIOError):
             self._receiver.recv(4_096)
+        self.called = False  # last: a call whose byte is taken here would keep later ones from sending theirs
 
 
 class Worker:

@@ -169,3 +169,28 @@ def test_a_loop_that_rests_is_not_stalled() -> None:
     assert heartbeat.fresh
     heartbeat.beat()
     assert not heartbeat.fresh
+
+
+def test_a_call_while_the_calls_are_taken_stops_no_later_one() -> None:
+    """Its byte may be taken with those of the calls before."""
+    waker = Waker()
+    waker.wake()
+    taken = waker._receiver.recv
+
+    class Late:
+        """Takes the byte of a call that has just come, too."""
+
+        def recv(self, size: int) -> bytes:
+            waker.wake()
+            return taken(size)
+
+        def fileno(self) -> int:
+            return receiver.fileno()
+
+        def close(self) -> None:
+            receiver.close()
+
+    receiver, waker._receiver = waker._receiver, Late()  # type: ignore[assignment]
+    waker.clear()
+    waker.wake()
+    assert _readable(waker)
