@@ -94,6 +94,9 @@ class Sharing(LoadScopeScheduling):
         return unit_of(nodeid)
 
     def _reschedule(self, node: WorkerController) -> None:
+        # Completed ones of a process that crashed come back; whoever took one would be asked for nothing more.
+        for unit in [unit for unit, tests in self.workqueue.items() if all(tests.values())]:
+            del self.workqueue[unit]
         if self.workqueue and self._next_for(node) is None:
             node.shutdown()  # once it has run what it was given
         else:
