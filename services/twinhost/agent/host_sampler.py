@@ -1,18 +1,22 @@
 """Sample a host: its machine, its GPUs, and the container that its agent runs in."""
 
+import ctypes
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import psutil
 import structlog
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.gpus import Gpus
-from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, HostSample, MachineSample, Traffic
+from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, GpuSample, HostSample, MachineSample, Traffic
 from twinhost.agent.machine import ByteCounts, Machine
 from twinhost.worker import Worker
+
+if TYPE_CHECKING:
+    from twinhost.agent.gpus import Gpus
 
 _log = structlog.get_logger(__name__)
 
@@ -35,9 +39,9 @@ class _Reading:
 class HostSampler:
     """Takes samples; CPU and network are measured over the time since the previous sample."""
 
-    def __init__(self, cgroup: Cgroup | None = None, gpus: Gpus | None = None, machine: Machine | None = None) -> None:
+    def __init__(self, cgroup: Cgroup | None = None, machine: Machine | None = None) -> None:
         self._cgroup = cgroup or Cgroup()
-        self._gpus = gpus or Gpus()
+        self._gpus: Gpus | None = None
         self._machine = machine or Machine()
         self._before = self._read()
 
@@ -47,7 +51,7 @@ class HostSampler:
         passed_s = now.at - before.at
         if passed_s >= _SHORTEST_S:
             self._before = now
-        memory, cpus, gpus = psutil.virtual_memory(), psutil.cpu_count() or 1, self._gpus.read()
+        memory, cpus, gpus = psutil.virtual_memory(), psutil.cpu_count() or 1, self._read_gpus()
         used_s = _per_s(before.machine_cpu_s, now.machine_cpu_s, passed_s)
         return HostSample(
             wall=time.time(),
@@ -60,6 +64,18 @@ class HostSampler:
             machine=self._more(cpus, _traffic(before.machine_bytes, now.machine_bytes, passed_s)),
             container=self._container(before, now, passed_s),
         )
+
+    def _read_gpus(self) -> tuple[GpuSample, ...]:
+        """Return the GPUs that can be measured now; without a driver, pynvml is not imported: 2 MB."""
+        if self._gpus is None:
+            try:
+                ctypes.CDLL("libnvidia-ml.so.1")
+            except OSError:
+                return ()
+            from twinhost.agent.gpus import Gpus  # noqa: PLC0415 - only now
+
+            self._gpus = Gpus()
+        return self._gpus.read()
 
     def _read(self) -> _Reading:
         own = self._cgroup.cpu()

@@ -22,13 +22,10 @@ GOOD = f"NVIDIA H100|{8 * GIB}|{80 * GIB}|37"
 OTHER = f"NVIDIA T4|{GIB // 2}|{16 * GIB}|0"
 READER = (
     "import sys, msgspec\n"
-    "from twinhost.agent.gpus import Gpus\n"
     "from twinhost.agent.host_sampler import HostSampler\n"
-    "gpus = Gpus()\n"
-    "sampler = HostSampler(gpus=gpus)\n"
+    "sampler = HostSampler()\n"
     "for line in sys.stdin:\n"
-    "    read = gpus.read() if line.strip() == 'gpus' else sampler.sample()\n"
-    "    print(msgspec.json.encode(read).decode(), flush=True)\n"
+    "    print(msgspec.json.encode(eval(line)).decode(), flush=True)\n"
 )
 
 
@@ -67,16 +64,20 @@ class Reader:
     def gpus(self, *lines: str) -> tuple[GpuSample, ...]:
         """Return the GPUs that are read from a driver that has these."""
         self._table.write_text("".join(f"{line}\n" for line in lines))
-        return msgspec.json.decode(self._ask("gpus"), type=tuple[GpuSample, ...])
+        return msgspec.json.decode(self._ask("sampler.sample().gpus"), type=tuple[GpuSample, ...])
 
     def sample(self) -> HostSample:
         """Return a sample of the host."""
-        return msgspec.json.decode(self._ask("sample"), type=HostSample)
+        return msgspec.json.decode(self._ask("sampler.sample()"), type=HostSample)
 
     def unload(self) -> tuple[GpuSample, ...]:
         """Take the driver away, and return what is read then."""
         self._table.unlink(missing_ok=True)
-        return msgspec.json.decode(self._ask("gpus"), type=tuple[GpuSample, ...])
+        return msgspec.json.decode(self._ask("sampler.sample().gpus"), type=tuple[GpuSample, ...])
+
+    def imported(self, module: str) -> bool:
+        """Return whether the process has imported a module."""
+        return self._ask(f"{module!r} in sys.modules") == "true\n"
 
     def _ask(self, what: str) -> str:
         assert self.process.stdin is not None
@@ -167,11 +168,12 @@ def test_no_gpus_beside_a_driver(reader: Reader) -> None:
 
 
 def test_without_a_driver_nothing_is_known(tmp_path: Path) -> None:
-    """No library: no GPUs, and VRAM that is None; again and again."""
+    """No library: no GPUs, and VRAM that is None; again and again, and without what only reads GPUs."""
     if any(Path(folder, "libnvidia-ml.so.1").exists() for folder in ("/usr/lib", "/usr/lib/x86_64-linux-gnu")):
         pytest.skip("this machine has a driver")
     reader = Reader(None, tmp_path / "gpus")
     for _ in range(2):
         sample = reader.sample()
         assert (sample.vram_used_mb, sample.vram_total_mb, sample.gpus) == (None, None, ())
+    assert not reader.imported("pynvml")
     reader.end()
