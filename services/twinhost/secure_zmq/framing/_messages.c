@@ -114,8 +114,7 @@ static PyObject *next_message(void *socket, long flags, long look_us) {
     int received = zmq_msg_recv(&route, socket, DONTWAIT);
     if (received < 0 && zmq_errno() == EAGAIN && !(flags & DONTWAIT)) {
         Py_BEGIN_ALLOW_THREADS
-        if (look_us > 0) received = receive_soon(&route, socket, look_us);
-        if (received < 0 && zmq_errno() == EAGAIN)
+        if (look_us <= 0 || ((received = receive_soon(&route, socket, look_us)) < 0 && zmq_errno() == EAGAIN))
             received = zmq_msg_recv(&route, socket, 0); /* for as long as ZMQ_RCVTIMEO says */
         Py_END_ALLOW_THREADS
     }
