@@ -122,6 +122,41 @@ def test_a_reply_never_reaches_a_later_owner_of_a_routing_id(
     assert taker.recv() == b"of the taker"
 
 
+def after_whom_one_leaves(
+    agent: ServedAgent, collected: tuple[str, ServerSocket, Collector], keys: KeyPair, context: Context
+) -> "zmq.Socket[bytes]":
+    """Keep the loop busy for a peer, and have one leave before its request is read; return the first."""
+    address, bound, collector = collected
+    sessions = bound.sessions
+    assert isinstance(sessions, SecuredSessions)
+
+    busy = connected(agent, address, keys, context, b"busy")
+    busy.send(b"first")
+    assert collector.entered.wait(PATIENCE_S)
+    collector.looking.clear()
+    victim = connected(agent, address, keys, context)
+    victim.send(b"of the victim")
+    victim.close(linger=int(PATIENCE_S * 1_000))
+    wait_until(lambda: sessions._ended, PATIENCE_S, "its end is noticed")
+    return busy
+
+
+def test_nothing_is_kept_of_who_had_gone_before(
+    agent: ServedAgent, collected: tuple[str, ServerSocket, Collector], peer_keys: KeyPair, context: Context
+) -> None:
+    """Its session is not counted, and leaves no entry, of which a peer could make many."""
+    _, bound, collector = collected
+    sessions = bound.sessions
+    assert isinstance(sessions, SecuredSessions)
+    busy = after_whom_one_leaves(agent, collected, peer_keys, context)
+    collector.looking.set()
+    collector.wait_for_looks()
+    assert sessions.counts() == {peer_keys.certificate.owner.name: 1}
+    collector.gate.set()
+    assert busy.recv() == b"first"
+    wait_until(lambda: list(sessions._sessions) == [b"busy"], PATIENCE_S, "the other is forgotten")
+
+
 @pytest.mark.parametrize("remote", [None, ("192.0.2.1", 1)], ids=["closed", "of another connection"])
 def test_who_had_gone_before_its_request_was_read_gets_no_reply(
     agent: ServedAgent,
@@ -135,16 +170,7 @@ def test_who_had_gone_before_its_request_was_read_gets_no_reply(
     """Its end was noticed before there was a session that it ended; its descriptor may be another connection's."""
     address, bound, collector = collected
     sessions = bound.sessions
-    assert isinstance(sessions, SecuredSessions)
-
-    busy = connected(agent, address, peer_keys, context, b"busy")
-    busy.send(b"first")
-    assert collector.entered.wait(PATIENCE_S)
-    collector.looking.clear()
-    victim = connected(agent, address, peer_keys, context)
-    victim.send(b"of the victim")
-    victim.close(linger=int(PATIENCE_S * 1_000))
-    wait_until(lambda: sessions._ended, PATIENCE_S, "its end is noticed")
+    busy = after_whom_one_leaves(agent, collected, peer_keys, context)
     with monkeypatch.context() as patched:
         patched.setattr(sessions.connections, "remote", lambda _: remote)
         collector.looking.set()
@@ -157,6 +183,18 @@ def test_who_had_gone_before_its_request_was_read_gets_no_reply(
     time.sleep(0.1)  # what was to be sent is sent
     taker.send(b"of the taker")
     assert taker.recv() == b"of the taker"
+
+
+def test_a_descriptor_counts_once(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """Who had gone before its request was read may have a session with the descriptor of who came then."""
+    sessions = agent.server_socket.sessions
+    assert isinstance(sessions, SecuredSessions)
+    with Client(agent.secured(peer_keys)) as client:
+        client.call("who_am_i")
+        (session,) = sessions._sessions.values()
+        sessions._sessions[b"gone"] = session
+        assert sessions.counts() == {peer_keys.certificate.owner.name: 1}
+    wait_until(lambda: not sessions._sessions, PATIENCE_S, "both end with the descriptor's connection")
 
 
 def test_a_connection_with_a_reused_descriptor_is_answered(agent: ServedAgent, peer_keys: KeyPair) -> None:

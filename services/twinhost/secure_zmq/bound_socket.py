@@ -101,6 +101,8 @@ class SecuredSessions:
             fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
             remote = self.connections.remote_from(fd, address) or (None, 0)
             self._sessions[routing_id] = Session(caller.name, fd, *remote)
+            if remote[0] is None:
+                self.disconnected(fd)  # it had ended before, so its end is not reported any more
         self._last_seen[caller.name] = now
         return caller
 
@@ -137,16 +139,14 @@ class SecuredSessions:
         """Drop the sessions whose connections ended; on the thread that owns the socket."""
         if not self._ended:
             return
-        ended = set()
-        while self._ended:
-            ended.add(self._ended.popleft())
+        ended = {self._ended.popleft() for _ in range(len(self._ended))}
         for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
             del self._sessions[routing_id]
 
     def counts(self) -> dict[str, int]:
         """Return the number of live sessions by caller's name."""
-        ended = set(self._ended)
-        return dict(Counter(session.name for session in tuple(self._sessions.values()) if session.fd not in ended))
+        names = {session.fd: session.name for session in tuple(self._sessions.values())}  # one has each descriptor
+        return dict(Counter(names[fd] for fd in names.keys() - set(self._ended)))
 
     def last_seen(self) -> dict[str, float]:
         """Return when each caller's last message came, in seconds since the epoch."""
