@@ -91,7 +91,10 @@ class RawConnection:
     """A TCP connection to an agent, closed at the end of a `with`; its methods raise Disconnected and NoAnswer."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
+        try:
+            self._socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
+        except (BrokenPipeError, ConnectionResetError) as error:  # it was accepted, and ended before this was noticed
+            raise Disconnected(str(error)) from None
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = bytearray()
 

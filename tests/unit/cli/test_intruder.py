@@ -26,7 +26,7 @@ from tests.unit.cli.bare_agents import (
 from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
 from twinhost.adversary import campaign, insiders, payloads, strangers, tampering
-from twinhost.adversary.attack import Attack, Finding, Outcome, Target, Verdict, defended
+from twinhost.adversary.attack import SERVED_WITHIN_S, Attack, Finding, Outcome, Target, Verdict, defended
 from twinhost.adversary.campaign import (
     ATTACKS,
     FEED_ATTACKS,
@@ -432,6 +432,24 @@ def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
     _, finding = play_against(against(hosts), [attack])
     assert finding.verdict is Verdict.FAILED
     assert "closed an authorised session" in finding.sentence
+
+
+def test_a_subscriber_that_is_ended_while_connecting_tries_again(
+    hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed may have closed the descriptor that its connection has now; real clients reconnect."""
+    connect, ends = socket.create_connection, [BrokenPipeError(), ConnectionResetError()]
+
+    def create_connection(*place: Any, **options: Any) -> socket.socket:
+        if ends:
+            raise ends.pop()
+        return connect(*place, **options)
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    target = against(hosts)
+    feed = campaign.FeedTarget(target.agent, target.config, target.own_keys, target.find_pins)
+    assert feed.served_after_s() < SERVED_WITHIN_S
+    assert not ends
 
 
 @pytest.mark.parametrize("name", ["deeply nested JSON", "malformed JSON"])
