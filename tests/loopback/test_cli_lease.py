@@ -190,8 +190,10 @@ def test_a_signal_that_comes_early_is_not_lost(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_signals_are_passed_on(hosts: Hosts, client: Client, number: signal.Signals) -> None:
     """The program handles them; the command itself does not end it."""
-    handler = f"import signal, sys; signal.signal({int(number)}, lambda *_: (print('got it'), sys.exit(3)))"
-    process = started(hosts, sys.executable, "-c", f"{handler}; print('ready', flush=True); signal.pause()")
+    handler = f"import signal, sys, time; signal.signal({int(number)}, lambda *_: (print('got it'), sys.exit(3)))"
+    # Short sleeps: one that is begun right after the signal has come is not interrupted.
+    program = f"{handler}; print('ready', flush=True)\nwhile True: time.sleep(0.05)"
+    process = started(hosts, sys.executable, "-c", program)
     waits(process)
     process.send_signal(number)
     out, _ = process.communicate(timeout=PATIENCE_S)
