@@ -92,7 +92,7 @@ def test_it_waits_for_the_first_message_alone(router: Socket, peer: Socket) -> N
 
 
 def test_it_looks_for_a_message_without_sleeping(router: Socket, peer: Socket) -> None:
-    """For as long as it is told; then it waits as always."""
+    """For the time that it is given; then it waits as always."""
     sending = threading.Timer(0.1, peer.send, [b"late"])
     sending.start()
     assert [frame.bytes for _, frame in receive(router, 9, ALL, 0, int(1e6 * PATIENCE_S))] == [b"late"]
