@@ -32,3 +32,8 @@ def free_ports(count: int) -> list[int]:
                 _given.append(port)
     del _given[:-_MOST_GIVEN]
     return ports
+
+
+def vacant_address() -> str:
+    """Return an address of the loopback at which nobody listens, neither now nor by chance in another test."""
+    return f"tcp://127.0.0.1:{free_ports(1)[0]}"

@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import SESSIONS_PER_KEY, Authenticator, SessionLimits
@@ -86,11 +87,15 @@ class ServedAgent:
         own_keys: KeyPair | None,
         *,
         peers: AuthorizedPeers | None = None,
-        address: str = ANY_PORT,
+        address: str | None = None,
         wrap_store: Callable[[Database], Store] = lambda database: database,
         sessions_per_key: int = SESSIONS_PER_KEY,
     ) -> None:
-        """Bind and serve; without `own_keys`, an open link. Authorised keys lie in `home`, as does the database."""
+        """Bind and serve; without `own_keys`, an open link. Authorised keys lie in `home`, as does the database.
+
+        The address is one that stays vacant after the agent's end, for the next life of it.
+        """
+        address = address or vacant_address()
         self.own_keys = own_keys
         self.executions: list[int] = []
         self.worked = 0  # how often

@@ -6,6 +6,7 @@ import math
 import selectors
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.identities import authorize, new_pair
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.loopback.bare_zmq import endpoint
 from tests.loopback.test_client import DiesAfterCommit, Killed, again
+from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.errors import (
@@ -305,9 +307,10 @@ def test_a_mute_or_absent_server_is_unreachable_at_the_deadline(peer_keys: KeyPa
     """ServerUnreachable at the timeout, whether somebody listens or not."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        server = SecuredAddress(address, peer_keys, new_pair().public)
-        assert type(refusal(server, deadline_s=0.5)) is ServerUnreachable
-    assert type(refusal(server, deadline_s=0.5)) is ServerUnreachable
+        mute = SecuredAddress(address, peer_keys, new_pair().public)
+        assert type(refusal(mute, deadline_s=0.5)) is ServerUnreachable
+    absent = replace(mute, address=vacant_address())
+    assert type(refusal(absent, deadline_s=0.5)) is ServerUnreachable
 
 
 def test_a_refused_client_may_call_again(agent: ServedAgent, stranger_keys: KeyPair, home: Path) -> None:

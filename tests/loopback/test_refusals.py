@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent
+from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -34,13 +35,6 @@ def mute_address() -> Iterator[str]:
     """A server that accepts TCP connections and never sends a byte."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@pytest.fixture
-def vacant_address() -> str:
-    """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"tcp://127.0.0.1:{listener.getsockname()[1]}"
 
 
 def refusal(server: ServerAddress, deadline_s: float = LONG_S) -> ConnectionRefused:
@@ -160,11 +154,12 @@ def test_a_mute_server_is_unreachable_at_the_deadline(mute_address: str, peer_ke
 
 
 @pytest.mark.parametrize("secure", [True, False])
-def test_nobody_there_is_unreachable_at_the_deadline(vacant_address: str, peer_keys: KeyPair, secure: bool) -> None:
+def test_nobody_there_is_unreachable_at_the_deadline(peer_keys: KeyPair, secure: bool) -> None:
     """A port at which nobody listens: ServerUnreachable at the timeout."""
-    server: ServerAddress = UnencryptedAddress(vacant_address)
+    address = vacant_address()
+    server: ServerAddress = UnencryptedAddress(address)
     if secure:
-        server = SecuredAddress(vacant_address, peer_keys, new_pair().public)
+        server = SecuredAddress(address, peer_keys, new_pair().public)
     error = refusal(server, deadline_s=0.5)
     assert type(error) is ServerUnreachable
     assert "within 0.5 s: nothing answered at that address; check that the agent runs" in str(error)

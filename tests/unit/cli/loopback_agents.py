@@ -11,7 +11,7 @@ import zmq
 
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
-from tests.ports import free_ports
+from tests.ports import free_ports, vacant_address
 from twinhost.agent.health import Health, HealthActions, OperatorActions, Ping, pong
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
@@ -142,14 +142,14 @@ class LoopbackAgent:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._stack.callback(context.term)
         if self._keys is None:
-            return open_unencrypted_server_socket(context, "tcp://127.0.0.1:*", PAYLOAD_BYTES, self.handshakes)
+            return open_unencrypted_server_socket(context, vacant_address(), PAYLOAD_BYTES, self.handshakes)
         authenticator = Authenticator(context, self.peers, self.handshakes)
         self._stack.callback(authenticator.stop)
         self._authenticator = authenticator
-        return open_server_socket(authenticator, self.own_keys, "tcp://127.0.0.1:*", PAYLOAD_BYTES)
+        return open_server_socket(authenticator, self.own_keys, vacant_address(), PAYLOAD_BYTES)
 
     def _open_feed(self, beside: ServerSocket) -> Feed:
-        address = "tcp://127.0.0.1:*"
+        address = vacant_address()
         if self._authenticator is None:
             context = beside.socket.context
             socket = open_unencrypted_feed_socket(context, address, MAX_EVENT_BYTES, self.handshakes)
