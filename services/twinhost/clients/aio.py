@@ -130,7 +130,7 @@ async def follow_async(
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(arrived.wait(), POLL_S)
             event = waiting.popleft() if waiting else None
-            yield await _answered_async(order.step(event, connected=subscriber.connected, fault=subscriber.fault), call)
+            yield await _answered_async(order.step(event, session=subscriber.session, fault=subscriber.fault), call)
     finally:
         subscriber.stop()
 

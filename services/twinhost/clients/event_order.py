@@ -86,7 +86,7 @@ class EventOrder:
         self._begins_now = after is None
         self._fatal: TwinhostError | None = None
         self._answered = False
-        self._connected, self._had_session = False, False
+        self._session, self._had_session = 0, False
         self._ask_at, self._session_at = 0.0, time.monotonic()
 
     def begin(self) -> Steps[None]:
@@ -100,12 +100,12 @@ class EventOrder:
             self._last[topic] = page.last_seq
         self._session_at = time.monotonic()
 
-    def step(self, event: FeedEvent | None, *, connected: bool, fault: TwinhostError | None) -> Steps[list[Item]]:
+    def step(self, event: FeedEvent | None, *, session: int, fault: TwinhostError | None) -> Steps[list[Item]]:
         """Return what follows, in order, after an event was received or the time for one has passed.
 
         Args:
             event: what was received.
-            connected: whether there is a session with the feed.
+            session: the number of the session with the feed; 0 if there is none.
             fault: why there is none.
 
         Raises:
@@ -117,12 +117,12 @@ class EventOrder:
         try:
             if event is not None:  # before mainpc is asked, which may fail: not every event is stored
                 yield from self._take(event, found)
-            if (connected and not self._connected) or time.monotonic() >= self._ask_at:
+            if session not in {0, self._session} or time.monotonic() >= self._ask_at:
                 yield from self._catch_up(found)
                 self._answered, self._ask_at = True, time.monotonic() + _ASK_EVERY_S
-            if event is not None or (connected and self._connected):  # twice: the feed may disconnect at once
+            if event is not None or session == self._session != 0:  # still: the feed may end it at once
                 self._had_session, self._session_at = True, time.monotonic()
-            self._connected, self.fault = connected, fault
+            self._session, self.fault = session, fault
             if fault is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
                 self.fault = refused = NotGranted(
                     f"mainpc answers, but its event feed at {self._feed_at} keeps no session with this key; "
@@ -132,7 +132,7 @@ class EventOrder:
         except TwinhostError as error:
             fatal = isinstance(error, _FATAL) or (isinstance(error, _FATAL_AT_FIRST) and not self._answered)
             self._fatal = error if fatal else None
-            self._connected, self.fault = False, error
+            self._session, self.fault = 0, error
             self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
         if self._fatal is not None:
             self.fault = None
@@ -218,7 +218,7 @@ def follow(
     try:
         while True:
             event = subscriber.get(POLL_S)
-            yield answered(order.step(event, connected=subscriber.connected, fault=subscriber.fault), call)
+            yield answered(order.step(event, session=subscriber.session, fault=subscriber.fault), call)
     finally:
         subscriber.stop()
 

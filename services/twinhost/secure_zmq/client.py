@@ -311,6 +311,11 @@ class Subscriber:
         """Whether there is a session with the feed, as libzmq reports it: that may be after the first event."""
         return self._thread.is_alive() and self._link.diagnosis.connected
 
+    @property
+    def session(self) -> int:
+        """The number of the session that there is, which no other has; 0 where not `connected`."""
+        return self._link.sessions if self.connected else 0
+
     def start(self) -> None:
         with signals_blocked():
             self._thread.start()

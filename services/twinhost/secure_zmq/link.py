@@ -276,6 +276,11 @@ class Link:
         """The unique number of the session in which a request may be sent now; 0 for none."""
         if not self.diagnosis.connected or self.withdrawn():
             return 0
+        return self.sessions
+
+    @property
+    def sessions(self) -> int:
+        """How many there have been over all connections."""
         return self._earlier_sessions + self.diagnosis.generation
 
     def wait_for_session(self, timeout_s: float) -> int:

@@ -27,8 +27,8 @@ def bench(tmp_path: Path) -> Iterator[EventBench]:
         yield bench
 
 
-def step(order: EventOrder, bench: EventBench, event: FeedEvent | None = None, *, connected: bool = True) -> list[Item]:
-    return event_order.answered(order.step(event, connected=connected, fault=None), bench.ask)
+def step(order: EventOrder, bench: EventBench, event: FeedEvent | None = None, *, session: int = 1) -> list[Item]:
+    return event_order.answered(order.step(event, session=session, fault=None), bench.ask)
 
 
 def numbers(items: list[Item]) -> list[int]:
@@ -63,8 +63,8 @@ def test_every_event_comes_once_and_in_order(
             for _ in range({"lost": 0, "twice": 2}.get(fate, 1)):
                 found += numbers(step(order, bench, event))
             if fate == "reconnected":
-                found += numbers(step(order, bench, connected=False))
-        found += numbers(step(order, bench, connected=False)) + numbers(step(order, bench))
+                found += numbers(step(order, bench, session=0))
+        found += numbers(step(order, bench, session=0)) + numbers(step(order, bench))
         assert found == expected
 
 
@@ -107,7 +107,7 @@ def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None
         def call(action: str, **_: object) -> dict[str, object]:
             raise error
 
-        return event_order.answered(order.step(event, connected=False, fault=None), call)
+        return event_order.answered(order.step(event, session=0, fault=None), call)
 
     order = EventOrder(["EVENT:", "AGENT:"], FEED, after=0)
     assert failing(outage := ServerUnreachable("nobody answers")) == []
@@ -119,3 +119,14 @@ def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None
     assert failing(NotGranted("no"), registered) == [Received("AGENT:", {"agent_name": "gardener"})]
     with pytest.raises(NotGranted, match="no"):
         step(order, bench)
+
+
+def test_sessions_that_end_at_once_are_a_missing_grant(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look may find one, a new one each time."""
+    order, began = EventOrder(["EVENT:"], FEED, after=0), time.monotonic()
+    for session in range(1, 20):
+        monkeypatch.setattr(time, "monotonic", lambda: began + session / 2)  # noqa: B023 - called at once
+        assert step(order, bench, session=session) == []
+    monkeypatch.setattr(time, "monotonic", lambda: began + 11)
+    with pytest.raises(NotGranted, match="grant it `subscribe`"):
+        step(order, bench, session=20)
