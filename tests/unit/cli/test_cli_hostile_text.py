@@ -83,11 +83,11 @@ def test_a_hostile_sentence_stays_one_line(hosts: TwoHosts, cli: Cli) -> None:
 @pytest.mark.thorough
 def test_a_pipe_gets_no_colour_and_a_terminal_does(hosts: TwoHosts) -> None:
     """Not even where the environment asks for colour in pipes."""
+    assert "\x1b[32mHEALTHY\x1b[0m" in run_on_terminal(hosts.environment, "agents").out
     settings = {**hosts.environment, "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "PY_COLORS": "1"}
     for words in (("status",), ("agents",), ("call", SDT, "no_such_action"), ("--help",), ("nonsense",)):
         ran = run_process(settings, *words)
         assert "\x1b" not in ran.out + ran.err, words
-    assert "\x1b[32mHEALTHY\x1b[0m" in run_on_terminal(hosts.environment, "agents").out
 
 
 @pytest.mark.thorough
