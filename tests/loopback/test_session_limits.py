@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ import pytest
 
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
+from tests.loopback.test_rotation_of_pins import Kind, both
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, Refused, open_session
 from twinhost.adversary.zmtp import connect_to
@@ -78,10 +80,24 @@ def test_a_client_says_that_its_key_has_too_many(limited: ServedAgent, peer_keys
             stack.enter_context(session(limited, peer_keys, speaks=True))
         client = stack.enter_context(Client(limited.secured(peer_keys)))
         with pytest.raises(ServerUnreachable, match="sessions_per_key"):
-            client.call("who_am_i", deadline_s=0.5)
+            client.call("who_am_i", deadline_s=2.0)
     wait_until(lambda: count(limited, peer_keys) <= 1, PATIENCE_S, "the others have ended")
     with Client(limited.secured(peer_keys)) as client:
         assert client.call("who_am_i")["status"] == "ok"
+
+
+@both
+def test_a_client_that_was_refused_gets_in_when_there_is_room(
+    limited: ServedAgent, peer_keys: KeyPair, kind: Kind
+) -> None:
+    """Within the deadline of a later call, after some attempts and not hundreds."""
+    with ExitStack() as stack, kind(limited.secured(peer_keys)) as client:
+        sessions = [stack.enter_context(session(limited, peer_keys, speaks=True)) for _ in range(LIMIT)]
+        with pytest.raises(ServerUnreachable, match="sessions_per_key"):
+            client.call("who_am_i", deadline_s=2.0)
+        threading.Timer(0.5, sessions[0].connection.close).start()
+        assert client.call("who_am_i", deadline_s=PATIENCE_S)["status"] == "ok"
+    assert 1 < limited.counted(Outcome.TOO_MANY_SESSIONS) < 10
 
 
 def test_counts_are_exact_when_keys_mix(limited: ServedAgent, peer_keys: KeyPair, neighbour_keys: KeyPair) -> None:

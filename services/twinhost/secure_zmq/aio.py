@@ -171,16 +171,19 @@ class AsyncClient:
         """Do what the link decides; on the loop, after an event of the monitor, and while replies are due."""
         if self._connection is None:
             return
+        now = time.monotonic()
         try:
-            step = self._link.step(time.monotonic(), waiting_since)
+            step = self._link.step(now, waiting_since)
         except ConnectionRefused as error:
             self._fail_all(error)
             self._drop()
             return
         if step is Step.RECONNECT:
             self._reconnect()
-        else:
-            self._send()
+            return
+        if self._link.retry_at is not None:
+            asyncio.get_running_loop().call_later(self._link.retry_at - now, self._follow_link)
+        self._send()
 
     def _check_link(self) -> None:
         """Detect that replies are overdue, or that keys were changed."""

@@ -88,6 +88,7 @@ class Diagnosis:
         self.connected = False  # whether there is a session now, as far as the monitor has reported
         self.broken_off = 0  # handshakes that the other side has ended since the last session
         self.generation = 0  # sessions so far
+        self.too_many_sessions = False  # libzmq makes no other attempt after this refusal
 
     @classmethod
     def blank(cls) -> "Diagnosis":
@@ -140,7 +141,7 @@ class Diagnosis:
                 if event.value != errno.EAGAIN:  # a peer that sends nothing is not a wrong key
                     self.broken_off += 1
             case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
-                self._last_seen = _TOO_MANY_SESSIONS
+                self._last_seen, self.too_many_sessions = _TOO_MANY_SESSIONS, True
             case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
                 self.connected, self._last_seen = False, "a damaged message ended the session"
             case _:
@@ -228,6 +229,7 @@ class Link:
         self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
         self._failures = 0  # errors since the last reply
         self._earlier_sessions = 0  # of the connections before this one
+        self.retry_at: float | None = None  # when `step` will replace a connection that can't have a session any more
         self.diagnosis = Diagnosis.blank()  # of the connection in use
 
     @property
@@ -252,7 +254,7 @@ class Link:
         """
         targets = self._server.targets()
         self._earlier_sessions += self.diagnosis.generation
-        self.diagnosis = Diagnosis.blank()
+        self.diagnosis, self.retry_at = Diagnosis.blank(), None
         if not targets:
             self._failures += 1
             raise WrongServerKey(
@@ -312,6 +314,11 @@ class Link:
                 return Step.RECONNECT
             self._failures += 1
             raise error
+        if self.diagnosis.too_many_sessions and self.retry_at is None:
+            self._failures += 1
+            self.retry_at = now + self.backoff_s()
+        if self.retry_at is not None and now >= self.retry_at:
+            return Step.RECONNECT
         silent = waiting_since is not None and now - waiting_since >= SILENT_AFTER_S and self.had_session
         return Step.RECONNECT if silent or self.withdrawn() else Step.KEEP
 

@@ -15,6 +15,7 @@ ADDRESS = "tcp://mainpc:7120"
 HUNG_UP = SocketEvent(EventKind.BROKEN_OFF, errno.EPIPE, ADDRESS)
 REFUSED = SocketEvent(EventKind.REFUSED, 400, ADDRESS)
 SUCCEEDED = SocketEvent(EventKind.SUCCEEDED, 0, ADDRESS)
+TOO_MANY = SocketEvent(EventKind.REFUSED, 500, ADDRESS)
 LOST = SocketEvent(EventKind.DISCONNECTED, 0, ADDRESS)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
 
@@ -207,6 +208,21 @@ def test_the_backoff_grows_with_each_error_and_ends_with_a_reply() -> None:
     assert followed.link.backoff_s() == 0
     followed.own_keys = new_pair()
     assert not followed.link.accepts({"status": "error", "code": PeerNotLive.code})
+
+
+def test_after_a_refusal_for_too_many_sessions_it_tries_again() -> None:
+    """After the backoff, which grows; libzmq would not, and the refusal is not final."""
+    followed = Followed(1)
+    for longest_s in (0.2, 0.4, 0.8, 1.6, 2.0, 2.0):
+        followed.choose()
+        assert followed.link.retry_at is None
+        followed.link.feed(TOO_MANY)
+        assert followed.link.step(7.0) is Step.KEEP
+        retry_at = followed.link.retry_at
+        assert retry_at is not None
+        assert longest_s / 2 <= retry_at - 7.0 <= longest_s
+        assert followed.link.step(retry_at - 0.01) is Step.KEEP
+        assert followed.link.step(retry_at) is Step.RECONNECT
 
 
 def test_without_any_key_there_is_no_session() -> None:
