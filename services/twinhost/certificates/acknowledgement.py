@@ -18,7 +18,7 @@ from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_
 from twinhost.secure_zmq.server_address import SECURE_ZMQ_VARIABLE, is_secure_zmq_enabled
 
 WITHIN_S = 5.0  # for every host to acknowledge: an agent that is connected to mainpc takes about 0.2 s
-_FIRST_CALL_S = 0.5  # the first call's deadline; then the port is probed
+_FIRST_CALL_S = 0.5  # the first call's deadline, then the port is probed; and the shortest of a later one
 _CALL_S = 2.0  # a later call's, so that an agent that is restarting is asked again
 _PROBE_S = 1.0
 _STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each try is a connection, and a line in mainpc's audit log
@@ -207,8 +207,9 @@ class _Wait:
         return self.stopped[agent.name]
 
     def _deadline_s(self) -> float:
+        """Return a call's deadline in seconds; the last look, which begins at the end, has time to connect too."""
         longest_s = _CALL_S if self.server.name in self.stopped else _FIRST_CALL_S
-        return max(_STEP_S, min(longest_s, self.until - time.monotonic()))
+        return max(_FIRST_CALL_S, min(longest_s, self.until - time.monotonic()))
 
 
 def _why(one: Follower) -> str:
