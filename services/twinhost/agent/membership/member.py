@@ -239,8 +239,9 @@ class _SampleReports:
         """
         if not self._samples:
             return False
-        newest = self._samples.pop()
-        self.store_all()
+        *older, newest = [self._samples.popleft() for _ in range(len(self._samples))]  # not those added meanwhile
+        for sample in older:
+            self._store(sample)
         try:
             started = time.perf_counter()
             client.call("ping", deadline_s=CALL_DEADLINE_S)

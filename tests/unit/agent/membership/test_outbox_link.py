@@ -12,7 +12,7 @@ import pytest
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import HostSample
-from twinhost.agent.membership import delivery
+from twinhost.agent.membership import delivery, member
 from twinhost.agent.membership.delivery import Kind
 from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.membership.outbox import MIGRATION, Outbox
@@ -257,6 +257,24 @@ def test_of_several_samples_the_newest_is_sent_as_current(hosts: Hosts) -> None:
         pc2.waits(lambda: len(course()) >= 30 and pc2.is_empty(), "all of them have arrived")
         assert course() == [float(wall) for wall in range(1, 31)]
         assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["cpu_usage"] == 30.0
+
+
+def test_a_sample_added_while_older_ones_are_stored_is_sent(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is newer than the one that is sent, and becomes current after it."""
+    hosts.start(SDT).wait_until_ready()
+    with queueing_agent(hosts) as pc2, hosts.client(SDT, by=UMRA) as client:
+        reports, defer = member._SampleReports("pc2", pc2.outbox.queue), pc2.outbox.queue.defer
+
+        def meanwhile(*stored: Any) -> None:
+            monkeypatch.undo()
+            reports.add(sample(3.0))
+            defer(*stored)
+
+        monkeypatch.setattr(pc2.outbox.queue, "defer", meanwhile)
+        for wall in (1.0, 2.0):
+            reports.add(sample(wall))
+        assert [reports.send_one(client) for _ in range(3)] == [True, True, False]
+        assert client.call("get_metrics")["metrics"]["hosts"]["pc2"]["cpu_usage"] == 3.0
 
 
 def test_a_sample_is_queued_with_every_measured_value(hosts: Hosts) -> None:
