@@ -214,7 +214,8 @@ class _QuietServer(uvicorn.Server):
     _loop: asyncio.AbstractEventLoop | None = None
 
     async def main_loop(self) -> None:
-        self._loop, self._ending = asyncio.get_running_loop(), asyncio.Event()
+        self._ending = asyncio.Event()
+        self._loop = asyncio.get_running_loop()  # after it: then `end` finds both
         if not self.should_exit:
             await self._ending.wait()
 
