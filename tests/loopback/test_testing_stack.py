@@ -23,7 +23,7 @@ from twinhost.testing import Stack, wait_until
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 READY_WITHIN_S = 0.5
 REFUSED = (NotAuthorized, PeerNotLive)  # the second one on a connection that was open, until it is closed
-TRIES = 3  # other tests run beside this one
+TRIES = 10  # other tests run beside this one
 
 
 class Shout(Request, tag="shout"):
@@ -50,14 +50,16 @@ def stack() -> Iterator[Stack]:
 
 
 def test_both_agents_are_ready_within_half_a_second() -> None:
-    """The best of a few starts, each with keys, state, and ports of its own; and nothing is left."""
+    """One of a few starts at the least, each with keys, state, and ports of its own; and nothing is left."""
     threads, took = threading.active_count(), []
     for _ in range(TRIES):
         started = time.monotonic()
         with Stack() as stack:
             took.append(time.monotonic() - started)
         assert not stack.folder.exists()
-    assert min(took) < READY_WITHIN_S
+        if took[-1] < READY_WITHIN_S:
+            break
+    assert took[-1] < READY_WITHIN_S, took
     wait_until(lambda: threading.active_count() <= threads, "the threads end")
 
 
@@ -157,12 +159,15 @@ def test_a_fault_in_an_agents_thread_fails_the_test() -> None:
 
     def broken(_: Foundation) -> Assembly:
         def on_tick() -> None:
-            raise ZeroDivisionError
+            if added.is_set():
+                raise ZeroDivisionError
 
         return Assembly([], "ok", on_tick=on_tick)
 
+    added = threading.Event()
     with Stack() as stack:
         stack.add("Broken", [], broken)
+        added.set()
         wait_until(lambda: not stack.running("Broken"), "it ends")
         with pytest.raises(ZeroDivisionError):
             stack.stop("Broken")
@@ -205,6 +210,7 @@ def test_no_port_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor that of an agent which is not running."""
     ports = free_ports(7)
     monkeypatch.setattr("twinhost.testing.stack._PORTS", ports)
+    monkeypatch.setattr("twinhost.testing.stack._PORT_SHARES", 1)
     with Stack() as stack:
         stack.stop(UMRA)
         stack.add("Crier", [MIGRATION], shouting, {})

@@ -49,7 +49,7 @@ from twinhost.unified_memory_reasoning import __main__ as unified_memory_reasoni
 MEMORY = unified_memory_reasoning.NAME
 _CONFIG = Path(__file__).with_name(CONFIG_FILE)  # the one that is deployed: its grants, limits, and weights
 _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of its own is made there; a disk takes 0.2 s longer to start both
-_PORTS = range(10_000, 20_000)
+_PORTS, _PORT_SHARES = range(10_000, 20_000), 20  # each process of pytest-xdist has its share
 _DESCRIPTORS = Path("/dev/fd")
 
 
@@ -323,10 +323,12 @@ def _configuration(heartbeat_s: float) -> dict[str, Any]:
 
 def _free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
     """Return so many other ports that nobody has, and that Linux gives to no outgoing connection."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = _PORTS[process % _PORT_SHARES :: _PORT_SHARES]
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
-            port = random.choice(_PORTS)  # noqa: S311 - no secret
+            port = random.choice(share)  # noqa: S311 - no secret
             if port in taken:
                 continue
             with contextlib.suppress(OSError):
