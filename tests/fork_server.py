@@ -40,7 +40,7 @@ class Process(subprocess.Popen[Any]):
         streams = [given["p2cread"], given["c2pwrite"], given["errwrite"]]
         request = {"words": list(given["args"]), "environment": dict(given["env"] or os.environ)}
         request["folder"] = str(given["cwd"] or Path.cwd())
-        self._status, theirs = socket.socketpair()
+        self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # pid and status stay apart
         with theirs:
             descriptors = [default if stream == -1 else stream for default, stream in enumerate(streams)]
             socket.send_fds(_server(os.getpid()), [json.dumps(request).encode()], [*descriptors, theirs.fileno()])
