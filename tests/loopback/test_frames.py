@@ -190,22 +190,37 @@ def executed(agent: ServedAgent) -> int:
     return now
 
 
+def held(count: int) -> list[bytes]:
+    """Return so many slow requests, the first of which waits for the agent's gate."""
+    return [request("hold", 0), *(request("work", number) for number in range(1, count))]
+
+
+def worked_at_holds(agent: ServedAgent) -> list[int]:
+    """Return a list that gets the number of slow requests executed before each `hold`, as the agent's loop knows it."""
+    worked: list[int] = []
+    agent.before_hold_returns = lambda: worked.append(agent.worked)
+    return worked
+
+
 @pytest.mark.parametrize("changes", [False, True], ids=["reads", "with a change"])
 def test_slow_requests_of_one_frame_do_not_keep_the_others(
     context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket, changes: bool
 ) -> None:
     """Another connection's request, sent after a frame of 256 slow ones, is answered long before the last of them."""
-    slow = [request("work", number) for number in range(MAX_PARTS)]
+    slow = held(MAX_PARTS)
     if changes:
-        slow[0] = request("add", 0, amount=1)
+        slow[1] = request("add", 1, amount=1)
+    worked = worked_at_holds(agent)
     with connected(context, agent.secured(peer_keys)) as other:
         other.send(request("who_am_i", 0))
         other.recv()
         peer.send(together(slow))
-        wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
-        other.send(request("who_am_i", 1))
+        assert agent.entered.wait(PATIENCE_S)
+        other.send(request("hold", 1))
+        time.sleep(SETTLED_S)  # it has arrived
+        agent.gate.set()
         other.recv()
-        assert agent.worked < MAX_PARTS // 2
+    assert worked[1] < MAX_PARTS // 2
     found = [reply["request_id"] for reply in received(peer, MAX_PARTS)]
     assert found == [str(number) for number in range(MAX_PARTS)]
 
@@ -226,10 +241,11 @@ def test_a_key_revoked_in_the_middle_of_a_frame_gets_no_more(
     home: Path, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
 ) -> None:
     """Those of its requests that have not begun are refused, although the frame came before."""
-    peer.send(together([request("work", number) for number in range(MAX_PARTS)]))
-    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    peer.send(together(held(MAX_PARTS)))
+    assert agent.entered.wait(PATIENCE_S)
     (home / f"{peer_keys.certificate.owner.name}.key").unlink()
     agent.peers.reload()
+    agent.gate.set()
     assert executed(agent) < MAX_PARTS // 2
 
 
@@ -239,12 +255,13 @@ def test_a_role_that_is_taken_in_the_middle_of_a_frame_is_gone(
     """The rest of the frame is judged by the roles of its moment."""
     owner = replace(peer_keys.certificate.owner, roles=frozenset({"nobody"}))
     lowered = KeyPair(replace(peer_keys.certificate, owner=owner), peer_keys.secret_z85)
-    peer.send(together([request("work", number) for number in range(MAX_PARTS)]))
-    wait_until(lambda: agent.worked > 0, PATIENCE_S, "the frame is being answered")
+    peer.send(together(held(MAX_PARTS)))
+    assert agent.entered.wait(PATIENCE_S)
     (home / f"{owner.name}.key").unlink()
     authorize(home, lowered)
     agent.peers.reload()
-    wait_until(lambda: agent.worked + agent.counters.errors == MAX_PARTS, PATIENCE_S, "all of it is answered")
+    agent.gate.set()
+    wait_until(lambda: 1 + agent.worked + agent.counters.errors == MAX_PARTS, PATIENCE_S, "all of it is answered")
     assert agent.worked < MAX_PARTS // 2
 
 
@@ -253,6 +270,8 @@ def test_a_flood_of_slow_frames_does_not_stop_the_others(
 ) -> None:
     """What is too much is refused, not executed, and may be repeated; another connection is served meanwhile."""
     frames, each = 24, 128
+    worked = worked_at_holds(agent)
+    agent.gate.set()
     with connected(context, agent.secured(peer_keys)) as other:
         other.send(request("who_am_i", 0))
         other.recv()
@@ -260,10 +279,10 @@ def test_a_flood_of_slow_frames_does_not_stop_the_others(
             peer.send(together([request("work", f"{frame}-{number}") for number in range(each)]))
         wait_until(lambda: agent.worked > 0, PATIENCE_S, "the first frame is being answered")
         for number in range(3):
-            other.send(request("who_am_i", number))
+            other.send(request("hold", number))
             other.recv()
-        assert agent.worked < 2 * each
     codes = [reply.get("code") for reply in received(peer, frames * each)]
+    assert worked[2] < agent.worked
     assert set(codes) == {None, "limit_reached"}
     assert codes.count(None) == agent.worked
 
