@@ -183,7 +183,7 @@ def test_each_call_ends_at_its_own_deadline() -> None:
 
         async def use(client: AsyncClient) -> None:
             endless = asyncio.create_task(client.call("echo", deadline_s=math.inf))
-            await asyncio.gather(*(one(client, deadline_s) for deadline_s in (0.3, 0.1, 0.2)))
+            await asyncio.gather(*(one(client, deadline_s) for deadline_s in (1.2, 0.1, 0.6)))
             given_up = asyncio.create_task(client.call("echo", deadline_s=0.05))
             await asyncio.sleep(0)
             given_up.cancel()
@@ -192,7 +192,7 @@ def test_each_call_ends_at_its_own_deadline() -> None:
             endless.cancel()
 
         run(UnencryptedAddress(endpoint(server)), use)
-    assert ended == [0.1, 0.2, 0.3, 0.15]
+    assert ended == [0.1, 0.6, 1.2, 0.15]
 
 
 def test_one_timer_serves_the_deadlines_of_all_calls(

@@ -125,9 +125,10 @@ def test_a_client_may_be_there_before_its_server(home: Path, server_keys: KeyPai
 
 def test_a_late_reply_is_dropped(agent: ServedAgent, client: Client) -> None:
     """The reply to a call that was given up is not taken for the reply to the next one."""
+    client.call("who_am_i", deadline_s=PATIENCE_S)  # it is connected
     with pytest.raises(ServerUnreachable, match="it received the request and did not reply"):
         client.call("hold", deadline_s=0.3)
-    assert agent.entered.is_set()
+    assert agent.entered.wait(PATIENCE_S)
     agent.gate.set()
     for text in ("one", "two"):
         assert client.call("echo", text=text, deadline_s=PATIENCE_S)["text"] == text
@@ -143,6 +144,7 @@ def test_a_call_given_up_is_not_lost_when_it_is_repeated(
     agent: ServedAgent, client: Client, peer_keys: KeyPair
 ) -> None:
     """With its id, the caller can ask again for what it does not know the end of; it is done once."""
+    client.call("who_am_i", deadline_s=PATIENCE_S)  # it is connected
     with pytest.raises(ServerUnreachable):
         client.call("hold", deadline_s=0.2)
     with pytest.raises(ServerUnreachable):

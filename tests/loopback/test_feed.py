@@ -277,7 +277,7 @@ def test_a_withdrawn_key_gets_nothing_and_others_lose_nothing(
         assert published > json.loads(event.payload)["number"] if event else True
         received = [number(neighbour) for _ in range(published)]
         assert received == list(range(published))
-        assert served.closed_count == 1
+        assert served.closed_count >= 1  # it may have connected again, to be refused
 
 
 def test_nothing_is_published_between_noticing_and_closing(
@@ -335,6 +335,7 @@ def test_an_event_after_a_revocation_waits_for_the_close(
 def test_a_grant_that_is_withdrawn_ends_the_subscription(served: ServedFeed, peer_keys: KeyPair) -> None:
     with subscribed(served, peer_keys, b"EVENT:") as subscriber:
         served.granted.clear()
+        served.feed.request_review()
         wait_until(lambda: served.closed_count, REVOKED_WITHIN_S, "it is closed")
         served.feed.publish(b"EVENT:", b"{}")
         assert subscriber.get(QUIET_S) is None
@@ -368,6 +369,7 @@ def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_key
         wait_until(lambda: served.feed.counters.granted > granted, PATIENCE_S, "it has to subscribe again")
         closed = served.closed_count
         served.granted.clear()
+        served.feed.request_review()
         wait_until(lambda: served.closed_count > closed, REVOKED_WITHIN_S, "and is closed with its grant")
         served.feed.publish(b"EVENT:", b"{}")
         assert subscriber.get(QUIET_S) is None
@@ -582,16 +584,18 @@ class Manual:
         frame = self.socket.recv(copy=False)
         return frame.bytes, int(frame.get(zmq.SRCFD))
 
-    def receivers(self, topic: bytes) -> list[int]:
-        """Publish, and return which of the peers hear it."""
+    def receivers(self, topic: bytes, *, some: bool = True) -> list[int]:
+        """Publish, and return which of the peers hear it; where `some` do, wait for the first."""
         self.socket.send(topic)
+        if some:
+            wait_until(lambda: any(peer.poll(0) for peer in self.peers), PATIENCE_S, "one hears it")
         return [index for index, peer in enumerate(self.peers) if peer.poll(int(QUIET_S * 1_000)) and peer.recv()]
 
 
 def test_a_manual_grant_goes_to_whose_message_was_read_last(context: Context) -> None:
     """Nobody has anything by itself; a duplicate comes again; and no other subscriber of the topic is granted it."""
     manual = Manual(context)
-    assert manual.receivers(b"first") == []
+    assert manual.receivers(b"first", some=False) == []
     for peer in manual.peers[:2]:
         peer.send(b"\1T")
     first = manual.read()
@@ -604,12 +608,9 @@ def test_a_manual_grant_goes_astray_behind_other_messages(context: Context) -> N
     """libzmq 4.3.5 has two queues and gives such a message a place in one alone; both are empty together."""
     manual = Manual(context)
     other, mine, astray = manual.peers
-    other.send(b"no subscription")
-    time.sleep(0.1)
-    mine.send(b"\1T")
-    time.sleep(0.1)
-    astray.send(b"\1T")
-    time.sleep(0.1)
+    for peer, message in ((other, b"no subscription"), (mine, b"\1T"), (astray, b"\1T")):
+        peer.send(message)
+        time.sleep(QUIET_S)  # it has arrived
     assert [manual.read() for _ in range(2)] == [(b"no subscription", manual.fds[0]), (b"\1T", manual.fds[1])]
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
     assert manual.receivers(b"T") == [2]
@@ -629,7 +630,7 @@ def test_a_connections_end_arrives_as_unsubscriptions(context: Context) -> None:
     assert frame.get(zmq.SRCFD) == -1 if _has_origin(frame) else True
     manual.socket.setsockopt(zmq.SUBSCRIBE, b"T")
     manual.peers.pop(0)
-    assert manual.receivers(b"T") == []
+    assert manual.receivers(b"T", some=False) == []
 
 
 def _has_origin(frame: zmq.Frame) -> bool:

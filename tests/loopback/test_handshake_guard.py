@@ -37,6 +37,7 @@ from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
 STRANGERS = 60
 FRAME_BYTES = 2 * PAYLOAD_LIMIT
+HUGE_HELLO = b"\x06" + struct.pack(">Q", FRAME_BYTES) + b"\x05HELLO" + bytes(FRAME_BYTES - 7)  # but its last byte
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01" + b"CURVE".ljust(20, b"\0") + bytes(32)
 MIB = 1024 * 1024
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def push_huge_handshake(address: str) -> float:
         with suppress(ConnectionError, TimeoutError):
             stranger.sendall(GREETING)
             stranger.recv(64)
-            stranger.sendall(b"\x06" + struct.pack(">Q", FRAME_BYTES) + b"\x05HELLO" + bytes(FRAME_BYTES - 7))
+            stranger.sendall(HUGE_HELLO)
             while stranger.recv(64):
                 pass
         return time.monotonic() - started

@@ -90,6 +90,11 @@ def test_a_removed_grant_holds_at_once_on_open_connections(running: Running) -> 
         assert client.call("ping")["status"] == "ok"
 
 
+def rejections(agent: AgentProcess) -> list[str]:
+    """Return why the agent rejected a file, by its log."""
+    return [str(each["reason"]) for each in agent.logged("configuration_rejected")]
+
+
 def test_an_invalid_file_changes_nothing_and_is_reported(running: Running) -> None:
     """A log line and a health warning name the mistake, and none of its other changes applies."""
 
@@ -104,7 +109,7 @@ def test_an_invalid_file_changes_nothing_and_is_reported(running: Running) -> No
         (warning,) = running.warnings(name)
         assert "limits.registration_ttl_s must be" in warning
         assert agent.health()["ready"]
-        assert [each["reason"] for each in agent.logged("configuration_rejected")][-1] == warning
+        wait_until(lambda: rejections(agent)[-1:] == [warning], PATIENCE_S, "it is logged")  # noqa: B023
         assert refused(running, name, "get_peers")
     with running.hosts.client(SDT) as client:
         assert "pc3" not in client.call("get_metrics")["metrics"]["hosts"]

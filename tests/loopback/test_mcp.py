@@ -266,25 +266,26 @@ def test_without_the_extra_it_says_what_to_install(hosts: Hosts) -> None:
 
 
 def test_an_action_that_is_not_granted_is_a_tool_error(hosts: Hosts) -> None:
-    """And so is an unknown memory; the sentence is the agent's own."""
+    """And so is an unknown memory; the sentence is the agent's own. With the grant it works again."""
     config = Path(hosts.config.source)
     before = config.read_text()
 
     async def scene() -> None:
-        async with in_process(hosts, SDT) as client:
+        async with in_process(hosts, SDT) as client, asyncio.timeout(2 * PATIENCE_S):
             assert "there is no memory 'none'" in await refusal(client, "forget", memory_id="none")
-            config.write_text(before.replace('"search_memory", ', ""))
-            async with asyncio.timeout(PATIENCE_S):
+            try:
+                config.write_text(before.replace('"search_memory", ', ""))
                 while not (result := await client.call_tool("search_memory", {"query": "x"})).is_error:
                     pass
+            finally:
+                config.write_text(before)
             (sentence,) = texts(result)
             assert "search_memory" in sentence
             assert "not granted" in sentence
+            while (await client.call_tool("search_memory", {"query": "x"})).is_error:
+                pass
 
-    try:
-        asyncio.run(scene())
-    finally:
-        config.write_text(before)
+    asyncio.run(scene())
 
 
 def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: Path) -> None:

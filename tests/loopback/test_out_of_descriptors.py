@@ -69,7 +69,7 @@ def test_a_revoked_subscriber_gets_no_event(prepared: Path, server_keys: KeyPair
             served.peers.reload()
             for number in range(1, 6):
                 served.feed.publish(b"EVENT:", b'{"number": %d}' % number)
-            wait_until(lambda: served.closed_count == 1, 1, "the connection is closed")
+            wait_until(lambda: served.closed_count, 1, "the connection is closed")
             wait_until(lambda: served.feed.counters.published == 6, PATIENCE_S, "the events are published")
             assert subscriber.get(0.5) is None
 

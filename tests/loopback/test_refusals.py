@@ -101,7 +101,9 @@ def test_a_handshake_that_failed_has_its_address(agent: ServedAgent, said: bytes
             wait_until(lambda: guard.looks, PATIENCE_S, "the connection is noticed")
             client.sendall(said)
         wait_until_counted(agent, outcome, Outcome.BROKEN_OFF)  # a peer that hangs up may be noticed first
-    (line,) = [line for line in lines if line["event"] == "handshake_refused"]
+        (line,) = wait_until(
+            lambda: [line for line in lines if line["event"] == "handshake_refused"], PATIENCE_S, "it is logged"
+        )
     assert line["address"] == "127.0.0.3"
 
 

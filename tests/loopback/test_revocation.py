@@ -131,7 +131,7 @@ def test_it_is_refused_and_closed_and_others_lose_nothing(
 def test_a_key_that_expires_is_closed_where_it_idles(home: Path, server_keys: KeyPair) -> None:
     """Nothing changes on the disk and nobody says anything: the clock alone ends the session."""
     owner = new_pair("passing", "pc3").certificate.owner
-    ends_in_s = 2
+    ends_in_s = 4
     passing = KeyPair.generate(owner, Validity(not_after=int(time.time()) - CLOCK_TOLERANCE_S + ends_in_s))
     authorize(home, passing)
     with serving(home, server_keys) as agent:
@@ -189,6 +189,7 @@ def test_a_silent_neighbour_closed_by_mistake_loses_nothing(
     neighbour.curve_secretkey, neighbour.curve_publickey = neighbour_keys.secret_z85, neighbour_keys.public.z85
     neighbour.connect(agent.address)
     agent.counted(Outcome.ACCEPTED)
+    wait_until(agent.server_socket.sessions.connections.open, PATIENCE_S, "its connection is known")
     with Client(agent.secured(peer_keys)) as client:
         client.call("who_am_i")
     remove(home, peer_keys)

@@ -86,7 +86,8 @@ def test_a_damaged_memory_is_restored_by_one_command(hosts: Hosts, tmp_path: Pat
     health = agent.health()
     assert (health["status"], health["ready"], store_damage(agent)["ok"]) == ("degraded", False, False)
     assert damaged.name in store_damage(agent)["detail"]
-    assert [entry["kept_as"] for entry in agent.logged("database_damaged")] == [damaged.name]
+    (entry,) = wait_until(lambda: agent.logged("database_damaged"), PATIENCE_S, "it is logged")
+    assert entry["kept_as"] == damaged.name
     assert revisions(hosts, "a", "c") == [0, 0]
     write(hosts, "f")  # it serves
 
@@ -115,7 +116,7 @@ def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
     with closing(sqlite3.connect(hosts.database(UMRA))) as connection, connection:
         connection.execute("DELETE FROM recall_words_data WHERE id > 10")
     agent = hosts.start(UMRA).wait_until_serving()
-    assert len(agent.logged("index_rebuilt")) == 1
+    assert len(wait_until(lambda: agent.logged("index_rebuilt"), PATIENCE_S, "it is logged")) == 1
     assert (store_damage(agent)["ok"], quarantined(hosts.database(UMRA), DAMAGED)) == (True, [])
     with hosts.client(UMRA) as client:
         assert [found["content"] for found in client.call("search_memory", query="gateway")["results"]] == [

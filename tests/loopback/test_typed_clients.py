@@ -36,7 +36,7 @@ T = TypeVar("T")
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     """Both agents in touch, with what the examples speak of."""
-    with Hosts(tmp_path_factory.mktemp("hosts"), metrics_interval_s=0.2) as hosts:
+    with Hosts(tmp_path_factory.mktemp("hosts"), metrics_interval_s=1.0) as hosts:
         hosts.start_both()
         with system_of(hosts) as system, memory_of(hosts) as memory:
             system.register_agent(agent_name="gardener", status="HEALTHY")
