@@ -15,6 +15,7 @@ import yaml
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent import self_check
 from twinhost.agent.self_check import INTERVAL_S, SUFFIX, SelfCheck
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.errors import StoreUnavailable
@@ -188,34 +189,34 @@ def test_an_agent_touches_its_file_by_itself(hosts: Hosts) -> None:
 
 
 @pytest.fixture
-def checked(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The file of a check of SystemDigitalTwin that is made ten times a second; the agent runs."""
+def checked(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SelfCheck]:
+    """A check of SystemDigitalTwin that is made ten times a second; the agent runs, and has passed it."""
     hosts.start(SDT).wait_until_serving()
     for variable, value in hosts.environment(SDT).items():
         monkeypatch.setenv(variable, value)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "mount"))
     (tmp_path / "mount").mkdir()
+    monkeypatch.setattr(self_check, "_RETRY_S", 0.1)
     check = SelfCheck("Checked", hosts.config.agent(SDT).zmq_port, interval_s=0.1)
     check.start()
-    file = tmp_path / "mount" / f"Checked{SUFFIX}"
-    wait_until(file.exists, PATIENCE_S, "the first check")
-    yield file
+    wait_until(check._file.exists, PATIENCE_S, "the first check")
+    yield check
     check.stop()
 
 
-def touched(file: Path, within_s: float = PATIENCE_S) -> None:
-    os.utime(file, (0, 0))
-    wait_until(lambda: file.stat().st_mtime, within_s, "the file is touched")
+def touched(check: SelfCheck) -> None:
+    os.utime(check._file, (0, 0))
+    wait_until(lambda: check._file.stat().st_mtime, PATIENCE_S, "the file is touched")
 
 
-def untouched(file: Path) -> None:
-    time.sleep(0.3)  # for a check that has just passed
-    os.utime(file, (0, 0))
+def untouched(check: SelfCheck) -> None:
+    wait_until(lambda: check._fault is not None, PATIENCE_S, "no check that passed is under way")
+    os.utime(check._file, (0, 0))
     time.sleep(QUIET_S)
-    assert file.stat().st_mtime == 0
+    assert check._file.stat().st_mtime == 0
 
 
-def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: Path) -> None:
+def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: SelfCheck) -> None:
     """And does again when it answers."""
     touched(checked)
     (agent,) = hosts.processes
@@ -225,7 +226,7 @@ def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: Path) ->
     touched(checked)
 
 
-def test_a_failed_store_stops_the_touching(hosts: Hosts, checked: Path) -> None:
+def test_a_failed_store_stops_the_touching(hosts: Hosts, checked: SelfCheck) -> None:
     """The agent answers, but says that it can't serve."""
     (agent,) = hosts.processes
     agent.forbid_files_to_grow()
@@ -237,7 +238,7 @@ def test_a_failed_store_stops_the_touching(hosts: Hosts, checked: Path) -> None:
 
 
 @pytest.mark.sdt_security
-def test_a_refused_own_key_stops_the_touching(hosts: Hosts, checked: Path) -> None:
+def test_a_refused_own_key_stops_the_touching(hosts: Hosts, checked: SelfCheck) -> None:
     """Each check is a handshake of its own: one that kept its connection would go on."""
     keys = load_certificates(hosts.folder(SDT)).own_keys
     write_revocation(keys.certificate, hosts.folder(SDT) / "revoked")
@@ -245,7 +246,7 @@ def test_a_refused_own_key_stops_the_touching(hosts: Hosts, checked: Path) -> No
 
 
 @pytest.mark.sdt_security
-def test_a_failed_handler_stops_the_touching(hosts: Hosts, checked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_handler_stops_the_touching(hosts: Hosts, checked: SelfCheck, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody gets in then: as a secured check of an agent without a handler, or without CURVE."""
     monkeypatch.setenv("SECURE_ZMQ", "0")
     untouched(checked)
@@ -262,12 +263,13 @@ def test_an_earlier_file_is_removed_before_the_start(tmp_path: Path, monkeypatch
     assert not file.exists()
 
 
-def test_the_file_is_not_written_through_a_link(hosts: Hosts, checked: Path, tmp_path: Path) -> None:
+def test_the_file_is_not_written_through_a_link(hosts: Hosts, checked: SelfCheck, tmp_path: Path) -> None:
     """Outside a container, anybody may put one into /tmp."""
     victim = tmp_path / "victim"
     victim.touch()
     os.utime(victim, (0, 0))
-    checked.unlink()
-    checked.symlink_to(victim)
+    link = tmp_path / "link"
+    link.symlink_to(victim)
+    link.rename(checked._file)
     time.sleep(QUIET_S)
     assert victim.stat().st_mtime == 0

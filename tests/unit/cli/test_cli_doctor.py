@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 
 from tests.identities import new_pair
+from tests.ports import free_ports
 from tests.unit.cli.loopback_agents import SAMPLE, SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
@@ -331,10 +333,8 @@ def test_an_unresolvable_address_is_reported(hosts: TwoHosts, cli: Cli) -> None:
 @pytest.mark.parametrize(("open_port", "verdict"), [(True, "ok"), (False, "failed")])
 def test_the_event_feeds_port_is_looked_at(hosts: TwoHosts, cli: Cli, open_port: bool, verdict: str) -> None:
     """Where the configuration has one."""
-    with socket.create_server(("127.0.0.1", 0)) as feed:
-        port = feed.getsockname()[1]
-        if not open_port:
-            feed.close()
+    (port,) = free_ports(1)
+    with socket.create_server(("127.0.0.1", port)) if open_port else nullcontext():
         path = hosts.root / "network_config.yaml"
         path.write_text(path.read_text().replace(f"events: {hosts.mainpc.events_port}", f"events: {port}"))
         check = examined(hosts, cli, 0 if open_port else 1)[SDT, "port of the event feed"]

@@ -349,6 +349,7 @@ def test_an_import_reports_concurrent_changes_of_others(
 ) -> None:
     """A twin that another stores between check and write is kept; a memory deleted before the end is missing."""
     agent = remembering.memory
+    agent._replies._keep_s = 600.0  # its server would forget them in transactions of its own, beside those of this test
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     send = importing.Importer._send
 

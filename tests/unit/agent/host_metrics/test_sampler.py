@@ -69,11 +69,13 @@ def test_memory_is_the_machines(tmp_path: Path) -> None:
 def test_the_machine_is_measured_in_a_container(tmp_path: Path) -> None:
     """Its CPUs, load, boot id, and disks; a folder that does not exist is left out."""
     machine = Machine({"state": tmp_path, "models": tmp_path / "absent"})
+    before = os.getloadavg()
     found = HostSampler(Cgroup(tmp_path / "none"), machine=machine).sample()
     assert found.container is None
     assert found.machine is not None
     assert found.machine.cpus == sum(line.startswith("cpu") for line in Path("/proc/stat").read_text().split("\n")) - 1
-    assert found.machine.load == pytest.approx(os.getloadavg(), abs=0.5)
+    around = (before, os.getloadavg())  # Linux changes it every 5 s
+    assert any(found.machine.load == pytest.approx(load, abs=0.01) for load in around)
     assert found.machine.boot_id == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     disk, (state,) = os.statvfs(tmp_path), found.machine.disks
     assert state.name == "state"
@@ -189,7 +191,8 @@ def test_the_thread_takes_a_sample_every_interval() -> None:
     assert not thread.responsive
     thread.start()
     wait_until(lambda: len(taken) >= 3, PATIENCE_S, "three samples")
-    assert (thread.responsive, thread.fault) == (True, None)
+    wait_until(lambda: thread.fault is None, PATIENCE_S, "the last sample is new")
+    assert thread.responsive
     thread.stop()
     assert not thread.responsive
 

@@ -50,14 +50,23 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
                 document: dict[str, Any] = mainpc.http("/api/state")[1]
                 return document
 
-            wait_until(lambda: not any(each["stale"] for each in shown()["hosts"]), PATIENCE_S, "there are figures")
+            def measured(document: dict[str, Any]) -> bool:
+                return not any(each["stale"] for each in document["hosts"])
+
+            wait_until(lambda: measured(shown()), PATIENCE_S, "both hosts have figures")
             client.call("reserve_ram", amount_mb=1, host="mainpc", ttl_s=60)
             client.call("publish_event", event={"event_id": "e", "event_type": "t", "source_agent": UMRA})
             error = {"error_id": "x", "agent_id": UMRA, "severity": "info", "error_type": "t", "message": "m"}
             client.call("report_error", error=error)
             parts = ("agents", "sessions", "leases", "events", "errors")
-            wait_until(lambda: all(shown()[part] for part in parts), PATIENCE_S, "there is one of everything")
-            yield shown()
+
+            def whole() -> dict[str, Any] | None:
+                document = shown()
+                return document if measured(document) and all(document[part] for part in parts) else None
+
+            document = wait_until(whole, PATIENCE_S, "there is one of everything")
+            assert document is not None
+            yield document
 
 
 def script(name: str) -> str:
