@@ -28,7 +28,10 @@ def _half_open(target: Target) -> Outcome:
     try:
         for number in range(HALF_OPEN):
             _wait_for_turn(began, number)
-            line = _connect(target)
+            try:
+                line = _connect(target)
+            except (BrokenPipeError, ConnectionResetError):  # it was crowded out before this was noticed
+                continue
             lines.append(line)
             if number % 2:
                 with contextlib.suppress(OSError):  # it may have been crowded out already
@@ -54,7 +57,10 @@ def _garbage(target: Target) -> Outcome:
         lines: list[socket.socket] = []
         for number in range(first, first + _AT_ONCE):
             _wait_for_turn(began, number)
-            line = _connect(target)
+            try:
+                line = _connect(target)
+            except (BrokenPipeError, ConnectionResetError):
+                continue
             lines.append(line)
             with contextlib.suppress(OSError):  # it may hang up before all of it is sent
                 line.sendall(_something(noise))

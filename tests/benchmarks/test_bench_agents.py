@@ -29,6 +29,7 @@ AGENTS, AWAY_S, SECONDS = 15, 0.5, 1.5
 COMMAND = ["-m", "tests.benchmarks.bench_agents", "--agents", str(AGENTS), "--processes", "2", "--json"]
 QUICK = ["--seconds", str(SECONDS), "--heartbeat", "0.5", "--away", str(AWAY_S), "--subscribed"]
 HEARTBEAT_S, HEARTBEATS = 0.1, 10
+STRETCHES = 3  # of which the shortest counts: a busy machine makes the others longer
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +116,14 @@ def _sent(load: LoadedMainpc, start: Callable[[], None]) -> tuple[Counter[str], 
     wait_until(lambda: (_answered(load) - before)["heartbeat"] >= 3, PATIENCE_S, "the agent sends heartbeats")
     load.let_in(KeyPair.generate(KeyOwner(f"newcomer-{time.monotonic_ns()}", "site-0", frozenset({AGENT_ROLE}))))
     wait_until(lambda: (_answered(load) - before)["get_trust"] >= 2, PATIENCE_S, "the agent follows the new key")
-    began, first = time.monotonic(), _answered(load)["heartbeat"]
-    wait_until(lambda: _answered(load)["heartbeat"] >= first + HEARTBEATS, PATIENCE_S, "heartbeats go on")
-    took_s, sent = time.monotonic() - began, _answered(load) - before
+    took_s = []
+    for _ in range(STRETCHES):
+        began, first = time.monotonic(), _answered(load)["heartbeat"]
+        wait_until(lambda: _answered(load)["heartbeat"] >= first + HEARTBEATS, PATIENCE_S, "heartbeats go on")  # noqa: B023
+        took_s.append(time.monotonic() - began)
+    sent = _answered(load) - before
     del sent["heartbeat"]
-    return sent, took_s
+    return sent, min(took_s)
 
 
 def _answered(load: LoadedMainpc) -> Counter[str]:

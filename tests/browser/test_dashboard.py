@@ -16,7 +16,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 
 UMRA = "UnifiedMemoryReasoningAgent"
-SOON_MS = 5_000
+SOON_MS = 10_000  # a change of the networks, such as another stack brings, ends the stream, and it retries later
 SILENT_MS = 40_000  # a registration's TTL of 15 s, and what a paused container takes
 PATIENCE_MS = PATIENCE_S * 1_000
 HOSTILE = '<img src=x onerror="document.title=1">\u202eevil'
@@ -197,8 +197,7 @@ def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
     with Client(stack.secured("mainpc", new_pair("intruder"))) as intruder, pytest.raises(ConnectionRefused):
         intruder.call("ping")
     expect(opened.page.locator("#refused-list")).to_contain_text("Unauthorised key", timeout=SOON_MS)
-    opened.page.wait_for_timeout(2_000)
-    assert unknown_keys() > before
+    wait_until(lambda: unknown_keys() > before, PATIENCE_S, "it is counted")
 
 
 def test_a_paused_agent_turns_grey_and_comes_back(opened: Open, stack: Stack) -> None:

@@ -173,9 +173,10 @@ class Stack:
     def keys(self, folder: str) -> Certificates:
         """Return a folder of the stack's keys, copied out of its volume."""
         if not self._keys_folder.exists():
-            self._keys_folder.mkdir()
             chunks, _ = self.container("certs-init").get_archive("/certificates")
-            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+            content = b"".join(chunks)
+            self._keys_folder.mkdir()
+            with tarfile.open(fileobj=io.BytesIO(content)) as archive:
                 archive.extractall(self._keys_folder, filter="tar")
         return load_certificates(self._keys_folder / "certificates" / folder)
 

@@ -96,9 +96,9 @@ def registry(engine: docker.DockerClient) -> Iterator[Registry]:
     yield registry
     registry.server.shutdown()
     name = registry.image.rsplit(":", 1)[0]
-    for image in engine.images.list():
-        if any(reference.startswith(f"{name}@") for reference in image.attrs["RepoDigests"] or []):
-            engine.images.remove(str(image.id), force=True)
+    for image in engine.api.images():
+        if any(reference.startswith(f"{name}@") for reference in image["RepoDigests"] or []):
+            engine.images.remove(image["Id"], force=True)
 
 
 def base_image(checkout: Path, *arguments: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.containers.stack import REPOSITORY, Stack, project_name, run_twinhost
 from tests.unit.cli.running import run_process
+from tests.waiting import PATIENCE_S, wait_until
 
 
 def test_status_shows_both_agents_and_who_they_are(stack: Stack) -> None:
@@ -61,12 +62,13 @@ def test_a_wrong_usage_ends_with_2(stack: Stack) -> None:
 
 def test_twinhost_runs_a_command_and_nothing_else(stack: Stack, tmp_path: Path) -> None:
     """From any folder: the answer alone, with the operator's key, without certs-init; no container of it stays."""
-    before = stack.container("certs-init").attrs["State"]["StartedAt"], one_off(stack)
+    started_at, before = stack.container("certs-init").attrs["State"]["StartedAt"], one_off(stack)
     done = stack.twinhost("status", cwd=tmp_path)
     assert (done.status, done.err) == (0, "")
     assert done.out.startswith("Link encrypted and authenticated with CURVE, asked as operator\n")
     assert max(map(len, done.out.splitlines())) <= 80
-    assert (stack.container("certs-init").attrs["State"]["StartedAt"], one_off(stack)) == before
+    assert stack.container("certs-init").attrs["State"]["StartedAt"] == started_at
+    wait_until(lambda: one_off(stack) == before, PATIENCE_S, "the engine has removed the container")
 
 
 def one_off(stack: Stack) -> str:

@@ -21,6 +21,18 @@ PUBLIC_FILE = "/certificates/operator/client.key"
 OPERATORS = "needs an operator's key"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def measured(stack: Stack) -> None:
+    """Both hosts are, which a stack that has just begun is not yet."""
+    with stack.client("mainpc") as client:
+
+        def known() -> bool:
+            hosts = client.call("get_metrics")["metrics"]["hosts"]
+            return not any(each["stale"] for each in hosts.values())
+
+        wait_until(known, PATIENCE_S, "both hosts are measured")
+
+
 def examined(stack: Stack, keys: str) -> tuple[int, list[dict[str, Any]]]:
     """Return the exit status and the checks of an examination."""
     done = stack.kept("cli", TWINHOST_CLI_KEYS=keys).run("doctor", "--json")

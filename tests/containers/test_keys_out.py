@@ -27,7 +27,7 @@ from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyOwner, KeyPair, Valid
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the command's return
 PAUSE_S = 0.005
-LAST_WORDS_S = 5  # of a key that expires while it is in use
+LAST_WORDS_S = 10  # of a key that expires while it is in use
 LOGGED_WITHIN_S = 5.0
 REGISTER = "register_agent"
 

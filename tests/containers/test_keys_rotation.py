@@ -42,13 +42,22 @@ class Keys:
 
     def copy(self) -> Path:
         """Return a copy of the tree as it is now."""
-        chunks, _ = self._container.get_archive("/certificates")
-        content = b"".join(chunks)
+        while (content := self._archive()) is None:
+            pass
         self._copies += 1
         copy = self._folder / f"{threading.get_ident()}-{self._copies}"
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(copy, filter="tar")
         return copy / "certificates"
+
+    def _archive(self) -> bytes | None:
+        """Return the tree as an archive; None where a file went while the engine read it."""
+        chunks, _ = self._container.get_archive("/certificates")
+        content = b"".join(chunks)
+        with suppress(tarfile.TarError), tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.getmembers()
+            return content
+        return None
 
     def pair(self, folder: str) -> KeyPair:
         """Return the pair that a folder has now."""

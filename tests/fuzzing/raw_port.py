@@ -156,7 +156,10 @@ class _Side:
 
     def _begin(self, selector: selectors.BaseSelector) -> int:
         content = self._input(self._mutator)
-        line = socket.create_connection(("127.0.0.1", self._chance.choice(self._ports)), timeout=ENDED_WITHIN_S)
+        try:
+            line = socket.create_connection(("127.0.0.1", self._chance.choice(self._ports)), timeout=ENDED_WITHIN_S)
+        except (BrokenPipeError, ConnectionResetError):  # it was accepted, and ended before this was noticed
+            return 1
         line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         with contextlib.suppress(OSError):  # it may hang up before all of it is sent
             line.sendall(content)

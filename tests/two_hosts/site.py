@@ -68,7 +68,7 @@ class Site:
     def kill(self, host: str) -> None:
         """End an agent's process with SIGKILL; the engine sees a crash."""
         init = int(self._container(host, "{{.State.Pid}}"))
-        (agent,) = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
+        agent, *_ = Path(f"/proc/{init}/task/{init}/children").read_text(encoding="ascii").split()
         os.kill(int(agent), signal.SIGKILL)
 
     def restarts(self, host: str) -> int:
