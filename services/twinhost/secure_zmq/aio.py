@@ -43,6 +43,7 @@ class AsyncClient:
         self._deadline: asyncio.TimerHandle | None = None  # when the first of those in flight ends, or before
         self._deadline_at = math.inf  # by the monotonic clock
         self._check: asyncio.TimerHandle | None = None  # of the link, while anything is in flight
+        self._retry: asyncio.TimerHandle | None = None  # after a refusal, when the link will connect again
         self._flushing: asyncio.Handle | None = None  # of what was asked in this iteration of the loop, or in a backoff
         self._looking = False  # a drain is due in the loop's next iteration
         self._closed = False
@@ -138,7 +139,10 @@ class AsyncClient:
                 self._flushing = loop.call_later(backoff_s, self._reconnect)
                 return
             self._reconnect()
-        self._send()
+        if self._link.retry_at is not None:
+            self._follow_link()
+        else:
+            self._send()
 
     def _send(self) -> None:
         """Send what waits, where there is a session for it."""
@@ -179,11 +183,16 @@ class AsyncClient:
             self._drop()
             return
         if step is Step.RECONNECT:
-            self._reconnect()
+            if self._exchange.asked or self._link.retry_at is None:  # else the next call does it, without another wait
+                self._reconnect()
             return
-        if self._link.retry_at is not None:
-            asyncio.get_running_loop().call_later(self._link.retry_at - now, self._follow_link)
+        if self._link.retry_at is not None and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(self._link.retry_at - now, self._try_again)
         self._send()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._follow_link()
 
     def _check_link(self) -> None:
         """Detect that replies are overdue, or that keys were changed."""
@@ -211,6 +220,9 @@ class AsyncClient:
         if self._check is not None and not self._exchange.asked:
             self._check.cancel()
             self._check = None
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
         if self._connection is not None:
             asyncio.get_running_loop().remove_reader(self._connection.fd)
             self._connection.close()

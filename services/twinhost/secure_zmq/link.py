@@ -2,7 +2,8 @@
 
     next_target() ──> connecting ──handshake──> connected ──connection lost──> connecting
                           │                         │
-                refused, or wrong key      key or pin changed, or silent while a reply is due
+        refused, or wrong key; or, after    key or pin changed, or silent while a reply is due
+        backoff_s(), too many sessions              │
                           │                         │
                           └───────> step() <────────┘
             RECONNECT: close the socket and open next_target(), which may have another pin;
@@ -42,6 +43,7 @@ _BACKOFF_S = 0.1
 _BACKOFF_MAX_S = 2.0
 _ZAP_TRY_AGAIN = 300
 _ZAP_TOO_MANY_SESSIONS = 500
+_NO_ANSWER = "nothing answered at that address"
 _NO_HANDSHAKE = (
     "the TCP connection was made but no handshake followed "
     "(another program listens on that port, or the agent's ZAP handler has failed)"
@@ -66,6 +68,7 @@ class Diagnosis:
         server_fingerprint: str | None,
         ask_mechanism: Callable[[str], str | None],
         enough: Callable[[], int] = lambda: BROKEN_OFF_BEFORE_VERDICT,
+        last_seen: str = _NO_ANSWER,
     ) -> None:
         """Start without an event.
 
@@ -75,6 +78,7 @@ class Diagnosis:
             server_fingerprint: of the pinned key; None on an unencrypted link.
             ask_mechanism: returns the mechanism in the greeting of the server at an address.
             enough: returns after how many broken-off handshakes in a row the pin counts as wrong.
+            last_seen: why there is no session, until an event says otherwise.
         """
         self._address = address
         self._ask_mechanism = ask_mechanism
@@ -84,7 +88,7 @@ class Diagnosis:
         self._changed = threading.Condition()
         self._verdict: ConnectionRefused | None = None
         self._absent = False  # the last request for a greeting got none
-        self._last_seen = "nothing answered at that address"
+        self.last_seen = last_seen
         self.connected = False  # whether there is a session now, as far as the monitor has reported
         self.broken_off = 0  # handshakes that the other side has ended since the last session
         self.generation = 0  # sessions so far
@@ -118,7 +122,7 @@ class Diagnosis:
 
     def timed_out(self, action: str, deadline_s: float) -> ServerUnreachable:
         """Return the error for a deadline that passed without a verdict."""
-        last = "it received the request and did not reply" if self.connected else self._last_seen
+        last = "it received the request and did not reply" if self.connected else self.last_seen
         return ServerUnreachable(
             f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}; "
             "check that the agent runs (on its machine: docker compose ps) and that its address is right "
@@ -132,18 +136,18 @@ class Diagnosis:
                 self.generation += 1
             case EventKind.DISCONNECTED:
                 if self.connected:
-                    self._last_seen = "the connection was lost"
+                    self.last_seen = "the connection was lost"
                 self.connected = False
-            case EventKind.CONNECTED if self.broken_off == 0:
-                self._last_seen = _NO_HANDSHAKE
+            case EventKind.CONNECTED if self.broken_off == 0 and self.last_seen != _TOO_MANY_SESSIONS:
+                self.last_seen = _NO_HANDSHAKE
             case EventKind.BROKEN_OFF:
-                self._last_seen = _CLOSED_IN_HANDSHAKE
+                self.last_seen = _CLOSED_IN_HANDSHAKE
                 if event.value != errno.EAGAIN:  # a peer that sends nothing is not a wrong key
                     self.broken_off += 1
             case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
-                self._last_seen, self.too_many_sessions = _TOO_MANY_SESSIONS, True
+                self.last_seen, self.too_many_sessions = _TOO_MANY_SESSIONS, True
             case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
-                self.connected, self._last_seen = False, "a damaged message ended the session"
+                self.connected, self.last_seen = False, "a damaged message ended the session"
             case _:
                 self._verdict = self._refusal(event) or self._verdict
 
@@ -254,6 +258,7 @@ class Link:
         """
         targets = self._server.targets()
         self._earlier_sessions += self.diagnosis.generation
+        last_seen = self.diagnosis.last_seen if self.diagnosis.too_many_sessions else _NO_ANSWER
         self.diagnosis, self.retry_at = Diagnosis.blank(), None
         if not targets:
             self._failures += 1
@@ -266,7 +271,9 @@ class Link:
         self._in_use = target
         own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
         pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
-        self.diagnosis = Diagnosis(target.address, own, pin, self._ask_mechanism, lambda: self._enough(target))
+        self.diagnosis = Diagnosis(
+            target.address, own, pin, self._ask_mechanism, lambda: self._enough(target), last_seen
+        )
         return target
 
     def feed(self, event: SocketEvent) -> None:

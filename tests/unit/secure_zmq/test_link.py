@@ -15,6 +15,7 @@ ADDRESS = "tcp://mainpc:7120"
 HUNG_UP = SocketEvent(EventKind.BROKEN_OFF, errno.EPIPE, ADDRESS)
 REFUSED = SocketEvent(EventKind.REFUSED, 400, ADDRESS)
 SUCCEEDED = SocketEvent(EventKind.SUCCEEDED, 0, ADDRESS)
+CONNECTED = SocketEvent(EventKind.CONNECTED, 0, ADDRESS)
 TOO_MANY = SocketEvent(EventKind.REFUSED, 500, ADDRESS)
 LOST = SocketEvent(EventKind.DISCONNECTED, 0, ADDRESS)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
@@ -223,6 +224,9 @@ def test_after_a_refusal_for_too_many_sessions_it_tries_again() -> None:
         assert longest_s / 2 <= retry_at - 7.0 <= longest_s
         assert followed.link.step(retry_at - 0.01) is Step.KEEP
         assert followed.link.step(retry_at) is Step.RECONNECT
+    followed.choose()
+    followed.link.feed(CONNECTED)
+    assert "reached its limit of connections" in str(followed.link.diagnosis.timed_out("ping", 1.0))
 
 
 def test_without_any_key_there_is_no_session() -> None:
