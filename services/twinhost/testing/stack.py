@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import socket
 import stat
 import tempfile
@@ -323,8 +324,8 @@ def _configuration(heartbeat_s: float) -> dict[str, Any]:
 
 def _free_ports(count: int, taken: Collection[int] = ()) -> list[int]:
     """Return so many other ports that nobody has, and that Linux gives to no outgoing connection."""
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    share = _PORTS[process % _PORT_SHARES :: _PORT_SHARES]
+    worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    share = _PORTS[int(worker[1]) % _PORT_SHARES :: _PORT_SHARES] if worker else _PORTS
     with ExitStack() as stack:
         ports: list[int] = []
         while len(ports) < count:
