@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.unit.certificates.trees import Ran, certs_init
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.certificates import acknowledgement
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_writer import replace_certificate
@@ -100,6 +102,13 @@ def test_a_host_that_cannot_write_its_list_has_not_acknowledged(hosts: Hosts) ->
     pc2.allow_files_to_grow()
     assert ran.status == 1
     assert host_lines(ran)[1] == f"pc2: NOT ACKNOWLEDGED: {UMRA} has not applied the revocation; run: ./twinhost status"
+
+
+def test_the_last_look_has_time_to_connect(hosts: Hosts) -> None:
+    """It begins when the 5 s are over."""
+    server, unused = hosts.config.agent(SDT), cast(Any, None)
+    over = acknowledgement._Wait(unused, hosts.config, hosts.keys, server, frozenset(), [], until=0.0)
+    assert over._deadline_s() == 0.5
 
 
 def test_where_nothing_runs_it_says_so(hosts: Hosts) -> None:

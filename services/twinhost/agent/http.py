@@ -215,7 +215,7 @@ class _QuietServer(uvicorn.Server):
 
     async def main_loop(self) -> None:
         self._ending = asyncio.Event()
-        self._loop = asyncio.get_running_loop()  # after it: then `end` finds both
+        self._loop = asyncio.get_running_loop()  # last: where `end` finds the loop, it finds the event too
         if not self.should_exit:
             await self._ending.wait()
 

@@ -18,7 +18,7 @@ from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair, parse_
 from twinhost.secure_zmq.server_address import SECURE_ZMQ_VARIABLE, is_secure_zmq_enabled
 
 WITHIN_S = 5.0  # for every host to acknowledge: an agent that is connected to mainpc takes about 0.2 s
-_FIRST_CALL_S = 0.5  # the first call's deadline, then the port is probed; and the shortest of a later one
+_FIRST_CALL_S = 0.5  # the first call's deadline, then the port is probed; also the shortest of any later call
 _CALL_S = 2.0  # a later call's, so that an agent that is restarting is asked again
 _PROBE_S = 1.0
 _STEP_S, _LONGEST_STEP_S = 0.1, 1.0  # each try is a connection, and a line in mainpc's audit log
@@ -68,7 +68,7 @@ def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], con
 def wait_until_acknowledged(
     layout: Layout, config: NetworkConfig, fingerprints: Collection[str], revoked: Collection[Certificate]
 ) -> list[HostAnswer]:
-    """Wait, WITHIN_S at most, until mainpc and every host that follows it refuse keys; return each one's answer.
+    """Wait, for WITHIN_S and a last look, until mainpc and its followers refuse keys; return each host's answer.
 
     Args:
         layout: mainpc's tree, in which the keys are revoked.

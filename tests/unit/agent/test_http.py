@@ -1,5 +1,6 @@
 """/healthz and /readyz on a real port: read-only, honest about the status, and gone after the end."""
 
+import asyncio
 import http.client
 import json
 import socket
@@ -8,11 +9,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+import uvicorn
 
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, at_most
 from twinhost.agent.health import Health
-from twinhost.agent.http import HttpServer, http_hosts
+from twinhost.agent.http import HttpServer, _QuietServer, http_hosts
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 
 
@@ -276,3 +278,19 @@ def test_others_that_hold_connections_keep_nobody_out(served: Served) -> None:
             stack.enter_context(socket.create_connection(("127.0.0.1", served.port)))
         assert served.ask("/healthz")[0] == 200
     assert served.ask("/healthz")[0] == 200
+
+
+class EndedAtOnce(_QuietServer):
+    """A server that another thread ends as soon as its loop is known."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        super().__setattr__(name, value)
+        if name == "_loop":
+            self.end()
+
+
+def test_a_server_may_be_ended_while_it_starts() -> None:
+    """The loop does not wait then."""
+    server = EndedAtOnce(uvicorn.Config(lambda: None))
+    asyncio.run(asyncio.wait_for(server.main_loop(), PATIENCE_S))
+    assert server.should_exit
