@@ -42,8 +42,8 @@ class Keys:
 
     def copy(self) -> Path:
         """Return a copy of the tree as it is now."""
-        while (content := self._archive()) is None:
-            pass
+        content = wait_until(self._archive, PATIENCE_S, "the tree is read")
+        assert content is not None
         self._copies += 1
         copy = self._folder / f"{threading.get_ident()}-{self._copies}"
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:

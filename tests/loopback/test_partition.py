@@ -156,7 +156,9 @@ def test_samples_taken_without_mainpc_are_in_history_once(hosts: Hosts) -> None:
     queued, healed = outbox_of(pc2)["waiting"], time.time()
     mainpc = hosts.start(SDT).wait_until_ready()
     with hosts.client(SDT) as client:
-        wait_until(lambda: of_pc2(client)["network_latency_ms"], PATIENCE_S, "pc2's samples are current again")
+        known = wait_until(lambda: not (found := of_pc2(client))["stale"] and found, PATIENCE_S, "pc2 is known again")
+        assert known
+        assert known["network_latency_ms"] is not None
     wait_until_nothing_is_pending(pc2.wait_until_ready())
     pc2.kill()
     assert mainpc.terminate() == 0

@@ -50,7 +50,7 @@ def stack() -> Iterator[Stack]:
 
 
 def test_both_agents_are_ready_within_half_a_second() -> None:
-    """One of a few starts at the least, each with keys, state, and ports of its own; and nothing is left."""
+    """At least one of ten starts, each with keys, state, and ports of its own; and nothing is left."""
     threads, took = threading.active_count(), []
     for _ in range(TRIES):
         started = time.monotonic()

@@ -135,7 +135,8 @@ def test_a_process_killed_before_its_first_file_leaves_nothing(tmp_path: Path) -
         process.communicate()
         return not root.exists()
 
-    tree = next(root for number in range(5) if killed_in_time(root := tmp_path / str(number)))
+    tree = next((root for number in range(5) if killed_in_time(root := tmp_path / str(number))), None)
+    assert tree is not None, "no process was killed before its first file"
     assert_finished_by_the_next_run(tree)
 
 

@@ -472,8 +472,10 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             shown, peers = state(), client.call("get_peers")
             handshakes = peers["handshakes"].items()
             counted = {cause: count for cause, count in handshakes if count and cause != "accepted"}
+            names = [{each["name"] for each in sessions} for sessions in (shown["sessions"], peers["peers"])]
             measured = all(shown["link"].values()) and not any(each["stale"] for each in shown["hosts"])
-            return measured and len(counted) >= 2 and shown["refused"] == counted and (shown, peers)
+            same = names[0] == names[1] and shown["refused"] == counted
+            return measured and len(counted) >= 2 and same and (shown, peers)
 
         with hosts.client(SDT) as client:
             client.call("ping")
