@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypedDict
@@ -551,12 +552,13 @@ def test_two_processes_lose_no_write(hosts: Hosts, ours: TwinhostStore, root: st
     assert len(ours.search((root, "shared"))) == 1
 
 
-def test_no_put_is_lost_or_made_twice_when_the_agent_is_killed(tmp_path: Path) -> None:
+def test_no_put_is_lost_or_made_twice_when_the_agent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A put that is under way then is made once the agent is back."""
     with Hosts(tmp_path) as hosts:
         agent = hosts.start(UMRA).wait_until_serving()
         done: list[int] = []
         with hosts.client(UMRA, by=SDT) as client, ThreadPoolExecutor(1) as thread:
+            monkeypatch.setattr(client, "call", partial(client.call, deadline_s=PATIENCE_S))  # a start may take long
             store = TwinhostStore(client)
 
             def put() -> None:

@@ -212,10 +212,14 @@ def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
     with hosts.client(SDT, by=UMRA) as other:
         held = [other.call("reserve_vram", amount_mb=5_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
         process = started(hosts, sys.executable, "-c", SHOW, options=("--vram", "5000", "--wait", "60"))
+
+        def wanted() -> set[str]:
+            events = client.call("get_events")["events"]
+            return {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"}
+
+        wait_until(lambda: wanted() == set(held), PATIENCE_S, "both leases are wanted")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(4)
-        events = client.call("get_events")["events"]
-        assert {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"} == set(held)
         other.call("release_lease", lease_id=held[0])
         out, _ = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, out.split()[0]) == (0, "1")

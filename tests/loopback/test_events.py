@@ -194,12 +194,12 @@ def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
     hosts.start(SDT).wait_until_serving()
     with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         quiet = publish(client, "quiet", propagate=False)
-        publish(client, "short", ttl=1)
+        began = time.monotonic()
+        publish(client, "short", ttl=2)
         assert received(subscriber)[1]["event_id"] == "short"
-        told_at = time.monotonic()
         assert ids(client, since=quiet - 1) == ["short", "quiet"]
         wait_until(lambda: ids(client, since=quiet - 1) == ["quiet"], PATIENCE_S, "its time is over")
-        assert 0.5 < time.monotonic() - told_at < 1.5
+        assert time.monotonic() - began > 1.9
 
 
 def test_who_was_away_asks_for_what_it_missed(hosts: Hosts) -> None:

@@ -135,7 +135,7 @@ def test_huge_handshakes_cost_no_memory_and_nobody_else_waits(
 ) -> None:
     with server_process(home, server_keys) as server:
         seen = attack(server, peer_keys)
-    assert seen.growth < 100 * MIB, seen
+    assert seen.growth < 200 * MIB, seen
     assert seen.slowest_call < 2, seen
     assert seen.longest_hold < 3, seen  # libzmq itself ends a handshake after 4 s
 

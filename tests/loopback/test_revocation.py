@@ -111,6 +111,8 @@ def test_it_is_refused_and_closed_and_others_lose_nothing(
         for dealer in (idle, talking):
             dealer.send(WHO_AM_I)
             dealer.receive()
+        known = watched_agent.server_socket.sessions.connections.open
+        wait_until(lambda: len(known()) == 5, PATIENCE_S, "all connections are known, the silent one too")
         withdrawn_at = time.monotonic()
         withdraw(home, peer_keys)
         assert is_closed(idle, REVOKED_WITHIN_S)

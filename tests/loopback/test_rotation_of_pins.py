@@ -24,7 +24,7 @@ from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress
 from twinhost.secure_zmq.wire import Reply
 
 IN_FLIGHT = 32
-SWITCH_S = 1.0  # for a restarted server to be found under its next key; 0.3 s is usual, a busy machine takes longer
+SWITCH_S = 3.0  # for a restarted server to be found under its next key; 0.3 s is usual, a busy machine takes longer
 
 
 class AsyncClientOnThread:
