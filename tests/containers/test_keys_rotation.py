@@ -76,7 +76,7 @@ class Pins:
 
     def _follow(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
-            with suppress(docker.errors.APIError, tarfile.TarError):  # a file went while the engine read it
+            with suppress(docker.errors.APIError, tarfile.TarError, OSError):  # a file went while the engine read it
                 self.now = pins_of(self._keys.copy() / "operator", self._name) or self.now
 
     def stop(self) -> None:

@@ -118,12 +118,13 @@ def kill_and_see_recovery(stack: Stack, *victims: str) -> None:
     moment = time.time()
     for host in victims:
         stack.kill_main_process(host)
+    killed = time.time()
     wait_until(
         lambda: all(started_at(stack, host) != before[host] for host in victims) and in_touch_since(stack, moment),
         RECOVERY_S,
         f"{' and '.join(victims)} restarted, both hosts ready, and UMRA registered",
     )
-    assert time.time() - moment < RECOVERY_S
+    assert time.time() - killed < RECOVERY_S
 
 
 @pytest.mark.parametrize("victims", [("mainpc",), ("pc2",), ("mainpc", "pc2")], ids="+".join)

@@ -164,9 +164,13 @@ def test_what_happens_to_other_files_is_no_reason_to_read(watched: Watched, monk
     monkeypatch.setattr(watched.watch, "look", lambda: done.append("looks"))
     watched.watch.start()
     wait_until(lambda: "waits" in done, PATIENCE_S, "the folder is watched")
-    for name in ("log", watched.path.name):
-        path = watched.path.with_name(name)
-        path.write_text(path.read_text() if path.exists() else "")
+    log = watched.path.parent.parent / "log"
+    log.touch()
+    for name, change in (
+        ("log", lambda: log.rename(watched.path.with_name("log"))),  # one event; a new file that is written has two
+        (watched.path.name, lambda: watched.path.write_text(watched.path.read_text())),
+    ):
+        change()
         wait_until(lambda: {name} in done[:-1], PATIENCE_S, f"{name} was written")  # noqa: B023 - called here
     watched.watch.stop()
     assert done[done.index({"log"}) + 1] == "waits"

@@ -424,8 +424,9 @@ def test_red_where_the_feed_keeps_whoever_talks_to_it(hosts: TwoHosts, monkeypat
     came_through(play_at_the_feed("malformed subscriptions", against(hosts)), "accepted")
 
 
-def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts) -> None:
+def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever refuses everybody has refused the attack too, and that is no success."""
+    monkeypatch.setattr(campaign, "_JUDGED_AFTER_S", SHORT_S)
     hosts.mainpc.grants.replace({**GRANTS, "operator": {"ping"}})
     (attack,) = (attack for attack in FEED_ATTACKS if attack.name.startswith("unknown key"))
     _, finding = play_against(against(hosts), [attack])

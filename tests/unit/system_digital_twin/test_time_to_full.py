@@ -31,7 +31,9 @@ TOTAL_MB = 1_000.0
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
+    clock = set_clock(monkeypatch)
+    clock.set_wall_clock(90.0 - clock.time() % 60)  # in mid-minute: a sample a minute is in each minute
+    return clock
 
 
 @pytest.fixture

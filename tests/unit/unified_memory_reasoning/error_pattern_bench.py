@@ -12,7 +12,7 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import EVERY_ACTION, UNAUTHENTICATED, Caller, Grants
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
-from twinhost.unified_memory_reasoning.errors.matching import BURST_S, CpuBudget
+from twinhost.unified_memory_reasoning.errors.matching import BURST_S, REFILL, CpuBudget
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals
 from twinhost.unified_memory_reasoning.provenance import quarantine
@@ -34,10 +34,18 @@ class ErrorPatternBench(Bench):
     CALLER = ALICE
     MIGRATIONS = MIGRATIONS
 
-    def __init__(self, path: Path, *, max_bytes: int = MAX_BYTES, cpu_s: float = BURST_S, **bounds: Any) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_bytes: int = MAX_BYTES,
+        cpu_s: float = BURST_S,
+        refill: float = REFILL,
+        **bounds: Any,
+    ) -> None:
         self.published: list[tuple[str, dict[str, Any]]] = []
         self._bounds = bounds
-        self._budget = CpuBudget(cpu_s)
+        self._budget = CpuBudget(cpu_s, refill)
         super().__init__(path, max_bytes)
 
     def make(self) -> Iterable[Action[Any]]:
