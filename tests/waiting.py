@@ -1,8 +1,10 @@
 """Waiting without guessing: poll until something holds, and fail with a sentence where it never does."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -31,3 +33,26 @@ def at_most(seconds: float) -> Iterator[None]:
     yield
     took = time.monotonic() - started
     assert took <= seconds, f"took {took:.2f} s; {seconds:g} s are promised"
+
+
+@contextmanager
+def soon(seconds: float, *processes: int) -> Iterator[None]:
+    """Fail where the block takes longer, not counting what threads waited for a processor while others had them all.
+
+    Of this process and of those with the given ids. For what no document promises, on a machine that runs other tests.
+    """
+    watched = (os.getpid(), *processes)
+    started, queued = time.monotonic(), _queued_s(watched)
+    yield
+    took, queued = time.monotonic() - started, _queued_s(watched) - queued
+    assert took - queued <= seconds, f"took {took:.2f} s, {queued:.2f} s of it without a processor; not {seconds:g} s"
+
+
+def _queued_s(processes: tuple[int, ...]) -> float:
+    """Return for how long all threads together could run and had no processor; see proc(5), schedstat."""
+    queued_ns = 0
+    for process in processes:
+        for thread in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                queued_ns += int(thread.read_text(encoding="ascii").split()[1])
+    return queued_ns / 1e9

@@ -16,7 +16,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 
 UMRA = "UnifiedMemoryReasoningAgent"
-SOON_MS = 10_000  # a change of the networks, such as another stack brings, ends the stream, and it retries later
+SOON_MS = 5_000
 SILENT_MS = 40_000  # a registration's TTL of 15 s, and what a paused container takes
 PATIENCE_MS = PATIENCE_S * 1_000
 HOSTILE = '<img src=x onerror="document.title=1">\u202eevil'

@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import wait_until
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
@@ -233,7 +233,7 @@ def test_the_right_settings_start_it(start: Start, rooms: dict[str, Room]) -> No
     room, listeners = start.furnished("mainpc"), rooms["mainpc"].listeners
     begin = f"echo $$ > /tmp/agent; exec python -m {MODULES['mainpc']}"
     room.exec_run(["sh", "-c", begin], environment={"SECURE_ZMQ": "1"}, detach=True)
-    wait_until(lambda: len(listeners()) == 3, PATIENCE_S, "requests, events, and HTTP listen")
+    wait_until(lambda: len(listeners()) == 3, 10, "requests, events, and HTTP listen")
     status, output = room.exec_run(
         ["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"], environment={"SECURE_ZMQ": "1"}
     )

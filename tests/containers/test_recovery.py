@@ -103,6 +103,10 @@ def started_at(stack: Stack, host: str) -> str:
     return str(stack.container(host).attrs["State"]["StartedAt"])
 
 
+def ended_at(stack: Stack, host: str) -> float:
+    return datetime.fromisoformat(stack.container(host).attrs["State"]["FinishedAt"]).timestamp()
+
+
 def in_touch_since(stack: Stack, moment: float) -> bool:
     """Whether both hosts are ready and mainpc received a heartbeat of UMRA after a moment."""
     if any(stack.http(host, "/readyz")[0] != 200 for host in ("mainpc", "pc2")):
@@ -118,13 +122,12 @@ def kill_and_see_recovery(stack: Stack, *victims: str) -> None:
     moment = time.time()
     for host in victims:
         stack.kill_main_process(host)
-    killed = time.time()
     wait_until(
         lambda: all(started_at(stack, host) != before[host] for host in victims) and in_touch_since(stack, moment),
         RECOVERY_S,
         f"{' and '.join(victims)} restarted, both hosts ready, and UMRA registered",
     )
-    assert time.time() - killed < RECOVERY_S
+    assert time.time() - min(ended_at(stack, host) for host in victims) < RECOVERY_S
 
 
 @pytest.mark.parametrize("victims", [("mainpc",), ("pc2",), ("mainpc", "pc2")], ids="+".join)

@@ -6,7 +6,7 @@ import docker
 import pytest
 
 from tests.containers.stack import Stack
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.unified_memory_agent
 
@@ -16,7 +16,7 @@ def test_umra_serves_without_mainpc_and_registers_when_it_comes(engine: docker.D
     stack = Stack(tmp_path, {}, services=["pc2"])
     try:
         stack.start()
-        wait_until(lambda: stack.http("pc2", "/healthz")[0] == 200, PATIENCE_S, "pc2 is alive")
+        wait_until(lambda: stack.http("pc2", "/healthz")[0] == 200, 15, "pc2 is alive")
         status, document = stack.http("pc2", "/readyz")
         assert (status, document["status"], document["ready"]) == (503, "degraded", False)
         wait_until(
@@ -27,7 +27,7 @@ def test_umra_serves_without_mainpc_and_registers_when_it_comes(engine: docker.D
         with stack.client("pc2") as client:
             assert client.call("update_twin", twin_data={"alone": True})["revision"] == 1
         stack.start_service("mainpc")
-        wait_until(lambda: stack.http("mainpc", "/readyz")[0] == 200, PATIENCE_S, "mainpc is ready")
+        wait_until(lambda: stack.http("mainpc", "/readyz")[0] == 200, 15, "mainpc is ready")
         wait_until(lambda: stack.http("pc2", "/readyz")[0] == 200, 10, "pc2 is registered")
     finally:
         stack.stop()

@@ -11,7 +11,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.containers.stack import IMAGE, ZMQ_PORTS, Stack
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import wait_until
 
 SNIFFER = Path(__file__).with_name("sniffer.py")
 CAPTURE = "/tmp/capture"
@@ -51,7 +51,7 @@ def capture(engine: docker.DockerClient, stack: Stack, host: str) -> Iterator[Ca
         detach=True,
     )
     try:
-        wait_until(lambda: b"listening" in container.logs(), PATIENCE_S, "the sniffer listens")
+        wait_until(lambda: b"listening" in container.logs(), 10, "the sniffer listens")
         yield Capture(container)
     finally:
         container.remove(force=True)
@@ -70,7 +70,7 @@ def test_with_security_the_wire_holds_no_plaintext(engine: docker.DockerClient, 
     """The CURVE greeting and all the bytes are there, and nothing of the requests."""
     with capture(engine, stack, "pc2") as tap:
         exchange(stack)
-        wait_until(lambda: len(tap.bytes()) >= 2 * REQUEST_BYTES, PATIENCE_S, "as many bytes as request and reply have")
+        wait_until(lambda: len(tap.bytes()) >= 2 * REQUEST_BYTES, 10, "as many bytes as request and reply have")
         seen = tap.bytes()
     assert CURVE_GREETING in seen
     assert NULL_GREETING not in seen
@@ -82,7 +82,7 @@ def test_without_security_the_same_capture_holds_the_plaintext(engine: docker.Do
     """With SECURE_ZMQ=0 anybody on the link reads along; this is what the test above would see if CURVE were off."""
     with capture(engine, open_stack, "pc2") as tap:
         exchange(open_stack)
-        wait_until(lambda: len(tap.bytes()) >= 2 * REQUEST_BYTES, PATIENCE_S, "as many bytes as request and reply have")
+        wait_until(lambda: len(tap.bytes()) >= 2 * REQUEST_BYTES, 10, "as many bytes as request and reply have")
         seen = tap.bytes()
     assert NULL_GREETING in seen
     for word in (MARKER, "update_twin", "twin_data", "captured", "request_id"):
@@ -92,7 +92,7 @@ def test_without_security_the_same_capture_holds_the_plaintext(engine: docker.Do
 def test_umras_registration_is_not_readable(engine: docker.DockerClient, stack: Stack) -> None:
     """What the agents say to each other by themselves, heartbeats, is encrypted too."""
     with capture(engine, stack, "mainpc") as tap:
-        wait_until(lambda: len(tap.bytes()) > 500, PATIENCE_S, "a heartbeat on the wire")
+        wait_until(lambda: len(tap.bytes()) > 500, 15, "a heartbeat on the wire")
         seen = tap.bytes()
     assert b"heartbeat" not in seen
     assert b"UnifiedMemoryReasoningAgent" not in seen

@@ -194,12 +194,18 @@ def test_propagate_and_ttl_mean_what_they_say(hosts: Hosts) -> None:
     hosts.start(SDT).wait_until_serving()
     with subscribed(hosts, b"EVENT:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         quiet = publish(client, "quiet", propagate=False)
-        began = time.monotonic()
-        publish(client, "short", ttl=2)
-        assert received(subscriber)[1]["event_id"] == "short"
-        assert ids(client, since=quiet - 1) == ["short", "quiet"]
-        wait_until(lambda: ids(client, since=quiet - 1) == ["quiet"], PATIENCE_S, "its time is over")
-        assert time.monotonic() - began > 1.9
+        late_s = []
+        for number in range(5):  # the least late counts: this machine runs other tests
+            began = time.monotonic()
+            publish(client, f"short-{number}", ttl=2)
+            assert received(subscriber)[1]["event_id"] == f"short-{number}"
+            assert ids(client, since=quiet - 1) == [f"short-{number}", "quiet"]
+            wait_until(lambda: ids(client, since=quiet - 1) == ["quiet"], PATIENCE_S, "its time is over")
+            late_s.append(time.monotonic() - began - 2)
+            assert late_s[-1] > -0.1
+            if late_s[-1] < 0.5:
+                break
+        assert min(late_s) < 0.5
 
 
 def test_who_was_away_asks_for_what_it_missed(hosts: Hosts) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent
 from tests.loopback.test_client import DiesAfterCommit, Killed, again, in_background
-from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
+from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, soon, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, WrongServerKey
@@ -24,7 +24,8 @@ from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress
 from twinhost.secure_zmq.wire import Reply
 
 IN_FLIGHT = 32
-SWITCH_S = 3.0  # for a restarted server to be found under its next key; 0.3 s is usual, a busy machine takes longer
+CHANGES = 3
+SWITCH_S = 1.0  # for a restarted server to be found under its next key; 0.3 s is usual
 
 
 class AsyncClientOnThread:
@@ -175,7 +176,7 @@ def test_the_next_key_is_found_quickly(home: Path, server_keys: KeyPair, peer_ke
         with kind(trust.server) as client:
             client.call("who_am_i", deadline_s=PATIENCE_S)
             next_life(coming)
-            with at_most(SWITCH_S):
+            with soon(SWITCH_S):
                 assert client.call("add", amount=1, deadline_s=PATIENCE_S)["total"] == 1
 
 
@@ -307,14 +308,15 @@ def renewed(pair: KeyPair) -> KeyPair:
 def test_a_key_changed_while_idle_is_used_from_the_next_call(
     agent: ServedAgent, home: Path, peer_keys: KeyPair, kind: Kind
 ) -> None:
-    """No call fails on the way, and the new key is who calls; libzmq itself may try the old one before the call."""
+    """No call fails, and the new key is who calls; libzmq may try the old one once, between the change and the call."""
     trust = Trust(agent.address, peer_keys, agent.public_key)
     with kind(trust.server) as client:
-        for _ in range(3):
+        for _ in range(CHANGES):
             trust.own_keys = renewed(peer_keys)
             replace_peer(agent, home, trust.own_keys)
             me = client.call("who_am_i", deadline_s=PATIENCE_S)
             assert me["fingerprint"] == trust.own_keys.public.fingerprint
+    assert agent.counted(Outcome.KEY_NOT_AUTHORIZED, at_least=0) <= CHANGES - 1  # the first is before any connection
 
 
 class ChangesWhenRefused:

@@ -13,12 +13,12 @@ import yaml
 
 from tests.embedding_service import EmbeddingService
 from tests.loopback.agent_processes import UMRA, AgentProcess, Hosts
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, soon, wait_until
 from twinhost import Client
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
 
-AT_ONCE_S = 1.0  # of a request that does not wait for the service, on a busy machine
+AT_ONCE_S = 0.3  # of a request that does not wait for the service
 
 
 @pytest.fixture
@@ -91,17 +91,16 @@ def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, ser
         embedded(agent, 2)
         other.call("ping")
         service.delay_query_s = 20.0
-        search = pool.submit(client.call, "search_memory", query="kotse", deadline_s=PATIENCE_S)
-        began, pings = time.monotonic(), 0
-        while time.monotonic() < began + 1.0:
-            asked = time.monotonic()
-            other.call("ping", deadline_s=PATIENCE_S)
-            assert time.monotonic() - asked < AT_ONCE_S
-            pings += 1
-        assert not search.done()
-        assert pings > 10
-        reply = search.result(PATIENCE_S)
-        assert time.monotonic() - began < 1.5 + AT_ONCE_S
+        with soon(1.5 + AT_ONCE_S, agent.pid):
+            search = pool.submit(client.call, "search_memory", query="kotse", deadline_s=PATIENCE_S)
+            began, pings = time.monotonic(), 0
+            while time.monotonic() < began + 1.0:
+                with soon(AT_ONCE_S, agent.pid):
+                    other.call("ping", deadline_s=PATIENCE_S)
+                pings += 1
+            assert not search.done()
+            assert pings > 10
+            reply = search.result(PATIENCE_S)
     assert reply["channels"] == ["words"]
     assert "did not answer within 1.5 s" in reply["without_meaning"]
     assert reply["results"][0]["content"] == "the kotse is red"
@@ -119,9 +118,8 @@ def test_search_works_while_the_service_is_down(hosts: Hosts, service: Embedding
             assert (reply["channels"], len(reply["results"])) == (["words"], 1)
             assert "answered 503" in reply["without_meaning"]
         calls = len(service.asked)
-        began = time.monotonic()
-        reply = client.call("search_memory", query="kotse")
-        assert time.monotonic() - began < AT_ONCE_S
+        with soon(AT_ONCE_S, agent.pid):
+            reply = client.call("search_memory", query="kotse")
         assert "not called after failures" in reply["without_meaning"]
         assert len(service.asked) == calls
         assert meaning(agent)["state"] == "open"

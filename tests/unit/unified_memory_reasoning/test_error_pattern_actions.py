@@ -275,12 +275,15 @@ def test_patterns_that_are_slow_to_refuse_stall_nothing(tmp_path: Path) -> None:
 
 
 def test_who_sends_nothing_hostile_is_never_kept_waiting(tmp_path: Path) -> None:
-    """A batch of 256 additions, and one of 256 look-ups, even where 20 ms is all that one may take at once."""
-    with ErrorPatternBench(tmp_path / "db", cpu_s=0.02) as bench:
-        added = [("add_error_pattern", ALICE, {"error_type": "E", "pattern": f"error {it}:"}) for it in range(256)]
-        asked = [("get_error_solution", ALICE, {"error_message": f"error {it}: no disk"}) for it in range(256)]
-        for batch in (added, asked):
-            assert {reply["status"] for reply in bench.ask_together(*batch)} == {"ok"}
+    """A batch of 256 additions, and one of 256 look-ups, even where 2 ms is all that one may take at once."""
+    added = [("add_error_pattern", ALICE, {"error_type": "E", "pattern": f"error {it}:"}) for it in range(256)]
+    asked = [("get_error_solution", ALICE, {"error_message": f"error {it}: no disk"}) for it in range(256)]
+
+    def all_are_answered(path: Path) -> bool:
+        with ErrorPatternBench(path, cpu_s=0.002) as bench:
+            return {reply["status"] for batch in (added, asked) for reply in bench.ask_together(*batch)} == {"ok"}
+
+    assert any(all_are_answered(tmp_path / str(number)) for number in range(5))  # a busy machine takes CPU time too
 
 
 def test_a_store_that_fails_refuses_and_remembers_nothing(bench: ErrorPatternBench) -> None:
