@@ -124,9 +124,9 @@ def test_lines_have_the_tokens_of_each(one: str, other: str) -> None:
 @pytest.mark.parametrize("text", ["aA", "a", "A", " ", "<", "1a", "\u4e2d"])
 def test_no_text_takes_long_to_count(text: str) -> None:
     """64 KiB of what a regular expression could read again and again."""
-    started = time.process_time()
+    started = time.thread_time()
     ESTIMATE.count(text * 65_536)
-    assert time.process_time() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.fixture(scope="module")
