@@ -1,5 +1,7 @@
 """The entry point of the command line, in the standard library alone: it can say which package is missing."""
 
+import atexit
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,10 +18,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(signal, "SIGALRM"):  # not on Windows
             signal.signal(signal.SIGALRM, _interrupted)
             sys.unraisablehook = _unraisable
+        gc.disable()  # until the imports are done, which leave little garbage
+        atexit.register(gc.freeze)  # what the last garbage collections would look for ends with the process
         arguments = sys.argv[1:]
     try:
         from twinhost.cli.program import run  # noqa: PLC0415 - guarded
 
+        gc.enable()
         return run(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
