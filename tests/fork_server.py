@@ -7,6 +7,7 @@ an interpreter reads when it starts (`PYTHONIOENCODING`, `LC_ALL`) have no effec
 
 import contextlib
 import functools
+import gc
 import inspect
 import json
 import os
@@ -135,6 +136,8 @@ def _main() -> None:
         import_module(module)
         if module.endswith("__main__"):
             del sys.modules[module]  # it is run, not imported
+    gc.collect()
+    gc.freeze()  # a garbage collection of a forked process, such as that at its end, would copy all that is imported
     request = _serve(socket.socket(fileno=int(sys.argv[1])))
     if request is None:
         return

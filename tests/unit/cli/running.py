@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import fork_server
+
 SERVICES = Path(__file__).resolve().parents[3] / "services"
 COMMAND = [sys.executable, "-m", "twinhost.cli"]
 
@@ -34,9 +36,11 @@ def process_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 def run_process(settings: Mapping[str, str], *arguments: str) -> Ran:
     """Run the command line as a process whose output goes to pipes."""
-    done = subprocess.run(
-        [*COMMAND, *arguments], env=process_environment(settings), capture_output=True, timeout=60, check=False
-    )
+    environment = process_environment(settings)
+    if settings.keys() & {"PYTHONPATH", "PYTHONIOENCODING"}:  # an interpreter reads them when it starts
+        done = subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, timeout=60, check=False)
+    else:
+        done = fork_server.run(["twinhost.cli", *arguments], env=environment)
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
