@@ -60,7 +60,7 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hosts]:
     (tmp_path / "gpus").write_text(f"card|{4 * GIB}|{10 * GIB}|0\ncard|{2 * GIB}|{10 * GIB}|0\n")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(library.parent))
     monkeypatch.setenv("GPUS", str(tmp_path / "gpus"))
-    with Hosts(tmp_path, metrics_interval_s=0.3) as hosts:
+    with Hosts(tmp_path, metrics_interval_s=2.0) as hosts:
         yield hosts
 
 
