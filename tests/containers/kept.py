@@ -1,11 +1,12 @@
 """A one-off container that stays: a command in it takes a fraction of a container's start."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from docker.models.containers import Container
 
@@ -31,12 +32,17 @@ class Finished:
     err: str
 
 
-def execute(container: Container, *command: str) -> Finished:
-    """Run a command in a running container."""
-    status, (out, err) = cast(
-        tuple[int, tuple[bytes | None, bytes | None]], container.exec_run(list(command), demux=True)
-    )
-    return Finished(status, (out or b"").decode(), (err or b"").decode())
+def execute(
+    container: Container, *command: str, given: str = "", environment: Mapping[str, str] = MappingProxyType({})
+) -> Finished:
+    """Run a command in a running container.
+
+    By the engine's own client: docker-py's `exec_run` loses the output that arrives together with the reply's header.
+    """
+    options = [f"--env={name}={value}" for name, value in environment.items()]
+    whole = ["docker", "exec", *(["--interactive"] if given else []), *options, str(container.id), *command]
+    done = subprocess.run(whole, input=given, capture_output=True, text=True, check=False)
+    return Finished(done.returncode, done.stdout, done.stderr)
 
 
 class Kept:
@@ -63,11 +69,7 @@ class Kept:
 
     def execute(self, *command: str, given: str = "") -> Finished:
         """Run any command."""
-        if not given:
-            return execute(self._container, *command)
-        whole = ["docker", "exec", "--interactive", str(self._container.id), *command]
-        done = subprocess.run(whole, input=given, capture_output=True, text=True, check=False)
-        return Finished(done.returncode, done.stdout, done.stderr)
+        return execute(self._container, *command, given=given)
 
 
 @contextmanager

@@ -5,12 +5,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import docker
 import pytest
 from docker.models.containers import Container
 
+from tests.containers.kept import execute
 from tests.containers.stack import IMAGE, REPOSITORY, Stack
 from tests.waiting import wait_until
 from twinhost.certificates.generate import make_keys
@@ -48,8 +48,8 @@ class Room:
 
     def listeners(self) -> list[str]:
         """Return the local addresses that somebody listens on."""
-        output = cast(bytes, self.container.exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output)
-        rows = [line.split() for line in output.decode().splitlines()]
+        output = execute(self.container, "cat", "/proc/net/tcp", "/proc/net/tcp6").out
+        rows = [line.split() for line in output.splitlines()]
         return [row[1] for row in rows if len(row) > 3 and row[3] == LISTENING]
 
 
@@ -92,9 +92,9 @@ class Start:
         room = self.furnished(host)
         if self.more_volumes:
             return self._run_with_more_volumes(host, room, environment)
-        command = ["timeout", str(ENDS_WITHIN_S), "python", "-m", MODULES[host]]
-        status, output = room.exec_run(command, environment=dict(environment))
-        return cast(int, status), cast(bytes, output).decode()
+        command = ("timeout", str(ENDS_WITHIN_S), "python", "-m", MODULES[host])
+        done = execute(room, *command, environment=environment)
+        return done.status, done.out + done.err
 
     def _run_with_more_volumes(self, host: str, room: Container, environment: Mapping[str, str]) -> tuple[int, str]:
         container = self._engine.containers.run(
@@ -234,9 +234,7 @@ def test_the_right_settings_start_it(start: Start, rooms: dict[str, Room]) -> No
     begin = f"echo $$ > /tmp/agent; exec python -m {MODULES['mainpc']}"
     room.exec_run(["sh", "-c", begin], environment={"SECURE_ZMQ": "1"}, detach=True)
     wait_until(lambda: len(listeners()) == 3, 10, "requests, events, and HTTP listen")
-    status, output = room.exec_run(
-        ["python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin"], environment={"SECURE_ZMQ": "1"}
-    )
-    assert status == 0, output
-    room.exec_run(["sh", "-c", "kill $(cat /tmp/agent)"])
+    check = ("python", "-m", "twinhost.agent.healthcheck", "SystemDigitalTwin")
+    assert execute(room, *check, environment={"SECURE_ZMQ": "1"}).status == 0
+    execute(room, "sh", "-c", "kill $(cat /tmp/agent)")
     wait_until(lambda: listeners() == [], ENDS_WITHIN_S, "the agent has ended")
