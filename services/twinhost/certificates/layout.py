@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from twinhost.network_config import NetworkConfig
@@ -37,6 +37,12 @@ class Layout:
     server_host: str  # SystemDigitalTwin's
     lifetime_days: int  # of a new key
     newcomers: str | None = None  # the folder of all enrolled owners; None: each has one of its own name
+    folders: Sequence[Path] = field(init=False, repr=False, compare=False)  # of the keys that belong on this machine
+
+    def __post_init__(self) -> None:
+        """Set what every look at a tree asks for, many times."""
+        names = dict.fromkeys(identity.folder for identity in self.local)
+        object.__setattr__(self, "folders", [self.root / name for name in names])
 
     @property
     def everybody(self) -> list[Identity]:
@@ -45,8 +51,7 @@ class Layout:
     @property
     def server_folder(self) -> Path | None:
         """SystemDigitalTwin's folder, whose keys are authorised; None where this is another machine's tree."""
-        folder = self.root / self.server_host
-        return folder if folder in self.folders else None
+        return next((folder for folder in self.folders if folder.name == self.server_host), None)
 
     def identity_of(self, name: str) -> Identity | None:
         """Return the configuration's identity of a name."""
@@ -64,10 +69,6 @@ class Layout:
     def command(self, *arguments: str, piped: bool = False) -> str:
         """Return the command line of certs-init that works on this tree."""
         return certs_init_command(self.root, *arguments, piped=piped)
-
-    @property
-    def folders(self) -> list[Path]:
-        return [self.root / name for name in dict.fromkeys(identity.folder for identity in self.local)]
 
     def secret_file(self, identity: Identity) -> Path:
         return self.root / identity.folder / f"{identity.stem}{SECRET_SUFFIX}"

@@ -102,20 +102,16 @@ def joined_folders(layout: Layout) -> list[Path]:
     if not layout.root.is_dir():
         return []
     known = {folder.name for folder in layout.folders}
+    with os.scandir(layout.root) as found:
+        names = [each.name for each in found if each.name not in known and each.is_dir(follow_symlinks=False)]
     stems = {identity.folder: identity.stem for identity in layout.everybody}
-    return sorted(
-        folder
-        for folder in layout.root.iterdir()
-        if folder.name not in known
-        and not folder.is_symlink()
-        and _holds_secret(folder, stems.get(folder.name, folder.name))
-    )
+    return sorted(layout.root / name for name in names if _holds_secret(layout.root / name, stems.get(name, name)))
 
 
 def own_folders(layout: Layout) -> list[Path]:
     """Return every folder in which an agent or the cli looks for its keys, SystemDigitalTwin's first."""
     folders = [folder for folder in layout.folders if folder.is_dir()]
-    return sorted(folders, key=lambda folder: folder != layout.server_folder) + joined_folders(layout)
+    return sorted(folders, key=lambda folder: folder.name != layout.server_host) + joined_folders(layout)
 
 
 def enrolled_folder(layout: Layout) -> Path | None:
