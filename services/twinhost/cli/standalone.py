@@ -3,6 +3,7 @@
 Exit status: 0 success; 1 refused; 2 usage; 130 interrupted.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -13,6 +14,8 @@ from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 
 STANDARD_STREAM = "-"  # in place of a file name
 USAGE = 2
+
+_command = functools.cache(typer.main.get_command)  # a process of tests runs thousands
 
 
 def say(line: str = "") -> None:
@@ -70,7 +73,7 @@ def application(help_text: str) -> typer.Typer:
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command and return the exit status; every error of twinhost becomes one sentence on standard error."""
     try:
-        command = typer.main.get_command(app)
+        command = _command(app)
         return int(command.main(list(arguments), prog_name=program, standalone_mode=False) or 0)
     except typer.TyperException as error:
         note(f"usage: {program} [OPTIONS] COMMAND [ARGS]..., see {program} --help")
