@@ -1,36 +1,25 @@
 """Databases as a killed process leaves them, and ways to break them."""
 
+import os
 import resource
-import subprocess
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from tests import fork_server
 from twinhost.store.database import Database
 from twinhost.store.files import part
 
-SERVICES = Path(__file__).resolve().parents[3] / "services"
 NOTES = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
 FRAME_BYTES = 24 + 4_096
-_WRITER = """
-import os, signal, sys
-from pathlib import Path
-from twinhost.store.database import Database
-database = Database(Path(sys.argv[1]), [sys.argv[2]])
-for number in range(int(sys.argv[3])):
-    with database.transaction():
-        database.execute("INSERT INTO notes (text) VALUES (?)", (f"{number} " + "x" * 3_000,))
-if sys.argv[4]:
-    database.execute("PRAGMA wal_checkpoint(" + sys.argv[4] + ")")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 def killed_after(path: Path, notes: int, checkpoint: str = "") -> None:
     """Let a process store notes, each in a transaction of its own, and be killed: they lie in the log."""
-    command = [sys.executable, "-c", _WRITER, str(path), NOTES, str(notes), checkpoint]
-    subprocess.run(command, env={"PYTHONPATH": str(SERVICES)}, check=False)
+    done = fork_server.run([__name__, str(path), str(notes), checkpoint])
+    assert done.returncode == -signal.SIGKILL, done.stderr
     assert part(path, "-wal").exists()
 
 
@@ -68,3 +57,17 @@ def no_file_beyond(size_bytes: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _store_and_die(path: str, notes: str, checkpoint: str) -> None:
+    database = Database(Path(path), [NOTES])
+    for number in range(int(notes)):
+        with database.transaction():
+            database.execute("INSERT INTO notes (text) VALUES (?)", (f"{number} " + "x" * 3_000,))
+    if checkpoint:
+        database.execute(f"PRAGMA wal_checkpoint({checkpoint})")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    _store_and_die(*sys.argv[1:])
