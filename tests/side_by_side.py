@@ -2,7 +2,8 @@
 
 A process takes whole files, so that what a file's tests share is made once. The first processes begin with the tests
 that start containers, the others with the rest: containers keep the processors busy, most of the rest waits. Files that
-take long come first, and the tests that must have the machine to themselves come last.
+take long come first, except in the last process: its short ones keep the processors busy while the long ones wait. The
+tests that must have the machine to themselves come last.
 """
 
 import fcntl
@@ -66,10 +67,11 @@ def unit_of(nodeid: str) -> str:
     return nodeid if f"{name}::{test}".startswith(BY_TEST) else file
 
 
-def order(unit: str) -> tuple[bool, int]:
-    """Return what units are sorted by: those that run alone last, the long ones first."""
+def order(unit: str, *, short_first: bool = False) -> tuple[bool, bool, int]:
+    """Return what units are sorted by: those that run alone last, the long ones first or behind the short ones."""
     name = unit.partition("::")[0].rpartition("/")[2]
-    return runs_alone(unit), LONG.index(name) if name in LONG else len(LONG)
+    is_long = name in LONG
+    return runs_alone(unit), is_long == short_first, LONG.index(name) if is_long else len(LONG)
 
 
 def container_processes() -> int:
@@ -112,8 +114,9 @@ class Sharing(LoadScopeScheduling):
         starts = number < self._container_processes
         last = number == len(self.nodes) - 1  # the one without stacks to remove, where there are more than start any
 
-        def later(unit: str) -> tuple[bool, bool, tuple[bool, int]]:
-            return runs_alone(unit), starts and not starts_containers(unit), order(unit)
+        def later(unit: str) -> tuple[bool, bool, tuple[bool, bool, int]]:
+            mine = not starts or starts_containers(unit)
+            return runs_alone(unit), not mine, order(unit, short_first=last and not starts)
 
         left = (unit for unit in self.workqueue if last or not runs_alone(unit))
         return min((unit for unit in left if starts or not starts_containers(unit)), key=later, default=None)

@@ -24,6 +24,8 @@ def test_long_units_come_first_and_those_that_run_alone_last() -> None:
     """Whatever else is said of them."""
     units = ["tests/adversary/test_a.py", "tests/unit/test_b.py", "tests/loopback/test_partition.py::test_c"]
     assert sorted(units, key=order) == units[::-1]
+    last_process = sorted(units, key=lambda unit: order(unit, short_first=True))
+    assert last_process == [units[1], units[2], units[0]]
 
 
 def test_every_file_that_is_named_is_there() -> None:
