@@ -15,7 +15,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 STANDARD_STREAM = "-"  # in place of a file name
 USAGE = 2
 
-_command = functools.cache(typer.main.get_command)  # a process of tests runs thousands
+_command = functools.cache(typer.main.get_command)  # once, however many commands a process runs
 
 
 def say(line: str = "") -> None:
