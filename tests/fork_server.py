@@ -2,9 +2,11 @@
 
 The imports are most of a short command's CPU time, and the tests start hundreds. Each process still has its own
 arguments, environment, folder, and streams, and can be killed; only the imported modules are inherited. Variables that
-an interpreter reads when it starts (`PYTHONIOENCODING`, `LC_ALL`) have no effect: use `subprocess` for those.
+an interpreter reads when it starts (`PYTHONIOENCODING`, `LC_ALL`) have no effect: use `subprocess` for those. A process
+that exits by itself does not free the modules, as the interpreter would: that takes as long as a short command.
 """
 
+import atexit
 import contextlib
 import functools
 import gc
@@ -131,7 +133,22 @@ def _report(status: socket.socket, number: int) -> None:
         status.send(str(number).encode())
 
 
+class _Exit:
+    """How a forked process ends: once its threads and exit handlers are done, as a child of `multiprocessing` does."""
+
+    status: int | None = None  # None: as any process, with a traceback or by a signal
+
+    def __call__(self) -> None:
+        if self.status is not None:
+            with contextlib.suppress(OSError, ValueError):  # the interpreter tries again, and reports it
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(self.status)
+
+
 def _main() -> None:
+    end = _Exit()
+    atexit.register(end)  # the first handler is called last
     for module in _IMPORTED:
         import_module(module)
         if module.endswith("__main__"):
@@ -149,10 +166,16 @@ def _main() -> None:
     os.environ.update(request["environment"])
     target, *arguments = request["words"]
     sys.argv = [target, *arguments]
-    if target.endswith(".py"):
-        runpy.run_path(target, run_name="__main__")
-    else:
-        runpy.run_module(target, run_name="__main__", alter_sys=True)
+    try:
+        if target.endswith(".py"):
+            runpy.run_path(target, run_name="__main__")
+        else:
+            runpy.run_module(target, run_name="__main__", alter_sys=True)
+    except SystemExit as reason:
+        code = 0 if reason.code is None else reason.code
+        end.status = code & 0xFF if isinstance(code, int) else None
+        raise
+    end.status = 0
 
 
 if __name__ == "__main__":
