@@ -4,6 +4,8 @@ Compose runs it, without arguments, before everything else: the parser and the o
 are arguments.
 """
 
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +23,8 @@ PROGRAM = "certs-init"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0 for success, 1 for a failure, 2 for a usage error."""
+    if arguments is None:  # as the process that was started for it
+        atexit.register(gc.freeze)  # what the last garbage collections would look for ends with the process
     words = sys.argv[1:] if arguments is None else arguments
     if words:
         from twinhost.cli.certs_commands import commands  # noqa: PLC0415 - takes longer than the keys
