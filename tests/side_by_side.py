@@ -3,10 +3,11 @@
 A process takes whole files, so that what a file's tests share is made once. The first processes begin with the tests
 that start containers, the others with the rest: containers keep the processors busy, most of the rest waits. Files that
 take long come first, except in the last process: its short ones keep the processors busy while the long ones wait. The
-tests that must have the machine to themselves come last.
+tests that must have the machine to themselves come last, with what has no deadline beside them.
 """
 
 import fcntl
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -46,11 +47,19 @@ BY_TEST = (
 )
 # They measure this machine, and load it so that others would miss their deadlines.
 ALONE = ("tests/adversary/",)
+# They only compute, and may take any time: beside those that run alone, they take what these leave of the processors.
+PATIENT = ("test_leases_model.py", "test_schema.py", "test_frame.py")
+NICENESS = 19  # the least priority, nice(2)
 
 
 def runs_alone(nodeid: str) -> bool:
-    """Return whether nothing else may run beside a test."""
+    """Return whether nothing else may run beside a test, but those that are patient."""
     return nodeid.startswith(ALONE)
+
+
+def is_patient(nodeid: str) -> bool:
+    """Return whether a test may run beside any other."""
+    return nodeid.partition("::")[0].rpartition("/")[2] in PATIENT
 
 
 def starts_containers(nodeid: str) -> bool:
@@ -67,11 +76,12 @@ def unit_of(nodeid: str) -> str:
     return nodeid if f"{name}::{test}".startswith(BY_TEST) else file
 
 
-def order(unit: str, *, short_first: bool = False) -> tuple[bool, bool, int]:
-    """Return what units are sorted by: those that run alone last, the long ones first or behind the short ones."""
+def order(unit: str, *, short_first: bool = False) -> tuple[int, bool, int]:
+    """Return what units are sorted by: those that run alone and the patient last, long ones first or behind others."""
     name = unit.partition("::")[0].rpartition("/")[2]
     is_long = name in LONG
-    return runs_alone(unit), is_long == short_first, LONG.index(name) if is_long else len(LONG)
+    at_the_end = 2 * is_patient(unit) + runs_alone(unit)
+    return at_the_end, is_long == short_first, LONG.index(name) if is_long else len(LONG)
 
 
 def container_processes() -> int:
@@ -114,9 +124,10 @@ class Sharing(LoadScopeScheduling):
         starts = number < self._container_processes
         last = number == len(self.nodes) - 1  # the one without stacks to remove, where there are more than start any
 
-        def later(unit: str) -> tuple[bool, bool, tuple[bool, bool, int]]:
+        def later(unit: str) -> tuple[int, bool, tuple[int, bool, int]]:
             mine = not starts or starts_containers(unit)
-            return runs_alone(unit), not mine, order(unit, short_first=last and not starts)
+            at_the_end, *_ = rank = order(unit, short_first=last and not starts)
+            return at_the_end, not mine, rank
 
         left = (unit for unit in self.workqueue if last or not runs_alone(unit))
         return min((unit for unit in left if starts or not starts_containers(unit)), key=later, default=None)
@@ -124,7 +135,11 @@ class Sharing(LoadScopeScheduling):
 
 @contextmanager
 def turn(nodeid: str, lock: Path) -> Iterator[None]:
-    """Wait until a test may run: beside others, or once no other does."""
+    """Wait until a test may run: beside others, or once no other does; a patient one may at once."""
+    if is_patient(nodeid):
+        os.nice(NICENESS)  # for good: only others of its kind follow in this process
+        yield
+        return
     with lock.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX if runs_alone(nodeid) else fcntl.LOCK_SH)
         yield

@@ -6,7 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.side_by_side import BY_TEST, LONG, OPEN_STACK, OPEN_STACK_UNIT, order, runs_alone, turn, unit_of
+from tests.side_by_side import (
+    BY_TEST,
+    LONG,
+    NICENESS,
+    OPEN_STACK,
+    OPEN_STACK_UNIT,
+    PATIENT,
+    order,
+    runs_alone,
+    turn,
+    unit_of,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 
@@ -21,17 +32,18 @@ def test_a_file_is_a_unit_unless_its_tests_are() -> None:
 
 
 def test_long_units_come_first_and_those_that_run_alone_last() -> None:
-    """Whatever else is said of them."""
-    units = ["tests/adversary/test_a.py", "tests/unit/test_b.py", "tests/loopback/test_partition.py::test_c"]
-    assert sorted(units, key=order) == units[::-1]
-    last_process = sorted(units, key=lambda unit: order(unit, short_first=True))
-    assert last_process == [units[1], units[2], units[0]]
+    """Whatever else is said of them; and the patient, which may run beside those, behind them."""
+    patient, alone = f"tests/unit/{PATIENT[0]}", "tests/adversary/test_a.py"
+    short, long = "tests/unit/test_b.py", "tests/loopback/test_partition.py::test_c"
+    units = [patient, alone, short, long]
+    assert sorted(units, key=order) == [long, short, alone, patient]
+    assert sorted(units, key=lambda unit: order(unit, short_first=True)) == [short, long, alone, patient]
 
 
 def test_every_file_that_is_named_is_there() -> None:
     """A name that nobody has any more makes the run longer, and nobody would notice."""
     there = {path.name for path in TESTS.rglob("test_*.py")} | {"open stack"}
-    assert {name.partition("::")[0] for name in (*LONG, *BY_TEST, *OPEN_STACK)} <= there
+    assert {name.partition("::")[0] for name in (*LONG, *BY_TEST, *OPEN_STACK, *PATIENT)} <= there
 
 
 def test_what_runs_alone_waits_for_the_others(tmp_path: Path) -> None:
@@ -49,3 +61,18 @@ def test_what_runs_alone_waits_for_the_others(tmp_path: Path) -> None:
     with turn(alone, lock):
         assert (another_gets(fcntl.LOCK_SH), another_gets(fcntl.LOCK_EX)) == (False, False)
     assert another_gets(fcntl.LOCK_EX)
+
+
+def test_the_patient_wait_for_nobody(tmp_path: Path) -> None:
+    """They run beside one that runs alone, and leave it the processors."""
+    code = f"""
+import os
+from pathlib import Path
+from tests.side_by_side import turn
+lock = Path({str(tmp_path / "turn")!r})
+with turn("tests/adversary/test_a.py::test_b", lock), turn("tests/unit/{PATIENT[0]}::test_c", lock):
+    print(os.nice(0))
+"""
+    root = TESTS.parent
+    printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=True, text=True).stdout
+    assert int(printed) == NICENESS
