@@ -1,5 +1,8 @@
 """Keys for tests, and folders of them as a host's `/certificates` is laid out."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from twinhost.secure_zmq.key_writer import write_certificate, write_key_pair
@@ -16,6 +19,14 @@ def authorize(folder: Path, pair: KeyPair) -> Path:
     path = folder / f"{pair.certificate.owner.name}.key"
     write_certificate(pair.certificate, path)
     return path
+
+
+@contextmanager
+def time_kept(folder: Path) -> Iterator[None]:
+    """Change a folder within the unit of its time, which may be 4 ms or 2 s, so that the time stays."""
+    time_ns = folder.stat().st_mtime_ns
+    yield
+    os.utime(folder, ns=(time_ns, time_ns))
 
 
 def host_folder(folder: Path, own_stem: str, own: KeyPair, **others: KeyPair) -> Path:

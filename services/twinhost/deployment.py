@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from twinhost.folder_events import Looks
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     PROFILE_VARIABLE,
@@ -61,8 +62,9 @@ class FollowedKeys:
         """Begin with keys that were read; `pins` are used while the folder has none of the agent."""
         self._folder, self._agent, self._pins = certificates.folder, agent, pins
         self._own = certificates.own_keys
-        self._seen, self._look_at = self._changes(), time.monotonic() + _LOOK_S
+        self._looks, self._look_at = Looks(self._changes()), time.monotonic() + _LOOK_S
         self._contents = read_folders(folders_of_keys(self._folder))
+        self._incomplete = self._unread
 
     def own(self) -> KeyPair:
         """Return this program's pair."""
@@ -89,15 +91,17 @@ class FollowedKeys:
             return
         self._look_at = now + _LOOK_S
         seen = self._changes()
-        if seen == self._seen or not seen[0]:  # the folder is gone, and no key is known to be revoked by that
+        if not seen[0]:  # the folder is gone, and no key is known to be revoked by that
             return
+        if not self._looks.may_have_changed(seen) and not self._incomplete:
+            return
+        self._incomplete = True
         self._contents = read_folders(folders_of_keys(self._folder), self._contents.revoked)
         try:
             self._own = load_certificates(self._folder).own_keys
         except TwinhostError:  # it is being replaced, or can't be read: all is read again the next time
             return
-        if not self._unread:
-            self._seen = seen
+        self._incomplete = self._unread
 
     def _changes(self) -> list[int]:
         return [

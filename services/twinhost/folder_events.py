@@ -1,7 +1,7 @@
 """Events of the files in folders, from inotify: a thread that follows a folder sleeps until something changes there.
 
-Only Linux has inotify, and each user may have a limited number of its instances. Where it can't be used, the caller
-reads the folders at intervals.
+Only Linux has inotify, and each user may have a limited number of its instances. Where it can't be used, or does not
+report every change, the caller looks at the folders' times at intervals.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from twinhost.worker import Waker
 
 _QUIET_S = 0.010  # without an event: then what is being written is complete, as far as can be known
 _LONGEST_S = 0.050  # from the first event: then it is reported, even if more follow
+_COARSEST_S = 2.5  # longer than the unit of any file system's times: 4 to 10 ms on Linux's own, 2 s on FAT
 _CHANGED = 0x2 | 0x4 | 0x8 | 0x40 | 0x80 | 0x100 | 0x200  # MODIFY, ATTRIB, CLOSE_WRITE, MOVED_FROM, _TO, CREATE, DELETE
 _REPLACED = 0x400 | 0x800  # DELETE_SELF, MOVE_SELF
 _ONLY_A_FOLDER = 0x1000000  # sys/inotify.h
@@ -68,6 +69,30 @@ class FolderEvents:
         with contextlib.suppress(BlockingIOError):
             return set(_names(os.read(self._fd, 65_536)))
         return set()
+
+
+class Looks:
+    """Compares what is seen of folders, such as their times of change, with what was seen before.
+
+    Two changes within one unit of these times leave the same time, and a look may come between them. So after the
+    first read, and after a difference, all is read again at each look of the next 2.5 s, and once more after them.
+    """
+
+    def __init__(self, seen: object) -> None:
+        """Begin with what was seen just before the first read."""
+        self._seen = seen
+        self._read_at = time.monotonic()
+        self._distinct_at = self._read_at + _COARSEST_S  # from then on another change has another time
+
+    def may_have_changed(self, seen: object) -> bool:
+        """Return whether to read again, by what was seen just now."""
+        now = time.monotonic()
+        if seen != self._seen:
+            self._seen, self._distinct_at = seen, now + _COARSEST_S
+        elif self._read_at >= self._distinct_at:
+            return False
+        self._read_at = now
+        return True
 
 
 def _names(events: bytes) -> Iterator[str]:

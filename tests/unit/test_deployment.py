@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import twinhost
-from tests.identities import host_folder, new_pair
+from tests.identities import host_folder, new_pair, time_kept
 from twinhost import deployment
 from twinhost.deployment import FollowedKeys
 from twinhost.network_config.load import DEFAULT_PATH
@@ -57,6 +58,21 @@ def test_a_revoked_pin_is_not_used_again(certificates: Certificates, server: Key
     for pair in (server, given):
         write_revocation(pair.certificate, certificates.folder / "revoked")
     assert (keys.pins(), asked.pins()) == ([], [])
+
+
+def test_a_change_that_leaves_the_folders_time_counts(
+    certificates: Certificates, server: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one within 4 ms of another, between which the keys were read; on FAT, within 2 s."""
+    now = 100.0
+    monkeypatch.setattr("twinhost.folder_events.time", SimpleNamespace(monotonic=lambda: now))
+    keys, following = FollowedKeys(certificates, SDT, []), new_pair(SDT, "mainpc")
+    (certificates.folder / "other").touch()
+    assert keys.pins() == [server.public]
+    with time_kept(certificates.folder):
+        replace_certificate(following.certificate, certificates.folder / "server.key")
+    now += 10.0
+    assert keys.pins() == [following.public]
 
 
 def test_nothing_is_pinned_while_revocations_are_unreadable(certificates: Certificates, server: KeyPair) -> None:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple, assert_never
 
 import structlog
 
-from twinhost.folder_events import FolderEvents
+from twinhost.folder_events import FolderEvents, Looks
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
 from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
@@ -312,11 +312,12 @@ class _FolderWatch(Worker):
     def _watch_while_same(self, before: Mapping[Path, _Seen], events: FolderEvents) -> None:
         """Follow the folders until one is created, or replaced, as a restore or a sync does."""
         watched, seen = _places(before), self._seen()
+        looks = Looks(seen)
         self._changed()  # for changes before the watch
         while not self.stopping and _places(seen) == watched:
-            changed, before, seen = events.wait(_LOOK_S), seen, self._seen()
+            changed, seen = events.wait(_LOOK_S), self._seen()
             # What is seen counts too, since some file systems don't report changes made on another host.
-            if changed or seen != before or self._retry_is_due():
+            if looks.may_have_changed(seen) or changed or self._retry_is_due():
                 self._changed()
 
     def _retry_is_due(self) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.identities import authorize, new_pair
+from tests.identities import authorize, new_pair, time_kept
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.folder_events import FolderEvents
 from twinhost.secure_zmq import peers as peers_module
@@ -88,18 +88,22 @@ def test_a_folder_that_goes_takes_its_keys_with_it(peers: AuthorizedPeers, pair:
     assert peers.watching
 
 
-def test_a_revocation_counts_without_file_notifications(
-    pair: KeyPair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As one that is shared with another machine, where the change was made."""
+@pytest.fixture
+def deaf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system that reports no changes."""
 
     class Deaf(FolderEvents):
         def wait(self, timeout_s: float) -> set[str]:
             time.sleep(timeout_s)
             return set()
 
-    (tmp_path / "host/revoked").mkdir()
     monkeypatch.setattr(peers_module, "FolderEvents", Deaf)
+
+
+@pytest.mark.usefixtures("deaf")
+def test_a_revocation_counts_without_file_notifications(pair: KeyPair, tmp_path: Path) -> None:
+    """As one that is shared with another machine, where the change was made."""
+    (tmp_path / "host/revoked").mkdir()
     peers = AuthorizedPeers([tmp_path / "host"])
     changes: list[ReloadReport] = []
     peers.listen(changes.append)
@@ -114,6 +118,22 @@ def test_a_revocation_counts_without_file_notifications(
             lambda: len(changes) >= 2, PATIENCE_S, "the listeners are notified"
         )  # just after the keys are in use
         assert len(changes) == 2
+    finally:
+        peers.close()
+
+
+@pytest.mark.usefixtures("deaf", "pair")
+def test_a_change_that_leaves_the_folders_time_is_seen(tmp_path: Path) -> None:
+    """As one within 4 ms of another: Linux' file systems have no finer time. A look came between the two."""
+    first, second = new_pair("first"), new_pair("second")
+    peers = AuthorizedPeers([tmp_path / "host"])
+    peers.watch()
+    try:
+        authorize(tmp_path / "host", first)
+        wait_until(lambda: peers.find(first.public.raw), SEEN_WITHIN_S, "a key")
+        with time_kept(tmp_path / "host"):
+            authorize(tmp_path / "host", second)
+        wait_until(lambda: peers.find(second.public.raw), SEEN_WITHIN_S, "a key of the same time")
     finally:
         peers.close()
 
