@@ -23,6 +23,7 @@ pytestmark = pytest.mark.usefixtures("received_by")
 Context = zmq.Context[zmq.Socket[bytes]]
 Connect = Callable[..., "zmq.Socket[bytes]"]
 STOPS_WITHIN_S = 5.0  # the promise for SIGTERM
+IN_FLIGHT = 200  # fewer than the 256 replies that a peer may leave unread; others may be dropped
 
 
 @pytest.fixture
@@ -154,7 +155,7 @@ def test_a_routing_id_can_not_be_stolen(
 def test_a_pipelining_peer_matches_replies_by_their_ids(connect: Connect) -> None:
     """Many requests in flight on one connection, good and bad: each gets exactly one reply, under its own id."""
     socket = connect(zmq.DEALER)
-    sent = {str(number): number for number in range(300)}
+    sent = {str(number): number for number in range(240)}
     for request_id, number in sent.items():
         if number % 3 == 0:
             socket.send(request("add", amount=1, request_id=request_id))
@@ -173,13 +174,16 @@ def test_a_pipelining_peer_matches_replies_by_their_ids(connect: Connect) -> Non
 def test_a_lock_step_peer_is_served_beside_a_pipelining_one(connect: Connect) -> None:
     """A REQ peer does not wait for all that a DEALER has in flight."""
     dealer, req = connect(zmq.DEALER), connect(zmq.REQ)
-    for number in range(2_000):
-        dealer.send(request("add", amount=1, request_id=str(number)))
+    totals = []
+    for number in range(2_000 + IN_FLIGHT):
+        if number < 2_000:
+            dealer.send(request("add", amount=1, request_id=str(number)))
         if number % 200 == 0:
             req.send(request("echo", text="beside"))
             assert json.loads(req.recv())["text"] == "beside"
-    totals = sorted(json.loads(dealer.recv())["total"] for _ in range(2_000))
-    assert totals == list(range(1, 2_001))
+        if number >= IN_FLIGHT:
+            totals.append(json.loads(dealer.recv())["total"])
+    assert sorted(totals) == list(range(1, 2_001))
 
 
 def test_a_peer_that_went_away_harms_nobody(agent: ServedAgent, connect: Connect, client: Client) -> None:
