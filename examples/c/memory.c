@@ -57,6 +57,7 @@ static zsock_t *connect_to(const char *endpoint, zcert_t *own, const char *folde
     zsock_set_heartbeat_ivl(agent, 5000);
     zsock_set_heartbeat_timeout(agent, 10000);
     zsock_set_heartbeat_ttl(agent, 20000);
+    zsock_set_tcp_maxrt(agent, 10000);
     zsock_set_rcvtimeo(agent, TRY_MS);
     zsock_set_linger(agent, 0);
     if (zsock_connect(agent, "%s", endpoint) != 0)

@@ -37,6 +37,7 @@ function connectTo(endpoint, own, folder, stem) {
     heartbeatInterval: 5000,
     heartbeatTimeout: 10000,
     heartbeatTimeToLive: 20000,
+    tcpMaxRetransmitTimeout: 10000,
     receiveTimeout: TRY_MS,
     linger: 0,
   });

@@ -21,6 +21,7 @@ from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sockets import (
+    client_context,
     open_client_socket,
     open_server_socket,
     open_unencrypted_server_socket,
@@ -60,9 +61,11 @@ LIMITS = {
     zmq.RCVHWM: 1_000,
     zmq.LINGER: 1_000,
     zmq.IPV6: 1,
+    zmq.TCP_MAXRT: 10_000,
     zmq.TCP_KEEPALIVE: -1,  # as the system has it
 }
-BOUND_LIMITS = LIMITS | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}  # clients send the heartbeats
+# Clients send the heartbeats.
+BOUND_LIMITS = LIMITS | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_MAXRT: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}
 
 
 def limits_of(socket: "zmq.Socket[Any]") -> dict[int, Any]:
@@ -90,6 +93,18 @@ def test_a_client_socket_is_a_curve_client(context: "Context", server_keys: KeyP
     assert option(client.socket, zmq.CURVE_SERVER) == 0
     assert option(client.socket, zmq.IMMEDIATE) == 1
     assert limits_of(client.socket) == LIMITS
+    client.close()
+
+
+def test_the_system_has_the_limit_of_tcp(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """What TCP can't deliver within 10 s is never delivered; libzmq sets it where the system has it."""
+    connected: list[SocketEvent] = []
+    server = agent.secured(peer_keys)
+    pin, own_keys = server.server_key, server.own_keys
+    client = open_client_socket(client_context(), own_keys, pin, server.address, PAYLOAD, connected.append)
+    wait_until(lambda: connected, PATIENCE_S, "the client has connected")
+    with socket_module.fromfd(connected[0].value, socket_module.AF_INET6, socket_module.SOCK_STREAM) as connection:
+        assert connection.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT) == 10_000
     client.close()
 
 

@@ -1,9 +1,10 @@
 """A client in a machine's network that writes down what was acknowledged, and counts what came of it.
 
-python -m tests.two_hosts.ledger_client {write|count} KEYS FOLDER MAINPC PC2
+python -m tests.two_hosts.ledger_client {write|count|give-up} KEYS FOLDER MAINPC PC2
 
 KEYS is a copy of the operator's folder; MAINPC and PC2 are endpoints. `write` changes both agents until SIGTERM, with a
-ledger for each in FOLDER; `count` prints how often each change took effect, as JSON {host: {call: times}}.
+ledger for each in FOLDER; `count` prints how often each change took effect, as JSON {host: {call: times}}. `give-up`
+connects to pc2, prints a line, reads one, sends a change named as FOLDER, gives it up after 2 s, and prints a line.
 """
 
 import json
@@ -12,12 +13,13 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.ledger import Ledger
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 HOSTS = {"mainpc": "server", "pc2": "client"}  # and the name of the file that holds its public key
@@ -83,6 +85,17 @@ def write(host: str, address: SecuredAddress, folder: Path, ended: threading.Eve
     ledger.close()
 
 
+def give_up(address: SecuredAddress, call: str) -> None:
+    """Connect; then send one change when told to, and leave where there is no reply in time."""
+    with Client(address) as client:
+        client.call("ping", deadline_s=DEADLINE_S)
+        print("connected", flush=True)
+        sys.stdin.readline()
+        with suppress(ServerUnreachable):
+            client.call("update_twin", deadline_s=2.0, user_id=call, twin_data={})
+    print("given up", flush=True)
+
+
 def main(what: str, keys_folder: str, folder: str, *endpoints: str) -> None:
     """Write until SIGTERM, or count."""
     keys = load_certificates(Path(keys_folder))
@@ -90,6 +103,9 @@ def main(what: str, keys_folder: str, folder: str, *endpoints: str) -> None:
         host: SecuredAddress(endpoint, keys.own_keys, keys.public_key(HOSTS[host]))
         for host, endpoint in zip(HOSTS, endpoints, strict=True)
     }
+    if what == "give-up":
+        give_up(addresses["pc2"], Path(folder).name)
+        return
     if what == "count":
         counted = {}
         for host, address in addresses.items():

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,8 +54,7 @@ class Writing:
             assert verdict.acknowledged >= FEWEST
 
     def _command(self, what: str) -> list[str]:
-        arguments = [what, str(self._keys), str(self._folder), *self.endpoints.values()]
-        return self._machine.command([sys.executable, "-m", "tests.two_hosts.ledger_client", *arguments])
+        return _command(what, self._machine, self._keys, self._folder, self.endpoints)
 
 
 @contextmanager
@@ -70,6 +69,33 @@ def writing(machine: Namespace, keys: Path, folder: Path, endpoints: Mapping[str
     finally:
         client.end()
     client.require_whole()
+
+
+@contextmanager
+def giving_up(
+    machine: Namespace, keys: Path, folder: Path, endpoints: Mapping[str, str]
+) -> Iterator[Callable[[], None]]:
+    """Connect a client to pc2; calling what is yielded has it send one change, named as `folder`, and give that up."""
+    command = _command("give-up", machine, keys, folder, endpoints)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=_environment(), cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True, bufsize=1
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        send, read = client.stdin.write, client.stdout.readline
+        assert read() == "connected\n"
+
+        def give_up() -> None:
+            send("\n")
+            assert read() == "given up\n"
+
+        yield give_up
+
+
+def _command(what: str, machine: Namespace, keys: Path, folder: Path, endpoints: Mapping[str, str]) -> list[str]:
+    arguments = [what, str(keys), str(folder), *endpoints.values()]
+    return machine.command([sys.executable, "-m", "tests.two_hosts.ledger_client", *arguments])
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from tests.containers.checkout import Machine
 from tests.containers.stack import HTTP_PORTS, ZMQ_PORTS
 from tests.containers.walk import UMRA, Walk, shown_settings
-from tests.two_hosts.ledgers import Writing, writing
-from tests.two_hosts.machine_room import ADDRESSES, MachineRoom
+from tests.two_hosts.ledgers import Writing, giving_up, writing
+from tests.two_hosts.machine_room import ADDRESSES, MachineRoom, Namespace
 from tests.waiting import wait_until
 
 BACK_WITHIN_S = 30.0
@@ -50,9 +51,11 @@ class Site:
 
     def writing(self) -> AbstractContextManager[Writing]:
         """Change both agents while a block runs; see `ledgers`."""
-        endpoints = {host: f"tcp://{address}:{ZMQ_PORTS[host]}" for host, address in self.addresses.items()}
-        folder = self._folder / f"ledgers-{time.monotonic_ns()}"
-        return writing(self.room.machines["mainpc"], self.keys(), folder, endpoints)
+        return writing(*self._client(f"ledgers-{time.monotonic_ns()}"))
+
+    def giving_up(self, call: str) -> AbstractContextManager[Callable[[], None]]:
+        """Return what has a connected client send pc2 one change and give it up; see `ledgers`."""
+        return giving_up(*self._client(call))
 
     def ask(self, host: str, command: str) -> Any:
         """Return the document of a command of `cli`, on one machine."""
@@ -93,6 +96,11 @@ class Site:
         page = f"http://127.0.0.1:{HTTP_PORTS[host]}/readyz"
         look = f"import urllib.request; urllib.request.urlopen('{page}', timeout=3)"
         return self.checkouts[host].run(f'docker compose exec -T {host} python -c "{look}"').status == 0
+
+    def _client(self, name: str) -> tuple[Namespace, Path, Path, dict[str, str]]:
+        """Return where a client runs, its keys, its folder, and where it reaches each host."""
+        endpoints = {host: f"tcp://{address}:{ZMQ_PORTS[host]}" for host, address in self.addresses.items()}
+        return self.room.machines["mainpc"], self.keys(), self._folder / name, endpoints
 
     def _container(self, host: str, form: str) -> str:
         """Return what the engine knows of a host's container."""

@@ -20,6 +20,8 @@ from tests.waiting import PATIENCE_S, wait_until
 
 SDT = "SystemDigitalTwin"
 CUT_S = 30.0
+HELD_BACK_S = 9.0  # after the 2 s of its client; TCP retries 6 s and 13 s after it has sent
+TCP_RETRIES_WITHIN_S = 5.0
 NEW_ADDRESS = "192.0.2.11"
 RELAY_ADDRESS = "192.0.2.30"
 DELAY_S = 0.02
@@ -92,6 +94,19 @@ def test_the_cable_is_cut_and_heals(site: Site) -> None:
                 assert not site.ready("pc2")
                 assert not site.walk.registered()
             site.wait_until_back()
+
+
+def test_a_change_that_was_given_up_is_not_made_later(site: Site) -> None:
+    """A cut holds it back. TCP alone would deliver it 13 s after it was sent, although its client has left."""
+    call = "given-up"
+    with site.giving_up(call) as give_up:
+        with dropping(*site.room.machines.values()):
+            give_up()
+            time.sleep(HELD_BACK_S)
+        time.sleep(TCP_RETRIES_WITHIN_S)
+    twins = site.ask("mainpc", f"call {UMRA} memory_by name=operator kind=twins limit=100")["written"]["twins"]
+    assert call not in {twin["user_id"] for twin in twins["entries"]}
+    site.wait_until_back()
 
 
 def test_20_writes_of_two_mcp_servers_are_all_there(site: Site, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ _HANDSHAKE_TIMEOUT_MS = 4_000  # with libzmq's default of 30 s, half-open connec
 _HEARTBEAT_INTERVAL_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 10_000
 _HEARTBEAT_TTL_MS = 20_000  # at most 65.5 s, where libzmq's field overflows
+_UNACKNOWLEDGED_MS = 10_000  # by TCP; Linux retries for 15 minutes, also what was sent on a socket that is closed
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
@@ -281,6 +282,7 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     socket.heartbeat_ivl = _HEARTBEAT_INTERVAL_MS
     socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
     socket.heartbeat_ttl = _HEARTBEAT_TTL_MS  # until the other side ends a connection that is silent
+    socket.tcp_maxrt = _UNACKNOWLEDGED_MS
     socket.set_hwm(_HIGH_WATER_MARK)
     socket.linger = _LINGER_MS
     # The intervals are random for each socket, since libzmq's jitter is a fraction of the longest: all that lose one
@@ -316,6 +318,7 @@ def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
     can send. The TTL in the clients' heartbeats ends dead connections here; for other clients, TCP keepalive does.
     """
     socket.heartbeat_ivl = 0
+    socket.tcp_maxrt = 0  # as the system has it: with a limit, Linux ignores the keepalive's count
     socket.tcp_keepalive = 1
     socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_S
     socket.tcp_keepalive_intvl = _KEEPALIVE_INTERVAL_S
