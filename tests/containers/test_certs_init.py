@@ -131,16 +131,23 @@ def test_what_an_agent_advises_leads_to_the_command(keys: Stack, damage: str, se
     assert (advised.status, "docker compose run --rm" in advised.out) == (1, True)
 
 
-def test_where_it_fails_its_sentence_is_seen(keys: Stack) -> None:
-    """In the output of `docker compose up`, and by the cli, which runs all the same."""
-    keys.run("certs-init")
-    assert keys.run_shell("certs-init", "rm /certificates/mainpc/server.key_secret").status == 0
-    sentence = keys.run("certs-init").err.removeprefix("certs-init: ").strip()
-    assert "/certificates/mainpc/server.key_secret is missing" in sentence
-    up = keys.compose("up")
-    assert (up.status != 0, sentence in up.out + up.err) == (True, True), up.out + up.err
-    status = keys.compose("run", "--rm", "-T", "cli", "status")
-    assert (status.status, f"certs-init failed: {sentence}" in status.err) == (1, True), status.err
+def test_where_it_fails_its_sentence_is_seen(engine: docker.DockerClient, tmp_path: Path) -> None:
+    """In the output of `docker compose up`, and by the cli, which runs all the same.
+
+    In a project of its own: where `up` fails, Compose may end all containers of the project, also those that stay.
+    """
+    own = Stack(tmp_path, {})
+    try:
+        own.run("certs-init")
+        assert own.run_shell("certs-init", "rm /certificates/mainpc/server.key_secret").status == 0
+        sentence = own.run("certs-init").err.removeprefix("certs-init: ").strip()
+        assert "/certificates/mainpc/server.key_secret is missing" in sentence
+        up = own.compose("up")
+        assert (up.status != 0, sentence in up.out + up.err) == (True, True), up.out + up.err
+        status = own.compose("run", "--rm", "-T", "cli", "status")
+        assert (status.status, f"certs-init failed: {sentence}" in status.err) == (1, True), status.err
+    finally:
+        own.stop()
 
 
 @pytest.mark.parametrize("service", ["certs-init", "cli", "archive"])
