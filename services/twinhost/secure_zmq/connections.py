@@ -202,6 +202,9 @@ class Connections:
         self._lock = threading.Lock()
         self._open: dict[int, Connection] = {}  # by descriptor
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
+        # By `mark_for_closing` since the last `close_refused()`: the descriptor and what `remote` returned; the address
+        # and the reason.
+        self._marked: dict[tuple[int, tuple[str, int] | None], tuple[str, str]] = {}
         self._admitted: set[str] = set()  # keys that completed a handshake and have been valid since
         self._just_refused: dict[str, float] = {}  # and since when: the monitor may report a connection late
         self._unreported_until = 0.0
@@ -266,8 +269,8 @@ class Connections:
     def mark_for_closing(self, fd: int, address: str, reason: str) -> None:
         """Have the next `close_refused()` close a connection, whatever its key."""
         with self._lock:
-            connection = self._of(fd, address)
-            connection.address, connection.close_reason = address, reason
+            self._mark(fd, address, reason)
+            self._marked[fd, self.remote(fd)] = address, reason
 
     def remote_from(self, fd: int, address: str) -> tuple[str, int] | None:
         """Return what `remote` does if a message from that address may have come over the descriptor's connection."""
@@ -289,6 +292,10 @@ class Connections:
         """
         now = time.monotonic()
         with self._lock:
+            for (fd, peer), (address, reason) in self._marked.items():
+                if self.remote(fd) == peer:  # again: an event that came late may have replaced it in the table since
+                    self._mark(fd, address, reason)
+            self._marked.clear()
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
             late = {each: since for each, since in self._just_refused.items() if self._live(each) is None}
             suspects = dead | late.keys()
@@ -313,6 +320,10 @@ class Connections:
         with self._lock:
             for fd in tuple(self._open):
                 self._forget(fd)
+
+    def _mark(self, fd: int, address: str, reason: str) -> None:
+        connection = self._of(fd, address)
+        connection.address, connection.close_reason = address, reason
 
     def _of(self, fd: int, address: str) -> Connection:
         connection = self._open.get(fd)

@@ -45,6 +45,36 @@ def test_a_connection_reported_late_is_counted_and_released(accepted: socket.soc
         assert limits.count(KEY) == 0
 
 
+@pytest.mark.parametrize("reported", [1, 2], ids=["the end alone", "the end and the next connection"])
+def test_a_mark_survives_an_event_that_comes_late(accepted: socket.socket, reported: int) -> None:
+    """The end of an earlier connection with the same descriptor is reported between the mark and the close."""
+    connections = Connections(lambda _: True)
+    fd = accepted.fileno()
+    endpoint = f"tcp://{HOST}:{accepted.getsockname()[1]}"
+    connections.observe(SocketEvent(EventKind.ACCEPTED, fd, endpoint))  # of the earlier one
+    connections.mark_for_closing(fd, HOST, "it sent a message that is not a subscription")
+    for kind in (EventKind.DISCONNECTED, EventKind.ACCEPTED)[:reported]:
+        connections.observe(SocketEvent(kind, fd, endpoint))
+    connections.close_refused()
+    assert connections.closed_count == 1
+
+
+def test_a_mark_does_not_pass_to_the_next_connection(accepted: socket.socket) -> None:
+    """The one that was marked has ended, and another has its descriptor when the marked ones are closed."""
+    connections = Connections(lambda _: True)
+    fd = accepted.fileno()
+    connections.mark_for_closing(fd, HOST, "it sent a message that is not a subscription")
+    endpoint = f"tcp://{HOST}:{accepted.getsockname()[1]}"
+    with closing(socket.create_server((HOST, 0))) as listener, socket.create_connection(listener.getsockname()):
+        following, _ = listener.accept()
+        with following:
+            os.dup2(following.fileno(), fd)
+            connections.observe(SocketEvent(EventKind.DISCONNECTED, fd, endpoint))
+            connections.observe(SocketEvent(EventKind.ACCEPTED, fd, f"tcp://{HOST}:{listener.getsockname()[1]}"))
+            connections.close_refused()
+            assert connections.closed_count == 0
+
+
 def through_a_duplicate(fd: int) -> tuple[str, int] | None:
     with held(fd) as connection:
         return None if connection is None else remote(connection)
