@@ -4,7 +4,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,14 +153,13 @@ def _let_in(inside: Inside, validity: Validity) -> Iterator[KeyPair]:
 def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
     """Return a session with the key as soon as it is accepted; None where it never was."""
     while time.monotonic() < until:
-        client = _client(target, pair)
-        try:
-            client.handshake()
-        except (Disconnected, Refused, NoAnswer):
-            client.connection.close()
-            time.sleep(0.02)
-            continue
-        return client
+        with suppress(Disconnected), ExitStack() as ends:  # a connection may end while it is made
+            client = ends.enter_context(_client(target, pair))
+            with suppress(Refused, NoAnswer):
+                client.handshake()
+                ends.pop_all()
+                return client
+        time.sleep(0.02)
     return None
 
 
