@@ -86,7 +86,7 @@ def write(host: str, address: SecuredAddress, folder: Path, ended: threading.Eve
 
 
 def give_up(address: SecuredAddress, call: str) -> None:
-    """Connect; then send one change when told to, and leave where there is no reply in time."""
+    """Connect, wait for a line, send one change, and leave where there is no reply in time."""
     with Client(address) as client:
         client.call("ping", deadline_s=DEADLINE_S)
         print("connected", flush=True)
