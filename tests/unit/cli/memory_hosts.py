@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
-from tests.unit.unified_memory_reasoning.search_bench import INDEX, WORDS_ALONE
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.agent.assembly import StartAgain
 from twinhost.agent.health import OperatorActions
 from twinhost.secure_zmq.actions import Action
@@ -18,39 +18,18 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.__main__ import MemoryHealthActions
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
-from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate
-from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.memories import rows as memory_rows
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
-from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
-
-MIGRATIONS = [
-    *REPLY_LOG_MIGRATIONS,
-    twins.MIGRATION,
-    quarantine.MIGRATION,
-    interactions.MIGRATION,
-    interactions.OCCURRED_MIGRATION,
-    memory_rows.MIGRATION,
-    memory_rows.DETAILS_MIGRATION,
-    memory_rows.FOLDED_KEYS_MIGRATION,
-    error_patterns.MIGRATION,
-    error_patterns.CASE_MIGRATION,
-    twins.BY_WRITER_MIGRATION,
-    twins.HISTORY_MIGRATION,
-    *INDEX,
-]
 
 
 class MemoryAgent(LoopbackAgent):

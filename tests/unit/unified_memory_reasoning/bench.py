@@ -7,31 +7,36 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.new_database import open_database
-from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import SDT
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.reply_log import ReplyLog
+from twinhost.store.reply_log import SCHEMA, ReplyLog
+from twinhost.unified_memory_reasoning import __main__ as agent
 
 MAX_REPLY_BYTES = 262_144
+MIGRATIONS = (SCHEMA, *agent.MIGRATIONS)  # of the database, as a start of the agent runs them
 EVERYTHING = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator")})
+
+
+def migrations_before(migration: str) -> tuple[str, ...]:
+    """Return the migrations of the version before this one was added."""
+    return MIGRATIONS[: MIGRATIONS.index(migration)]
 
 
 class Bench:
     """Actions on a database that can be opened again; `CALLER` asks if no other is named."""
 
     CALLER = SDT
-    MIGRATIONS: Sequence[str]
 
     def __init__(self, path: Path, max_bytes: int = MAX_REPLY_BYTES) -> None:
         self.path, self._max_bytes = path, max_bytes
         self.open()
 
-    def open(self, migrations: Sequence[str] | None = None) -> None:
+    def open(self, migrations: Sequence[str] = MIGRATIONS) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self.path, [*REPLY_LOG_MIGRATIONS, *(migrations or self.MIGRATIONS)])
+        self.database = open_database(self.path, migrations)
         self.serve(self.make())
 
     def make(self) -> Iterable[Action[Any]]:

@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from tests.unit.unified_memory_reasoning.bench import Bench
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import EVERY_ACTION, UNAUTHENTICATED, Caller, Grants
-from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.errors.matching import BURST_S, REFILL, CpuBudget
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals
-from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 MAX_BYTES = 4_194_304
@@ -25,14 +23,12 @@ BOB = Caller("Bob", "mainpc", frozenset({"agent"}), "SHA256:of-bob")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 NOBODY = UNAUTHENTICATED
 FOR_EVERYBODY = Grants({role: frozenset({EVERY_ACTION}) for role in ("agent", "operator", "unauthenticated")})
-MIGRATIONS = (quarantine.MIGRATION, patterns.MIGRATION, proposals.MIGRATION, patterns.CASE_MIGRATION)
 
 
 class ErrorPatternBench(Bench):
     """The seven actions; `published` is what was published of proposals, type and data."""
 
     CALLER = ALICE
-    MIGRATIONS = MIGRATIONS
 
     def __init__(
         self,

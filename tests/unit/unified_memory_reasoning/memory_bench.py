@@ -6,14 +6,11 @@ from typing import Any
 
 from tests.unit.unified_memory_reasoning.bench import Bench
 from tests.unit.unified_memory_reasoning.memory import SDT
-from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, WORDS_ALONE
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
-from twinhost.unified_memory_reasoning.conversations.interactions import (
-    BY_TIME_MIGRATION,
-    Interactions,
-)
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate, Tokens
 from twinhost.unified_memory_reasoning.conversations.transcript import TranscriptActions
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
@@ -26,7 +23,6 @@ ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
 class ContextBench(Bench):
     """The actions on interactions, their store, and the quarantine."""
 
-    MIGRATIONS = (*STORES, *INDEX, BY_TIME_MIGRATION)
     tokens: Tokens = Estimate()
 
     def make(self) -> Iterable[Action[Any]]:

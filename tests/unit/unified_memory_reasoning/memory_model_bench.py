@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
 from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
-from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.coordination import MIGRATION as CONFLICTS_MIGRATION
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
 from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
 from twinhost.unified_memory_reasoning.memories import actions as actions_module
@@ -28,16 +26,11 @@ from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.memories.rows import (
-    DETAILS_MIGRATION,
-    FOLDED_KEYS_MIGRATION,
-    MIGRATION,
     MOST,
     MOST_OF_A_WRITER,
 )
-from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search import actions as search_module
-from twinhost.unified_memory_reasoning.search import index_tables
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
@@ -70,10 +63,6 @@ class MemoryBench(Bench):
     """Memories and claims, and their older dialect."""
 
     CALLER = ANA
-    MIGRATIONS: Sequence[str] = (
-        *(QUARANTINE_MIGRATION, MIGRATION, CONFLICTS_MIGRATION),
-        *(DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION),
-    )
 
     def __init__(
         self,
@@ -158,13 +147,6 @@ class MemoryBench(Bench):
 
 class SearchedBench(MemoryBench):
     """Memories that `search_memory` finds, without interactions."""
-
-    MIGRATIONS = (
-        *MemoryBench.MIGRATIONS,
-        *(interactions.MIGRATION, interactions.OCCURRED_MIGRATION),
-        *(index_tables.MIGRATION, index_tables.FORMAT_MIGRATION),
-        *(index_tables.ABOUT_MIGRATION, index_tables.OCCURRED_MIGRATION),
-    )
 
     def make(self) -> Iterable[Action[Any]]:
         memories = list(super().make())

@@ -7,36 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
-from tests.older_database import REPLY_LOG_MIGRATIONS
-from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, MIGRATIONS, Bench
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.store.backup import prepare
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
-from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.errors import patterns as error_patterns
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
 
-MIGRATIONS = [
-    *REPLY_LOG_MIGRATIONS,
-    twins.MIGRATION,
-    quarantine.MIGRATION,
-    interactions.MIGRATION,
-    interactions.OCCURRED_MIGRATION,
-    error_patterns.MIGRATION,
-    error_patterns.CASE_MIGRATION,
-    twins.BY_WRITER_MIGRATION,
-    twins.HISTORY_MIGRATION,
-]
 SHIPPED = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 ADA = Caller("ada", "pc3", frozenset({"agent"}), "SHA256:of-ada")
@@ -49,12 +33,11 @@ class SafetyBench(Bench):
     """The operator's actions and those on twins; stores are filled by hand where their actions are others'."""
 
     CALLER = OPERATOR
-    MIGRATIONS = MIGRATIONS[2:]
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, 4 * MAX_REPLY_BYTES)
 
-    def open(self, migrations: Sequence[str] | None = None) -> None:
+    def open(self, migrations: Sequence[str] = MIGRATIONS) -> None:
         prepare(self.path)
         super().open(migrations)
 

@@ -13,28 +13,14 @@ from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
 from twinhost.network_config.model import Recall
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.memories import rows as memory_rows
-from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.search import index_tables
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 
 WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
-STORES = [
-    *(quarantine.MIGRATION, interactions.MIGRATION, memory_rows.MIGRATION),
-    *(interactions.OCCURRED_MIGRATION, memory_rows.DETAILS_MIGRATION, memory_rows.FOLDED_KEYS_MIGRATION),
-]
-INDEX = [
-    *(index_tables.MIGRATION, index_tables.FORMAT_MIGRATION),
-    *(index_tables.ABOUT_MIGRATION, index_tables.OCCURRED_MIGRATION),
-]
 DAY_S = 86_400.0
 
 
 class SearchBench(Bench):
     """The action, and rows as the stores would have written them."""
-
-    MIGRATIONS = (*STORES, *INDEX)
 
     def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
         self._weights = weights

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench, turns_of
 from twinhost.secure_zmq.callers import Caller, Grants
@@ -697,11 +698,13 @@ def test_an_older_store_is_read_in_the_order_of_time(tmp_path: Path) -> None:
     with ContextBench(path) as bench:
         bench.database.close()
         path.unlink()
-        bench.open(bench.MIGRATIONS[:-1])
+        before = [each for each in MIGRATIONS if each != interactions.BY_TIME_MIGRATION]
+        bench.open(before)
         with bench.database.transaction():
             for number, created in ((1, 2e9), (2, 1e9), (3, 1.5e9)):
                 bench.interactions.add("s", "code", f"said {number}", "ada", speaker="Ann", created=created)
-        bench.reopen()
+        bench.database.close()
+        bench.open([*before, interactions.BY_TIME_MIGRATION])
         assert bench.shown() == ["[Ann]: said 2", "[Ann]: said 3", "[Ann]: said 1"]
         assert bench.shown(max_tokens=80) == ["[Ann]: said 3", "[Ann]: said 1"]
         plan = bench.database.execute(

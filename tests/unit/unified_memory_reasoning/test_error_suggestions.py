@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.error_pattern_bench import ALICE, BOB, ENDLESS_S, MIGRATIONS, ErrorPatternBench
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.error_pattern_bench import ALICE, BOB, ENDLESS_S, ErrorPatternBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.patterns import CASE_MIGRATION, SUGGESTED, ErrorPatterns
 from twinhost.unified_memory_reasoning.errors.similarity import SimilarPatterns, terms_of
@@ -208,14 +209,13 @@ def test_a_pattern_says_whether_it_ignores_case(bench: ErrorPatternBench, patter
 
 def test_a_stored_pattern_keeps_its_case(tmp_path: Path) -> None:
     """One of the previous version, after the migration, even if its writer gives it another solution."""
-    before = [migration for migration in MIGRATIONS if migration != CASE_MIGRATION]
-    database = Database(tmp_path / "db", before)
+    database = Database(tmp_path / "db", migrations_before(CASE_MIGRATION))
     database.execute(
         "INSERT INTO error_patterns (error_type, pattern, solution, occurrence_count, created, updated, written_by) "
         "VALUES ('E', 'Disk Full', 'clean up', 0, 1, 1, 'Alice')"
     )
     database.close()
-    database = Database(tmp_path / "db", [*before, CASE_MIGRATION])
+    database = Database(tmp_path / "db", MIGRATIONS)
     patterns = ErrorPatterns(database)
     with database.transaction():
         assert not patterns.add("E", "Disk Full", "buy one", "Alice").new

@@ -17,9 +17,9 @@ from twinhost.store.database import Database
 from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, REBUILDS
-from twinhost.unified_memory_reasoning.search.index_tables import ABOUT_MIGRATION, FORMAT_MIGRATION, OCCURRED_MIGRATION
+from twinhost.unified_memory_reasoning.search import index_tables
 
-OF_INDEX = (FORMAT_MIGRATION, ABOUT_MIGRATION, OCCURRED_MIGRATION)
+OF_INDEX = [each for each in MIGRATIONS if "recall_words" in each and each != index_tables.MIGRATION]
 BEFORE = [each for each in MIGRATIONS if each not in OF_INDEX]  # as a version with the defect made them
 AFTER = [*BEFORE, *OF_INDEX]
 NOTES = 12  # each a session of its own

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.new_database import open_database
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
-from twinhost.unified_memory_reasoning.conversations.interactions import MIGRATION, OCCURRED_MIGRATION, Interactions
+from twinhost.unified_memory_reasoning.conversations.interactions import OCCURRED_MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.conversations.window import Item, window_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE
 
 STEPS = st.lists(
     st.tuples(
@@ -97,7 +98,7 @@ def test_tiers_and_counters_follow_every_change(
         from twinhost.unified_memory_reasoning.conversations import interactions
 
         patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
-        database = Database(tmp_path_factory.mktemp("db") / "db", [QUARANTINE, MIGRATION, OCCURRED_MIGRATION])
+        database = open_database(tmp_path_factory.mktemp("db") / "db", MIGRATIONS)
         store = Interactions(database)
         for what, session_id, speaker, content, number in steps:
             try:
@@ -418,13 +419,13 @@ def test_a_time_that_can_not_be_is_refused(bench: ContextBench, occurred_at: obj
 
 def test_an_older_database_gains_the_time(tmp_path: Path) -> None:
     """Rows of the version before have occurred when they were stored."""
-    database = Database(tmp_path / "db", [QUARANTINE, MIGRATION])
+    database = Database(tmp_path / "db", migrations_before(OCCURRED_MIGRATION))
     database.execute(
         "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, tier, "
         "written_by) VALUES ('s', '', 'code', 'x', x'7b7d', 0.5, 1.0, 5.0, 0, 'A')"
     )
     database.close()
-    database = Database(tmp_path / "db", [QUARANTINE, MIGRATION, OCCURRED_MIGRATION])
+    database = Database(tmp_path / "db", MIGRATIONS)
     (utterance,) = Interactions(database).visible([1])
     assert utterance.at == 5.0
     database.close()

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import migrations_before
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
@@ -25,7 +25,6 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION, strength_now
 
-DETAILS = (DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION)
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 
 
@@ -119,8 +118,7 @@ def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:
 def test_older_keys_that_differ_in_case_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every value stays, in the history and by its id, with its spelling; blank keys stay apart, as they were."""
     clock = setable_clock(monkeypatch)
-    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each != FOLDED_KEYS_MIGRATION)]
-    database = Database(tmp_path / "db", before)
+    database = Database(tmp_path / "db", migrations_before(FOLDED_KEYS_MIGRATION))
     keys = ["Wifi", "wifi ", "\u00d1am", "\u00f1AM", " ", "  "]
     for number, key in enumerate(keys, start=1):
         database.execute(
@@ -399,8 +397,7 @@ def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypa
 
 def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
-    before = [*REPLY_LOG_MIGRATIONS, *(each for each in MemoryBench.MIGRATIONS if each not in DETAILS)]
-    database = Database(tmp_path / "db", before)
+    database = Database(tmp_path / "db", migrations_before(DETAILS_MIGRATION))
     for number, amount in enumerate((340, 355, 355)):
         content = f"the rent of the box room is {amount}"
         database.execute(

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
     ENDLESS_S,
-    MIGRATIONS,
     OPERATOR,
     ErrorPatternBench,
 )

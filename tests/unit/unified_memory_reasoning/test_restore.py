@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.unit.store.broken import no_file_beyond
-from tests.unit.unified_memory_reasoning.safety_bench import ADA, MIGRATIONS, REVOKED, SafetyBench
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.safety_bench import ADA, REVOKED, SafetyBench
 from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.store import backup as store_backup
@@ -22,9 +23,8 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import DAMAGED, REPLACED, damage_warning, quarantined
 from twinhost.store.database import Database
 from twinhost.store.files import part
-from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as ALL_MIGRATIONS
 from twinhost.unified_memory_reasoning.backup import backup
+from twinhost.unified_memory_reasoning.provenance import quarantine
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def refused(bench: SafetyBench, content: bytes, sentence: str, **fields: Any) ->
     bench.backups.on_tick()
 
 
-def database_of(path: Path, migrations: list[str], *statements: str) -> bytes:
+def database_of(path: Path, migrations: Sequence[str], *statements: str) -> bytes:
     """Return the bytes of a database with these tables, after these statements."""
     path.unlink(missing_ok=True)
     with closing(Database(path, migrations)) as database:
@@ -252,9 +252,8 @@ def test_a_backup_of_a_newer_program_is_refused(bench: SafetyBench, tmp_path: Pa
 
 
 def test_an_older_programs_backup_is_migrated(bench: SafetyBench, tmp_path: Path) -> None:
-    older = database_of(
-        tmp_path / "o", MIGRATIONS[:3], "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
-    )
+    twin = "INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 1, 'ada', 0)"
+    older = database_of(tmp_path / "o", migrations_before(quarantine.MIGRATION), twin)
     (tmp_path / "o").unlink()
     assert rows_of(bench, older)["twins"] == compared(0, 1, added=1, kept=0, replaced=0, missing=0)
     bench.reopen()
@@ -307,21 +306,19 @@ def test_a_schema_object_with_other_sql_is_refused(
     bench: SafetyBench, tmp_path: Path, script: str, sentence: str
 ) -> None:
     """Such a trigger would act on every later write, whatever its name is."""
-    migrations = [REPLY_LOG_SCHEMA, *ALL_MIGRATIONS]
-    database_of(tmp_path / "o", migrations)
+    database_of(tmp_path / "o", MIGRATIONS)
     with closing(sqlite3.connect(tmp_path / "o")) as connection:
         connection.executescript(script)
     with pytest.raises(MalformedRequest) as refusal:
-        store_backup.check_copy(tmp_path / "o", migrations, store_backup.digest_of(tmp_path / "o"))
+        store_backup.check_copy(tmp_path / "o", MIGRATIONS, store_backup.digest_of(tmp_path / "o"))
     assert sentence in str(refusal.value)
 
 
 def test_a_backup_of_every_version_has_the_schema_of_its_version(tmp_path: Path) -> None:
     """What SQLite makes by itself is compared too, and is the same."""
-    migrations = [REPLY_LOG_SCHEMA, *ALL_MIGRATIONS]
-    for version in range(1, len(migrations) + 1):
-        database_of(tmp_path / "o", migrations[:version])
-        store_backup.check_copy(tmp_path / "o", migrations, store_backup.digest_of(tmp_path / "o"))
+    for version in range(1, len(MIGRATIONS) + 1):
+        database_of(tmp_path / "o", MIGRATIONS[:version])
+        store_backup.check_copy(tmp_path / "o", MIGRATIONS, store_backup.digest_of(tmp_path / "o"))
 
 
 def test_a_quarantined_database_can_be_restored(bench: SafetyBench) -> None:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, WORDS_ALONE, SearchBench
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE, SearchBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search import index as search_index
+from twinhost.unified_memory_reasoning.search import index_tables
 from twinhost.unified_memory_reasoning.search.actions import CANDIDATES
 from twinhost.unified_memory_reasoning.search.index import MOST_RANKED, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import asked_in
@@ -163,14 +165,14 @@ def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
 
 
 def test_rows_that_were_there_before_the_index_are_found(tmp_path: Path) -> None:
-    database = Database(tmp_path / "db", STORES)
+    database = Database(tmp_path / "db", migrations_before(index_tables.MIGRATION))
     columns = "id, session_id, speaker, type, content, metadata, importance, strength, created, tier, written_by"
     database.execute(
         f"INSERT INTO interactions ({columns}) VALUES (7, 's', '', 'code', 'gateway', x'7b7d', 0.5, 1.0, 0, 0, 'A'), "
         "(8, 's', '', 'code', 'talk', x'7b7d', 0.5, 1.0, 0, 0, 'A')"
     )
     database.close()
-    database = Database(tmp_path / "db", [*STORES, *INDEX])
+    database = Database(tmp_path / "db", MIGRATIONS)
     found = SearchIndex(database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING)
     assert found.fitting == {7}
     database.close()

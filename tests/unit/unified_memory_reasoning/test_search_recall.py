@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, WORDS_ALONE, SearchBench
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE, SearchBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.actions import CANDIDATES, Search
 from twinhost.unified_memory_reasoning.search.dates import dates_of
+from twinhost.unified_memory_reasoning.search.index_tables import ABOUT_MIGRATION
 from twinhost.unified_memory_reasoning.search.words import asked_in, is_spelt_like
 
 DAY_S = 86_400.0
@@ -320,7 +322,7 @@ def test_best_returns_interactions_with_similarity(bench: SearchBench) -> None:
 
 def test_an_older_index_gets_dates_and_speakers(tmp_path: Path) -> None:
     """At the migration; the rows and the words stay, and removed texts leave the index as before."""
-    database = Database(tmp_path / "db", [*STORES, *INDEX[:-1]])
+    database = Database(tmp_path / "db", migrations_before(ABOUT_MIGRATION))
     with database.transaction():
         for number in range(1, 51):
             database.execute(
@@ -329,7 +331,7 @@ def test_an_older_index_gets_dates_and_speakers(tmp_path: Path) -> None:
                 (number, number * DAY_S),
             )
     database.close()
-    database = Database(tmp_path / "db", [*STORES, *INDEX])
+    database = Database(tmp_path / "db", MIGRATIONS)
     search = Search(database, WORDS_ALONE)
     assert len(search.rank("felix").rows) == len(search.rank("gateway").rows) == 50
     assert {each.row for each in search.rank("1970-01-11").rows[:2]} == {10, 11}  # of the day, and of the one after

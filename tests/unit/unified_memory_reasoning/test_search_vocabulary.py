@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
 from tests.unit.unified_memory_reasoning.memory_model_bench import Clock, SearchedBench, setable_clock
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
@@ -37,7 +37,9 @@ def tell(database: Database, *contents: str) -> None:
     """Put interactions in."""
     for content in contents:
         database.execute(
-            "INSERT INTO interactions VALUES (NULL, 's', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A', NULL)", (content,)
+            "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
+            "tier, written_by) VALUES ('s', '', 'code', ?, x'7b7d', 0.5, 1.0, 0, 0, 'A')",
+            (content,),
         )
 
 
@@ -87,7 +89,7 @@ def test_only_forms_that_occur_are_searched(bench: SearchBench, monkeypatch: pyt
 
 def test_after_many_texts_all_terms_are_read_again(tmp_path: Path) -> None:
     """So that what waits for the next search stays small."""
-    with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "many", MIGRATIONS)) as database:
         vocabulary = Vocabulary(database, most_added=2)
         assert vocabulary.existing(("niluto", "nagpadala")) == []
         tell(database, "wala", "niluto", "wala", "nagpadala")
@@ -98,7 +100,7 @@ def test_after_many_texts_all_terms_are_read_again(tmp_path: Path) -> None:
 
 def test_long_texts_count_as_several(tmp_path: Path) -> None:
     """So that what waits for the next search is bounded in bytes too."""
-    with closing(Database(tmp_path / "long", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "long", MIGRATIONS)) as database:
         vocabulary = Vocabulary(database, most_added=4)
         assert vocabulary.existing(("niluto", "nagpadala")) == []
         tell(database, "wala " * 200, "niluto " * 200, "nagpadala")
@@ -108,19 +110,19 @@ def test_long_texts_count_as_several(tmp_path: Path) -> None:
 
 def test_every_form_is_searched_if_there_are_too_many_terms(tmp_path: Path) -> None:
     """Whether they were there at the start or came later."""
-    with closing(Database(tmp_path / "later", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "later", MIGRATIONS)) as database:
         vocabulary = Vocabulary(database, most_known=100)
         tell(database, "niluto")
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto"]
         tell(database, " ".join(f"w{number}" for number in range(100)))
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
-    with closing(Database(tmp_path / "later", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "later", MIGRATIONS)) as database:
         assert Vocabulary(database, most_known=100).existing(("nagpadala",)) == ["nagpadala"]
         assert Vocabulary(database).existing(("nagpadala",)) == []
 
 
 def test_terms_too_long_for_a_form_are_not_kept(tmp_path: Path) -> None:
-    with closing(Database(tmp_path / "long", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "long", MIGRATIONS)) as database:
         vocabulary = Vocabulary(database, most_known=100)
         tell(database, "niluto " + " ".join(f"{number:065}" for number in range(200)))
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto"]
@@ -193,8 +195,7 @@ def test_since_and_until_bound_when_a_memory_occurred(memories: SearchedBench) -
 
 def test_memories_of_an_older_store_get_their_days(tmp_path: Path) -> None:
     """They were in the index by the day when they were stored."""
-    before = [*REPLY_LOG_MIGRATIONS, *(each for each in SearchedBench.MIGRATIONS if each != OCCURRED_MIGRATION)]
-    with closing(Database(tmp_path / "db", before)) as database:
+    with closing(Database(tmp_path / "db", migrations_before(OCCURRED_MIGRATION))) as database:
         for number, occurred in ((1, '{"occurred_at": 1777888800.0}'), (2, "{}")):  # 2026-05-04
             database.execute(
                 "INSERT INTO memories (number, id, content, keywords, source, strength, created, last_accessed, "
@@ -216,7 +217,7 @@ def test_the_spellings_of_names_are_bounded(bench: SearchBench, tmp_path: Path) 
         bench.interaction("gateway", speaker="".join(letters))
     spelt = Speakers(bench.database).spelt("aaaaa")
     assert (spelt[0], len(spelt)) == ("aaaaa", MOST_SPELLINGS)
-    with closing(Database(tmp_path / "many", SearchBench.MIGRATIONS)) as database:
+    with closing(Database(tmp_path / "many", MIGRATIONS)) as database:
         speakers = Speakers(database, most=3)
         tell(database, *("x" * 5))
         for number, name in enumerate(("Ana", "Ben", "Cleo", "Dan", "Ana"), 1):

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import migrations_before
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.twins import twins as store
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
-from twinhost.unified_memory_reasoning.twins.twins import MAX_TWIN_BYTES, merge_patch
+from twinhost.unified_memory_reasoning.twins.twins import HISTORY_MIGRATION, MAX_TWIN_BYTES, merge_patch
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_wider_role_of_the_same_key_counts(own: SafetyBench) -> None:
 
 def test_twins_of_the_previous_version_have_a_history(tmp_path: Path) -> None:
     """One change each: the present twin, by its last writer, with its revision."""
-    with closing(Database(tmp_path / "db", [*REPLY_LOG_MIGRATIONS, *SafetyBench.MIGRATIONS[:-1]])) as older:
+    with closing(Database(tmp_path / "db", migrations_before(HISTORY_MIGRATION))) as older:
         older.execute("INSERT INTO twins VALUES ('u', CAST('{\"a\":1}' AS BLOB), 7, 'ada', 1.5)")
     with SafetyBench(tmp_path / "db") as bench:
         assert history(bench) == [(7, "update", {"a": 1}, "ada")]

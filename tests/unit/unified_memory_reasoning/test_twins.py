@@ -8,16 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.agent.assembled import Assembled
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT, assembled
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.provenance.quarantine import MIGRATION as QUARANTINE_MIGRATION
-from twinhost.unified_memory_reasoning.twins.twins import HISTORY_MIGRATION, MIGRATION, Change, Twins
+from twinhost.unified_memory_reasoning.twins.twins import Change, Twins
 
 pytestmark = pytest.mark.unified_memory_agent
-
-MIGRATIONS = [MIGRATION, QUARANTINE_MIGRATION, HISTORY_MIGRATION]
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.embedding_service import DIMENSIONS, EmbeddingService, of_concepts
-from tests.unit.unified_memory_reasoning.search_bench import INDEX, STORES, SearchBench
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Action
@@ -34,8 +34,6 @@ pytestmark = pytest.mark.thorough  # as a file: threads and a service
 
 class MeaningBench(SearchBench):
     """Searches by meaning, with the vectors of a service."""
-
-    MIGRATIONS = (*STORES, *INDEX, vectors.MIGRATION)
 
     def __init__(self, path: Path, service: EmbeddingService) -> None:
         self.service = service
