@@ -67,8 +67,17 @@ class Walk:
 
     def registered(self) -> bool:
         """Return whether mainpc, asked now, has pc2's agent as healthy."""
-        done = self.machines["mainpc"].run("docker compose exec -T mainpc python -m twinhost.cli agents --json")
-        if done.status != 0:
-            return False
-        agents = json.loads(done.out)["agents"]
-        return any(agent["name"] == UMRA and agent["status"] == "HEALTHY" for agent in agents)
+        return self.status_on_mainpc() == "HEALTHY"
+
+    def gone(self) -> bool:
+        """Return whether mainpc answers, and has pc2's agent as anything but healthy."""
+        return self.status_on_mainpc() not in {"", "HEALTHY"}
+
+    def status_on_mainpc(self) -> str:
+        """Return pc2's agent's status on mainpc; empty where mainpc does not answer, or does not know it.
+
+        It is asked by a container of its own: in a swarm, Compose finds none of mainpc's to run a command in.
+        """
+        done = self.machines["mainpc"].run("docker compose run --rm -T --no-deps cli agents --json")
+        agents = json.loads(done.out)["agents"] if done.status == 0 else []
+        return next((agent["status"] for agent in agents if agent["name"] == UMRA), "")

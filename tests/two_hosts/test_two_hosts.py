@@ -92,7 +92,7 @@ def test_the_cable_is_cut_and_heals(site: Site) -> None:
                 time.sleep(CUT_S)
                 assert dropped(pc2) > 0
                 assert not site.ready("pc2")
-                assert not site.walk.registered()
+                assert site.walk.gone()
             site.wait_until_back()
 
 

@@ -76,7 +76,7 @@ def test_a_node_that_was_gone_comes_back(swarm: Site) -> None:
         pc2.stop_engine()
         try:
             wait_until(lambda: "Down" in states(manager), NODE_IS_MISSED_WITHIN_S, "the manager misses pc2's node")
-            wait_until(lambda: not swarm.walk.registered(), BACK_WITHIN_S, "pc2's agent counts as gone")
+            wait_until(swarm.walk.gone, BACK_WITHIN_S, "pc2's agent counts as gone")
         finally:
             pc2.start_engine()
         wait_until(lambda: "Down" not in states(manager), BACK_WITHIN_S, "the manager has pc2's node again")
