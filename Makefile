@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -95,7 +95,10 @@ test-ready: image venv
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
 
-wheel: venv ## build the package's wheel, which the image installs too, into dist/: the same files give the same bytes
+install: ## put the package alone into .venv, for programs and commands
+	@scripts/setup/venv.sh package
+
+wheel: install ## build the package's wheel, which the image installs too, into dist/: the same files give the same bytes
 	@scripts/setup/wheel.sh dist && ls dist/*.whl
 
 image: engine ## build the image
@@ -104,10 +107,10 @@ image: engine ## build the image
 engine:
 	@scripts/setup/engine.sh
 
-venv:
+venv: ## put the package and the development tools into .venv
 	@scripts/setup/venv.sh
 
-setup: image venv ## install the engine, base image, image and .venv, and start nothing
+setup: image venv ## install the engine, base image, image, and .venv with the development tools; start nothing
 
 lock: ## resolve the dependencies of pyproject.toml again into the locks (needs uv), and pin the base image by digest
 	@scripts/setup/lock.sh

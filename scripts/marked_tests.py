@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+QUICK = "--quick"
 SUBJECTS = {"sdt_security": "SystemDigitalTwin security", "unified_memory_agent": "UnifiedMemoryReasoningAgent"}
 
 
@@ -56,22 +57,31 @@ class _Tally:
 
 
 def run_marked(marker: str, arguments: Sequence[str]) -> int:
-    """Run the tests with a marker, print a verdict last, and return the exit status.
+    """Run the tests with a marker, name each as it ends, print a verdict last, and return the exit status.
 
     Args:
         marker: a marker of pyproject.toml.
-        arguments: more arguments for pytest.
+        arguments: pytest's; without any, several processes share the tests. `--quick`: those without containers.
     """
     subject = SUBJECTS[marker]
     if importlib.util.find_spec("pytest") is None:
-        print(f"{subject}: {sys.executable} has no pytest; run: make setup, then use .venv/bin/python", file=sys.stderr)
+        print(f"{subject}: {sys.executable} has no pytest; run: make venv, then use .venv/bin/python", file=sys.stderr)
         return 1
     import pytest  # noqa: PLC0415  (a development dependency: its absence is an error message, not a traceback)
 
     os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")  # the reaper's image needs a registry
     os.chdir(REPOSITORY)
     tally = _Tally(marker)
-    status = int(pytest.main(["-m", marker, *arguments], plugins=[tally]))
+    chosen = [argument for argument in arguments if argument != QUICK]
+    if not chosen:
+        chosen = ["-v", "-n", str(min(12, 3 * (os.cpu_count() or 1)))]  # as `make test` shares them
+    if QUICK in arguments:
+        from tests.side_by_side import CONTAINERS  # noqa: PLC0415  (it needs pytest too)
+
+        chosen += [f"--ignore={folder}" for folder in CONTAINERS]
+    else:
+        print(f"{subject}: with containers, this takes minutes; {QUICK} runs the checks without them", flush=True)
+    status = int(pytest.main(["-m", marker, *chosen], plugins=[tally]))
     if status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED):
         print(tally.verdict())
     else:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv with everything that tests and linters need, from the locks, and with this checkout installed in it; again only
-# when a lock, pyproject.toml, or the Python has changed.
+# venv.sh [package]: makes .venv with this checkout installed in it, and with everything that tests and linters need, or with
+# what the package alone needs; again only when a lock, pyproject.toml, or the Python has changed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
-readonly LOCK=requirements-dev.lock BUILD_LOCK=requirements-build.lock
+readonly BUILD_LOCK=requirements-build.lock
 readonly STAMP=.venv/made-from
 
 # A Python that can make a venv: Debian's python3 alone cannot, and a version manager's may be a shim without an interpreter.
@@ -28,22 +28,37 @@ python=$(find_python) || {
     python=$(find_python) || die "python3-venv is installed, but no Python 3.11 or later can make a venv: 'python3 -m venv /tmp/try' says why."
 }
 
-wanted=$("$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(b"".join(open(each, "rb").read() for each in sys.argv[1:])).hexdigest())' "$LOCK" "$BUILD_LOCK" pyproject.toml)
-if [ -x .venv/bin/python ] && [ "$(cat "$STAMP" 2>/dev/null)" = "$wanted" ]; then
-    compile_native
-    exit 0
-fi
+# made_from LOCK: what a .venv of this lock is made from.
+made_from() {
+    "$python" -c 'import hashlib, sys; print(sys.executable, sys.version.split()[0], hashlib.sha256(b"".join(open(path, "rb").read() for path in sys.argv[1:])).hexdigest())' "$1" "$BUILD_LOCK" pyproject.toml
+}
 
-step "Making .venv from $LOCK with $("$python" --version) (about half a minute)"
+development=$(made_from requirements-dev.lock)
+if [ "${1-}" = package ]; then
+    lock=requirements.lock wanted=$(made_from requirements.lock) taking='a few seconds'
+else
+    lock=requirements-dev.lock wanted=$development taking='about half a minute'
+fi
+present=$([ ! -x .venv/bin/python ] || cat "$STAMP" 2>/dev/null || true)
+case $present in
+    "$development")
+        compile_native
+        exit 0
+        ;;
+    "$wanted") exit 0 ;;
+esac
+
+step "Making .venv from $lock with $("$python" --version) ($taking)"
 "$python" -m venv --clear .venv
 .venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    --no-deps --require-hashes --only-binary :all: --requirement "$LOCK" --requirement "$BUILD_LOCK" ||
-    die "The packages of $LOCK could not be installed: see the lines above; it needs access to the Python package index."
+    --no-deps --require-hashes --only-binary :all: --requirement "$lock" --requirement "$BUILD_LOCK" ||
+    die "The packages of $lock could not be installed: see the lines above; it needs access to the Python package index."
 # The checkout itself: programs that .venv runs, and the commands in .venv/bin, find the package without PYTHONPATH.
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index --no-build-isolation --editable . ||
     die "The package itself could not be installed into .venv: see the lines above."
 # Last, so that an interrupted run starts over.
 printf '%s\n' "$wanted" >"$STAMP"
+[ "$wanted" = "$development" ] || exit 0
 compile_native
 # Python's bytecode of the package and the tests: each process of the tests would make it again, all at one time.
 .venv/bin/python -m pytest --collect-only --quiet >/dev/null 2>&1 || true

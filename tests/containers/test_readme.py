@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,14 +86,26 @@ def test_every_documented_make_target_exists() -> None:
         assert done.returncode == 0, done.stderr
 
 
+LINKED = (
+    *(".venv", "config", "docker-compose.yml", "docker-edges.yml", "scripts"),
+    *("Makefile", "README.md", "pyproject.toml"),
+    *("requirements.lock", "requirements-build.lock", "requirements-dev.lock"),
+)
+
+
 class Checkout:
     """A program's user on this machine: a checkout, beside the stack, and an empty configuration folder."""
 
     def __init__(self, stack: Stack, folder: Path) -> None:
         self.folder, self.config = folder / "checkout", folder / "config"
         self.folder.mkdir()
-        for name in (".venv", "config", "scripts", "services"):
+        for name in LINKED:
             (self.folder / name).symlink_to(REPOSITORY / name)
+        shutil.copytree(  # an installation writes into it
+            REPOSITORY / "services",
+            self.folder / "services",
+            ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"),
+        )
         self._environment = {**os.environ, **stack.variables, "XDG_CONFIG_HOME": str(self.config)}
         for name in ("PYTHONPATH", "SECURE_ZMQ", "NETWORK_CONFIG_PATH", "TWINHOST_CERTIFICATES"):
             self._environment.pop(name, None)
@@ -125,11 +138,15 @@ def test_the_documented_python_works(stack: Stack, checkout: Checkout) -> None:
     """The commands and the example, as printed: a program of this machine registers, reads, and leases memory."""
     (code,) = {code for page in PYTHON_PAGES for code in re.findall(r"```python\n(.*?)```", TEXTS[page], re.S)}
     (checkout.folder / "example.py").write_text(code)
+    (checkout.folder / ".venv").unlink()  # `make install` makes one, without the development tools
     (block,) = {block for block in blocks("console") if ENROL in block}
     for line in block.splitlines():
         done = checkout.run(line.removeprefix("$ "))
         assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
     assert "UnifiedMemoryReasoningAgent" in done.out
+    assert checkout.run(".venv/bin/python -c 'import pytest'").status == 1
+    assert checkout.run("make wheel").out.startswith("dist/twinhost-")
+    assert checkout.run("make install").err == ""  # nothing is left to do
     (line,) = re.findall(r"^\$ (\.venv/bin/twinhost lease .*)$", TEXTS["docs/how-to/call-from-python.md"], re.M)
     leased = checkout.run(line)
     assert (leased.status, leased.out, leased.err) == (0, done.out, "leased: 64 MB of RAM on mainpc\n")
