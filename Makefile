@@ -66,7 +66,7 @@ soak: MINUTES ?= 30
 soak: venv ## both agents at half their rate (MINUTES=30), and whether anything grows: build/soak/soak.csv and .svg
 	@PYTHONPATH=services:. .venv/bin/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
-audit: venv ## known vulnerabilities in the locks, and bandit on the code
+audit: venv ## known vulnerabilities in the locks
 	@scripts/setup/audit.sh
 
 sbom: venv ## write a CycloneDX list of what the image ships (FILE=twinhost.cdx.json)

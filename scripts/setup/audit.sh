@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Known vulnerabilities in what the locks pin, and what bandit finds in the code. Fails on any finding without a recorded
-# reason (pyproject.toml, [tool.bandit]), and where the vulnerability service can't be reached.
+# Known vulnerabilities in what the locks pin. Fails on any, and where the vulnerability service can't be reached.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . scripts/setup/progress.sh
@@ -13,9 +12,7 @@ failed=()
 for lock in requirements*.lock; do
     step "pip-audit $lock"
     build/tools/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off --requirement "$lock" ||
-        failed+=("pip-audit $lock")
+        failed+=("$lock")
 done
-step "bandit services certs-init"
-build/tools/audit/bin/bandit --quiet --configfile pyproject.toml --recursive services certs-init || failed+=(bandit)
 [ ${#failed[@]} -eq 0 ] || die "Findings, or not checked: ${failed[*]} (see above); pip-audit asks the Python package index for each package's vulnerabilities, and a mirror may not have them."
-step "No known vulnerability in the locks, and no finding in the code without a recorded reason"
+step "No known vulnerability in the locks"
