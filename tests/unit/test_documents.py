@@ -134,3 +134,13 @@ def test_names_of_tests_have_at_most_60_characters() -> None:
     """As CONTRIBUTING.md says."""
     texts = (path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("*.py"))
     assert [name for text in texts for name in re.findall(r"def (test_\w+)", text) if len(name) > 60] == []
+
+
+def test_ci_runs_every_long_target_in_turn() -> None:
+    """Each that the reference lists; of the benchmark, every commit has each row (`bench-smoke`)."""
+    page = (REPOSITORY / "docs/reference/command-line.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"Longer\s+tests have targets of their own: (.*?)\(", page, re.S)
+    ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make ([a-z-]+)`", listed)) - {"bench"}
+    assert targets
+    assert not {target for target in targets if f'"make {target}' not in ci}
