@@ -329,8 +329,26 @@ def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:
             if name == "reworded":
                 figures.add("errors: reworded, right or top 3", half, right or kind.solution in suggested)
     for message in of.unrelated:
-        answered = answer(message)[0]["solution"] is not None
-        figures.add("errors: unrelated, answered", half_of(message), answered)
+        (reply, suggested), half = answer(message), half_of(message)
+        figures.add("errors: unrelated, answered", half, reply["solution"] is not None)
+        figures.add("errors: unrelated, with suggestions", half, bool(suggested))
+
+
+def measure_wordings(figures: Figures, agent: Agent, of: RecallSet) -> None:
+    """Let two agents report each kind that has two wordings, three times together, to an agent that knows none."""
+    kinds = [kind for kind in of.errors if kind.reworded]
+    numbers: dict[str, int | None] = {}
+    for kind in kinds:
+        for message, writer in ((kind.exact[0], "one"), (kind.reworded[0], "other"), (kind.exact[0], "one")):
+            with agent.database.transaction():
+                reply = agent.do("get_error_solution", f"{kind.kind} {writer}", error_message=message)
+        numbers[kind.kind] = reply["proposal_id"]
+    listed = {each["proposal_id"]: each for each in agent.read("get_pattern_proposals", limit=200)["proposals"]}
+    for kind in kinds:
+        proposal = listed.get(numbers[kind.kind] or 0)
+        writers = set() if proposal is None else {writer.rpartition(" ")[0] for writer in proposal["written_by"]}
+        figures.add("errors: two wordings, proposed", half_of(kind.kind), writers == {kind.kind})
+        figures.add("errors: two wordings, mixed", half_of(kind.kind), len(writers) > 1)
 
 
 def generated(turns: Mapping[Place, Turn], count: int, seed: int = 1) -> dict[Place, Turn]:
@@ -374,6 +392,8 @@ def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | 
             measure_context(figures, one, of, ONE, tokens_of)
         measure_decisions(figures, agent, of)
         measure_errors(figures, agent, of)
+    with Agent(folder / "wordings", config) as agent:
+        measure_wordings(figures, agent, of)
     return figures
 
 

@@ -4,8 +4,9 @@ The folder `recall` has them as JSON Lines, one object a line: `sessions_*`, `qu
 A session and what refers to it belong to one half of the set, `tune` or `held out`, by the hash of its id. Weights are
 chosen on `tune` alone: where they fit it too closely, the figures of `held out` are worse.
 
-`recall_second` is a smaller set, by somebody who had seen neither the first one nor the code. It shows what the rules
-are worth on other material; it has no error messages.
+`recall_second` is a smaller set. It shows what the rules are worth on other material: its sessions are by somebody who
+had seen neither the first one nor the code, and its error messages are those of well-known programs, written after the
+phrases of the kinds of error.
 """
 
 import hashlib

@@ -81,6 +81,8 @@ def test_every_figure_is_printed_and_right(tmp_path: Path) -> None:
     assert rows["errors: reworded, right"][:2] == ["2", "0"]
     assert rows["errors: reworded, right or top 3"][0] == "2"
     assert rows["errors: unrelated, answered"][:2] == ["1", "0"]
+    assert rows["errors: unrelated, with suggestions"][:2] == ["1", "1"]
+    assert rows["errors: two wordings, proposed"][:2] == ["1", "0"]  # "shut" and "closed" are no kind of error
     for row in (rows["search p50 ms"], rows["context 500, one session: p95 ms"], rows["get_context"]):
         assert float(row[1]) > 0
     assert "with 56 interactions" in ran.stdout

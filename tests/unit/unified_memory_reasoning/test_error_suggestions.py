@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.recall_set import FOLDER, HALVES, half_of, load
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
 from tests.unit.unified_memory_reasoning.error_pattern_bench import ALICE, BOB, ENDLESS_S, ErrorPatternBench
 from twinhost.store.database import Database
@@ -74,6 +75,23 @@ def test_a_reworded_error_is_offered_its_solution(filled: ErrorPatternBench, mes
 @pytest.mark.parametrize("message", ["the parcel is wet", "12345", "\x00", "é" * 50, "/var/lib/space/left/device"])
 def test_an_error_without_similar_patterns_gets_no_suggestion(filled: ErrorPatternBench, message: str) -> None:
     assert filled.look_up(message)["suggestions"] == []
+
+
+def test_few_unrelated_errors_get_a_suggestion(bench: ErrorPatternBench) -> None:
+    """Of the messages by which nothing was chosen; two of three reworded ones still find their solution."""
+    second = load(FOLDER.with_name("recall_second"))
+    for kind in second.errors:
+        bench.add(kind.pattern or "", kind.solution, error_type=kind.kind)
+    found = [
+        kind.solution in solutions(bench, message)
+        for kind in second.errors
+        if half_of(kind.kind) == HALVES[1]
+        for message in kind.reworded
+    ]
+    unrelated = [bool(solutions(bench, message)) for message in second.unrelated if half_of(message) == HALVES[1]]
+    assert min(len(found), len(unrelated)) > 30
+    assert sum(unrelated) <= len(unrelated) / 4
+    assert sum(found) >= len(found) * 2 / 3
 
 
 def test_a_pattern_without_a_solution_is_not_suggested(bench: ErrorPatternBench) -> None:

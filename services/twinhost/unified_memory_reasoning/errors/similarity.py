@@ -1,4 +1,4 @@
-"""Patterns that a message resembles without matching them: BM25 over words and kinds of error.
+"""Patterns that a message resembles without matching them: by the kinds of error and the rare words that they share.
 
 A text's terms are its words, without numbers, in lower case and stemmed, and the kinds of error that it names: `ENOSPC`
 stands for that name, for its text (*no space left on device*), and for the phrases of other programs (*disk full*). So
@@ -17,78 +17,52 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 import re2  # type: ignore[import-untyped]
 
-# The phrases that programs use for a kind: parts of regular expressions, in lower case. The texts of errno are added.
+# The phrases that programs use for a kind: parts of regular expressions, in lower case. The texts of errno are added. A
+# word that is in errors of many kinds (*gpu*, *database*, *missing*) is none: it weighs as a word.
 _KINDS: Final = {
     "ENOMEM": r"out of (?:\w+ )?memory|oom\w*|(?:can(?:no|')t|failed to|unable to|could not) allocate|"
     r"\w*alloc\w* failed|memory ?error|mem(?:ory)?\S*(?: \S+){0,2} (?:exhausted|full|limit)|exceeded its memory\S*|"
-    r"resource exhausted|(?:insufficient|not enough|ran out of) (?:\w+ )?memory|bad alloc|heap",
-    "KILLED": r"killed|sigkill|signal 9|code 137|terminated",
-    "GPU": r"gpus?|cuda\w*|nvidia|nvml|nvrm|vram|device ordinal|cudnn|rocm",
-    "ECONNREFUSED": r"refused|econnrefused|not listening|(?:can(?:no|')t|could not|unable to|failed to) connect|"
-    r"connect\w* (?:failed|error)|unreachable|no route|nothing listen\w*|server running",
+    r"resource exhausted|(?:insufficient|not enough|ran out of) (?:\w+ )?memory|bad alloc",
+    "KILLED": r"killed|sigkill|signal 9|code 137",
+    "ECONNREFUSED": r"(?:connection|actively) refused|econnrefused|not listening|"
+    r"(?:can(?:no|')t|could not|unable to|failed to) connect|connect\w* (?:failed|error)|nothing listen\w*",
     "ETIMEDOUT": r"time[ds]? ?-?out\w*|deadline|took too long|did(?: not|n't) (?:respond|answer|reply)|"
-    r"no (?:response|answer|reply|data|bytes)|not respond\w*|within \S+ ?s\w*|gave up",
-    "EACCES": r"permission|denied|forbidden|not (?:permitted|allowed)|rights|privileges?|read ?-?only|403|eperm|"
-    r"erofs",
+    r"no (?:response|answer|reply)|not respond\w*",
+    "EACCES": r"(?:permission|access)(?: is)? denied|forbidden|not (?:permitted|allowed)|rights|privileges?|403|eperm",
+    "EROFS": r"read ?-?only",
     "ENOSPC": r"no space|(?:disk|volume|filesystem|device|drive)\S*(?: \S+){0,2} full|"
     r"(?:enough|disk|free) space|out of (?:\w+ )?space|disk quota|edquot|space left",
-    "ENOENT": r"no such file|(?:file )?not found|does(?: not|n't) exist|"
-    r"(?:can(?:no|')t|could not|unable to) (?:find|open)|missing|file ?not ?found\w*|404|nowhere|no file\w*",
+    "ENOENT": r"no such file|file not found|file ?not ?found\w*|no file\w*",
     "EEXIST": r"already exists?|duplicate\w*|unique constraint",
-    "EADDRINUSE": r"already (?:in use|allocated|bound)|in use|taken|occupied|\bbind\w*",
-    "EBUSY": r"busy|locked|lock|deadlock|somebody else|another (?:process|program|connection)|in use by",
-    "EMFILE": r"open files|file descriptors?|fds?|ulimit|nofile|enfile",
+    "EADDRINUSE": r"already (?:in use|allocated|bound)|in use|taken|occupied",
+    "EBUSY": r"busy|locked|deadlock|in use by",
+    "EMFILE": r"open files|file descriptors?|ulimit|enfile",
     "EPIPE": r"reset by peer|broken pipe|connection (?:was |has been )?(?:closed|lost|aborted|dropped|reset)|"
     r"closed by|hung up|econnreset|econnaborted|unexpected eof",
-    "NAME": r"(?:could not |cannot |can't |failed to )?resolve\w*|name resolution|dns|getaddrinfo|gaierror|"
-    r"no such host|enotfound|nxdomain|name or service|unknown host|lookup|servname",
-    "TLS": r"certificates?|certs?|ssl\w*|tls|x509|handshake|ca bundle",
-    "EXPIRED": r"expir\w+|validity|ran out|no longer valid|not ?after|in the past|past its|has ended|stale|"
-    r"outdated",
-    "AUTH": r"401|unauthori[sz]ed|authenticat\w+|credentials?|tokens?|jwt\w*|log ?in|sign in|password|session|"
-    r"api key|invalid grant",
-    "RATE": r"429|too many requests|rate ?-?limit\w*|throttl\w+|quota|per (?:minute|second|hour|day)|a minute|"
-    r"retry ?-?after",
-    "PARSE": r"json\w*|pars\w+|unexpected (?:token|end|character)|malformed|expecting|delimiter|unterminated|"
-    r"invalid (?:syntax|character)|yaml|toml",
-    "ENCODING": r"utf ?-?8|unicode\w*|codec|encoding|byte sequence|continuation byte|charmap|ascii|mojibake",
+    "NAME": r"(?:could not |cannot |can't |failed to )resolve|name resolution|getaddrinfo|gaierror|"
+    r"no such host|enotfound|nxdomain|name or service|unknown host|servname",
+    "TLS": r"certificates?|certs?|ssl\w*|tls|x509",
+    "EXPIRED": r"expir\w+|validity|ran out|no longer valid|not ?after|in the past|past its|has ended",
+    "AUTH": r"401|unauthori[sz]ed|authenticat\w+|credentials?|jwt\w*|log ?in|sign in|password|api key|invalid grant",
+    "RATE": r"429|too many requests|rate ?-?limit\w*|throttl\w+|per (?:minute|second|hour|day)|retry ?-?after",
+    "PARSE": r"json\w*|pars\w+|unexpected (?:token|end|character)|malformed|unterminated|invalid (?:syntax|character)",
+    "ENCODING": r"utf ?-?8|unicode\w*|codec|encoding|byte sequence|continuation byte|charmap",
     "MODULE": r"no module|module ?not ?found\w*|import ?error|(?:can(?:no|')t|could not) (?:import|find module)|"
-    r"import|not installed|packages?|dependenc\w+|require\w*",
-    "CHECKSUM": r"check ?sums?|hash(?:es)?|digests?|sha ?-?(?:1|256|512)|md5|crc\w*|corrupt\w*|integrity|damaged|"
-    r"truncated",
-    "MISMATCH": r"mis ?match\w*|incompatib\w+|differ\w*|(?:does|do)(?: not|n't) (?:match|fit|agree)|not equal|"
-    r"insufficient|unsupported|inconsistent|instead of|outside",
-    "VERSION": r"versions?|drivers?|runtime|abi|kernel",
-    "SHAPE": r"shapes?|dimensions?|dims?|mat ?mul\w*|mat1|matri\w+|operands?|tensors?|multipl\w+|broadcast\w*|size",
-    "VOCABULARY": r"tokeni[sz]er\S*|vocab\w*|embeddings?|token ids?",
-    "PUSH": r"push\w*|rejected|non ?-?fast ?-?forward|behind|upstream|merge|rebase|conflict\w*|diverged?|refs?",
-    "DAEMON": r"daemon|docker\S*|containerd|sock\b|engine|is (?:not running|down|stopped)",
-    "HEARTBEAT": r"heart ?-?beats?|sign of life|alive|unresponsive|last seen|lost contact|missed|offline|"
-    r"disconnected|silent",
-    "AUDIO": r"micro ?phones?|mic|audio|sound|record\w*|capture|alsa|pulse\w*|pipewire|pcm|input device|hw:\S+",
-    "DATABASE": r"data ?bases?|db|sqlite\w*|postgres\w*|psql|mysql|mariadb|transaction|sql",
-    "MODEL": r"models?|weights|checkpoints?|safetensors|gguf|onnx|shards?",
-    "NOT_FINITE": r"nan|inf(?:inity)?|not finite|diverg\w+|overflow\w*",
+    r"not installed",
+    "CHECKSUM": r"check ?sums?|hash(?:es)?|digests?|sha ?-?(?:1|256|512)|md5|crc\w*|integrity",
+    "MISMATCH": r"mis ?match\w*|incompatib\w+|(?:does|do)(?: not|n't) (?:match|fit|agree)|not equal|insufficient",
+    "SHAPE": r"shapes?|dimensions?|mat ?mul\w*|mat1|matri\w+|operands?|tensors?",
+    "VOCABULARY": r"tokeni[sz]er\S*|vocab\w*|embeddings?",
+    "PUSH": r"push\w*|rejected|non ?-?fast ?-?forward|merge|rebase|conflict\w*",
+    "DAEMON": r"daemon|docker\S*|containerd|sock\b|engine",
+    "HEARTBEAT": r"heart ?-?beats?|sign of life|unresponsive|last seen|lost contact",
+    "AUDIO": r"micro ?phones?|audio|alsa|pulse\w*|pipewire|pcm|input device",
     "SIGSEGV": r"segmentation fault|sigsegv|core dumped|access violation|segfault",
     "NULL": r"null|none ?type|nil|undefined",
-    "NOT_RUNNING": r"not running|is down|stopped|inactive|crashed|exited",
     "UNAVAILABLE": r"50[234]|bad gateway|(?:temporarily |service )?unavailable|overloaded|try again later",
-    "TOO_LARGE": r"413|too (?:large|long|big|many tokens)|exceed\w*|payload|"
-    r"(?:context|maximum|max) (?:length|window|size)",
-    "RANGE": r"out of (?:range|bounds)|index\w*|bounds",
-    "ARGUMENT": r"invalid argument|unexpected (?:keyword|argument)|unrecogni[sz]ed|"
-    r"unknown (?:option|argument|flag|field)",
-    "CONFIG": r"config\w*|settings?|environment|env|variables?|not set|unset",
-    "TYPE": r"type ?error|(?:can(?:no|')t|could not) convert|invalid literal|wrong type|not (?:callable|iterable)",
-    "SCHEMA": r"no such (?:table|column)|schema|migrations?|columns?|relation|foreign key",
-    "RECURSION": r"recursion|stack overflow|maximum depth",
-    "CANCELLED": r"cancel\w+|abort\w*|interrupt\w*|sigint|sigterm|signal 15",
-    "QUEUE": r"queue|backlog|buffer|back ?-?pressure|dropped",
-    "CLOCK": r"clock|skew\w*|ntp|time sync\w*|timestamp",
-    "PERIPHERAL": r"usb|serial|tty\w*|camera|webcam|sensor|bluetooth|unplugged",
-    "HEAT": r"overheat\w*|temperature|thermal|too hot|fan",
-    "IMAGE": r"image|pull|manifest|registry",
-    "LIBRARY": r"shared object|librar\w+|dll|undefined symbol|glibc\w*|so\.\d",
+    "TOO_LARGE": r"413|too (?:large|long|big|many tokens)|(?:context|maximum|max) (?:length|window|size)",
+    "VERSION": r"drivers?",
+    "CLOCK": r"clock|skew\w*",
 }
 
 
@@ -115,17 +89,16 @@ _hump = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|_")
 _path = re.compile(r"(?<!\w)(?:[A-Za-z]:|~|\.{1,2})?(?:[/\\][\w.@+~%-]+){2,}")  # its words don't describe the error
 _ending = re.compile(r"(?<=\w{4})(?:ing|ions?|ed|es|s|er|ly)$")
 _syntax = re.compile(r"\\([^A-Za-z0-9])|\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^:)]*[:)]|\{\d[\d,]*\}|[.*+?|()^$]")
-_IGNORED = frozenset(
-    "an is of to in on for and or it with at by was be are has have had this that from as the".split()  # noqa: SIM905
+_IGNORED = frozenset(  # little words, and those that one of twenty messages of errors has
+    "an is of to in on for and or it with at by was be are has have had this that from as the "  # noqa: SIM905
+    "cannot error expect file invalid must not runtime type value".split()
 )
-_KIND_WEIGHT = 2.0  # of a kind, against a word
-_SOLUTION_WEIGHT = 0.5  # of a solution's terms, against those of the pattern and the type
-_UNKNOWN_WEIGHT = 0.25  # of a word that no pattern has, against a rare one
-_MOST_UNKNOWN = 2.0  # times what the known terms weigh: a store of many patterns makes every unknown word rare
-_K1, _LENGTH_SHARE = 1.2, 0.3  # BM25's k1 and b
+_KIND = 1.5  # of a shared kind, in the rarest words; a kind suffices alone
+_OF_SOLUTION = 0.25  # of a term that only the solution has
+_FEWEST = 25  # patterns; with fewer, a word is as rare as among so many
 _MOST_CANDIDATES = 1_000  # that are scored
 MOST_SIMILAR = 12
-LEAST_SIMILARITY = 0.2  # at 0.3, 5 of 50 messages of the development set lose theirs
+LEAST = 1.3  # rarest words that a message shares with a pattern: the floor of a suggestion
 
 
 def terms_of(text: str) -> frozenset[str]:
@@ -161,7 +134,8 @@ class Similar(NamedTuple):
 
 class _Document(NamedTuple):
     written_by: str
-    weights: dict[str, float]
+    own: frozenset[str]  # terms of the pattern and its type
+    others: frozenset[str]  # terms that only the solution has
 
 
 class SimilarPatterns:
@@ -170,13 +144,11 @@ class SimilarPatterns:
     def __init__(self) -> None:
         self._documents: dict[int, _Document] = {}
         self._under: defaultdict[str, set[int]] = defaultdict(set)
-        self._terms = 0  # of all documents
 
     def put(self, pattern_id: int, error_type: str, pattern: str, solution: str, written_by: str) -> Callable[[], None]:
         """Add a pattern, or replace its terms; return what undoes it."""
-        weights = dict.fromkeys(terms_of(solution), _SOLUTION_WEIGHT)
-        weights.update(dict.fromkeys(terms_of(f"{error_type} {_words_of(pattern)}"), 1.0))
-        return self._replace(pattern_id, _Document(written_by, weights))
+        own = terms_of(f"{error_type} {_words_of(pattern)}")
+        return self._replace(pattern_id, _Document(written_by, own, terms_of(solution) - own))
 
     def remove(self, pattern_id: int) -> Callable[[], None]:
         """Remove a pattern, if it is there; return what undoes it."""
@@ -184,15 +156,14 @@ class SimilarPatterns:
 
     def _replace(self, pattern_id: int, document: _Document | None) -> Callable[[], None]:
         before = self._documents.pop(pattern_id, None)
-        for term in before.weights if before else ():
+        for term in before.own | before.others if before else ():
             self._under[term].discard(pattern_id)
             if not self._under[term]:
                 del self._under[term]
         if document is not None:
             self._documents[pattern_id] = document
-            for term in document.weights:
+            for term in document.own | document.others:
                 self._under[term].add(pattern_id)
-        self._terms += (len(document.weights) if document else 0) - (len(before.weights) if before else 0)
 
         def undo() -> None:
             self._replace(pattern_id, before)
@@ -201,35 +172,32 @@ class SimilarPatterns:
 
     def search(self, message: str, hides: Callable[[str], bool]) -> list[Similar]:
         """Return the patterns that a message resembles, except those whose writer is hidden, the most similar first."""
-        terms = terms_of(message)
-        rarity = {term: self._rarity(term) for term in terms if term in self._under}
-        unknown = _UNKNOWN_WEIGHT * (len(terms) - len(rarity)) * self._rarity("")
-        whole = sum(rarity.values()) + min(unknown, _MOST_UNKNOWN * sum(rarity.values()))
-        scored = (
-            Similar(self._score(document, rarity) / whole, number)
-            for number, document in self._candidates(rarity)
-            if not hides(document.written_by)
-        )
-        return heapq.nlargest(MOST_SIMILAR, (each for each in scored if each.similarity >= LEAST_SIMILARITY))
+        weights = {term: self._weight(term) for term in terms_of(message) if term in self._under}
+        found = []
+        for number, document in self._candidates(weights):
+            shared = sum(weights[term] for term in weights.keys() & document.own)
+            shared += _OF_SOLUTION * sum(weights[term] for term in weights.keys() & document.others)
+            if shared >= LEAST and not hides(document.written_by):
+                found.append(Similar(shared / (1 + shared), number))
+        return heapq.nlargest(MOST_SIMILAR, found)
 
-    def _candidates(self, rarity: dict[str, float]) -> list[tuple[int, _Document]]:
+    def _candidates(self, weights: dict[str, float]) -> list[tuple[int, _Document]]:
         """Return documents with the rarest of some terms."""
         numbers: set[int] = set()
-        for term in sorted(rarity, key=lambda term: (-rarity[term], term)):
+        for term in sorted(weights, key=lambda term: (len(self._under[term]), term)):
             if len(numbers) >= _MOST_CANDIDATES:
                 break
-            numbers.update(islice(self._under.get(term, ()), _MOST_CANDIDATES - len(numbers)))
+            numbers.update(islice(self._under[term], _MOST_CANDIDATES - len(numbers)))
         return [(number, self._documents[number]) for number in numbers]
 
-    def _score(self, document: _Document, rarity: dict[str, float]) -> float:
-        """Return BM25, with a term's weight for its frequency, so that a term of weight 1 counts at most its rarity."""
-        mean = self._terms / len(self._documents)
-        length = 1 - _LENGTH_SHARE + _LENGTH_SHARE * len(document.weights) / mean
-        found = ((rarity[term], document.weights[term]) for term in rarity.keys() & document.weights.keys())
-        return sum(rare * min(1.0, weight * (_K1 + 1) / (weight + _K1 * length)) for rare, weight in found)
+    def _weight(self, term: str) -> float:
+        """Return what a shared term counts: a word its inverse document frequency, of which 1 is the greatest."""
+        if term.isupper():
+            return _KIND
+        among = max(_FEWEST, len(self._documents))
+        return _idf(len(self._under[term]), among) / _idf(0, among)
 
-    def _rarity(self, term: str) -> float:
-        """Return the inverse document frequency of BM25, weighted."""
-        count, among = len(self._under.get(term, ())), len(self._documents)
-        rarity = math.log(1 + (among - count + 0.5) / (count + 0.5))
-        return rarity * (_KIND_WEIGHT if term.isupper() else 1.0)
+
+def _idf(count: int, among: int) -> float:
+    """Return the inverse document frequency of BM25."""
+    return math.log(1 + (among - count + 0.5) / (count + 0.5))
