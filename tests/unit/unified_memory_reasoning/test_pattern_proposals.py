@@ -16,6 +16,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     OPERATOR,
     ErrorPatternBench,
 )
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, accept, found
@@ -436,6 +437,59 @@ def test_hidden_and_dismissed_shapes_make_no_variable(bench: ErrorPatternBench) 
     for host in "hijk":
         assert bench.look_up(f"no answer from {host}.lan today")["proposal_id"] is None
     assert bench.proposed() == []
+
+
+LIMITED, THROTTLED = "429 Too Many Requests", "rate limit exceeded for key {0}"
+
+
+def test_two_agents_errors_in_two_shapes_become_one(bench: ErrorPatternBench) -> None:
+    """At the third report of both together: one proposal, which matches both shapes, and counts both from then on."""
+    replies = [bench.look_up(LIMITED), bench.look_up(THROTTLED.format(1), BOB), bench.look_up(LIMITED)]
+    assert [reply["proposal_id"] is None for reply in replies] == [True, True, False]
+    assert bench.look_up(THROTTLED.format(2), BOB)["proposal_id"] == replies[2]["proposal_id"]
+    (proposal,) = bench.ask("get_pattern_proposals")["proposals"]
+    assert (proposal["seen"], proposal["written_by"]) == (4, ["Alice", "Bob"])
+    assert (len(bench.published), bench.rows("unknown_errors")) == (1, 1)
+    bench.add(proposal["pattern"], "slow down")
+    known = [bench.look_up(message)["solution"] for message in (LIMITED, THROTTLED.format(3), f"{LIMITED}: try later")]
+    assert known == ["slow down", "slow down", None]
+
+
+@pytest.mark.parametrize(
+    ("other", "caller"),
+    [("certificate has expired", BOB), ("rate limit exceeded: connection refused", BOB), (THROTTLED.format(1), ALICE)],
+    ids=["another kind", "one kind more", "the same writer"],
+)
+def test_errors_of_other_kinds_or_one_writer_stay_apart(bench: ErrorPatternBench, other: str, caller: Caller) -> None:
+    for message, sender in ((LIMITED, ALICE), (other, caller), (LIMITED, ALICE)):
+        bench.look_up(message, sender)
+    assert (bench.proposed(), bench.rows("unknown_errors")) == ([], 2)
+
+
+def test_a_dismissed_union_is_not_proposed_in_parts(bench: ErrorPatternBench) -> None:
+    """And a quarantined writer's message unites nothing."""
+    bench.look_up(LIMITED)
+    bench.look_up(LIMITED)
+    bench.hide(BOB)
+    bench.look_up(THROTTLED.format(1), BOB)
+    assert (bench.proposed(), bench.rows("unknown_errors")) == ([], 2)
+    bench.show(BOB)
+    number = bench.look_up(THROTTLED.format(3), BOB)["proposal_id"]
+    bench.ask("dismiss_pattern_proposal", proposal_id=number)
+    for message in [LIMITED, THROTTLED.format(4)] * 3:
+        assert bench.look_up(message)["proposal_id"] is None
+    assert bench.proposed() == []
+
+
+def test_a_union_is_found_by_its_exact_parts(bench: ErrorPatternBench) -> None:
+    """Characters that stand between its parts, in a message, are no part."""
+    bench.look_up("429 too many requests for a|^b")
+    bench.look_up("rate limit at a|", BOB)
+    bench.look_up("429 too many requests for a|^b")
+    assert len(bench.proposed()) == 1
+    for message in ("b", "429 too many requests for a", "rate limit at a", "rate limit at a||^b"):
+        assert bench.look_up(message)["proposal_id"] is None
+    assert bench.look_up("rate limit at a|")["proposal_id"] is not None
 
 
 def test_many_similar_shapes_are_compared_in_time(bench: ErrorPatternBench) -> None:

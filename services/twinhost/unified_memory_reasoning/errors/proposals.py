@@ -2,13 +2,24 @@
 
 import time
 from collections.abc import Callable
-from typing import Any, NotRequired, TypedDict
+from functools import lru_cache
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import found
-from twinhost.unified_memory_reasoning.errors.shapes import BLANKS, SeenShape, generalised, is_specific, shape_of
+from twinhost.unified_memory_reasoning.errors.shapes import (
+    BLANKS,
+    OR,
+    SeenShape,
+    branch_of,
+    generalised,
+    is_specific,
+    shape_of,
+    united,
+)
+from twinhost.unified_memory_reasoning.errors.similarity import terms_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import (
     MAX_NUMBER,
     Quarantine,
@@ -67,7 +78,17 @@ _WRITTEN = (
 _ALIKE = (  # of as many words
     "SELECT e.id, e.pattern, (SELECT coalesce(sum(r.seen), 0) FROM open_errors AS o JOIN visible_unknown_error_reports "
     "AS r ON r.error_id = o.id WHERE o.id = e.id) AS seen FROM unknown_errors AS e "
-    "WHERE length(e.pattern) - length(replace(e.pattern, ?1, '')) = ?2 - length(replace(?3, ?1, ''))"
+    "WHERE length(e.pattern) - length(replace(e.pattern, ?1, '')) = ?2 - length(replace(?3, ?1, '')) "
+    "AND NOT instr(e.pattern, ?4)"
+)
+_UNITED_WITH = (  # the shape that has this one as a branch
+    "SELECT pattern FROM unknown_errors WHERE instr(pattern, ?1) "
+    "AND instr('|' || substr(pattern, 1 + length('(?m)')) || '|', ?2) LIMIT 1"
+)
+_OF_OTHER_WRITERS = (
+    "SELECT e.id, e.pattern, sum(r.seen) AS seen, min(r.example) AS example FROM open_errors AS e "
+    "JOIN visible_unknown_error_reports AS r ON r.error_id = e.id "
+    "GROUP BY e.id HAVING sum(r.seen) < ?1 AND NOT max(r.written_by = ?2)"
 )
 _MOVE_REPORTS = (
     "INSERT INTO unknown_error_reports (error_id, seen, first_seen, last_seen, example, written_by) "
@@ -112,6 +133,16 @@ class WrittenUnknownError(WrittenRow):
     written_by: str
 
 
+class _Reported(NamedTuple):
+    id: int
+    pattern: str
+    seen: int
+    example: str
+
+
+_terms = lru_cache(maxsize=2 * MOST)(terms_of)  # of examples
+
+
 class PatternProposals:
     """Shapes of unknown errors, and who reported them."""
 
@@ -138,16 +169,13 @@ class PatternProposals:
         Returns:
             The number of the proposal, or None if its shape is not proposed.
         """
-        shape = shape_of(message)
-        if shape is None:
+        own = shape_of(message)
+        if own is None:
             return None
-        now, hidden = time.time(), self._quarantine.hides(written_by)
-        alike = self._database.select(SeenShape, _ALIKE, (BLANKS, len(shape), shape))
-        general, replaced = generalised(shape, alike, self._propose_after)
-        if general != shape and not (replaced and (hidden or not is_specific(general, message))):
-            shape = general
-        else:
-            replaced = []
+        now, example = time.time(), message[:_EXAMPLE_CHARACTERS]
+        shape, replaced = self._counted_as(own, example, written_by)
+        if replaced and (self._quarantine.hides(written_by) or not is_specific(shape, message)):
+            shape, replaced = own, []
         before = self._seen(shape)
         self._replace(replaced, shape)
         self._keep_quota(shape, written_by)
@@ -162,7 +190,7 @@ class PatternProposals:
             "INSERT INTO unknown_error_reports (error_id, seen, first_seen, last_seen, example, written_by) "
             "VALUES (?, 1, ?, ?, ?, ?) ON CONFLICT (error_id, written_by) DO UPDATE SET "
             "seen = seen + 1, last_seen = excluded.last_seen, example = excluded.example",
-            (number, now, now, message[:_EXAMPLE_CHARACTERS], written_by),
+            (number, now, now, example, written_by),
         )
         seen = self._seen(shape)
         if seen < self._propose_after:
@@ -170,6 +198,35 @@ class PatternProposals:
         if before < self._propose_after:
             self._publish(PROPOSED, {"proposal_id": number, "pattern": shape, "seen": seen})
         return int(number)
+
+    def _counted_as(self, shape: str, example: str, written_by: str) -> tuple[str, list[int]]:
+        """Return the shape under which a message is counted, and the ids of the shapes that it replaces."""
+        united_with = self._database.execute(_UNITED_WITH, (OR, f"|{branch_of(shape)}|")).fetchone()
+        if united_with is not None:
+            return united_with[0], []
+        alike = self._database.select(SeenShape, _ALIKE, (BLANKS, len(shape), shape, OR))
+        general, replaced = generalised(shape, alike, self._propose_after)
+        itself = next((known for known in alike if known.pattern == shape), None)
+        if general != shape or (itself is not None and not 0 < itself.seen < self._propose_after):
+            return general, replaced
+        missing = self._propose_after - 1 - (0 if itself is None else itself.seen)
+        others = self._in_other_words(example, written_by) if missing else []
+        either, taken = united(shape, missing, [other for other in others if other.pattern != shape])
+        return either, [*taken, itself.id] if taken and itself is not None else taken
+
+    def _in_other_words(self, example: str, written_by: str) -> list[SeenShape]:
+        """Return the shapes of other writers whose errors are of the same kinds, the most similar first.
+
+        A writer that sends two shapes has two errors: a program words one error in one way.
+        """
+        terms = _terms(example)
+        kinds = set(filter(str.isupper, terms))
+        if not kinds:
+            return []
+        rows = self._database.select(_Reported, _OF_OTHER_WRITERS, (self._propose_after, written_by))
+        same = [row for row in rows if set(filter(str.isupper, _terms(row.example))) == kinds]
+        same.sort(key=lambda row: (-len(terms & _terms(row.example)), -row.seen, row.id))
+        return [SeenShape(row.id, row.pattern, row.seen) for row in same]
 
     def _replace(self, numbers: list[int], shape: str) -> None:
         """Replace shapes by another one, which gets their reports."""

@@ -5,6 +5,9 @@ A message's own shape is that of `agent.message_shape`.
 Host names and bare words become `\S+` after several messages. Three messages that differ only in the same few words get
 one shape if those words are names (with a dot, a hyphen, or a digit), or if each message has different ones. A shape
 that was seen three times by itself, and so is proposed already, stays.
+
+Programs word one error differently (*429 Too Many Requests*, *rate limit exceeded*). Shapes that name the same kinds of
+error, of different writers, become one that matches any of them, once they were seen three times together.
 """
 
 import re
@@ -15,7 +18,9 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning.errors.matching import accept, found
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
-_START, _END, BLANKS, _ANY_WORD = r"(?m)^\s*", r"\s*$", r"\s+", r"\S+"
+_LINES, _BEGIN, _END, BLANKS, _ANY_WORD = "(?m)", r"^\s*", r"\s*$", r"\s+", r"\S+"
+_START = _LINES + _BEGIN
+OR = "|^"  # between the shapes of a united one; a shape of a message has neither character unescaped after its start
 _name = re.compile(r"\\\.|[-_@]|\[0-9]")  # in the shape of a word that is a name, such as a host's
 _MOST_VARIABLES = 3  # words of a shape in which messages may differ, and at most a third of its words
 _MOST_PLACES = 12  # sets of words, each alone and with another
@@ -93,3 +98,27 @@ def generalised(shape: str, stored: list[SeenShape], enough: int) -> tuple[str, 
             )
             return f"{_START}{words_and_variables}{end}", [known.id for known in alike]
     return shape, []
+
+
+def branch_of(shape: str) -> str:
+    """Return a shape as a united one contains it."""
+    return shape.removeprefix(_LINES)
+
+
+def united(shape: str, missing: int, others: list[SeenShape]) -> tuple[str, list[int]]:
+    """Return a shape that also matches what others do, and their ids; the shape itself if they don't suffice.
+
+    Args:
+        shape: the message's own.
+        missing: how often the others must have been seen together.
+        others: shapes of the same error in other words, the most similar first; as few as suffice are taken.
+    """
+    taken: list[SeenShape] = []
+    for other in others:
+        if sum(known.seen for known in taken) >= missing:
+            break
+        taken.append(other)
+    if sum(known.seen for known in taken) < missing:
+        return shape, []
+    branches = sorted(branch_of(each) for each in (shape, *(known.pattern for known in taken)))
+    return _LINES + "|".join(branches), [known.id for known in taken]
