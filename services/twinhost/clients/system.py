@@ -737,7 +737,8 @@ class SystemDigitalTwin(FeedClient):
         """Report which models an agent has loaded, and their VRAM in MB.
 
         It counts on the caller's host. If that is not measured, `host` names the one that the agent runs on; without
-        `host`, that of the caller's leases counts.
+        `host`, that of the caller's leases counts. Without a driver, the cards in `device_totals_mb` can be leased, or
+        the only one that is named.
 
         Limits: `host` 1 to 256 characters.
 

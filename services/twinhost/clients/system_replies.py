@@ -436,7 +436,7 @@ class HostMetrics(Part, frozen=True):
 
 
 class VramReport(Part, frozen=True):
-    """The VRAM that an agent's models use; `devices` has the MB per device."""
+    """The VRAM that an agent's models use; `devices` has the MB per device, `device_totals_mb` their capacities."""
 
     agent_name: str = NOT_SENT
     host: str = NOT_SENT
@@ -445,6 +445,7 @@ class VramReport(Part, frozen=True):
     devices: dict[str, float] = NOT_SENT
     models: int = NOT_SENT
     timestamp: str = NOT_SENT
+    device_totals_mb: dict[str, float] | None = None
 
 
 class CurrentMetrics(Part, frozen=True):
@@ -912,12 +913,13 @@ class LoadedModelFields(TypedDict):
 
 
 class VramPayloadFields(TypedDict):
-    """The VRAM that an agent manages, in MB."""
+    """The VRAM that an agent manages, in MB; `device_totals_mb` has the capacity of each card, such as `cuda:1`."""
 
     agent_name: str
     total_vram_mb: float
     total_vram_used_mb: float
     loaded_models: dict[str, LoadedModelFields]
+    device_totals_mb: NotRequired[dict[str, float]]
 
 
 class VramStored(Reply, frozen=True):

@@ -42,16 +42,23 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
 
 
 def reported(
-    bench: MetricsBench, total_mb: float, models: dict[str, float], caller: Any = UMRA, **fields: Any
+    bench: MetricsBench,
+    total_mb: float,
+    models: dict[str, float],
+    caller: Any = UMRA,
+    *,
+    used_mb: float | None = None,
+    totals: dict[str, float] | None = None,
+    **fields: Any,
 ) -> dict[str, Any]:
-    """Let an agent report its VRAM, and return the reply; `models` are MB by device."""
+    """Let an agent report its VRAM, and return the reply; `models` are MB by device, `totals` the capacities."""
     loaded = {f"m-{device}": {"device": device, "vram_usage_mb": used} for device, used in models.items()}
     payload = {
         "agent_name": caller.name,
         "total_vram_mb": total_mb,
-        "total_vram_used_mb": sum(models.values()),
+        "total_vram_used_mb": sum(models.values()) if used_mb is None else used_mb,
         "loaded_models": loaded,
-    }
+    } | ({} if totals is None else {"device_totals_mb": totals})
     return bench.ask("update_vram_metrics", caller, payload=payload, **fields)
 
 
@@ -234,6 +241,86 @@ def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: d
     bench.both_measured()
     reported(bench, 10_000 if models else 0, models)
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+TWO_CARDS = {"cuda:0": 10_000.0, "cuda:1": 8_000.0}
+
+
+def test_cards_of_stated_capacity_are_leased_without_nvml(bench: MetricsBench) -> None:
+    """Each by itself, with what all agents use on it; a card without a model is one too."""
+    bench.both_measured()
+    assert reported(bench, 18_000, {"cuda:0": 5_000}, totals=TWO_CARDS)["message"].endswith(" stored")
+    reported(bench, 18_000, {"cuda:0": 1_000, "cuda:1": 500, "cpu": 0}, NEWCOMER, host="pc2")
+    refused = bench.ask("reserve_vram", amount_mb=7_500, host="pc2")["error"]
+    assert "pc2's VRAM on GPU 1 would be at 8000 of 8000 MB" in refused
+    replies = [bench.ask("reserve_vram", amount_mb=3_000) for _ in range(4)]
+    assert [reply.get("gpu") for reply in replies] == [
+        {"index": 1, "uuid": None},
+        {"index": 1, "uuid": None},
+        {"index": 0, "uuid": None},
+        None,
+    ]
+    bench.both_measured(pc2=with_gpus((0, 4_000)))
+    (measured,) = bench.reservations.hosts().state("pc2").cards  # the driver's, which outrank what is reported
+    assert (measured.used_mb, measured.total_mb) == (0, 4_000)
+    assert [report.get("device_totals_mb") for report in bench.ask("get_metrics")["metrics"]["vram_reports"]] == [
+        TWO_CARDS,
+        None,
+    ]
+
+
+def test_use_without_a_card_counts_on_every_card(bench: MetricsBench) -> None:
+    """On a device of another kind of name, or in the sum alone; and the least capacity that is stated counts."""
+    bench.both_measured()
+    reported(bench, 18_000, {"cuda:0": 1_000, "PC2": 500}, used_mb=2_000, totals=TWO_CARDS)
+    reported(bench, 18_000, {}, NEWCOMER, host="pc2", totals={"cuda:0": 7_000.0})
+    cards = bench.reservations.hosts().state("pc2").cards
+    assert [(card.index, card.used_mb, card.total_mb) for card in cards] == [(0, 2_000, 7_000), (1, 1_000, 8_000)]
+
+
+def test_a_lease_that_ends_leaves_its_own_card(bench: MetricsBench, clock: Clock) -> None:
+    """Of the holder's report, also after a restart; the other card's use stays."""
+    bench.both_measured()
+    reported(bench, 18_000, {}, totals=TWO_CARDS)
+    held = [bench.ask("reserve_vram", amount_mb=6_000) for _ in range(2)]
+    assert [lease["gpu"]["index"] for lease in held] == [0, 1]
+    for lease in held:
+        bench.ask("commit_lease", lease_id=lease["lease_id"])
+    clock.let_pass(1)
+    reported(bench, 18_000, {"cuda:0": 6_000, "cuda:1": 6_000}, totals=TWO_CARDS)
+    bench.ask("release_lease", lease_id=held[1]["lease_id"])
+    bench.restart()
+    bench.both_measured()
+    assert [card.used_mb for card in bench.reservations.hosts().state("pc2").cards] == [6_000, 0]
+
+
+def test_what_a_dead_agent_used_on_a_card_is_free(bench: MetricsBench, clock: Clock) -> None:
+    """And nothing is leased on the cards of a host that is no longer measured."""
+    bench.both_measured()
+    reported(bench, 18_000, {"cuda:0": 9_000, "cuda:1": 7_000}, totals=TWO_CARDS)
+    bench.dead.add(UMRA.name)
+    bench.on_tick()
+    clock.let_pass(DEAD_AFTER_S)
+    bench.both_measured()
+    bench.on_tick()
+    assert [card.used_mb for card in bench.reservations.hosts().state("pc2").cards] == [0, 0]
+    clock.let_pass(3 * INTERVAL_S + 1)
+    assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+def test_a_report_of_several_devices_says_what_it_lacks(bench: MetricsBench) -> None:
+    """Where no driver measures the cards; a capacity needs a device that names its card."""
+    bench.both_measured()
+    assert reported(bench, 10_000, {"cuda:0": 1, "cuda:1": 1, "cpu": 1})["message"] == (
+        f"VRAM of {UMRA.name} stored, but no VRAM of pc2 is leased: no driver measures it, and the report has one "
+        "total for several devices; add the capacity of each card in `device_totals_mb`, by a name such as cuda:1"
+    )
+    bench.both_measured(pc2=with_gpu(1_000, 2_000))
+    assert reported(bench, 10_000, {"cuda:0": 1, "cuda:1": 1})["message"].endswith(" stored")
+    for device in ("PC2", "cpu:0"):
+        refused = reported(bench, 1, {}, totals={device: 1})
+        assert refused["code"] == "malformed_request"
+        assert f"device '{device}' names no card - at `$.payload.device_totals_mb`" in refused["error"]
 
 
 def test_a_model_on_the_cpu_is_on_no_card(bench: MetricsBench) -> None:

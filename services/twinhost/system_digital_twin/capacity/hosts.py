@@ -8,7 +8,7 @@ import msgspec
 from twinhost.system_digital_twin.capacity.forecast import Card, HostState
 from twinhost.system_digital_twin.capacity.leases import Leases, OpenLease, leased
 from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports
+from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports, card_of, is_gpu
 
 _MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
 
@@ -57,7 +57,7 @@ class Hosts:
         return self._states[host]
 
     def _cards(self, host: str) -> tuple[Card, ...]:
-        """Return the cards that a host's driver measures; without one, the card that agents on its machine report."""
+        """Return the cards that a host's driver measures; without one, those that agents on its machine report."""
         sample, since = self._metrics.current(host), self._metrics.measured_since(host)
         measured_since: Callable[[str], float] = lambda _: since  # noqa: E731
         if sample is None:
@@ -77,11 +77,24 @@ class Hosts:
 
 
 def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
-    """Return the card that agents report; none if they name several, since no report has each one's capacity."""
-    devices = {device for report in reports for device in report.devices if not device.lower().startswith("cpu")}
+    """Return the cards whose capacities agents state; if none does, the one card that all of them name.
+
+    Where agents state different capacities of a card, the least counts.
+    """
+    alive = [report for report in reports if report.agent_name not in dead]
+    capacities: dict[int, float] = {}
+    for report in reports:
+        for device, total_mb in report.device_totals_mb.items():
+            if (index := card_of(device)) is not None:
+                capacities[index] = min(total_mb, capacities.get(index, total_mb))
+    if capacities:
+        return [
+            Card(index=index, used_mb=sum(report.used_on(index) for report in alive), total_mb=total_mb)
+            for index, total_mb in sorted(capacities.items())
+        ]
+    devices = {device for report in reports for device in report.devices if is_gpu(device)}
     total_mb = max((report.total_vram_mb for report in reports), default=0.0)
     if len(devices) > 1 or not total_mb:
         return []
     digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
-    used_mb = sum(report.used_mb for report in reports if report.agent_name not in dead)
-    return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb)]
+    return [Card(index=int(digits[:3] or 0), used_mb=sum(report.used_mb for report in alive), total_mb=total_mb)]

@@ -97,8 +97,8 @@ class OpenLease(msgspec.Struct, frozen=True):
 class Leases:
     """Open leases by id."""
 
-    def __init__(self, database: Database, ended: Callable[[str, str, float, float], None]) -> None:
-        """Call `ended` when a committed lease of VRAM ends, with its holder, host, MB, and when it was committed."""
+    def __init__(self, database: Database, ended: Callable[[str, str, int | None, float, float], None]) -> None:
+        """Call `ended` when a committed lease of VRAM ends: its holder, host, card, MB, and when it was committed."""
         self._database = database
         self._ended = ended
         self._encoder = msgspec.json.Encoder()
@@ -279,7 +279,8 @@ class Leases:
             self._database.restore_on_rollback(self._open, lease_id)
             held = self._open.pop(lease_id)
             if (held.lease.resource, held.lease.state) == ("vram", "committed"):
-                self._ended(held.lease.holder, held.lease.host, held.lease.amount_mb, held.committed_at)
+                lease = held.lease
+                self._ended(lease.holder, lease.host, lease.gpu, lease.amount_mb, held.committed_at)
 
 
 def leased(

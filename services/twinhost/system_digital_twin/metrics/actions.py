@@ -26,7 +26,7 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.metrics.history import TimeSeries
 from twinhost.system_digital_twin.metrics.metrics import HostMetrics, Metrics
-from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReport, VramReports
+from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReport, VramReports, card_of, is_gpu
 from twinhost.system_digital_twin.registry.actions import require_speaks_for
 
 MILLISECONDS = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
@@ -88,19 +88,21 @@ class LoadedModel(msgspec.Struct):
 
 
 class VramPayload(msgspec.Struct, kw_only=True):
-    """The VRAM that an agent manages, in MB."""
+    """The VRAM that an agent manages, in MB; `device_totals_mb` has the capacity of each card, such as `cuda:1`."""
 
     agent_name: NAME
     total_vram_mb: MEGABYTES
     total_vram_used_mb: MEGABYTES
     loaded_models: Annotated[dict[NAME, LoadedModel], msgspec.Meta(max_length=1_024)]
+    device_totals_mb: Annotated[dict[NAME, MEGABYTES], msgspec.Meta(max_length=64)] = {}
 
 
 class UpdateVramMetrics(Request, tag="update_vram_metrics"):
     """Report which models an agent has loaded, and their VRAM in MB.
 
     It counts on the caller's host. If that is not measured, `host` names the one that the agent runs on; without
-    `host`, that of the caller's leases counts.
+    `host`, that of the caller's leases counts. Without a driver, the cards in `device_totals_mb` can be leased, or the
+    only one that is named.
     """
 
     payload: VramPayload
@@ -216,6 +218,11 @@ class MetricsActions(Feature):
     def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> VramStored:
         payload = request.payload
         require_speaks_for(caller, payload.agent_name)
+        if unknown := [device for device in payload.device_totals_mb if card_of(device) is None]:
+            raise MalformedRequest(
+                f"device {unknown[0][:64]!r} names no card - at `$.payload.device_totals_mb`; name it by the index of "
+                "the card, such as cuda:1"
+            )
         host = self._host_of_models(request.host, caller)
         devices: dict[str, float] = {}
         for model in payload.loaded_models.values():
@@ -227,6 +234,7 @@ class MetricsActions(Feature):
                 total_vram_mb=payload.total_vram_mb,
                 total_vram_used_mb=payload.total_vram_used_mb,
                 devices=devices,
+                device_totals_mb=payload.device_totals_mb,
                 models=len(payload.loaded_models),
             )
         )
@@ -236,7 +244,17 @@ class MetricsActions(Feature):
                 f", but it counts on no host: {caller.host} is not measured; "
                 f"name the host that {payload.agent_name} runs on in `host` ({', '.join(self._metrics.hosts())})"
             )
+        elif not payload.device_totals_mb and self._needs_reports(host) and sum(map(is_gpu, devices)) > 1:
+            message += (
+                f", but no VRAM of {host} is leased: no driver measures it, and the report has one total for several "
+                "devices; add the capacity of each card in `device_totals_mb`, by a name such as cuda:1"
+            )
         return {"status": SUCCESS, "message": message, "host": host, "devices": devices}
+
+    def _needs_reports(self, host: str) -> bool:
+        """Return whether a host is measured, and its cards are not."""
+        sample = self._metrics.current(host)
+        return sample is not None and not sample.gpus and sample.vram_total_mb is None
 
     def _host_of_models(self, claimed: str | None, caller: Caller) -> str | None:
         """Return the host on which a report counts, None if that is not known.

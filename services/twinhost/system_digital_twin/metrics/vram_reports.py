@@ -1,8 +1,9 @@
 """The newest report of each agent about the video memory that it uses."""
 
+import re
 import time
 from collections.abc import Collection
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import msgspec
 
@@ -16,10 +17,11 @@ CREATE TABLE vram_reports (
 ) STRICT;
 """
 MAX_REPORTS = 256
+_name_of_card = re.compile(r"(?:[A-Za-z]+:)?([0-9]{1,3})")  # cuda:1; an agent may call a machine a device: PC2
 
 
 class VramReport(TypedDict):
-    """The VRAM that an agent's models use; `devices` has the MB per device."""
+    """The VRAM that an agent's models use; `devices` has the MB per device, `device_totals_mb` their capacities."""
 
     agent_name: str
     host: str
@@ -28,12 +30,13 @@ class VramReport(TypedDict):
     devices: dict[str, float]
     models: int
     timestamp: str
+    device_totals_mb: NotRequired[dict[str, float]]
 
 
 class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A report as it is stored; `wall` is when it arrived, in seconds since the epoch.
 
-    `freed_mb` is what it contains of leases that have ended since.
+    `freed_mb` is what it contains of leases that have ended since, `freed_on` the same by the index of the card.
     """
 
     agent_name: str
@@ -41,14 +44,34 @@ class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     total_vram_mb: float
     total_vram_used_mb: float
     devices: dict[str, float]
+    device_totals_mb: dict[str, float] = {}
     models: int
     wall: float = 0.0
     freed_mb: float = 0.0
+    freed_on: dict[int, float] = {}
 
     @property
     def used_mb(self) -> float:
         """What its agent still uses, as far as is known."""
         return max(0.0, max(self.total_vram_used_mb, sum(self.devices.values())) - self.freed_mb)
+
+    def used_on(self, index: int) -> float:
+        """Return what its agent still uses on one of several cards, with what it may use on any of them."""
+        on_gpus = {device: mb for device, mb in self.devices.items() if is_gpu(device)}
+        elsewhere = sum(mb for device, mb in on_gpus.items() if card_of(device) not in (None, index))
+        used_mb = max(self.total_vram_used_mb, sum(on_gpus.values())) - elsewhere
+        return max(0.0, used_mb - self.freed_on.get(index, 0.0))
+
+
+def is_gpu(device: str) -> bool:
+    """Return whether a device is a card, and not the processor."""
+    return not device.lower().startswith("cpu")
+
+
+def card_of(device: str) -> int | None:
+    """Return the index of the card that a device's name has; None if it names none for certain."""
+    found = _name_of_card.fullmatch(device) if is_gpu(device) else None
+    return None if found is None else int(found[1])
 
 
 class VramReports:
@@ -75,11 +98,12 @@ class VramReports:
         self._database.restore_on_rollback(self._received_at, record.agent_name)
         self._received_at[record.agent_name] = time.monotonic()
 
-    def lease_ended(self, agent_name: str, host: str, amount_mb: float, committed_at: float) -> None:
-        """Count the memory of a lease on a host as free, if the agent has reported it since that monotonic moment."""
+    def lease_ended(self, agent_name: str, host: str, gpu: int | None, amount_mb: float, committed_at: float) -> None:
+        """Count the memory of a lease on a card as free, if the agent has reported it since that monotonic moment."""
         record = self._records.get(agent_name)
         if record is not None and record.host == host and committed_at <= self.received_at(agent_name):
-            self._write(msgspec.structs.replace(record, freed_mb=record.freed_mb + amount_mb))
+            on = record.freed_on if gpu is None else {**record.freed_on, gpu: record.freed_on.get(gpu, 0.0) + amount_mb}
+            self._write(msgspec.structs.replace(record, freed_mb=record.freed_mb + amount_mb, freed_on=on))
 
     def agents(self) -> set[str]:
         """Return the names of the agents with a report."""
@@ -103,15 +127,19 @@ class VramReports:
 
     def all(self) -> list[VramReport]:
         """Return the reports, by agent."""
-        return [
-            {
-                "agent_name": name,
-                "host": record.host,
-                "total_vram_mb": record.total_vram_mb,
-                "total_vram_used_mb": record.total_vram_used_mb,
-                "devices": record.devices,
-                "models": record.models,
-                "timestamp": iso_time(record.wall),
-            }
-            for name, record in sorted(self._records.items())
-        ]
+        return [_report(record) for _, record in sorted(self._records.items())]
+
+
+def _report(record: VramRecord) -> VramReport:
+    report: VramReport = {
+        "agent_name": record.agent_name,
+        "host": record.host,
+        "total_vram_mb": record.total_vram_mb,
+        "total_vram_used_mb": record.total_vram_used_mb,
+        "devices": record.devices,
+        "models": record.models,
+        "timestamp": iso_time(record.wall),
+    }
+    if record.device_totals_mb:
+        report["device_totals_mb"] = record.device_totals_mb
+    return report
