@@ -28,6 +28,8 @@ from twinhost.system_digital_twin.capacity.leases import Lease
 from twinhost.system_digital_twin.capacity.reservations import DEAD_AFTER_S
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
+TWO_CARDS = {"cuda:0": 10_000.0, "cuda:1": 8_000.0}
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -243,9 +245,6 @@ def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: d
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
 
 
-TWO_CARDS = {"cuda:0": 10_000.0, "cuda:1": 8_000.0}
-
-
 def test_cards_of_stated_capacity_are_leased_without_nvml(bench: MetricsBench) -> None:
     """Each by itself, with what all agents use on it; a card without a model is one too."""
     bench.both_measured()
@@ -333,6 +332,17 @@ def test_a_driver_outranks_what_agents_report(bench: MetricsBench) -> None:
     bench.both_measured(pc2=with_gpu(1_000, 2_000))
     reported(bench, 80_000, {})
     assert "2100 of 2000 MB" in bench.ask("reserve_vram", amount_mb=1_100)["error"]
+
+
+def test_a_driver_of_the_same_machine_outranks_reports(bench: MetricsBench) -> None:
+    """A host without NVML has the cards that the machine's other host measures, and their use; none counts twice."""
+    machine = MachineSample(boot_id="b00t")
+    bench.both_measured(mainpc=sample(machine=machine), pc2=with_gpu(1_500, 2_000, machine=machine))
+    assert reported(bench, 80_000, {"cuda:0": 1, "cuda:1": 1}, OPERATOR, host="mainpc")["message"].endswith(" stored")
+    reported(bench, 80_000, {}, NEWCOMER, host="mainpc", totals=TWO_CARDS)
+    assert projected(bench, "mainpc") == projected(bench, "pc2") == 1_501
+    assert bench.ask("reserve_vram", amount_mb=300, host="mainpc")["status"] == "success"
+    assert bench.ask("reserve_vram", amount_mb=300, host="pc2")["code"] == "limit_reached"
 
 
 def test_a_sum_without_cards_is_one_card(bench: MetricsBench) -> None:

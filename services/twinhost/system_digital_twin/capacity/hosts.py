@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from twinhost.agent.host_metrics import HostSample
 from twinhost.system_digital_twin.capacity.forecast import Card, HostState
 from twinhost.system_digital_twin.capacity.leases import Leases, OpenLease, leased
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -57,23 +58,29 @@ class Hosts:
         return self._states[host]
 
     def _cards(self, host: str) -> tuple[Card, ...]:
-        """Return the cards that a host's driver measures; without one, those that agents on its machine report."""
-        sample, since = self._metrics.current(host), self._metrics.measured_since(host)
-        measured_since: Callable[[str], float] = lambda _: since  # noqa: E731
-        if sample is None:
-            return ()
-        cards = [
-            Card(index=each.index, uuid=each.uuid, used_mb=each.used_mb, total_mb=each.total_mb) for each in sample.gpus
-        ]
-        if not cards and sample.vram_used_mb is not None and sample.vram_total_mb is not None:
-            cards = [Card(index=0, used_mb=sample.vram_used_mb, total_mb=sample.vram_total_mb)]
-        if not cards:
-            cards = _reported(self._reports.of_hosts([host, *self._metrics.same_machine(host)]), self._dead)
+        """Return the cards that a driver on a host's machine measures; without one, those that agents there report."""
+        on_machine = [host, *self._metrics.same_machine(host)]
+        driven = next((name for name in on_machine if _measured(self._metrics.current(name))), None)
+        measured_since: Callable[[str], float]
+        if driven is None:
+            cards = _reported(self._reports.of_hosts(on_machine), self._dead)
             measured_since = self._reports.received_at  # each holder reports its own use
+        else:
+            cards, since = _measured(self._metrics.current(driven)), self._metrics.measured_since(driven)
+            measured_since = lambda _: since  # noqa: E731
         open_now = self.leases(host)
         return tuple(
             msgspec.structs.replace(each, leased=leased(open_now, "vram", measured_since, each.gpu)) for each in cards
         )
+
+
+def _measured(sample: HostSample | None) -> list[Card]:
+    """Return the cards of a sample; one where an older host sent a sum alone."""
+    if sample is None:
+        return []
+    if not sample.gpus and sample.vram_used_mb is not None and sample.vram_total_mb is not None:
+        return [Card(index=0, used_mb=sample.vram_used_mb, total_mb=sample.vram_total_mb)]
+    return [Card(index=gpu.index, uuid=gpu.uuid, used_mb=gpu.used_mb, total_mb=gpu.total_mb) for gpu in sample.gpus]
 
 
 def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:

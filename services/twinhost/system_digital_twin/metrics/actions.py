@@ -252,9 +252,9 @@ class MetricsActions(Feature):
         return {"status": SUCCESS, "message": message, "host": host, "devices": devices}
 
     def _needs_reports(self, host: str) -> bool:
-        """Return whether a host is measured, and its cards are not."""
-        sample = self._metrics.current(host)
-        return sample is not None and not sample.gpus and sample.vram_total_mb is None
+        """Return whether a host is measured, and no driver on its machine measures cards."""
+        samples = [self._metrics.current(name) for name in (host, *self._metrics.same_machine(host))]
+        return samples[0] is not None and not any(each and (each.gpus or each.vram_total_mb) for each in samples)
 
     def _host_of_models(self, claimed: str | None, caller: Caller) -> str | None:
         """Return the host on which a report counts, None if that is not known.
