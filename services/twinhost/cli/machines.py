@@ -54,7 +54,7 @@ def on_this_machine(hosts: Figures) -> list[str]:
 
 
 def machines_table(hosts: Figures) -> RenderableType:
-    """Return a row for each host; the line below it shows its container's use, and remarks on its machine."""
+    """Return a row for each host; the line below it shows several cards one by one, its container, and remarks."""
     rows = []
     for name, host in hosts.items():
         machine = host.machine or MachineSample()
@@ -66,10 +66,12 @@ def machines_table(hosts: Figures) -> RenderableType:
             f"{machine.load[0]:.2f}" if machine.load else "-",
             _part(host.ram_usage_mb, host.ram_total_mb),
             _part(machine.swap_used_mb, machine.swap_total_mb),
-            _part(host.vram_usage_mb, host.vram_total_mb),
+            f"{len(host.gpus)} cards" if len(host.gpus) > 1 else _part(host.vram_usage_mb, host.vram_total_mb),
             disk,
         )
-        rows.append((cells, output.styled("; ".join([*_container(host), *_remarks(host)]), output.FAINT)))
+        rows.append(
+            (cells, output.styled("; ".join([*_cards(host), *_container(host), *_remarks(host)]), output.FAINT))
+        )
     return output.records("Machines", ("host", "cpu", "load", "ram", "swap", "vram", "disk free"), rows)
 
 
@@ -100,6 +102,12 @@ def _warnings(host: HostFigures) -> Sequence[str]:
     if host.machine is not None and host.machine.virtual_machine is not None:
         found.append(f"these are figures of the virtual machine of {host.machine.virtual_machine}, not of the computer")
     return found
+
+
+def _cards(host: HostFigures) -> Sequence[str]:
+    """Return the VRAM of each of several cards, as a lease is on one of them."""
+    parts = [f"GPU {gpu.index} {_part(gpu.used_mb, gpu.total_mb)}" for gpu in host.gpus]
+    return [f"VRAM: {', '.join(parts)}"] if len(parts) > 1 else []
 
 
 def _container(host: HostFigures) -> Sequence[str]:

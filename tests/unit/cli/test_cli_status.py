@@ -4,13 +4,14 @@ import json
 import threading
 import time
 
+import msgspec
 import pytest
 
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.cli import status
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -57,6 +58,25 @@ def test_status_shows_the_machines_and_the_containers(hosts: TwoHosts, cli: Cli)
     assert (rows[1], rows[3]) == (own + "pc2", own + "mainpc")
     assert rows[4].split() == ["pc3", "-", "-", "0.1", "of", "0.5", "GB", "-", "-", "-"]
     assert rows[5] == "  its version measures only its container; update it"
+
+
+def test_status_shows_the_vram_of_each_card(hosts: TwoHosts, cli: Cli) -> None:
+    """No sum, which no lease can have; the VRAM of one card stands in the table, and --json has every card."""
+    for host, cards in (("pc3", [(1_024, 2_048)]), ("pc4", [(1_024, 24_576), (8_192, 8_192)])):
+        gpus = [GpuSample(index=i, name="GPU", used_mb=used, total_mb=total) for i, (used, total) in enumerate(cards)]
+        used_mb, total_mb = (sum(column) for column in zip(*cards, strict=True))
+        measured = HostSample(wall=0, cpu_percent=None, ram_used_mb=80, ram_total_mb=512, gpus=tuple(gpus))
+        hosts.mainpc.metrics.ingest(
+            host, msgspec.structs.replace(measured, vram_used_mb=used_mb, vram_total_mb=total_mb)
+        )
+    rows = [" ".join(row.split()) for row in rows_of(cli(hosts, "status").out, "Machines")]
+    assert rows[-3:] == [
+        "pc3 - - 0.1 of 0.5 GB - 1.0 of 2.0 GB -",
+        "pc4 - - 0.1 of 0.5 GB - 2 cards -",
+        "VRAM: GPU 0 1.0 of 24.0 GB, GPU 1 8.0 of 8.0 GB",
+    ]
+    reported = json.loads(cli(hosts, "status", "--json").out)["hosts"]["pc4"]
+    assert (reported["vram_total_mb"], [gpu["total_mb"] for gpu in reported["gpus"]]) == (32_768, [24_576, 8_192])
 
 
 def test_status_shows_each_identity_with_its_whole_fingerprint(hosts: TwoHosts, cli: Cli) -> None:
