@@ -1,5 +1,6 @@
 """`certs-init revoke` against running agents: it returns when every host refuses the key, or says which may not."""
 
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,6 +89,39 @@ def test_a_host_that_is_away_fails_the_command(hosts: Hosts) -> None:
     hosts.start(UMRA).wait_until_ready()
     again = revoke(hosts, "third", host="mainpc")
     assert (again.status, host_lines(again)[1]) == (0, f"pc2: acknowledged by {UMRA}")
+
+
+def test_an_agent_of_this_machine_that_stopped_has_acknowledged(hosts: Hosts) -> None:
+    """It told mainpc that it stops, so nobody waits until mainpc misses its heartbeats."""
+    _, pc2 = hosts.start_both()
+    enrolled(hosts, SDT, UMRA)
+    assert pc2.terminate() == 0
+    with at_most(WITHIN_S):
+        ran = revoke(hosts, "third")
+    assert (ran.status, ran.err) == (0, "")
+    assert host_lines(ran) == [f"mainpc: acknowledged by {SDT}", f"pc2: {UMRA} {NEXT_START}"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "suspended"])
+def test_an_agent_that_is_only_silent_has_not_acknowledged(hosts: Hosts, number: signal.Signals) -> None:
+    """It said nothing to mainpc, so it may only be cut off, and serve."""
+    _, pc2 = hosts.start_both()
+    enrolled(hosts, SDT, UMRA)
+    pc2.send(number)
+    ran = revoke(hosts, "third")
+    assert ran.status == 1
+    assert host_lines(ran)[1].startswith(f"pc2: NOT ACKNOWLEDGED: {UMRA} ")
+
+
+def test_an_agent_that_started_again_is_waited_for(hosts: Hosts) -> None:
+    """Its heartbeat ends what it said when it stopped."""
+    _, pc2 = hosts.start_both()
+    third = enrolled(hosts, SDT, UMRA)
+    assert pc2.terminate() == 0
+    hosts.start(UMRA).wait_until_ready()
+    ran = revoke(hosts, "third")
+    assert (ran.status, gets_in(hosts, UMRA, third)) == (0, False)
+    assert host_lines(ran)[1] == f"pc2: acknowledged by {UMRA}"
 
 
 def test_a_host_that_cannot_write_its_list_has_not_acknowledged(hosts: Hosts) -> None:

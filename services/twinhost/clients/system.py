@@ -502,12 +502,16 @@ class SystemDigitalTwin(FeedClient):
         trust_revision: str | None = None,
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
+        stopping: bool | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> HeartbeatReply:
         """Report that an agent is alive; `status`, if given, replaces the registered one.
 
-        Limits: `agent_name` 1 to 256 characters; `status` 1 to 256 characters; `trust_revision` 1 to 256 characters.
+        With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
+
+        Limits: `agent_name` 1 to 256 characters; `status` 1 to 256 characters; `trust_revision` 1 to 256 characters;
+        `stopping` False if omitted.
 
         >>> system.heartbeat("gardener", status="HEALTHY").status
         'success'

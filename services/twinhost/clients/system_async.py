@@ -480,6 +480,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         trust_revision: str | None = None,
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
+        stopping: bool | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> HeartbeatReply:

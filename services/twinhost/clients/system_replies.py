@@ -135,7 +135,10 @@ class AgentInfoReply(Reply, frozen=True):
 
 
 class AgentBrief(Part, frozen=True):
-    """An agent's location, status, and last heartbeat. The status is NO_RESPONSE without a heartbeat within the TTL."""
+    """An agent's location, status, and last heartbeat.
+
+    The status is NO_RESPONSE without a heartbeat within the TTL, and after the agent has reported that it stops.
+    """
 
     location: str = NOT_SENT
     status: str = NOT_SENT

@@ -61,6 +61,19 @@ def test_only_an_agent_that_sent_heartbeats_can_die(twin: Twin, clock: Clock) ->
     assert not twin.registry.has_died("nobody")
 
 
+def test_an_agent_that_stops_is_silent_at_once(twin: Twin, clock: Clock) -> None:
+    """Its next heartbeat revives it. Until its TTL is over it has not died: it may only start again."""
+    twin.register()
+    assert twin.ask("heartbeat", agent_name=UMRA.name, stopping=True)["status"] == "success"
+    assert (twin.status_of(UMRA.name), twin.registry.has_died(UMRA.name)) == ("NO_RESPONSE", False)
+    twin.ask("heartbeat", agent_name=UMRA.name)
+    assert twin.status_of(UMRA.name) == "HEALTHY"
+    twin.ask("heartbeat", agent_name=UMRA.name, status="BUSY", stopping=True)
+    assert twin.status_of(UMRA.name) == "NO_RESPONSE"
+    clock.let_pass(TTL_S + 1)
+    assert twin.registry.has_died(UMRA.name)
+
+
 def test_a_heartbeat_revives_with_the_registered_status(twin: Twin, clock: Clock) -> None:
     """An agent whose heartbeats resume keeps what it registered; no registration is needed."""
     twin.ask("register_agent", agent_name=UMRA.name, status="BUSY")

@@ -37,6 +37,7 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
+_GOODBYE_S = 0.5  # for the last heartbeat, which delays the agent's end
 _MAX_SAMPLES = 1_000  # that wait for the thread
 
 
@@ -72,7 +73,7 @@ class MainpcLink(Worker):
             dependencies: the agents that it needs.
             witness: keeps the heads of mainpc's audit log.
         """
-        super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + 0.5)
+        super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
         self._registration_data = {
             "agent_id": agent.name,
             "agent_type": agent_type,
@@ -127,6 +128,7 @@ class MainpcLink(Worker):
             while not self.stopping:
                 self._heartbeat_due = False
                 self._send_until(client, time.monotonic() + self._turn(client))
+            self._say_goodbye(client)
 
     def _send_until(self, client: Client, next_heartbeat: float) -> None:
         """Send measurements and the outbox until the next heartbeat is due, or until another thread wakes this one."""
@@ -197,6 +199,21 @@ class MainpcLink(Worker):
             self._synchronised = True
             return True  # the next heartbeat acknowledges the revision
         return False
+
+    def _say_goodbye(self, client: Client) -> None:
+        """Tell mainpc that this agent stops; else it would count as alive until its TTL is over."""
+        if self._fault is not None:
+            return
+        try:
+            client.call(
+                "heartbeat",
+                deadline_s=_GOODBYE_S,
+                agent_name=self._name,
+                trust_revision=self._trust_revision,
+                stopping=True,
+            )
+        except (ConnectionRefused, RequestError) as error:
+            _log.info("goodbye_not_taken", cause=type(error).__name__)
 
     def _follow_trust(self, client: Client, revision: object) -> bool:
         """Apply mainpc's list of keys if it has changed; return whether it had."""

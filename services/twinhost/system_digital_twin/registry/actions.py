@@ -50,13 +50,17 @@ class RegisterAgent(Request, tag="register_agent"):
 
 
 class Heartbeat(Request, tag="heartbeat"):
-    """Report that an agent is alive; `status`, if given, replaces the registered one."""
+    """Report that an agent is alive; `status`, if given, replaces the registered one.
+
+    With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
+    """
 
     agent_name: NAME
     status: NAME | None = None
     trust_revision: NAME | None = None  # of the trust document that the agent has applied
     audit_seen: AuditSeen | None = None
     audit_restored: AuditRestored | None = None
+    stopping: bool = False
 
 
 class Unregister(Request, tag="unregister"):
@@ -213,7 +217,7 @@ class RegistryActions(Feature):
     @action(mutates=True)
     def heartbeat(self, request: Heartbeat, caller: Caller) -> HeartbeatReply:
         require_speaks_for(caller, request.agent_name)
-        seen = self._registry.heartbeat(request.agent_name, request.status)
+        seen = self._registry.heartbeat(request.agent_name, request.status, stopping=request.stopping)
         self._registry.note_trust(request.agent_name, request.trust_revision)
         return {
             "status": SUCCESS,

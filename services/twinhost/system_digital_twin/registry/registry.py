@@ -51,7 +51,10 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentBrief(TypedDict):
-    """An agent's location, status, and last heartbeat. The status is NO_RESPONSE without a heartbeat within the TTL."""
+    """An agent's location, status, and last heartbeat.
+
+    The status is NO_RESPONSE without a heartbeat within the TTL, and after the agent has reported that it stops.
+    """
 
     location: str
     status: str
@@ -87,14 +90,18 @@ class AgentEvent(TypedDict):
 
 
 class Seen(msgspec.Struct, frozen=True, gc=False):
-    """The last heartbeat: `wall` in seconds since the epoch, to show; `clock` in monotonic seconds, to count from."""
+    """The last heartbeat: `wall` in seconds since the epoch, to show; `clock` in monotonic seconds, to count from.
+
+    With `stopping` no further one is expected.
+    """
 
     wall: float
     clock: float
+    stopping: bool = False
 
 
 class Registry:
-    """Registrations by name. An agent that is silent for longer than its TTL reads as NO_RESPONSE.
+    """Registrations by name. An agent that is silent for longer than its TTL, or has stopped, reads as NO_RESPONSE.
 
     Silence is counted by the monotonic clock, so a change of the wall clock has no effect on it.
     """
@@ -140,14 +147,13 @@ class Registry:
         self._announce(record.name, "registered", record.registered_by)
         return record
 
-    def heartbeat(self, name: str, status: str | None) -> Seen:
+    def heartbeat(self, name: str, status: str | None, *, stopping: bool = False) -> Seen:
         """Record a heartbeat, and a new status if one is given; NotFound where the agent is not registered."""
         record = self.get(name)
         self._sent_heartbeat.add(name)
         if status is not None and status != record.status:
             self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
-            return self._seen[name]
-        return self._remember(name)
+        return self._remember(name, stopping=stopping)
 
     def note_trust(self, name: str, revision: str | None) -> None:
         """Record which revision of the trust document an agent has applied; None: no revision."""
@@ -216,20 +222,23 @@ class Registry:
         }
 
     def status(self, record: AgentRecord) -> str:
-        """Return the registered status, or NO_RESPONSE if the last heartbeat is older than the TTL."""
-        return NO_RESPONSE if self.silent_s(record.name) > self.ttl_s else record.status
+        """Return the registered status, or NO_RESPONSE if the agent has stopped or is silent for more than its TTL."""
+        return NO_RESPONSE if self._seen[record.name].stopping or self._is_silent(record.name) else record.status
 
     def has_died(self, name: str) -> bool:
-        """Return whether an agent has the status NO_RESPONSE after it has sent heartbeats to this process.
+        """Return whether an agent is silent for more than its TTL after it has sent heartbeats to this process.
 
         A program that only registers never sends any; and after mainpc's start, every agent needs time to reconnect.
+        An agent that has stopped has the TTL to start again.
         """
-        record = self._records.get(name)
-        return name in self._sent_heartbeat and record is not None and self.status(record) == NO_RESPONSE
+        return name in self._sent_heartbeat and name in self._records and self._is_silent(name)
 
     def silent_s(self, name: str) -> float:
         """Return the seconds since a registered agent's last heartbeat."""
         return time.monotonic() - self._seen[name].clock
+
+    def _is_silent(self, name: str) -> bool:
+        return self.silent_s(name) > self.ttl_s
 
     def _missing_dependencies(self, record: AgentRecord) -> list[str]:
         return [
@@ -269,9 +278,9 @@ class Registry:
         self._database.restore_on_rollback(self._records, name)
         self._records[name] = record
 
-    def _remember(self, name: str) -> Seen:
+    def _remember(self, name: str, *, stopping: bool = False) -> Seen:
         self._database.restore_on_rollback(self._seen, name)
-        seen = self._seen[name] = Seen(time.time(), time.monotonic())
+        seen = self._seen[name] = Seen(time.time(), time.monotonic(), stopping)
         self._waiting.add(name)
         return seen
 
