@@ -181,12 +181,16 @@ class PeerDocument(TypedDict):
 
 
 class Peers(TypedDict):
-    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome."""
+    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome.
+
+    A `last_seen` of null means: not since `seen_since`, when the record of it began.
+    """
 
     status: Literal["ok", "success"]
     peers: list[PeerDocument]
     revoked: list[str]
     handshakes: dict[str, int]
+    seen_since: str | None
 
 
 class ProbesAnnounced(TypedDict):
@@ -237,6 +241,7 @@ class OperatorActions(Feature):
     @action()
     def peers(self, _: GetPeers, __: Caller) -> Peers:
         counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
+        since = self._sessions.seen_since
         return {
             "status": self._success,
             "peers": [
@@ -249,12 +254,13 @@ class OperatorActions(Feature):
                     "not_after": _moment(peer.validity.not_after),
                     "standing": self._peers.standing(peer.fingerprint),
                     "sessions": counts.get(peer.name, 0),
-                    "last_seen": iso_time(last_seen[peer.name]) if peer.name in last_seen else None,
+                    "last_seen": iso_time(last_seen[peer.fingerprint]) if peer.fingerprint in last_seen else None,
                 }
                 for peer in self._peers.all()
             ],
             "revoked": sorted(self._peers.contents.revoked),
             "handshakes": self._handshakes.counts(),
+            "seen_since": None if since is None else iso_time(since),
         }
 
     @action()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any, Literal
 
 import structlog
 import zmq
@@ -23,6 +24,7 @@ from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
+from twinhost.agent.keys_seen import SEEN_FILE, KeysSeen
 from twinhost.agent.live_config import ConfigWatch
 from twinhost.agent.log_lines import configure_logging
 from twinhost.agent.schema import SchemaActions
@@ -30,8 +32,9 @@ from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.network_config import Limits
+from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
-from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.bound_socket import CallerSource, SecuredSessions, ServerSocket
 from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
@@ -241,14 +244,10 @@ def prepare_agent(
     session_limits = SessionLimits(settings.config.limits.sessions_per_key)
     listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
     server_socket, feed = listening.requests, listening.feed
-    actions = [
-        *assembly.actions,
-        *documents.actions(),
-        *OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success).actions(),
-    ]
-    actions += SchemaActions(name, lambda: actions, assembly.success).actions()
+    follow_keys = _key_follower(settings, keys, server_socket.sessions, stack)
+    operators = OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success)
     dispatcher = Dispatcher(
-        actions,
+        _with_schemas(name, [*assembly.actions, *documents.actions(), *operators.actions()], assembly.success),
         grants,
         database,
         replies,
@@ -277,7 +276,7 @@ def prepare_agent(
 
     def on_tick() -> None:
         _follow_limits(settings.config.limits, replies, session_limits)
-        keys.log_expiries()
+        follow_keys()
         with telemetry.collecting(gauges.read, assembly.on_collect):
             assembly.on_tick()
 
@@ -303,6 +302,27 @@ def prepare_agent(
         messages=MESSAGES,
     )
     return server
+
+
+def _with_schemas(name: str, actions: Sequence[Action[Any]], success: Literal["ok", "success"]) -> list[Action[Any]]:
+    """Return an agent's actions, and the one that describes all of them."""
+    described = [*actions]
+    described += SchemaActions(name, lambda: described, success).actions()
+    return described
+
+
+def _key_follower(settings: Settings, keys: HostKeys, sessions: CallerSource, stack: ExitStack) -> Callable[[], None]:
+    """Return a function for the tick: it logs which keys expire, and keeps when each was used."""
+    if not isinstance(sessions, SecuredSessions):  # an open link
+        return keys.log_expiries
+    seen = KeysSeen(settings.state / f"{settings.agent.name}.{SEEN_FILE}", sessions, keys.peers)
+    stack.callback(seen.save)
+
+    def follow() -> None:
+        keys.log_expiries()
+        seen.on_tick()
+
+    return follow
 
 
 def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLimits) -> None:

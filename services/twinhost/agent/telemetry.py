@@ -319,7 +319,7 @@ class Gauges:
                     roles=peer.roles,
                     fingerprint=peer.fingerprint,
                     sessions=counts.get(peer.name, 0),
-                    last_seen=last_seen.get(peer.name),
+                    last_seen=last_seen.get(peer.fingerprint),
                     not_before=peer.validity.not_before,
                     not_after=peer.validity.not_after,
                 )

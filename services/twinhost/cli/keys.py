@@ -15,7 +15,7 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.key_changes import add_changes
-from twinhost.cli.output import Failure, Peer, Peers, days, duration, read, seconds_between
+from twinhost.cli.output import Failure, Peer, Peers, days, duration, not_seen, read, seconds_between
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
@@ -52,7 +52,7 @@ class Key:
 
     @property
     def seen_s(self) -> float | None:
-        """Seconds since any agent saw its owner."""
+        """Seconds since any agent saw it."""
         return min((ago for ago, _ in self.last_seen.values()), default=None)
 
     def as_document(self) -> dict[str, Any]:
@@ -218,6 +218,7 @@ def _document(
         "keys": [key.as_document() for key in listed if not key.invitation],
         "invitations": [key.as_document() for key in listed if key.invitation],
         "revoked": {report.host: list(report.peers.revoked) for report in reports},
+        "seen_since": {report.host: report.peers.seen_since for report in reports},
         "unacknowledged": [{"agent": one.agent, "host": one.host, "revoked": one.revoked} for one in behind],
     }
 
@@ -225,7 +226,8 @@ def _document(
 def _view(
     listed: Sequence[Key], reports: Sequence[KeyReport], behind: Sequence[Unacknowledged]
 ) -> list[RenderableType]:
-    rows = [_row(key) for key in listed if not key.invitation]
+    recorded_s = output.recorded_s((report.peers, report.now) for report in reports)
+    rows = [_row(key, recorded_s) for key in listed if not key.invitation]
     columns = ("name", "age", "left", "sessions", "last seen", "standing")
     parts = [output.records(f"Keys ({len(rows)})", columns, rows)]
     invitations: list[list[output.Cell]] = [
@@ -245,7 +247,7 @@ def _view(
     return parts
 
 
-def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
+def _row(key: Key, recorded_s: float | None) -> tuple[list[output.Cell], output.Cell]:
     """Return the cells, and the line below them: fingerprint, roles, and host."""
     peer = key.peer
     sessions = [f"{count} on {host}" for host, count in key.sessions.items()] or ["none"]
@@ -257,7 +259,7 @@ def _row(key: Key) -> tuple[list[output.Cell], output.Cell]:
         "-" if key.age_s is None else f"{int(max(0.0, key.age_s) // DAY_S)} d",
         _left(key),
         output.lines(*sessions),
-        "never" if key.seen_s is None else f"{duration(key.seen_s)} ago",
+        not_seen(key.age_s, recorded_s) if key.seen_s is None else f"{duration(key.seen_s)} ago",
         output.lines(*standing),
     ]
     return cells, output.styled(f"{peer.fingerprint}  {', '.join(peer.roles)} on {peer.host}", output.FAINT)

@@ -287,11 +287,15 @@ class Peer(msgspec.Struct, frozen=True):
 
 
 class Peers(msgspec.Struct, frozen=True):
-    """The reply to `get_peers`; `handshakes` counts them by outcome since the agent's start."""
+    """The reply to `get_peers`; `handshakes` counts them by outcome since the agent's start.
+
+    `seen_since` is when the record of `last_seen` began; None from an older agent, which forgets it at its end.
+    """
 
     peers: tuple[Peer, ...]
     handshakes: dict[str, int]
     revoked: tuple[str, ...] = ()  # fingerprints
+    seen_since: str | None = None
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -332,6 +336,19 @@ def age(moment: str | None, now: str) -> str:
         return "never"
     seconds = seconds_between(moment, now)
     return moment if seconds is None else f"{duration(max(0.0, seconds))} ago"
+
+
+def recorded_s(replies: Iterable[tuple[Peers, str]]) -> float | None:
+    """Return for how many seconds all agents have recorded `last_seen`; each has its own clock's time beside it."""
+    known = (seconds_between(peers.seen_since, now) for peers, now in replies)
+    return min((seconds for seconds in known if seconds is not None), default=None)
+
+
+def not_seen(age_s: float | None, recorded_s: float | None) -> Text:
+    """Return what is known of a key that no agent has seen: `never` only of one that is younger than the record."""
+    if recorded_s is None or (age_s is not None and age_s <= recorded_s):
+        return Text("never")
+    return lines("not for", duration(max(0.0, recorded_s)))
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,17 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
-from twinhost.cli.output import Failure, Health, Peers, Registration, Registrations, age, duration, read
+from twinhost.cli.output import (
+    Failure,
+    Health,
+    Peers,
+    Registration,
+    Registrations,
+    age,
+    duration,
+    read,
+    seconds_between,
+)
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
@@ -273,18 +283,26 @@ def _warnings(report: AgentReport) -> list[tuple[str, Text]]:
 def _peers_table(survey: Survey) -> RenderableType:
     """One row for each key, whichever agents list it; the fingerprint is below the name."""
     seen: dict[tuple[str, str, tuple[str, ...], str], list[tuple[str, str]]] = {}
+    unseen: dict[str, Text] = {}
+    recorded_s = output.recorded_s(
+        (report.peers, report.health.timestamp) for report in survey.reports if report.peers and report.health
+    )
     for report in survey.reports:
         if report.peers is None or report.health is None:
             continue
         for peer in report.peers.peers:
+            unseen[peer.fingerprint] = output.not_seen(
+                seconds_between(peer.not_before, report.health.timestamp), recorded_s
+            )
             sessions = seen.setdefault((peer.name, peer.host, peer.roles, peer.fingerprint), [])
             if peer.sessions or peer.last_seen:
                 last_seen = age(peer.last_seen, report.health.timestamp)
                 sessions.append((f"{peer.sessions} on {report.agent.host.name}", last_seen))
     rows = []
     for (name, host, roles, fingerprint), sessions in seen.items():
-        counts, ages = zip(*sessions or [("none", "never")], strict=True)
-        cells = (name, host, ", ".join(roles), output.lines(*counts), output.lines(*ages))
+        counts, ages = zip(*sessions or [("none", "")], strict=True)
+        when = output.lines(*ages) if sessions else unseen[fingerprint]
+        cells = (name, host, ", ".join(roles), output.lines(*counts), when)
         rows.append((cells, output.styled(fingerprint, output.FAINT)))
     columns = ("identity and key", "host", "role", "sessions", "last seen")
     return output.records("Authenticated peers", columns, rows)

@@ -533,11 +533,15 @@ class PeerDocument(Part, frozen=True):
 
 
 class Peers(Reply, frozen=True):
-    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome."""
+    """The authorised peers with their sessions, the revoked fingerprints, and the handshakes by outcome.
+
+    A `last_seen` of null means: not since `seen_since`, when the record of it began.
+    """
 
     peers: list[PeerDocument] = NOT_SENT
     revoked: list[str] = NOT_SENT
     handshakes: dict[str, int] = NOT_SENT
+    seen_since: str | None = NOT_SENT
 
 
 class RegisteredAgents(Reply, frozen=True):

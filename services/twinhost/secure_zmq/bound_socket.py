@@ -6,7 +6,7 @@ Only `sockets` calls this: it makes the socket and has it bound here, in one ste
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -75,7 +75,8 @@ class SecuredSessions:
         self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
         self._ended: deque[int] = deque()
-        self._last_seen: dict[str, float] = {}
+        self._last_seen: dict[str, float] = {}  # by fingerprint
+        self.seen_since: float | None = None  # when that record began
 
     def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
         """Return the caller of a message, as of `now` in seconds since the epoch, and count its session.
@@ -103,7 +104,7 @@ class SecuredSessions:
             self._sessions[routing_id] = Session(caller.name, fd, *remote)
             if remote[0] is None:
                 self.disconnected(fd)  # it had ended before, so its end is not reported any more
-        self._last_seen[caller.name] = now
+        self._last_seen[caller.fingerprint] = now
         return caller
 
     def caller_now(self, fingerprint: str | None) -> Caller | None:
@@ -149,8 +150,12 @@ class SecuredSessions:
         return dict(Counter(names[fd] for fd in names.keys() - set(self._ended)))
 
     def last_seen(self) -> dict[str, float]:
-        """Return when each caller's last message came, in seconds since the epoch."""
+        """Return when the last message of each key came, by fingerprint, in seconds since the epoch."""
         return dict(self._last_seen)
+
+    def restore_last_seen(self, seen: Mapping[str, float], since: float) -> None:
+        """Start with what was known before this process; `since` is when that record began."""
+        self._last_seen, self.seen_since = dict(seen), since
 
     def _require_recorded(self, caller: Peer, frame: zmq.Frame) -> None:
         try:
@@ -179,6 +184,7 @@ class OpenSessions:
 
     def __init__(self) -> None:
         self.connections = Connections(lambda _: True)
+        self.seen_since: float | None = None
 
     def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
         return UNAUTHENTICATED

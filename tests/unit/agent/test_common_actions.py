@@ -1,6 +1,9 @@
 """What both agents answer alike: who is connected is for an operator's eyes."""
 
+import time
 from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +43,25 @@ def test_an_operator_sees_peers_and_handshakes(hosts: Hosts, agent: str, success
     assert all(peer["fingerprint"].startswith("SHA256:") for peer in peers.values())
     assert (peers["operator"]["sessions"], peers["operator"]["last_seen"] is None) == (1, False)
     assert set(reply["handshakes"]) >= {"accepted"}
+
+
+@pytest.mark.parametrize(("agent", "other"), [(SDT, UMRA), (UMRA, SDT)])
+def test_when_a_key_was_last_seen_outlives_a_restart(tmp_path: Path, agent: str, other: str) -> None:
+    """An operator who revokes keys that were never used keeps those that were; and sees since when that is known."""
+    with Hosts(tmp_path) as hosts:
+        running = hosts.start(agent).wait_until_serving()
+        before = int(time.time())
+        with hosts.client(agent, by=other) as client:
+            client.call("ping")
+        with hosts.client(agent) as operator:
+            seen, since = peers_of(operator)[other]["last_seen"], operator.call("get_peers")["seen_since"]
+        assert before <= datetime.fromisoformat(seen).timestamp()
+        assert running.terminate() == 0
+        hosts.start(agent).wait_until_serving()
+        with hosts.client(agent) as operator:
+            reply = operator.call("get_peers")
+    assert {peer["name"]: peer["last_seen"] for peer in reply["peers"]}[other] == seen
+    assert reply["seen_since"] == since
 
 
 @pytest.mark.parametrize("agent", [SDT, UMRA])

@@ -7,9 +7,11 @@ import time
 import pytest
 
 from tests.identities import new_pair
-from tests.unit.cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
+from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
+from twinhost.agent.health import iso_time
 from twinhost.cli import keys
+from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.certificates import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
@@ -67,6 +69,26 @@ def test_people_see_a_table_that_fits(ageing: TwoHosts, cli: Cli) -> None:
             f"  {fingerprint}  {BELOW[name]}"
         )
     assert ran.out.endswith("Revoked permanently: 0 keys\n")
+
+
+def sessions_of(agent: LoopbackAgent) -> SecuredSessions:
+    assert isinstance(agent.socket.sessions, SecuredSessions)
+    return agent.socket.sessions
+
+
+def test_never_is_said_only_of_a_key_younger_than_the_record(ageing: TwoHosts, cli: Cli) -> None:
+    """Of an older one nobody knows; the shortest record counts, and `status` says the same."""
+    now = time.time()
+    mainpcs, pc2s = sessions_of(ageing.mainpc), sessions_of(ageing.pc2)
+    mainpcs.restore_last_seen({}, now - 400 * DAY_S)
+    pc2s.restore_last_seen({}, now - 90)
+    for command in (["keys", "list"], ["status"]):
+        out = cli(ageing, *command).out
+        assert re.search(rf"{UMRA} .* none +not for.*\n +1 min 3\d s *\n", out), out
+    document = json.loads(cli(ageing, "keys", "list", "--json").out)
+    assert document["seen_since"] == {"mainpc": iso_time(now - 400 * DAY_S), "pc2": iso_time(now - 90)}
+    pc2s.restore_last_seen({}, now - 361 * DAY_S)
+    assert re.search(rf"{UMRA} .* none +never +live", cli(ageing, "keys", "list").out)
 
 
 def test_a_key_near_its_end_is_yellow_and_one_far_from_it_is_not(ageing: TwoHosts) -> None:

@@ -1,0 +1,68 @@
+"""When each key was last used, in a file: an operator who revokes unused keys after a restart must not see all as such.
+
+It is separate from the agent's database, since a restored backup would set it back.
+"""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import structlog
+
+from twinhost.secure_zmq.bound_socket import SecuredSessions
+from twinhost.secure_zmq.key_writer import replace_file
+from twinhost.secure_zmq.peers import AuthorizedPeers
+
+_log = structlog.get_logger(__name__)
+
+SEEN_FILE = "keys-seen.json"  # after the agent's name, in its state folder
+_SAVE_EVERY_S = 60.0  # a killed agent forgets as much
+_Moment = Annotated[float, msgspec.Meta(ge=0, lt=253_402_300_800)]  # in seconds since the epoch, to the year 9999
+
+
+class _Kept(msgspec.Struct):
+    since: _Moment  # when the record began
+    seen: dict[str, _Moment]  # by fingerprint
+
+
+class KeysSeen:
+    """Keeps when the keys of a socket's callers were last used; on the thread that owns the socket."""
+
+    def __init__(self, path: Path, sessions: SecuredSessions, peers: AuthorizedPeers) -> None:
+        """Read the file; without a valid one, the record begins now."""
+        self._path, self._sessions, self._peers = path, sessions, peers
+        self._saved: _Kept | None = None
+        self._due = 0.0
+        self._fault: str | None = None
+        try:
+            self._saved = msgspec.json.decode(path.read_bytes(), type=_Kept)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            _log.warning("keys_seen_unreadable", path=str(path), reason=str(error), effect="the record begins again")
+        kept = self._saved or _Kept(time.time(), {})
+        self._since = kept.since
+        sessions.restore_last_seen(kept.seen, kept.since)
+
+    def on_tick(self) -> None:
+        """Write what has changed, once in _SAVE_EVERY_S."""
+        if time.monotonic() >= self._due:
+            self.save()
+
+    def save(self) -> None:
+        """Write what has changed; after a failure the next call retries."""
+        self._due = time.monotonic() + _SAVE_EVERY_S
+        listed = {peer.fingerprint for peer in self._peers.all()}
+        seen = {key: at for key, at in self._sessions.last_seen().items() if key in listed}
+        kept = _Kept(self._since, seen)
+        if kept == self._saved:
+            return
+        try:
+            replace_file(self._path, msgspec.json.encode(kept).decode())
+        except OSError as error:
+            if str(error) != self._fault:
+                _log.warning("keys_seen_not_written", path=str(self._path), reason=str(error))
+            self._fault = str(error)
+        else:
+            self._saved, self._fault = kept, None

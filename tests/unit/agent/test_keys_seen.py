@@ -1,0 +1,105 @@
+"""The file of when keys were last used: it costs no write per request, and no state of it stops the agent."""
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.identities import new_pair
+from twinhost.agent.keys_seen import KeysSeen
+from twinhost.secure_zmq.bound_socket import SecuredSessions
+from twinhost.secure_zmq.key_writer import write_certificate
+from twinhost.secure_zmq.peers import AuthorizedPeers
+
+
+class Bench:
+    """A socket's sessions, the file, and one listed key."""
+
+    def __init__(self, root: Path) -> None:
+        listed = new_pair("third", "pc3").certificate
+        (root / "keys").mkdir()
+        write_certificate(listed, root / "keys" / "third.key")
+        self.key, self.path = listed.public.fingerprint, root / "seen.json"
+        self.peers = AuthorizedPeers([root / "keys"])
+        self.peers.reload()
+
+    def start(self) -> tuple[KeysSeen, SecuredSessions]:
+        """Do what a start of the agent does."""
+        sessions = SecuredSessions(self.peers)
+        return KeysSeen(self.path, sessions, self.peers), sessions
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    with closing(bench.peers):
+        yield bench
+
+
+def use(sessions: SecuredSessions, key: str, moment: float) -> None:
+    sessions._last_seen[key] = moment
+
+
+def test_it_writes_once_a_minute_and_at_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick comes every 0.2 s; a killed agent has lost a minute at most."""
+    clock = time.monotonic()
+    monkeypatch.setattr("twinhost.agent.keys_seen.time.monotonic", lambda: clock)
+    seen, sessions = bench.start()
+    seen.on_tick()
+    first = bench.path.read_bytes()
+    use(sessions, bench.key, 1_000.0)
+    clock += 59
+    seen.on_tick()
+    assert bench.path.read_bytes() == first
+    clock += 1
+    seen.on_tick()
+    assert bench.start()[1].last_seen() == {bench.key: 1_000.0}
+    use(sessions, bench.key, 2_000.0)
+    seen.save()
+    assert bench.start()[1].last_seen() == {bench.key: 2_000.0}
+
+
+def test_the_record_began_when_it_first_did(bench: Bench) -> None:
+    """Before a file there is nothing that is known, and a key without a time may have been used."""
+    before = time.time()
+    seen, sessions = bench.start()
+    since = sessions.seen_since
+    assert since is not None
+    assert before <= since <= time.time()
+    seen.save()
+    assert bench.start()[1].seen_since == since
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"since": -1.0, "seen": {}}', b'{"since": 1.0, "seen": {"a": 1e300}}']
+)
+def test_a_damaged_file_begins_the_record_again(bench: Bench, content: bytes) -> None:
+    """The agent starts, claims nothing about the time before, and puts a good file in its place."""
+    bench.path.write_bytes(content)
+    before = time.time()
+    seen, sessions = bench.start()
+    assert (sessions.last_seen(), (sessions.seen_since or 0) >= before) == ({}, True)
+    seen.save()
+    assert bench.start()[1].seen_since == sessions.seen_since
+
+
+def test_a_key_that_is_no_longer_listed_is_forgotten(bench: Bench) -> None:
+    """Else the file would keep every key that there ever was."""
+    seen, sessions = bench.start()
+    use(sessions, bench.key, 1_000.0)
+    use(sessions, "SHA256:another", 1_000.0)
+    seen.save()
+    assert bench.start()[1].last_seen() == {bench.key: 1_000.0}
+
+
+def test_what_cannot_be_written_is_written_later(bench: Bench) -> None:
+    """A full volume, or one that is gone, stops nobody."""
+    seen, sessions = bench.start()
+    use(sessions, bench.key, 1_000.0)
+    bench.path.mkdir()
+    seen.save()
+    bench.path.rmdir()
+    seen.save()
+    assert bench.start()[1].last_seen() == {bench.key: 1_000.0}
