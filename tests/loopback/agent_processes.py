@@ -184,13 +184,14 @@ class Hosts:
         for name in _MODULES:
             (root / name).mkdir()
 
-    def start(self, name: str, *, apart: bool = False) -> AgentProcess:
-        """Start an agent, `apart` from the fork server and its memory; it is not waited for."""
+    def start(self, name: str, *, apart: bool = False, open_files: int | None = None) -> AgentProcess:
+        """Start an agent, and do not wait for it; `apart` from the fork server and its memory, as with `open_files`."""
         environment, module = self.environment(name), _MODULES[name]
         # Both are read when an interpreter starts: by the loader, and by a sitecustomize that turns the clock.
-        own = apart or not {"LD_LIBRARY_PATH", "TURNED_S"}.isdisjoint(environment)
+        own = apart or open_files is not None or not {"LD_LIBRARY_PATH", "TURNED_S"}.isdisjoint(environment)
+        limit = [] if open_files is None else ["prlimit", f"--nofile={open_files}"]
         process = (subprocess.Popen if own else fork_server.Process)(
-            [sys.executable, "-m", module] if own else [module],
+            [*limit, sys.executable, "-m", module] if own else [module],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import zmq
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
+from twinhost.secure_zmq.authenticator import LEAST_OPEN_FILES
 from twinhost.secure_zmq.wire import Reply
 
 SHUTDOWN_S = 5.0  # the promise
@@ -186,6 +187,26 @@ def test_a_taken_port_is_one_sentence(hosts: Hosts, name: str, which: str) -> No
     assert f"{port} can't be bound (" in sentence
     assert sentence.endswith("change network_config.yaml")
     assert not [line for line in refused.lines[:-1] if not line.startswith("{")]
+
+
+@pytest.mark.parametrize("name", [SDT, UMRA])
+def test_too_few_open_files_are_one_sentence(hosts: Hosts, name: str) -> None:
+    """An agent that serves and has room for nobody would be healthy."""
+    refused = hosts.start(name, open_files=LEAST_OPEN_FILES - 1)
+    assert refused.wait() == CONFIGURATION_ERROR
+    assert refused.lines == [
+        f"{name} does not start: this process may open 255 files, and an agent needs 256, since each connection is "
+        "one; raise TWINHOST_NOFILE in .env, or outside a container: ulimit -n 256"
+    ]
+
+
+def test_the_fewest_open_files_are_enough_for_a_stack(hosts: Hosts) -> None:
+    """Both agents, an operator, and programs: 48 connections with mainpc, as the documents say."""
+    with ExitStack() as stack:
+        for agent in [hosts.start(name, open_files=LEAST_OPEN_FILES) for name in (SDT, UMRA)]:
+            agent.wait_until_ready()
+        for _ in range(40):
+            assert stack.enter_context(hosts.client(SDT)).call("ping", deadline_s=5.0)["status"] == "ok"
 
 
 def test_a_second_start_does_not_disturb_the_first(hosts: Hosts) -> None:

@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -146,6 +146,24 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     pending, admitted = map(int, done.stdout.split())
     assert (pending, admitted) == (128, 1024 - 2 * 128 - 64 - 128)
+
+
+def test_a_client_is_told_of_the_limit_of_all_keys(limited: ServedAgent, peer_keys: KeyPair) -> None:
+    """The key has room, so its own limit alone would mislead; the agent's log says which of the two it is."""
+    assert limited.authenticator is not None
+    refusals: list[Mapping[str, str]] = []
+    limited.authenticator.handshakes.listen(lambda _, fields: refusals.append(fields))
+    limited.authenticator.limits.total = 0
+    with Client(limited.secured(peer_keys)) as client, pytest.raises(ServerUnreachable, match="TWINHOST_NOFILE"):
+        client.call("who_am_i", deadline_s=1.0)
+    assert refusals[0]["reason"] == "all keys together have the 0 connections that TWINHOST_NOFILE allows"
+    limited.authenticator.limits.total = LIMIT + 1
+    with ExitStack() as stack:
+        for _ in range(LIMIT):
+            stack.enter_context(session(limited, peer_keys, speaks=True))
+        with pytest.raises(Refused, match="ERROR 500"):
+            session(limited, peer_keys, speaks=False)
+    assert refusals[-1]["reason"] == f"the key has the {LIMIT} connections that limits.sessions_per_key allows"
 
 
 def test_the_first_message_corrects_what_was_assumed() -> None:

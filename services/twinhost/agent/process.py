@@ -33,7 +33,7 @@ from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
+from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits, require_open_files
 from twinhost.secure_zmq.bound_socket import CallerSource, SecuredSessions, ServerSocket
 from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
@@ -169,6 +169,7 @@ def run_agent(
     _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
+            require_open_files()
             settings = load_settings(name)
             check = SelfCheck(name, settings.agent.zmq_port)
             server = prepare_agent(

@@ -26,7 +26,7 @@ from twinhost.secure_zmq.connections import (
     most_pending,
     shared,
 )
-from twinhost.secure_zmq.errors import SocketMisuse
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.secure_zmq.handshakes import MAX_WAITING, Handshakes
 from twinhost.secure_zmq.keys import KEY_BYTES, fingerprint_of
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
@@ -43,6 +43,7 @@ _UNREPORTED_S = 1.0
 _LATE = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
 _SOCKETS = 2  # that accept connections: requests, and the feed
 _OWN_FILES = 128  # that an agent has open besides its connections
+LEAST_OPEN_FILES = 256  # leave 48 connections for the keys; below 200 there is room for nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,15 @@ class _Acceptance:
 
     fingerprint: str
     at: float  # by the monotonic clock
+
+
+def require_open_files() -> None:
+    """Raise ConfigurationError if this process may have too few descriptors for an agent's connections."""
+    if (most := most_open_files()) < LEAST_OPEN_FILES:
+        raise ConfigurationError(
+            f"this process may open {most} files, and an agent needs {LEAST_OPEN_FILES}, since each connection is one; "
+            f"raise TWINHOST_NOFILE in .env, or outside a container: ulimit -n {LEAST_OPEN_FILES}"
+        )
 
 
 class SessionLimits:
@@ -109,6 +119,12 @@ class SessionLimits:
             self._count(fingerprint, 1)
             self._unplaced[bare_address(address)].append(_Acceptance(fingerprint, time.monotonic()))
             return True
+
+    def which_is_reached(self, fingerprint: str) -> str:
+        """Return which limit a key was refused for."""
+        if self._counts[fingerprint] >= self.per_key:
+            return f"the key has the {self.per_key} connections that limits.sessions_per_key allows"
+        return f"all keys together have the {self.total} connections that TWINHOST_NOFILE allows"
 
     def count(self, fingerprint: str) -> int:
         """Return how many connections a key has."""
@@ -378,7 +394,9 @@ class Authenticator(Worker):
             self.handshakes.refused(Outcome.HANDLER_FAULT, **known, reason="earlier handshakes can't be recorded")
             return _FAULT
         if not self.limits.admit(peer.fingerprint, address):
-            self.handshakes.refused(Outcome.TOO_MANY_SESSIONS, **known)
+            self.handshakes.refused(
+                Outcome.TOO_MANY_SESSIONS, **known, reason=self.limits.which_is_reached(peer.fingerprint)
+            )
             return _TOO_MANY
         self.handshakes.accepted(**known)
         if self._record_first:

@@ -49,8 +49,8 @@ _NO_HANDSHAKE = (
     "(another program listens on that port, or the agent's ZAP handler has failed)"
 )
 _TOO_MANY_SESSIONS = (
-    "this key has reached its limit of connections there; "
-    "close some, or raise limits.sessions_per_key in the agent's network_config.yaml"
+    "this key has reached its limit of connections there (limits.sessions_per_key in the agent's network_config.yaml), "
+    "or all keys together have theirs (TWINHOST_NOFILE in its .env); close some, or raise the limit that its log names"
 )
 _CLOSED_IN_HANDSHAKE = (
     "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "

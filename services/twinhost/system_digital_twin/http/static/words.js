@@ -20,7 +20,7 @@ const CAUSES = {
   key_revoked: ["Revoked key", "The key was authorised before, and then revoked."],
   key_expired: ["Expired key", "The validity of the key has ended."],
   key_not_yet_valid: ["Key not yet valid", "The validity of the key has not begun, or a clock is wrong."],
-  too_many_sessions: ["Too many sessions", "The key has as many connections as limits.sessions_per_key allows."],
+  too_many_sessions: ["Too many sessions", "The key has as many connections as limits.sessions_per_key allows, or all keys together as TWINHOST_NOFILE allows."],
   handler_fault: ["Key check failed", "The ZAP handler failed; see the log of mainpc’s agent."],
   wrong_server_key_or_mismatched_halves: ["Wrong server key", "The client pins another server key, or the halves of its key don’t match."],
   mechanism_mismatch: ["Security mismatch", "Only one side uses CURVE encryption."],
