@@ -34,7 +34,7 @@ from twinhost.secure_zmq.key_writer import (
     write_revocation,
     write_revoked_fingerprint,
 )
-from twinhost.secure_zmq.keys import Certificate, KeyPair, load_key_pair
+from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_key_pair
 
 _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 
@@ -44,11 +44,12 @@ class Target:
     """A key to revoke."""
 
     fingerprint: str
-    certificate: Certificate | None  # None where only the fingerprint is known
+    certificate: Certificate | None  # None where no file of the key is left
+    owner: KeyOwner | None  # None where no record names it either
     voucher: str | None = None  # the fingerprint of the key that vouched for it
 
     def __str__(self) -> str:
-        owner = "of an unknown owner" if self.certificate is None else described(self.certificate.owner)
+        owner = "of an unknown owner" if self.owner is None else described(self.owner)
         return f"{self.fingerprint} {owner}" + (f", which {self.voucher} vouched for" if self.voucher else "")
 
 
@@ -94,7 +95,7 @@ def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
             present = _present(layout)
             more = _named(present, owner) + ([] if only else _descendants(layout, found, present))
             wave = [target for target in more if target.fingerprint not in found]
-        owners = {target.certificate.owner.name for target in found.values() if target.certificate is not None}
+        owners = {target.owner.name for target in found.values() if target.owner is not None}
         others = [
             target
             for name in sorted(owners)
@@ -161,7 +162,8 @@ def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
         owner = owner.removesuffix("=")
         revoked_file_name(owner)
         invited = _keys_by_fingerprint(server / INVITES_FOLDER)
-        targets = [Target(owner, (_retired(layout) | revoked | invited | present).get(owner))]
+        known = _retired(layout) | revoked | invited | present
+        targets = [Target(owner, known.get(owner), _owner_of(layout, owner, known))]
     else:
         targets = _named(present, owner) or _named(revoked, owner)
     if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
@@ -177,7 +179,23 @@ def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
 
 
 def _named(certificates: Mapping[str, Certificate], name: str) -> list[Target]:
-    return [Target(key, certificate) for key, certificate in certificates.items() if certificate.owner.name == name]
+    keys = ((key, certificate) for key, certificate in certificates.items() if certificate.owner.name == name)
+    return [Target(key, certificate, certificate.owner) for key, certificate in keys]
+
+
+def _owner_of(layout: Layout, fingerprint: str, known: Mapping[str, Certificate]) -> KeyOwner | None:
+    """Return whose key it is: of a superseded one, the owner of what vouched for it, or of the file that it lay in."""
+    voucher_of, key = vouchers(layout), fingerprint
+    while key not in known and key in voucher_of:
+        key = voucher_of.pop(key)
+    if key in known:
+        return known[key].owner
+    with suppress(ConfigurationError):  # a damaged record stops no revocation
+        record = DistributionRecord(layout.root)
+        for identity in layout.everybody:
+            if any(fingerprint in record.fingerprints(path) for path in layout.public_files(identity)):
+                return identity.owner
+    return None
 
 
 def _present(layout: Layout) -> dict[str, Certificate]:
@@ -210,10 +228,16 @@ def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[s
         return []
     certificates = {**_retired(layout), **_revoked_by_hand(layout), **present}
     descendants: dict[str, Target] = {}
+
+    def child(fingerprint: str, voucher: Target) -> Target:
+        certificate = certificates.get(fingerprint)
+        owner = certificate.owner if certificate is not None else voucher.owner
+        return Target(fingerprint, certificate, owner, voucher.fingerprint)
+
     wave = list(found)
     while wave:
         children = [
-            Target(fingerprint, certificates.get(fingerprint), voucher)
+            child(fingerprint, descendants.get(voucher) or found[voucher])
             for voucher in wave
             for fingerprint in by_voucher.get(voucher, [])
             if fingerprint not in found and fingerprint not in descendants

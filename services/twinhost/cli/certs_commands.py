@@ -295,12 +295,13 @@ def run_revoke(
     for target in done.others:
         say(f"not revoked: {target}; to revoke it too: {layout.command('revoke', target.fingerprint)}")
     refused_everywhere = _say_hosts(layout, config, done)
-    names = {t.certificate.owner.name for t in (*done.revoked, *done.before) if t.certificate is not None}
+    names = {target.owner.name for target in (*done.revoked, *done.before) if target.owner is not None}
+    live = {target.owner.name for target in done.others if target.owner is not None}
     for one in pending(layout):
         if (name := one.certificate.owner.name) in names:
             note(f"certs-init: {name} has an open {one.what}; to end it: {layout.command('reject', name)}")
     for identity in layout.local:
-        if identity.owner.name in names:
+        if identity.owner.name in names - live:
             note(f"Its secret is in this tree; for a new key: {CERTS_INIT} replace {identity.owner.name}")
     for sentence in done.failures:
         note(f"certs-init: {sentence}")

@@ -8,7 +8,7 @@ from tests.identities import new_pair
 from tests.unit.certificates.trees import certs_init
 from twinhost.secure_zmq.certificates import read_folders
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation, write_vouching
-from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.keys import KeyPair, load_certificate
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.usefixtures("nothing_listens")]
 
@@ -74,6 +74,35 @@ def test_only_keeps_the_descendants_and_names_them(tree: Path, chain: list[KeyPa
         line("already revoked", first),
         f"{line('not revoked', third)}; to revoke it too: certs-init revoke {third.public.fingerprint}",
     ]
+
+
+def test_a_superseded_key_has_the_owner_of_its_voucher(tree: Path) -> None:
+    """A rotation began twice: the second next key took the place of the first, of which only the record is left."""
+    present, first, second = (new_pair("Sensor", "pc3") for _ in range(3))
+    authorise(tree, "Sensor.key", present, None)
+    authorise(tree, "Sensor.next.key", first, present)
+    authorise(tree, "Sensor.next.key", second, present)
+    ran = certs_init(tree, "revoke", first.public.fingerprint, "--only")
+    assert ran.lines[0] == line("revoked", first)
+    assert [other for other in ran.lines if other.startswith("not revoked: ")] == [
+        f"{line('not revoked', pair)}; to revoke it too: certs-init revoke {pair.public.fingerprint}"
+        for pair in sorted((present, second), key=lambda pair: ran.out.index(pair.public.fingerprint))
+    ]
+    descendants = certs_init(tree, "revoke", present.public.fingerprint)
+    assert line("already revoked", first, present) in descendants.lines
+
+
+def test_a_key_that_was_made_anew_has_the_owner_of_its_file(tree: Path) -> None:
+    """Its files were removed, and certs-init made another one: the record of what it distributed has the name."""
+    old = load_certificate(tree / "pc2/client.key").public.fingerprint
+    for path in [*tree.glob("*/client.key"), tree / "pc2/client.key_secret"]:
+        path.unlink()
+    assert certs_init(tree).status == 0
+    ran = certs_init(tree, "revoke", old, "--only")
+    assert ran.lines[0] == f"revoked: {old} UnifiedMemoryReasoningAgent on pc2 (agent)"
+    assert "for a new key" not in ran.err  # it has one, which `replace` would keep
+    (tree / ".distributed").write_text("damaged\n")
+    assert certs_init(tree, "revoke", "SHA256:" + "A" * 43, "--only").lines[0].endswith(" of an unknown owner")
 
 
 def test_the_keys_before_a_revoked_one_are_named_and_stay(tree: Path) -> None:
