@@ -104,7 +104,8 @@ def ping(
     if as_json:
         output.show_value(_document(settings, results, failures), as_json=True)
     else:
-        output.show(_link(settings), _table(results))
+        answered = not all(isinstance(result, Failure) for _, result in results)
+        output.show(_link(settings, answered=answered), _table(results))
     output.say_failures(failures)
     return 1 if failures else 0
 
@@ -138,11 +139,11 @@ def _document(
     }
 
 
-def _link(settings: Settings) -> output.Cell:
+def _link(settings: Settings, *, answered: bool) -> output.Cell:
     if settings.certificates is None:
         return output.words(output.styled("LINK OPEN", output.LOUD), OPEN_LINK)
     owner = settings.certificates.own_keys.certificate.owner
-    return output.words("Authenticated with CURVE as", owner.name)
+    return output.words("Authenticated with CURVE as" if answered else "No agent answered", owner.name)
 
 
 def _table(results: list[tuple[Agent, RoundTrips | Failure]]) -> RenderableType:

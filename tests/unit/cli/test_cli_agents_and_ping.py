@@ -9,7 +9,8 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.cli import status
-from twinhost.secure_zmq.key_writer import replace_certificate
+from twinhost.secure_zmq.certificates import REVOKED_FOLDER
+from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
 
 
 def test_agents_lists_who_is_registered_and_by_which_key(hosts: TwoHosts, cli: Cli) -> None:
@@ -84,6 +85,18 @@ def test_ping_names_the_agent_that_did_not_answer(hosts: TwoHosts, cli: Cli) -> 
     assert document["agents"][SDT]["count"] == 5
     assert document["agents"][UMRA]["code"] == "wrong_server_key"
     assert ran.err.startswith(f"error [wrong_server_key]: {UMRA}: ")
+
+
+def test_ping_with_a_revoked_key_claims_no_authentication(hosts: TwoHosts, cli: Cli) -> None:
+    """Every agent refuses it, so it is not authenticated; with one agent that answers it is."""
+    shown = []
+    for agent, stem in ((hosts.mainpc, "server"), (hosts.pc2, "client")):
+        write_revocation(hosts.pairs["operator"].certificate, hosts.folders[stem] / REVOKED_FOLDER)
+        agent.reload_peers()
+        ran = cli(hosts, "ping")
+        shown.append(ran.out.splitlines()[0])
+        assert (ran.status, "[not_authorized]" in ran.err) == (1, True), ran.err
+    assert shown == ["Authenticated with CURVE as operator", "No agent answered operator"]
 
 
 def test_ping_says_that_the_link_is_open(open_hosts: TwoHosts, cli: Cli) -> None:
