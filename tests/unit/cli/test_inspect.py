@@ -148,6 +148,70 @@ def test_receiving_without_a_timeout(source: str, found: bool) -> None:
     assert bool(of("no-timeout", source)) is found
 
 
+HELPED = """\
+class Agent:
+    def __init__(self, context):
+        self.context = context
+        self.mainpc = self.made("a")
+        self.pc2 = secure_client_socket(self.made("b"))
+    def made(self, address):
+        made = self.context.socket(zmq.REQ)
+        {set}
+        return made
+    def ready(self, polled, milliseconds):
+        return {poll}
+    def wait(self, which):
+        return self.ready(which, milliseconds=1000)
+    def reply(self, source):
+        return source.recv_json()
+    def ask(self):
+        {wait}
+        self.mainpc.recv_json()
+        same = self.pc2
+        same.recv_json()
+        return self.reply(self.mainpc), self.reply(same)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "lines"),
+    [
+        ({"set": "made.setsockopt(zmq.RCVTIMEO, 5000)"}, []),
+        ({"set": "made.rcvtimeo = 5000"}, []),
+        ({"poll": "polled.poll(milliseconds)", "wait": "self.wait(self.mainpc) and self.wait(self.pc2)"}, []),
+        ({"poll": "select([polled], [], [])", "wait": "self.wait(self.mainpc) and self.wait(self.pc2)"}, []),
+        ({"poll": "polled.poll(milliseconds)", "wait": "self.wait(self.mainpc)"}, [15, 20]),
+        ({"poll": "poller.poll(milliseconds)", "wait": "self.wait(self.mainpc) and self.wait(self.pc2)"}, [15, 18, 20]),
+        ({"wait": "self.ready(self.mainpc, 1) and self.ready(self.pc2, 1)"}, [15, 18, 20]),
+    ],
+)
+def test_a_timeout_that_a_helper_sets(code: dict[str, str], lines: list[int]) -> None:
+    """The method that makes the socket, or one that gets it; a helper that receives needs one of all that it gets."""
+    assert of("no-timeout", HELPED.format(**{"set": "pass", "poll": "True", "wait": "pass", **code})) == lines
+
+
+def test_a_timeout_of_the_sockets_in_a_collection() -> None:
+    """Each of them comes from the helper that sets it."""
+    source = (
+        "class Agent:\n def __init__(self):\n  self.sockets = {{}}\n  self.sockets['a'] = self.made()\n"
+        " def made(self):\n  made = c.socket(zmq.REQ)\n  {}\n  return made\n"
+        " def ask(self):\n  return self.sockets['a'].recv_json()\n"
+    )
+    assert of("no-timeout", source.format("made.rcvtimeo = 1")) == []
+    assert of("no-timeout", source.format("pass")) == [10]
+
+
+def test_a_timeout_that_a_base_class_sets() -> None:
+    """Also by a method of the base that the derived class calls."""
+    base = "class Base:\n def __init__(self):\n  self.s = c.socket(zmq.REP)\n  self.s.rcvtimeo = 1\n  self.other = 1\n"
+    helper = " def ready(self, which):\n  return which.poll(1)\n"
+    assert of("no-timeout", f"{base}class Agent(Base):\n def run(self):\n  self.s.recv_json()") == []
+    assert of("no-timeout", f"{base}class Agent(Other):\n def run(self):\n  self.s.recv_json()") == [8]
+    derived = "class Agent(Base):\n def run(self):\n  self.ready(self.t) and self.t.recv_json()"
+    assert of("no-timeout", f"{base}{helper}{derived}") == []
+    assert of("no-timeout", f"{base}{derived}") == [8]
+
+
 @pytest.mark.parametrize(
     ("kind", "setup", "found"),
     [

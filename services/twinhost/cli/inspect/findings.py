@@ -163,7 +163,8 @@ def _of_receive(source: Source, place: Place, call: ast.Call, owner: ast.expr) -
     given = " ".join(text_of(each) for each in (*call.args, *(keyword.value for keyword in call.keywords)))
     options = source.options | (socket.options if socket else set())
     unknown = socket is None and called_name(call) == "recv"  # perhaps of a socket of TCP, or a pipe
-    if not (unknown or _AT_ONCE.search(given) or options & {"RCVTIMEO", POLL}):
+    timed = options & {"RCVTIMEO", POLL} or source.is_timed(owner, place)
+    if not (unknown or timed or _AT_ONCE.search(given)):
         serves = socket is not None and socket.kind not in _CONNECTING
         instead = f"if {name}.poll(1000): {text_of(call)}" if serves else f"{name}.rcvtimeo = 5000, before this line"
         yield Finding(call.lineno, "no-timeout", "waits for ever", instead)

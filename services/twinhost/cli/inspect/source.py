@@ -1,10 +1,11 @@
 """Reads an agent's source: the sockets that it makes, what it does with them, and which functions run in threads.
 
-The source is parsed and never run. Names are followed within one file: `self.socket` through its class, and a variable
-through its function.
+The source is parsed and never run. Names are followed within one file: `self.socket` through its class and its bases, a
+variable through its function, and what is read for a timeout also into the functions that it comes from and goes to.
 """
 
 import ast
+from collections import defaultdict
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ SECURE = frozenset(
     {"configure_secure_client", "configure_secure_server", "secure_client_socket", "secure_server_socket"}
 )
 POLL, CLOSED = "POLL", "CLOSED"  # beside the names of options: it is polled before it is read; its maker closes it
+_TIMED = frozenset({"RCVTIMEO", POLL})
 _THREADS = frozenset({"Thread", "submit", "run_in_executor", "to_thread", "start_new_thread"})
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -68,6 +70,11 @@ class Source:
         self.functions = {
             f"{each.owner}.{each.node.name}": each.node for each in self.places if isinstance(each.node, Function)
         }
+        self._bases = {
+            each.node.name: [text_of(base) for base in each.node.bases]
+            for each in self.places
+            if isinstance(each.node, ast.ClassDef)
+        }
         self.sockets: dict[str, Socket] = {}
         self.options: set[str] = set()  # of a Context, or of a parameter
         self.secures_others = False  # what is secured is a parameter, for example
@@ -78,6 +85,11 @@ class Source:
                 self._find_attributes(place, place.node)
             elif isinstance(place.node, ast.Call):
                 self._find_use(place, place.node)
+        self._polled: set[str] = set()  # names
+        self._sources: defaultdict[str, list[str | None]] = defaultdict(list)  # of a name; None: any other value
+        self._parameters: defaultdict[str, list[str]] = defaultdict(list)  # that a name is given to
+        for place in self.places:
+            self._follow_names(place)
         self.in_threads = self._started_by(_THREADS)
         self.in_processes = self._started_by({"Process"})
 
@@ -85,7 +97,8 @@ class Source:
         """Return what a name, or an attribute of `self`, is known as in this file."""
         text = text_of(node)
         if text.startswith("self."):
-            return place.owner + text.removeprefix("self")
+            names = [f"{owner}{text.removeprefix('self')}" for owner in self._family(place.owner)]
+            return next((name for name in names if name in self.sockets), names[0])
         local = f"{place.function}:{text}"
         return local if local in self.sockets else text
 
@@ -98,10 +111,87 @@ class Source:
             case ast.Name(id=name):
                 name = f".{name}"
             case ast.Attribute(value=ast.Name(id="self"), attr=name):
-                name = f"{place.owner}.{name}"
+                names = [f"{owner}.{name}" for owner in self._family(place.owner)]
+                return next((name for name in names if name in self.functions), None)
             case _:
                 return None
         return name if name in self.functions else None
+
+    def is_timed(self, node: ast.AST, place: Place) -> bool:
+        """Return whether a timeout is set, or a poll made, by a function that a socket comes from or is given to."""
+        return self._is_timed(self._name(node, place), frozenset())
+
+    def _is_timed(self, name: str | None, asked: frozenset[str]) -> bool:
+        if name is None or name in asked:
+            return False
+        asked |= {name}
+        if self._times(name, frozenset()):
+            return True
+        sources = self._sources.get(name, [])
+        return bool(sources) and all(self._is_timed(source, asked) for source in sources)
+
+    def _times(self, name: str, asked: frozenset[str]) -> bool:
+        """Return the same of a name, and of the parameters that it is given to."""
+        if name in self._polled or (name in self.sockets and self.sockets[name].options & _TIMED):
+            return True
+        further = (each for each in self._parameters.get(name, ()) if each not in asked)
+        return any(self._times(each, asked | {name}) for each in further)
+
+    def _name(self, node: ast.AST, place: Place) -> str | None:
+        """Return a name that may stand for a socket, or for the collection that has it; None for anything else."""
+        node = _bare(node)
+        if isinstance(node, ast.Name):
+            return f"{place.function}:{node.id}" if place.function else node.id
+        return self.key(node, place) if isinstance(node, ast.Attribute) else None
+
+    def _values(self, node: ast.AST, place: Place) -> list[str | None]:
+        """Return the names that a value may be: itself, or what a function of this file returns."""
+        node = _bare(node)
+        function = self.called(node.func, place) if isinstance(node, ast.Call) else None
+        if function is None:
+            return [self._name(node, place)]
+        there = Place(self.functions[function], function.rpartition(".")[0], function)
+        returned = [each.node.value for each in there.inside() if isinstance(each.node, ast.Return)]
+        return [None if value is None else self._name(value, there) for value in returned] or [None]
+
+    def _follow_names(self, place: Place) -> None:
+        match place.node:
+            case ast.Assign(targets=[target], value=value) if not socket_kind(value):
+                pass
+            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
+                pass
+            case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
+                pass
+            case ast.Call() as call:
+                self._follow_arguments(place, call)
+                return
+            case _:
+                return
+        empty = isinstance(value, ast.Dict | ast.List) and not ast.unparse(value)[1:-1]
+        if (name := self._name(target, place)) and not empty:
+            self._sources[name] += self._values(value, place)
+
+    def _follow_arguments(self, place: Place, call: ast.Call) -> None:
+        name = called_name(call)
+        polled: list[ast.AST] = [call.func.value] if name == "poll" and isinstance(call.func, ast.Attribute) else []
+        polled += [inner for node in call.args[:1] if name in {"register", "select"} for inner in ast.walk(node)]
+        self._polled |= {found for node in polled if (found := self._name(node, place))}
+        if function := self.called(call.func, place):
+            parameters = [each.arg for each in self.functions[function].args.args if each.arg != "self"]
+            given = dict(zip(parameters, call.args, strict=False))
+            given |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg in parameters}
+            for parameter, node in given.items():
+                source, name = self._name(node, place), f"{function}:{parameter}"
+                self._sources[name].append(source)
+                if source is not None:
+                    self._parameters[source].append(name)
+
+    def _family(self, owner: str) -> list[str]:
+        """Return a class and its bases in this file, the nearest first."""
+        found = [owner]
+        for each in found:
+            found += [base for base in self._bases.get(each, ()) if base not in found]
+        return found
 
     def _find_socket(self, place: Place) -> None:
         match place.node:
@@ -174,6 +264,18 @@ class Source:
             if more <= reached:
                 return reached
             reached |= more
+
+
+def _bare(node: ast.AST) -> ast.AST:
+    """Return what is inside a call that secures it, or what an index selects from."""
+    while True:
+        match node:
+            case ast.Call(args=[inner, *_]) if called_name(node) in SECURE:
+                node = inner
+            case ast.Subscript(value=inner):
+                node = inner
+            case _:
+                return node
 
 
 def text_of(node: ast.AST) -> str:
