@@ -40,7 +40,9 @@ fi
 
 if [ -z "$host" ]; then
     step "Asking both agents"
-    ./twinhost status --wait "$REGISTERED_TIMEOUT_S"
+    # Nothing here starts another agent, so one that is stopped is reported at once.
+    ./twinhost status --wait "$REGISTERED_TIMEOUT_S" \
+        --wait-for SystemDigitalTwin --wait-for UnifiedMemoryReasoningAgent
 else
     # The other machine may be off, or not set up yet: that is reported, and does not fail this start.
     step "Asking both agents, from $host"

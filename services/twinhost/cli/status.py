@@ -1,7 +1,7 @@
 """`status` and `agents`: both agents, the link between them, who is connected, and who is registered."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,8 +11,9 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from twinhost.certificates.running_agents import NO_RESPONSE
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, Wait
+from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import (
@@ -80,7 +81,14 @@ class Survey:
         return found
 
 
-def status(wait: Wait = 0.0, as_json: AsJson = False) -> int:
+def status(
+    wait: Wait = 0.0,
+    wait_for: Annotated[
+        list[str] | None,
+        typer.Option("--wait-for", metavar="AGENT", help="Wait for this agent, and ask the others once; repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
     """Show both agents, the link, and who is connected.
 
     Exit status 1 if an agent does not answer, is unhealthy, or is not registered.
@@ -94,7 +102,9 @@ def status(wait: Wait = 0.0, as_json: AsJson = False) -> int:
             output.say("waiting:", output.FAINT, sentence)
         shown = sentence
 
-    survey = survey_until_healthy(load_settings(), wait, show_progress)
+    settings = load_settings()
+    awaited = [find_agent(settings.config, name) for name in wait_for or ()]
+    survey = survey_until_healthy(settings, wait, show_progress, awaited)
     failures = survey.failures()
     if as_json:
         output.show_value(_document(survey, failures), as_json=True)
@@ -136,19 +146,26 @@ def unregister(
     return 0
 
 
-def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[Sequence[Failure]], None]) -> Survey:
+def survey_until_healthy(
+    settings: Settings,
+    wait_s: float,
+    on_retry: Callable[[Sequence[Failure]], None],
+    awaited: Collection[Agent] = (),
+) -> Survey:
     """Ask every agent until nothing is wrong or the time has passed, and return the last round.
 
     Args:
         settings: the agents to call, and the key to call with.
         wait_s: seconds; with 0 there is one round.
         on_retry: called with what is wrong before each further round.
+        awaited: the agents to wait for, besides SystemDigitalTwin; the others are asked once, in the end.
 
     Raises:
         ConfigurationError: SystemDigitalTwin is missing in the configuration.
     """
     ends = time.monotonic() + wait_s
-    _ = settings.registry_agent  # raises before any agent is called
+    everybody = tuple(settings.config.agents.values())
+    asked = [agent for agent in everybody if not awaited or agent in (settings.registry_agent, *awaited)]
     opened: dict[str, Client] = {}
     with ExitStack() as stack:
 
@@ -161,14 +178,17 @@ def survey_until_healthy(settings: Settings, wait_s: float, on_retry: Callable[[
         while True:
             left_s = ends - time.monotonic()
             deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
-            agents_asked = settings.config.agents.values()
-            survey = Survey(settings, tuple(_ask(settings, agent, client_of, deadline_s) for agent in agents_asked))
-            failures = survey.failures()
+            reports = {agent.name: _ask(settings, agent, client_of, deadline_s) for agent in asked}
+            failures = Survey(settings, tuple(reports.values())).failures()
             pause_s = min(_PAUSE_S, ends - time.monotonic())
             if not failures or pause_s <= 0:
-                return survey
+                break
             on_retry(failures)
             time.sleep(pause_s)
+        for agent in everybody:
+            if agent not in asked:
+                reports[agent.name] = _ask(settings, agent, client_of, QUESTION_DEADLINE_S)
+    return Survey(settings, tuple(reports[agent.name] for agent in everybody))
 
 
 def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float) -> AgentReport:
@@ -206,7 +226,13 @@ def _unregistered(name: str, registration: Registration | None) -> list[Failure]
         return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin; see its log")]
     if registration.status in HEALTHY_STATUSES:
         return []
-    return [Failure("unhealthy", f"{name} is registered with SystemDigitalTwin as {registration.status}")]
+    gone = registration.status == NO_RESPONSE
+    advice = (
+        "; start it, or if it is gone for good, remove it from network_config.yaml and run: "
+        f"{PROGRAM} agents unregister {name}"
+    )
+    sentence = f"{name} is registered with SystemDigitalTwin as {registration.status}{advice if gone else ''}"
+    return [Failure("unhealthy", sentence)]
 
 
 def _document(survey: Survey, failures: Sequence[Failure]) -> dict[str, Any]:

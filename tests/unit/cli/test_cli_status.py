@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from tests.identities import new_pair
+from tests.ports import free_ports
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
@@ -16,6 +17,7 @@ from twinhost.cli import status
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.key_writer import write_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = pytest.mark.thorough
@@ -199,6 +201,28 @@ def test_wait_ends_as_soon_as_all_is_well(hosts: TwoHosts, cli: Cli) -> None:
     assert ran.status == 0
     assert ran.err == f"waiting: {UMRA} is not registered with {SDT}; see its log\n"
     assert rows_of(ran.out, "Registered agents")[0].startswith(UMRA)
+
+
+def test_wait_for_an_agent_asks_the_others_once(hosts: TwoHosts, cli: Cli) -> None:
+    """`make up` waits for what it starts; an agent that is stopped is reported at once, with both ways on."""
+    with hosts.client("operator") as client:
+        client.call("register_agent", agent_name="Greeter", status="NO_RESPONSE")
+    (port,) = free_ports(1)
+    config = hosts.root / "network_config.yaml"
+    declared = f"agents:\n  Greeter: {{host: pc2, key: greeter, ports: {{zmq: {port}, http: {port + 1}}}}}\n"
+    config.write_text(config.read_text().replace("agents:\n", declared, 1))
+    write_certificate(new_pair("Greeter", "pc2").certificate, hosts.folders["operator"] / "greeter.key")
+    with at_most(20):
+        ran = cli(hosts, "status", "--wait", "60", "--wait-for", SDT, "--wait-for", UMRA.lower())
+    assert ran.status == 1
+    unreachable, unregister = ran.err.splitlines()
+    assert unreachable.startswith("error [server_unreachable]: Greeter: ")
+    assert unregister == (
+        f"error [unhealthy]: Greeter is registered with {SDT} as NO_RESPONSE; start it, or if it is gone for "
+        "good, remove it from network_config.yaml and run: ./twinhost agents unregister Greeter"
+    )
+    assert [row.split()[0] for row in rows_of(ran.out, "Agents")] == ["Greeter", SDT, UMRA]
+    assert cli(hosts, "status", "--wait-for", "Nobody").status == 2
 
 
 def test_wait_gives_up_at_its_timeout(hosts: TwoHosts, cli: Cli) -> None:
