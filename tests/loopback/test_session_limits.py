@@ -154,8 +154,11 @@ def test_a_client_is_told_of_the_limit_of_all_keys(limited: ServedAgent, peer_ke
     refusals: list[Mapping[str, str]] = []
     limited.authenticator.handshakes.listen(lambda _, fields: refusals.append(fields))
     limited.authenticator.limits.total = 0
-    with Client(limited.secured(peer_keys)) as client, pytest.raises(ServerUnreachable, match="TWINHOST_NOFILE"):
+    with Client(limited.secured(peer_keys)) as client, pytest.raises(ServerUnreachable) as refused:
         client.call("who_am_i", deadline_s=1.0)
+    sentence = str(refused.value)
+    assert "or all keys together have theirs (TWINHOST_NOFILE in its .env)" in sentence
+    assert sentence.endswith("; close some, or raise the limit that its log names")  # it runs, and its address is right
     assert refusals[0]["reason"] == "all keys together have the 0 connections that TWINHOST_NOFILE allows"
     limited.authenticator.limits.total = LIMIT + 1
     with ExitStack() as stack:

@@ -123,10 +123,13 @@ class Diagnosis:
     def timed_out(self, action: str, deadline_s: float) -> ServerUnreachable:
         """Return the error for a deadline that passed without a verdict."""
         last = "it received the request and did not reply" if self.connected else self.last_seen
-        return ServerUnreachable(
-            f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}; "
-            "check that the agent runs (on its machine: docker compose ps) and that its address is right "
+        advice = (
+            "; check that the agent runs (on its machine: docker compose ps) and that its address is right "
             "(network_config.yaml, or in a profile endpoints.yaml)"
+        )
+        return ServerUnreachable(
+            f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}"
+            f"{'' if last == _TOO_MANY_SESSIONS else advice}"
         )
 
     def _note(self, event: SocketEvent) -> None:
