@@ -1,5 +1,6 @@
 """Several requests in one frame, and MessagePack, on a real socket: answered as each would be alone."""
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import zmq
 
@@ -16,8 +18,16 @@ from tests.identities import authorize
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.framing import exchange
-from twinhost.secure_zmq.framing.forms import MAX_PARTS, MAX_REPLIES_BYTES, is_messagepack, replies_in, together
+from twinhost.secure_zmq.framing.forms import (
+    MAX_PARTS,
+    MAX_REPLIES_BYTES,
+    SEPARATOR,
+    is_messagepack,
+    replies_in,
+    together,
+)
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import MAX_BATCH_BYTES
 from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
@@ -307,6 +317,42 @@ def test_a_frame_over_the_limit_is_refused_whole(agent: ServedAgent, peer: Socke
     text = "x" * (PAYLOAD_LIMIT * 2 // 3)
     peer.send(together([request("echo", number, text=text) for number in range(2)]))
     assert json.loads(peer.recv())["code"] == "message_too_large"
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (SEPARATOR * PAYLOAD_LIMIT, "malformed_request"),
+        (together([b"x" * PAYLOAD_LIMIT]), "message_too_large"),
+    ],
+    ids=["separators alone", "too large"],
+)
+def test_nothing_of_a_refused_frame_is_kept(peer: Socket, frame: bytes, code: str) -> None:
+    """One peer that sends such frames forever does not fill the agent's memory."""
+    process = psutil.Process()
+    for number in range(32):
+        peer.send(frame)
+        assert json.loads(peer.recv())["code"] == code
+        if number == 1:
+            before = process.memory_info().rss
+    assert process.memory_info().rss - before < 50_000_000  # of 240 MB, or more
+
+
+def test_nothing_of_a_message_of_a_revoked_key_is_kept(
+    home: Path, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
+) -> None:
+    """What had arrived by then is refused, and forgotten with its refusal."""
+    late = 8
+    peer.send(request("hold"))
+    assert agent.entered.wait(PATIENCE_S)
+    for _ in range(late):
+        peer.send(request("who_am_i"))
+    time.sleep(SETTLED_S)  # they have arrived
+    (home / f"{peer_keys.certificate.owner.name}.key").unlink()
+    agent.peers.reload()
+    agent.gate.set()
+    wait_until(lambda: agent.counters.errors == late, PATIENCE_S, "all of them are refused")
+    wait_until(lambda: not any(type(kept) is PeerNotLive for kept in gc.get_objects()), PATIENCE_S, "none is kept")
 
 
 def test_stopping_answers_a_frame_to_its_end(agent: ServedAgent, peer: Socket) -> None:

@@ -30,7 +30,7 @@ from twinhost.secure_zmq.framing.forms import (
     requests_in,
     together,
 )
-from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return
+from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return, detached
 from twinhost.secure_zmq.framing.messages import Outgoing, Pace, receive, send
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sockets import DONTWAIT
@@ -285,7 +285,7 @@ class Server:
         try:
             caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
-            fault = error
+            fault = detached(error)
         back = Return(route, self._sessions.session_of(routing_id))
         if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
             batch.add(back, Inbound(view, caller, fault))
@@ -298,7 +298,7 @@ class Server:
             parts = requests_in(payload, self._dispatcher.max_payload_bytes)
             back.together = True
         except RequestError as error:
-            parts, fault = [payload], fault or error
+            parts, fault = [payload], fault or detached(error)
         batch.add_parts(back, [Inbound(part, caller, fault) for part in parts], len(payload))
 
     def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None]:

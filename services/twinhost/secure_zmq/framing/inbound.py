@@ -34,7 +34,13 @@ class Inbound(msgspec.Struct, gc=False):
 
     payload: Payload
     caller: Caller | None
-    fault: RequestError | None = None
+    fault: RequestError | None = None  # `detached` if it was raised: no garbage collection looks into this
+
+
+def detached(error: RequestError) -> RequestError:
+    """Return an error that is kept without the functions it was raised in, which hold the frame and the batch."""
+    error.__context__ = None
+    return error.with_traceback(None)
 
 
 class Return(msgspec.Struct, gc=False):
@@ -138,8 +144,7 @@ class Reader:
         try:
             return self._typed(inbound, inbound.caller)
         except RequestError as error:
-            error.__context__ = None  # its frames have what was decoded
-            return Refused(inbound, error.with_traceback(None))
+            return Refused(inbound, detached(error))
         except Exception:  # boundary: no input may end the loop, not even if a translator fails
             _log.exception("request_not_read", peer=inbound.caller.name)
             return Refused(inbound, InternalError(FAILED))
