@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from twinhost.adversary.clients import PlainClient, open_session
+from twinhost.adversary.clients import PlainClient, TooManySessions, open_session
 from twinhost.adversary.zmtp import RawConnection
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.callers import OPERATOR_ROLE
@@ -14,6 +14,7 @@ from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress
 
 SERVED_WITHIN_S = 2.0  # within which a legitimate client must get a reply during an attack
+_AGAIN_AFTER_S = 0.02
 OPEN_LINK = "SECURE_ZMQ=0: there are no keys, so there is nothing to forge"
 OPERATORS_KEY = (
     "this key is an operator's, which may do everything; try it with an agent's: "
@@ -82,9 +83,27 @@ class Target:
     def connect(self) -> RawConnection:
         return RawConnection(self.agent.host.address, self.agent.zmq_port)
 
-    def insider(self, properties: Mapping[str, bytes] | None = None) -> PlainClient:
-        """Return a hand-made client that has a session: with an authorised key, or without one on an open link."""
-        return open_session(self.connect(), self.own_keys, self.pin, {**self.properties, **(properties or {})})
+    def insider(self, properties: Mapping[str, bytes] | None = None, within_s: float = SERVED_WITHIN_S) -> PlainClient:
+        """Return a hand-made client that has a session: with an authorised key, or without one on an open link.
+
+        While the key has too many sessions it connects again, as the ordinary client does: an agent may count one for a
+        second after its end.
+
+        Args:
+            properties: metadata of the handshake, beside the target's own.
+            within_s: for how long, in seconds.
+
+        Raises:
+            Disconnected, NoAnswer, Refused: it got no session.
+        """
+        until = time.monotonic() + within_s
+        while True:
+            try:
+                return open_session(self.connect(), self.own_keys, self.pin, {**self.properties, **(properties or {})})
+            except TooManySessions:
+                if time.monotonic() >= until:
+                    raise
+                time.sleep(_AGAIN_AFTER_S)
 
     def client(self, address: str | None = None) -> Client:
         """Return the ordinary client with an authorised key, connected to another address where one is given."""

@@ -29,6 +29,7 @@ from twinhost.secure_zmq.wire import decode_reply
 
 _INNER_MORE, _INNER_COMMAND = 0x01, 0x02
 _BOX_OVERHEAD_BYTES = 16
+_TOO_MANY = "500"  # the status that an agent's ZAP handler gives
 _NOBODY = KeyOwner("intruder", "nowhere", frozenset({"agent"}))
 
 
@@ -42,6 +43,10 @@ class DamagedBox(Exception):
 
 class Refused(Exception):
     """The agent answered the handshake with an error, or with something unexpected."""
+
+
+class TooManySessions(Refused):
+    """The agent accepts this key, and has too many connections for the moment."""
 
 
 def new_pair() -> KeyPair:
@@ -223,7 +228,8 @@ class CurveClient(PlainClient):
         self.connection.send(encode_frame(b"\x08INITIATE" + cookie + number + box, COMMAND))
         answer = self.connection.read_frame().body
         if answer.startswith(ERROR):
-            raise Refused(f"it answered ERROR {answer[7:].decode(errors='replace')}")
+            status = answer[7:].decode(errors="replace")
+            raise (TooManySessions if status == _TOO_MANY else Refused)(f"it answered ERROR {status}")
         if not answer.startswith(READY):
             raise Refused(f"it answered {answer[:16]!r}")
 

@@ -1,7 +1,6 @@
 """Attacks by a peer with an authorised key: another's name, another's replies, and too many connections."""
 
 import secrets
-import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -95,7 +94,7 @@ def _predicted_routing_ids(target: Target) -> Outcome:
                 continue
         try:
             for _ in range(_APART + 1):
-                _connect_again(target).connection.close()
+                target.insider().connection.close()
             for holder in holders:
                 holder.answers_ping(SERVED_WITHIN_S)
         except (Disconnected, NoAnswer, Refused, OSError) as end:
@@ -115,25 +114,13 @@ def _too_many_sessions(target: Target) -> Outcome:
     with ExitStack() as stack:
         try:
             for _ in range(limit + 1):
-                stack.enter_context(target.insider())
+                stack.enter_context(target.insider(within_s=0))
         except Refused as end:
             refusal = str(end)
         else:
             return breached(f"one key holds {limit + 1} connections, and network_config.yaml allows {limit}")
-    _connect_again(target).connection.close()
+    target.insider().connection.close()
     return defended(f"one key may have {limit} connections; the one after them was refused: {refusal}")
-
-
-def _connect_again(target: Target) -> PlainClient:
-    """Return a session, once the agent has noticed the end of those before it."""
-    until = time.monotonic() + SERVED_WITHIN_S
-    while True:
-        try:
-            return target.insider()
-        except Refused:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
 
 
 def predicted_starts(count: int) -> list[int]:

@@ -222,6 +222,14 @@ def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) ->
     assert "a legitimate client was not served within 2 s" in finding.sentence
 
 
+def test_an_attack_can_be_played_again_and_again(hosts: TwoHosts) -> None:
+    """An agent counts a session for a moment after its end; what then refuses another one is no defence."""
+    target = against(hosts)
+    for _ in range(2 * target.config.limits.sessions_per_key):
+        outcome = play("one huge frame, after the handshake", target)
+        assert outcome.verdict is Verdict.OK, outcome
+
+
 def test_an_attack_that_ends_early_is_no_success(hosts: TwoHosts) -> None:
     """A fault of the network is reported as one."""
 
