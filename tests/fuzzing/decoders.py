@@ -19,7 +19,7 @@ from twinhost.secure_zmq.wire import (
     as_messagepack,
     decode_reply,
     encode_error,
-    request_id_of,
+    envelope_of,
 )
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
@@ -81,7 +81,7 @@ def take_request() -> Callable[[bytes], None]:
             try:
                 request = decoder.decode(content)
             except RequestError as error:
-                encode_error(error, request_id_of(content), ("error", "reason"))
+                encode_error(error, envelope_of(content).request_id, ("error", "reason"))
             else:
                 compared_bytes(content, request)
                 assert len(list(other_spellings(content))) <= 5

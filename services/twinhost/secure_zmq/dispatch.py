@@ -49,8 +49,7 @@ from twinhost.secure_zmq.wire import (
     as_messagepack,
     encode_error,
     encode_reply,
-    is_request_in_messagepack,
-    request_id_of,
+    envelope_of,
 )
 
 _log = structlog.get_logger(__name__)
@@ -373,10 +372,12 @@ class Dispatcher:
 
     def _refuse(self, job: Job | Refused, error: RequestError) -> bytes:
         self.counters.errors += 1
+        accepts, ignored = False, tuple[str, ...]()
         if isinstance(job, Refused):
-            caller, request_id = job.inbound.caller, request_id_of(job.inbound.payload)
+            caller, (request_id, messagepack) = job.inbound.caller, envelope_of(job.inbound.payload)
         else:
-            caller, request_id = job.caller, job.request.request_id
+            caller, request_id, messagepack = job.caller, job.request.request_id, job.messagepack
+            accepts, ignored = job.request.accepts is not None, job.ignored
         peer, action = caller.name if caller else None, job.action.name if isinstance(job, Job) else None
         self._outcomes.append((action, error.code))
         try:
@@ -386,10 +387,6 @@ class Dispatcher:
         self._budget.log(_log.info, "request_refused", peer, peer=peer, request_id=request_id, code=error.code)
         if job.translation is not None:
             return encode_reply(job.translation.render_error(error), None)
-        if isinstance(job, Job):
-            accepts, messagepack, ignored = job.request.accepts is not None, job.messagepack, job.ignored
-        else:
-            accepts, messagepack, ignored = False, is_request_in_messagepack(job.inbound.payload), ()
         reply = encode_error(error, request_id, self._sentence_fields, ignored, accepts=accepts)
         return as_messagepack(reply) if messagepack else reply
 

@@ -9,7 +9,7 @@ that one sentence names all its problems.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
@@ -171,17 +171,18 @@ def _ignored(unknown: Iterable[str]) -> list[str]:
     return named[:MAX_IGNORED_NAMES]
 
 
-def request_id_of(payload: Payload) -> str | None:
-    """Return the request's id where it can be read, also from a request that is refused."""
-    _, request_id = _envelope(payload)
-    if isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS:
-        return request_id
-    return None
+class Envelope(NamedTuple):
+    """What the reply to a refused request repeats: its id where it can be read, and whether it is in MessagePack."""
+
+    request_id: str | None
+    messagepack: bool
 
 
-def is_request_in_messagepack(payload: Payload) -> bool:
-    """Return whether the reply to a payload, which may have been refused, is to be in MessagePack."""
-    return is_messagepack(payload) and _envelope(payload)[0] is not msgspec.UNSET
+def envelope_of(payload: Payload) -> Envelope:
+    """Return the envelope of any payload; a large one takes milliseconds to look through."""
+    action, request_id = _envelope(payload)
+    known = isinstance(request_id, str) and len(request_id) <= MAX_REQUEST_ID_CHARACTERS
+    return Envelope(request_id if known else None, is_messagepack(payload) and action is not msgspec.UNSET)
 
 
 def as_json(payload: Payload) -> bytes:
@@ -304,27 +305,35 @@ def decode_reply(payload: bytes) -> Reply:
 def _problems(request_type: type[Request], payload: bytes) -> list[str]:
     """Return a sentence for each problem of a request that its type's decoder refused."""
     try:
-        return list(_problems_of(request_type, msgspec.json.decode(payload), ""))
-    except (msgspec.DecodeError, RecursionError):  # an unknown field may be nested too deeply for a dict
+        return list(_problems_of(request_type, payload, ""))
+    except (msgspec.DecodeError, RecursionError):  # an unknown field may be nested too deeply to be looked through
         return []
 
 
-def _problems_of(kind: Any, value: Any, path: str) -> Iterator[str]:
+def _problems_of(kind: Any, value: bytes | msgspec.Raw, path: str) -> Iterator[str]:
     """Yield the problems of a value: those of every field of a struct, the first one of anything else."""
     struct, found = _struct_of(kind), False
-    if struct is not None and isinstance(value, dict):
+    if struct is not None and (fields := _fields_in(value)) is not None:
         for name, (field, required) in _fields_of(struct).items():
-            if name in value:
-                problems = list(_problems_of(field, value[name], f"{path}.{name}"))
+            if name in fields:
+                problems = list(_problems_of(field, fields[name], f"{path}.{name}"))
             else:
                 problems = [f"Object missing required field `{name}`{_inside(field)}{_at(path)}"] if required else []
             found = found or bool(problems)
             yield from problems
     if not found:  # a struct may be invalid although each of its fields is valid
         try:
-            msgspec.convert(value, kind)
+            msgspec.json.decode(value, type=kind)
         except msgspec.ValidationError as error:
             yield _located(str(error), kind, path)
+
+
+def _fields_in(value: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
+    """Return the fields of an object, none of them built; None of anything else."""
+    try:
+        return _shallow_decoder.decode(value)
+    except msgspec.ValidationError:
+        return None
 
 
 def _located(sentence: str, kind: Any, path: str) -> str:

@@ -35,8 +35,7 @@ from twinhost.secure_zmq.wire import (
     as_messagepack,
     decode_reply,
     encode_request,
-    is_request_in_messagepack,
-    request_id_of,
+    envelope_of,
 )
 
 LIMIT = 100_000
@@ -231,7 +230,7 @@ def test_a_request_that_is_not_copied_is_read_like_another() -> None:
     refused = reader.read(Inbound(other, AGENT))
     assert isinstance(refused, Refused)
     assert isinstance(refused.error, UnknownAction)
-    assert (request_id_of(other), is_request_in_messagepack(other)) == ("5", True)
+    assert envelope_of(other) == ("5", True)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +370,21 @@ def test_what_would_take_much_memory_is_not_built(fields: dict[str, Any]) -> Non
     try:
         with pytest.raises(MessageTooLarge, match="as JSON"):
             decoder.decode(payload)
-        assert request_id_of(payload) is None
+        assert envelope_of(payload).request_id is None
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 3 * len(payload) + 100_000
+
+
+def test_an_unknown_field_is_not_built_to_refuse_another() -> None:
+    """The sentence names what is wrong with the fields that the action has."""
+    payload = msgspec.json.encode({"action": "keep", "unknown": [[]] * 300_000, "number": "x", "request_id": 5})
+    decoder = RequestDecoder([Keep], 4 * 1024 * 1024)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedRequest, match=r"`value`.*at `\$\.number`; .*at `\$\.request_id`"):
+            decoder.decode(payload)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -391,7 +404,7 @@ def test_an_action_that_is_an_array_is_not_built() -> None:
     for encode in (msgspec.json.encode, msgspec.msgpack.encode):
         with pytest.raises(MalformedRequest, match="action"):
             DECODER.decode(encode({"action": [1, 2], "request_id": "5"}))
-        assert request_id_of(encode({"action": [1, 2], "request_id": "5"})) == "5"
+        assert envelope_of(encode({"action": [1, 2], "request_id": "5"})).request_id == "5"
 
 
 @pytest.mark.parametrize("depth", range(900, 1_020, 5))

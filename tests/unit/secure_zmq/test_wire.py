@@ -22,7 +22,7 @@ from twinhost.secure_zmq.wire import (
     encode_error,
     encode_reply,
     encode_request,
-    request_id_of,
+    envelope_of,
     tag_of,
 )
 
@@ -251,7 +251,7 @@ def test_the_largest_request_is_accepted() -> None:
 )
 def test_a_refused_request_keeps_its_id_where_one_can_be_read(payload: bytes, found: str | None) -> None:
     """A client that pipelines learns which of its requests was wrong."""
-    assert request_id_of(payload) == found
+    assert envelope_of(payload).request_id == found
 
 
 @given(st.binary(max_size=400))
@@ -261,7 +261,7 @@ def test_no_bytes_at_all_break_the_decoder(payload: bytes) -> None:
     try:
         DECODER.decode(payload)
     except RequestError as error:
-        encode_error(error, request_id_of(payload), ("error",))
+        encode_error(error, envelope_of(payload).request_id, ("error",))
 
 
 JSON = st.recursive(
@@ -281,7 +281,7 @@ def test_no_object_at_all_breaks_the_decoder(fields: dict[str, Any], action: obj
     try:
         DECODER.decode(payload)
     except RequestError as error:
-        encode_error(error, request_id_of(payload), ("error", "reason"))
+        encode_error(error, envelope_of(payload).request_id, ("error", "reason"))
 
 
 @given(st.dictionaries(st.text(max_size=9).filter(lambda name: name not in OF_THE_ATTEMPT), JSON, max_size=6))
