@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.identities import authorize, new_pair
@@ -17,6 +18,7 @@ from tests.loopback.test_rotation_of_pins import Kind, both
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, Refused, open_session
 from twinhost.adversary.zmtp import connect_to
+from twinhost.secure_zmq import connections
 from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connection
@@ -129,6 +131,25 @@ def test_connections_that_come_and_go_leave_no_count(limited: ServedAgent, peer_
         wait_until(lambda: count(limited, peer_keys) < LIMIT, PATIENCE_S, "there is room")
         session(limited, peer_keys, speaks=number % 3 == 0).connection.close()
     wait_until(lambda: count(limited, peer_keys) == 0, PATIENCE_S, "none is left")
+
+
+def test_connections_that_libzmq_keeps_after_their_end_are_bounded(
+    agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that repeats an encrypted frame, again and again, does not use up descriptors; another client goes on."""
+    monkeypatch.setattr(connections, "MAX_LOST", LIMIT)
+    process = psutil.Process()
+    with Client(agent.secured(peer_keys)) as client:
+        assert client.call("who_am_i")["status"] == "ok"
+        before = process.num_fds()
+        for _ in range(4 * LIMIT):
+            with session(agent, peer_keys, speaks=True) as damaged:
+                frame = damaged.encode(b'{"action":"who_am_i"}')
+                damaged.connection.send(2 * frame)
+                damaged.receive()
+                damaged.connection.reset()
+        wait_until(lambda: process.num_fds() < before + LIMIT, PATIENCE_S, "their descriptors are closed")
+        assert client.call("who_am_i")["status"] == "ok"
 
 
 def test_all_keys_together_stay_below_the_open_files() -> None:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import msgspec
+import structlog
 import zmq
 
 from twinhost.secure_zmq.authenticator import SessionLimits
@@ -35,6 +36,8 @@ from twinhost.secure_zmq.sockets import (
     secure_unbound_server,
     speaks_curve,
 )
+
+_log = structlog.get_logger(__name__)
 
 
 def origin(frame: zmq.Frame) -> tuple[int, str]:
@@ -241,11 +244,20 @@ class ServerSocket:
         return self.sessions.connections.unsettled
 
     def close_refused(self) -> None:
-        """Close the connections whose key is refused now; at every tick, on the thread that owns the socket."""
+        """Close the connections whose key is refused now; at every tick, on the thread that owns the socket.
+
+        Where libzmq keeps hundreds of connections after their end, all sessions end, and valid peers reconnect.
+
+        Raises:
+            SocketMisuse: the address can't be bound again then; the process must end.
+        """
         self.handshakes.record()  # of a key that was revoked since it was accepted
         self.handshakes.log_accepted()
         for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
+        if self.sessions.connections.too_many_lost():
+            _log.warning("socket_bound_again", address=self.address, reason="libzmq keeps too many ended connections")
+            self._bind_again(lambda: None)
         self.sessions.forget_ended()
 
     def rekey(self, own_keys: KeyPair) -> None:
@@ -259,9 +271,14 @@ class ServerSocket:
         """
         if self.authenticator is None:
             raise SocketMisuse("the link is unencrypted, so it has no key to change; set SECURE_ZMQ=1")
+        authenticator = self.authenticator
+        self._bind_again(lambda: put_server_key(self.socket, authenticator, own_keys))
+
+    def _bind_again(self, while_unbound: Callable[[], None]) -> None:
+        """Unbind, which ends every session, and bind to the same address."""
         address = self.address
         self.socket.unbind(address)
-        put_server_key(self.socket, self.authenticator, own_keys)
+        while_unbound()
         bind_again(self.socket, address)
         self.sessions.connections.unbound()
 

@@ -43,6 +43,8 @@ _log = structlog.get_logger(__name__)
 MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
 _PENDING_SHARE = 8  # at most one in this many descriptors is for such a connection
 _LATE_S = 0.1  # how long after a key was refused the monitor may report a connection that had been accepted with it
+MAX_LOST = 256  # connections of one socket that libzmq keeps after their end; each has a descriptor and up to 100 KB
+_LOOK_FOR_LOST_S = 2.0  # the monitor's report of an end that libzmq has noticed takes less
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
 # A descriptor of libzmq's may be closed and reused for another connection at any moment, so it is duplicated before it
@@ -208,6 +210,8 @@ class Connections:
         self._admitted: set[str] = set()  # keys that completed a handshake and have been valid since
         self._just_refused: dict[str, float] = {}  # and since when: the monitor may report a connection late
         self._unreported_until = 0.0
+        self._ended: frozenset[Connection] = frozenset()  # as of the last look for lost connections
+        self._look_at = 0.0
         self._budget = LogBudget()
 
     def observe(self, event: SocketEvent) -> bool:
@@ -310,6 +314,18 @@ class Connections:
     def unsettled(self) -> bool:
         """Whether `close_refused()` is to be called again soon, though no key has changed."""
         return bool(self._just_refused or self.unclosed) or time.monotonic() < self._unreported_until
+
+    def too_many_lost(self) -> bool:
+        """Return whether libzmq keeps so many connections after their end that the socket is to be bound again.
+
+        libzmq does not notice the end of a session in which a peer repeated an encrypted frame (decision 14).
+        """
+        now = time.monotonic()
+        if len(self._open) < MAX_LOST or now < self._look_at:
+            return False
+        ended = frozenset(connection for connection in self.open() if self.remote(connection.fd) is None)
+        lost, self._ended, self._look_at = ended & self._ended, ended, now + _LOOK_FOR_LOST_S
+        return len(lost) >= MAX_LOST
 
     def unbound(self) -> None:
         """Note that the socket's address was unbound, which ends its sessions without an event."""

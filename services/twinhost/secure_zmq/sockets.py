@@ -384,9 +384,7 @@ def bind_again(socket: "zmq.Socket[bytes]", address: str) -> None:
             socket.bind(address)
         except zmq.ZMQError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                raise SocketMisuse(
-                    f"{address} can't be bound again under the new key ({error}); restart the agent"
-                ) from None
+                raise SocketMisuse(f"{address} can't be bound again ({error}); restart the agent") from None
             time.sleep(_BIND_AGAIN_EVERY_S)
         else:
             return
