@@ -12,7 +12,7 @@ import pytest
 import zmq
 
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.framing.messages import receive, send
+from twinhost.secure_zmq.framing.messages import discard_rest, receive, send
 from twinhost.secure_zmq.sockets import DONTWAIT, last_endpoint
 from twinhost.worker import signals_blocked
 
@@ -70,6 +70,16 @@ def test_what_has_arrived_is_received_in_order(router: Socket, peer: Socket) -> 
     ]
     assert [frame.bytes for _, frame in receive(router, 3, ALL, DONTWAIT)] == [b"4"]
     assert receive(router, 3, ALL, DONTWAIT) == []
+
+
+def test_the_rest_of_a_message_is_discarded_and_counted(router: Socket, peer: Socket) -> None:
+    """However many frames it has; the next message begins where it ends."""
+    for frames in (2, 10_000):
+        peer.send_multipart([b"first"] * frames)
+        peer.send(b"next")
+        assert first_of(router)[1].more
+        assert discard_rest(router) == frames - 1
+        assert first_of(router)[1].bytes == b"next"
 
 
 def test_no_more_is_received_than_the_bytes_allow(router: Socket, peer: Socket) -> None:

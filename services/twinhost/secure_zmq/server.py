@@ -31,7 +31,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
 )
 from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return, detached
-from twinhost.secure_zmq.framing.messages import Outgoing, Pace, receive, send
+from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, receive, send
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sockets import DONTWAIT
 from twinhost.worker import Heartbeat, Waker
@@ -312,15 +312,9 @@ class Server:
             number.clear()
             frame = self._socket.recv(copy=False)
         if frame.more or number:
-            return frame, self._discard_rest(len(number) + 1, frame.more)
+            frames = len(number) + 1 + (discard_rest(self._socket) if frame.more else 0)
+            return frame, MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
         return frame, None
-
-    def _discard_rest(self, frames: int, more: bool) -> MalformedRequest:
-        """Drop surplus frames one at a time; libzmq holds them already, and Python must not hold a copy of all."""
-        while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
-            more = self._socket.recv(copy=False).more
-            frames += 1
-        return MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
 
     def _answer(self, batch: Batch) -> None:
         if not batch.returns:

@@ -164,6 +164,28 @@ static PyObject *receive(PyObject *module, PyObject *const *arguments, Py_ssize_
     return messages;
 }
 
+/* Receives the rest of a message, which has arrived with its beginning, and drops it. Returns how many frames it had. */
+static PyObject *discard(PyObject *module, PyObject *argument) {
+    void *socket = PyLong_AsVoidPtr(argument);
+    if (PyErr_Occurred()) return NULL;
+    zmq_msg_t frame;
+    zmq_msg_init(&frame);
+    long frames = 0;
+    int more = 1, number = 0;
+    Py_BEGIN_ALLOW_THREADS
+    while (more && !number) {
+        if (zmq_msg_recv(&frame, socket, 0) >= 0) {
+            frames++;
+            more = zmq_msg_more(&frame);
+        } else if (zmq_errno() != EINTR) {
+            number = zmq_errno();
+        }
+    }
+    zmq_msg_close(&frame);
+    Py_END_ALLOW_THREADS
+    return number ? raise_zmq_error(number) : PyLong_FromLong(frames);
+}
+
 typedef struct {
     zmq_msg_t message;
     int begins, more; /* its place in its message: the first frame; not the last one */
@@ -254,6 +276,7 @@ static PyType_Spec spec = {"twinhost.secure_zmq.framing._messages.Frame", sizeof
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
 static PyMethodDef functions[] = {
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
+    {"discard", (PyCFunction)discard, METH_O, NULL},
     {"send", (PyCFunction)(void (*)(void))send, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -87,6 +87,23 @@ def receive_with_pyzmq(
     return received
 
 
+def discard_rest(socket: "zmq.Socket[bytes]") -> int:
+    """Receive the further frames of a message, and keep none of them; return how many they were.
+
+    libzmq holds them already. All others wait meanwhile: for as long as this takes, nothing else can be received.
+
+    Args:
+        socket: a ROUTER, of the caller's thread, whose last frame was followed by `more`.
+    """
+    if compiled is not None:
+        return compiled.discard(socket.underlying)
+    more, frames = True, 0
+    while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
+        more = socket.recv(copy=False).more
+        frames += 1
+    return frames
+
+
 def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: bool) -> list[int]:
     """Send messages without waiting; return the error number of each that was not sent.
 
