@@ -45,7 +45,7 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
-    parts = frame[1:].split(SEPARATOR, MAX_SEPARATORS)
+    parts = frame.split(SEPARATOR, MAX_SEPARATORS + 1)[1:]  # not `frame[1:]`, which copies it
     if b"\n" in frame:  # RFC 7464 ends each with a line feed
         parts = [part.rstrip(b"\n") for part in parts]
     requests = [part for part in parts if part]
