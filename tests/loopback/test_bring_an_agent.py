@@ -17,12 +17,12 @@ from tests.loopback.agent_processes import SDT, Hosts
 from tests.ports import free_ports
 from tests.unit.cli.running import run_process
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.legacy import secure_client_socket
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.cli.inspect.findings import inspect_source
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import NotFound
-from twinhost.secure_zmq.legacy import secure_client_socket
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/bring-an-existing-agent.md").read_text(encoding="utf-8")
 BEFORE, *STEPS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)

@@ -13,11 +13,11 @@ import zmq
 
 from tests.loopback.conftest import Folders
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most
+from twinhost.agent.legacy import secure_client_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, SecurityMismatch
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.legacy import secure_client_socket
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
 SERVER_EXCERPT = """\

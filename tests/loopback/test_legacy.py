@@ -16,10 +16,7 @@ from tests.loopback.test_handshake_guard import GREETING
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
-from twinhost.secure_zmq.key_writer import write_revocation
-from twinhost.secure_zmq.keys import KeyPair
-from twinhost.secure_zmq.legacy import (
+from twinhost.agent.legacy import (
     ZMQAuthenticator,
     configure_secure_client,
     configure_secure_server,
@@ -27,6 +24,9 @@ from twinhost.secure_zmq.legacy import (
     start_auth,
     stop_auth,
 )
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, SocketMisuse
+from twinhost.secure_zmq.key_writer import write_revocation
+from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
 
 Context = zmq.Context[zmq.Socket[bytes]]

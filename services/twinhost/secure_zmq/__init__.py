@@ -10,14 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinhost.secure_zmq.actions import Action
-    from twinhost.secure_zmq.aio import AsyncClient
-    from twinhost.secure_zmq.authenticator import Authenticator
-    from twinhost.secure_zmq.callers import Grants
-    from twinhost.secure_zmq.certificates import load_certificates
-    from twinhost.secure_zmq.client import Client
-    from twinhost.secure_zmq.dispatch import Dispatcher
-    from twinhost.secure_zmq.legacy import (
+    from twinhost.agent.legacy import (
         ZMQAuthenticator,
         configure_secure_client,
         configure_secure_server,
@@ -27,6 +20,13 @@ if TYPE_CHECKING:
         start_auth,
         stop_auth,
     )
+    from twinhost.secure_zmq.actions import Action
+    from twinhost.secure_zmq.aio import AsyncClient
+    from twinhost.secure_zmq.authenticator import Authenticator
+    from twinhost.secure_zmq.callers import Grants
+    from twinhost.secure_zmq.certificates import load_certificates
+    from twinhost.secure_zmq.client import Client
+    from twinhost.secure_zmq.dispatch import Dispatcher
     from twinhost.secure_zmq.peers import AuthorizedPeers
     from twinhost.secure_zmq.server import Server
     from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress, is_secure_zmq_enabled
@@ -83,4 +83,5 @@ if os.name == "posix":  # CDLL(None) finds libc only there
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'legacy')}"), name)
+    module = f"{__name__}.{_MODULES[name]}" if name in _MODULES else "twinhost.agent.legacy"
+    return getattr(import_module(module), name)

@@ -2,7 +2,7 @@
 
 libzmq serves anyone on a CURVE socket without a ZAP handler, ignores options set after bind, and binds with an all-zero
 key if no secret was set. So this module returns no incomplete socket, and callers can't change the order of the steps.
-The compatible API (`legacy`) secures the sockets of existing agents with the same functions.
+The compatible API (`agent.legacy`) secures the sockets of existing agents with the same functions.
 """
 
 import errno
