@@ -5,7 +5,9 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,19 @@ import zmq
 
 from tests.loopback.agent_processes import SDT, Hosts
 from tests.ports import free_ports
-from tests.unit.cli.running import run_process
+from tests.unit.certificates.trees import certs_init
+from tests.unit.cli.running import Ran, run_process
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.legacy import secure_client_socket
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.cli.inspect.findings import inspect_source
 from twinhost.network_config import load_network_config
-from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import require_session
+from twinhost.secure_zmq.errors import NotAuthorized, NotFound
+from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 PAGE = (Path(__file__).parents[2] / "docs/how-to/bring-an-existing-agent.md").read_text(encoding="utf-8")
 BEFORE, *STEPS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
@@ -30,9 +37,20 @@ BEFORE, *STEPS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 (AGENT,) = DECLARED["agents"]
 
 
+TTL_S = 5  # of a registration
+
+
+@dataclass(frozen=True)
+class Running:
+    """The agent of one step."""
+
+    step: int
+    process: "subprocess.Popen[bytes]"
+
+
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
-    """mainpc, with the page's lines in its configuration."""
+    """Both agents, with the page's lines in their configuration."""
     with Hosts(tmp_path_factory.mktemp("hosts")) as hosts:
         path = Path(hosts.config.source)
         document = yaml.safe_load(path.read_text())
@@ -40,36 +58,41 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         zmq_port, http_port = free_ports(2)
         document["agents"][AGENT] = {**DECLARED["agents"][AGENT], "ports": {"zmq": zmq_port, "http": http_port}}
         document["grants"]["agent"] += DECLARED["grants"]["agent"]
+        document["limits"]["registration_ttl_s"] = TTL_S
         path.write_text(yaml.safe_dump(document))
         hosts.config = load_network_config(path, {})
         make_keys(plan_layout(hosts.keys, hosts.config, None))
         (hosts.root / AGENT).mkdir()
-        hosts.start(SDT).wait_until_serving()
+        hosts.start_both()
         yield hosts
 
 
 @pytest.fixture(params=[1, 2, 3], ids=lambda step: f"step {step}")
-def running(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> Iterator[int]:
-    """The agent of one step, as a process with the key of its own host; yields the step."""
+def running(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> "Iterator[Running]":
+    """The agent of one step, as a process with the key of its own host."""
     path = tmp_path / "word_counter.py"
     path.write_text(STEPS[request.param - 1])
     keys = hosts.keys / hosts.config.agent(AGENT).host.name
     environment = {**hosts.environment(AGENT), "TWINHOST_CERTIFICATES": str(keys), "PYTHONUNBUFFERED": "1"}
+    if request.param < 3:  # it sends no heartbeats, and hears of a revocation by the feed alone
+        config = tmp_path / "network_config.yaml"
+        config.write_text(Path(hosts.config.source).read_text().replace("heartbeat_s: 0.2", "heartbeat_s: 600"))
+        environment["NETWORK_CONFIG_PATH"] = str(config)
     with subprocess.Popen([sys.executable, "-B", path], env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            yield request.param
+            yield Running(request.param, process)
         finally:
             process.send_signal(signal.SIGKILL)
     with hosts.client(SDT) as client:
         client.call("unregister", agent_name=AGENT)
 
 
-def asked(hosts: Hosts, **request: str) -> dict[str, Any]:
-    """Return the reply to an existing caller, which has a REQ socket."""
+def asked(hosts: Hosts, by: Path | None = None, pin: str = "", **request: str) -> dict[str, Any]:
+    """Return the reply to an existing caller, which has a REQ socket, and the operator's key if no folder is given."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         socket = context.socket(zmq.REQ)
-        secure_client_socket(socket, hosts.folder("operator"), server=hosts.config.agent(AGENT).key)
+        secure_client_socket(socket, by or hosts.folder("operator"), server=pin or hosts.config.agent(AGENT).key)
         socket.rcvtimeo = int(PATIENCE_S * 1_000)
         socket.connect(hosts.config.agent(AGENT).endpoint)
         socket.send_json(request)
@@ -87,14 +110,102 @@ def registered(hosts: Hosts) -> bool:
             return False
 
 
-def test_the_agent_of_each_step_serves_the_same_callers(hosts: Hosts, running: int) -> None:
+def test_the_agent_of_each_step_serves_the_same_callers(hosts: Hosts, running: Running) -> None:
     """It registers with mainpc, and answers a REQ socket; from step 3 on `twinhost.connect` reaches it too."""
     assert asked(hosts, action="count_words", text="one two three")["words"] == 3
     wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
-    if running == 3:
+    if running.step == 3:
         with hosts.client(AGENT) as client:
             assert client.call("count_words", text="one two")["words"] == 2
         assert "`text`" in asked(hosts, action="count_words")["error"]
+
+
+def joined(hosts: Hosts, name: str, folder: Path) -> KeyPair:
+    """Return the pair of a program that has joined by an invitation, with its key in a folder."""
+    invited = certs_init(hosts.keys, "invite", name, "--host", "laptop", "--role", "agent", config=hosts.config.source)
+    assert invited.status == 0, invited.err
+    wait_until(
+        lambda: run_process({"TWINHOST_CERTIFICATES": str(folder)}, "join", invited.out.strip()).status == 0,
+        PATIENCE_S,
+        "mainpc knows the invitation",
+    )
+    return load_certificates(folder).own_keys
+
+
+def gets_in(address: SecuredAddress) -> bool:
+    try:
+        require_session(address, PATIENCE_S)
+    except NotAuthorized:
+        return False
+    return True
+
+
+@pytest.mark.sdt_security
+def test_each_step_follows_the_keys_of_mainpc(hosts: Hosts, running: Running, tmp_path: Path) -> None:
+    """A program that joined is served; its revocation is acknowledged, and it is refused a second later."""
+    pair = joined(hosts, f"reader-{running.step}", folder := tmp_path / "keys")
+    wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+    pin = load_certificates(folder).public_key(AGENT)
+    address = SecuredAddress(hosts.config.agent(AGENT).endpoint, pair, pin)
+    wait_until(lambda: gets_in(address), PATIENCE_S, "the agent knows the key")
+    assert asked(hosts, folder, AGENT, action="count_words", text="one two")["words"] == 2
+    ran = certs_init(hosts.keys, "revoke", f"reader-{running.step}", config=hosts.config.source)
+    assert (ran.status, ran.err) == (0, "")
+    assert f"{hosts.config.agent(AGENT).host.name}: acknowledged by {AGENT}" in ran.lines
+    assert not gets_in(address)
+    assert asked(hosts, action="count_words", text="one")["words"] == 1, "another caller is still served"
+
+
+def status_of(hosts: Hosts, *options: str) -> Ran:
+    return run_process(
+        hosts.environment(SDT) | {"TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}, "status", *options
+    )
+
+
+def test_status_is_well_at_each_step_while_the_agent_serves(hosts: Hosts, running: Running) -> None:
+    """An agent that has a REP socket and sends no heartbeats is connected to, and is not asked for its health."""
+    wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+    if running.step < 3:
+        wait_until(lambda: not registered(hosts), PATIENCE_S, "its registration is older than the TTL")
+    ran = status_of(hosts, "--wait", str(PATIENCE_S))
+    assert (ran.status, ran.err) == (0, "")
+    (row,) = [line.split() for line in ran.out.splitlines() if line.startswith(AGENT) and "CURVE" in line]
+    assert row[3] == ("ok" if running.step == 3 else "connected")
+    agent = json.loads(status_of(hosts, "--json").out)["agents"][AGENT]
+    assert (agent["asked"], agent["health"] is None) == (running.step == 3, running.step < 3)
+
+
+def test_status_names_an_agent_that_stopped_at_any_step(hosts: Hosts, running: Running) -> None:
+    """Whatever the agent speaks, nobody has its key at its address any more."""
+    wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+    running.process.kill()
+    running.process.wait()
+    ran = status_of(hosts)
+    assert ran.status == 1
+    what = "health" if running.step == 3 else "the handshake"
+    assert f"error [server_unreachable]: {AGENT}: no reply to {what} from " in ran.err
+
+
+@pytest.mark.parametrize("running", [2], indirect=True)
+def test_status_names_an_agent_whose_heartbeats_ceased(hosts: Hosts, running: Running) -> None:
+    """It makes its own sockets, and sent heartbeats itself: a connection does not stand for those."""
+    wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+    with hosts.client(SDT) as client:
+        time.sleep(0.2)  # a heartbeat is later than the registration
+        client.call("heartbeat", agent_name=AGENT)
+    wait_until(lambda: not registered(hosts), PATIENCE_S, "the heartbeat is older than the TTL")
+    ran = status_of(hosts)
+    assert (ran.status, ran.err) == (1, f"error [unhealthy]: {AGENT} is registered with {SDT} as NO_RESPONSE\n")
+
+
+@pytest.mark.parametrize("running", [3], indirect=True)
+def test_status_names_a_mute_agent_of_the_framework(hosts: Hosts, running: Running) -> None:
+    """It has promised to answer, by registering with its port."""
+    wait_until(lambda: status_of(hosts).status == 0, PATIENCE_S, "all is well")
+    running.process.send_signal(signal.SIGSTOP)
+    ran = status_of(hosts)
+    assert ran.status == 1
+    assert f"error [server_unreachable]: {AGENT}: no reply to health" in ran.err
 
 
 def test_the_page_shows_what_inspect_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -263,3 +263,20 @@ def test_a_context_that_ends_takes_its_watch_along(mainpc: Path) -> None:
     socket.close()
     context.term()
     wait_until(lambda: not handler._peers.watching, PATIENCE_S, "the watch ends")
+
+
+@pytest.mark.sdt_security
+def test_what_follows_mainpcs_keys_ends_with_the_context(
+    folders: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It tries again while mainpc can't be reached, and authorises nobody meanwhile whom the folder does not."""
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(folders[1]))
+    context: Context = zmq.Context()
+    handler = ZMQAuthenticator(context)
+    follower = handler._follower
+    assert follower is not None
+    wait_until(lambda: "trust_not_followed" in capsys.readouterr().out, PATIENCE_S, "it says that it does not follow")
+    assert follower.alive
+    assert {peer.name for peer in handler._peers.all()} <= {"SystemDigitalTwin", "UnifiedMemoryReasoningAgent"}
+    context.term()
+    wait_until(lambda: not follower.alive, PATIENCE_S, "it ends")

@@ -2,9 +2,9 @@
 
 The names are those of the original system, without its security holes: the ZAP handler runs on the socket's own
 Context, a socket that is bound already is refused, nothing falls back to an unencrypted socket, and a handler can't be
-stopped while a socket depends on it. An agent that calls these gets CURVE, the check of keys at the handshake, and the
-limits and the handshake guard of `Server`; a session ends when its key is revoked or expires. Only `Server` also checks
-every message.
+stopped while a socket depends on it. An agent that calls these gets CURVE, the check of keys at the handshake by
+mainpc's list, and the limits and the handshake guard of `Server`; a session ends when its key is revoked or expires.
+Only `Server` also checks every message.
 """
 
 import threading
@@ -14,9 +14,11 @@ from typing import Any
 
 import zmq
 
+from twinhost.agent.trust_follower import TrustFollower
+from twinhost.deployment import REGISTRY_AGENT
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import Watch, watch_unbound
-from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates
+from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates, secrets_in
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
@@ -66,14 +68,25 @@ class ZMQAuthenticator:
     def _run(self) -> None:
         """Start the handler and its threads; under the module's lock."""
         self._peers = AuthorizedPeers(folders_of_keys(self.folder))
+        self._follower = self._trust_follower()
         self._watches: list[Watch] = []
         self._ended, self._due = threading.Event(), threading.Event()
         self._peers.listen(lambda _: self._due.set())
         self.authenticator = Authenticator(self._context, self._peers, on_end=self._end, record_first=True)
         self.authenticator.handshakes.listen(self._observe_handshake)
         self._peers.watch()
+        if self._follower is not None:
+            self._follower.start()
         Worker("legacy-sessions", self._close_revoked).start()
         _handlers[self._context.underlying] = self
+
+    def _trust_follower(self) -> TrustFollower | None:
+        """Return what follows mainpc's list of keys; none in mainpc's own folder, where its agent keeps that list."""
+        if not secrets_in(self.folder):
+            return None
+        certificates = load_certificates(self.folder)
+        mainpcs = certificates.own_keys.certificate.owner.name == REGISTRY_AGENT
+        return None if mainpcs else TrustFollower(certificates, self._peers)
 
     def start(self) -> None:
         """Start the handler again after `stop()`; does nothing while it runs."""
@@ -122,6 +135,8 @@ class ZMQAuthenticator:
         self._ended.set()
         self._due.set()
         self._peers.stop_watching()
+        if self._follower is not None:
+            self._follower.request_stop()
         with _lock:
             for key in [key for key, handler in _handlers.items() if handler is self]:
                 del _handlers[key]

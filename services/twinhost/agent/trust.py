@@ -19,7 +19,13 @@ import msgspec
 import structlog
 
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, FolderContents, read_folders
-from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, MalformedRequest, TwinhostError
+from twinhost.secure_zmq.errors import (
+    ConfigurationError,
+    KeyFileMalformed,
+    MalformedRequest,
+    StoreUnavailable,
+    TwinhostError,
+)
 from twinhost.secure_zmq.key_writer import (
     move_to_revoked,
     render_certificate,
@@ -226,6 +232,21 @@ class TrustFolder:
     def document(self) -> TrustDocument:
         """Return the document that the folder has."""
         return document_of(read_folders([self._folder]))
+
+    def follow(self, get_trust: Callable[..., dict[str, Any]], base: TrustDocument) -> TrustDocument:
+        """Fetch mainpc's document, apply it if it differs from `base`, which the folder has, and return it.
+
+        Raises:
+            ConnectionRefused, RequestError: mainpc did not answer, or its answer is malformed.
+            StoreUnavailable: the folder can't be written; the revoked keys are refused nevertheless.
+        """
+        document = fetch_document(get_trust, base)
+        try:
+            if document.revision != base.revision:
+                self.apply(document)
+        except OSError as error:
+            raise StoreUnavailable(f"the trust folder can't be written ({error}); free space on its volume") from None
+        return document
 
     def apply(self, document: TrustDocument) -> None:
         """Apply a document; an interrupted run is finished by the next one.

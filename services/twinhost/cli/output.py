@@ -26,6 +26,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, RequestError, TwinhostE
 from twinhost.secure_zmq.wire import Reply
 
 MAX_CELL_COLUMNS = 40  # the longest name in the configuration has 27
+_AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 PIPE_COLUMNS = 80  # every table fits; a terminal has its own width
 
 _GAP = 2  # blanks between two columns
@@ -305,9 +306,24 @@ class Registration(msgspec.Struct, frozen=True):
     status: str
     location: str
     last_seen: str | None = None
+    last_updated: str | None = None
     host: str | None = None
     port: int | None = None
     registered_by: str | None = None
+
+    @property
+    def answers_health(self) -> bool:
+        """Whether the agent is to answer `health`: it is none that makes its own sockets.
+
+        Such an agent registers itself by its name alone. One of the framework registers with its port.
+        """
+        return self.port is not None or self.registered_by != self.name
+
+    @property
+    def sends_heartbeats(self) -> bool:
+        """Whether the agent was seen after it registered, and after its status changed last."""
+        after_s = seconds_between(self.last_updated, self.last_seen or "")
+        return after_s is None or after_s > _AT_ONCE_S
 
 
 class Registrations(msgspec.Struct, frozen=True):

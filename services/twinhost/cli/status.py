@@ -1,7 +1,7 @@
 """`status` and `agents`: both agents, the link between them, who is connected, and who is registered."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -28,7 +28,7 @@ from twinhost.cli.output import (
     seconds_between,
 )
 from twinhost.network_config import Agent
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
@@ -44,7 +44,11 @@ _ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """What one agent answered; None for what it did not answer, or was not asked."""
+    """What one agent answered; None for what it did not answer, or was not asked.
+
+    An agent that makes its own sockets is not `asked`: a REP socket answers no client of ours, and a connection shows
+    that it runs, holds its key, and accepts ours.
+    """
 
     agent: Agent
     health: Health | None = None
@@ -53,6 +57,7 @@ class AgentReport:
     registered: tuple[Registration, ...] | None = None
     hosts: Figures | None = None
     failure: Failure | None = None  # the first question that failed
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +77,10 @@ class Survey:
         found = [report.failure.about(report.agent.name) for report in self.reports if report.failure]
         for report in self.reports:
             found.extend(_unhealthy(report))
-        registered = self.registry.registered
-        if registered is not None:
-            by_name = {registration.name: registration for registration in registered}
+        if self.registry.registered is not None:
             for report in self.reports:
                 if report is not self.registry:
-                    found.extend(_unregistered(report.agent.name, by_name.get(report.agent.name)))
+                    found.extend(_unregistered(report, _registration_of(report.agent, self.registry)))
         return found
 
 
@@ -178,17 +181,57 @@ def survey_until_healthy(
         while True:
             left_s = ends - time.monotonic()
             deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
-            reports = {agent.name: _ask(settings, agent, client_of, deadline_s) for agent in asked}
-            failures = Survey(settings, tuple(reports.values())).failures()
+            reports = _reports(settings, asked, client_of, deadline_s)
+            failures = _survey(settings, reports).failures()
             pause_s = min(_PAUSE_S, ends - time.monotonic())
             if not failures or pause_s <= 0:
                 break
             on_retry(failures)
             time.sleep(pause_s)
-        for agent in everybody:
-            if agent not in asked:
-                reports[agent.name] = _ask(settings, agent, client_of, QUESTION_DEADLINE_S)
-    return Survey(settings, tuple(reports[agent.name] for agent in everybody))
+        if others := [agent for agent in everybody if agent not in asked]:
+            reports |= _reports(settings, others, client_of, QUESTION_DEADLINE_S, reports[settings.registry_agent.name])
+    return _survey(settings, reports)
+
+
+def _survey(settings: Settings, reports: Mapping[str, AgentReport]) -> Survey:
+    """Return the reports in the configuration's order."""
+    return Survey(settings, tuple(reports[name] for name in settings.config.agents if name in reports))
+
+
+def _reports(
+    settings: Settings,
+    agents: Collection[Agent],
+    client_of: Callable[[Agent], Client],
+    deadline_s: float,
+    registry: AgentReport | None = None,
+) -> dict[str, AgentReport]:
+    """Ask agents, and first, unless its report is given, the one that knows how the others have registered."""
+    if registry is None:
+        registry = _ask(settings, settings.registry_agent, client_of, deadline_s)
+    reports = {registry.agent.name: registry}
+    for agent in agents:
+        if agent == settings.registry_agent:
+            continue
+        registration = _registration_of(agent, registry)
+        makes_own_sockets = registration is not None and not registration.answers_health
+        reports[agent.name] = (
+            _reach(settings, agent, deadline_s) if makes_own_sockets else _ask(settings, agent, client_of, deadline_s)
+        )
+    return reports
+
+
+def _registration_of(agent: Agent, registry: AgentReport) -> Registration | None:
+    return next((found for found in registry.registered or () if found.name == agent.name), None)
+
+
+def _reach(settings: Settings, agent: Agent, deadline_s: float) -> AgentReport:
+    """Connect to an agent that makes its own sockets."""
+    failure = None
+    try:
+        require_session(settings.address(agent), deadline_s)
+    except TwinhostError as error:
+        failure = Failure.of(error)
+    return AgentReport(agent, failure=failure, asked=False)
 
 
 def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float) -> AgentReport:
@@ -221,10 +264,12 @@ def _unhealthy(report: AgentReport) -> list[Failure]:
     return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check reports why'})")]
 
 
-def _unregistered(name: str, registration: Registration | None) -> list[Failure]:
+def _unregistered(report: AgentReport, registration: Registration | None) -> list[Failure]:
+    name = report.agent.name
     if registration is None:
         return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin; see its log")]
-    if registration.status in HEALTHY_STATUSES:
+    silent = registration.status == NO_RESPONSE and not registration.sends_heartbeats
+    if registration.status in HEALTHY_STATUSES or (silent and not report.asked):  # then its connection counts
         return []
     gone = registration.status == NO_RESPONSE
     advice = (
@@ -243,6 +288,7 @@ def _document(survey: Survey, failures: Sequence[Failure]) -> dict[str, Any]:
             report.agent.name: {
                 "host": report.agent.host.name,
                 "endpoint": report.agent.endpoint,
+                "asked": report.asked,
                 "health": report.document,
                 "peers": msgspec.to_builtins(report.peers.peers) if report.peers else None,
                 "handshakes": report.peers.handshakes if report.peers else None,
@@ -290,6 +336,8 @@ def _agents_table(survey: Survey) -> RenderableType:
     for report in survey.reports:
         health = report.health
         cells: list[output.Cell] = [output.styled("no answer", output.BAD), "-", "-"]
+        if not report.asked and report.failure is None:
+            cells = ["connected", "-", "CURVE" if survey.settings.secure else output.styled("OPEN", output.LOUD)]
         if health is not None:
             ok = health.status == "ok" and health.ready
             link = "CURVE" if health.secure else output.styled("OPEN", output.LOUD)

@@ -468,8 +468,8 @@ class SystemDigitalTwin(FeedClient):
     ) -> TrustReply:
         """Return the trust document: every public key, and the fingerprints of the revoked keys.
 
-        With `since`, a revision that the caller has, it returns only what has changed since, if mainpc remembers that;
-        else with `part` a part of the document, of which the first one is 0.
+        With `since`, a revision that the caller has applied, it returns only what has changed since, if mainpc
+        remembers that; else with `part` a part of the document, of which the first one is 0.
 
         Limits: `since` 1 to 256 characters; `part` 0 to 1,000,000.
 

@@ -260,6 +260,27 @@ class Client:
             pass
 
 
+def require_session(server: ServerAddress, deadline_s: float) -> None:
+    """Connect and send nothing: the server proves its key and accepts ours, whatever it can answer.
+
+    Raises:
+        NotAuthorized, WrongServerKey, SecurityMismatch, ServerUnreachable: as of `Client.call`.
+    """
+    link, deadline = Link(server), time.monotonic() + deadline_s
+    while True:
+        connection = open_connection(link.next_target(), client_context(), link.feed, DEFAULT_MAX_PAYLOAD_BYTES)
+        try:
+            step = Step.KEEP
+            while step is Step.KEEP:
+                if link.wait_for_session(_SLICE_MS / 1_000):
+                    return
+                if (now := time.monotonic()) >= deadline:
+                    raise link.diagnosis.timed_out("the handshake", deadline_s)
+                step = link.step(now)
+        finally:
+            connection.close()
+
+
 @dataclass(frozen=True, slots=True)
 class FeedEvent:
     """One event as it was received: its topic, and a JSON object."""

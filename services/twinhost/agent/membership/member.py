@@ -22,14 +22,14 @@ from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
-from twinhost.agent.trust import TRUST_TOPIC, TrustFolder, fetch_document
+from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.client import Client, Subscriber
-from twinhost.secure_zmq.errors import ConnectionRefused, InternalError, NotFound, RequestError, StoreUnavailable
+from twinhost.secure_zmq.errors import ConnectionRefused, InternalError, NotFound, RequestError
 from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
@@ -219,14 +219,9 @@ class MainpcLink(Worker):
         """Apply mainpc's list of keys if it has changed; return whether it had."""
         if self._trust is None or revision in (None, self._trust_revision):
             return False
-        try:
-            document = self._trust.document()
-            if document.revision != revision:  # after a restart they may be equal
-                get_trust = partial(client.call, "get_trust", deadline_s=CALL_DEADLINE_S)
-                document = fetch_document(get_trust, document)
-                self._trust.apply(document)
-        except OSError as error:
-            raise StoreUnavailable(f"the trust folder can't be written ({error}); free space on its volume") from None
+        document = self._trust.document()
+        if document.revision != revision:  # after a restart they may be equal
+            document = self._trust.follow(partial(client.call, "get_trust", deadline_s=CALL_DEADLINE_S), document)
         self._trust_revision = document.revision
         return True
 

@@ -156,7 +156,10 @@ class Registry:
         return self._remember(name, stopping=stopping)
 
     def note_trust(self, name: str, revision: str | None) -> None:
-        """Record which revision of the trust document an agent has applied; None: no revision."""
+        """Record which revision of the trust document an agent has applied; None: no revision.
+
+        It changes nothing else: that a thread of the agent follows the list does not show that the agent is well.
+        """
         if revision is None:
             self._trust.pop(name, None)
         else:

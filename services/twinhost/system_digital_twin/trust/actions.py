@@ -87,8 +87,8 @@ class RetireKeys(Request, tag="retire_keys"):
 class GetTrust(Request, tag="get_trust"):
     """Return the trust document: every public key, and the fingerprints of the revoked keys.
 
-    With `since`, a revision that the caller has, it returns only what has changed since, if mainpc remembers that; else
-    with `part` a part of the document, of which the first one is 0.
+    With `since`, a revision that the caller has applied, it returns only what has changed since, if mainpc remembers
+    that; else with `part` a part of the document, of which the first one is 0.
     """
 
     since: NAME | None = None
@@ -210,8 +210,25 @@ class EnrolledKeys:
 class KeyActions(Feature):
     """The actions on keys. The folders are the only record: a restart loses nothing but open proposals."""
 
-    def __init__(self, peers: AuthorizedPeers, enrolled: EnrolledKeys, audit: Audit, lifetime_days: int) -> None:
+    def __init__(
+        self,
+        peers: AuthorizedPeers,
+        enrolled: EnrolledKeys,
+        audit: Audit,
+        lifetime_days: int,
+        applied: Callable[[str, str], None] = lambda *_: None,
+    ) -> None:
+        """Serve the keys.
+
+        Args:
+            peers: the authorised keys.
+            enrolled: those that this agent authorises.
+            audit: records an event.
+            lifetime_days: of a new key.
+            applied: called with a caller's name and the revision of the trust document that it has applied.
+        """
         self._peers = peers
+        self._applied = applied
         self._enrolled = enrolled
         self._audit = audit
         self.lifetime_days = lifetime_days
@@ -278,6 +295,8 @@ class KeyActions(Feature):
 
     @action()
     def trust(self, request: GetTrust, caller: Caller) -> TrustReply:
+        if request.since is not None:
+            self._applied(caller.name, request.since)
         answer = msgspec.structs.asdict(self._history.answer(request.since, request.part))
         return cast(TrustReply, {"status": SUCCESS, **answer})
 

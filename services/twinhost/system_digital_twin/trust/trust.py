@@ -24,7 +24,8 @@ _ALL = "*"
 class KeysAndAudit:
     """The keys, and the audit log. With SECURE_ZMQ=0 there are no keys, and the log continues."""
 
-    def __init__(self, foundation: Foundation) -> None:
+    def __init__(self, foundation: Foundation, applied: Callable[[str, str], None]) -> None:
+        """Open the log; `applied` is called with an agent's name and the revision of the trust document it follows."""
         settings, peers, health = foundation.settings, foundation.keys.peers, foundation.health
         self._audit = AuditLog(foundation.database, settings.state / AUDIT_FOLDER)
         self._key_audit = KeyAudit(foundation.database, self._audit, peers)
@@ -36,6 +37,7 @@ class KeysAndAudit:
                 enrolled,
                 lambda event, **fields: self._audit.record(Event(event), **fields),
                 settings.config.limits.key_lifetime_days,
+                applied,
             )
             health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
         health.add("audit_log", lambda: self._audit.fault, essential=False)

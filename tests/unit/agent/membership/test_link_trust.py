@@ -10,7 +10,7 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.membership import member
+from twinhost.agent import trust
 from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, fetch_document
 from twinhost.secure_zmq.certificates import FolderContents, load_certificates, read_folders
@@ -57,7 +57,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
         return fetch_document(noted, base)
 
-    monkeypatch.setattr(member, "fetch_document", noting)
+    monkeypatch.setattr(trust, "fetch_document", noting)
     return replies
 
 
