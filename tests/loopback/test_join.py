@@ -327,6 +327,31 @@ def test_an_agent_at_mainpcs_address_is_found(laptop: Laptop, monkeypatch: pytes
         assert deployment.memory.call("ping")["status"] == "ok"
 
 
+def test_agents_are_found_at_the_ports_that_are_published(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a second stack on a machine: the registered ports are those within the containers."""
+    ask = profile_module._ask
+
+    def of_containers(*question: Any) -> Reply:
+        reply = ask(*question)
+        for each in reply.get("agents", ()):
+            events = each["metadata"].get("events_port")
+            moved = {"zmq": each["port"], **({"events": events} if events else {})}
+            inner: dict[str, Any] = {"events_port": 7150} if events else {}
+            each |= {
+                "host": f"{each['location']}.invalid",
+                "port": 7120,
+                "metadata": {**inner, "published_ports": moved},
+            }
+        return reply
+
+    monkeypatch.setattr(profile_module, "_ask", of_containers)
+    ran = laptop.join("outside")
+    assert f"{UMRA} answered at {laptop.hosts.config.agent(UMRA).endpoint}" in ran.out
+    assert load_network_config().agent(SDT).events_port == laptop.hosts.config.agent(SDT).events_port
+    with twinhost.connect() as deployment:
+        assert deployment.memory.call("ping")["status"] == "ok"
+
+
 def test_an_agent_is_found_by_its_key_alone(laptop: Laptop) -> None:
     """Another agent that answers at the registered address does not pass for it; the join succeeds, and says so."""
     place = laptop.hosts.config.agent(UMRA)
@@ -344,13 +369,25 @@ def test_an_agent_is_found_by_its_key_alone(laptop: Laptop) -> None:
     [
         ("Aaa", "192.0.2.66", {"events_port": 70_000}),
         ("Aaa", "192.0.2.66", {"events_port": True}),
+        ("Aaa", "192.0.2.66", {"published_ports": {"zmq": "7230", "events": 70_000}}),
+        ("Aaa", "192.0.2.66", {"published_ports": [7230]}),
         ("Aaa", "a..", {}),
         ("my robot", "192.0.2.66", {}),
         ("Aaa", "192.0.2.66", {"location": "pc2"}),
         ("Aaa", "192.0.2.66", {"location": "mainpc"}),
         ("pc2", "192.0.2.66", {"location": "mainpc"}),
     ],
-    ids=["no-port", "no-number", "no-address", "no-file-name", "at-pc2", "at-mainpc", "named-pc2"],
+    ids=[
+        "no-port",
+        "no-number",
+        "no-published-port",
+        "no-published-ports",
+        "no-address",
+        "no-file-name",
+        "at-pc2",
+        "at-mainpc",
+        "named-pc2",
+    ],
 )
 def test_what_an_agent_registers_harms_no_profile(
     laptop: Laptop, request: pytest.FixtureRequest, name: str, host: str, metadata: dict[str, Any]

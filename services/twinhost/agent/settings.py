@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from twinhost.agent.http import http_hosts
 from twinhost.agent.live_config import LiveConfig
 from twinhost.agent.state_folder import STATE_VARIABLE, state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
-from twinhost.network_config.load import PUBLISH_VARIABLE
+from twinhost.network_config.load import PUBLISH_VARIABLE, published_ports
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -30,11 +31,17 @@ class Settings:
     http_hosts: frozenset[str]
     models: Path | None = None  # the models' folder, whose disk is measured
     address: str = ""  # IPv4, on which the agent listens; an empty one is every address
+    published: Mapping[str, int] = field(default_factory=dict)  # the ports that are published under other numbers
 
     @property
     def config(self) -> NetworkConfig:
         """The configuration in effect now; what is to follow the file asks for it again."""
         return self.live.current
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the agent's registration says about where programs outside the containers reach it."""
+        return {"published_ports": dict(self.published)} if self.published else {}
 
     @property
     def disks(self) -> dict[str, Path]:
@@ -72,7 +79,8 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     named = [name for host in config.hosts.values() for name in (host.name, host.address)]
     hosts = http_hosts(named, environment)
     live = LiveConfig(config, agent, environment)
-    return Settings(live, agent, certificates, state, hosts, Path(models) if models else None)
+    published = published_ports(agent, environment)
+    return Settings(live, agent, certificates, state, hosts, Path(models) if models else None, published=published)
 
 
 def _require_private(environment: Mapping[str, str]) -> None:

@@ -19,8 +19,8 @@ from twinhost.certificates.tree import (
     locked,
 )
 from twinhost.network_config import NetworkConfig
-from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE
-from twinhost.network_config.model import is_loopback
+from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE, port_variable, published_ports
+from twinhost.network_config.model import Host, is_loopback, is_unspecified
 from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -100,7 +100,7 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
         token = KeyPair.generate(owner, Validity(now, now + minutes * 60))
         replace_certificate(token.certificate, path)
     not_after = now + minutes * 60
-    return Invitation(server.host.authority(server.zmq_port), server_key, token, not_after)
+    return Invitation(_published(config), server_key, token, not_after)
 
 
 def pending(layout: Layout) -> list[Pending]:
@@ -211,11 +211,35 @@ def variables_to_set(config: NetworkConfig, environment: Mapping[str, str] = os.
     """Return the variables without which no other machine can reach mainpc."""
     host = config.agent(SERVER).host
     variable = ADDRESS_VARIABLES.get(host.name)
-    by_default = variable is not None and not environment.get(variable) and not set(host.address) & set(".:")
     return [
-        *([variable] if variable is not None and (by_default or is_loopback(host.address)) else []),
+        *([variable] if variable is not None and (_by_default(host, environment) or is_loopback(host.address)) else []),
         *([PUBLISH_VARIABLE] if is_loopback(environment.get(PUBLISH_VARIABLE, "")) else []),
     ]
+
+
+def port_is_chosen_by_the_engine(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether mainpc's port is published under a number that only the engine knows."""
+    return environment.get(port_variable(config.agent(SERVER), "zmq")) == "0"
+
+
+def _by_default(host: Host, environment: Mapping[str, str]) -> bool:
+    """Return whether a host has the name that only containers know."""
+    variable = ADDRESS_VARIABLES.get(host.name)
+    return variable is not None and not environment.get(variable) and not set(host.address) & set(".:")
+
+
+def _published(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> str:
+    """Return mainpc's address and port for an invitation, as docker-compose.yml publishes a port that was moved.
+
+    One that was not is the same on its container, whose name other containers know.
+    """
+    server = config.agent(SERVER)
+    port = published_ports(server, environment).get("zmq")
+    if port is None:
+        return server.host.authority(server.zmq_port)
+    address = environment.get(PUBLISH_VARIABLE) or "127.0.0.1"
+    named = not _by_default(server.host, environment) or is_unspecified(address)
+    return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
 
 
 def why_not_confirmed(given: str | None, request: Certificate) -> str:

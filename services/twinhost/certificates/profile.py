@@ -9,9 +9,9 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import msgspec
 import yaml
@@ -227,8 +227,7 @@ def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
         if each.host is None or each.port is None or not (is_address(each.host) and is_stem(each.name)):
             continue  # it can't be called
         registered = Place(each.host, ports_of(each.port, each.health_check_port, each.metadata.get("events_port")))
-        tried = [known.get(each.name), registered, Place(server.address, registered.ports)]
-        found = server if each.name == SERVER else _first_that_answers(certificates, each.name, tried)
+        found = _found(certificates, each, registered, known)
         place = found or registered
         addresses = (registered.address, place.address)
         names = (each.location, each.name, f"{each.name}@{each.location}")  # no agent has an @ in its name
@@ -245,6 +244,29 @@ def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
     return reached
 
 
+def _found(
+    certificates: Certificates, registration: _Registration, registered: Place, known: Mapping[str, Place]
+) -> Place | None:
+    """Return where a registered agent is reached; None if it answers nowhere."""
+    server, moved = known[SERVER], _published(registration.metadata)
+    published = {**registered.ports, **moved}
+    if registration.name == SERVER:
+        by_published = server.ports["zmq"] == published["zmq"]  # and not between containers
+        return replace(server, ports={**server.ports, **moved}) if by_published else server
+    elsewhere = [Place(address, published) for address in (registered.address, server.address)]
+    beside_mainpc = Place(server.address, registered.ports)
+    return _first_that_answers(
+        certificates, registration.name, [known.get(registration.name), *elsewhere, registered, beside_mainpc]
+    )
+
+
+def _published(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Return the ports that an agent registered as published under other numbers; what is no port is left out."""
+    ports = metadata.get("published_ports")
+    given = ports if isinstance(ports, dict) else {}
+    return {name: port for name in ("zmq", "events") if is_port(port := given.get(name))}
+
+
 def _yaml(document: Mapping[str, Any]) -> str:
     return _HEADER + yaml.safe_dump(document, sort_keys=False)
 
@@ -252,9 +274,14 @@ def _yaml(document: Mapping[str, Any]) -> str:
 def ports_of(zmq: int, http: int | None, events: object) -> dict[str, int]:
     """Return the ports of an agent by name, as the configuration has them; `events` may be no port."""
     ports = {"zmq": zmq, "http": http or _UNKNOWN_PORT}
-    if isinstance(events, int) and not isinstance(events, bool) and 0 < events < 65_536:
+    if is_port(events):
         ports["events"] = events
     return ports
+
+
+def is_port(value: object) -> TypeGuard[int]:
+    """Return whether a value that an agent registered is a port."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
 
 
 def _first_that_answers(certificates: Certificates, name: str, places: Sequence[Place | None]) -> Place | None:

@@ -15,6 +15,7 @@ from twinhost.certificates.admission import (
     keep_request,
     kept_request,
     pending,
+    port_is_chosen_by_the_engine,
     reject,
     variables_to_set,
     why_not_confirmed,
@@ -30,7 +31,7 @@ from twinhost.certificates.bundle import (
 )
 from twinhost.certificates.export import EXPECTED, as_tar, copy_to, find_public_key, make_host_keys, read_file, trust
 from twinhost.certificates.join import import_answer, join, request
-from twinhost.certificates.layout import Layout, described, only_host, plan_layout
+from twinhost.certificates.layout import SERVER, Layout, described, only_host, plan_layout
 from twinhost.certificates.revoke import Revocation, replace_revoked, revoke
 from twinhost.certificates.rotate import rotate_client, rotate_server
 from twinhost.certificates.tree import own_folders
@@ -38,6 +39,7 @@ from twinhost.certificates.verify import verify_tree
 from twinhost.cli.certs_init import make
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, say
 from twinhost.network_config import NetworkConfig, load_network_config
+from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import CERTS_INIT, CERTS_INIT_PIPED, ConfigurationError, remove_command
 from twinhost.secure_zmq.key_writer import render_certificate
@@ -124,6 +126,12 @@ def run_invite(
             f"{' and '.join(variables)} in .env to an address of this machine that it reaches, run "
             "docker compose up -d mainpc, and repeat this with --again."
         )
+    if port_is_chosen_by_the_engine(config):
+        port = config.agent(SERVER).zmq_port
+        note(
+            f"The engine chose mainpc's port: docker compose port {layout.server_host} {port} prints it, for: twinhost "
+            "join --address ADDRESS:PORT -"
+        )
     if host not in config.hosts:
         note(f"A program on {host} needs nothing else; an agent there also needs the host in {config.source}.")
 
@@ -139,10 +147,13 @@ def run_join(
     ] = False,
 ) -> None:
     """On the new machine: make its key, and enrol it by that line."""
-    layout, _ = _tree(context)
+    layout, config = _tree(context)
     if line == STANDARD_STREAM:
         line = read_line("The line that invite printed: ", MAX_LINE_CHARACTERS + 2)
-    joined = join(layout, parse_invitation(line), may_replace=may_replace)
+    invitation, server = parse_invitation(line), config.agent(SERVER)
+    if is_loopback(invitation.authority.rpartition(":")[0]):  # of mainpc's machine, and in a container of nobody
+        invitation = replace(invitation, authority=server.host.authority(server.zmq_port))
+    joined = join(layout, invitation, may_replace=may_replace)
     owner, key = joined.certificate.owner, joined.certificate
     how = "had joined already" if joined.already else "has joined"
     say(f"{owner.name} on {owner.host} {how} as {key.public.fingerprint}")

@@ -51,6 +51,7 @@ MAX_NUMBER = 2**63  # as in SQLite
 
 T = TypeVar("T")
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_PORT = re.compile(r"[0-9]{1,5}")
 _STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
@@ -95,6 +96,24 @@ def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     if environment.get(PROFILE_VARIABLE) and not environment.get(FOLDER_VARIABLE):
         return own
     return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
+
+
+def published_ports(agent: Agent, environment: Mapping[str, str] = os.environ) -> dict[str, int]:
+    """Return the ports, by name, that docker-compose.yml publishes under other numbers than the agent's own.
+
+    Its variables say so, such as PC2_ZMQ_PORT; a port that the engine chooses (0) is not known here.
+    """
+    found = {}
+    for name, own in (("zmq", agent.zmq_port), ("events", agent.events_port)):
+        text = environment.get(port_variable(agent, name), "")
+        if own is not None and _PORT.fullmatch(text) and 0 < int(text) < 65_536 and int(text) != own:
+            found[name] = int(text)
+    return found
+
+
+def port_variable(agent: Agent, name: str) -> str:
+    """Return the variable of docker-compose.yml under whose number a port of an agent's host is published."""
+    return f"{agent.host.name}_{name}_PORT".upper()
 
 
 def is_stem(text: str) -> bool:

@@ -170,6 +170,14 @@ def is_loopback(text: str) -> bool:
         return text == "localhost"
 
 
+def is_unspecified(text: str) -> bool:
+    """Return whether an address, with or without brackets, stands for every address of a machine."""
+    try:
+        return ipaddress.ip_address(text.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
 def require_web_address(url: str, *, unencrypted: bool) -> str:
     """Return the URL of a service; without TLS it is on this machine, unless `unencrypted` allows another.
 

@@ -214,7 +214,10 @@ def _itself(foundation: Foundation) -> AgentRecord:
         health_check_port=agent.http_port,
         agent_type="system_twin",
         capabilities=("registry", "discovery"),
-        metadata={} if agent.events_port is None else {"events_port": agent.events_port},
+        metadata={
+            **({} if agent.events_port is None else {"events_port": agent.events_port}),
+            **foundation.settings.metadata,
+        },
     )
 
 

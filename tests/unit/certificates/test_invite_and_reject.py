@@ -185,6 +185,32 @@ def test_an_address_that_no_other_machine_reaches(tree: Path, settings: dict[str
         assert "--again" in warning
 
 
+@pytest.mark.parametrize(
+    ("settings", "authority"),
+    [
+        ({"MAINPC_ZMQ_PORT": "7120"}, "mainpc:7120"),
+        ({"MAINPC_ZMQ_PORT": "7121"}, "127.0.0.1:7121"),
+        ({"MAINPC_ZMQ_PORT": "7121", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"}, "192.0.2.10:7121"),
+        ({"MAINPC_ZMQ_PORT": "7121", "TWINHOST_PUBLISH_ADDRESS": "[2001:db8::1]"}, "[2001:db8::1]:7121"),
+        ({"MAINPC_ZMQ_PORT": "7121", "TWINHOST_PUBLISH_ADDRESS": "0.0.0.0"}, "mainpc:7121"),
+        ({"MAINPC_ZMQ_PORT": "7121", "MAINPC_IP": "desk"}, "desk:7121"),
+        ({"MAINPC_ZMQ_PORT": "7120", "MAINPC_IP": "192.0.2.10"}, "192.0.2.10:7120"),
+        ({"MAINPC_ZMQ_PORT": "7120-7130"}, "mainpc:7120"),
+    ],
+)
+def test_an_invitation_names_where_the_port_is_published(tree: Path, settings: dict[str, str], authority: str) -> None:
+    """A port that was moved is another one outside the containers, where nobody knows their names."""
+    ran = certs_init(tree, "invite", *SENSOR, host="mainpc", settings=settings)
+    assert parse_invitation(ran.out).authority == authority
+
+
+def test_a_port_that_the_engine_chose_is_to_be_asked_for(tree: Path) -> None:
+    """It is not known in a container: the note has the command that prints it, and where to give it."""
+    ran = certs_init(tree, "invite", *SENSOR, host="mainpc", settings={"MAINPC_ZMQ_PORT": "0"})
+    assert "docker compose port mainpc 7120 prints" in ran.err
+    assert "--address ADDRESS:PORT" in ran.err
+
+
 def test_whoever_runs_on_mainpc_itself_is_not_warned(tree: Path) -> None:
     """Its containers know the name."""
     ran = certs_init(tree, "invite", "Helper", "--host", "mainpc", "--role", "agent", host="mainpc")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from twinhost.network_config import Host, get_mainpc_address, get_pc2_address, is_local_only, load_network_config
-from twinhost.network_config.load import CONTAINER_PATH, DEFAULT_PATH, default_path
+from twinhost.network_config.load import CONTAINER_PATH, DEFAULT_PATH, default_path, published_ports
 from twinhost.network_config.model import is_address
 from twinhost.secure_zmq.errors import ConfigurationError
 
@@ -34,6 +34,23 @@ def test_a_service_of_the_other_host_is_refused() -> None:
         get_mainpc_address("UnifiedMemoryReasoningAgent")
     with pytest.raises(ConfigurationError, match="SystemDigitalTwin runs on mainpc, not on pc2"):
         get_pc2_address("SystemDigitalTwin")
+
+
+@pytest.mark.parametrize(
+    ("environment", "published"),
+    [
+        ({}, {}),
+        ({"MAINPC_ZMQ_PORT": "7120", "MAINPC_EVENTS_PORT": "7150"}, {}),
+        ({"MAINPC_ZMQ_PORT": "7121", "PC2_ZMQ_PORT": "7231"}, {"zmq": 7121}),
+        ({"MAINPC_ZMQ_PORT": "7121", "MAINPC_EVENTS_PORT": "7151"}, {"zmq": 7121, "events": 7151}),
+        ({"MAINPC_ZMQ_PORT": "0", "MAINPC_EVENTS_PORT": "7151-7159"}, {}),
+        ({"MAINPC_ZMQ_PORT": "", "MAINPC_EVENTS_PORT": "70000"}, {}),
+    ],
+)
+def test_a_port_that_compose_moves_is_known(environment: dict[str, str], published: dict[str, int]) -> None:
+    """Of this agent's host alone, and only where the number is known within the containers."""
+    agent = load_network_config(environment={}).agent("SystemDigitalTwin")
+    assert published_ports(agent, environment) == published
 
 
 def test_an_unknown_service_or_host_is_refused_with_a_list() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -57,6 +58,7 @@ class MainpcLink(Worker):
         capabilities: Sequence[str] = (),
         dependencies: Sequence[str] = (),
         witness: AuditWitness | None = None,
+        metadata: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         """Keep `agent` registered with the agent at `server`.
 
@@ -72,6 +74,7 @@ class MainpcLink(Worker):
             capabilities: what it registers with.
             dependencies: the agents that it needs.
             witness: keeps the heads of mainpc's audit log.
+            metadata: what it registers with, besides its location.
         """
         super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
         self._registration_data = {
@@ -82,7 +85,7 @@ class MainpcLink(Worker):
             "host": agent.host.address,
             "port": agent.zmq_port,
             "health_check_port": agent.http_port,
-            "metadata": {"location": agent.host.name},
+            "metadata": {"location": agent.host.name, **metadata},
         }
         self._status = status
         self._server = server
@@ -320,6 +323,7 @@ class Membership:
             description.capabilities,
             description.dependencies,
             self._witness,
+            settings.metadata,
         )
         sampler = SamplerThread.of(foundation, link.report)
         addresses = find_addresses(settings, foundation.keys)
