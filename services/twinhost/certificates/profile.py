@@ -162,6 +162,24 @@ def refresh_profile(folder: Path) -> list[Reached]:
     return write_agents(folder, known)
 
 
+def require_same_mainpc(folder: Path, server: Place) -> None:
+    """Raise ConfigurationError if a profile is for another mainpc, which runs elsewhere, than the one at a place.
+
+    One that holds the pinned key at neither place has new keys, since its state was deleted: the profile follows it.
+    """
+    if not secrets_in(folder) or not os.path.lexists(folder / CONFIG_FILE):
+        return
+    agent = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER)
+    before = Place(agent.host.address, {"zmq": agent.zmq_port})
+    found = _first_that_answers(load_certificates(folder), SERVER, [server, before])
+    if found is not None and found.endpoint != server.endpoint:
+        raise ConfigurationError(
+            f"{folder} is for the mainpc at {before.endpoint}, and the one at {server.endpoint} has another key; for a "
+            "profile of its own: twinhost join --profile NAME --local; to use this one for it: "
+            f"{join_command(folder, '--replace --local')}"
+        )
+
+
 def program_layout(folder: Path) -> Layout:
     """Return the tree of a program: one folder, with its own pair and the public keys of others."""
     server = KeyOwner(SERVER, OPERATOR_HOST, frozenset({AGENT_ROLE}))

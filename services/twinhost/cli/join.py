@@ -31,6 +31,7 @@ from twinhost.certificates.profile import (
     own_folder,
     ports_of,
     refresh_profile,
+    require_same_mainpc,
     write_agents,
 )
 from twinhost.cli import output
@@ -172,6 +173,8 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
     secret = folder / f"{owner.name}{SECRET_SUFFIX}"
     with own_folder(folder):
         _require_free(folder, secret)
+        if not may_replace:
+            require_same_mainpc(folder, known[SERVER])
         if secret.exists():
             owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
         local = [Identity(owner, owner.name, ".")]
