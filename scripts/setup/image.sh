@@ -35,6 +35,15 @@ build() {
     return "$status"
 }
 
+warn_of_others() {
+    local image others
+    image=$(docker compose config --images certs-init) || return 0
+    others=$(docker ps --filter "ancestor=$image" --format '{{.Label "com.docker.compose.project.working_dir"}}' |
+        sort -u | grep -vxF "$PWD" | paste -sd ' ') || return 0
+    step "Containers of $others run $image too, and would run this checkout's code from its next start on; to keep both, write TWINHOST_IMAGE=NAME:TAG into .env (docs/how-to/run-several-stacks.md)"
+}
+
+warn_of_others
 BASE_IMAGE=$(scripts/setup/base_image.sh)
 TWINHOST_CA_BUNDLE=$(find_ca_bundle)
 export BASE_IMAGE TWINHOST_CA_BUNDLE
