@@ -328,7 +328,7 @@ def test_an_agent_at_mainpcs_address_is_found(laptop: Laptop, monkeypatch: pytes
 
 
 def test_agents_are_found_at_the_ports_that_are_published(laptop: Laptop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As of a second stack on a machine: the registered ports are those within the containers."""
+    """As of a second stack on a machine: the line and the registrations have the ports within the containers."""
     ask = profile_module._ask
 
     def of_containers(*question: Any) -> Reply:
@@ -345,9 +345,12 @@ def test_agents_are_found_at_the_ports_that_are_published(laptop: Laptop, monkey
         return reply
 
     monkeypatch.setattr(profile_module, "_ask", of_containers)
-    ran = laptop.join("outside")
+    mainpc = laptop.hosts.config.agent(SDT)
+    line = replace(parse_invitation(laptop.invite("outside")), authority="mainpc.invalid:7120").render()
+    ran = laptop.run("join", "--address", f"127.0.0.1:{mainpc.zmq_port}", line)
+    assert ran.status == 0, ran.err
     assert f"{UMRA} answered at {laptop.hosts.config.agent(UMRA).endpoint}" in ran.out
-    assert load_network_config().agent(SDT).events_port == laptop.hosts.config.agent(SDT).events_port
+    assert load_network_config().agent(SDT).events_port == mainpc.events_port
     with twinhost.connect() as deployment:
         assert deployment.memory.call("ping")["status"] == "ok"
 
