@@ -251,22 +251,27 @@ class _Clients:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._opened: list[Any] = []
+        self._closed = False
 
     def close(self) -> None:
-        """Close the clients that were used."""
+        """Close both clients, as each client's `close` does; one that is used for the first time later is closed."""
+        self._closed = True
         for client in self._opened:
             client.close()
 
     def _open(self, name: str, *, asynchronous: bool) -> Any:
         client = self._settings.typed_client(name, asynchronous=asynchronous)
         self._opened.append(client)
+        if self._closed:  # after the client can be found by `close`, which another thread may call
+            client.close()
         return client
 
 
 class Deployment(_Clients):
     """Both agents of a deployment: `memory` is UnifiedMemoryReasoningAgent, `system` is SystemDigitalTwin.
 
-    Each is connected with its first call, and closed with the deployment. Not to be shared between threads.
+    Each is connected with its first call, and closed with the deployment. Not to be shared between threads, except that
+    any thread may close it.
 
     >>> with twinhost.connect() as deployment:
     ...     deployment.memory.get(memory_id="roses").memory.content

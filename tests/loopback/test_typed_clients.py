@@ -4,8 +4,10 @@ import asyncio
 import inspect
 import itertools
 import re
+import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,13 +21,14 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.test_cli_watch import kept
 from tests.loopback.test_events import feed_address
 from tests.loopback.watching import Publisher, withdraw
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, soon, wait_until
 from twinhost.clients import (
     AsyncSystemDigitalTwin,
     AsyncUnifiedMemoryReasoningAgent,
     SystemDigitalTwin,
     UnifiedMemoryReasoningAgent,
 )
+from twinhost.clients.events import SystemEvent
 from twinhost.clients.memory_replies import MemoryDocument
 from twinhost.secure_zmq.server_address import SecuredAddress
 
@@ -219,7 +222,7 @@ def test_events_come_once_and_in_order_through_a_restart(mainpc: Hosts, asynchro
         stored = sorted(itertools.chain(*kept(client).values()))
     assert found == stored[: len(found)]
     assert len(found) == 50
-    assert not [thread for thread in threading.enumerate() if thread.name == "feed-subscriber"]
+    assert feed_threads() == []
 
 
 def test_events_continue_after_a_number(mainpc: Hosts) -> None:
@@ -270,6 +273,182 @@ def test_a_new_store_is_reported_or_followed(mainpc: Hosts) -> None:
         ):
             next(strict)
         assert next(lenient).event_id == name
+
+
+def test_events_end_after_the_timeout_without_an_event(mainpc: Hosts) -> None:
+    """The time of the program between two events does not count; with 0, what is stored comes, and then the end."""
+    with mainpc.client(SDT, by=UMRA) as client, system_of(mainpc) as system:
+        publisher = Publisher(client)
+        publisher.many(6)
+        stored = [seq for _, seq in publisher.ledger]
+        assert [event.seq for event in system.events(after=0, timeout=0) if hasattr(event, "seq")] == stored
+        events, found = system.events(timeout=0.5), list[int]()
+        started = time.monotonic()
+        assert list(events) == []
+        assert time.monotonic() - started >= 0.5
+        for event in (events := system.events(after=0, timeout=1)):
+            found += [event.seq] if hasattr(event, "seq") else []
+            if len(found) == 6:
+                time.sleep(1.1)
+                publisher.one()
+        assert found == [seq for _, seq in publisher.ledger]
+        assert next(events, None) is None
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="choose 0 s or more, or None"):
+                system.events(timeout=wrong)
+
+    async def for_asyncio() -> list[int]:
+        async with async_system_of(mainpc) as system:
+            assert [event async for event in system.events(timeout=0.1)] == []
+            return [event.seq async for event in system.events(after=0, timeout=0) if hasattr(event, "seq")]
+
+    assert asyncio.run(for_asyncio()) == found
+    assert feed_threads() == []
+
+
+def test_a_timeout_while_mainpc_is_unreachable_is_an_error(mainpc: Hosts) -> None:
+    """No event came, but not because there was none; it takes little longer than the timeout."""
+    with mainpc.client(SDT, by=UMRA) as client:
+        Publisher(client).one()
+    with system_of(mainpc) as system:
+        events = system.events(after=0, timeout=1)
+        next(events)
+        mainpc.processes[0].kill()
+        with soon(3), pytest.raises(twinhost.ServerUnreachable):
+            next(events)
+
+    async def for_asyncio() -> None:
+        async with async_system_of(mainpc) as system:
+            await anext(system.events(after=0, timeout=0.5))
+
+    with pytest.raises(twinhost.ServerUnreachable):
+        asyncio.run(for_asyncio())
+    assert feed_threads() == []
+
+
+class Iteration(threading.Thread):
+    """Iterates over the events of a client, on a thread of its own."""
+
+    def __init__(self, system: SystemDigitalTwin, then: Callable[[SystemEvent], None] = lambda _: None) -> None:
+        super().__init__(daemon=True)
+        self.number = 0
+        self.error: Exception | None = None
+        self._system = system
+        self._then = then
+        self.start()
+
+    def run(self) -> None:
+        try:
+            for event in self._system.events(after=0):
+                self.number += 1
+                self._then(event)
+        except Exception as error:  # noqa: BLE001 - asserted to be none
+            self.error = error
+
+
+@pytest.mark.parametrize("served", [True, False], ids=["waiting for an event", "calling a mainpc that is gone"])
+def test_close_from_another_thread_ends_the_events(mainpc: Hosts, served: bool) -> None:
+    """At once and without an error, whatever the iteration waits for; so does the end of the deployment's block."""
+    with mainpc.client(SDT, by=UMRA) as client:
+        Publisher(client).many(3)
+    system = system_of(mainpc)
+    iteration = Iteration(system)
+    wait_until(lambda: iteration.number == 3, PATIENCE_S, "the stored events have come")
+    if not served:
+        mainpc.processes[0].kill()
+        wait_until(lambda: system._exchange.unanswered or system._exchange.unsent, PATIENCE_S, "mainpc is asked")
+    with soon(0.5):
+        system.close()
+        iteration.join(PATIENCE_S)
+    assert (iteration.is_alive(), iteration.error, feed_threads()) == (False, None, [])
+    with pytest.raises(twinhost.ConnectionRefused, match="the client is closed"):
+        system.events()
+
+
+def test_close_in_the_loop_or_a_signal_handler_ends_the_events(mainpc: Hosts) -> None:
+    """What has been received already does not come any more."""
+    with mainpc.client(SDT, by=UMRA) as client:
+        Publisher(client).many(5)
+    with system_of(mainpc) as system:
+        begun = system.events(after=0)
+        numbers = [system.close() or event for event in system.events(after=0)]  # type: ignore[func-returns-value]
+        assert len(numbers) == 1
+        assert list(begun) == []  # which was made before, and had not begun
+    with system_of(mainpc) as system:
+        before = signal.signal(signal.SIGALRM, lambda *_: system.close())
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1)
+            assert len(list(system.events(after=0))) == 5
+        finally:
+            signal.signal(signal.SIGALRM, before)
+    assert feed_threads() == []
+
+
+@pytest.mark.thorough
+def test_close_at_any_moment_ends_the_events(mainpc: Hosts) -> None:
+    """While a client connects, asks, waits, and yields; the process's sockets are sound after that."""
+    with mainpc.client(SDT, by=UMRA) as client:
+        publisher = Publisher(client)
+        publisher.many(5)
+        for number in range(60):
+            system = system_of(mainpc)
+            iteration = Iteration(system)
+            time.sleep(number / 1_000)
+            publisher.one()
+            system.close()
+            iteration.join(PATIENCE_S)
+            refused = type(iteration.error) in (type(None), twinhost.ConnectionRefused)  # closed before it began
+            assert (iteration.is_alive(), refused) == (False, True), number
+    assert feed_threads() == []
+
+
+def test_close_ends_a_call_of_another_thread(mainpc: Hosts) -> None:
+    """It would wait for its deadline."""
+    system = system_of(mainpc)
+    system.ping()
+    mainpc.processes[0].kill()
+    timer = threading.Timer(0.5, system.close)
+    timer.start()
+    with soon(2), pytest.raises(twinhost.ConnectionRefused, match="the client is closed"):
+        system.call("ping", deadline_s=60)
+    timer.join()
+
+
+@pytest.mark.parametrize("ended", ["closed", "cancelled", "timed out"])
+def test_events_for_asyncio_end_by_close_or_cancellation(mainpc: Hosts, ended: str) -> None:
+    async def all_events(system: AsyncSystemDigitalTwin, found: list[object]) -> None:
+        async for event in system.events(after=0):
+            found.append(event)
+
+    async def ask() -> None:
+        async with async_system_of(mainpc) as system:
+            found: list[object] = []
+            task = asyncio.create_task(all_events(system, found))
+            async with asyncio.timeout(PATIENCE_S):
+                while len(found) < 3:
+                    await asyncio.sleep(0.01)
+            if ended == "closed":
+                system.close()
+            elif ended == "cancelled":
+                task.cancel()
+            with soon(0.5):
+                _, waiting = await asyncio.wait([task], timeout=None if ended != "timed out" else 0.2)
+            if waiting:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(task, 0.1)
+            assert (task.done(), task.cancelled()) == (True, ended != "closed")
+            if ended == "closed":
+                with pytest.raises(twinhost.ConnectionRefused, match="the client is closed"):
+                    system.events()
+
+    with mainpc.client(SDT, by=UMRA) as client:
+        Publisher(client).many(3)
+    asyncio.run(ask())
+    assert feed_threads() == []
+
+
+def feed_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "feed-subscriber"]
 
 
 def test_a_query_that_is_not_granted_ends_the_events(mainpc: Hosts) -> None:

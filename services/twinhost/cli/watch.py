@@ -11,6 +11,7 @@ from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan, parse_fields
 from twinhost.cli.connect import REGISTRY_AGENT, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
+from twinhost.secure_zmq.client import Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.system_digital_twin.events.actions import ErrorsCounted
 
@@ -43,8 +44,9 @@ def watch(
     mainpc = settings.registry_agent
     feed, show = settings.feed_address(mainpc), _as_json if as_json else _as_text
     order, said = EventOrder(topics, feed.address, since), None
+    subscriber = Subscriber(feed, [name.encode() for name in topics])
     with settings.client(mainpc) as client:
-        for items in follow(order, feed, topics, client.call):
+        for items in follow(order, subscriber, client.call):
             for item in items:
                 if isinstance(item, Gap):
                     output.say("missing:", output.WARN, item.sentence)

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from twinhost.clients.event_order import POLL_S, EventOrder, Item, Steps
+from twinhost.clients.event_order import EventOrder, Item, Patience, Steps
 from twinhost.clients.events import SystemEvent, checked, typed_events
 from twinhost.clients.replies import Reply, read
 from twinhost.clients.system_replies import StoredError, StoredEvent
@@ -14,6 +15,7 @@ from twinhost.clients.typed import Page, given, new_rows
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
 
 R = TypeVar("R", bound=Reply)
@@ -71,21 +73,48 @@ class AsyncFeedClient(AsyncTypedClient):
         """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
+        self._followed: set[_LoopSubscriber] = set()  # by the iterators that run
+
+    def close(self) -> None:
+        """Close the connection; calls in flight end with ConnectionRefused, and the iterators of `events` end.
+
+        >>> client = twinhost.connect_async("SystemDigitalTwin")
+        >>> client.close()
+        """
+        super().close()
+        for subscriber in tuple(self._followed):
+            subscriber.request_stop()
 
     @overload
     def events(
-        self, topic: Literal["EVENT:"], /, *, after: int | None = None, allow_gaps: bool = False
+        self,
+        topic: Literal["EVENT:"],
+        /,
+        *,
+        after: int | None = None,
+        timeout: float | None = None,
+        allow_gaps: bool = False,
     ) -> AsyncIterator[StoredEvent]: ...
     @overload
     def events(
-        self, topic: Literal["ERROR:"], /, *, after: int | None = None, allow_gaps: bool = False
+        self,
+        topic: Literal["ERROR:"],
+        /,
+        *,
+        after: int | None = None,
+        timeout: float | None = None,
+        allow_gaps: bool = False,
     ) -> AsyncIterator[StoredError]: ...
     @overload
     def events(
-        self, *topics: str, after: int | None = None, allow_gaps: bool = False
+        self, *topics: str, after: int | None = None, timeout: float | None = None, allow_gaps: bool = False
     ) -> AsyncIterator[SystemEvent]: ...
-    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> AsyncIterator[SystemEvent]:
+    def events(
+        self, *topics: str, after: int | None = None, timeout: float | None = None, allow_gaps: bool = False
+    ) -> AsyncIterator[SystemEvent]:
         """Yield the events of the feed as they come; see `SystemDigitalTwin.events`.
+
+        `close`, or a cancellation of the task, ends the iteration.
 
         >>> async for event in system.events("EVENT:", after=0):
         ...     if event.event_type == "watered":
@@ -93,46 +122,92 @@ class AsyncFeedClient(AsyncTypedClient):
         ...         break
         {'litres': 4}
         """
-        chosen, feed = checked(topics, self._feed)
-        order = EventOrder(chosen, feed.address, after)
-        return self._events(follow_async(order, feed, chosen, self.call), allow_gaps)
+        if self._closed:
+            raise closed()
+        chosen, feed = checked(topics, self._feed, timeout)
+        return self._events(EventOrder(chosen, feed.address, after), feed, chosen, timeout, allow_gaps)
 
-    @staticmethod
-    async def _events(found: AsyncGenerator[list[Item], None], allow_gaps: bool) -> AsyncIterator[SystemEvent]:
-        async with contextlib.aclosing(found):
-            async for items in found:
-                for event in typed_events(items, allow_gaps):
-                    yield event
+    async def _events(
+        self,
+        order: EventOrder,
+        feed: ServerAddress,
+        topics: Sequence[str],
+        timeout: float | None,
+        allow_gaps: bool,
+    ) -> AsyncIterator[SystemEvent]:
+        if self._closed:
+            return
+        subscriber = _LoopSubscriber(feed, topics)
+        self._followed.add(subscriber)
+        try:
+            async with contextlib.aclosing(follow_async(order, subscriber, self.call, timeout)) as found:
+                async for items in found:
+                    for event in typed_events(items, allow_gaps):
+                        yield event
+                        if self._closed:
+                            return
+        except TwinhostError:
+            if not self._closed:
+                raise
+        finally:
+            self._followed.discard(subscriber)
+
+
+class _LoopSubscriber:
+    """Hands the events that a subscriber receives on its thread to the event loop."""
+
+    def __init__(self, feed: ServerAddress, topics: Sequence[str]) -> None:
+        self._loop, self._arrived = asyncio.get_running_loop(), asyncio.Event()
+        self._waiting = deque[FeedEvent](maxlen=MAX_WAITING)  # what is dropped is requested, as its number is missing
+        self.thread = Subscriber(feed, [topic.encode() for topic in topics], self._on_event)
+
+    async def get(self, timeout_s: float) -> FeedEvent | None:
+        """Return the next event; None where none came in time, or the subscriber is stopped."""
+        if not self._waiting and not self.thread.stopping:
+            self._arrived.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
+        return self._waiting.popleft() if self._waiting else None
+
+    def request_stop(self) -> None:
+        """Ask the thread to end; whoever waits for an event gets None."""
+        self.thread.request_stop()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._arrived.set()
+
+    def _on_event(self, event: FeedEvent) -> None:  # on the subscriber's thread
+        with contextlib.suppress(RuntimeError):  # as above
+            self._loop.call_soon_threadsafe(self._take, event)
+
+    def _take(self, event: FeedEvent) -> None:
+        self._waiting.append(event)
+        self._arrived.set()
 
 
 async def follow_async(
-    order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Awaitable[Mapping[str, Any]]]
+    order: EventOrder,
+    subscriber: _LoopSubscriber,
+    call: Callable[..., Awaitable[Mapping[str, Any]]],
+    timeout_s: float | None,
 ) -> AsyncGenerator[list[Item], None]:
-    """Do the same in an event loop."""
-    await _answered_async(order.begin(), call)
-    loop, arrived = asyncio.get_running_loop(), asyncio.Event()
-    waiting: deque[FeedEvent] = deque(maxlen=MAX_WAITING)  # what is dropped is requested, as its number is missing
-
-    def take(event: FeedEvent) -> None:
-        waiting.append(event)
-        arrived.set()
-
-    def on_event(event: FeedEvent) -> None:  # on the subscriber's thread
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(take, event)
-
-    subscriber = Subscriber(feed, [each.encode() for each in topics], on_event)
-    subscriber.start()
+    """Do the same as `follow` in an event loop."""
+    patience, thread = Patience(timeout_s), subscriber.thread
+    ask = partial(call, deadline_s=patience.deadline_s)
+    await _answered_async(order.begin(), ask)
+    thread.start()
     try:
-        while True:
-            if not waiting:
-                arrived.clear()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(arrived.wait(), POLL_S)
-            event = waiting.popleft() if waiting else None
-            yield await _answered_async(order.step(event, session=subscriber.session, fault=subscriber.fault), call)
+        patience.renew()
+        while not thread.stopping:
+            event = await subscriber.get(patience.left_s)
+            found = await _answered_async(order.step(event, session=thread.session, fault=thread.fault), ask)
+            yield found
+            if found:
+                patience.renew()
+            elif patience.ends(order.fault):
+                return
     finally:
-        subscriber.stop()
+        thread.stop()
 
 
 async def _answered_async(steps: Steps[T], call: Callable[..., Awaitable[Mapping[str, Any]]]) -> T:

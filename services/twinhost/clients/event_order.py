@@ -3,15 +3,17 @@
 `EventOrder` decides, and asks by yielding an action and its fields; what calls the agent, blocking or not, is outside.
 """
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
 from twinhost.clients.replies import read
-from twinhost.secure_zmq.client import FeedEvent, Subscriber
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
     MalformedRequest,
@@ -23,7 +25,6 @@ from twinhost.secure_zmq.errors import (
     UnknownAction,
     WrongServerKey,
 )
-from twinhost.secure_zmq.server_address import ServerAddress
 
 KEPT = {"EVENT:": "get_events", "ERROR:": "get_errors"}  # stored topics, and the action that returns them
 TOPICS = (*KEPT, "AGENT:", "TRUST:")
@@ -201,24 +202,64 @@ class EventOrder:
         return Page.of(reply)
 
 
+class Patience:
+    """How long an iteration waits for its next event."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        """Wait without an end if there is no timeout."""
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self.deadline_s = min(DEFAULT_DEADLINE_S, max(self._timeout_s, _ASK_EVERY_S))  # of a request meanwhile
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin to wait for the next event."""
+        self._until = time.monotonic() + self._timeout_s
+
+    @property
+    def left_s(self) -> float:
+        """How long to wait before mainpc may have to be asked, at most until the end."""
+        return min(POLL_S, max(0.0, self._until - time.monotonic()))
+
+    def ends(self, fault: TwinhostError | None) -> bool:
+        """Return whether the time has passed; raise what prevents events from being received then."""
+        if time.monotonic() < self._until:
+            return False
+        if fault is not None:
+            raise fault
+        return True
+
+
 def follow(
-    order: EventOrder, feed: ServerAddress, topics: Sequence[str], call: Callable[..., Mapping[str, Any]]
+    order: EventOrder,
+    subscriber: Subscriber,
+    call: Callable[..., Mapping[str, Any]],
+    timeout_s: float | None = None,
 ) -> Iterator[list[Item]]:
-    """Yield what follows, without an end: one list after each event, and at least every POLL_S.
+    """Yield what follows: one list after each event, and at least every POLL_S, until the subscriber is stopped.
 
     Args:
         order: what to begin with.
-        feed: the feed's address.
-        topics: what to subscribe to.
+        subscriber: of the feed, not started.
         call: calls an action of mainpc.
+        timeout_s: end after so many seconds without an event.
+
+    Raises:
+        TwinhostError: as of `EventOrder.step`; also the fault that there is when the timeout has passed.
     """
-    answered(order.begin(), call)
-    subscriber = Subscriber(feed, [each.encode() for each in topics])
+    patience = Patience(timeout_s)
+    ask = partial(call, deadline_s=patience.deadline_s)
+    answered(order.begin(), ask)
     subscriber.start()
     try:
-        while True:
-            event = subscriber.get(POLL_S)
-            yield answered(order.step(event, session=subscriber.session, fault=subscriber.fault), call)
+        patience.renew()
+        while not subscriber.stopping:
+            event = subscriber.get(patience.left_s)
+            found = answered(order.step(event, session=subscriber.session, fault=subscriber.fault), ask)
+            yield found
+            if found:
+                patience.renew()
+            elif patience.ends(order.fault):
+                return
     finally:
         subscriber.stop()
 

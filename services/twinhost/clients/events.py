@@ -7,8 +7,9 @@ from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, fo
 from twinhost.clients.replies import read
 from twinhost.clients.system_replies import AgentEvent, StoredError, StoredEvent, TrustEvent
 from twinhost.clients.typed import TypedClient
-from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
-from twinhost.secure_zmq.errors import ConfigurationError, EventsLost
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Subscriber
+from twinhost.secure_zmq.errors import ConfigurationError, EventsLost, TwinhostError
+from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
 
 SystemEvent: TypeAlias = StoredEvent | StoredError | AgentEvent | TrustEvent
@@ -33,32 +34,66 @@ class FeedClient(TypedClient):
         """Connect with the first call; `feed` is the address of the event feed, which `events` follows."""
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
+        self._followed: set[Subscriber] = set()  # by the iterators that run
+
+    def close(self) -> None:
+        """Close the connection, as the end of a `with` block does; from any thread, or from a signal handler.
+
+        A call that waits meanwhile ends with ConnectionRefused, and the iterators of `events` end.
+
+        >>> twinhost.connect("SystemDigitalTwin").close()
+        """
+        super().close()
+        for subscriber in tuple(self._followed):
+            subscriber.request_stop()  # without waiting, which a signal handler must not do; the iterator does
 
     @overload
     def events(
-        self, topic: Literal["EVENT:"], /, *, after: int | None = None, allow_gaps: bool = False
+        self,
+        topic: Literal["EVENT:"],
+        /,
+        *,
+        after: int | None = None,
+        timeout: float | None = None,
+        allow_gaps: bool = False,
     ) -> Iterator[StoredEvent]: ...
     @overload
     def events(
-        self, topic: Literal["ERROR:"], /, *, after: int | None = None, allow_gaps: bool = False
+        self,
+        topic: Literal["ERROR:"],
+        /,
+        *,
+        after: int | None = None,
+        timeout: float | None = None,
+        allow_gaps: bool = False,
     ) -> Iterator[StoredError]: ...
     @overload
-    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> Iterator[SystemEvent]: ...
-    def events(self, *topics: str, after: int | None = None, allow_gaps: bool = False) -> Iterator[SystemEvent]:
-        """Yield the events of the feed as they come, without an end; a lost connection is made again.
+    def events(
+        self, *topics: str, after: int | None = None, timeout: float | None = None, allow_gaps: bool = False
+    ) -> Iterator[SystemEvent]: ...
+    def events(
+        self, *topics: str, after: int | None = None, timeout: float | None = None, allow_gaps: bool = False
+    ) -> Iterator[SystemEvent]:
+        """Yield the events of the feed as they come, until the client is closed; a lost connection is made again.
 
         Events and errors come in the order of their `seq`, each once, and none is missing: those that were sent while
         there was no connection are requested. Those of `AGENT:` and `TRUST:` are not stored, and are missing then.
+        `close` ends the iteration, also from another thread.
 
         Args:
             topics: of `EVENT:`, `ERROR:`, `AGENT:` and `TRUST:`; by default the first two.
             after: begin after this `seq`, with stored events; by default with the first event after the first `next`.
+            timeout: end after so many seconds without an event; by default, wait without an end. The time that the
+                program spends between two events does not count.
             allow_gaps: go on where EventsLost would be raised.
 
         Raises:
+            ValueError: `timeout` is negative.
             EventsLost: stored events were deleted by retention before they were received, or the store is a new one.
             ConfigurationError: a topic is unknown, or the address of the feed is not configured.
             NotAuthorized, NotGranted: the key may not subscribe, or not read what is stored.
+            ConnectionRefused: the client is closed already.
+            ServerUnreachable: only with `timeout`: when it has passed, mainpc can't be reached.
 
         >>> for event in system.events("EVENT:", after=0):
         ...     if event.event_type == "watered":
@@ -66,13 +101,35 @@ class FeedClient(TypedClient):
         ...         break
         {'litres': 4}
         """
-        chosen, feed = checked(topics, self._feed)
-        order = EventOrder(chosen, feed.address, after)
-        return (event for items in follow(order, feed, chosen, self.call) for event in typed_events(items, allow_gaps))
+        if self._closing.is_set():
+            raise closed()
+        chosen, feed = checked(topics, self._feed, timeout)
+        subscriber = Subscriber(feed, [topic.encode() for topic in chosen])
+        return self._events(EventOrder(chosen, feed.address, after), subscriber, timeout, allow_gaps)
+
+    def _events(
+        self, order: EventOrder, subscriber: Subscriber, timeout: float | None, allow_gaps: bool
+    ) -> Iterator[SystemEvent]:
+        self._followed.add(subscriber)  # before the first look at `_closing`: from now on, `close` stops it
+        try:
+            for items in () if self._closing.is_set() else follow(order, subscriber, self.call, timeout):
+                for event in typed_events(items, allow_gaps):
+                    yield event
+                    if self._closing.is_set():
+                        return
+        except TwinhostError:
+            if not self._closing.is_set():
+                raise
+        finally:
+            self._followed.discard(subscriber)
 
 
-def checked(topics: Sequence[str], feed: ServerAddress | None) -> tuple[Sequence[str], ServerAddress]:
-    """Return the topics to follow, and the address of the feed; raise ConfigurationError."""
+def checked(
+    topics: Sequence[str], feed: ServerAddress | None, timeout: float | None
+) -> tuple[Sequence[str], ServerAddress]:
+    """Return the topics to follow, and the address of the feed; raise ConfigurationError, or ValueError."""
+    if timeout is not None and not timeout >= 0:  # True for nan
+        raise ValueError(f"timeout is {timeout}; choose 0 s or more, or None to wait without an end")
     if unknown := [each for each in topics if each not in TOPICS]:
         raise ConfigurationError(f"{unknown[0]!r} is not a topic of the feed; use {', '.join(TOPICS)}")
     if feed is None:

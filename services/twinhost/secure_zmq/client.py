@@ -37,7 +37,7 @@ _STALLED_AFTER_S = 5.0
 
 
 class Client:
-    """Calls the actions of one server; not to be shared between threads.
+    """Calls the actions of one server; not to be shared between threads, except that any thread may close it.
 
     >>> with twinhost.connect("SystemDigitalTwin") as client:
     ...     client.call("ping")["message"]
@@ -49,7 +49,9 @@ class Client:
         self._max_payload_bytes = max_payload_bytes
         self._exchange = Exchange(self._link, max_payload_bytes)
         self._connection: ClientSocket | None = None
-        self._closed = False
+        self._closing = threading.Event()
+        self._lock = threading.RLock()  # of the connection: a socket must not be closed while another thread is in it
+        self._used = False
 
     def call(
         self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
@@ -119,12 +121,16 @@ class Client:
         return self._link.address
 
     def close(self) -> None:
-        """Close the connection, as the end of a `with` block does.
+        """Close the connection, as the end of a `with` block does; from any thread, or from a signal handler.
+
+        A call that waits meanwhile ends with ConnectionRefused.
 
         >>> twinhost.connect("SystemDigitalTwin").close()
         """
-        self._closed = True
-        self._drop()
+        self._closing.set()
+        with self._lock:  # the thread that uses the connection has left it, at most _SLICE_MS later
+            if not self._used:  # else this is a signal handler, and the interrupted use closes the connection
+                self._drop()
 
     def __enter__(self) -> Self:
         return self
@@ -188,8 +194,12 @@ class Client:
         return ended
 
     def _send(self) -> None:
-        if self._connection is not None and (session := self._link.session):
-            self._exchange.send(session, self._connection.send)
+        self._begin_use()
+        try:
+            if self._connection is not None and (session := self._link.session):
+                self._exchange.send(session, self._connection.send)
+        finally:
+            self._end_use()
 
     def _result_of(self, asked: Asked | Exception) -> Reply:
         if isinstance(asked, Exception):
@@ -202,10 +212,19 @@ class Client:
 
     def _reply_to(self, asked: Asked) -> Reply:
         """Return the reply to one request in flight; those to others are kept for whoever waits for them."""
+        self._begin_use()
+        try:
+            return self._receive_reply_to(asked)
+        finally:
+            self._end_use()
+
+    def _receive_reply_to(self, asked: Asked) -> Reply:
         link, exchange = self._link, self._exchange
         if self._connection is None:
-            time.sleep(max(0.0, min(link.backoff_s(), asked.deadline_s)))
+            self._closing.wait(max(0.0, min(link.backoff_s(), asked.deadline_s)))
         while asked.reply is None:
+            if self._closing.is_set():
+                raise closed()
             connection = self._connection or self._connect()
             session = link.session or link.wait_for_session(_SLICE_MS / 1_000)
             if session:
@@ -232,17 +251,27 @@ class Client:
             self._drop()
 
     def _connect(self) -> ClientSocket:
-        if self._closed:
-            raise closed()
         target = self._link.next_target()
         self._connection = open_connection(target, client_context(), self._link.feed, self._max_payload_bytes)
         self._connection.socket.rcvtimeo = _SLICE_MS
         return self._connection
 
     def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _begin_use(self) -> None:
+        self._lock.acquire()
+        self._used = True
+
+    def _end_use(self) -> None:
+        self._used = False
+        try:
+            if self._closing.is_set():
+                self._drop()
+        finally:
+            self._lock.release()
 
     def _receive(self, connection: ClientSocket) -> None:
         """Take what has arrived; wait for it a moment if that is nothing."""
@@ -341,12 +370,21 @@ class Subscriber:
         with signals_blocked():
             self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; a reader that waits for an event gets None."""
+    @property
+    def stopping(self) -> bool:
+        """Whether the thread was asked to end."""
+        return self._stop.is_set()
+
+    def request_stop(self) -> None:
+        """Ask the thread to end, without waiting for it; a reader that waits for an event gets None."""
         self._stop.set()
         self._waker.wake()
         with self._arrived:
             self._arrived.notify_all()
+
+    def stop(self) -> None:
+        """End the thread, and wait for it."""
+        self.request_stop()
         if self._thread.ident is not None:
             self._thread.join()
 
