@@ -41,6 +41,9 @@ Every request may have `request_id`, a string. Every reply repeats it, and lists
 `ignored_fields`. A request may have `accepts`, which negotiates the [form of
 frames](wire-protocol.md#forms-of-a-frame), and [`traceparent`](wire-protocol.md#traces). Instead of the reply shown
 here, a request may get an error: [Errors](errors.md).
+
+A field that takes the caller's own name is refused with another one, except from an operator. `explain` has the name
+in the reader's key there, and says which key an example needs.
 """
 
 

@@ -275,6 +275,30 @@ def test_a_new_store_is_reported_or_followed(mainpc: Hosts) -> None:
         assert next(lenient).event_id == name
 
 
+@pytest.mark.parametrize("by", ["operator", UMRA])
+def test_publish_needs_only_a_type_and_a_caller(mainpc: Hosts, by: str) -> None:
+    """The event has the caller's name and a unique id, and what was given; a retry is no second one."""
+
+    async def for_asyncio() -> None:
+        async with async_system_of(mainpc, by) as client:
+            await client.publish("thing_moved", {"thing": "rake"}, propagate=False)
+
+    with system_of(mainpc, by) as system:
+        first = system.publish("thing_moved", {"thing": "rake", "to": "shed"}, request_id="moved", ttl=60)
+        assert system.publish("thing_moved", {"thing": "rake", "to": "shed"}, request_id="moved", ttl=60) == first
+        asyncio.run(for_asyncio())
+        system.publish("thing_lost", event_id="lost-1", deadline_s=2)
+        found = list(reversed(system.get_events().events))
+    assert [(each.event_type, each.data, each.ttl, each.propagate) for each in found] == [
+        ("thing_moved", {"thing": "rake", "to": "shed"}, 60, True),
+        ("thing_moved", {"thing": "rake"}, None, False),
+        ("thing_lost", None, None, True),
+    ]
+    assert {each.source_agent for each in found} == {by}
+    assert [each.event_id for each in found][::2] == [first.event_id, "lost-1"]
+    assert len({each.event_id for each in found}) == 3
+
+
 def test_events_end_after_the_timeout_without_an_event(mainpc: Hosts) -> None:
     """The time of the program between two events does not count; with 0, what is stored comes, and then the end."""
     with mainpc.client(SDT, by=UMRA) as client, system_of(mainpc) as system:

@@ -8,12 +8,12 @@ from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
 from twinhost.clients.event_order import EventOrder, Item, Patience, Steps
-from twinhost.clients.events import SystemEvent, checked, typed_events
+from twinhost.clients.events import SystemEvent, checked, published, typed_events
 from twinhost.clients.replies import Reply, read
-from twinhost.clients.system_replies import StoredError, StoredEvent
+from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
 from twinhost.clients.typed import Page, given, new_rows
 from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -74,6 +74,24 @@ class AsyncFeedClient(AsyncTypedClient):
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
         self._followed: set[_LoopSubscriber] = set()  # by the iterators that run
+
+    async def publish(
+        self,
+        event_type: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        event_id: str | None = None,
+        propagate: bool | None = None,
+        ttl: float | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> EventStored:
+        """Publish an event under this program's name; see `SystemDigitalTwin.publish`.
+
+        >>> (await system.publish("thing_moved", {"thing": "rake", "to": "shed"})).message
+        'event ... stored'
+        """
+        return await self._ask(EventStored, "publish_event", published(locals()))
 
     def close(self) -> None:
         """Close the connection; calls in flight end with ConnectionRefused, and the iterators of `events` end.

@@ -1,13 +1,13 @@
 """The client of mainpc follows its event feed: `events`."""
 
-from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, overload
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias, overload
 
 from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, follow
 from twinhost.clients.replies import read
-from twinhost.clients.system_replies import AgentEvent, StoredError, StoredEvent, TrustEvent
-from twinhost.clients.typed import TypedClient
-from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Subscriber
+from twinhost.clients.system_replies import AgentEvent, EventStored, StoredError, StoredEvent, TrustEvent
+from twinhost.clients.typed import TypedClient, given
+from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, Subscriber
 from twinhost.secure_zmq.errors import ConfigurationError, EventsLost, TwinhostError
 from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -35,6 +35,37 @@ class FeedClient(TypedClient):
         super().__init__(server, max_payload_bytes=max_payload_bytes)
         self._feed = feed
         self._followed: set[Subscriber] = set()  # by the iterators that run
+
+    def publish(
+        self,
+        event_type: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        event_id: str | None = None,
+        propagate: bool | None = None,
+        ttl: float | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        request_id: str | None = None,
+    ) -> EventStored:
+        """Publish an event under this program's name: mainpc stores it, and sends it on the feed.
+
+        Args:
+            event_type: what happened.
+            data: a JSON object.
+            event_id: the default is a unique one, which the reply has.
+            propagate: False: it is stored, and not sent.
+            ttl: the event expires so many seconds after it arrived; the default, and 0, is never.
+            deadline_s: seconds, as of `call`.
+            request_id: only to repeat an earlier call.
+
+        Raises:
+            MalformedRequest: also where mainpc is older, and wants an id and a source: use `publish_event`.
+            ConnectionRefused, RequestError: as of `call`.
+
+        >>> system.publish("thing_moved", {"thing": "rake", "to": "shed"}).message
+        'event ... stored'
+        """
+        return self._ask(EventStored, "publish_event", published(locals()))
 
     def close(self) -> None:
         """Close the connection, as the end of a `with` block does; from any thread, or from a signal handler.
@@ -122,6 +153,12 @@ class FeedClient(TypedClient):
                 raise
         finally:
             self._followed.discard(subscriber)
+
+
+def published(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `publish_event` for those of `publish`."""
+    own = given(arguments)
+    return {name: own.pop(name) for name in ("deadline_s", "request_id") if name in own} | {"event": own}
 
 
 def checked(

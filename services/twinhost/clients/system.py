@@ -510,8 +510,8 @@ class SystemDigitalTwin(FeedClient):
 
         With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
 
-        Limits: `agent_name` 1 to 256 characters; `status` 1 to 256 characters; `trust_revision` 1 to 256 characters;
-        `stopping` False if omitted.
+        Limits: `agent_name` 1 to 256 characters, the caller's own name; `status` 1 to 256 characters; `trust_revision`
+        1 to 256 characters; `stopping` False if omitted.
 
         >>> system.heartbeat("gardener", status="HEALTHY").status
         'success'
@@ -551,6 +551,8 @@ class SystemDigitalTwin(FeedClient):
     ) -> EventStored:
         """Store an event, and send it on the feed.
 
+        Without `event_id`, it gets a unique one; without `source_agent`, the caller's name.
+
         >>> event = {"event_id": "bed-2", "event_type": "watered", "source_agent": "gardener", "data": {"litres": 4}}
         >>> system.publish_event(event).event_id
         'bed-2'
@@ -569,7 +571,8 @@ class SystemDigitalTwin(FeedClient):
     ) -> Registered:
         """Register an agent, or update its registration: `agent_name` and `status`, or `registration_data`.
 
-        Limits: `agent_name` 1 to 256 characters; `status` 1 to 256 characters; `location` 1 to 256 characters.
+        Limits: `agent_name` 1 to 256 characters, the caller's own name; `status` 1 to 256 characters; `location` 1 to
+        256 characters.
 
         >>> system.register_agent(agent_name="gardener", status="HEALTHY").message
         'agent gardener registered'
@@ -619,7 +622,8 @@ class SystemDigitalTwin(FeedClient):
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> MetricsStored:
-        """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+        """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
+        only.
 
         `wall` is when it was measured, in seconds since the epoch by the host's clock; a sample with it is counted
         once, even if it is sent again. `late_by_s` is the age of a late sample in seconds, which needs `wall` and
@@ -721,7 +725,7 @@ class SystemDigitalTwin(FeedClient):
     ) -> Unregistered:
         """Delete an agent's registration.
 
-        Limits: `agent_name` 1 to 256 characters.
+        Limits: `agent_name` 1 to 256 characters, the caller's own name.
 
         >>> system.register_agent(agent_name="visitor", status="HEALTHY").status
         'success'

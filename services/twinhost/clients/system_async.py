@@ -526,6 +526,8 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
     ) -> EventStored:
         """Store an event, and send it on the feed.
 
+        See `SystemDigitalTwin.publish_event`.
+
         >>> event = {"event_id": "bed-2", "event_type": "watered", "source_agent": "gardener", "data": {"litres": 4}}
         >>> (await system.publish_event(event)).event_id
         'bed-2'
@@ -594,7 +596,8 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         deadline_s: float = DEFAULT_DEADLINE_S,
         request_id: str | None = None,
     ) -> MetricsStored:
-        """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+        """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
+        only.
 
         See `SystemDigitalTwin.report_metrics`.
 

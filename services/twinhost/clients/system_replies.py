@@ -687,9 +687,9 @@ class Proposed(Reply, frozen=True):
 class EventFields(TypedDict):
     """Something that happened. It expires `ttl` seconds after it arrived; with 0 or null, never."""
 
-    event_id: str
+    event_id: NotRequired[str | None]
     event_type: str
-    source_agent: str
+    source_agent: NotRequired[str | None]
     timestamp: NotRequired[str | float | None]
     data: NotRequired[dict[str, Any] | None]
     propagate: NotRequired[bool]

@@ -28,7 +28,7 @@ Below the tree: the commands in messages about key files, for the reader's envir
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -39,6 +39,8 @@ from typing import Any, ClassVar
 CERTIFICATES_VOLUME = Path("/certificates")
 CERTS_INIT = "docker compose run --rm certs-init"
 CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, so that bytes pass unchanged
+_MAX_GUESSED_CHARACTERS = 64
+_SIMILAR = 0.55  # of 1: `store` is similar to `store_memory`
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -393,3 +395,11 @@ def _in_tree(path: Path, program: str, *arguments: str, options: str = "") -> st
 
 def _in_volume(path: Path) -> bool:
     return path == CERTIFICATES_VOLUME or CERTIFICATES_VOLUME in path.parents
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests the most similar one of the known words; empty if none is similar."""
+    from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
+
+    found = get_close_matches(word[:_MAX_GUESSED_CHARACTERS], known, 1, _SIMILAR)
+    return f"; did you mean {found[0]}?" if found else ""

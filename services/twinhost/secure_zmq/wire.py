@@ -28,6 +28,8 @@ from twinhost.secure_zmq.framing.forms import (
 
 MAX_REQUEST_ID_CHARACTERS = 128
 NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+OWN_NAME_KEYWORD = "x-own-name"  # in the JSON Schema
+OWN_NAME = Annotated[NAME, msgspec.Meta(extra_json_schema={OWN_NAME_KEYWORD: True})]  # only operators name another
 
 Reply = dict[str, Any]  # as a client reads it
 Answer = Mapping[str, Any]  # as a handler returns it: a dict that matches its TypedDict

@@ -2,14 +2,16 @@
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
-from tests.unit.cli.running import Cli
+from tests.unit.cli.running import Cli, run_process
 from twinhost.agent.health import Ping
 from twinhost.agent.schema import requests_schema
 from twinhost.cli.arguments import parse_fields
@@ -17,7 +19,9 @@ from twinhost.cli.schemas.explain import example_command
 from twinhost.cli.schemas.requests import RequestSchema, schema_of_agent
 from twinhost.schema import AGENTS, declarations_of, main
 from twinhost.secure_zmq.actions import Declaration
+from twinhost.secure_zmq.errors import NotGranted, RequestError
 from twinhost.secure_zmq.wire import Request
+from twinhost.testing import Stack
 
 
 @pytest.mark.parametrize("agent", sorted(AGENTS))
@@ -35,6 +39,54 @@ def test_every_example_is_read_by_the_agents_decoder(agent: str) -> None:
         assert schema.unknown(action, fields) == []
         payload = msgspec.json.encode({"action": action, **fields})
         assert isinstance(msgspec.json.decode(payload, type=types[action]), Request), action
+
+
+@pytest.fixture
+def stack() -> Iterator[Stack]:
+    """Both agents, with the grants as shipped; `gardener` has the key of an agent."""
+    with Stack() as stack:
+        stack.enrol("gardener")
+        yield stack
+
+
+@pytest.mark.parametrize("profile", [False, True], ids=["with grants", "of a profile"])
+@pytest.mark.parametrize("name", ["gardener", "operator"])
+def test_each_example_is_one_that_the_reader_may_send(stack: Stack, tmp_path: Path, name: str, profile: bool) -> None:
+    """Or it says what it needs. A profile's configuration has no grants, so those that are shipped count."""
+    environment = stack.environment(name)
+    if profile:
+        document = yaml.safe_load(Path(environment["NETWORK_CONFIG_PATH"]).read_text())
+        (tmp_path / "network_config.yaml").write_text(yaml.safe_dump({**document, "grants": {}}))
+        environment |= {"NETWORK_CONFIG_PATH": str(tmp_path / "network_config.yaml")}
+    explained = json.loads(run_process(environment, "explain", "--json").out)["agents"]
+    assert sum(map(len, explained.values())) > 80
+    wrong = []
+    for agent, actions in explained.items():
+        with stack.client(agent, by=name) as client:
+            for action, shown in actions.items():
+                refused = False
+                try:
+                    client.call(action, **shown["example"])
+                except NotGranted:
+                    refused = True
+                except RequestError:  # such as a memory that is not there
+                    pass
+                others = name == "operator" and "an agent's action" in shown["description"]
+                if refused != bool(shown["needs"] or others):
+                    wrong.append((action, refused, shown))
+    assert wrong == []
+
+
+def test_an_example_says_what_it_needs_beyond_the_readers_key(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, action, heading in (
+        ("gardener", "get_audit", "Example, which needs a key with the role operator"),
+        ("operator", "get_audit", "Example"),
+        ("gardener", "enrol", "Example, which needs the one-time key of an invitation"),
+        ("gardener", "heartbeat", "Example"),
+    ):
+        *_, above, example = run_process(stack.environment(name), "explain", action).out.splitlines()
+        assert above == heading
+    assert example == f"./twinhost call {SDT} heartbeat agent_name=gardener"
 
 
 class Step(msgspec.Struct):

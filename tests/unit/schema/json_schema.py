@@ -9,7 +9,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-NOTES = {"$schema", "$defs", "title", "description", "default", "discriminator", "examples"}  # they refuse nothing
+from twinhost.secure_zmq.wire import OWN_NAME_KEYWORD
+
+# They refuse nothing.
+NOTES = {"$schema", "$defs", "title", "description", "default", "discriminator", "examples", OWN_NAME_KEYWORD}
 TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),

@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.system_digital_twin.event_bench import EventBench, error, event, setable_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES
 
 FULL_EVENT: dict[str, Any] = event(
@@ -55,6 +56,20 @@ def test_an_event_without_a_moment_gets_that_of_its_coming_in(bench: EventBench)
     assert kept["timestamp"] == kept["time"] == bench.sent[0][1]["timestamp"]
 
 
+@pytest.mark.parametrize("caller", [UMRA, OPERATOR, NOBODY], ids=["agent", "operator", "open link"])
+def test_an_event_needs_neither_an_id_nor_a_source(bench: EventBench, caller: Caller) -> None:
+    """The id is unique, and a retry repeats it; the source is the caller."""
+    request = {"event": {"event_type": "t", "event_id": None}, "request_id": "once"}
+    first, retried = (bench.ask("publish_event", caller, **request) for _ in range(2))
+    other = bench.ask("publish_event", caller, event={"event_type": "t"})
+    assert first == retried
+    assert len(bench.sent) == 2
+    kept = bench.ask("get_events")["events"]
+    assert [each["event_id"] for each in kept] == [other["event_id"], first["event_id"]]
+    assert len({each["event_id"] for each in kept}) == 2
+    assert {each["source_agent"] for each in kept} == {caller.name}
+
+
 def test_what_is_not_to_be_propagated_is_kept_and_not_sent(bench: EventBench) -> None:
     assert bench.publish("quiet", propagate=False)["status"] == "success"
     assert (bench.ids(), bench.sent) == (["quiet"], [])
@@ -89,9 +104,13 @@ def test_no_agent_reports_for_another(bench: EventBench, caller: Any, name: str,
     ("action", "fields", "sentence"),
     [
         ("publish_event", {}, "missing required field `event`"),
-        ("publish_event", {"event": {}}, "missing required field `event_id` - at `$.event`"),
+        ("publish_event", {"event": {}}, "missing required field `event_type` - at `$.event`"),
         ("publish_event", {"event": event(event_type="")}, "at `$.event.event_type`"),
-        ("publish_event", {"event": event() | {"event_id": 7}}, "Expected `str`, got `int` - at `$.event.event_id`"),
+        (
+            "publish_event",
+            {"event": event() | {"event_id": 7}},
+            "Expected `str | null`, got `int` - at `$.event.event_id`",
+        ),
         ("publish_event", {"event": event(ttl=-1)}, "at `$.event.ttl`"),
         ("publish_event", {"event": event(ttl="1")}, "at `$.event.ttl`"),
         ("publish_event", {"event": event(propagate="no")}, "at `$.event.propagate`"),

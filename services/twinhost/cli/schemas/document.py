@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET, UnsetType, field
 
 from twinhost.secure_zmq.errors import UnexpectedReply
+from twinhost.secure_zmq.wire import OWN_NAME_KEYWORD
 
 MAX_ACTIONS = 1_000
 MAX_TYPES = 20_000  # of one schema, where each reference counts as what it leads to; those here have 3,000
@@ -40,6 +41,7 @@ class _Node(msgspec.Struct, rename="camel", frozen=True):
     exclusive_minimum: _Number = UNSET
     content_encoding: str | UnsetType = UNSET
     examples: list[Any] | UnsetType = UNSET
+    own_name: bool | UnsetType = field(name=OWN_NAME_KEYWORD, default=UNSET)
     default: Any = UNSET
 
     def __post_init__(self) -> None:

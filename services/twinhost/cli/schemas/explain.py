@@ -4,21 +4,38 @@ No agent of this project is asked, and no key is needed; another agent is asked 
 """
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import RenderableType
 
+import twinhost
+from twinhost.certificates.layout import AGENT_ROLE
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import printable, to_json
 from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, schema_of_agent
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.callers import (
+    EVERY_ACTION,
+    INVITATION_ROLE,
+    RESERVED_GRANTS,
+    UNAUTHENTICATED,
+    Caller,
+    Grants,
+    own_grant,
+)
+from twinhost.secure_zmq.certificates import client_folder, load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, did_you_mean
+from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
+_SHIPPED_CONFIG = Path(twinhost.__file__).with_name("testing") / "network_config.yaml"
 _WORDS_HELP = "An agent, an action, or both; without any, every action of every agent."
 _UNNAMED_DEADLINE_S = 1.0  # for each agent that is asked only because no agent was named
 
@@ -31,16 +48,62 @@ def explain(
 
     A field is shown with its types, bounds, and default.
     """
-    schemas, action = _selected(words or [])
+    config = load_network_config()
+    schemas, action = _selected(words or [], config)
+    reader = Reader.of(config)
     if as_json:
-        output.show_value({"status": "ok", "agents": _document(schemas, action)}, as_json=True)
+        output.show_value({"status": "ok", "agents": _document(schemas, action, reader)}, as_json=True)
     elif action is None:
         output.show(*(_actions_table(agent, schema) for agent, schema in schemas.items()))
     else:
         for number, (agent, schema) in enumerate(schemas.items()):
-            output.show(*([""] if number else []), *_action_view(agent, schema, action))
-            output.show_line(printable(example_command(agent, action, schema.example(action))))  # unwrapped, to copy
+            output.show(*([""] if number else []), *_action_view(agent, schema, action, reader.needs(agent, action)))
+            example = schema.example(action, reader.own_name)
+            output.show_line(printable(example_command(agent, action, example)))  # unwrapped, to copy
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads, as the key that `call` would use says; without a key, an agent that is not named yet."""
+
+    caller: Caller
+    grants: Mapping[str, Set[str]]  # those of the configuration, or as shipped where it has none, as in a profile
+    shipped: bool
+
+    @classmethod
+    def of(cls, config: NetworkConfig) -> "Reader":
+        """Return the reader on this machine."""
+        grants = config.grants or load_network_config(_SHIPPED_CONFIG, {}).grants
+        caller = Caller("", "", frozenset({AGENT_ROLE}), "")
+        try:
+            if is_secure_zmq_enabled():
+                keys = load_certificates(client_folder()).own_keys
+                owner = keys.certificate.owner
+                caller = Caller(owner.name, owner.host, owner.roles, keys.public.fingerprint)
+            else:
+                caller = UNAUTHENTICATED
+        except ConfigurationError:
+            pass
+        return cls(caller, grants, not config.grants)
+
+    @property
+    def own_name(self) -> str | None:
+        """The name that fields have which name the caller; None for one that may act for every agent."""
+        return None if self.caller.operator or not self.caller.fingerprint else self.caller.name
+
+    def needs(self, agent: str, action: str) -> str:
+        """Return what an action needs that the reader does not have; empty if there is nothing."""
+        if action in RESERVED_GRANTS[INVITATION_ROLE]:
+            return "the one-time key of an invitation"
+        granted = Grants(self.grants)
+        wanted = {action, own_grant(action)}
+        if any(granted.allows(self.caller, grant) for grant in wanted):
+            return ""
+        if self.shipped and agent not in (REGISTRY_AGENT, MEMORY_AGENT):  # only its own configuration says
+            return ""
+        roles = sorted(role for role, actions in self.grants.items() if actions & {*wanted, EVERY_ACTION})
+        return f"a key with the role {' or '.join(roles)}" if roles else "a grant in network_config.yaml"
 
 
 def example_command(agent: str, action: str, fields: Mapping[str, Any]) -> str:
@@ -49,17 +112,20 @@ def example_command(agent: str, action: str, fields: Mapping[str, Any]) -> str:
     return " ".join([PROGRAM, "call", agent, action, *(shlex.quote(f"{name}={text}") for name, text in texts.items())])
 
 
-def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
+def _selected(words: list[str], config: NetworkConfig) -> tuple[dict[str, RequestSchema], str | None]:
     """Return the schemas that the words select, by agent, and the action."""
     if len(words) > 2:
         raise typer.BadParameter(
             f"{words[2]!r} is a third argument; name an agent and an action", param_hint="[AGENT] [ACTION]"
         )
-    config = load_network_config()
     found = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
     found |= _schemas_of_others([agent for name, agent in config.agents.items() if name not in found], config, words)
     action = words[-1] if words else None
     if len(words) == 1 and not any(action in schema.actions for schema in found.values()):
+        if nearest := did_you_mean(words[0], {name for schema in found.values() for name in schema.actions}):
+            raise typer.BadParameter(
+                f"there is no agent and no action {words[0]!r}{nearest}", param_hint="[AGENT] [ACTION]"
+            )
         words, action = [words[0], ""], None  # no action, so it must be an agent
     if len(words) == 2:
         agent = find_agent(config, words[0]).name
@@ -70,8 +136,9 @@ def _selected(words: list[str]) -> tuple[dict[str, RequestSchema], str | None]:
         return found, None
     having = {name: schema for name, schema in found.items() if action in schema.actions}
     if not having:
-        agent, known = next(iter(found)), ", ".join(next(iter(found.values())).actions)
-        raise typer.BadParameter(f"{agent} has no action {action!r}; its actions: {known}", param_hint="ACTION")
+        agent, known = next(iter(found)), next(iter(found.values())).actions
+        advice = did_you_mean(action, known) or f"; its actions: {', '.join(known)}"
+        raise typer.BadParameter(f"{agent} has no action {action!r}{advice}", param_hint="ACTION")
     return having, action
 
 
@@ -96,13 +163,14 @@ def _schemas_of_others(
     return found
 
 
-def _document(schemas: Mapping[str, RequestSchema], action: str | None) -> dict[str, Any]:
+def _document(schemas: Mapping[str, RequestSchema], action: str | None, reader: Reader) -> dict[str, Any]:
     return {
         agent: {
             name: {
                 "description": schema.description(name),
                 "fields": [_field_document(field) for field in schema.fields(name)],
-                "example": schema.example(name),
+                "example": schema.example(name, reader.own_name),
+                "needs": reader.needs(agent, name) or None,
             }
             for name in ([action] if action else schema.actions)
         }
@@ -120,7 +188,7 @@ def _actions_table(agent: str, schema: RequestSchema) -> RenderableType:
     return output.table(f"{agent} ({len(rows)} actions)", ("action", "description"), rows, whole=("description",))
 
 
-def _action_view(agent: str, schema: RequestSchema, action: str) -> list[RenderableType]:
+def _action_view(agent: str, schema: RequestSchema, action: str, needs: str) -> list[RenderableType]:
     rows = [
         (
             field.path,
@@ -133,5 +201,5 @@ def _action_view(agent: str, schema: RequestSchema, action: str) -> list[Rendera
     return [
         output.lines(output.styled(f"{action} of {agent}", output.HEADING), *schema.description(action).split("\n")),
         output.table("Fields", ("field", "type", "bounds", "default"), rows, whole=("bounds",)),
-        output.styled("Example", output.HEADING),
+        output.styled(f"Example, which needs {needs}" if needs else "Example", output.HEADING),
     ]

@@ -12,6 +12,7 @@ from twinhost.cli.arguments import DEADLINE_S
 from twinhost.cli.schemas.document import checked_requests
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import RequestError
+from twinhost.secure_zmq.wire import OWN_NAME_KEYWORD
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "string": (str,),
@@ -85,9 +86,14 @@ class RequestSchema:
         node = self._definition(action)["properties"].get(name)
         return text if node is not None and not self._takes(node, value) and self._takes(node, text) else value
 
-    def example(self, action: str) -> dict[str, Any]:
-        """Return valid fields: the required ones, and those for which the schema has an example."""
-        return self._example_of(self._definition(action))
+    def example(self, action: str, own_name: str | None = None) -> dict[str, Any]:
+        """Return valid fields: the required ones, and those for which the schema has an example.
+
+        Args:
+            action: its name.
+            own_name: what a field has that takes the caller's own name.
+        """
+        return self._example_of(self._definition(action), own_name)
 
     def _definition(self, action: str) -> dict[str, Any]:
         return self._resolved({"$ref": self._of_action[action]})
@@ -149,21 +155,29 @@ class RequestSchema:
     def _takes(self, node: Mapping[str, Any], value: Any) -> bool:
         return any(_fits(kind, value) for kind in self._kinds(node))
 
-    def _example_of(self, definition: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...] = ()) -> dict[str, Any]:
+    def _example_of(
+        self, definition: Mapping[str, Any], own_name: str | None, outer: tuple[Mapping[str, Any], ...] = ()
+    ) -> dict[str, Any]:
         required, outer = definition.get("required", ()), (*outer, definition)
         return {
-            name: self._value(name, node, outer)
+            name: self._value(name, node, own_name, outer)
             for name, node in definition["properties"].items()
             if name != "action" and (name in required or any("examples" in kind for kind in self._kinds(node)))
         }
 
-    def _value(self, name: str, node: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...]) -> Any:
+    def _value(
+        self, name: str, node: Mapping[str, Any], own_name: str | None, outer: tuple[Mapping[str, Any], ...]
+    ) -> Any:
         kind = next((each for each in self._kinds(node) if "examples" in each), self._kinds(node)[0])
+        if own_name is not None and kind.get(OWN_NAME_KEYWORD):
+            return own_name
         if given := kind.get("examples", kind.get("enum")):
             return given[0]
-        return self._made_up(name, kind, outer)
+        return self._made_up(name, kind, own_name, outer)
 
-    def _made_up(self, name: str, kind: Mapping[str, Any], outer: tuple[Mapping[str, Any], ...]) -> Any:
+    def _made_up(
+        self, name: str, kind: Mapping[str, Any], own_name: str | None, outer: tuple[Mapping[str, Any], ...]
+    ) -> Any:
         word = f"my-{name.replace('_', '-')}"
         match kind.get("type"):
             case "integer" | "number":
@@ -172,12 +186,12 @@ class RequestSchema:
                 return True
             case "array":
                 inner = kind.get("items", {})
-                return [] if self._resolved(inner) in outer else [self._value(name, inner, outer)]
+                return [] if self._resolved(inner) in outer else [self._value(name, inner, own_name, outer)]
             case "object" if "properties" in kind:
-                return {} if kind in outer else self._example_of(kind, outer)
+                return {} if kind in outer else self._example_of(kind, own_name, outer)
             case "object":
                 inner = kind.get("additionalProperties")
-                return {word: self._value(name, inner, outer)} if isinstance(inner, dict) and inner else {}
+                return {word: self._value(name, inner, own_name, outer)} if isinstance(inner, dict) and inner else {}
         return base64.b64encode(word.encode()).decode() if "contentEncoding" in kind else word
 
 
@@ -250,6 +264,8 @@ def _bounds(kind: Mapping[str, Any]) -> str:
         found.append(f"at most {kind['maxProperties']:,} keys")
     if "contentEncoding" in kind:
         found.append(str(kind["contentEncoding"]))
+    if kind.get(OWN_NAME_KEYWORD):
+        found.append("the caller's own name")
     return ", ".join(filter(None, found))
 
 

@@ -1,6 +1,7 @@
 """The actions on events and errors: publish, report, read, count, and acknowledge them."""
 
 import time
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
@@ -11,7 +12,7 @@ from twinhost.agent.health import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
 from twinhost.store.audit_log.chain import Event as AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.events.errors import ErrorCounts, ErrorLog
@@ -37,9 +38,9 @@ DEFAULT_WINDOW_S = 86_400.0
 class Event(msgspec.Struct, kw_only=True):
     """Something that happened. It expires `ttl` seconds after it arrived; with 0 or null, never."""
 
-    event_id: NAME
+    event_id: NAME | None = None
     event_type: NAME
-    source_agent: NAME
+    source_agent: OWN_NAME | None = None
     timestamp: MOMENT | float | None = None
     data: dict[str, Any] | None = None
     propagate: bool = True
@@ -53,7 +54,7 @@ class ErrorReport(msgspec.Struct, kw_only=True):
     """Something that went wrong."""
 
     error_id: NAME
-    agent_id: NAME
+    agent_id: OWN_NAME
     severity: Severity
     error_type: NAME
     message: SENTENCE
@@ -69,7 +70,10 @@ class ErrorReport(msgspec.Struct, kw_only=True):
 
 
 class PublishEvent(Request, tag="publish_event"):
-    """Store an event, and send it on the feed."""
+    """Store an event, and send it on the feed.
+
+    Without `event_id`, it gets a unique one; without `source_agent`, the caller's name.
+    """
 
     event: Event
 
@@ -221,6 +225,8 @@ class EventActions(Feature):
     @action(mutates=True)
     def publish(self, request: PublishEvent, caller: Caller) -> EventStored:
         event = request.event
+        event.event_id = event.event_id or uuid.uuid4().hex  # a retry gets the stored reply, with this id
+        event.source_agent = event.source_agent or caller.name
         require_speaks_for(caller, event.source_agent)
         ttl_s = event.ttl or 0.0
         seq = self._events.add(Topic.EVENT, _fields(event), caller.name, ttl_s=ttl_s, propagate=event.propagate)

@@ -22,7 +22,7 @@ from twinhost.agent.host_metrics import (
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.metrics.history import TimeSeries
 from twinhost.system_digital_twin.metrics.metrics import HostMetrics, Metrics
@@ -51,7 +51,7 @@ GPUS = Annotated[tuple[GpuSample, ...], msgspec.Meta(max_length=64)]
 
 
 class ReportMetrics(Request, tag="report_metrics"):
-    """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+    """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link only.
 
     `wall` is when it was measured, in seconds since the epoch by the host's clock; a sample with it is counted once,
     even if it is sent again. `late_by_s` is the age of a late sample in seconds, which needs `wall` and enters only the
@@ -90,7 +90,7 @@ class LoadedModel(msgspec.Struct):
 class VramPayload(msgspec.Struct, kw_only=True):
     """The VRAM that an agent manages, in MB; `device_totals_mb` has the capacity of each card, such as `cuda:1`."""
 
-    agent_name: NAME
+    agent_name: OWN_NAME
     total_vram_mb: MEGABYTES
     total_vram_used_mb: MEGABYTES
     loaded_models: Annotated[dict[NAME, LoadedModel], msgspec.Meta(max_length=1_024)]

@@ -11,7 +11,7 @@ from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentBrief, AgentInfo, AgentRecord, Registry
 from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, WitnessReply, no_witness
@@ -27,7 +27,7 @@ PublicKeyOf = Callable[[str], bytes | None]
 class RegistrationData(msgspec.Struct, kw_only=True):
     """A complete registration."""
 
-    agent_id: NAME
+    agent_id: OWN_NAME
     agent_type: NAME
     host: NAME
     port: PORT
@@ -43,7 +43,7 @@ class RegistrationData(msgspec.Struct, kw_only=True):
 class RegisterAgent(Request, tag="register_agent"):
     """Register an agent, or update its registration: `agent_name` and `status`, or `registration_data`."""
 
-    agent_name: Annotated[NAME, msgspec.Meta(examples=["my-agent"])] | None = None
+    agent_name: Annotated[OWN_NAME, msgspec.Meta(examples=["my-agent"])] | None = None
     status: Annotated[NAME, msgspec.Meta(examples=["HEALTHY"])] | None = None
     location: NAME | None = None
     registration_data: RegistrationData | None = None
@@ -55,7 +55,7 @@ class Heartbeat(Request, tag="heartbeat"):
     With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
     """
 
-    agent_name: NAME
+    agent_name: OWN_NAME
     status: NAME | None = None
     trust_revision: NAME | None = None  # of the trust document that the agent has applied
     audit_seen: AuditSeen | None = None
@@ -66,7 +66,7 @@ class Heartbeat(Request, tag="heartbeat"):
 class Unregister(Request, tag="unregister"):
     """Delete an agent's registration."""
 
-    agent_name: NAME
+    agent_name: OWN_NAME
 
 
 class Discover(Request, tag="discover"):
