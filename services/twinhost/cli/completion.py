@@ -56,10 +56,10 @@ def completion(
 
 def places_of_commands() -> dict[_Path, Place]:
     """Return what may follow each command and group, by its words; nothing of agents."""
-    from twinhost.cli.program import whole_application  # noqa: PLC0415 - it imports every command, and this one
+    from twinhost.cli.program import program  # noqa: PLC0415 - it imports this module, on use
 
     found: dict[_Path, Place] = {}
-    _walk(typer.main.get_command(whole_application()), (), found)
+    _walk(typer.main.get_command(program()), (), found)
     return found
 
 
@@ -83,7 +83,8 @@ def _walk(command: Any, path: _Path, found: dict[_Path, Place]) -> None:
             if not parameter.is_flag:
                 place.valued |= set(parameter.opts)
     place.options["--help"] = "Show the help."
-    for name, below in getattr(command, "commands", {}).items():
+    for name in getattr(command, "commands", ()):
+        below = command.get_command(None, name)
         place.words[name] = below.get_short_help_str(_MAX_CHARACTERS)
         _walk(below, (*path, name), found)
 

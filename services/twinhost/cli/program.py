@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from twinhost.cli import output
 from twinhost.cli.arguments import JSON_FLAG, PROGRAM
@@ -22,27 +23,49 @@ from twinhost.version import version_line
 
 USAGE = 2
 PROFILE_OPTION = "--profile"
-COMMANDS = {  # in the order of --help; each is imported when it runs, since all of them take longer than most answers
-    "join": "twinhost.cli.join",
-    "status": "twinhost.cli.status",
-    "agents": "twinhost.cli.status",
-    "call": "twinhost.cli.call",
-    "explain": "twinhost.cli.schemas.explain",
-    "client": "twinhost.cli.schemas.client",
-    "ping": "twinhost.cli.call",
-    "doctor": "twinhost.cli.doctor.command",
-    "events": "twinhost.cli.watch",
-    "watch": "twinhost.cli.watch",
-    "errors": "twinhost.cli.watch",
-    "lease": "twinhost.cli.lease",
-    "completion": "twinhost.cli.completion",
-    "keys": "twinhost.cli.keys",
-    "audit": "twinhost.cli.audit",
-    "memory": "twinhost.cli.memory",
-    "new": "twinhost.cli.new.command",
-    "mcp": "twinhost.cli.mcp",
-    "inspect": "twinhost.cli.inspect.command",
+COMMANDS = {  # in the order of --help: the module, and the first sentence of its help, which a test compares
+    "join": ("twinhost.cli.join", "Make a key for the programs of this user, and enrol it."),
+    "status": ("twinhost.cli.status", "Show both agents, the link, and who is connected."),
+    "call": ("twinhost.cli.call", "Call an action and print the reply."),
+    "explain": ("twinhost.cli.schemas.explain", "Show an action's fields and an example, or list the actions."),
+    "client": ("twinhost.cli.schemas.client", "Write a Python module with typed clients of an agent."),
+    "ping": ("twinhost.cli.call", "Measure round trips to the agents."),
+    "doctor": ("twinhost.cli.doctor.command", "Examine this host and both agents."),
+    "watch": ("twinhost.cli.watch", "Follow the event feed of mainpc, until Ctrl-C."),
+    "errors": ("twinhost.cli.watch", "Show the errors that were reported to mainpc."),
+    "lease": ("twinhost.cli.lease", "Run a program with leased memory."),
+    "completion": ("twinhost.cli.completion", "Print a script that completes words in a shell."),
+    "mcp": ("twinhost.cli.mcp", "Serve the memory and the system to an MCP client."),
+    "inspect": ("twinhost.cli.inspect.command", "List an agent's uses of ZeroMQ, and what replaces each."),
+    "agents": ("twinhost.cli.status", "List the registered agents, or unregister one."),
+    "events": ("twinhost.cli.watch", "The event feed of mainpc: publish an event, or follow all."),
+    "keys": ("twinhost.cli.keys", "The keys that the agents know."),
+    "audit": ("twinhost.cli.audit", "The audit log of mainpc, read with the operator's key."),
+    "memory": ("twinhost.cli.memory", "The memory of pc2: search, audit, backup, quarantine."),
+    "new": ("twinhost.cli.new.command", "Begin an agent of your own."),
 }
+
+
+class _Commands(TyperGroup):
+    """The commands, each imported when it is used: all of them take longer than most answers."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
+
+    def get_command(self, _: Any, name: str) -> Any:
+        if name not in COMMANDS:
+            return None
+        app, command = _typer(), _command(name)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+        return typer.main.get_group(app).commands[name]
+
+    def format_commands(self, _: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -70,7 +93,7 @@ def _run(arguments: list[str]) -> int:
         if not arguments or (len(arguments) == 1 and _needs_a_command(_command(first_word))):
             arguments = [*arguments, "--help"]
         # A command's own exit status, or that of --help or Ctrl-C.
-        command = typer.main.get_command(_application(first_word))
+        command = typer.main.get_command(program())
         return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except typer.TyperException as error:
         message = " ".join(error.format_message().rstrip(".").split())  # a list of values has a line for each
@@ -94,33 +117,26 @@ def _take_profile(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def _application(first_word: str) -> typer.Typer:
-    """Return the program with the command that the first word names, or with all of them."""
-    app = typer.Typer(
+def program() -> typer.Typer:
+    """Return the program."""
+    app = _typer()
+    app.callback(cls=_Commands)(_options)
+    return app
+
+
+def _typer() -> typer.Typer:
+    return typer.Typer(
         help="Calls SystemDigitalTwin and UnifiedMemoryReasoningAgent, with the key of this user or of the operator.",
         epilog="Exit status: 0 success, 1 refused or unhealthy, 2 usage.",
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(_options)  # or a single command would be the whole program
-    for name in [first_word] if first_word in COMMANDS else COMMANDS:
-        command = _command(name)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
-    return app
 
 
 def _command(name: str) -> Any:
     """Return a command or a group of commands; None for another name."""
-    return getattr(import_module(COMMANDS[name]), name) if name in COMMANDS else None
-
-
-def whole_application() -> typer.Typer:
-    """Return the program with all of its commands."""
-    return _application("")
+    return getattr(import_module(COMMANDS[name][0]), name) if name in COMMANDS else None
 
 
 def _needs_a_command(command: Any) -> bool:

@@ -1,9 +1,15 @@
 """The help of every command: whole, in 80 columns, and with the options that all commands have."""
 
-import pytest
+import subprocess
+import sys
 
+import pytest
+import typer
+
+from tests.unit.cli.running import process_environment
 from twinhost.cli.app import main
 from twinhost.cli.completion import places_of_commands
+from twinhost.cli.program import COMMANDS, program
 
 PLACES = places_of_commands()
 OWN_OUTPUT = {("lease",), ("mcp",), ("client",)}  # standard output is that of a program, a protocol, or a module
@@ -21,6 +27,22 @@ def test_the_help_of_every_command_fits(path: tuple[str, ...], capsys: pytest.Ca
     assert written.err == ""
     if not PLACES[path].words and path not in OWN_OUTPUT:
         assert "--json" in PLACES[path].options
+
+
+def test_the_help_has_the_first_sentence_of_each_command() -> None:
+    """It is printed without an import of the commands."""
+    group = typer.main.get_command(program())
+    shown = {name: group.get_command(None, name).get_short_help_str(100) for name in COMMANDS}  # type: ignore[attr-defined]
+    assert shown == {name: summary for name, (_, summary) in COMMANDS.items()}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_no_command(option: str) -> None:
+    """All of them take three times as long as a status of both agents."""
+    code = f"import sys; from twinhost.cli.app import main; main(['{option}']); print(*sys.modules, file=sys.stderr)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=process_environment({}), capture_output=True, text=True, timeout=60, check=True)
+    assert {module for module, _ in COMMANDS.values()} & set(done.stderr.split()) == set()
 
 
 def test_the_versions_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
