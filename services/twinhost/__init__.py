@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     )
     from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 
+    __version__: str
+
 __all__ = [
     "AgentUnreachable",
     "AsyncClient",
@@ -226,7 +228,13 @@ def connect_async(
     return settings.typed_client(agent, asynchronous=True, kind=client)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module(f"{__name__}.version").VERSION
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES.get(name, 'secure_zmq.errors')}"), name)

@@ -172,7 +172,7 @@ class Settings:
         if self.certificates is None:
             return UnencryptedAddress(endpoint)
         keys = FollowedKeys(self.certificates, agent.name, self.pins(agent))
-        return FollowedAddress(endpoint, keys.own, keys.pins)
+        return FollowedAddress(endpoint, keys.own, keys.pins, agent.name)
 
     def pins(self, agent: Agent) -> list[PublicKey]:
         """Return the keys that an agent may prove to hold; none if all known ones are expired or revoked.

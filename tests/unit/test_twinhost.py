@@ -1,6 +1,7 @@
 """The names of the package itself: what a program needs that only calls agents."""
 
 import os
+import rlcompleter
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import twinhost
 from tests.identities import host_folder, new_pair
 from twinhost.secure_zmq import errors
+from twinhost.version import VERSION
 
 SDT = "SystemDigitalTwin"
 OTHERS = [
@@ -46,6 +48,33 @@ def test_the_names_are_these() -> None:
 @pytest.mark.parametrize("name", twinhost.__all__)
 def test_each_name_leads_to_what_it_names(name: str) -> None:
     assert getattr(twinhost, name).__name__ == name
+
+
+def test_the_version_and_the_names_are_attributes_for_completion() -> None:
+    assert twinhost.__version__ == VERSION
+    assert {*twinhost.__all__, "__version__"} <= set(dir(twinhost))
+    assert set(twinhost.clients.__all__) <= set(dir(twinhost.clients))
+
+
+def test_a_client_completes_the_actions_of_its_agent(keys: Path) -> None:
+    """As the interactive interpreter does."""
+    with twinhost.connect(SDT) as system:
+        names = rlcompleter.Completer({"system": system}).attr_matches("system.publish")
+        assert [name.partition("(")[0] for name in names] == ["system.publish", "system.publish_event"]
+
+
+def test_a_client_is_shown_with_its_agent_and_address(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whether the link is secured; never with a key, also after it was used."""
+    system = twinhost.connect(SDT)
+    assert repr(system) == "<SystemDigitalTwin agent='SystemDigitalTwin' address='tcp://mainpc:7120' secured=True>"
+    assert repr(twinhost.connect_async(SDT)) == repr(system).replace("<System", "<AsyncSystem")
+    other = twinhost.connect(SDT, client=twinhost.Client)
+    assert repr(other) == repr(system).replace("<SystemDigitalTwin", "<Client")
+    own = twinhost.load_certificates()
+    bare = twinhost.Client(twinhost.SecuredAddress("tcp://mainpc:7120", own.own_keys, own.public_key("server")))
+    assert repr(bare) == "<Client address='tcp://mainpc:7120' secured=True>"
+    monkeypatch.setenv("SECURE_ZMQ", "0")
+    assert repr(twinhost.connect(SDT)).endswith("address='tcp://mainpc:7120' secured=False>")
 
 
 def test_any_other_name_is_an_attribute_error() -> None:

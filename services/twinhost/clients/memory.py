@@ -84,6 +84,20 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     'The roses stand by the gate.'
     """
 
+    _agent_name = "UnifiedMemoryReasoningAgent"
+    _renamed = (
+        ("coordinate", "coordinate_memory"),
+        ("delete", "delete_memory"),
+        ("get", "get_memory"),
+        ("quarantine", "quarantine_memory"),
+        ("query", "query_memory"),
+        ("reinforce", "reinforce_memory"),
+        ("release", "release_memory"),
+        ("search", "search_memory"),
+        ("store", "store_memory"),
+        ("sync", "sync_memories"),
+    )  # methods, and their actions
+
     def accept_audit_log(
         self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
     ) -> AuditLogAccepted:

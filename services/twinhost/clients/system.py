@@ -74,6 +74,8 @@ class SystemDigitalTwin(FeedClient):
     'pong'
     """
 
+    _agent_name = "SystemDigitalTwin"
+
     def acknowledge_errors(
         self,
         *,

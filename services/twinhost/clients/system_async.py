@@ -74,6 +74,8 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
     'pong'
     """
 
+    _agent_name = "SystemDigitalTwin"
+
     async def acknowledge_errors(
         self,
         *,

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import zmq
 
@@ -17,7 +17,7 @@ from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_B
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.framing.exchange import Asked, Exchange, closed, new_request_id, successful
 from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
-from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step
+from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step, described
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
@@ -34,6 +34,8 @@ class AsyncClient:
     ...     (await client.call("ping"))["message"]
     'pong'
     """
+
+    _agent_name: ClassVar[str] = ""  # as in `Client`
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._link = Link(server)
@@ -105,6 +107,9 @@ class AsyncClient:
         for handle in (self._flushing, self._deadline):
             if handle is not None:
                 handle.cancel()
+
+    def __repr__(self) -> str:
+        return described(self, self._agent_name, self._link)
 
     async def __aenter__(self) -> Self:
         return self

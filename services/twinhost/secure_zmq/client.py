@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import zmq
 
 from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
 from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, closed, new_request_id, successful
-from twinhost.secure_zmq.link import Link, Step
+from twinhost.secure_zmq.link import Link, Step, described
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
@@ -43,6 +43,8 @@ class Client:
     ...     client.call("ping")["message"]
     'pong'
     """
+
+    _agent_name: ClassVar[str] = ""  # of which the methods are, in a class for one agent
 
     def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
         self._link = Link(server)
@@ -73,7 +75,7 @@ class Client:
         >>> system.call("get_agent_endpoint", agent_name="SystemDigitalTwin", deadline_s=2)["host"]
         '127.0.0.1'
         """
-        asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
+        asked = self._ask_for(action, fields, request_id or new_request_id(), deadline_s)
         try:
             return successful(self._reply_to(asked))
         finally:
@@ -132,6 +134,9 @@ class Client:
             if not self._used:  # else this is a signal handler, and the interrupted use closes the connection
                 self._drop()
 
+    def __repr__(self) -> str:
+        return described(self, self._agent_name, self._link)
+
     def __enter__(self) -> Self:
         return self
 
@@ -179,7 +184,7 @@ class Client:
         while len(waiting) < in_flight and not ended:
             try:
                 action, fields = next(requests)
-                waiting.append(asked := self._exchange.ask(action, fields, new_request_id(), deadline_s))
+                waiting.append(asked := self._ask_for(action, fields, new_request_id(), deadline_s))
                 if asked.asked_at - sent_at > _SEND_EVERY_S:
                     self._send()
                     sent_at = asked.asked_at
@@ -192,6 +197,10 @@ class Client:
                 ended = True
         self._send()
         return ended
+
+    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+        """Add a request to those in flight."""
+        return self._exchange.ask(action, fields, request_id, deadline_s)
 
     def _send(self) -> None:
         self._begin_use()

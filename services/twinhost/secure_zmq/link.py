@@ -34,7 +34,14 @@ from twinhost.secure_zmq.errors import (
     WrongServerKey,
 )
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
-from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, Target, mechanism_of
+from twinhost.secure_zmq.server_address import (
+    FollowedAddress,
+    SecuredAddress,
+    ServerAddress,
+    Target,
+    UnencryptedAddress,
+    mechanism_of,
+)
 from twinhost.secure_zmq.wire import Reply
 
 BROKEN_OFF_BEFORE_VERDICT = 3  # handshakes, 0.1 to 0.4 s apart: one may be a server that is just stopping
@@ -244,6 +251,16 @@ class Link:
         """Where the server is, such as `tcp://192.0.2.17:7230`."""
         return self._server.address
 
+    @property
+    def agent(self) -> str:
+        """The name of the server's agent, where the address has it."""
+        return self._server.agent if isinstance(self._server, FollowedAddress) else ""
+
+    @property
+    def secured(self) -> bool:
+        """Whether it is used over CURVE only."""
+        return not isinstance(self._server, UnencryptedAddress)
+
     def backoff_s(self) -> float:
         """Return how long to wait before the next connection, with jitter against simultaneous reconnects."""
         if self._failures == 0:
@@ -368,3 +385,10 @@ class Link:
         if len(self._server.targets()) > 1 and not before:
             return 1
         return max(1, BROKEN_OFF_BEFORE_VERDICT - before)
+
+
+def described(client: object, agent: str, link: Link) -> str:
+    """Return what `repr` shows of a client: never a key."""
+    agent = agent or link.agent
+    shown = f"agent={agent!r} " if agent else ""
+    return f"<{type(client).__name__} {shown}address={link.address!r} secured={link.secured}>"

@@ -132,6 +132,7 @@ class FollowedAddress:
         address: Callable[[], str] | str,
         own_keys: Callable[[], KeyPair],
         server_keys: Callable[[], Sequence[PublicKey]],
+        agent: str = "",
     ) -> None:
         """Follow values that the caller keeps up to date.
 
@@ -139,12 +140,14 @@ class FollowedAddress:
             address: the endpoint, or what returns it.
             own_keys: returns the pair to use.
             server_keys: returns the pins that are valid now, the server's current key first, its next one second.
+            agent: the server's name, for people.
 
-        All three are called for every request, also on the monitor's thread: they must not read files, block or raise.
+        What is called, is so for every request, also on the monitor's thread: it must not read files, block or raise.
         """
         self._address = address
         self._own_keys = own_keys
         self._server_keys = server_keys
+        self.agent = agent
 
     @property
     def address(self) -> str:

@@ -13,6 +13,7 @@ from twinhost.cli.schemas.written_types import (
     Written,
     checked_name,
     docstring,
+    literal,
     paragraphs_of,
     resolved,
 )
@@ -67,7 +68,11 @@ class Classes:
         lines = [
             f"class {prefix}{self.agent}({prefix}{self.base}):",
             docstring(paragraphs, 1, self.written.width, self.example("", asynchronous=asynchronous)),
+            "",
+            f"    _agent_name = {literal(self.agent)}",
         ]
+        if renamed := {name: action for action in self.requests.actions if (name := self.name_of(action)) != action}:
+            lines.append(f"    _renamed = {tuple(renamed.items())!r}  # methods, and their actions")
         for action in self.requests.actions:
             lines += ["", *self.methods(action, asynchronous=asynchronous)]
         return "\n".join(lines)
