@@ -15,7 +15,7 @@ import pytest
 from tests import fork_server
 from twinhost.clients.replies import read
 from twinhost.schema import AGENTS, replies_of, schema_of
-from twinhost.secure_zmq.errors import NotGranted, UnexpectedReply
+from twinhost.secure_zmq.errors import MalformedRequest, NotGranted, UnexpectedReply
 from twinhost.testing import Stack
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "services/twinhost/cli/new/template/greeter.py"
@@ -106,6 +106,9 @@ def test_an_author_gets_a_typed_client(cli: Run, stack: Stack, tmp_path: Path) -
     with client.Greeter(stack.address("Greeter")) as greeter:
         assert greeter.greet("Ana").greeting == "Hello, Ana!"
         assert greeter.who_is("Ana")["twin"] == {}
+        assert repr(greeter).startswith("<Greeter agent='Greeter' address='tcp://")
+        with pytest.raises(MalformedRequest, match="by its own schema, greet of Greeter has no field 'nam'; did you"):
+            greeter.call("greet", nam="Ana")
         with pytest.raises(UnexpectedReply, match="older than the client in greeter_client"):
             _ = greeter._ask(client.Peers, "ping", {}).peers
         with pytest.raises(UnexpectedReply, match="write that again: twinhost client AGENT"):

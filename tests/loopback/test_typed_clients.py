@@ -7,10 +7,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -28,8 +28,11 @@ from twinhost.clients import (
     SystemDigitalTwin,
     UnifiedMemoryReasoningAgent,
 )
+from twinhost.clients.aio import AsyncTypedClient
 from twinhost.clients.events import SystemEvent
 from twinhost.clients.memory_replies import MemoryDocument
+from twinhost.clients.typed import TypedClient
+from twinhost.secure_zmq.framing.exchange import Asked
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 PAGE = Path(__file__).parents[2] / "docs/reference/python.md"
@@ -273,6 +276,109 @@ def test_a_new_store_is_reported_or_followed(mainpc: Hosts) -> None:
         ):
             next(strict)
         assert next(lenient).event_id == name
+
+
+MISTAKES = {
+    ("search_memory", ("query", "limt")): "no field 'limt'; did you mean limit?",
+    ("store_memory", ("content", "keyword", "xyzzy")): "no field 'keyword', 'xyzzy'; did you mean keywords?",
+    ("memory_status", ("zzzzz",)): "no field 'zzzzz'$",
+    ("store_memry", ("content",)): "no action 'store_memry'; did you mean store_memory?",
+}
+
+
+@pytest.mark.parametrize(("action", "fields"), MISTAKES, ids=[action for action, _ in MISTAKES])
+def test_a_field_or_an_action_that_no_agent_knows_is_not_sent(
+    both: Hosts, action: str, fields: tuple[str, ...]
+) -> None:
+    """By `call`, by `map` in its place, and with asyncio; the message names the nearest."""
+    sentence = "the request was not sent: by its own schema, .*" + MISTAKES[action, fields].replace("?", r"\?")
+    wrong: dict[str, Any] = dict.fromkeys(fields, "never stored")
+    mistake = (twinhost.MalformedRequest, twinhost.UnknownAction)
+
+    async def ask() -> None:
+        async with AsyncUnifiedMemoryReasoningAgent(both.address(UMRA)) as memory:
+            with pytest.raises(mistake, match=sentence):
+                await memory.call(action, **wrong)
+
+    with memory_of(both) as memory:
+        before = memory.memory_status().total_memories
+        with pytest.raises(mistake, match=sentence):
+            memory.call(action, **wrong)
+        first, second, third = memory.map([("ping", {}), (action, wrong), ("ping", {})], return_exceptions=True)
+        assert isinstance(second, mistake)
+        assert re.search(sentence, str(second))
+        assert isinstance(first, dict)
+        assert isinstance(third, dict)
+        asyncio.run(ask())
+        assert memory.memory_status().total_memories == before
+
+
+class OlderMemory(TypedClient):
+    """A client that is older than its agent: it knows one field of one action."""
+
+    _agent_name = UMRA
+
+    def search_memory(self, query: str, *, deadline_s: float = 5.0, request_id: str | None = None) -> None: ...
+
+
+class OlderAsyncMemory(AsyncTypedClient):
+    """The same for asyncio."""
+
+    _agent_name = UMRA
+
+    async def search_memory(self, query: str, *, deadline_s: float = 5.0, request_id: str | None = None) -> None: ...
+
+
+def test_what_a_newer_agent_knows_is_sent_by_call(both: Hosts) -> None:
+    """The agent's own schema decides, and is asked for once; what every request may have needs no question."""
+
+    async def ask() -> None:
+        async with OlderAsyncMemory(both.address(UMRA)) as memory:
+            assert len((await memory.call("search_memory", query="roses", limit=1))["results"]) == 1
+            assert (await memory.call("memory_status"))["status"] == "ok"
+
+    with OlderMemory(both.address(UMRA)) as memory:
+        asked = asked_by(memory)
+        memory.call("search_memory", query="roses", source_agent="me")
+        assert asked == ["search_memory"]
+        for limit in (1, 2):
+            assert len(memory.call("search_memory", query="roses", limit=limit)["results"]) == limit
+        assert asked == ["search_memory", "get_schema", "search_memory", "search_memory"]
+        with pytest.raises(twinhost.MalformedRequest, match="did you mean limit"):
+            memory.call("search_memory", query="roses", limt=1)
+    asyncio.run(ask())
+
+
+def asked_by(client: twinhost.Client) -> list[str]:
+    """Return the list to which the actions of a client's requests are added from now on."""
+    asked: list[str] = []
+    ask = client._exchange.ask
+
+    def noting(action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+        asked.append(action)
+        return ask(action, fields, request_id, deadline_s)
+
+    client._exchange.ask = noting  # type: ignore[method-assign]
+    return asked
+
+
+def test_without_the_agents_schema_the_client_decides_fields(mainpc: Hosts) -> None:
+    """Where `get_schema` is not granted; an action is left to the agent, which executes none that it does not know."""
+    withdraw(mainpc, "get_schema")
+    with system_of(mainpc, by=UMRA) as system:
+        wait_until(lambda: refuses(system, "get_schema"), PATIENCE_S, "the grant is withdrawn")
+        with pytest.raises(twinhost.MalformedRequest, match=r"by this client, get_events .* did you mean limit"):
+            system.call("get_events", limt=3)
+        with pytest.raises(twinhost.UnknownAction, match="there is no action 'get_evnts' here"):
+            system.call("get_evnts")
+
+
+def refuses(client: twinhost.Client, action: str) -> bool:
+    try:
+        client.call(action)
+    except twinhost.NotGranted:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("by", ["operator", UMRA])

@@ -17,7 +17,7 @@ from twinhost.cli.output import Failure
 from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import TwinhostError, UnexpectedReply
+from twinhost.secure_zmq.errors import TwinhostError, UnexpectedReply, UnknownAction, did_you_mean
 
 
 def call(
@@ -48,7 +48,13 @@ def call(
                 advice = f"{PROGRAM} explain {target.name} {action} lists the fields"
                 sentence = f"{action} has no field {', '.join(unknown)}; {target.name} ignores it; {advice}"
                 output.say("warning:", output.WARN, sentence)
-        reply = client.call(action, deadline_s=deadline, request_id=request_id, **fields)
+        try:
+            reply = client.call(action, deadline_s=deadline, request_id=request_id, **fields)
+        except UnknownAction:
+            schema = schema or _schema(client, target, deadline)
+            if schema is not None and (nearest := did_you_mean(action, schema.actions)):
+                raise UnknownAction(f"{target.name} has no action {action!r}{nearest}") from None
+            raise
     output.show_value(reply, as_json=as_json)
     if str(reply.get("status", "ok")).casefold() == "error":  # such as a health document of an unhealthy agent
         output.say("error:", output.BAD, f"{target.name} answered {action} with status {reply['status']}")

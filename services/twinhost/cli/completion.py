@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from twinhost import clients
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
+from twinhost.clients.typed import actions_of
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 
@@ -90,21 +92,19 @@ def _walk(command: Any, path: _Path, found: dict[_Path, Place]) -> None:
 
 
 def _actions() -> dict[str, dict[str, str]]:
-    """Return the actions of the configured agents, with descriptions; of an agent without a schema here, none."""
-    from twinhost.cli.schemas.requests import schema_of_agent  # noqa: PLC0415 - it takes a while
-
+    """Return the actions of the configured agents, with descriptions; of an agent outside this project, none."""
     try:
-        schemas = {agent: schema_of_agent(agent) for agent in load_network_config().agents}
+        agents = load_network_config().agents
     except ConfigurationError:
         return {}
     return {
         agent: {
-            action: shorten(schema.description(action).partition("\n")[0], _MAX_CHARACTERS, placeholder=" \u2026")
-            for action in schema.actions
+            action: shorten((method.__doc__ or "").partition("\n\n")[0], _MAX_CHARACTERS, placeholder=" \u2026")
+            for action, method in actions_of(getattr(clients, agent)).items()
         }
-        if schema is not None
+        if agent in clients.__all__
         else {}
-        for agent, schema in schemas.items()
+        for agent in agents
     }
 
 

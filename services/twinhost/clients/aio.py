@@ -11,10 +11,10 @@ from twinhost.clients.event_order import EventOrder, Item, Patience, Steps
 from twinhost.clients.events import SystemEvent, checked, published, typed_events
 from twinhost.clients.replies import Reply, read
 from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
-from twinhost.clients.typed import Page, given, new_rows
+from twinhost.clients.typed import SCHEMA_ACTION, Asking, Page, asking_unknown, given, new_rows, require_known
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import RequestError, TwinhostError
 from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
 
@@ -25,6 +25,27 @@ T = TypeVar("T")
 
 class AsyncTypedClient(AsyncClient):
     """A client whose methods return typed replies, for asyncio."""
+
+    def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
+        super().__init__(server, max_payload_bytes=max_payload_bytes)
+        self._confirmed: set[Asking] = set()
+
+    async def call(
+        self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
+    ) -> dict[str, Any]:
+        """Return the reply to one action, as `AsyncClient.call`; no field is sent that the agent does not know.
+
+        >>> (await system.call("get_ok_agents"))["status"]
+        'success'
+        """
+        if (unknown := asking_unknown(type(self), action, fields)) and unknown not in self._confirmed:
+            try:
+                schema = await super().call(SCHEMA_ACTION, deadline_s=deadline_s)
+            except RequestError:  # it is not granted, or the agent is older and knows less
+                schema = {}
+            require_known(type(self), self._agent_name, action, fields, schema)
+            self._confirmed.add(unknown)
+        return await super().call(action, deadline_s=deadline_s, request_id=request_id, **fields)
 
     async def _ask(self, kind: type[R], action: str, arguments: Mapping[str, Any]) -> R:
         """Call an action with the arguments of a method; None is a field that is not sent."""

@@ -1,22 +1,44 @@
 """What the generated clients have in common: a call whose reply is typed, and iteration over pages."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from functools import cache
+from types import FunctionType
+from typing import Any, TypeAlias, TypeVar
 
 from twinhost.clients.replies import Reply, read
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Client
+from twinhost.secure_zmq.errors import MalformedRequest, RequestError, UnknownAction, did_you_mean
+from twinhost.secure_zmq.framing.exchange import Asked
+from twinhost.secure_zmq.server_address import ServerAddress
 
+_OF_EVERY_REQUEST = ("on_behalf_of", "accepts", "traceparent", "source_agent", "timestamp")
 R = TypeVar("R", bound=Reply)
 Row = TypeVar("Row")
 Page = Callable[[R], tuple[Iterable[Row], Any]]  # returns a page's rows and the cursor of the next; None: the last
+Asking: TypeAlias = tuple[str, Set[str]]  # an action, and the names of its fields
+SCHEMA_ACTION = "get_schema"
 
 
 class TypedClient(Client):
-    """A client whose methods return typed replies."""
+    """A client whose methods return typed replies, and which sends no field that neither it nor the agent knows."""
+
+    def __init__(self, server: ServerAddress, *, max_payload_bytes: int = DEFAULT_MAX_PAYLOAD_BYTES) -> None:
+        super().__init__(server, max_payload_bytes=max_payload_bytes)
+        self._confirmed: set[Asking] = set()  # what the agent knows, and this class does not
 
     def _ask(self, kind: type[R], action: str, arguments: Mapping[str, Any]) -> R:
         """Call an action with the arguments of a method; None is a field that is not sent."""
         return read(self.call(action, **given(arguments)), kind, f"the reply to {action}")
+
+    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+        if (unknown := asking_unknown(type(self), action, fields)) and unknown not in self._confirmed:
+            try:
+                schema = self.call(SCHEMA_ACTION, deadline_s=deadline_s)
+            except RequestError:  # it is not granted, or the agent is older and knows less
+                schema = {}
+            require_known(type(self), self._agent_name, action, fields, schema)
+            self._confirmed.add(unknown)
+        return super()._ask_for(action, fields, request_id, deadline_s)
 
     def _pages(
         self,
@@ -45,6 +67,80 @@ class TypedClient(Client):
             yield from new_rows(rows, identity, seen)
             if place is None:
                 return
+
+
+@cache
+def actions_of(kind: type) -> Mapping[str, FunctionType]:
+    """Return the method of each action, of a class that was written for an agent, or of a subclass; else nothing."""
+    for written in kind.__mro__:
+        if vars(written).get("_agent_name"):
+            names = dict(vars(written).get("_renamed", ()))
+            return {
+                names.get(name, name): method
+                for name, method in vars(written).items()
+                if isinstance(method, FunctionType) and "request_id" in _arguments(method)  # an iterator has none
+            }
+    return {}
+
+
+@cache
+def fields_of(method: FunctionType) -> Set[str]:
+    """Return the names of an action's fields, and of those that every request may have."""
+    return frozenset({*_arguments(method), *_OF_EVERY_REQUEST}) - {"self", "deadline_s", "request_id"}
+
+
+def _arguments(method: FunctionType) -> tuple[str, ...]:
+    code = method.__code__
+    return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+
+
+def asking_unknown(kind: type, action: str, fields: Mapping[str, Any]) -> Asking | None:
+    """Return an action and the names of its fields where the class of its agent does not know one of these."""
+    actions = actions_of(kind)
+    if not actions or action == SCHEMA_ACTION or (action in actions and fields.keys() <= fields_of(actions[action])):
+        return None
+    return action, frozenset(fields)
+
+
+def require_known(kind: type, agent: str, action: str, fields: Mapping[str, Any], schema: Mapping[str, Any]) -> None:
+    """Raise unless the agent, which may be newer than the class, knows the action and the fields that this does not.
+
+    Args:
+        kind: the class.
+        agent: the agent's name.
+        action: the action.
+        fields: what is to be sent.
+        schema: the agent's reply to `get_schema`, which is not trusted; without one, the class decides about fields.
+
+    Raises:
+        UnknownAction, MalformedRequest: it does not; nothing was sent.
+    """
+    found, whose = _fields_in(schema), "its own schema"
+    if found and action not in found:
+        nearest = did_you_mean(action, found)
+        raise UnknownAction(f"the request was not sent: by {whose}, {agent} has no action {action!r}{nearest}")
+    if not found:
+        if action not in actions_of(kind):
+            return
+        found, whose = {action: fields_of(actions_of(kind)[action])}, "this client"
+    known = found[action]
+    if unknown := [name for name in fields if name not in known and name not in _OF_EVERY_REQUEST]:
+        raise MalformedRequest(
+            f"the request was not sent: by {whose}, {action} of {agent} has no field "
+            f"{', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}"
+        )
+
+
+def _fields_in(schema: Mapping[str, Any]) -> Mapping[str, Set[str]]:
+    """Return the fields of each action; nothing where the schema is not as this version has it."""
+    try:
+        requests = schema["requests"]
+        return {
+            str(action): frozenset(requests["$defs"][reference.rpartition("/")[2]]["properties"])
+            for action, reference in requests["discriminator"]["mapping"].items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        return {}
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

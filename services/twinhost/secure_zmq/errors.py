@@ -401,5 +401,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that suggests the most similar one of the known words; empty if none is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
-    found = get_close_matches(word[:_MAX_GUESSED_CHARACTERS], known, 1, _SIMILAR)
+    printable = [name for name in known if len(name) <= _MAX_GUESSED_CHARACTERS and name.isprintable()]  # of an agent
+    found = get_close_matches(word[:_MAX_GUESSED_CHARACTERS], printable, 1, _SIMILAR)
     return f"; did you mean {found[0]}?" if found else ""

@@ -54,6 +54,14 @@ def test_a_field_twice_is_refused() -> None:
         parse_fields(["a=1", "a=2"])
 
 
+def test_an_unknown_action_is_told_the_nearest_one(hosts: TwoHosts, cli: Cli) -> None:
+    """One that resembles none is told them all, by the agent."""
+    ran = cli(hosts, "call", SDT, "get_agent_inf", "agent_name=x")
+    assert ran.err == f"error [unknown_action]: {SDT} has no action 'get_agent_inf'; did you mean get_agent_info?\n"
+    assert "there are: " in cli(hosts, "call", SDT, "zzzzz").err
+    assert ran.status == 1
+
+
 def test_typed_fields_reach_the_agent(hosts: TwoHosts, cli: Cli) -> None:
     """Nested values, numbers, and texts arrive as what they are."""
     data = {"agent_id": "Seven", "agent_type": "7", "host": "pc2", "port": 7777, "metadata": {"depth": [1, {"two": 3}]}}

@@ -143,6 +143,16 @@ def schema_actions(agent: str) -> list[str]:
     return schema.actions
 
 
+def test_a_mistyped_action_is_told_the_nearest_one(hosts: TwoHosts, cli: Cli) -> None:
+    """With and without its agent; one that resembles none is told them all."""
+    for words in (("get_evnts",), ("mainpc", "get_evnts")):
+        ran = cli(hosts, "explain", *words)
+        assert (ran.status, ran.out) == (2, "")
+        assert "'get_evnts'; did you mean get_events?" in ran.err
+    assert "its actions: acknowledge_errors, " in cli(hosts, "explain", "mainpc", "zzzzz").err
+    assert "there is no agent 'zzzzz'; the agents are: " in cli(hosts, "explain", "zzzzz").err
+
+
 def test_no_key_is_needed_and_no_agent_is_asked(hosts: TwoHosts, cli: Cli) -> None:
     """Whoever writes a client has neither yet."""
     for folder in hosts.folders.values():
