@@ -478,7 +478,7 @@ class Iteration(threading.Thread):
 
 @pytest.mark.parametrize("served", [True, False], ids=["waiting for an event", "calling a mainpc that is gone"])
 def test_close_from_another_thread_ends_the_events(mainpc: Hosts, served: bool) -> None:
-    """At once and without an error, whatever the iteration waits for; so does the end of the deployment's block."""
+    """At once and without an error, whatever the iteration waits for."""
     with mainpc.client(SDT, by=UMRA) as client:
         Publisher(client).many(3)
     system = system_of(mainpc)

@@ -174,9 +174,20 @@ def test_both_clients_of_a_deployment_are_made_once_and_closed(joined: Path) -> 
     replace_certificate(new_pair("Greeter", "pc2").certificate, joined / "client.key")
     with twinhost.connect("Greeter") as greeter:
         assert type(greeter) is twinhost.Client
+        assert repr(greeter) == "<Client agent='Greeter' address='tcp://pc2:7230' secured=True>"
     assert type(twinhost.connect_async("Greeter")) is twinhost.AsyncClient
     asynchronous = twinhost.connect_async(SDT)
     assert type(asynchronous).__name__ == f"Async{SDT}"
+
+
+def test_a_closed_deployment_opens_no_client(joined: Path) -> None:
+    """Where another thread closed it, the first use of a client must not follow events for ever."""
+    with twinhost.connect() as both:
+        pass
+    with pytest.raises(twinhost.ConnectionRefused, match="the client is closed"):
+        both.system.events()
+    with pytest.raises(twinhost.ConnectionRefused, match="the client is closed"):
+        both.memory.ping()
 
 
 def test_a_deployment_without_one_agent_still_has_the_other(joined: Path) -> None:
