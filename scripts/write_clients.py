@@ -22,7 +22,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "services")]
 
 from twinhost.cli.schemas.document import checked_replies, checked_requests  # noqa: E402  (after the path)
 from twinhost.cli.schemas.requests import RequestSchema  # noqa: E402
-from twinhost.cli.schemas.written_classes import Argument, Classes  # noqa: E402
+from twinhost.cli.schemas.written_classes import NOT_ARGUMENTS, Argument, Classes  # noqa: E402
 from twinhost.cli.schemas.written_types import ReplyTypes, Written, docstring  # noqa: E402
 from twinhost.schema import feed_of, replies_of, schema_of  # noqa: E402
 
@@ -85,6 +85,7 @@ PAGES = {
     "memory_history": Pages("skip", "page.memories", "page.next_skip", "MemoryDocument", identity="row.id"),
     "query_memory": Pages("before", "page.memories", BEFORE, "MemoryDocument", ("changed_since",)),
 }
+MANY = {"store_memory": ("store_many", "memories", "Memory")}  # actions with a method that takes many: how it is named
 CHOSEN_BY = {"get_metrics": ("metrics_type", "history")}  # replies that differ in a field's type: which value has which
 
 
@@ -169,6 +170,9 @@ class AgentClasses(Classes):
             f"{agent.module}_replies": used,
             "typed": [base] if agent.base_module == "typed" and not asynchronous else [],
         }
+        abstract = [name for name in sorted(("Iterable", iterator)) if f"{name}[" in text]
+        defaults = [name for name in ("CHANGES_IN_FLIGHT", "DEFAULT_DEADLINE_S") if name in text]
+        errors = "from twinhost.secure_zmq.errors import TwinhostError\n" if "TwinhostError" in text else ""
         if "**given(" in text:
             imports["typed"].append("given")
         lines = [
@@ -178,10 +182,10 @@ class AgentClasses(Classes):
         ]
         return (
             f'"""The typed client of {agent.name}{" for asyncio" if asynchronous else ""}.\n\n{MARK}\n"""\n\n'
-            f"from collections.abc import {iterator}\n"
+            f"from collections.abc import {', '.join(abstract)}\n"
             f"from typing import {', '.join(typing)}\n\n"
             + "\n".join(lines)
-            + "\nfrom twinhost.secure_zmq.client import DEFAULT_DEADLINE_S\n\n\n"
+            + f"\nfrom twinhost.secure_zmq.client import {', '.join(defaults)}\n{errors}\n\n"
             f"{text}\n"
         )
 
@@ -196,6 +200,39 @@ class AgentClasses(Classes):
         if action in PAGES:
             yield ""
             yield from self._iterator(action, PAGES[action], asynchronous=asynchronous)
+        if action in MANY:
+            yield ""
+            yield from self._many(action, *MANY[action], asynchronous=asynchronous)
+
+    def _many(self, action: str, name: str, items: str, title: str, *, asynchronous: bool) -> Iterator[str]:
+        reply = self.reply_types.reply(self.replies[action], action)
+        fields = {field: node for field, node in self.requests.properties(action).items() if field not in NOT_ARGUMENTS}
+        one = {"title": title, "properties": fields, "required": sorted(self.requests.required(action))}
+        one["description"] = f"What `{self.name_of(action)}` takes, for `{name}`."
+        start, wait = ("async def", "await ") if asynchronous else ("def", "")
+        shown = (
+            f"    {start} {name}(self, {items}: Iterable[{self.request_types.shown(one)}], *, "
+            "in_flight: int = CHANGES_IN_FLIGHT, deadline_s: float = DEFAULT_DEADLINE_S, "
+            "request_id: str | None = None, return_exceptions: {}) -> list[{}]:"
+        )
+        yield "    @overload"
+        yield f"{shown.format('Literal[False] = False', reply)} ..."
+        yield "    @overload"
+        yield f"{shown.format('Literal[True]', f'{reply} | TwinhostError')} ..."
+        yield shown.format("bool = False", "Any")
+        paragraphs = [
+            f"Call `{self.name_of(action)}` for each of many, several at once; return the replies in their order.",
+            "What has a reply is stored. The first error is raised, with a note of its place, and some that follow it "
+            "may be stored then. With `return_exceptions` all are stored that can be, and an error is in its place in "
+            "the list; once the agent can't be reached, all others have that error.",
+            "To repeat a call whose outcome is not known, give both the same list and `request_id`: what was stored is "
+            "not stored again, for as long as the agent keeps its replies. `deadline_s` is for each of them.",
+        ]
+        if asynchronous:
+            paragraphs = [paragraphs[0], f"See `{self.agent}.{name}`."]
+        yield docstring(paragraphs, 2, self.written.width, self.example(name, asynchronous=asynchronous))
+        options = "in_flight=in_flight, deadline_s=deadline_s, request_id=request_id"
+        yield f'        return {wait}self._ask_many({reply}, "{action}", {items}, return_exceptions, {options})'
 
     def _chosen(self, action: str, field: str, value: str, *, asynchronous: bool) -> Iterator[str]:
         name, arguments = self.name_of(action), self.arguments(action)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
@@ -11,11 +11,11 @@ from twinhost.clients.event_order import EventOrder, Item, Patience, Steps
 from twinhost.clients.events import SystemEvent, checked, published, typed_events
 from twinhost.clients.replies import Reply, read
 from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
-from twinhost.clients.typed import SCHEMA_ACTION, Asking, Page, asking_unknown, given, new_rows, require_known
+from twinhost.clients.typed import SCHEMA_ACTION, Asking, Page, Results, asking_unknown, given, new_rows, require_known
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import RequestError, TwinhostError
-from twinhost.secure_zmq.framing.exchange import closed
+from twinhost.secure_zmq.framing.exchange import closed, request_ids, require_in_flight
 from twinhost.secure_zmq.server_address import ServerAddress
 
 R = TypeVar("R", bound=Reply)
@@ -51,6 +51,36 @@ class AsyncTypedClient(AsyncClient):
         """Call an action with the arguments of a method; None is a field that is not sent."""
         return read(await self.call(action, **given(arguments)), kind, f"the reply to {action}")
 
+    async def _ask_many(
+        self,
+        kind: type[R],
+        action: str,
+        items: Iterable[Mapping[str, Any]],
+        return_exceptions: bool,
+        *,
+        in_flight: int,
+        deadline_s: float,
+        request_id: str | None,
+    ) -> list[Any]:
+        """Do what `TypedClient._ask_many` does."""
+        require_in_flight(in_flight)
+        results, ids = Results(kind, action, items, return_exceptions), request_ids(request_id)
+        waiting: deque[asyncio.Task[Mapping[str, Any]]] = deque()
+        try:
+            for _, fields in results.requests:
+                call = self.call(action, deadline_s=deadline_s, request_id=next(ids), **fields)
+                waiting.append(asyncio.ensure_future(call))
+                if len(waiting) == in_flight:  # the server answers one half while the other is read
+                    await _take(results, waiting, in_flight // 2)
+            await _take(results, waiting, 0)
+        except TwinhostError as error:
+            results.end(error)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return results.found
+
     async def _pages(
         self,
         kind: type[R],
@@ -79,6 +109,17 @@ class AsyncTypedClient(AsyncClient):
                 yield row
             if place is None:
                 return
+
+
+async def _take(results: Results[R], waiting: deque[asyncio.Task[Mapping[str, Any]]], left: int) -> None:
+    """Take the replies of the first calls, until so many are left."""
+    while len(waiting) > left:
+        try:
+            reply: Mapping[str, Any] | RequestError = await waiting[0]
+        except RequestError as error:
+            reply = error
+        results.take(reply)
+        waiting.popleft()
 
 
 class AsyncFeedClient(AsyncTypedClient):

@@ -912,6 +912,24 @@ class MemoryStored(Reply, frozen=True):
     conflicts: list[BriefMemory] = NOT_SENT
 
 
+class MemoryFields(TypedDict):
+    """What `store` takes, for `store_many`."""
+
+    content: str
+    id: NotRequired[str | None]
+    memory_id: NotRequired[str | None]
+    keywords: NotRequired[list[str] | None]
+    source: NotRequired[str | None]
+    strength: NotRequired[float | None]
+    occurred_at: NotRequired[str | None]
+    key: NotRequired[str | None]
+    valid_from: NotRequired[str | None]
+    valid_until: NotRequired[str | None]
+    supersedes: NotRequired[list[str] | None]
+    review_at: NotRequired[str | None]
+    pin: NotRequired[bool | None]
+
+
 class StoredBeforeFields(TypedDict):
     """What another store has stored where its reply shows a computed value."""
 

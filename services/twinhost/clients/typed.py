@@ -3,11 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import cache
 from types import FunctionType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from twinhost.clients.replies import Reply, read
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Client
-from twinhost.secure_zmq.errors import MalformedRequest, RequestError, UnknownAction, did_you_mean
+from twinhost.secure_zmq.errors import (
+    MalformedRequest,
+    RequestError,
+    TwinhostError,
+    UnexpectedReply,
+    UnknownAction,
+    did_you_mean,
+)
 from twinhost.secure_zmq.framing.exchange import Asked
 from twinhost.secure_zmq.server_address import ServerAddress
 
@@ -39,6 +46,26 @@ class TypedClient(Client):
             require_known(type(self), self._agent_name, action, fields, schema)
             self._confirmed.add(unknown)
         return super()._ask_for(action, fields, request_id, deadline_s)
+
+    def _ask_many(
+        self, kind: type[R], action: str, items: Iterable[Mapping[str, Any]], return_exceptions: bool, **options: Any
+    ) -> list[Any]:
+        """Call an action once for each item, with many in flight; return the replies in the items' order.
+
+        Args:
+            kind: the type of the reply.
+            action: what is called.
+            items: the arguments of each call, by name.
+            return_exceptions: return an error in its place, instead of raising the first one.
+            options: of `map`.
+        """
+        results = Results(kind, action, items, return_exceptions)
+        try:
+            for reply in self.map(results.requests, return_exceptions=True, **options):
+                results.take(reply)
+        except TwinhostError as error:
+            results.end(error)
+        return results.found
 
     def _pages(
         self,
@@ -141,6 +168,46 @@ def _fields_in(schema: Mapping[str, Any]) -> Mapping[str, Set[str]]:
         }
     except (KeyError, TypeError, AttributeError):
         return {}
+
+
+class Results(Generic[R]):
+    """The requests of many calls of one action, and what came of them so far."""
+
+    def __init__(self, kind: type[R], action: str, items: Iterable[Mapping[str, Any]], return_exceptions: bool) -> None:
+        """Read the items, before anything is sent; for the arguments see `_ask_many`.
+
+        Raises:
+            TypeError: one is no mapping.
+        """
+        self.requests = [(action, given(_checked(item, place))) for place, item in enumerate(items)]
+        self.found: list[R | TwinhostError] = []
+        self._kind = kind
+        self._source = f"the reply to {action}"
+        self._return_exceptions = return_exceptions
+
+    def take(self, reply: Mapping[str, Any] | RequestError) -> None:
+        """Note the next reply, or its error; raise that unless errors are returned."""
+        result: R | TwinhostError
+        try:
+            result = reply if isinstance(reply, RequestError) else read(reply, self._kind, self._source)
+        except UnexpectedReply as error:
+            result = error
+        if isinstance(result, TwinhostError) and not self._return_exceptions:
+            raise result
+        self.found.append(result)
+
+    def end(self, error: TwinhostError) -> None:
+        """Note the error of all others, as after the loss of the connection; raise it unless errors are returned."""
+        if not self._return_exceptions:
+            error.add_note(f"items[{len(self.found)}] has this error; what comes before it is done")
+            raise error
+        self.found += [error] * (len(self.requests) - len(self.found))
+
+
+def _checked(item: object, place: int) -> Mapping[str, Any]:
+    if not isinstance(item, Mapping):
+        raise TypeError(f"items[{place}] is a {type(item).__name__}; give a dict with the fields of one call")
+    return item
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from typing import Any, ClassVar, Self
 import zmq
 
 from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
-from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED, Asked, Exchange, closed, new_request_id, successful
+from twinhost.secure_zmq.framing.exchange import (
+    Asked,
+    Exchange,
+    closed,
+    new_request_id,
+    request_ids,
+    require_in_flight,
+    successful,
+)
 from twinhost.secure_zmq.link import Link, Step, described
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
@@ -27,6 +35,7 @@ from twinhost.worker import Waker, signals_blocked
 DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
+CHANGES_IN_FLIGHT = 16  # of requests that take the agent long: as quick as with more, and its other clients wait less
 _SEND_EVERY_S = 0.001  # while requests are read from an iterator
 _SLICE_MS = 20  # how long to wait before the link is checked again
 MAX_EVENT_BYTES = 64 * 1024
@@ -88,6 +97,7 @@ class Client:
         in_flight: int = DEFAULT_IN_FLIGHT,
         deadline_s: float = DEFAULT_DEADLINE_S,
         return_exceptions: bool = False,
+        request_id: str | None = None,
     ) -> Iterator[Reply | RequestError]:
         """Yield the replies to many requests in their order, with several in flight; `call` works in between.
 
@@ -99,6 +109,7 @@ class Client:
             in_flight: 1 to 256; with more in a frame, each costs less.
             deadline_s: seconds for each request, from when it is read.
             return_exceptions: yield the error of a request in its place, instead of raising it.
+            request_id: to repeat all of them later, with the same one: the n-th request's is this, a hyphen, and n.
 
         Raises:
             ValueError: `in_flight` is out of range.
@@ -109,9 +120,9 @@ class Client:
         >>> [reply["status"] for reply in memory.map(("store_memory", {"content": note}) for note in notes)]
         ['ok', 'ok']
         """
-        if not 1 <= in_flight <= MAX_UNANSWERED:
-            raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
-        return self._map(iter(requests), in_flight, deadline_s, return_exceptions)
+        require_in_flight(in_flight)
+        pairs = zip(requests, request_ids(request_id), strict=False)
+        return self._map(pairs, in_flight, deadline_s, return_exceptions)
 
     @property
     def address(self) -> str:
@@ -147,7 +158,7 @@ class Client:
 
     def _map(
         self,
-        requests: Iterator[tuple[str, Mapping[str, Any]]],
+        requests: Iterator[tuple[tuple[str, Mapping[str, Any]], str]],
         in_flight: int,
         deadline_s: float,
         return_exceptions: bool,
@@ -174,7 +185,7 @@ class Client:
 
     def _ask_more(
         self,
-        requests: Iterator[tuple[str, Mapping[str, Any]]],
+        requests: Iterator[tuple[tuple[str, Mapping[str, Any]], str]],
         waiting: "deque[Asked | Exception]",
         in_flight: int,
         deadline_s: float,
@@ -183,8 +194,8 @@ class Client:
         ended, sent_at = False, time.monotonic()
         while len(waiting) < in_flight and not ended:
             try:
-                action, fields = next(requests)
-                waiting.append(asked := self._ask_for(action, fields, new_request_id(), deadline_s))
+                (action, fields), request_id = next(requests)
+                waiting.append(asked := self._ask_for(action, fields, request_id, deadline_s))
                 if asked.asked_at - sent_at > _SEND_EVERY_S:
                     self._send()
                     sent_at = asked.asked_at

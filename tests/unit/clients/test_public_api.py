@@ -36,6 +36,7 @@ import twinhost
 
 with twinhost.connect("UnifiedMemoryReasoningAgent") as memory:
     found: str = memory.search("roses", limit=5).results[0].content
+    stored: list[str] = [each.memory_id for each in memory.store_many([{"content": "x", "pin": True}])]
     for row in memory.iter_query(keywords=["garden"]):
         print(row.content, row.pinned)
 

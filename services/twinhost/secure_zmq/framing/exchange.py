@@ -57,6 +57,19 @@ def new_request_id() -> str:
     return f"{_prefix}{next(_numbers):08x}"
 
 
+def request_ids(common: str | None) -> Iterator[str]:
+    """Yield the ids of many requests: new ones; or the common part, a hyphen and a number, to repeat them later."""
+    number = itertools.count()
+    while True:
+        yield new_request_id() if common is None else f"{common}-{next(number)}"
+
+
+def require_in_flight(in_flight: int) -> None:
+    """Raise ValueError if no client can have so many requests in flight."""
+    if not 1 <= in_flight <= MAX_UNANSWERED:
+        raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
+
+
 def successful(reply: Reply) -> Reply:
     """Return a reply that is not an error; raise the typed error of one that is."""
     if reply.get("status") == "error" and "code" in reply:
