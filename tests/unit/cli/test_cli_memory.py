@@ -344,6 +344,21 @@ def test_importing_twice_changes_nothing(
     assert everything(remembering) == before
 
 
+def test_items_of_an_import_share_commits(remembering: MemoryHosts, cli: Cli, tmp_path: Path) -> None:
+    """Each commit waits for the disk; of those that keep their times, and of those that do not."""
+    count, path = 400, tmp_path / "memory_store.json"
+    timed = [{"content": f"timed {number}", "created": 5.0} for number in range(count // 2)]
+    path.write_text(json.dumps([*({"content": f"new {number}"} for number in range(count // 2)), *timed]))
+    commits: list[str] = []
+    agent = remembering.memory
+    agent.memory._connection.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    ran = cli(remembering, "memory", "import", str(path))
+    agent.memory._connection.set_trace_callback(None)
+    assert ran.out.endswith(f"{count} added, 0 already present\n")
+    assert table(remembering, "SELECT count(*) FROM memories") == [(count,)]
+    assert len(commits) < count // 2
+
+
 def test_an_import_reports_concurrent_changes_of_others(
     remembering: MemoryHosts, cli: Cli, older: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,15 +368,15 @@ def test_an_import_reports_concurrent_changes_of_others(
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     send = importing.Importer._send
 
-    def send_late(importer: importing.Importer, item: importing.Item) -> Any:
-        if item.fields.get("user_id") == "ada":
+    def send_late(importer: importing.Importer, file: str, items: list[importing.Item]) -> Iterator[Any]:
+        if any(item.fields.get("user_id") == "ada" for item in items):
             with agent.memory.transaction():
                 agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
-        outcome = send(importer, item)
-        if item.place == "$.memories[0]":
+        yield from list(send(importer, file, items))
+        if any(item.place == "$.memories[0]" for item in items):
+            wait_until(lambda: not agent.memory._under_way, PATIENCE_S, "the transaction is over")
             with agent.memory.transaction():
                 agent.memories.remove("m1", operator)
-        return outcome
 
     monkeypatch.setattr(importing.Importer, "_send", send_late)
     ran = cli(remembering, "memory", "import", older[0], older[2])

@@ -32,14 +32,14 @@ from typing import Any, Literal
 import msgspec
 
 from twinhost.cli.output import Progress, parse_moment, read
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT, Client
 from twinhost.secure_zmq.errors import ConfigurationError, Conflict, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
 from twinhost.unified_memory_reasoning.twins.twins import TwinFound
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
-_PAGE = 500
+_PAGE = 500  # items, and entries that the agent lists
 _DEADLINE_S = 15.0
 _NEW_MEMORY_FIELDS = frozenset({"id", "content", "keywords", "source", "strength"})
 IMPORT_ID = "import_id"  # in an interaction's metadata
@@ -110,59 +110,84 @@ class Importer:
         """
         outcomes: Counter[_Outcome] = Counter()
         stored: list[Item] = []
-        for number, item in enumerate(items, 1):
-            progress(number, len(items))
-            if self._is_there(item):
-                outcomes["kept"] += 1
-                continue
-            try:
-                outcomes[outcome := self._send(item)] += 1
-            except MalformedRequest as error:
-                raise MalformedRequest(f"{file}: {item.place} is refused: {error}") from None
-            except RequestError as error:
-                located = type(error)(f"{file}: {item.place}: {error}; the entries before it are stored")
-                located.code = error.code
-                raise located from None
-            if outcome != "kept":
-                stored.append(item)
+        for begin in range(0, len(items), _PAGE):
+            page = items[begin : begin + _PAGE]
+            new = self._absent(file, page)
+            outcomes["kept"] += len(page) - len(new)
+            for item, outcome in self._send(file, new):
+                outcomes[outcome] += 1
+                if outcome != "kept":
+                    stored.append(item)
+                progress(sum(outcomes.values()), len(items))
+            progress(begin + len(page), len(items))
         self._known.clear()
-        missing = sum(not self._is_there(item) for item in stored)
+        missing = sum(len(self._absent(file, stored[begin : begin + _PAGE])) for begin in range(0, len(stored), _PAGE))
         self._known.clear()
         return Imported(outcomes["added"], outcomes["kept"], outcomes["replaced"], missing)
 
-    def _send(self, item: Item) -> _Outcome:
-        try:
-            reply = self._call(item.action, **item.fields)
-        except Conflict:  # a twin that somebody stored meanwhile
-            return "kept"
-        if item.action != "sync_memories":
-            return "added"
+    def _send(self, file: str, items: list[Item]) -> Iterator[tuple[Item, _Outcome]]:
+        """Send items, several at once, and yield what became of each."""
+        deleted: list[Item] = []
+        for item, reply in self._replies(file, items, [(item.action, item.fields) for item in items]):
+            if not reply:  # a twin that somebody stored meanwhile
+                yield item, "kept"
+            elif item.action != "sync_memories":
+                yield item, "added"
+            elif outcome := self._merged(reply):
+                yield item, outcome
+            else:
+                deleted.append(item)
+        # They were deleted after their last change in the file: store them as new, then give them the file's `created`.
+        memories = [item.fields["memories"][0] for item in deleted]
+        new = [{name: value for name, value in each.items() if name in _NEW_MEMORY_FIELDS} for each in memories]
+        for requests in ([("store_memory", each) for each in new], [(item.action, item.fields) for item in deleted]):
+            for _ in self._replies(file, deleted, requests):
+                pass
+        yield from ((item, "added") for item in deleted)
+
+    def _merged(self, reply: Reply) -> _Outcome | None:
+        """Return what became of a memory that keeps its times; None: nothing, since it was deleted here."""
         merged = read(reply, MemoriesMerged)
         self.forgotten += sum(memory["forgotten"] for memory in merged["memories"])
-        if merged["added"] or merged["changed"]:
-            return "added" if merged["added"] else "replaced"
-        # It was deleted after its last change in the file: store it as new, then give it the file's `created`.
-        (memory,) = item.fields["memories"]
-        new = {name: value for name, value in memory.items() if name in _NEW_MEMORY_FIELDS}
-        self._call("store_memory", **new)
-        self._call(item.action, **item.fields)
-        return "added"
+        return "added" if merged["added"] else "replaced" if merged["changed"] else None
 
-    def _is_there(self, item: Item) -> bool:
+    def _replies(
+        self, file: str, items: list[Item], requests: list[tuple[str, dict[str, Any]]]
+    ) -> Iterator[tuple[Item, Reply]]:
+        """Yield the reply to the request of each item; an empty one where the agent has something newer."""
+        replies = self.client.map(requests, in_flight=CHANGES_IN_FLIGHT, deadline_s=_DEADLINE_S, return_exceptions=True)
+        for item, reply in zip(items, replies, strict=True):
+            if isinstance(reply, Conflict):
+                yield item, {}
+            elif isinstance(reply, MalformedRequest):
+                raise MalformedRequest(f"{file}: {item.place} is refused: {reply}")
+            elif isinstance(reply, RequestError):
+                located = type(reply)(f"{file}: {item.place}: {reply}; the entries before it are stored")
+                located.code = reply.code
+                raise located
+            else:
+                yield item, reply
+
+    def _absent(self, file: str, items: list[Item]) -> list[Item]:
+        """Return the items that are not there yet; of several with one identity, only the first."""
+        unknown: list[Item] = []
+        for item in items:
+            if item.action != "update_twin":
+                kind, key = _key(item)
+                if key in (known := self._written(kind)):
+                    continue
+                known.add(key)
+            unknown.append(item)
+        asked = [item for item in unknown if item.action in _ASK_FOR]
+        requests = [_ASK_FOR[item.action](item.fields) for item in asked]
+        there = {item.place for item, reply in self._replies(file, asked, requests) if self._shows(item, reply)}
+        return [item for item in unknown if item.place not in there]
+
+    def _shows(self, item: Item, reply: Reply) -> bool:
+        """Return whether a reply has what an item would store, or a quarantined writer has it."""
         if item.action == "update_twin":
-            user_id = item.fields["user_id"]
-            twin = read(self._call("get_twin", user_id=user_id), TwinFound)
-            return twin["revision"] > 0 or user_id in self._hidden("twins", "user_id")
-        kind, key = _key(item)
-        known = self._written(kind)
-        if key in known or (kind == "memories" and self._memory_is_there(key)):
-            return True
-        known.add(key)
-        return False
-
-    def _memory_is_there(self, memory_id: str) -> bool:
-        found = self._call("query_memory", memory_id=memory_id, include_forgotten=True, limit=1)
-        return read(found, MemoriesFound)["count"] > 0 or memory_id in self._hidden("memories", "id")
+            return read(reply, TwinFound)["revision"] > 0 or item.fields["user_id"] in self._hidden("twins", "user_id")
+        return read(reply, MemoriesFound)["count"] > 0 or _key(item)[1] in self._hidden("memories", "id")
 
     def _hidden(self, kind: str, name: str) -> set[Any]:
         """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
@@ -190,6 +215,14 @@ class Importer:
 
     def _call(self, action: str, **fields: Any) -> Reply:
         return self.client.call(action, deadline_s=_DEADLINE_S, **fields)
+
+
+# How to ask whether it is there, whoever wrote it; interactions and patterns of others are not looked for.
+_ASK_FOR: dict[str, Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]] = {
+    "update_twin": lambda fields: ("get_twin", {"user_id": fields["user_id"]}),
+    "store_memory": lambda fields: ("query_memory", {"id": fields["id"], "include_forgotten": True, "limit": 1}),
+    "sync_memories": lambda fields: _ASK_FOR["store_memory"](fields["memories"][0]),
+}
 
 
 def _key(item: Item) -> tuple[str, Any]:
