@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import count
@@ -32,7 +33,8 @@ from langgraph.store.memory import InMemoryStore
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost import Client
-from twinhost.adapters.langgraph import TwinhostStore, _memory_key
+from twinhost.adapters.langgraph import TwinhostStore, _expiring_keyword, _keyword, _memory_key
+from twinhost.secure_zmq.errors import NotFound
 
 Names = Callable[[str], str]
 
@@ -187,11 +189,6 @@ def test_names_that_differ_are_different_items(store: BaseStore, root: str, one:
 def test_a_namespace_that_is_not_allowed_is_refused(store: BaseStore, namespace: tuple[str, ...]) -> None:
     with pytest.raises(InvalidNamespaceError):
         store.put(namespace, "k", {})
-
-
-def test_a_time_to_live_is_refused(store: BaseStore, root: str) -> None:
-    with pytest.raises(NotImplementedError, match="TTL"):
-        store.put((root,), "k", {}, ttl=5)
 
 
 # Search
@@ -499,6 +496,179 @@ def test_a_value_of_the_future_is_followed_and_hidden(hosts: Hosts, ours: Twinho
         assert found.value == value
     ours.delete(*place)
     assert ours.get(*place) is None
+
+
+# Time to live
+
+SOON = 0.02  # minutes
+
+
+def history(client: Client, root: str, key: str) -> list[dict[str, Any]]:
+    """Return what the agent has of an item, the last value last."""
+    with suppress(NotFound):
+        return list(client.call("memory_history", key=_memory_key(((root,), key)))["memories"])
+    return []
+
+
+def until_expired(store: TwinhostStore, root: str, key: str) -> None:
+    def gone() -> bool:
+        return store.get((root,), key, refresh_ttl=False) is None
+
+    wait_until(gone, PATIENCE_S, f"{key} has expired")
+
+
+def test_an_expired_item_is_in_no_read(ours: TwinhostStore, root: str) -> None:
+    """Before it is swept; the others stay, in the order in which they were put."""
+    for key, ttl in (("first", None), ("long", 60.0), ("short", 60.0), ("last", None)):
+        ours.put((root, key), "k", {"text": f"a {key} item"}, ttl=ttl)
+    for query in (None, "item"):
+        namespaces = [item.namespace[1] for item in ours.search((root,), query=query)]
+        assert sorted(namespaces) == ["first", "last", "long", "short"]
+        assert query or namespaces == ["last", "short", "long", "first"]
+    ours.put((root, "short"), "k", {"text": "a short item"}, ttl=SOON)
+    wait_until(lambda: ours.search((root, "short"), refresh_ttl=False) == [], PATIENCE_S, "it has expired")
+    for query in (None, "item", "short"):
+        assert sorted(item.namespace[1] for item in ours.search((root,), query=query)) == ["first", "last", "long"]
+    assert ours.list_namespaces(prefix=(root,)) == [(root, "first"), (root, "last"), (root, "long")]
+    assert ours.get((root, "short"), "k") is None
+    assert [item.namespace[1] for item in ours.search((root,), limit=1, offset=1)] == ["long"]
+
+
+def test_a_put_begins_or_ends_a_time_to_live(ours: TwinhostStore, root: str) -> None:
+    """The next value counts, as after a deletion where the item had expired."""
+    ours.put((root,), "k", {"n": 1}, ttl=SOON)
+    first = ours.get((root,), "k")
+    until_expired(ours, root, "k")
+    ours.put((root,), "k", {"n": 2})
+    second = ours.get((root,), "k")
+    assert first is not None
+    assert second is not None
+    assert (second.value, second.created_at > first.created_at) == ({"n": 2}, True)
+    ours.put((root,), "k", {"n": 3}, ttl=SOON)
+    until_expired(ours, root, "k")
+
+
+def test_a_read_begins_the_time_to_live_again(ours: TwinhostStore, client: Client, root: str) -> None:
+    """Unless it says that it does not; the item's times are those of its put."""
+
+    def end() -> str:
+        return str(history(client, root, "k")[-1]["valid_until"])
+
+    ours.put((root,), "k", {"text": "brief"}, ttl=60)
+    put, before = ours.get((root,), "k", refresh_ttl=False), end()
+    assert ours.search((root,), refresh_ttl=False) != []
+    assert end() == before
+    reads: list[Callable[[], Any]] = [
+        lambda: ours.get((root,), "k"),
+        lambda: ours.search((root,), query="brief")[0],
+        lambda: ours.search((root,))[0],
+    ]
+    for read in reads:
+        item = read()
+        assert put is not None
+        assert (item.value, item.created_at, item.updated_at) == (put.value, put.created_at, put.updated_at)
+        assert end() > before
+        before = end()
+    assert ours.search((root,), offset=1) == []
+    assert (end(), len(history(client, root, "k"))) == (before, 1)
+
+
+def test_the_configuration_has_the_defaults(client: Client, root: str) -> None:
+    """Of the time to live, and of reads."""
+    store = TwinhostStore(client, ttl={"default_ttl": 60, "refresh_on_read": False})
+    store.put((root,), "default", {})
+    store.put((root,), "none", {}, ttl=None)
+    asyncio.run(store.aput((root,), "async", {}))
+    before = history(client, root, "default")
+    assert store.get((root,), "default") is not None
+    assert history(client, root, "default")[-1]["valid_until"] == before[-1]["valid_until"]
+    assert store.get((root,), "default", refresh_ttl=True) is not None
+    assert history(client, root, "default")[-1]["valid_until"] > before[-1]["valid_until"]
+    assert ["valid_until" in history(client, root, key)[-1] for key in ("none", "async")] == [False, True]
+
+
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), 1e300])
+def test_a_time_to_live_that_is_none_is_refused(ours: TwinhostStore, root: str, ttl: float) -> None:
+    with pytest.raises(ValueError, match=r"ttl is .* minutes; give more than 0"):
+        ours.put((root,), "k", {}, ttl=ttl)
+    assert ours.get((root,), "k") is None
+
+
+def test_a_read_by_another_writer_prolongs_nothing(
+    hosts: Hosts, ours: TwinhostStore, client: Client, root: str
+) -> None:
+    """A copy by the reader would stay when the writer is quarantined."""
+    with hosts.client(UMRA, by=UMRA) as other:
+        theirs = TwinhostStore(other)
+        theirs.put((root,), "k", {"by": "others"}, ttl=60)
+        before = history(client, root, "k")
+        for _ in range(2):
+            assert ours.get((root,), "k") == theirs.get((root,), "k", refresh_ttl=False)
+            assert keys(ours.search((root,))) == ["k"]
+        assert [(each["written_by"], each["valid_until"]) for each in history(client, root, "k")] == [
+            (UMRA, before[0]["valid_until"])
+        ]
+
+
+@pytest.mark.parametrize("ttl", [None, "soon", -1, 1e300])
+def test_an_end_that_is_no_time_to_live_breaks_no_read(
+    ours: TwinhostStore, client: Client, root: str, ttl: Any
+) -> None:
+    """Another program may give an item an end, or write what it likes."""
+    content = json.dumps({"namespace": [root], "key": "k", "value": {"n": 1}, **({} if ttl is None else {"ttl": ttl})})
+    keywords = [_keyword((root,)), _expiring_keyword((root,))]
+    end = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    client.call("store_memory", key=_memory_key(((root,), "k")), content=content, keywords=keywords, valid_until=end)
+    found = ours.get((root,), "k")
+    assert found is not None
+    assert found.value == {"n": 1}
+    assert keys(ours.search((root,))) == ["k"]
+
+
+def test_a_read_brings_nothing_back_that_was_deleted(ours: TwinhostStore, client: Client, root: str) -> None:
+    """Where another process deletes the item between the read and the refresh."""
+    ours.put((root,), "k", {}, ttl=60)
+    read = history(client, root, "k")
+    ours.delete((root,), "k")
+    ours._refresh(read)
+    assert ours.get((root,), "k") is None
+    assert history(client, root, "k") == []
+
+
+def test_a_sweep_deletes_what_has_expired(hosts: Hosts, ours: TwinhostStore, client: Client, root: str) -> None:
+    """With its earlier values; another writer's value stays hidden, and is left to that writer's sweep."""
+    ours.sweep_ttl()  # what other tests have left
+    with hosts.client(UMRA, by=UMRA) as other:
+        theirs = TwinhostStore(other)
+        theirs.put((root,), "mixed", {"by": "others"})
+        for _ in range(3):
+            ours.put((root,), "k", {})
+        ours.put((root,), "lasting", {}, ttl=60)
+        for store, key in ((theirs, "theirs"), (ours, "k"), (ours, "mixed")):
+            store.put((root,), key, {}, ttl=SOON)
+            until_expired(store, root, key)
+        assert ours.sweep_ttl() == 2
+        assert ours.sweep_ttl() == 0
+        assert history(client, root, "k") == []
+        assert len(history(client, root, "theirs")) == 1
+        assert keys(ours.search((root,))) == keys(theirs.search((root,))) == ["lasting"]
+        assert theirs.sweep_ttl() >= 1
+        assert history(client, root, "theirs") == []
+
+
+def test_a_sweeper_sweeps_until_it_is_stopped(ours: TwinhostStore, client: Client, root: str) -> None:
+    ours.ttl_config = {"sweep_interval_minutes": 1}
+    ended = ours.start_ttl_sweeper(SOON / 10)
+    ours.put((root,), "k", {}, ttl=SOON)
+
+    def swept() -> bool:
+        with ours._lock:  # the client is shared
+            return history(client, root, "k") == []
+
+    wait_until(swept, PATIENCE_S, "it is swept")
+    assert ours.stop_ttl_sweeper(PATIENCE_S)
+    assert ended.done()
+    assert ours.stop_ttl_sweeper()
 
 
 @pytest.mark.parametrize("content", ["not JSON", "[]", "7", "{}", '{"namespace": 7, "key": "k", "value": {}}'])
