@@ -46,6 +46,7 @@ from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActio
 from twinhost.unified_memory_reasoning.search import index_tables, vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
 from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
+from twinhost.unified_memory_reasoning.search.removals import Removals
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
@@ -206,6 +207,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     vectors.MIGRATION,
     memories.FOLDED_KEYS_MIGRATION,
     REPLIES_BY_TRANSACTION,
+    index_tables.REMOVED_MIGRATION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (
@@ -248,6 +250,7 @@ def assemble(foundation: Foundation) -> Assembly:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
     search = Search(database, recall, fading=fading, meaning=meaning)
+    removals = Removals(database)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
@@ -290,6 +293,7 @@ def assemble(foundation: Foundation) -> Assembly:
     def on_tick() -> None:
         member.on_tick()
         stored_memories.upkeep.on_tick()
+        removals.on_tick()
         if meaning is not None:
             meaning.on_tick()
         backups.on_tick()  # last: it may restart the agent with a restored backup

@@ -18,6 +18,7 @@ from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, REBUILDS
 from twinhost.unified_memory_reasoning.search import index_tables
+from twinhost.unified_memory_reasoning.search.removals import MOST_AT_ONCE
 
 OF_INDEX = [each for each in MIGRATIONS if "recall_words" in each and each != index_tables.MIGRATION]
 BEFORE = [each for each in MIGRATIONS if each not in OF_INDEX]  # as a version with the defect made them
@@ -104,6 +105,22 @@ def test_a_first_removal_that_a_full_volume_undid_breaks_nothing(path: Path) -> 
     with started(path) as agent:
         require_everything(agent, *REMOVED)
     assert quarantined(path, DAMAGED) == []
+
+
+def test_a_rebuilt_index_has_nothing_of_what_waits_to_leave_it(path: Path) -> None:
+    """And nothing waits any more."""
+    with assembled(path.parent.parent) as agent:
+        for _ in range(MOST_AT_ONCE + 1):
+            agent.ask("add_interaction", SDT, session_id="s", interaction_type="code", content="gateway")
+        agent.ask("clear_context", SDT, session_id="s")
+        fill(agent)
+        assert agent.database.value("SELECT count(*) FROM recall_removed") == MOST_AT_ONCE + 2
+    break_index(path)
+    prepare(path, REBUILDS)
+    with assembled(path.parent.parent) as agent:
+        assert agent.database.value("SELECT count(*) FROM recall_removed") == 0
+        found = agent.database.value("SELECT count(*) FROM recall_words WHERE recall_words MATCH 'gateway'")
+        assert found == NOTES
 
 
 def test_an_older_index_is_recorded_in_the_newer_format(path: Path) -> None:

@@ -13,7 +13,7 @@ window, which is rebuilt from the newest 1250 visible rows. The rows stay, and c
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NotRequired
 
@@ -35,6 +35,7 @@ from twinhost.unified_memory_reasoning.conversations.importance import importanc
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
+from twinhost.unified_memory_reasoning.search.removals import keep_for_index
 
 Kind = Literal["code", "user_query", "system_response", "error"]
 
@@ -148,11 +149,11 @@ _AGED = (
 )
 _MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_UTTERANCE}, tier, written_by"  # noqa: S608
 _DELETE = f"DELETE FROM interactions WHERE id IN ({{}}) RETURNING id, speaker, written_by, {AT}"  # noqa: S608
-_CLEAR = _DELETE.format(
+_OF_SESSION = (
     "SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
     "AND (?3 IS NULL OR written_by = ?3)"
 )
-_REMOVE = _DELETE.format("SELECT value FROM json_each(?)")
+_NAMED = "SELECT value FROM json_each(?)"
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
 # After rows were deleted, a place is newer than before or the same: the rows after these stay in the last tier.
 _RANK_AGAIN = (
@@ -306,7 +307,7 @@ class Interactions:
         decisions, errors and code of what is removed had replaced others in the summary, these come back from the
         newest 250 rows that are left.
         """
-        removed = self._database.execute(_CLEAR, (session_id, speaker, written_by)).fetchall()
+        removed = self._deleted(_OF_SESSION, (session_id, speaker, written_by))
         if removed and speaker is written_by is None:
             self._database.execute(_RANK_AGAIN, (session_id,))
             left = self._counts.remove(session_id, removed)
@@ -320,7 +321,12 @@ class Interactions:
 
         It takes time in proportion to their number, beside what the newest 1250 rows of the session take.
         """
-        self._forget(session_id, self._database.execute(_REMOVE, (self._encoder.encode(ids).decode(),)).fetchall())
+        self._forget(session_id, self._deleted(_NAMED, (self._encoder.encode(ids).decode(),)))
+
+    def _deleted(self, condition: str, values: Sequence[Any]) -> list[Removed]:
+        """Delete the interactions whose ids fit a condition."""
+        keep_for_index(self._database, condition, values)
+        return self._database.execute(_DELETE.format(condition), values).fetchall()
 
     def _forget(self, session_id: str, removed: list[Removed]) -> None:
         """Rebuild the counters, windows and summary of a session without some rows that were deleted."""

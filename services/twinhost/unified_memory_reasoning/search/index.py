@@ -60,7 +60,11 @@ _HAS_KEYWORD = (
     "AND keyword = CAST(x'{}' AS TEXT))"
 )
 OF_SPEAKERS = "(?2 IS NULL OR speaker IN (SELECT value FROM json_each(?2)))"  # of `speakers_json`
-_FITTING = "SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND {} {} LIMIT ?4"
+_IN_INDEX_ALONE = "EXISTS (SELECT 1 FROM recall_removed WHERE id = recall_words.rowid)"  # deleted: see `removals`
+_FITTING = (
+    f"SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND NOT {_IN_INDEX_ALONE} "  # noqa: S608
+    "AND {} {} LIMIT ?4"
+)
 _NEIGHBOURS = (
     "SELECT seed.id AS number, seed.content || ' ' LIKE '%? %' AS question, "  # noqa: S608
     "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "

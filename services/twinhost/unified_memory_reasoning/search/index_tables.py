@@ -4,7 +4,7 @@ One FTS5 table indexes both; triggers update it, and it stores no content. `word
 of the speaker's name and the dates of the turn (see `dates`): when it was said, and what "yesterday" or "noong Lunes"
 in it mean; of a memory, when it occurred, or else was stored. `scope` has one term for the session, the speaker, the
 writer and the type. Forgotten memories are not in the index. Deleted text leaves the file at once, and not with a later
-merge of segments.
+merge of segments; of many interactions that are deleted together, within minutes (see `removals`).
 """
 
 from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
@@ -140,10 +140,34 @@ WHEN new.occurred_at IS NOT old.occurred_at BEGIN
 
 _MEMORY_TRIGGERS = (f"recall_{of}_{what}" for of in ("memory", "details") for what in ("added", "removed", "changed"))
 OCCURRED_MIGRATION = "".join(f"DROP TRIGGER IF EXISTS {name}; " for name in _MEMORY_TRIGGERS) + _occurred()
+_REMOVED_TRIGGER = f"""
+DROP TRIGGER IF EXISTS recall_interaction_removed;
+CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions
+WHEN NOT EXISTS (SELECT 1 FROM recall_removed WHERE id = old.id) BEGIN
+    INSERT INTO recall_words (recall_words, {_ROWS}) VALUES ('delete', {_interaction("old", dated=True)});
+END;
+"""  # noqa: S608 - of this module's constants alone
+REMOVED_MIGRATION = f"""
+CREATE TABLE recall_removed (
+    id INTEGER PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    speaker TEXT NOT NULL,
+    type TEXT NOT NULL,
+    content TEXT NOT NULL,
+    created REAL NOT NULL,
+    occurred_at REAL,
+    written_by TEXT NOT NULL
+) STRICT;
+{_REMOVED_TRIGGER}"""  # interactions that were deleted and are still in the index: see `removals`
+TAKE_OUT = (
+    f"INSERT INTO recall_words (recall_words, {_ROWS}) "  # noqa: S608 - of this module's constants alone
+    f"SELECT 'delete', {_interaction('recall_removed', dated=True)} FROM recall_removed WHERE id BETWEEN 1 AND ?"
+)
 # For each table that can be rebuilt, the scripts of the schema versions, the newest first. An older database gets the
 # index of its version, and then the later migrations.
 REBUILDS = {
     "recall_words": (
+        f"{ABOUT_MIGRATION}; {OCCURRED_MIGRATION}; {_REMOVED_TRIGGER} DELETE FROM recall_removed",  # noqa: S608 - as above
         f"{ABOUT_MIGRATION}; {OCCURRED_MIGRATION}",
         ABOUT_MIGRATION,
         f"{_EMPTY}{MIGRATION}{FORMAT_MIGRATION}",
