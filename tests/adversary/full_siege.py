@@ -18,9 +18,8 @@ REPEATS = int(os.environ.get("ADVERSARY_REPEATS", "3"))
 MORE_REPEATS = 4  # of what is over the limit after them; the median over all of its windows counts
 QUIET_S = 0.6
 ATTACKED_S = 1.0
-# An authorised peer that sends messages of very many frames: libzmq delivers each whole, and reading it takes the loop
-# a tenth of a second (docs/explanation/threat-model.md, "Not defended"). Requests succeed and memory is bounded; only
-# p99 is not.
+# An authorised peer that sends messages of very many frames: libzmq delivers each whole, so their number has no limit
+# (docs/explanation/threat-model.md, "Not defended"). Requests succeed and memory is bounded; only p99 is not.
 NOT_DEFENDED = {"100,000 frames in one message"}
 SEED = 7  # of the order, which is another one in each round
 

@@ -133,7 +133,7 @@ def test_connections_that_come_and_go_leave_no_count(limited: ServedAgent, peer_
     wait_until(lambda: count(limited, peer_keys) == 0, PATIENCE_S, "none is left")
 
 
-def test_connections_that_libzmq_keeps_after_their_end_are_bounded(
+def test_sessions_that_libzmq_keeps_after_their_end_are_bounded(
     agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that repeats an encrypted frame, again and again, does not use up descriptors; another client goes on."""

@@ -128,7 +128,7 @@ class Server:
         within a second after a key has expired.
 
         Raises:
-            SocketMisuse: the key was changed and the address can't be bound again; the process must end.
+            SocketMisuse: the address was unbound, as for a new key, and can't be bound again; the process must end.
         """
         ticked_at = turned_at = time.monotonic()
         flags = 0
