@@ -112,6 +112,7 @@ CALLS = {
         Call("report_error", ("error_id", "seq"), {"error": ERROR}),
         Call("get_events", ("events", "more", "last_seq")),
         Call("get_errors", ("errors", "more", "last_seq")),
+        Call("check_subscription", ("topics",), {"topics": ["EVENT:"]}),
         Call("get_error_counts", ("total", "by_type", "groups")),
         Call("acknowledge_errors", ("acknowledged",), needs=reported, by="operator"),
         Call("get_trust", ("revision",)),

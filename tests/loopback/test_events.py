@@ -16,6 +16,7 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.clients import SystemDigitalTwin
 from twinhost.schema import feed_of
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import ConnectionRefused, NotGranted
@@ -129,9 +130,7 @@ def test_published_events_are_received(link: str, request: pytest.FixtureRequest
 @pytest.mark.sdt_security
 def test_only_granted_topics_are_received(hosts: Hosts) -> None:
     """Of a grant that names some; the others are refused, and a changed file holds without a restart."""
-    source = Path(hosts.config.source)
-    everything = source.read_text()
-    source.write_text(everything.replace('"subscribe"', '{"subscribe": ["ERROR"]}', 1))
+    everything = limit_topics(hosts, "ERROR")
     mainpc = hosts.start(SDT).wait_until_serving()
     with subscribed(hosts, b"ERROR:") as subscriber, hosts.client(SDT, by=UMRA) as client:
         publish(client, "e1")
@@ -149,14 +148,63 @@ def test_only_granted_topics_are_received(hosts: Hosts) -> None:
                 assert eavesdropper.get(0.3) is None
             finally:
                 eavesdropper.stop()
-    source.write_text(everything)
+    Path(hosts.config.source).write_text(everything)
     with subscribed(hosts, b"EVENT:", b"ERROR:"):
-        source.write_text(everything.replace('"subscribe"', '{"subscribe": ["ERROR"]}', 1))
+        limit_topics(hosts, "ERROR")
         wait_until(
             lambda: any("withdrawn" in entry["reason"] for entry in mainpc.logged("subscription_refused")),
             PATIENCE_S,
             "what is not granted any more ends",
         )
+
+
+@pytest.mark.sdt_security
+def test_one_refused_topic_silences_no_other(hosts: Hosts) -> None:
+    """One SUB socket on both hears what is granted; a client of this package gets the reason at once."""
+    limit_topics(hosts, "ERROR")
+    mainpc = hosts.start(SDT).wait_until_serving()
+    with (
+        subscribed(hosts, b"EVENT:", b"ERROR:", probed=[b"ERROR:"]) as subscriber,
+        hosts.client(SDT, by=UMRA) as client,
+    ):
+        for number in range(20):
+            publish(client, f"e{number}")
+        client.call("report_error", error=error("x1"))
+        assert received(subscriber)[0] == b"ERROR:"
+        assert subscriber.get(0.3) is None
+        (refusal,) = mainpc.logged("subscription_refused")
+        assert (refusal["peer"], refusal["topic"]) == (UMRA, "EVENT:")
+    system = SystemDigitalTwin(hosts.address(SDT, UMRA), feed=feed_address(hosts))
+    with system, at_most(PATIENCE_S), pytest.raises(NotGranted, match="subscribe to EVENT: is not granted to "):
+        next(system.events("EVENT:", "ERROR:"))
+
+
+def test_an_agent_says_that_it_may_not_follow_the_keys(hosts: Hosts) -> None:
+    """With `subscribe: [EVENT, ERROR]`: in its health, until it is granted; without connecting again and again."""
+    granted = limit_topics(hosts, "EVENT", "ERROR")
+    mainpc, pc2 = hosts.start_both()
+    wait_until(lambda: feed_warnings(pc2), PATIENCE_S, "pc2 says it")
+    (warning,) = feed_warnings(pc2)
+    assert f"subscribe to TRUST: is not granted to {UMRA} (role agent)" in warning
+    assert "grant it `subscribe` for these topics in network_config.yaml" in warning
+    assert pc2.health()["status"] == "ok", "it serves"
+    time.sleep(2)
+    assert len(mainpc.logged("subscription_refused")) == 1
+    assert mainpc.logged("connection_closed") == []
+    Path(hosts.config.source).write_text(granted)
+    wait_until(lambda: not feed_warnings(pc2), PATIENCE_S, "it is granted, and the warning is withdrawn")
+
+
+def limit_topics(hosts: Hosts, *topics: str) -> str:
+    """Grant agents these topics of the feed alone; return the configuration that grants all."""
+    source = Path(hosts.config.source)
+    everything = source.read_text()
+    source.write_text(everything.replace('"subscribe"', json.dumps({"subscribe": topics}), 1))
+    return everything
+
+
+def feed_warnings(agent: AgentProcess) -> list[str]:
+    return [warning for warning in agent.health().get("warnings", ()) if "event feed" in warning]
 
 
 def test_connections_and_trust_changes_are_notified(hosts: Hosts) -> None:

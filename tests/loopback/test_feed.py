@@ -182,23 +182,65 @@ def test_a_granted_subscriber_hears_its_topics(served: ServedFeed, peer_keys: Ke
     assert {caller.fingerprint for caller in served.asked} == {peer_keys.public.fingerprint}
 
 
-def test_an_ungranted_topic_closes_the_connection(
-    served: ServedFeed, peer_keys: KeyPair, neighbour_keys: KeyPair, connect: Connect
+@pytest.mark.sdt_security
+@pytest.mark.parametrize("topic", [b"TRUST:", b"", b"E"], ids=["a topic", "everything", "a prefix of others"])
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "last"])
+def test_an_ungranted_topic_is_not_sent_and_others_are(
+    served: ServedFeed, connect: Connect, topic: bytes, place: int
 ) -> None:
-    """Also the empty one, which would be everything; the topics it had before go with the connection."""
-    with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
-        for refused, topic in enumerate((b"TRUST:", b"", b"E"), 1):
-            greedy = connect()
-            greedy.send(b"\1EVENT:")
-            wait_until(lambda: served.feed.subscriptions == 2, PATIENCE_S, "what is granted is granted")
-            greedy.send(b"\1" + topic)
-            wait_until(lambda: served.closed_count == refused, PATIENCE_S, "it is closed")  # noqa: B023 - called at once
-            served.feed.publish(b"TRUST:", b"{}")
-            served.feed.publish(b"EVENT:", b'{"number": 7}')
-            assert number(neighbour) == 7
-            assert not greedy.poll(int(QUIET_S * 1_000))
-            wait_until(lambda: served.feed.subscriptions == 1, PATIENCE_S, "it is forgotten")
-    assert (served.feed.counters.refused, served.feed.counters.granted) == (3, 4)
+    """The connection stays, as do the subscriptions before and after the refused one."""
+    topics = [b"EVENT:", b"ERROR:"]
+    topics.insert(place, topic)
+    greedy = connect()
+    for wanted in topics:
+        greedy.send(b"\1" + wanted)
+    wait_until(lambda: served.feed.subscriptions == 2, PATIENCE_S, "what is granted is granted")
+    for published in (b"TRUST:", b"EVENT:", b"TRUST:more", b"AGENT:", b"ERROR:", b"E"):
+        served.feed.publish(published, b"{}")
+    assert [greedy.recv_multipart()[0] for _ in range(2)] == [b"EVENT:", b"ERROR:"]
+    assert not greedy.poll(int(QUIET_S * 1_000))
+    assert (served.feed.counters.refused, served.feed.counters.granted, served.closed_count) == (1, 2, 0)
+    assert not served.feed.wants(b"TRUST:")
+
+
+def test_a_refused_subscriber_does_not_reconnect(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """With no grant at all, and after the withdrawal of one: what is left is received again, and nothing loops."""
+    accepted = served.socket.handshakes.counts
+    silent = Subscriber(served.secured(peer_keys), [b"TRUST:"])
+    silent.start()
+    try:
+        wait_until(lambda: served.feed.counters.refused == 1, PATIENCE_S, "it is refused")
+        with subscribed(served, peer_keys, b"EVENT:", b"ERROR:") as subscriber:
+            served.granted.remove(b"EVENT:")
+            served.feed.request_review()
+            wait_until(lambda: served.feed.counters.granted == 3, PATIENCE_S, "it subscribes to the rest again")
+            refused, sessions = served.feed.counters.refused, accepted()[Outcome.ACCEPTED]
+            assert sessions == 3
+            time.sleep(4 * QUIET_S)
+            served.feed.publish(b"EVENT:", b"{}")
+            served.feed.publish(b"ERROR:", b'{"number": 9}')
+            assert number(subscriber) == 9
+            assert (served.feed.counters.refused, accepted()[Outcome.ACCEPTED]) == (refused, sessions)
+    finally:
+        silent.stop()
+
+
+def test_a_topic_that_is_granted_later_is_received(served: ServedFeed, peer_keys: KeyPair) -> None:
+    """The feed ends the connection once, so that the client subscribes again."""
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        late = Subscriber(served.secured(peer_keys), [b"EVENT:", b"TRUST:"])
+        late.start()
+        try:
+            wait_until(lambda: served.feed.counters.refused, PATIENCE_S, "it is refused")
+            served.granted.add(b"TRUST:")
+            served.feed.request_review()
+            wait_until(lambda: served.feed.wants(b"TRUST:"), PATIENCE_S, "it is granted")
+            served.feed.publish(b"TRUST:", b'{"number": 3}')
+            assert number(late) == 3
+            assert served.closed_count == 1
+            assert subscriber.get(0) is None
+        finally:
+            late.stop()
 
 
 @pytest.mark.sdt_security
@@ -419,17 +461,18 @@ def test_a_grant_can_not_be_diverted(
     [
         [b"\1" + b"T" * (MAX_TOPIC_BYTES + 1)],
         [b"\1%d" % index for index in range(MAX_TOPICS + 1)],
+        [b"\1refused %d" % index for index in range(MAX_TOPICS + 1)],
         [b"\1EVENT:", b"\0EVENT:"] * (MAX_COMMANDS // 2) + [b"\1EVENT:"],
         [b"no subscription"],
         [b""],
     ],
-    ids=["a long topic", "many topics", "much change", "a message", "an empty message"],
+    ids=["a long topic", "many topics", "many refused topics", "much change", "a message", "an empty message"],
 )
 def test_what_a_subscriber_costs_is_bounded(
     served: ServedFeed, connect: Connect, neighbour_keys: KeyPair, commands: list[bytes]
 ) -> None:
     """A connection with more is closed, and its neighbour still receives."""
-    served.feed._may_subscribe = lambda _, __: True
+    served.feed._may_subscribe = lambda _, topic: not topic.startswith(b"refused")
     with subscribed(served, neighbour_keys, b"EVENT:") as neighbour:
         greedy = connect()
         for command in commands[:-1]:

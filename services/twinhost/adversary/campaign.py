@@ -3,6 +3,7 @@
 After each one a legitimate client must still be served in time.
 """
 
+import contextlib
 import http.client
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from twinhost.adversary.attack import (
 )
 from twinhost.adversary.clients import NoLibsodium, PlainClient, Refused
 from twinhost.adversary.zmtp import TIMEOUT_S, Disconnected, NoAnswer, RawConnection
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.errors import TwinhostError, UnknownAction
 from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_TOPIC_BYTES, MAX_TOPICS
 
 _PATHS = ("/healthz", "/metrics", "/api/state", "/")
@@ -76,7 +77,7 @@ _CLOSED_WITHIN_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FeedTarget(Target):
-    """The event feed of an agent; its legitimate client is a subscriber that stays connected."""
+    """The event feed of an agent; its legitimate client is a granted subscriber that stays connected."""
 
     @property
     def properties(self) -> Mapping[str, bytes]:
@@ -91,7 +92,10 @@ class FeedTarget(Target):
 
         Raises:
             Disconnected, NoAnswer, Refused: it got none, or its connection was closed.
+            TwinhostError: its subscription is not granted.
         """
+        with self.client() as client, contextlib.suppress(UnknownAction):  # an older agent closes the connection
+            client.call("check_subscription", deadline_s=SERVED_WITHIN_S, topics=[_TOPIC.decode()])
         started = time.monotonic()
         while True:
             try:

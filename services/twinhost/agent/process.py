@@ -30,9 +30,10 @@ from twinhost.agent.log_lines import configure_logging
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
+from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.network_config import Limits
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Action, Feature
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits, require_open_files
 from twinhost.secure_zmq.bound_socket import CallerSource, SecuredSessions, ServerSocket
 from twinhost.secure_zmq.callers import Grants
@@ -246,9 +247,13 @@ def prepare_agent(
     listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
     server_socket, feed = listening.requests, listening.feed
     follow_keys = _key_follower(settings, keys, server_socket.sessions, stack)
-    operators = OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success)
+    common: list[Feature] = [
+        documents,
+        OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success),
+        *([SubscriptionActions(grants, assembly.success)] if feed else []),
+    ]
     dispatcher = Dispatcher(
-        _with_schemas(name, [*assembly.actions, *documents.actions(), *operators.actions()], assembly.success),
+        _with_schemas(name, assembly.actions, common, assembly.success),
         grants,
         database,
         replies,
@@ -305,9 +310,11 @@ def prepare_agent(
     return server
 
 
-def _with_schemas(name: str, actions: Sequence[Action[Any]], success: Literal["ok", "success"]) -> list[Action[Any]]:
-    """Return an agent's actions, and the one that describes all of them."""
-    described = [*actions]
+def _with_schemas(
+    name: str, actions: Sequence[Action[Any]], common: Sequence[Feature], success: Literal["ok", "success"]
+) -> list[Action[Any]]:
+    """Return an agent's actions, those that are common to agents, and the one that describes all of them."""
+    described = [*actions, *(offered for feature in common for offered in feature.actions())]
     described += SchemaActions(name, lambda: described, success).actions()
     return described
 

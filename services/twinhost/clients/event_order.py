@@ -87,7 +87,9 @@ class EventOrder:
         self._begins_now = after is None
         self._fatal: TwinhostError | None = None
         self._answered = False
-        self._session, self._had_session = 0, False
+        self._topics = list(topics)
+        self._refused: NotGranted | None = None  # by the feed, in the session that was checked last
+        self._session, self._checked_session, self._had_session = 0, 0, False
         self._ask_at, self._session_at = 0.0, time.monotonic()
 
     def begin(self) -> Steps[None]:
@@ -120,13 +122,14 @@ class EventOrder:
                 yield from self._take(event, found)
             if session not in {0, self._session} or time.monotonic() >= self._ask_at:
                 yield from self._catch_up(found)
+                yield from self._check_subscription(session)
                 self._answered, self._ask_at = True, time.monotonic() + _ASK_EVERY_S
             if event is not None or session == self._session != 0:  # still: the feed may end it at once
                 self._had_session, self._session_at = True, time.monotonic()
-            self._session, self.fault = session, fault
-            if fault is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
-                self.fault = refused = NotGranted(
-                    f"mainpc answers, but its event feed at {self._feed_at} keeps no session with this key; "
+            self._session, self.fault = session, fault or self._refused
+            if fault is None and self._refused is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
+                self.fault = refused = self._feed_refuses(
+                    "keeps no session with this key; "
                     "grant it `subscribe` for these topics in network_config.yaml, or open the port"
                 )
                 self._fatal = None if self._had_session else refused
@@ -140,6 +143,24 @@ class EventOrder:
             if not found:  # else in the next step
                 raise self._fatal
         return found
+
+    def _check_subscription(self, session: int) -> Steps[None]:
+        """Learn whether the feed refuses a topic, which it does without a word; once a session, as grants end it."""
+        if session in {0, self._checked_session}:
+            return
+        self._refused = None
+        try:
+            yield "check_subscription", {"topics": self._topics}
+        except NotGranted as error:
+            self._refused = self._feed_refuses(f"refuses a topic: {error}")
+        except UnknownAction:  # an older mainpc, whose feed keeps no session then
+            pass
+        if self._checked_session == 0:  # in a later session it was granted once, and may be again
+            self._fatal = self._refused
+        self._checked_session = session
+
+    def _feed_refuses(self, what: str) -> NotGranted:
+        return NotGranted(f"mainpc answers, but its event feed at {self._feed_at} {what}")
 
     def _take(self, event: FeedEvent, found: list[Item]) -> Steps[None]:
         topic, fields = event.topic.decode("ascii", "replace"), _fields(event)

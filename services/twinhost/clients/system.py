@@ -52,6 +52,7 @@ from twinhost.clients.system_replies import (
     Schemas,
     StoredError,
     StoredEvent,
+    SubscriptionChecked,
     TrustReply,
     Unregistered,
     VramPayloadFields,
@@ -115,6 +116,21 @@ class SystemDigitalTwin(FeedClient):
         15.0
         """
         return self._ask(ProbesAnnounced, "announce_probes", locals())
+
+    def check_subscription(
+        self, topics: list[str], *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+    ) -> SubscriptionChecked:
+        """Check whether the caller may subscribe to topics of the event feed; an error names those that are refused.
+
+        Topics are prefixes. Ask again after each new connection to the feed, which ends connections whose grants
+        change.
+
+        Limits: `topics` 1 to 32 items.
+
+        >>> system.check_subscription(["EVENT:", "ERROR:"]).topics
+        ['EVENT:', 'ERROR:']
+        """
+        return self._ask(SubscriptionChecked, "check_subscription", locals())
 
     def commit_lease(
         self,

@@ -52,6 +52,7 @@ from twinhost.clients.system_replies import (
     Schemas,
     StoredError,
     StoredEvent,
+    SubscriptionChecked,
     TrustReply,
     Unregistered,
     VramPayloadFields,
@@ -110,6 +111,18 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         15.0
         """
         return await self._ask(ProbesAnnounced, "announce_probes", locals())
+
+    async def check_subscription(
+        self, topics: list[str], *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+    ) -> SubscriptionChecked:
+        """Check whether the caller may subscribe to topics of the event feed; an error names those that are refused.
+
+        See `SystemDigitalTwin.check_subscription`.
+
+        >>> (await system.check_subscription(["EVENT:", "ERROR:"])).topics
+        ['EVENT:', 'ERROR:']
+        """
+        return await self._ask(SubscriptionChecked, "check_subscription", locals())
 
     async def commit_lease(
         self,

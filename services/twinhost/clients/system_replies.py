@@ -38,6 +38,12 @@ class ProbesAnnounced(Reply, frozen=True):
     window_s: float = NOT_SENT
 
 
+class SubscriptionChecked(Reply, frozen=True):
+    """The topics, all of which are granted."""
+
+    topics: list[str] = NOT_SENT
+
+
 class CardId(Part, frozen=True):
     """The card of a lease or of a forecast; `uuid` is null where the driver's is not known."""
 

@@ -1,14 +1,15 @@
 """Callers, as their keys prove them, and grants: the actions of each role. An action that no role has is refused.
 
-`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone. Each action of `OWNED` is
-granted for every record, such as `update_twin`, or for the caller's own, such as `update_twin:own`.
+`subscribe` grants every topic of the event feed, and `subscribe:EVENT` that topic alone; `check_subscription` needs the
+grants of the topics that it is asked about. Each action of `OWNED` is granted for every record, such as `update_twin`,
+or for the caller's own, such as `update_twin:own`.
 
 A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
 through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
 forwardable can be forwarded.
 """
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 
 from twinhost.secure_zmq.errors import NotGranted
@@ -22,6 +23,7 @@ IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets i
 EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
 SUBSCRIBE = "subscribe"  # to the event feed
+CHECK_SUBSCRIPTION = "check_subscription"
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
 OWNED = ("update_twin", "patch_twin", "delete_twin", "clear_context")  # a grant may limit these
 OWN, ANY = "own", "any"
@@ -116,12 +118,22 @@ class Grants:
         if not self.allows(caller, action):
             if action in OWNED and self.allows(caller, own_grant(action)):
                 return replace(caller, own_only=True)
-            roles = " ".join(sorted(caller.roles)) or UNAUTHENTICATED_ROLE
+            if action == CHECK_SUBSCRIPTION:  # the handler judges each topic, by the grants of the feed
+                return caller
             raise NotGranted(
-                f"{action} is not granted to {caller.name} (role {roles}); "
+                f"{action} is not granted to {caller.name} (role {_roles_of(caller)}); "
                 "an operator may ask for it, or grant it in network_config.yaml"
             )
         return caller
+
+    def require_topics(self, caller: Caller, prefixes: Iterable[str]) -> None:
+        """Raise NotGranted unless a caller may subscribe to all of these prefixes of topics; each is judged alone."""
+        refused = [prefix or "every topic" for prefix in prefixes if not self.allows_topic(caller, prefix.encode())]
+        if refused:
+            raise NotGranted(
+                f"{SUBSCRIBE} to {', '.join(refused)} is not granted to {caller.name} (role {_roles_of(caller)}); "
+                f"leave that out, or grant it `{SUBSCRIBE}` for these topics in network_config.yaml"
+            )
 
     def original_caller(
         self, name: str, forwarder: Caller, action: str, forwardable: bool, caller_named: CallerNamed
@@ -162,6 +174,10 @@ def own_grant(action: str) -> str:
 def no_caller_named(_: str) -> Caller | None:
     """Know no identity, as on an open link."""
     return None
+
+
+def _roles_of(caller: Caller) -> str:
+    return " ".join(sorted(caller.roles)) or UNAUTHENTICATED_ROLE
 
 
 def _meet(prefix: bytes, topic: bytes) -> bool:

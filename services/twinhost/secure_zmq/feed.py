@@ -2,7 +2,11 @@
 
 On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
 `AGENT:`. A subscription is a topic's prefix, as in ZeroMQ. One that is not granted is not
-applied, and its connection is closed. A subscriber that is slow, or disconnected, misses events.
+applied; the others of its connection are. A subscriber that is slow, or disconnected, misses events.
+
+A SUB socket gets no reason; `check_subscription`, on the request socket, answers which topics are granted. When the
+grants change, every connection whose topics are concerned is closed, so that its client subscribes again: XPUB_MANUAL
+can only change the subscriptions of the connection whose message was read last.
 
 A pitfall of XPUB_MANUAL (libzmq 4.3.5): libzmq has one queue of messages and one of the pipes that sent them, and
 applies a grant to the pipe at the head. A message that is not a subscription has no entry in the second queue. After
@@ -50,8 +54,9 @@ class _Subscriber:
     fd: int
     address: str
     fingerprint: str | None
-    remote: tuple[str, int] | None = None  # when it got its last grant
+    remote: tuple[str, int] | None = None  # when its last subscription was judged
     topics: set[bytes] = field(default_factory=set)
+    refused: set[bytes] = field(default_factory=set)  # topics that it asked for and is not granted
     commands: int = 0
 
 
@@ -239,45 +244,63 @@ class Feed(Worker):
         subscriber = self._subscribers.setdefault(connection, _Subscriber(fd, address, caller.fingerprint))
         subscriber.commands += 1
         topic = command[1:]
-        if (fault := self._fault(subscriber, caller, topic, subscribes=command[:1] == b"\1")) is not None:
+        if (fault := self._fault(subscriber, topic, subscribes=command[:1] == b"\1")) is not None:
             self._refuse(fd, address, caller, fault)
         elif command[:1] == b"\1":
-            subscriber.topics.add(topic)
-            if topic not in self._wanted:  # before the grant, so that no event after it is missed
-                self._wanted = (*self._wanted, topic)
-            self._socket.setsockopt(zmq.SUBSCRIBE, topic)
-            subscriber.remote = self._sessions.connections.remote(fd)
-            self.counters.granted += 1
+            self._judge(subscriber, caller, topic)
         else:
             self._socket.setsockopt(zmq.UNSUBSCRIBE, topic)
             subscriber.topics.discard(topic)
+            subscriber.refused.discard(topic)
 
-    def _fault(self, subscriber: _Subscriber, caller: Caller, topic: bytes, *, subscribes: bool) -> str | None:
+    def _judge(self, subscriber: _Subscriber, caller: Caller, topic: bytes) -> None:
+        """Apply a subscription if it is granted; the others of the connection are not affected."""
+        granted = self._may_subscribe(caller, topic)
+        subscriber.remote = self._sessions.connections.remote_from(subscriber.fd, subscriber.address)
+        if subscriber.remote is None:  # and libzmq may have reused its memory for a newer connection
+            self._refuse(subscriber.fd, subscriber.address, caller, "its connection has ended")
+            return
+        if not granted:
+            subscriber.refused.add(topic)
+            self._log_refusal(subscriber.address, caller, "it has no grant for this topic", topic)
+            return
+        subscriber.refused.discard(topic)
+        subscriber.topics.add(topic)
+        if topic not in self._wanted:  # before the grant, so that no event after it is missed
+            self._wanted = (*self._wanted, topic)
+        self._socket.setsockopt(zmq.SUBSCRIBE, topic)
+        self.counters.granted += 1
+
+    def _fault(self, subscriber: _Subscriber, topic: bytes, *, subscribes: bool) -> str | None:
+        """Return why a connection must be closed for a command, if it must."""
         if not self._in_step:
             return "its subscription was queued behind an invalid message of another peer; subscribe again"
         if subscriber.commands > MAX_COMMANDS:
             return f"it changed its subscriptions more than {MAX_COMMANDS} times"
-        return self._no_grant(subscriber, caller, topic) if subscribes else None
+        return self._over_limit(subscriber, topic) if subscribes else None
 
-    def _no_grant(self, subscriber: _Subscriber, caller: Caller, topic: bytes) -> str | None:
+    def _over_limit(self, subscriber: _Subscriber, topic: bytes) -> str | None:
         if len(topic) > MAX_TOPIC_BYTES:
             return f"a topic has more than {MAX_TOPIC_BYTES} bytes"
-        if topic not in subscriber.topics and len(subscriber.topics) >= MAX_TOPICS:
+        if len(subscriber.topics | subscriber.refused | {topic}) > MAX_TOPICS:  # libzmq holds the refused ones too
             return f"it has {MAX_TOPICS} subscriptions, which is the limit"
-        if not self._may_subscribe(caller, topic):
-            return "it has no grant for this topic"
-        if self._sessions.connections.remote_from(subscriber.fd, subscriber.address) is None:
-            return "its connection has ended"  # and libzmq may have reused its memory for a newer connection
         return None
 
     def _refuse(self, fd: int, address: str, caller: Caller | None, reason: str) -> None:
-        self.counters.refused += 1
+        """Close the connection."""
         self._sessions.connections.mark_for_closing(fd, address, reason)
+        self._log_refusal(address, caller, reason)
+
+    def _log_refusal(self, address: str, caller: Caller | None, reason: str, topic: bytes | None = None) -> None:
+        self.counters.refused += 1
+        fields = {} if topic is None else {"topic": topic.decode("ascii", "backslashreplace")}
         peer = caller.name if caller else None
-        self._budget.log(_log.warning, "subscription_refused", peer, peer=peer, address=address, reason=reason)
+        self._budget.log(
+            _log.warning, "subscription_refused", peer, peer=peer, address=address, reason=reason, **fields
+        )
 
     def _review(self) -> None:
-        """Drop subscribers whose connections have ended, and close those whose grant was withdrawn.
+        """Drop subscribers whose connections have ended, and close those whose grants have changed.
 
         If the end of an older connection with the same descriptor was reported late, the newer connection seems to have
         ended; its subscriptions are no longer known, so it must reconnect.
@@ -293,6 +316,10 @@ class Feed(Worker):
                     )
                 continue
             caller = self._sessions.caller_now(subscriber.fingerprint)
-            if caller is not None and not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):
+            if caller is None:
+                continue
+            if not all(self._may_subscribe(caller, topic) for topic in subscriber.topics):
                 self._refuse(subscriber.fd, subscriber.address, caller, "its grant was withdrawn")
+            elif any(self._may_subscribe(caller, topic) for topic in subscriber.refused):
+                connections.mark_for_closing(subscriber.fd, subscriber.address, "it was granted another topic")
         self._wanted = tuple({topic for subscriber in self._subscribers.values() for topic in subscriber.topics})

@@ -16,6 +16,7 @@ from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
+from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq import wire
@@ -106,6 +107,7 @@ FEATURES = (
     LoadActions,
     ForecastActions,
     EventActions,
+    SubscriptionActions,
     KeyActions,
     AuditActions,
 )

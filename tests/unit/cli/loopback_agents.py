@@ -15,6 +15,7 @@ from tests.ports import free_ports, vacant_address
 from twinhost.agent.health import Health, HealthActions, OperatorActions, Ping, pong
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
+from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import ServerSocket
@@ -164,6 +165,7 @@ class LoopbackAgent:
             *self._own_actions(),
             *HealthActions(self._health_document).actions(),
             *OperatorActions(self.peers, socket.sessions, socket.handshakes, "ok").actions(),
+            *(SubscriptionActions(self.grants, "success").actions() if self.feed else []),
             Action(RefuseWith, _refuse_with),
         ]
         replies = ReplyLog(self._database, keep_s=600, keep_per_caller=1_000)

@@ -435,11 +435,16 @@ def test_red_where_the_feed_keeps_whoever_talks_to_it(hosts: TwoHosts, monkeypat
 def test_red_where_a_good_subscriber_is_not_served(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever refuses everybody has refused the attack too, and that is no success."""
     monkeypatch.setattr(campaign, "_JUDGED_AFTER_S", SHORT_S)
-    hosts.mainpc.grants.replace({**GRANTS, "operator": {"ping"}})
     (attack,) = (attack for attack in FEED_ATTACKS if attack.name.startswith("unknown key"))
+    with monkeypatch.context() as closing:
+        closing.setattr(Feed, "_over_limit", lambda *_: "it is full")
+        _, finding = play_against(against(hosts), [attack])
+        assert finding.verdict is Verdict.FAILED
+        assert "closed an authorised session" in finding.sentence
+    hosts.mainpc.grants.replace({**GRANTS, "operator": {"ping"}})
     _, finding = play_against(against(hosts), [attack])
     assert finding.verdict is Verdict.FAILED
-    assert "closed an authorised session" in finding.sentence
+    assert "subscribe to EVENT: is not granted to operator" in finding.sentence
 
 
 def test_a_subscriber_that_is_ended_while_connecting_tries_again(

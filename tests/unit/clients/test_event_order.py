@@ -16,6 +16,7 @@ from twinhost.clients import event_order
 from twinhost.clients.event_order import EventOrder, Gap, Item, Received
 from twinhost.secure_zmq.client import FeedEvent
 from twinhost.secure_zmq.errors import NotGranted, ServerUnreachable, TwinhostError
+from twinhost.secure_zmq.framing.exchange import successful
 
 FEED = "tcp://mainpc:7122"
 _PATHS = itertools.count()
@@ -119,6 +120,48 @@ def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None
     assert failing(NotGranted("no"), registered) == [Received("AGENT:", {"agent_name": "gardener"})]
     with pytest.raises(NotGranted, match="no"):
         step(order, bench)
+
+
+def granted(bench: EventBench, *topics: str) -> None:
+    """Have the bench's caller be granted these topics of the feed, and reading."""
+    grants = {f"subscribe:{topic}" for topic in topics}
+    bench.grants.replace({"agent": {"ping", "get_events", "get_errors", "publish_event", *grants}})
+
+
+def step_or_raise(order: EventOrder, bench: EventBench, *, session: int, event: FeedEvent | None = None) -> list[Item]:
+    """Do what `step` does, with a client that raises what mainpc refuses."""
+    return event_order.answered(
+        order.step(event, session=session, fault=None),
+        lambda action, **fields: successful(bench.ask(action, **fields)),
+    )
+
+
+def test_a_topic_that_the_feed_refuses_is_an_error_at_once(bench: EventBench) -> None:
+    """Its socket gets no reason; nor does an event of another topic hide it. What is granted is followed."""
+    granted(bench, "EVENT", "ERROR")
+    assert step_or_raise(EventOrder(["EVENT:", "ERROR:"], FEED, after=0), bench, session=1) == []
+    bench.publish()
+    order = EventOrder(["EVENT:", "TRUST:"], FEED, after=0)
+    assert numbers(step_or_raise(order, bench, session=1, event=sent(bench)[0])) == [1]
+    with pytest.raises(
+        NotGranted, match=rf"event feed at {FEED} .*subscribe to TRUST: is not granted to .* \(role agent"
+    ):
+        step_or_raise(order, bench, session=1)
+
+
+def test_a_grant_that_changes_is_seen_in_the_next_session(bench: EventBench) -> None:
+    """While it is withdrawn, `fault` says why nothing comes."""
+    order = EventOrder(["EVENT:", "AGENT:"], FEED, after=0)
+    granted(bench, "EVENT", "AGENT")
+    for session in (1, 1):
+        assert step_or_raise(order, bench, session=session) == []
+    granted(bench, "EVENT")
+    assert step_or_raise(order, bench, session=2) == []
+    assert isinstance(order.fault, NotGranted)
+    assert "grant it `subscribe`" in str(order.fault)
+    granted(bench, "EVENT", "AGENT")
+    assert step_or_raise(order, bench, session=3) == []
+    assert order.fault is None
 
 
 def test_sessions_that_end_at_once_are_a_missing_grant(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
 from twinhost.agent.health import Ping as BuiltInPing
 from twinhost.agent.schema import GetSchema, replies_schema, requests_schema
+from twinhost.agent.subscriptions import CheckSubscription
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import AGENTS
@@ -89,6 +90,8 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
         health = assembled.assembly.health or HealthActions(dict)
         actions = [*assembled.assembly.actions, *health.actions()]
     requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes, GetSchema]
+    if name == twin.NAME:  # which has an event feed
+        requests.append(CheckSubscription)
     types = {tag_of(each): each for each in requests}
     union: Any = next(iter(types.values()))
     for each in types.values():

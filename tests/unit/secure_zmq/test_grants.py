@@ -106,6 +106,22 @@ def test_a_grant_of_topics_covers_these_alone(prefix: bytes, allowed: bool) -> N
     assert not grants.allows_topic(UNAUTHENTICATED, prefix)
 
 
+@pytest.mark.sdt_security
+def test_a_check_names_the_topics_that_are_refused() -> None:
+    """Whoever has a grant of the feed may ask; the answer is the feed's."""
+    grants = Grants({"agent": {"subscribe:EVENT"}, "all": {"subscribe"}, "none": {"ping"}})
+    grants.require(caller("agent"), "check_subscription")
+    grants.require_topics(caller("agent"), ["EVENT:", "EVENT:more"])
+    grants.require_topics(caller("all"), ["EVENT:", "TRUST:", ""])
+    with pytest.raises(
+        NotGranted, match=r"^subscribe to TRUST:, every topic is not granted to somebody \(role agent\)"
+    ):
+        grants.require_topics(caller("agent"), ["EVENT:", "TRUST:", ""])
+    for nobody in (caller("none"), caller("invitation"), UNAUTHENTICATED):
+        with pytest.raises(NotGranted, match="subscribe to EVENT: is not granted"):
+            grants.require_topics(nobody, ["EVENT:"])
+
+
 def test_topics_of_several_roles_add_up() -> None:
     grants = Grants({role: {f"subscribe:{role}"} for role in TOPICS})
     assert grants.allows_topic(caller(*TOPICS), b"")

@@ -11,10 +11,12 @@ from tests.configuration import SHIPPED_GRANTS
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
+from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin import SUCCESS
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.events import actions as actions_module
 from twinhost.system_digital_twin.events import errors as errors_module
@@ -50,9 +52,10 @@ class EventBench:
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         actions = EventActions(self.events, ErrorLog(self.database), MAX_REPLY_BYTES, self._audit).actions()
+        self.grants = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
         self._dispatcher = Dispatcher(
-            actions,
-            Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()}),
+            [*actions, *SubscriptionActions(self.grants, SUCCESS).actions()],
+            self.grants,
             self.database,
             replies,
             MAX_REPLY_BYTES,

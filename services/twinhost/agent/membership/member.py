@@ -27,10 +27,17 @@ from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.callers import CHECK_SUBSCRIPTION, Caller
 from twinhost.secure_zmq.certificates import TRUST_FOLDER
 from twinhost.secure_zmq.client import Client, Subscriber
-from twinhost.secure_zmq.errors import ConnectionRefused, InternalError, NotFound, RequestError
+from twinhost.secure_zmq.errors import (
+    ConnectionRefused,
+    InternalError,
+    NotFound,
+    NotGranted,
+    RequestError,
+    UnknownAction,
+)
 from twinhost.secure_zmq.server_address import ServerAddress
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
@@ -59,6 +66,7 @@ class MainpcLink(Worker):
         dependencies: Sequence[str] = (),
         witness: AuditWitness | None = None,
         metadata: Mapping[str, Any] = MappingProxyType({}),
+        feed: ServerAddress | None = None,
     ) -> None:
         """Keep `agent` registered with the agent at `server`.
 
@@ -75,6 +83,7 @@ class MainpcLink(Worker):
             dependencies: the agents that it needs.
             witness: keeps the heads of mainpc's audit log.
             metadata: what it registers with, besides its location.
+            feed: mainpc's event feed, which announces a change of its list of keys.
         """
         super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
         self._registration_data = {
@@ -106,12 +115,24 @@ class MainpcLink(Worker):
         self._fault: str | None = "not registered yet"
         self._heartbeat_due = False  # before its time
         self._signal = threading.Event()  # something to send, or a heartbeat is due, or the thread must end
+        self.follower = Subscriber(feed, [TRUST_TOPIC], lambda _: self.wake()) if trust and feed else None
+        self._checked_session = 0  # of the follower: whether mainpc grants what it subscribed to
+        self._not_followed: str | None = None
         queue.on_put = self._signal.set
 
     @property
     def fault(self) -> str | None:
         """Why this agent is not connected to mainpc; None while it is."""
         return self._fault
+
+    def warnings(self) -> list[str]:
+        """Return a sentence where mainpc's feed does not announce changes of the list of keys to this agent."""
+        if self._not_followed is None:
+            return []
+        return [
+            f"a key that is revoked on mainpc is refused here up to {self.heartbeat_s:g} s later, after the next "
+            f"heartbeat, because mainpc's event feed does not announce it: {self._not_followed}"
+        ]
 
     def report(self, sample: HostSample) -> None:
         """Send a measurement to mainpc, now or once it is reachable; from any thread."""
@@ -201,6 +222,7 @@ class MainpcLink(Worker):
         if self._follow_trust(client, reply.get("trust_revision")):
             self._synchronised = True
             return True  # the next heartbeat acknowledges the revision
+        self._check_subscription(client)
         return False
 
     def _say_goodbye(self, client: Client) -> None:
@@ -217,6 +239,20 @@ class MainpcLink(Worker):
             )
         except (ConnectionRefused, RequestError) as error:
             _log.info("goodbye_not_taken", cause=type(error).__name__)
+
+    def _check_subscription(self, client: Client) -> None:
+        """Learn whether the feed refuses the subscription; once a session, since it ends those whose grants change."""
+        session = self.follower.session if self.follower is not None else 0
+        if session in {0, self._checked_session}:
+            return
+        self._not_followed = None
+        try:
+            client.call(CHECK_SUBSCRIPTION, deadline_s=CALL_DEADLINE_S, topics=[TRUST_TOPIC.decode()])
+        except NotGranted as error:
+            self._not_followed = str(error)
+        except UnknownAction:  # an older mainpc, whose feed closes the connection instead
+            pass
+        self._checked_session = session
 
     def _follow_trust(self, client: Client, revision: object) -> bool:
         """Apply mainpc's list of keys if it has changed; return whether it had."""
@@ -324,16 +360,18 @@ class Membership:
             description.dependencies,
             self._witness,
             settings.metadata,
+            feed,
         )
         sampler = SamplerThread.of(foundation, link.report)
         addresses = find_addresses(settings, foundation.keys)
         self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes)
-        followers = [Subscriber(feed, [TRUST_TOPIC], lambda _: link.wake())] if trust and feed else []
+        followers = [link.follower] if link.follower is not None else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         health.add(LINK_CHECK, lambda: link.fault, essential=False)
         health.add("audit_witness", lambda: self._witness.fault, essential=False)
         health.warn(self.outbox.queue.warnings)
         health.warn(self._witness.warnings)
+        health.warn(link.warnings)
         self.on_refusal = FaultReports(self.outbox).on_refusal
         with foundation.database.transaction():
             self.publish("agent_started", {"host": settings.agent.host.name})
