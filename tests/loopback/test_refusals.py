@@ -11,7 +11,7 @@ import zmq
 from structlog.testing import capture_logs
 
 from tests.identities import authorize, new_pair
-from tests.loopback.agent import ServedAgent
+from tests.loopback.agent import ServedAgent, serving
 from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
@@ -191,7 +191,47 @@ def test_a_port_proxy_with_nobody_behind_it_is_no_wrong_key(peer_keys: KeyPair, 
             server = SecuredAddress(address, peer_keys, new_pair().public)
         error = refusal(server, deadline_s=1.5)
     assert type(error) is ServerUnreachable
-    assert "the other side ends every handshake" in str(error)
+    assert "the other side ends every handshake before it has sent a greeting (the agent is stopped" in str(error)
+    assert "key" not in str(error)
+
+
+def test_a_stopped_agent_behind_a_port_forward_is_no_wrong_key(
+    home: Path, server_keys: KeyPair, peer_keys: KeyPair
+) -> None:
+    """The forward goes on accepting: the calls of a client that is open already say that nothing answers there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        with Client(SecuredAddress(address, peer_keys, server_keys.public)) as client:
+            with serving(home, server_keys) as agent:
+                port = int(agent.address.rpartition(":")[2])
+                threading.Thread(target=forward_all, args=(listener, port), daemon=True).start()
+                client.call("who_am_i")
+            for deadline_s in (0.2, 1.5, 1.5):
+                with pytest.raises(ServerUnreachable) as unreachable:
+                    client.call("who_am_i", deadline_s=deadline_s)
+                assert "key" not in str(unreachable.value)
+    assert "before it has sent a greeting (the agent is stopped, or starting, behind a port" in str(unreachable.value)
+
+
+def forward_all(listener: socket.socket, port: int) -> None:
+    """Connect whoever comes to another port; where nothing listens there, hang up."""
+    with contextlib.suppress(OSError):
+        while True:
+            inside = listener.accept()[0]
+            try:
+                outside = socket.create_connection(("127.0.0.1", port))
+            except ConnectionRefusedError:
+                inside.close()
+                continue
+            for ends in ((inside, outside), (outside, inside)):
+                threading.Thread(target=copy_bytes, args=ends, daemon=True).start()
+
+
+def copy_bytes(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while content := source.recv(65_536):
+            target.sendall(content)
+        target.shutdown(socket.SHUT_RDWR)
 
 
 def hang_up_on_all(listener: socket.socket) -> None:

@@ -60,8 +60,15 @@ _TOO_MANY_SESSIONS = (
     "or all keys together have theirs (TWINHOST_NOFILE in its .env); close some, or raise the limit that its log names"
 )
 _CLOSED_IN_HANDSHAKE = (
-    "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "
-    "or another program listens on that port)"
+    "the other side ends every handshake and gives no reason (the agent is stopped, or starting, behind a port "
+    "forward; or its ZAP handler has failed)"
+)
+_CLOSED_BEFORE_GREETING = (
+    "the other side ends every handshake before it has sent a greeting (the agent is stopped, or starting, behind a "
+    "port forward; or another program listens on that port)"
+)
+_CLOSED_AFTER_GREETING = (
+    "the other side ends every handshake (its key is not the pinned one, or the agent's ZAP handler has failed)"
 )
 
 
@@ -150,10 +157,11 @@ class Diagnosis:
                 self.connected = False
             case EventKind.CONNECTED if self.broken_off == 0 and self.last_seen != _TOO_MANY_SESSIONS:
                 self.last_seen = _NO_HANDSHAKE
+            case EventKind.BROKEN_OFF if event.value == errno.EAGAIN:  # a peer that sends nothing is not a wrong key
+                self.last_seen = _NO_HANDSHAKE
             case EventKind.BROKEN_OFF:
                 self.last_seen = _CLOSED_IN_HANDSHAKE
-                if event.value != errno.EAGAIN:  # a peer that sends nothing is not a wrong key
-                    self.broken_off += 1
+                self.broken_off += 1
             case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
                 self.last_seen, self.too_many_sessions = _TOO_MANY_SESSIONS, True
             case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
@@ -187,6 +195,10 @@ class Diagnosis:
         A server without a greeting is stopping, starting, or behind a port proxy, so the client does not give up. Once
         it sends a greeting again, the handshakes broken off before don't count.
         """
+        if self.last_seen == _CLOSED_IN_HANDSHAKE and mechanism is None:
+            self.last_seen = _CLOSED_BEFORE_GREETING
+        elif self.last_seen == _CLOSED_IN_HANDSHAKE and self._own is not None:
+            self.last_seen = _CLOSED_AFTER_GREETING
         if mechanism is None:
             self._absent = True
         elif self._absent:

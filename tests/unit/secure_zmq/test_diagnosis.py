@@ -35,10 +35,16 @@ MISMATCH = event(EventKind.MECHANISM_MISMATCH)
 WRONG_KEYS = event(EventKind.WRONG_KEYS)
 NOT_ZMTP = event(EventKind.NOT_ZMTP)
 ENOUGH = BROKEN_OFF_BEFORE_VERDICT
-ENDED = (
-    "the other side ends every handshake (its key is not the pinned one, the agent's ZAP handler has failed, "
-    "or another program listens on that port)"
+ENDED = "the other side ends every handshake"
+NO_REASON = (
+    f"{ENDED} and gives no reason (the agent is stopped, or starting, behind a port forward; or its ZAP handler has "
+    "failed)"
 )
+NOT_GREETED = (
+    f"{ENDED} before it has sent a greeting (the agent is stopped, or starting, behind a port forward; or another "
+    "program listens on that port)"
+)
+GREETED = f"{ENDED} (its key is not the pinned one, or the agent's ZAP handler has failed)"
 MUTE_OR_FAULTY = (
     "the TCP connection was made but no handshake followed "
     "(another program listens on that port, or the agent's ZAP handler has failed)"
@@ -215,22 +221,31 @@ def test_an_unencrypted_client_has_no_wrong_key() -> None:
     """A plain client that is hung up on met an encrypted server: there is no pin that could be wrong."""
     assert type(unencrypted(*[CONNECTED, HUNG_UP] * ENOUGH).verdict()) is SecurityMismatch
     assert unencrypted(*[CONNECTED, HUNG_UP] * ENOUGH, greeting="NULL").verdict() is None
+    assert "key" not in unencrypted(*[CONNECTED, HUNG_UP] * ENOUGH, greeting="NULL").last_seen
     assert type(unencrypted(WRONG_KEYS).verdict()) is SecurityMismatch
 
 
 @pytest.mark.parametrize(
-    ("events", "last"),
+    ("events", "greeting", "last"),
     [
-        ([], "nothing answered at that address"),
-        ([CONNECTED], MUTE_OR_FAULTY),
-        ([CONNECTED, MUTE], ENDED),
-        ([CONNECTED, SUCCEEDED], "it received the request and did not reply"),
-        ([CONNECTED, SUCCEEDED, LOST], "the connection was lost"),
+        ([], None, "nothing answered at that address"),
+        ([CONNECTED], None, MUTE_OR_FAULTY),
+        ([CONNECTED, MUTE], None, MUTE_OR_FAULTY),
+        ([CONNECTED, HUNG_UP], "CURVE", NO_REASON),
+        ([CONNECTED, HUNG_UP, CONNECTED, HUNG_UP], "CURVE", GREETED),
+        ([CONNECTED, HUNG_UP, CONNECTED, MUTE], "CURVE", MUTE_OR_FAULTY),
+        ([CONNECTED, SUCCEEDED], "CURVE", "it received the request and did not reply"),
+        ([CONNECTED, SUCCEEDED, LOST], None, "the connection was lost"),
+        ([CONNECTED, SUCCEEDED, LOST, CONNECTED, HUNG_UP], None, NO_REASON),
+        ([CONNECTED, SUCCEEDED, LOST, *[CONNECTED, HUNG_UP, LOST] * 9, CONNECTED], None, NOT_GREETED),
     ],
 )
-def test_a_deadline_says_how_far_it_came(events: list[SocketEvent], last: str) -> None:
-    """A time-out is never bare: it names the address, the action, the time, and the last thing seen."""
-    error = secured(*events).timed_out("ping", 5.0004)
+def test_a_deadline_says_how_far_it_came(events: list[SocketEvent], greeting: str | None, last: str) -> None:
+    """A time-out is never bare: it names the address, the action, the time, and the last thing seen.
+
+    It blames the pinned key only where a greeting came: who accepts and hangs up may be a port forward.
+    """
+    error = secured(*events, greeting=greeting).timed_out("ping", 5.0004)
     assert type(error) is ServerUnreachable
     assert str(error) == (
         f"no reply to ping from {ADDRESS} within 5 s: {last}; check that the agent runs (on its machine: docker "
