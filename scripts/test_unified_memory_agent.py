@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Test UnifiedMemoryReasoningAgent and its link: run the tests marked `unified_memory_agent` and print a verdict.
 
-Arguments are pytest's; `--quick` leaves out what starts containers. Exit status: pytest's; 1 too where nothing was checked.
+Arguments are pytest's; `--quick` leaves out what starts containers. Exit status: pytest's; 1 too where nothing was
+checked.
 """
 
 import sys

@@ -171,7 +171,8 @@ class AgentClasses(Classes):
             "typed": [base] if agent.base_module == "typed" and not asynchronous else [],
         }
         abstract = [name for name in sorted(("Iterable", iterator)) if f"{name}[" in text]
-        defaults = [name for name in ("CHANGES_IN_FLIGHT", "DEFAULT_DEADLINE_S") if name in text]
+        in_flight = "CHANGES_IN_FLIGHT"
+        defaults = f"from twinhost.secure_zmq.client import {in_flight}\n" if in_flight in text else ""
         errors = "from twinhost.secure_zmq.errors import TwinhostError\n" if "TwinhostError" in text else ""
         if "**given(" in text:
             imports["typed"].append("given")
@@ -183,10 +184,7 @@ class AgentClasses(Classes):
         return (
             f'"""The typed client of {agent.name}{" for asyncio" if asynchronous else ""}.\n\n{MARK}\n"""\n\n'
             f"from collections.abc import {', '.join(abstract)}\n"
-            f"from typing import {', '.join(typing)}\n\n"
-            + "\n".join(lines)
-            + f"\nfrom twinhost.secure_zmq.client import {', '.join(defaults)}\n{errors}\n\n"
-            f"{text}\n"
+            f"from typing import {', '.join(typing)}\n\n" + "\n".join(lines) + f"\n{defaults}{errors}\n\n{text}\n"
         )
 
     def name_of(self, action: str) -> str:
@@ -212,7 +210,7 @@ class AgentClasses(Classes):
         start, wait = ("async def", "await ") if asynchronous else ("def", "")
         shown = (
             f"    {start} {name}(self, {items}: Iterable[{self.request_types.shown(one)}], *, "
-            "in_flight: int = CHANGES_IN_FLIGHT, deadline_s: float = DEFAULT_DEADLINE_S, "
+            "in_flight: int = CHANGES_IN_FLIGHT, deadline_s: float | None = None, "
             "request_id: str | None = None, return_exceptions: {}) -> list[{}]:"
         )
         yield "    @overload"

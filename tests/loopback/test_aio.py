@@ -220,7 +220,7 @@ def test_one_timer_serves_the_deadlines_of_all_calls(
     run(agent.secured(peer_keys), use)
 
 
-@pytest.mark.parametrize("deadline_s", [math.inf, math.nan, 1e300])
+@pytest.mark.parametrize("deadline_s", [math.inf, 1e300])
 def test_a_deadline_may_be_infinite(agent: ServedAgent, peer_keys: KeyPair, deadline_s: float) -> None:
     async def use(client: AsyncClient) -> None:
         assert (await client.call("echo", text="x", deadline_s=deadline_s))["text"] == "x"

@@ -354,7 +354,7 @@ def asked_by(client: twinhost.Client) -> list[str]:
     asked: list[str] = []
     ask = client._exchange.ask
 
-    def noting(action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+    def noting(action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float | None) -> Asked:
         asked.append(action)
         return ask(action, fields, request_id, deadline_s)
 

@@ -35,7 +35,7 @@ from twinhost.secure_zmq.certificates import (
     pins_of,
     secrets_in,
 )
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, Client
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Client
 from twinhost.secure_zmq.errors import (
     CERTS_INIT_PIPED,
     ConfigurationError,
@@ -316,9 +316,7 @@ def _first_that_answers(certificates: Certificates, name: str, places: Sequence[
     return None
 
 
-def _ask(
-    certificates: Certificates, name: str, endpoint: str, action: str, deadline_s: float = DEFAULT_DEADLINE_S
-) -> Reply:
+def _ask(certificates: Certificates, name: str, endpoint: str, action: str, deadline_s: float | None = None) -> Reply:
     """Call an agent with the profile's key; wait until the agent knows that key."""
     own, pins = certificates.own_keys, pins_of(certificates.folder, name)
     ends = time.monotonic() + AUTHORISED_WITHIN_S

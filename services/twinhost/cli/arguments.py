@@ -10,7 +10,7 @@ import msgspec
 import typer
 
 from twinhost.network_config import Agent, NetworkConfig
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
+from twinhost.secure_zmq.framing.exchange import DEFAULT_DEADLINE_S
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
 # The installed script, or the one beside docker-compose.yml that starts a container.
@@ -25,8 +25,10 @@ RESERVED = {
 }
 
 
-def _seconds(*, zero: bool) -> Callable[[float], float]:
-    def check(value: float) -> float:
+def _seconds(*, zero: bool) -> Callable[[float | None], float | None]:
+    def check(value: float | None) -> float | None:
+        if value is None:
+            return None
         if not (0 < value <= MAX_SECONDS or (zero and value == 0)):  # False for nan
             least = "at least" if zero else "more than"
             raise typer.BadParameter(f"it must be {least} 0 and at most {MAX_SECONDS:g} seconds")
@@ -50,8 +52,13 @@ def _request_id(value: str | None) -> str | None:
 
 AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one line of JSON, for programs.")]
 Deadline = Annotated[
-    float,
-    typer.Option("--deadline", metavar="SECONDS", callback=_seconds(zero=False), help="How long to wait for a reply."),
+    float | None,
+    typer.Option(
+        "--deadline",
+        metavar="SECONDS",
+        callback=_seconds(zero=False),
+        help=f"How long to wait for a reply; by default {DEFAULT_DEADLINE_S:g}, and as much longer as `wait_s` says.",
+    ),
 ]
 Wait = Annotated[
     float,

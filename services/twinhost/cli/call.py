@@ -27,7 +27,7 @@ def call(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="`./twinhost explain ACTION` lists the fields."),
     ] = None,
-    deadline: Deadline = DEADLINE_S,
+    deadline: Deadline = None,
     request_id: RequestId = None,
     as_json: AsJson = False,
 ) -> int:
@@ -62,7 +62,7 @@ def call(
     return 0
 
 
-def _schema(client: Client, target: Agent, deadline: float) -> RequestSchema | None:
+def _schema(client: Client, target: Agent, deadline: float | None) -> RequestSchema | None:
     """Return the schema of the agent's requests; None, with a warning, where it is not valid."""
     try:
         return schema_of_agent(target.name) or schema_from(client, target.name, deadline)

@@ -120,10 +120,9 @@ def _own_host(client: Client) -> str:
 def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, Any]) -> Iterator[list[Reply]]:
     """Reserve each amount on the same host; release everything at the end."""
     leases: list[Reply] = []
-    deadline_s = float(fields["wait_s"]) + DEADLINE_S
     try:
         for resource, amount_mb in wanted.items():
-            reply = client.call(f"reserve_{resource}", deadline_s=deadline_s, amount_mb=amount_mb, **fields)
+            reply = client.call(f"reserve_{resource}", amount_mb=amount_mb, **fields)
             leases.append(reply)
         yield leases
     finally:

@@ -13,7 +13,7 @@ from twinhost.clients.replies import Reply, read
 from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
 from twinhost.clients.typed import SCHEMA_ACTION, Asking, Page, Results, asking_unknown, given, new_rows, require_known
 from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import RequestError, TwinhostError
 from twinhost.secure_zmq.framing.exchange import closed, request_ids, require_in_flight
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -31,7 +31,7 @@ class AsyncTypedClient(AsyncClient):
         self._confirmed: set[Asking] = set()
 
     async def call(
-        self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
+        self, action: str, /, *, deadline_s: float | None = None, request_id: str | None = None, **fields: Any
     ) -> dict[str, Any]:
         """Return the reply to one action, as `AsyncClient.call`; no field is sent that the agent does not know.
 
@@ -59,7 +59,7 @@ class AsyncTypedClient(AsyncClient):
         return_exceptions: bool,
         *,
         in_flight: int,
-        deadline_s: float,
+        deadline_s: float | None,
         request_id: str | None,
     ) -> list[Any]:
         """Do what `TypedClient._ask_many` does."""
@@ -145,7 +145,7 @@ class AsyncFeedClient(AsyncTypedClient):
         event_id: str | None = None,
         propagate: bool | None = None,
         ttl: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> EventStored:
         """Publish an event under this program's name; see `SystemDigitalTwin.publish`.

@@ -7,7 +7,7 @@ from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, fo
 from twinhost.clients.replies import read
 from twinhost.clients.system_replies import AgentEvent, EventStored, StoredError, StoredEvent, TrustEvent
 from twinhost.clients.typed import TypedClient, given
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES, Subscriber
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Subscriber
 from twinhost.secure_zmq.errors import ConfigurationError, EventsLost, TwinhostError
 from twinhost.secure_zmq.framing.exchange import closed
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -44,7 +44,7 @@ class FeedClient(TypedClient):
         event_id: str | None = None,
         propagate: bool | None = None,
         ttl: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> EventStored:
         """Publish an event under this program's name: mainpc stores it, and sends it on the feed.

@@ -66,7 +66,7 @@ from twinhost.clients.memory_replies import (
     WrittenUnknownError,
 )
 from twinhost.clients.typed import TypedClient, given
-from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT, DEFAULT_DEADLINE_S
+from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT
 from twinhost.secure_zmq.errors import TwinhostError
 
 
@@ -74,8 +74,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     """Calls UnifiedMemoryReasoningAgent: a method for each action.
 
     A method takes the action's first required field by position and all others by name. A field that is not given, or
-    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds; `request_id` is only to repeat
-    an earlier call.
+    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds, by default 5 after `wait_s`;
+    `request_id` is only to repeat an earlier call.
 
     Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.
 
@@ -100,9 +100,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         ("sync", "sync_memories"),
     )  # methods, and their actions
 
-    def accept_audit_log(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> AuditLogAccepted:
+    def accept_audit_log(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AuditLogAccepted:
         """Accept mainpc's audit log as it is, once a restore or an alarm is explained; an operator's action.
 
         >>> memory.accept_audit_log().accepted
@@ -111,7 +109,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(AuditLogAccepted, "accept_audit_log", locals())
 
     def acknowledge_damage(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> DamageAcknowledged:
         """Accept the loss of a damaged database that was quarantined.
 
@@ -126,7 +124,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         pattern: str,
         solution: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternAdded:
         """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution.
@@ -151,7 +149,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         speaker: str | None = None,
         metadata: dict[str, Any] | None = None,
         occurred_at: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionAdded:
         """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON.
@@ -172,7 +170,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         attempts: int,
         *,
         key_fingerprints: list[str] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProbesAnnounced:
         """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
@@ -189,7 +187,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ProbesAnnounced, "announce_probes", locals())
 
     def backup_status(
-        self, backup_id: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> BackupDocument:
         """Return the state of a backup.
 
@@ -203,7 +201,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(BackupDocument, "backup_status", locals())
 
-    def begin_backup(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> BackupDocument:
+    def begin_backup(self, *, deadline_s: float | None = None, request_id: str | None = None) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
         >>> backup = memory.begin_backup()
@@ -219,7 +217,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreBegun:
         """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
@@ -238,7 +236,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         session_id: str,
         *,
         speaker: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
         """Delete a session, or what one speaker said in it, whose name is written exactly so.
@@ -259,7 +257,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         operation: str,
         data: dict[str, Any],
         priority: int | Literal["low", "normal", "high"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> dict[str, Any]:
         """Forward an operation to another agent and wait for its reply; requests with a higher priority go first.
@@ -272,7 +270,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self.call("coordinate_memory", **given(locals()))
 
     def delete_error_pattern(
-        self, pattern_id: int, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, pattern_id: int, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorPatternDeleted:
         """Delete a pattern of your own; an operator may delete any.
 
@@ -285,7 +283,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
     def delete_interactions(
-        self, session_id: str, *, ids: list[int], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, session_id: str, *, ids: list[int], deadline_s: float | None = None, request_id: str | None = None
     ) -> InteractionsDeleted:
         """Delete interactions of your own from a session; an operator may delete any.
 
@@ -300,7 +298,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryDeleted:
         """Delete a memory of your own; an operator may delete any.
@@ -320,7 +318,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         user_id: str | None = None,
         if_revision: int | None = None,
         erase: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinDeleted:
         """Delete a user's twin; its history is kept. `if_revision` as for `update_twin`.
@@ -337,7 +335,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(TwinDeleted, "delete_twin", locals())
 
     def dismiss_pattern_proposal(
-        self, proposal_id: int, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, proposal_id: int, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ProposalDismissed:
         """Stop proposing a pattern.
 
@@ -355,7 +353,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreFinished:
         """Check the backup and restart the agent with it; repeat while the reply says `checking`.
@@ -369,7 +367,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(RestoreFinished, "finish_restore", locals())
 
-    def get_audit_heads(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> AuditHeads:
+    def get_audit_heads(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AuditHeads:
         """The heads of mainpc's audit log that this host keeps; an operator's action.
 
         >>> memory.get_audit_heads().gaps
@@ -385,7 +383,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         speaker: str | None = None,
         query: str | None = None,
         scope: Literal["session", "all"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
         """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
@@ -401,7 +399,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ContextFound, "get_context", locals())
 
     def get_error_solution(
-        self, error_message: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, error_message: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorSolution:
         """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
@@ -420,7 +418,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionsFound:
         """List the interactions of a session as they were stored, the last one first.
@@ -441,7 +439,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         id: str | None = None,
         key: str | None = None,
         as_of: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryFound:
         """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
@@ -462,7 +460,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProposalPage:
         """List proposed patterns for repeated errors that no pattern matches, newest first.
@@ -477,7 +475,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ProposalPage, "get_pattern_proposals", locals())
 
     def iter_pattern_proposals(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, limit: int | None = None, deadline_s: float | None = None
     ) -> Iterator[ProposalDocument]:
         """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
         page.
@@ -493,7 +491,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
             lambda page: (page.proposals, page.proposals[-1].proposal_id if page.more else None),
         )
 
-    def get_peers(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Peers:
+    def get_peers(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Peers:
         """The authorised peers, their sessions, and the handshakes by outcome; an operator's action.
 
         >>> memory.get_peers().revoked
@@ -501,7 +499,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(Peers, "get_peers", locals())
 
-    def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+    def get_schema(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Schemas:
         """Return the JSON Schemas of this agent's requests and replies.
 
         >>> reply = memory.get_schema()
@@ -509,7 +507,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(Schemas, "get_schema", locals())
 
     def get_twin(
-        self, *, user_id: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, user_id: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> TwinFound:
         """Return a user's twin, or `{}` if there is none.
 
@@ -526,7 +524,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         user_id: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinHistory:
         """List the stored changes of a user's twin, newest first, without those of quarantined writers.
@@ -542,7 +540,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(TwinHistory, "get_twin_history", locals())
 
     def iter_twin_history(
-        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float | None = None
     ) -> Iterator[TwinChange]:
         """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -552,7 +550,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
             TwinHistory, "get_twin_history", locals(), "before", lambda page: (page.changes, page.next_before)
         )
 
-    def health(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> MemoryHealth:
+    def health(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """The health document.
 
         >>> memory.health().ready
@@ -560,7 +558,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(MemoryHealth, "health", locals())
 
-    def health_check(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> MemoryHealth:
+    def health_check(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """The health document, under its older name.
 
         >>> memory.health_check().agent
@@ -573,7 +571,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternPage:
         """List the patterns, newest first; for the next page, set `before` to the last `pattern_id`.
@@ -586,7 +584,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ErrorPatternPage, "list_error_patterns", locals())
 
     def iter_error_patterns(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, limit: int | None = None, deadline_s: float | None = None
     ) -> Iterator[ErrorPatternDocument]:
         """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -601,9 +599,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
             lambda page: (page.patterns, page.patterns[-1].pattern_id if page.more else None),
         )
 
-    def list_quarantine(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> QuarantineList:
+    def list_quarantine(self, *, deadline_s: float | None = None, request_id: str | None = None) -> QuarantineList:
         """List the quarantined callers, since when, by whom, and why.
 
         >>> quarantined = {each.name for each in memory.list_quarantine().quarantined}
@@ -611,7 +607,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(QuarantineList, "list_quarantine", locals())
 
     def memory_audit(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, limit: int | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryAuditDocument:
         """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a
         review.
@@ -632,7 +628,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         kind: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryWritten:
         """List what a caller wrote, newest first, quarantined or not: of every kind, or of one.
@@ -648,7 +644,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(MemoryWritten, "memory_by", locals())
 
     def iter_memory_by(
-        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float | None = None
     ) -> Iterator[
         WrittenInteraction
         | WrittenMemory
@@ -681,7 +677,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         key: str | None = None,
         limit: int | None = None,
         skip: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HistoryFound:
         """List all values of a `key`, or the memories that supersede each other and the named one, in their order.
@@ -703,7 +699,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         id: str | None = None,
         key: str | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> Iterator[MemoryDocument]:
         """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -719,9 +715,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
             lambda row: row.id,
         )
 
-    def memory_status(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> MemoryStatusDocument:
+    def memory_status(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryStatusDocument:
         """Count the memories by strength, and show the last decay pass.
 
         >>> memory.memory_status().total_memories > 0
@@ -735,7 +729,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
         """Change fields of a user's twin by a JSON Merge Patch (RFC 7396): null removes a field, an object is merged.
@@ -750,7 +744,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(TwinUpdated, "patch_twin", locals())
 
-    def ping(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> MemoryHealth:
+    def ping(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """Check that the agent answers.
 
         >>> memory.ping().agent
@@ -759,12 +753,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(MemoryHealth, "ping", locals())
 
     def quarantine(
-        self,
-        name: str,
-        *,
-        reason: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        request_id: str | None = None,
+        self, name: str, *, reason: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryQuarantined:
         """Hide what a caller wrote and will write from every reply; nothing is deleted.
 
@@ -790,7 +779,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         limit: int | None = None,
         before: int | None = None,
         changed_since: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
         """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
@@ -823,7 +812,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         min_strength: float | None = None,
         include_forgotten: bool | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> Iterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -835,7 +824,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         )
 
     def read_backup(
-        self, backup_id: str, *, offset: int, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, backup_id: str, *, offset: int, deadline_s: float | None = None, request_id: str | None = None
     ) -> BackupPart:
         """Read a part of a finished backup, in base64, from a byte `offset`.
 
@@ -856,7 +845,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         memory_id: str | None = None,
         id: str | None = None,
         pin: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryReinforced:
         """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered.
@@ -870,9 +859,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(MemoryReinforced, "reinforce_memory", locals())
 
-    def release(
-        self, name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> MemoryReleased:
+    def release(self, name: str, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryReleased:
         """Show again what a quarantined caller wrote.
 
         Limits: `name` 1 to 256 characters.
@@ -889,7 +876,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         success: bool,
         note: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> OutcomeReported:
         """Report whether a pattern's solution helped.
@@ -907,7 +894,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         op_id: str,
         *,
         priority: int | Literal["low", "normal", "high"],
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ConflictResolved:
         """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
@@ -932,7 +919,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         as_of: str | float | None = None,
         min_similarity: float | None = None,
         keyword: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> SearchResults:
         """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
@@ -968,7 +955,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         supersedes: list[str] | None = None,
         review_at: str | None = None,
         pin: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:
         """Store a memory, or update one: fields that are omitted stay unchanged.
@@ -995,7 +982,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: Literal[False] = False,
     ) -> list[MemoryStored]: ...
@@ -1005,7 +992,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: Literal[True],
     ) -> list[MemoryStored | TwinhostError]: ...
@@ -1014,7 +1001,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
@@ -1043,11 +1030,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         )
 
     def sync(
-        self,
-        memories: list[SyncedMemoryFields],
-        *,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        request_id: str | None = None,
+        self, memories: list[SyncedMemoryFields], *, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoriesMerged:
         """Merge another store's memories into this one, at most 1,000.
 
@@ -1065,7 +1048,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
         """Store a user's twin, replacing the previous one; at most 256 KiB of JSON.
@@ -1086,7 +1069,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         offset: int,
         data: bytes,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreReceived:
         """Send the next part of a restore, at most 1 MiB before base64; sending a part again changes nothing.

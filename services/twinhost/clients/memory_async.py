@@ -67,7 +67,7 @@ from twinhost.clients.memory_replies import (
     WrittenUnknownError,
 )
 from twinhost.clients.typed import given
-from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT, DEFAULT_DEADLINE_S
+from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT
 from twinhost.secure_zmq.errors import TwinhostError
 
 
@@ -75,8 +75,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     """Calls UnifiedMemoryReasoningAgent from asyncio: a method for each action.
 
     A method takes the action's first required field by position and all others by name. A field that is not given, or
-    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds; `request_id` is only to repeat
-    an earlier call.
+    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds, by default 5 after `wait_s`;
+    `request_id` is only to repeat an earlier call.
 
     Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.
 
@@ -102,7 +102,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     )  # methods, and their actions
 
     async def accept_audit_log(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> AuditLogAccepted:
         """Accept mainpc's audit log as it is, once a restore or an alarm is explained; an operator's action.
 
@@ -112,7 +112,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(AuditLogAccepted, "accept_audit_log", locals())
 
     async def acknowledge_damage(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> DamageAcknowledged:
         """Accept the loss of a damaged database that was quarantined.
 
@@ -127,7 +127,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         pattern: str,
         solution: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternAdded:
         """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution.
@@ -150,7 +150,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         speaker: str | None = None,
         metadata: dict[str, Any] | None = None,
         occurred_at: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionAdded:
         """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON.
@@ -168,7 +168,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         attempts: int,
         *,
         key_fingerprints: list[str] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProbesAnnounced:
         """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
@@ -182,7 +182,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ProbesAnnounced, "announce_probes", locals())
 
     async def backup_status(
-        self, backup_id: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> BackupDocument:
         """Return the state of a backup.
 
@@ -196,9 +196,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(BackupDocument, "backup_status", locals())
 
-    async def begin_backup(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> BackupDocument:
+    async def begin_backup(self, *, deadline_s: float | None = None, request_id: str | None = None) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
         >>> backup = await memory.begin_backup()
@@ -214,7 +212,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreBegun:
         """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
@@ -231,7 +229,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         session_id: str,
         *,
         speaker: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
         """Delete a session, or what one speaker said in it, whose name is written exactly so.
@@ -250,7 +248,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         operation: str,
         data: dict[str, Any],
         priority: int | Literal["low", "normal", "high"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> dict[str, Any]:
         """Forward an operation to another agent and wait for its reply; requests with a higher priority go first.
@@ -263,7 +261,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self.call("coordinate_memory", **given(locals()))
 
     async def delete_error_pattern(
-        self, pattern_id: int, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, pattern_id: int, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorPatternDeleted:
         """Delete a pattern of your own; an operator may delete any.
 
@@ -276,7 +274,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
     async def delete_interactions(
-        self, session_id: str, *, ids: list[int], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, session_id: str, *, ids: list[int], deadline_s: float | None = None, request_id: str | None = None
     ) -> InteractionsDeleted:
         """Delete interactions of your own from a session; an operator may delete any.
 
@@ -291,7 +289,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryDeleted:
         """Delete a memory of your own; an operator may delete any.
@@ -311,7 +309,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         user_id: str | None = None,
         if_revision: int | None = None,
         erase: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinDeleted:
         """Delete a user's twin; its history is kept. `if_revision` as for `update_twin`.
@@ -325,7 +323,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(TwinDeleted, "delete_twin", locals())
 
     async def dismiss_pattern_proposal(
-        self, proposal_id: int, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, proposal_id: int, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ProposalDismissed:
         """Stop proposing a pattern.
 
@@ -343,7 +341,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreFinished:
         """Check the backup and restart the agent with it; repeat while the reply says `checking`.
@@ -357,9 +355,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(RestoreFinished, "finish_restore", locals())
 
-    async def get_audit_heads(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> AuditHeads:
+    async def get_audit_heads(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AuditHeads:
         """The heads of mainpc's audit log that this host keeps; an operator's action.
 
         >>> (await memory.get_audit_heads()).gaps
@@ -375,7 +371,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         speaker: str | None = None,
         query: str | None = None,
         scope: Literal["session", "all"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
         """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
@@ -387,7 +383,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ContextFound, "get_context", locals())
 
     async def get_error_solution(
-        self, error_message: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, error_message: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorSolution:
         """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
@@ -404,7 +400,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionsFound:
         """List the interactions of a session as they were stored, the last one first.
@@ -422,7 +418,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         id: str | None = None,
         key: str | None = None,
         as_of: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryFound:
         """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
@@ -439,7 +435,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProposalPage:
         """List proposed patterns for repeated errors that no pattern matches, newest first.
@@ -452,7 +448,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ProposalPage, "get_pattern_proposals", locals())
 
     def iter_pattern_proposals(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, limit: int | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[ProposalDocument]:
         """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
         page.
@@ -468,7 +464,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
             lambda page: (page.proposals, page.proposals[-1].proposal_id if page.more else None),
         )
 
-    async def get_peers(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Peers:
+    async def get_peers(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Peers:
         """The authorised peers, their sessions, and the handshakes by outcome; an operator's action.
 
         >>> (await memory.get_peers()).revoked
@@ -476,7 +472,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(Peers, "get_peers", locals())
 
-    async def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+    async def get_schema(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Schemas:
         """Return the JSON Schemas of this agent's requests and replies.
 
         >>> reply = await memory.get_schema()
@@ -484,7 +480,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(Schemas, "get_schema", locals())
 
     async def get_twin(
-        self, *, user_id: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, user_id: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> TwinFound:
         """Return a user's twin, or `{}` if there is none.
 
@@ -501,7 +497,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         user_id: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinHistory:
         """List the stored changes of a user's twin, newest first, without those of quarantined writers.
@@ -514,7 +510,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(TwinHistory, "get_twin_history", locals())
 
     def iter_twin_history(
-        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[TwinChange]:
         """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -524,7 +520,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
             TwinHistory, "get_twin_history", locals(), "before", lambda page: (page.changes, page.next_before)
         )
 
-    async def health(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> MemoryHealth:
+    async def health(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """The health document.
 
         >>> (await memory.health()).ready
@@ -532,9 +528,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(MemoryHealth, "health", locals())
 
-    async def health_check(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> MemoryHealth:
+    async def health_check(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """The health document, under its older name.
 
         >>> (await memory.health_check()).agent
@@ -547,7 +541,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternPage:
         """List the patterns, newest first; for the next page, set `before` to the last `pattern_id`.
@@ -560,7 +554,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ErrorPatternPage, "list_error_patterns", locals())
 
     def iter_error_patterns(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, limit: int | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[ErrorPatternDocument]:
         """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -576,7 +570,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def list_quarantine(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> QuarantineList:
         """List the quarantined callers, since when, by whom, and why.
 
@@ -585,7 +579,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(QuarantineList, "list_quarantine", locals())
 
     async def memory_audit(
-        self, *, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, limit: int | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryAuditDocument:
         """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a
         review.
@@ -604,7 +598,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         kind: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryWritten:
         """List what a caller wrote, newest first, quarantined or not: of every kind, or of one.
@@ -617,7 +611,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(MemoryWritten, "memory_by", locals())
 
     def iter_memory_by(
-        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[
         WrittenInteraction
         | WrittenMemory
@@ -650,7 +644,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         key: str | None = None,
         limit: int | None = None,
         skip: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HistoryFound:
         """List all values of a `key`, or the memories that supersede each other and the named one, in their order.
@@ -669,7 +663,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         id: str | None = None,
         key: str | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[MemoryDocument]:
         """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -686,7 +680,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def memory_status(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryStatusDocument:
         """Count the memories by strength, and show the last decay pass.
 
@@ -701,7 +695,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
         """Change fields of a user's twin by a JSON Merge Patch (RFC 7396): null removes a field, an object is merged.
@@ -713,7 +707,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(TwinUpdated, "patch_twin", locals())
 
-    async def ping(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> MemoryHealth:
+    async def ping(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryHealth:
         """Check that the agent answers.
 
         >>> (await memory.ping()).agent
@@ -722,12 +716,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(MemoryHealth, "ping", locals())
 
     async def quarantine(
-        self,
-        name: str,
-        *,
-        reason: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        request_id: str | None = None,
+        self, name: str, *, reason: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryQuarantined:
         """Hide what a caller wrote and will write from every reply; nothing is deleted.
 
@@ -753,7 +742,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         limit: int | None = None,
         before: int | None = None,
         changed_since: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
         """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
@@ -778,7 +767,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         min_strength: float | None = None,
         include_forgotten: bool | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -790,7 +779,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def read_backup(
-        self, backup_id: str, *, offset: int, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, backup_id: str, *, offset: int, deadline_s: float | None = None, request_id: str | None = None
     ) -> BackupPart:
         """Read a part of a finished backup, in base64, from a byte `offset`.
 
@@ -811,7 +800,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         memory_id: str | None = None,
         id: str | None = None,
         pin: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryReinforced:
         """Make a memory stronger by a fifth, at most 5; a forgotten one is recovered.
@@ -824,7 +813,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(MemoryReinforced, "reinforce_memory", locals())
 
     async def release(
-        self, name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryReleased:
         """Show again what a quarantined caller wrote.
 
@@ -842,7 +831,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         success: bool,
         note: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> OutcomeReported:
         """Report whether a pattern's solution helped.
@@ -860,7 +849,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         op_id: str,
         *,
         priority: int | Literal["low", "normal", "high"],
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ConflictResolved:
         """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
@@ -885,7 +874,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         as_of: str | float | None = None,
         min_similarity: float | None = None,
         keyword: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> SearchResults:
         """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
@@ -913,7 +902,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         supersedes: list[str] | None = None,
         review_at: str | None = None,
         pin: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:
         """Store a memory, or update one: fields that are omitted stay unchanged.
@@ -932,7 +921,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: Literal[False] = False,
     ) -> list[MemoryStored]: ...
@@ -942,7 +931,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: Literal[True],
     ) -> list[MemoryStored | TwinhostError]: ...
@@ -951,7 +940,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         memories: Iterable[MemoryFields],
         *,
         in_flight: int = CHANGES_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
         return_exceptions: bool = False,
     ) -> list[Any]:
@@ -975,11 +964,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def sync(
-        self,
-        memories: list[SyncedMemoryFields],
-        *,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        request_id: str | None = None,
+        self, memories: list[SyncedMemoryFields], *, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoriesMerged:
         """Merge another store's memories into this one, at most 1,000.
 
@@ -997,7 +982,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
         """Store a user's twin, replacing the previous one; at most 256 KiB of JSON.
@@ -1015,7 +1000,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         offset: int,
         data: bytes,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreReceived:
         """Send the next part of a restore, at most 1 MiB before base64; sending a part again changes nothing.

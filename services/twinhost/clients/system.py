@@ -58,15 +58,14 @@ from twinhost.clients.system_replies import (
     VramPayloadFields,
     VramStored,
 )
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
 
 
 class SystemDigitalTwin(FeedClient):
     """Calls SystemDigitalTwin: a method for each action.
 
     A method takes the action's first required field by position and all others by name. A field that is not given, or
-    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds; `request_id` is only to repeat
-    an earlier call.
+    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds, by default 5 after `wait_s`;
+    `request_id` is only to repeat an earlier call.
 
     Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.
 
@@ -82,7 +81,7 @@ class SystemDigitalTwin(FeedClient):
         *,
         shape_id: str | None = None,
         error_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorsAcknowledged:
         """Acknowledge the stored errors of one shape, or those with an `error_id`: counts and warnings omit them.
@@ -101,7 +100,7 @@ class SystemDigitalTwin(FeedClient):
         attempts: int,
         *,
         key_fingerprints: list[str] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProbesAnnounced:
         """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
@@ -118,7 +117,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(ProbesAnnounced, "announce_probes", locals())
 
     def check_subscription(
-        self, topics: list[str], *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None
     ) -> SubscriptionChecked:
         """Check whether the caller may subscribe to topics of the event feed; an error names those that are refused.
 
@@ -137,7 +136,7 @@ class SystemDigitalTwin(FeedClient):
         lease_id: str,
         *,
         ttl_s: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Committed:
         """Report that a lease's memory is in use: the lease lasts until it is released.
@@ -152,7 +151,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(Committed, "commit_lease", locals())
 
-    def confirm_key(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Confirmed:
+    def confirm_key(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Confirmed:
         """Authorise the proposed key with which this connection was made.
 
         >>> system.confirm_key().revoked
@@ -161,7 +160,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Confirmed, "confirm_key", locals())
 
     def discover(
-        self, *, agent_type: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, agent_type: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> Discovery:
         """Return the endpoints of the agents of one type, or of all agents.
 
@@ -172,9 +171,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(Discovery, "discover", locals())
 
-    def enrol(
-        self, public_key: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> Enrolled:
+    def enrol(self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None) -> Enrolled:
         """Propose a key with the one-time key of an invitation; `public_key` is in Z85.
 
         Limits: `public_key` 40 to 40 characters.
@@ -187,7 +184,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Enrolled, "enrol", locals())
 
     def get_agent_endpoint(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> EndpointReply:
         """Return an agent's address and the public key to pin.
 
@@ -199,7 +196,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(EndpointReply, "get_agent_endpoint", locals())
 
     def get_agent_info(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> AgentInfoReply:
         """Return one complete registration.
 
@@ -210,7 +207,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(AgentInfoReply, "get_agent_info", locals())
 
-    def get_all_agents(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> AllAgents:
+    def get_all_agents(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AllAgents:
         """Return every agent's location, status, and last heartbeat, by name.
 
         >>> system.get_all_agents().agents["gardener"].status
@@ -224,7 +221,7 @@ class SystemDigitalTwin(FeedClient):
         after_seq: int | None = None,
         limit: int | None = None,
         position: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> AuditPage:
         """Return a page of the audit log: the lines after `after_seq`, or those from the `position` of the last page
@@ -240,7 +237,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(AuditPage, "get_audit", locals())
 
     def iter_audit(
-        self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float | None = None
     ) -> Iterator[str]:
         """Yield what `get_audit` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -264,7 +261,7 @@ class SystemDigitalTwin(FeedClient):
         until: str | None = None,
         acknowledged: bool | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorsCounted:
         """Count errors by type, agent, and severity, and group those with messages of one shape.
@@ -293,7 +290,7 @@ class SystemDigitalTwin(FeedClient):
         limit: int | None = None,
         acknowledged: bool | None = None,
         shape_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorList:
         """Return the newest errors that match, newest first.
@@ -322,7 +319,7 @@ class SystemDigitalTwin(FeedClient):
         limit: int | None = None,
         acknowledged: bool | None = None,
         shape_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> Iterator[StoredError]:
         """Yield what `get_errors` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -342,7 +339,7 @@ class SystemDigitalTwin(FeedClient):
         until: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> EventList:
         """Return the newest events that match, newest first.
@@ -370,7 +367,7 @@ class SystemDigitalTwin(FeedClient):
         since: int | str | None = None,
         until: str | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> Iterator[StoredEvent]:
         """Yield what `get_events` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -383,7 +380,7 @@ class SystemDigitalTwin(FeedClient):
         *,
         host: str | None = None,
         resource: Literal["ram", "vram", "disk"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ForecastList:
         """Return when memory and disks will be full, of one host or all, from the trend of the last hour.
@@ -400,7 +397,7 @@ class SystemDigitalTwin(FeedClient):
         *,
         host: str | None = None,
         resolution: Literal["sample", "minute", "hour"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HostHistory:
         """Return the metrics of one host or all over time: the samples in memory, or means per minute or hour on disk.
@@ -417,18 +414,18 @@ class SystemDigitalTwin(FeedClient):
         self,
         *,
         metrics_type: Literal["current"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsNow: ...
     @overload
     def get_metrics(
-        self, *, metrics_type: Literal["history"], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, metrics_type: Literal["history"], deadline_s: float | None = None, request_id: str | None = None
     ) -> RecentMetrics: ...
     def get_metrics(
         self,
         *,
         metrics_type: Literal["current", "history"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsNow | RecentMetrics:
         """Return the metrics of every host: the current ones, or those of the samples in memory.
@@ -443,7 +440,7 @@ class SystemDigitalTwin(FeedClient):
             return self._ask(RecentMetrics, "get_metrics", locals())
         return self._ask(MetricsNow, "get_metrics", locals())
 
-    def get_ok_agents(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> OkAgents:
+    def get_ok_agents(self, *, deadline_s: float | None = None, request_id: str | None = None) -> OkAgents:
         """Return the names of the agents whose status is HEALTHY or ok.
 
         >>> system.get_ok_agents().agents
@@ -451,7 +448,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(OkAgents, "get_ok_agents", locals())
 
-    def get_peers(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Peers:
+    def get_peers(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Peers:
         """The authorised peers, their sessions, and the handshakes by outcome; an operator's action.
 
         >>> system.get_peers().revoked
@@ -460,7 +457,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Peers, "get_peers", locals())
 
     def get_registered_agents(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> RegisteredAgents:
         """Return every complete registration.
 
@@ -469,7 +466,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(RegisteredAgents, "get_registered_agents", locals())
 
-    def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+    def get_schema(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Schemas:
         """Return the JSON Schemas of this agent's requests and replies.
 
         >>> reply = system.get_schema()
@@ -481,7 +478,7 @@ class SystemDigitalTwin(FeedClient):
         *,
         since: str | None = None,
         part: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TrustReply:
         """Return the trust document: every public key, and the fingerprints of the revoked keys.
@@ -496,7 +493,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(TrustReply, "get_trust", locals())
 
-    def health(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> HealthDocument:
+    def health(self, *, deadline_s: float | None = None, request_id: str | None = None) -> HealthDocument:
         """The health document.
 
         >>> system.health().ready
@@ -504,7 +501,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(HealthDocument, "health", locals())
 
-    def health_check(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> HealthDocument:
+    def health_check(self, *, deadline_s: float | None = None, request_id: str | None = None) -> HealthDocument:
         """The health document, under its older name.
 
         >>> system.health_check().agent
@@ -521,7 +518,7 @@ class SystemDigitalTwin(FeedClient):
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
         stopping: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:
         """Report that an agent is alive; `status`, if given, replaces the registered one.
@@ -536,7 +533,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(HeartbeatReply, "heartbeat", locals())
 
-    def list_leases(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> LeaseList:
+    def list_leases(self, *, deadline_s: float | None = None, request_id: str | None = None) -> LeaseList:
         """Return every open lease.
 
         >>> {lease.holder for lease in system.list_leases().leases}
@@ -544,7 +541,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(LeaseList, "list_leases", locals())
 
-    def ping(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Pong:
+    def ping(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Pong:
         """Check that the agent answers.
 
         >>> system.ping().message
@@ -553,7 +550,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Pong, "ping", locals())
 
     def propose_key(
-        self, public_key: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Proposed:
         """Propose the caller's own next key; `public_key` is in Z85.
 
@@ -565,7 +562,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Proposed, "propose_key", locals())
 
     def publish_event(
-        self, event: EventFields, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, event: EventFields, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> EventStored:
         """Store an event, and send it on the feed.
 
@@ -584,7 +581,7 @@ class SystemDigitalTwin(FeedClient):
         status: str | None = None,
         location: str | None = None,
         registration_data: RegistrationDataFields | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Registered:
         """Register an agent, or update its registration: `agent_name` and `status`, or `registration_data`.
@@ -598,7 +595,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Registered, "register_agent", locals())
 
     def release_lease(
-        self, lease_id: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, lease_id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Released:
         """End a lease: its memory is free again.
 
@@ -611,7 +608,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Released, "release_lease", locals())
 
     def report_error(
-        self, error: ErrorReportFields, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, error: ErrorReportFields, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorStored:
         """Store an error report, and send it on the feed.
 
@@ -637,7 +634,7 @@ class SystemDigitalTwin(FeedClient):
         host: str | None = None,
         wall: float | None = None,
         late_by_s: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsStored:
         """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
@@ -668,7 +665,7 @@ class SystemDigitalTwin(FeedClient):
         ttl_s: float | None = None,
         wait_s: float | None = None,
         priority: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Reserved:
         """Reserve `amount_mb` MB of RAM for `ttl_s` seconds, of one host or where the most is free.
@@ -692,7 +689,7 @@ class SystemDigitalTwin(FeedClient):
         ttl_s: float | None = None,
         wait_s: float | None = None,
         priority: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Reserved:
         """Reserve `amount_mb` MB of VRAM on one card for `ttl_s` seconds, of one host or where the most is free.
@@ -708,7 +705,7 @@ class SystemDigitalTwin(FeedClient):
         """
         return self._ask(Reserved, "reserve_vram", locals())
 
-    def retire_keys(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Retired:
+    def retire_keys(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Retired:
         """Revoke every key of the caller except the one with which this connection was made.
 
         >>> system.retire_keys().status
@@ -723,7 +720,7 @@ class SystemDigitalTwin(FeedClient):
         value: float | None = None,
         value_mb: float | None = None,
         host: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> LoadSimulated:
         """Predict what a load would do to a host, or find the host it fits on.
@@ -739,7 +736,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(LoadSimulated, "simulate_load", locals())
 
     def unregister(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Unregistered:
         """Delete an agent's registration.
 
@@ -757,7 +754,7 @@ class SystemDigitalTwin(FeedClient):
         payload: VramPayloadFields,
         *,
         host: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> VramStored:
         """Report which models an agent has loaded, and their VRAM in MB.

@@ -58,15 +58,14 @@ from twinhost.clients.system_replies import (
     VramPayloadFields,
     VramStored,
 )
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S
 
 
 class AsyncSystemDigitalTwin(AsyncFeedClient):
     """Calls SystemDigitalTwin from asyncio: a method for each action.
 
     A method takes the action's first required field by position and all others by name. A field that is not given, or
-    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds; `request_id` is only to repeat
-    an earlier call.
+    is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds, by default 5 after `wait_s`;
+    `request_id` is only to repeat an earlier call.
 
     Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.
 
@@ -82,7 +81,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         *,
         shape_id: str | None = None,
         error_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorsAcknowledged:
         """Acknowledge the stored errors of one shape, or those with an `error_id`: counts and warnings omit them.
@@ -99,7 +98,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         attempts: int,
         *,
         key_fingerprints: list[str] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProbesAnnounced:
         """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
@@ -113,7 +112,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(ProbesAnnounced, "announce_probes", locals())
 
     async def check_subscription(
-        self, topics: list[str], *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None
     ) -> SubscriptionChecked:
         """Check whether the caller may subscribe to topics of the event feed; an error names those that are refused.
 
@@ -129,7 +128,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         lease_id: str,
         *,
         ttl_s: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Committed:
         """Report that a lease's memory is in use: the lease lasts until it is released.
@@ -142,7 +141,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(Committed, "commit_lease", locals())
 
-    async def confirm_key(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Confirmed:
+    async def confirm_key(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Confirmed:
         """Authorise the proposed key with which this connection was made.
 
         >>> (await system.confirm_key()).revoked
@@ -151,7 +150,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Confirmed, "confirm_key", locals())
 
     async def discover(
-        self, *, agent_type: str | None = None, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, agent_type: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> Discovery:
         """Return the endpoints of the agents of one type, or of all agents.
 
@@ -163,7 +162,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Discovery, "discover", locals())
 
     async def enrol(
-        self, public_key: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Enrolled:
         """Propose a key with the one-time key of an invitation; `public_key` is in Z85.
 
@@ -177,7 +176,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Enrolled, "enrol", locals())
 
     async def get_agent_endpoint(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> EndpointReply:
         """Return an agent's address and the public key to pin.
 
@@ -189,7 +188,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(EndpointReply, "get_agent_endpoint", locals())
 
     async def get_agent_info(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> AgentInfoReply:
         """Return one complete registration.
 
@@ -200,9 +199,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(AgentInfoReply, "get_agent_info", locals())
 
-    async def get_all_agents(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> AllAgents:
+    async def get_all_agents(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AllAgents:
         """Return every agent's location, status, and last heartbeat, by name.
 
         >>> (await system.get_all_agents()).agents["gardener"].status
@@ -216,7 +213,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         after_seq: int | None = None,
         limit: int | None = None,
         position: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> AuditPage:
         """Return a page of the audit log: the lines after `after_seq`, or those from the `position` of the last page
@@ -231,7 +228,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(AuditPage, "get_audit", locals())
 
     def iter_audit(
-        self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float = DEFAULT_DEADLINE_S
+        self, *, after_seq: int | None = None, limit: int | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[str]:
         """Yield what `get_audit` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -255,7 +252,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         until: str | None = None,
         acknowledged: bool | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorsCounted:
         """Count errors by type, agent, and severity, and group those with messages of one shape.
@@ -280,7 +277,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         limit: int | None = None,
         acknowledged: bool | None = None,
         shape_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorList:
         """Return the newest errors that match, newest first.
@@ -304,7 +301,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         limit: int | None = None,
         acknowledged: bool | None = None,
         shape_id: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[StoredError]:
         """Yield what `get_errors` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -324,7 +321,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         until: str | None = None,
         before: int | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> EventList:
         """Return the newest events that match, newest first.
@@ -346,7 +343,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         since: int | str | None = None,
         until: str | None = None,
         limit: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[StoredEvent]:
         """Yield what `get_events` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -359,7 +356,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         *,
         host: str | None = None,
         resource: Literal["ram", "vram", "disk"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ForecastList:
         """Return when memory and disks will be full, of one host or all, from the trend of the last hour.
@@ -376,7 +373,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         *,
         host: str | None = None,
         resolution: Literal["sample", "minute", "hour"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HostHistory:
         """Return the metrics of one host or all over time: the samples in memory, or means per minute or hour on disk.
@@ -393,18 +390,18 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         self,
         *,
         metrics_type: Literal["current"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsNow: ...
     @overload
     async def get_metrics(
-        self, *, metrics_type: Literal["history"], deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, metrics_type: Literal["history"], deadline_s: float | None = None, request_id: str | None = None
     ) -> RecentMetrics: ...
     async def get_metrics(
         self,
         *,
         metrics_type: Literal["current", "history"] | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsNow | RecentMetrics:
         """Return the metrics of every host: the current ones, or those of the samples in memory.
@@ -419,7 +416,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
             return await self._ask(RecentMetrics, "get_metrics", locals())
         return await self._ask(MetricsNow, "get_metrics", locals())
 
-    async def get_ok_agents(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> OkAgents:
+    async def get_ok_agents(self, *, deadline_s: float | None = None, request_id: str | None = None) -> OkAgents:
         """Return the names of the agents whose status is HEALTHY or ok.
 
         >>> (await system.get_ok_agents()).agents
@@ -427,7 +424,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(OkAgents, "get_ok_agents", locals())
 
-    async def get_peers(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Peers:
+    async def get_peers(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Peers:
         """The authorised peers, their sessions, and the handshakes by outcome; an operator's action.
 
         >>> (await system.get_peers()).revoked
@@ -436,7 +433,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Peers, "get_peers", locals())
 
     async def get_registered_agents(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> RegisteredAgents:
         """Return every complete registration.
 
@@ -445,7 +442,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(RegisteredAgents, "get_registered_agents", locals())
 
-    async def get_schema(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Schemas:
+    async def get_schema(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Schemas:
         """Return the JSON Schemas of this agent's requests and replies.
 
         >>> reply = await system.get_schema()
@@ -457,7 +454,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         *,
         since: str | None = None,
         part: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TrustReply:
         """Return the trust document: every public key, and the fingerprints of the revoked keys.
@@ -469,7 +466,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(TrustReply, "get_trust", locals())
 
-    async def health(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> HealthDocument:
+    async def health(self, *, deadline_s: float | None = None, request_id: str | None = None) -> HealthDocument:
         """The health document.
 
         >>> (await system.health()).ready
@@ -477,9 +474,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(HealthDocument, "health", locals())
 
-    async def health_check(
-        self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
-    ) -> HealthDocument:
+    async def health_check(self, *, deadline_s: float | None = None, request_id: str | None = None) -> HealthDocument:
         """The health document, under its older name.
 
         >>> (await system.health_check()).agent
@@ -496,7 +491,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
         stopping: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:
         """Report that an agent is alive; `status`, if given, replaces the registered one.
@@ -508,7 +503,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(HeartbeatReply, "heartbeat", locals())
 
-    async def list_leases(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> LeaseList:
+    async def list_leases(self, *, deadline_s: float | None = None, request_id: str | None = None) -> LeaseList:
         """Return every open lease.
 
         >>> {lease.holder for lease in (await system.list_leases()).leases}
@@ -516,7 +511,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(LeaseList, "list_leases", locals())
 
-    async def ping(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Pong:
+    async def ping(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Pong:
         """Check that the agent answers.
 
         >>> (await system.ping()).message
@@ -525,7 +520,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Pong, "ping", locals())
 
     async def propose_key(
-        self, public_key: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Proposed:
         """Propose the caller's own next key; `public_key` is in Z85.
 
@@ -537,7 +532,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Proposed, "propose_key", locals())
 
     async def publish_event(
-        self, event: EventFields, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, event: EventFields, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> EventStored:
         """Store an event, and send it on the feed.
 
@@ -556,7 +551,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         status: str | None = None,
         location: str | None = None,
         registration_data: RegistrationDataFields | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Registered:
         """Register an agent, or update its registration: `agent_name` and `status`, or `registration_data`.
@@ -569,7 +564,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Registered, "register_agent", locals())
 
     async def release_lease(
-        self, lease_id: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, lease_id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Released:
         """End a lease: its memory is free again.
 
@@ -582,7 +577,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Released, "release_lease", locals())
 
     async def report_error(
-        self, error: ErrorReportFields, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, error: ErrorReportFields, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> ErrorStored:
         """Store an error report, and send it on the feed.
 
@@ -608,7 +603,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         host: str | None = None,
         wall: float | None = None,
         late_by_s: float | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MetricsStored:
         """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
@@ -631,7 +626,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         ttl_s: float | None = None,
         wait_s: float | None = None,
         priority: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Reserved:
         """Reserve `amount_mb` MB of RAM for `ttl_s` seconds, of one host or where the most is free.
@@ -652,7 +647,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         ttl_s: float | None = None,
         wait_s: float | None = None,
         priority: int | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Reserved:
         """Reserve `amount_mb` MB of VRAM on one card for `ttl_s` seconds, of one host or where the most is free.
@@ -665,7 +660,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         """
         return await self._ask(Reserved, "reserve_vram", locals())
 
-    async def retire_keys(self, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None) -> Retired:
+    async def retire_keys(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Retired:
         """Revoke every key of the caller except the one with which this connection was made.
 
         >>> (await system.retire_keys()).status
@@ -680,7 +675,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         value: float | None = None,
         value_mb: float | None = None,
         host: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> LoadSimulated:
         """Predict what a load would do to a host, or find the host it fits on.
@@ -693,7 +688,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(LoadSimulated, "simulate_load", locals())
 
     async def unregister(
-        self, agent_name: str, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None
+        self, agent_name: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> Unregistered:
         """Delete an agent's registration.
 
@@ -711,7 +706,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         payload: VramPayloadFields,
         *,
         host: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> VramStored:
         """Report which models an agent has loaded, and their VRAM in MB.

@@ -37,7 +37,7 @@ class TypedClient(Client):
         """Call an action with the arguments of a method; None is a field that is not sent."""
         return read(self.call(action, **given(arguments)), kind, f"the reply to {action}")
 
-    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float | None) -> Asked:
         if (unknown := asking_unknown(type(self), action, fields)) and unknown not in self._confirmed:
             try:
                 schema = self.call(SCHEMA_ACTION, deadline_s=deadline_s)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 import zmq
 
-from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, DEFAULT_MAX_PAYLOAD_BYTES
+from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.framing.exchange import Asked, Exchange, closed, new_request_id, successful
 from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
@@ -52,7 +52,7 @@ class AsyncClient:
         self._loop: asyncio.AbstractEventLoop | None = None  # of the calls
 
     async def call(
-        self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
+        self, action: str, /, *, deadline_s: float | None = None, request_id: str | None = None, **fields: Any
     ) -> Reply:
         """Return the reply to one action; arguments and errors are those of `Client.call`.
 
@@ -70,8 +70,8 @@ class AsyncClient:
             self._move_to(loop)
         asked = self._exchange.ask(action, fields, request_id or new_request_id(), deadline_s)
         asked.future = loop.create_future()
-        if asked.asked_at + deadline_s < self._deadline_at:
-            self._wait_for_deadline(asked.deadline, deadline_s)
+        if asked.deadline < self._deadline_at:
+            self._wait_for_deadline(asked.deadline, asked.deadline_s)
         try:
             if self._flushing is None:
                 if self._connection is not None and len(self._exchange.asked) == 1:  # no other call may join it

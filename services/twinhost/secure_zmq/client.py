@@ -16,10 +16,12 @@ from typing import Any, ClassVar, Self
 import zmq
 
 from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
+from twinhost.secure_zmq.framing.exchange import DEFAULT_DEADLINE_S as DEFAULT_DEADLINE_S  # noqa: PLC0414 - exported
 from twinhost.secure_zmq.framing.exchange import (
     Asked,
     Exchange,
     closed,
+    deadline_of,
     new_request_id,
     request_ids,
     require_in_flight,
@@ -32,7 +34,6 @@ from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Waker, signals_blocked
 
-DEFAULT_DEADLINE_S = 5.0
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
 CHANGES_IN_FLIGHT = 16  # of requests that take the agent long: as quick as with more, and its other clients wait less
@@ -65,13 +66,14 @@ class Client:
         self._used = False
 
     def call(
-        self, action: str, /, *, deadline_s: float = DEFAULT_DEADLINE_S, request_id: str | None = None, **fields: Any
+        self, action: str, /, *, deadline_s: float | None = None, request_id: str | None = None, **fields: Any
     ) -> Reply:
         """Return the reply to one action.
 
         Args:
             action: its name, as in the server's table.
-            deadline_s: seconds until ServerUnreachable; lost connections are retried within it.
+            deadline_s: seconds until ServerUnreachable, more than 0; lost connections are retried within it. By
+                default 5, and those of `wait_s` too where the request has it: the agent may wait for so long.
             request_id: only to repeat an earlier call; the default is a fresh one.
             fields: the action's fields.
 
@@ -80,6 +82,7 @@ class Client:
                 or this client has changed its key, only after the keys that are valid now were tried.
             ServerUnreachable: after `deadline_s`.
             RequestError: the server answered with an error.
+            ValueError: `deadline_s` is not a number above 0.
 
         >>> system.call("get_agent_endpoint", agent_name="SystemDigitalTwin", deadline_s=2)["host"]
         '127.0.0.1'
@@ -95,7 +98,7 @@ class Client:
         requests: Iterable[tuple[str, Mapping[str, Any]]],
         *,
         in_flight: int = DEFAULT_IN_FLIGHT,
-        deadline_s: float = DEFAULT_DEADLINE_S,
+        deadline_s: float | None = None,
         return_exceptions: bool = False,
         request_id: str | None = None,
     ) -> Iterator[Reply | RequestError]:
@@ -107,12 +110,12 @@ class Client:
         Args:
             requests: pairs of an action and its fields; read as replies are taken, at most `in_flight` ahead.
             in_flight: 1 to 256; with more in a frame, each costs less.
-            deadline_s: seconds for each request, from when it is read.
+            deadline_s: seconds for each request, from when it is read; by default as of `call`.
             return_exceptions: yield the error of a request in its place, instead of raising it.
             request_id: to repeat all of them later, with the same one: the n-th request's is this, a hyphen, and n.
 
         Raises:
-            ValueError: `in_flight` is out of range.
+            ValueError: `in_flight` or `deadline_s` is out of range.
             ConnectionRefused, ServerUnreachable: as of `call`; what follows is not yielded.
             RequestError: the server answered with an error, or a request can't be encoded.
 
@@ -121,6 +124,7 @@ class Client:
         ['ok', 'ok']
         """
         require_in_flight(in_flight)
+        deadline_of(deadline_s)
         pairs = zip(requests, request_ids(request_id), strict=False)
         return self._map(pairs, in_flight, deadline_s, return_exceptions)
 
@@ -160,7 +164,7 @@ class Client:
         self,
         requests: Iterator[tuple[tuple[str, Mapping[str, Any]], str]],
         in_flight: int,
-        deadline_s: float,
+        deadline_s: float | None,
         return_exceptions: bool,
     ) -> Iterator[Reply | RequestError]:
         waiting: deque[Asked | Exception] = deque()
@@ -188,7 +192,7 @@ class Client:
         requests: Iterator[tuple[tuple[str, Mapping[str, Any]], str]],
         waiting: "deque[Asked | Exception]",
         in_flight: int,
-        deadline_s: float,
+        deadline_s: float | None,
     ) -> bool:
         """Read requests until the window is full, and send them; return whether there are no more."""
         ended, sent_at = False, time.monotonic()
@@ -209,7 +213,7 @@ class Client:
         self._send()
         return ended
 
-    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+    def _ask_for(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float | None) -> Asked:
         """Add a request to those in flight."""
         return self._exchange.ask(action, fields, request_id, deadline_s)
 

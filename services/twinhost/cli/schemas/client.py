@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, Deadline, find_agent
+from twinhost.cli.arguments import Deadline, find_agent
 from twinhost.cli.connect import load_settings
 from twinhost.cli.schemas.document import checked_replies, checked_requests, field_names
 from twinhost.cli.schemas.requests import RequestSchema
@@ -27,7 +27,7 @@ def client(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write the module there; the default is stdout.")
     ] = None,
-    deadline: Deadline = DEADLINE_S,
+    deadline: Deadline = None,
 ) -> int:
     """Write a Python module with typed clients of an agent.
 
@@ -100,7 +100,6 @@ def _imports(body: str) -> str:
         "twinhost.clients.aio": ["AsyncTypedClient"],
         "twinhost.clients.replies": ["NOT_SENT", "Part", "Reply"],
         "twinhost.clients.typed": ["TypedClient", "given"],
-        "twinhost.secure_zmq.client": ["DEFAULT_DEADLINE_S"],
     }
     lines = {
         module: f"from {module} import {', '.join(found)}\n"

@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.state_folder import assets_folder
-from twinhost.cli.arguments import DEADLINE_S
 from twinhost.cli.schemas.document import checked_requests
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import RequestError
@@ -215,7 +214,7 @@ def schema_of_agent(agent: str) -> RequestSchema | None:
             return None
 
 
-def schema_from(client: Client, agent: str, deadline_s: float = DEADLINE_S) -> RequestSchema | None:
+def schema_from(client: Client, agent: str, deadline_s: float | None = None) -> RequestSchema | None:
     """Ask an agent of somebody else for its schema; None if it refuses, or knows no such action.
 
     Raises:

@@ -22,8 +22,8 @@ from twinhost.clients.typed import TypedClient
 
 PARAGRAPHS = (
     "A method takes the action's first required field by position and all others by name. A field that is not given, "
-    "or is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds; `request_id` is only to "
-    "repeat an earlier call.",
+    "or is None, is not sent, so that the agent's default holds. `deadline_s` is in seconds, by default 5 after "
+    "`wait_s`; `request_id` is only to repeat an earlier call.",
     "Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.",
 )
 NOT_ARGUMENTS = ("request_id", "on_behalf_of", "accepts", "traceparent")  # of every request
@@ -137,7 +137,7 @@ class Classes:
         shown += [
             f"{each.name}: {each.type}{'' if each.required else ' = None'}" for each in arguments if each != first
         ]
-        shown.append(self.written.python("deadline_s: float = DEFAULT_DEADLINE_S"))
+        shown.append(self.written.python("deadline_s: float | None = None"))
         if repeatable:
             shown.append(self.written.python("request_id: str | None = None"))
         start, end = f"    {'async ' if asynchronous else ''}def {name}(", f") -> {returns}:"

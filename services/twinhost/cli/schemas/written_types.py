@@ -24,7 +24,7 @@ _PYTHON = {"string": "str", "integer": "int", "number": "float", "boolean": "boo
 _OF_EVERY_REPLY = ("status", "request_id", "ignored_fields", "accepts")
 _IN_ANNOTATIONS = {"str", "int", "float", "bool", "bytes", "list", "dict"}
 _OF_THE_MODULE = {  # names that it imports or uses, which a field or a method would hide
-    *("Any", "AsyncTypedClient", "DEFAULT_DEADLINE_S", "Literal", "NOT_SENT", "NotRequired", "Part", "Reply"),
+    *("Any", "AsyncTypedClient", "Literal", "NOT_SENT", "NotRequired", "Part", "Reply"),
     *("TypedClient", "TypedDict", "builtins", "deadline_s", "given", "locals", "self"),
 }
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")

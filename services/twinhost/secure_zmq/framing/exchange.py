@@ -5,10 +5,12 @@ id and its fields through every session, and is sent again in each one until it 
 """
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Container, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import msgspec
 import zmq
@@ -34,6 +36,7 @@ from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, as_json, decode_repl
 if TYPE_CHECKING:
     from asyncio import Future
 
+DEFAULT_DEADLINE_S = 5.0
 MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time
 LOOK_UNANSWERED = 8  # with more in flight, the sleep costs each of them little, and libzmq's threads get the core
@@ -68,6 +71,24 @@ def require_in_flight(in_flight: int) -> None:
     """Raise ValueError if no client can have so many requests in flight."""
     if not 1 <= in_flight <= MAX_UNANSWERED:
         raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
+
+
+def deadline_of(deadline_s: float | None, fields: Mapping[str, Any] = MappingProxyType({})) -> float:
+    """Return the deadline of a call, in seconds; None: 5, after the `wait_s` seconds that the request lets it wait.
+
+    Raises:
+        ValueError: it is not a number above 0.
+    """
+    if deadline_s is None:
+        wait_s = fields.get("wait_s")
+        return DEFAULT_DEADLINE_S + wait_s if _is_time(wait_s) and wait_s < math.inf else DEFAULT_DEADLINE_S
+    if not _is_time(deadline_s):
+        raise ValueError(f"deadline_s is {deadline_s!r}; give it in seconds, as a number above 0")
+    return deadline_s
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0  # False for nan
 
 
 def successful(reply: Reply) -> Reply:
@@ -124,15 +145,17 @@ class Exchange:
         """How many requests wait to be sent."""
         return len(self._unsent)
 
-    def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float) -> Asked:
+    def ask(self, action: str, fields: Mapping[str, Any], request_id: str, deadline_s: float | None) -> Asked:
         """Add a request; `send()` sends it.
 
         Raises:
+            ValueError: the deadline is not a number above 0.
             MessageTooLarge, MalformedRequest: it can't be encoded, or its id is in flight already.
             SocketMisuse: the client was made before a fork, by the parent.
         """
         if self._process != _prefix:
             raise SocketMisuse("this client was made by another process, before a fork; make one in this process")
+        deadline_s = deadline_of(deadline_s, fields)
         forms = self._forms
         payload = encode_request(
             action,
