@@ -156,10 +156,13 @@ def test_each_step_follows_the_keys_of_mainpc(hosts: Hosts, running: Running, tm
     assert asked(hosts, action="count_words", text="one")["words"] == 1, "another caller is still served"
 
 
+def as_operator(hosts: Hosts, *words: str) -> Ran:
+    operator = {"TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}
+    return run_process({**hosts.environment(SDT), **operator}, *words)
+
+
 def status_of(hosts: Hosts, *options: str) -> Ran:
-    return run_process(
-        hosts.environment(SDT) | {"TWINHOST_CERTIFICATES": str(hosts.folder("operator"))}, "status", *options
-    )
+    return as_operator(hosts, "status", *options)
 
 
 def test_status_is_well_at_each_step_while_the_agent_serves(hosts: Hosts, running: Running) -> None:
@@ -173,6 +176,19 @@ def test_status_is_well_at_each_step_while_the_agent_serves(hosts: Hosts, runnin
     assert row[3] == ("ok" if running.step == 3 else "connected")
     agent = json.loads(status_of(hosts, "--json").out)["agents"][AGENT]
     assert (agent["asked"], agent["health"] is None) == (running.step == 3, running.step < 3)
+
+
+def test_keys_and_doctor_are_well_at_each_step(hosts: Hosts, running: Running) -> None:
+    """They ask the others, and examine the agent's handshake: it refuses whom it must."""
+    wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+    listed = as_operator(hosts, "keys", "list")
+    note = f"note: {AGENT} makes its own sockets and can't be asked\n"
+    assert (listed.status, listed.err) == (0, note if running.step < 3 else "")
+    examined = json.loads(as_operator(hosts, "doctor", "--json").out)["checks"]
+    verdicts = {each["check"]: each["verdict"] for each in examined if each["where"] == AGENT}
+    checks = {"answers, and knows us", "plain client refused", "unknown key refused", "wrong pin refused"}
+    assert {verdicts[check] for check in checks} == {"ok"}
+    assert "failed" not in verdicts.values()
 
 
 def test_status_names_an_agent_that_stopped_at_any_step(hosts: Hosts, running: Running) -> None:

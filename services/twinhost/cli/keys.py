@@ -16,6 +16,7 @@ from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.key_changes import add_changes
 from twinhost.cli.output import Failure, Peer, Peers, days, duration, not_seen, read, seconds_between
+from twinhost.cli.status import own_sockets
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
@@ -130,7 +131,7 @@ def unacknowledged(
     Args:
         mainpc: what mainpc's agent answered.
         others: what others answered, by the agent's name, their own revocations included.
-        following: the agents that follow mainpc's list; the revision of one that was not asked is its last heartbeat's.
+        following: the agents that follow mainpc's list, and the revisions that they reported to mainpc.
         revision: of mainpc's list.
     """
     found = []
@@ -163,8 +164,11 @@ class PingReply(msgspec.Struct):
 
 def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
     """Return every agent's answer by its name, and a failure for each that can't be asked."""
-    reports, failures = {}, []
+    reports, failures, makers = {}, [], own_sockets(settings)
     for agent in settings.config.agents.values():
+        if agent.name in makers:
+            output.say("note:", output.FAINT, f"{agent.name} makes its own sockets and can't be asked")
+            continue
         try:
             with settings.client(agent) as client:
                 peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)

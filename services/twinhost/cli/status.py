@@ -27,6 +27,7 @@ from twinhost.cli.output import (
     read,
     seconds_between,
 )
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
@@ -218,6 +219,16 @@ def _reports(
             _reach(settings, agent, deadline_s) if makes_own_sockets else _ask(settings, agent, client_of, deadline_s)
         )
     return reports
+
+
+def own_sockets(settings: Settings) -> frozenset[str]:
+    """Return the agents that make their own sockets, and answer no question; none if mainpc can't be asked."""
+    if settings.config.agents.keys() <= {REGISTRY_AGENT, MEMORY_AGENT}:
+        return frozenset()
+    with suppress(TwinhostError), settings.client(settings.registry_agent) as client:
+        reply = client.call("get_registered_agents", deadline_s=QUESTION_DEADLINE_S)
+        return frozenset(found.name for found in read(reply, Registrations).agents if not found.answers_health)
+    return frozenset()
 
 
 def _registration_of(agent: Agent, registry: AgentReport) -> Registration | None:

@@ -25,7 +25,7 @@ from twinhost.secure_zmq.certificates import (
     load_certificates,
     read_folders,
 )
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import (
     CERTS_INIT,
     ConfigurationError,
@@ -225,14 +225,20 @@ _WARN_AT_S = CLOCK_TOLERANCE_S / 2
 class AgentAnswers:
     """Asks one agent; `report` is its list of keys, if it sent one; `silent` says that it did not answer in time."""
 
-    def __init__(self, settings: Settings, agent: Agent) -> None:
-        self._settings, self.agent = settings, agent
+    def __init__(self, settings: Settings, agent: Agent, *, own_sockets: bool = False) -> None:
+        """Ask an agent later; one that makes its `own_sockets` is only connected to."""
+        self._settings, self.agent, self.own_sockets = settings, agent, own_sockets
         self.report: KeyReport | None = None
         self.silent = False
 
     def examine(self) -> Iterator[Finding]:
         """Ask everything; if it does not answer, that is the only finding."""
         try:
+            if self.own_sockets:
+                require_session(self._settings.address(self.agent), _DEADLINE_S)
+                verdict, sentence = self._answered()
+                yield self._finding(ANSWERS, verdict, f"{sentence}; it makes its own sockets, so it is not asked")
+                return
             with self._settings.client(self.agent) as client:
                 asked_at = time.time()
                 health = read(client.call("health", deadline_s=_DEADLINE_S), Health)

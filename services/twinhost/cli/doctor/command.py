@@ -27,6 +27,7 @@ from twinhost.cli.doctor.link import (
     refusals_not_tried,
 )
 from twinhost.cli.output import Failure, printable
+from twinhost.cli.status import own_sockets
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
@@ -104,12 +105,15 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
         agents = scene.config.agents if scene.config else ()
         yield from (Finding(AGENT, name, Verdict.NOT_PLAYED, _HOST_FIRST) for name in agents)
         return
-    asked = [AgentAnswers(settings, agent) for agent in settings.config.agents.values()]
+    makers = own_sockets(settings)
+    asked = [
+        AgentAnswers(settings, agent, own_sockets=agent.name in makers) for agent in settings.config.agents.values()
+    ]
     with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays no other
         for found in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
             yield from found
     if settings.secure:
-        yield compare_keys([answers.report for answers in asked])
+        yield compare_keys([answers.report for answers in asked if not answers.own_sockets])
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
