@@ -91,6 +91,9 @@ def test_each_request_of_a_frame_is_answered_alone(agent: ServedAgent, peer: Soc
         b"no JSON",
         request("echo", 5, text=6),
         request("no_such", 6),
+        b"\xef\xbb\xbf" + request("add", amount=5),  # a byte order mark
+        b"\xff\xfe",
+        "é".encode(),
         request("add", 7, amount=4),
         request("who_am_i", 8),
     )
@@ -98,11 +101,12 @@ def test_each_request_of_a_frame_is_answered_alone(agent: ServedAgent, peer: Soc
     replies = received(peer, len(asked))
     codes = [reply.get("code") for reply in replies]
     malformed = "malformed_request"
-    assert codes == [None, None, "not_granted", malformed, malformed, "unknown_action", None, None]
-    assert [reply.get("request_id") for reply in replies] == ["1", "2", "3", None, "5", "6", "7", "8"]
+    assert codes == [None, None, "not_granted", malformed, malformed, "unknown_action", *[malformed] * 3, None, None]
+    ids = ["1", "2", "3", None, "5", "6", None, None, None, "7", "8"]
+    assert [reply.get("request_id") for reply in replies] == ids
     assert agent.executions == [3, 4]
     assert agent.counters.requests == len(asked)
-    assert agent.counters.errors == 4
+    assert agent.counters.errors == 7
 
 
 def test_a_frame_with_one_request_is_answered_in_its_form(peer: Socket) -> None:
@@ -172,6 +176,21 @@ def test_a_frame_that_is_refused_is_refused_whole(agent: ServedAgent, peer: Sock
     peer.send(together([request("add", amount=2)] * MAX_PARTS))
     assert [reply["total"] for reply in received(peer, MAX_PARTS)] == list(range(2, 2 * MAX_PARTS + 2, 2))
     assert agent.executions == [2] * MAX_PARTS
+
+
+@pytest.mark.sdt_security
+@pytest.mark.parametrize("value", [dict, list], ids=["map", "array"])
+def test_a_text_in_messagepack_is_never_taken_for_a_request(agent: ServedAgent, peer: Socket, value: type) -> None:
+    """Somebody's text may hold 0x1E and a request, which would be the caller's if the frame were cut there."""
+    text = "\x1e" + request("add", amount=7).decode() + "\x1e"
+    carried = msgspec.msgpack.encode({"action": "echo", "text": text} if value is dict else [text])
+    peer.send(together([request("who_am_i", 1), carried, request("who_am_i", 2)]))
+    (refused,) = documents(peer.recv())
+    assert refused["code"] == "malformed_request"
+    assert "send MessagePack in a frame of its own" in refused["error"]
+    peer.send(request("who_am_i", 3))
+    assert json.loads(peer.recv())["request_id"] == "3"
+    assert agent.executions == []
 
 
 def test_many_replies_come_in_several_frames(peer: Socket) -> None:

@@ -41,7 +41,8 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
 
     Raises:
         MessageTooLarge: the frame is larger than `max_bytes`.
-        MalformedRequest: there are more than 256, or none, or one that is not JSON, or 0x1E more than 1,024 times.
+        MalformedRequest: there are more than 256, or none, or 0x1E more than 1,024 times, or MessagePack, whose
+            strings may hold 0x1E and then a text that reads like a request.
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
@@ -55,7 +56,7 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
         raise MalformedRequest(f"the frame has 0x1E more than {MAX_SEPARATORS} times; send it once before each request")
     if not requests:
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
-    if not frame.isascii() and any(map(is_messagepack, requests)):
+    if not frame.isascii() and any(is_container(part[0]) for part in requests):
         raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
     return requests
 
