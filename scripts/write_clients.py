@@ -83,7 +83,7 @@ PAGES = {
         needs="kind",
     ),
     "memory_history": Pages("skip", "page.memories", "page.next_skip", "MemoryDocument", identity="row.id"),
-    "query_memory": Pages("before", "page.memories", BEFORE, "MemoryDocument", ("changed_since",)),
+    "query_memory": Pages("before", "page.memories", BEFORE, "MemoryDocument", ("changed_since", "brief")),
 }
 MANY = {"store_memory": ("store_many", "memories", "Memory")}  # actions with a method that takes many: how it is named
 CHOSEN_BY = {"get_metrics": ("metrics_type", "history")}  # replies that differ in a field's type: which value has which

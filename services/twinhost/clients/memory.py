@@ -20,6 +20,7 @@ from twinhost.clients.memory_replies import (
     ErrorPatternDocument,
     ErrorPatternPage,
     ErrorSolution,
+    FurtherMemoryFields,
     HistoryFound,
     InteractionAdded,
     InteractionsDeleted,
@@ -779,20 +780,26 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         limit: int | None = None,
         before: int | None = None,
         changed_since: int | None = None,
+        keys: list[str] | None = None,
+        entities_with: str | None = None,
+        brief: bool | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
-        """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
+        """List the memories that match every given field, newest first; one of `keywords` or `keys` is enough, in any
+        case.
 
         Naming a memory by id counts as an access. `as_of` selects what was valid at that time. `before` is the
         `next_before` of the previous page. `changed_since`, combined with `limit` alone, lists everything that changed
         after that change, oldest change first, with forgotten and deleted memories: the input of another store's
-        `sync_memories`.
+        `sync_memories`. `entities_with` selects the parts of an MCP client's knowledge graph whose entities may have
+        that text, in any case. With `brief`, the reply has `brief` in place of `memories`, and no access is counted.
 
         Limits: `memory_id` 1 to 256 characters; `id` 1 to 256 characters; `ids` 1 to 1,000 items; `keywords` 1 to 64
         items; `source` at most 256 characters; `key` 1 to 256 characters; `as_of` 1 to 64 characters; `min_strength` 0
         to 5; `include_forgotten` False if omitted; `limit` 1 to 1,000, 100 if omitted; `before` 0 to
-        9,223,372,036,854,775,807; `changed_since` 0 to 9,223,372,036,854,775,807.
+        9,223,372,036,854,775,807; `changed_since` 0 to 9,223,372,036,854,775,807; `keys` 1 to 1,000 items;
+        `entities_with` 1 to 65,536 characters; `brief` False if omitted.
 
         >>> memory.query(keywords=["garden"], limit=1).memories[0].content
         'The hedge is 2 m high.'
@@ -812,6 +819,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         min_strength: float | None = None,
         include_forgotten: bool | None = None,
         limit: int | None = None,
+        keys: list[str] | None = None,
+        entities_with: str | None = None,
         deadline_s: float | None = None,
     ) -> Iterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -955,6 +964,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         supersedes: list[str] | None = None,
         review_at: str | None = None,
         pin: bool | None = None,
+        also: list[FurtherMemoryFields] | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:
@@ -963,12 +973,13 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
         writers share it: a memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows
         the present one, which stays in the history. `supersedes` names memories that this one follows without a key. A
-        memory with `pin` is never forgotten.
+        memory with `pin` is never forgotten. `also` has further memories, which are stored with this one: all of them
+        or none.
 
         Limits: `content` 1 to 65,536 characters; `id` 1 to 256 characters; `memory_id` 1 to 256 characters; `keywords`
         at most 64 items; `source` at most 256 characters; `strength` 0.1 to 5; `occurred_at` 1 to 64 characters; `key`
         1 to 256 characters; `valid_from` 1 to 64 characters; `valid_until` 1 to 64 characters; `supersedes` at most 64
-        items; `review_at` 1 to 64 characters.
+        items; `review_at` 1 to 64 characters; `also` at most 1,000 items.
 
         >>> fact = "The hedge is 2 m high."
         >>> memory.store(fact, id="hedge", key="height of the hedge", keywords=["garden"]).memory_id

@@ -21,6 +21,7 @@ from twinhost.clients.memory_replies import (
     ErrorPatternDocument,
     ErrorPatternPage,
     ErrorSolution,
+    FurtherMemoryFields,
     HistoryFound,
     InteractionAdded,
     InteractionsDeleted,
@@ -742,10 +743,14 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         limit: int | None = None,
         before: int | None = None,
         changed_since: int | None = None,
+        keys: list[str] | None = None,
+        entities_with: str | None = None,
+        brief: bool | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
-        """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
+        """List the memories that match every given field, newest first; one of `keywords` or `keys` is enough, in any
+        case.
 
         See `UnifiedMemoryReasoningAgent.query`.
 
@@ -767,6 +772,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         min_strength: float | None = None,
         include_forgotten: bool | None = None,
         limit: int | None = None,
+        keys: list[str] | None = None,
+        entities_with: str | None = None,
         deadline_s: float | None = None,
     ) -> AsyncIterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -902,6 +909,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         supersedes: list[str] | None = None,
         review_at: str | None = None,
         pin: bool | None = None,
+        also: list[FurtherMemoryFields] | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:

@@ -798,14 +798,30 @@ class MemoryQuarantined(Reply, frozen=True):
     new: bool = NOT_SENT
 
 
+class MemoryInBrief(Part, frozen=True):
+    """A memory's text, and whose it is; times in ISO-8601, `key` and `valid_from` are absent if there are none.
+
+    `number` grows with each new memory.
+    """
+
+    number: int = NOT_SENT
+    id: str = NOT_SENT
+    content: str = NOT_SENT
+    written_by: str = NOT_SENT
+    created: str = NOT_SENT
+    key: str | None = None
+    valid_from: str | None = None
+
+
 class MemoriesFound(Reply, frozen=True):
     """A page of `count` memories; `more` is true if there are others.
 
     `next_before` is null on the last page. With `changed_since` there is `last_change` instead: the `changed_since` of
-    the next request.
+    the next request. `brief` is in the reply to a request with `brief`, and `memories` is then empty.
     """
 
     memories: list[MemoryDocument] = NOT_SENT
+    brief: list[MemoryInBrief] | None = None
     count: int = NOT_SENT
     more: bool = NOT_SENT
     next_before: int | None = None
@@ -899,10 +915,21 @@ class SearchResults(Reply, frozen=True):
     without_meaning: str | None = None
 
 
+class FurtherMemoryFields(TypedDict):
+    """A memory that is stored with another one; it gets an id of its own."""
+
+    content: str
+    keywords: NotRequired[list[str]]
+    source: NotRequired[str]
+    key: NotRequired[str | None]
+    pin: NotRequired[bool]
+
+
 class MemoryStored(Reply, frozen=True):
     """The memory's id, whether it is new, and its strength; `message` is for people.
 
-    `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded.
+    `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded. `also` has
+    the ids of the further memories, if the request had any.
     """
 
     message: str = NOT_SENT
@@ -910,6 +937,7 @@ class MemoryStored(Reply, frozen=True):
     new: bool = NOT_SENT
     strength: float = NOT_SENT
     conflicts: list[BriefMemory] = NOT_SENT
+    also: list[str] | None = None
 
 
 class MemoryFields(TypedDict):
@@ -928,6 +956,7 @@ class MemoryFields(TypedDict):
     supersedes: NotRequired[list[str] | None]
     review_at: NotRequired[str | None]
     pin: NotRequired[bool | None]
+    also: NotRequired[list[FurtherMemoryFields] | None]
 
 
 class StoredBeforeFields(TypedDict):

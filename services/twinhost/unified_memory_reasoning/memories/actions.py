@@ -17,6 +17,7 @@ from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
+    FurtherMemory,
     GetMemory,
     HistoryFound,
     MemoriesFound,
@@ -65,7 +66,7 @@ class MemoryActions(Feature):
             details=_given_details(request),
         )
         entry, new, conflicts = self._memories.put(request.name, changes, caller)
-        return {
+        stored: MemoryStored = {
             "status": SUCCESS,
             "message": f"memory {entry.memory.id} {'stored' if new else 'updated'}",
             "memory_id": entry.memory.id,
@@ -73,6 +74,9 @@ class MemoryActions(Feature):
             "strength": entry.memory.strength,
             "conflicts": conflicts,
         }
+        if request.also:
+            stored["also"] = self._memories.add([_further(each) for each in request.also], caller)
+        return stored
 
     @action()
     def get(self, request: GetMemory, _: Caller) -> MemoryFound:
@@ -90,20 +94,22 @@ class MemoryActions(Feature):
         if request.changed_since is not None:
             return self._changes(request, request.changed_since)
         ids = [each for each in (request.memory_id, request.id, *(request.ids or ())) if each is not None]
-        page = self._memories.recall.query(
-            Selection(
-                ids=ids or None,
-                keywords=request.keywords,
-                source=request.source,
-                key=request.key,
-                as_of=None if request.as_of is None else moment(request.as_of, "$.as_of"),
-                min_strength=request.min_strength,
-                include_forgotten=request.include_forgotten,
-                before=request.before,
-                limit=request.limit,
-            ),
-            self._max_bytes,
+        chosen = Selection(
+            ids=ids or None,
+            keywords=request.keywords,
+            source=request.source,
+            key=request.key,
+            as_of=None if request.as_of is None else moment(request.as_of, "$.as_of"),
+            min_strength=request.min_strength,
+            include_forgotten=request.include_forgotten,
+            before=request.before,
+            limit=request.limit,
+            keys=request.keys,
+            entities_with=request.entities_with,
         )
+        if request.brief:
+            return self._brief(chosen)
+        page = self._memories.recall.query(chosen, self._max_bytes)
         entries = self._memories.upkeep.access(page.entries) if ids else page.entries
         return {
             "status": SUCCESS,
@@ -198,6 +204,17 @@ class MemoryActions(Feature):
             "last_change": page.last_change,
         }
 
+    def _brief(self, chosen: Selection) -> MemoriesFound:
+        found, more = self._memories.recall.brief(chosen, self._max_bytes)
+        return {
+            "status": SUCCESS,
+            "memories": [],
+            "brief": found,
+            "count": len(found),
+            "more": more,
+            "next_before": found[-1]["number"] if more else None,
+        }
+
     def _document(self, entry: Kept) -> MemoryDocument:
         return self._documents([entry])[0]
 
@@ -283,6 +300,11 @@ def _given_details(request: StoreMemory) -> dict[str, Any]:
     if request.pin is not None:
         given["pinned"] = request.pin
     return given
+
+
+def _further(memory: FurtherMemory) -> Changes:
+    given = {"pinned": memory.pin} | ({} if memory.key is None else {"key": memory.key.strip()})
+    return Changes(content=memory.content, keywords=_unique(memory.keywords), source=memory.source, details=given)
 
 
 def _record(record: SyncedMemory, number: int, latest: float) -> Memory:

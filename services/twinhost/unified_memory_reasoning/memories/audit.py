@@ -84,12 +84,19 @@ class MemoryAudit:
         self._indexed = 0  # every memory up to this number has its marks
         self._newest = int(database.value("SELECT coalesce(max(number), 0) FROM memories"))
 
-    def mark(self, number: int, key: str | None, content: str) -> None:
-        """Replace the marks of a memory; inside a transaction."""
+    def forget(self, number: int) -> None:
+        """Delete the marks of a memory that is changed."""
         self._database.execute("DELETE FROM memory_claims WHERE number = ?", (number,))
-        marks = ["k"] if key is not None else [_of_text(content), *claims_of(content).marks]
+
+    def mark_new(self, memories: Iterable[tuple[int, str | None, str]]) -> None:
+        """Store the marks of memories that have none, by number, key and content; inside a transaction."""
         self._database.execute_many(
-            "INSERT OR IGNORE INTO memory_claims VALUES (?, ?)", [(mark, number) for mark in marks]
+            "INSERT OR IGNORE INTO memory_claims VALUES (?, ?)",
+            [
+                (mark, number)
+                for number, key, content in memories
+                for mark in (["k"] if key is not None else [_of_text(content), *claims_of(content).marks])
+            ],
         )
 
     def index_older(self) -> None:
@@ -106,7 +113,7 @@ class MemoryAudit:
             left = _CHARACTERS_AT_ONCE
             with self._database.transaction():
                 for number, key, content in unmarked:
-                    self.mark(number, key, content)
+                    self.mark_new([(number, key, content)])
                     left -= min(len(content), MAX_CHARACTERS)
                     if left <= 0:
                         upto = number

@@ -4,7 +4,7 @@ A memory belongs to its writer: others may read and reinforce it; only its write
 it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
-import uuid
+import secrets
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -102,17 +102,8 @@ class Memories:
         now = now_ms()
         before = self._find(memory_id) if memory_id is not None else None
         if before is None or before.memory.deleted:
-            memory = Memory(
-                id=memory_id if memory_id is not None else uuid.uuid4().hex,
-                content=changes.content,
-                keywords=changes.keywords or (),
-                source=changes.source or "",
-                strength=FIRST_STRENGTH if changes.strength is None else changes.strength,
-                created=now,
-                last_accessed=now,
-                revised=_after(before, now),
-                details=self._details(Details(), changes.details, now),
-            )
+            details = self._details(Details(), changes.details, now)
+            memory = _new(memory_id, changes, details, now, _after(before, now))
             return self._put(memory, caller, before, new=True)
         self._require_writer(before, caller)
         was = before.memory
@@ -128,6 +119,28 @@ class Memories:
             details=self._details(was.details, changes.details, now),
         )
         return self._put(memory, caller, before, new=False)
+
+    def add(self, several: Sequence[Changes], caller: Caller) -> list[str]:
+        """Store memories, each with a new id, and return their ids.
+
+        Raises:
+            LimitReached: there would be too many memories, or too many of this writer; none is stored.
+        """
+        now = now_ms()
+        starts: dict[str | None, float] = {}  # of the last value of each key
+        memories: list[Memory] = []
+        for changes in several:
+            details = self._details(Details(), changes.details, now)
+            if (key := folded_key(details.key)) is not None and details.valid_from is not None:
+                start = max(details.valid_from, round(starts.get(key, 0.0) + _ONE_MS, 3))
+                starts[key] = start
+                details = msgspec.structs.replace(details, valid_from=start) if start != details.valid_from else details
+            memories.append(_new(None, changes, details, now, now))
+        numbers = self._rows.insert(memories, caller.name, of_an_operator=caller.operator)
+        self.audit.mark_new(
+            (number, each.details.key, each.content) for number, each in zip(numbers, memories, strict=True)
+        )
+        return [each.id for each in memories]
 
     def find(self, memory_id: str) -> Kept:
         """Return a memory, also a forgotten one.
@@ -257,7 +270,9 @@ class Memories:
     def _write(self, memory: Memory, caller: Caller, before: Kept | None) -> Kept:
         entry = self._rows.write(memory, caller.name, before, of_an_operator=caller.operator)
         if not memory.deleted:
-            self.audit.mark(entry.number, memory.details.key, memory.content)
+            if before is not None and not before.memory.deleted:
+                self.audit.forget(entry.number)
+            self.audit.mark_new([(entry.number, memory.details.key, memory.content)])
         return entry
 
     def _merged(self, entry: Kept, outcome: Outcome) -> Merged:
@@ -280,6 +295,25 @@ class Memories:
                 f"memory {entry.memory.id[:64]!r} belongs to another caller; ask its writer or an operator to change "
                 "or delete it"
             )
+
+
+def _new(memory_id: str | None, changes: Changes, details: Details, now: float, revised: float) -> Memory:
+    return Memory(
+        id=_new_id(now) if memory_id is None else memory_id,
+        content=changes.content,
+        keywords=changes.keywords or (),
+        source=changes.source or "",
+        strength=FIRST_STRENGTH if changes.strength is None else changes.strength,
+        created=now,
+        last_accessed=now,
+        revised=revised,
+        details=details,
+    )
+
+
+def _new_id(now: float) -> str:
+    """Return an id that is after earlier ones: three indexes have it, and each grows at its end."""
+    return f"{round(now * 1_000):012x}{secrets.token_hex(10)}"
 
 
 def _may_change(entry: Kept, caller: Caller) -> bool:

@@ -9,11 +9,16 @@ import msgspec
 
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
-from twinhost.unified_memory_reasoning.memories.model import FIRST_STRENGTH, FORGOTTEN_UNDER, MOST_STRENGTH, is_visible
-from twinhost.unified_memory_reasoning.memories.recall import StrengthDocument
+from twinhost.unified_memory_reasoning.memories.model import (
+    FIRST_STRENGTH,
+    FORGOTTEN_UNDER,
+    MAX_CONTENT_CHARACTERS,
+    MOST_STRENGTH,
+    is_visible,
+)
+from twinhost.unified_memory_reasoning.memories.recall import MemoryInBrief, StrengthDocument
 from twinhost.unified_memory_reasoning.moments import MOMENT
 
-MAX_CONTENT_CHARACTERS = 65_536
 MAX_KEYWORDS = 64
 MAX_AT_ONCE = 1_000
 
@@ -32,13 +37,26 @@ SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
 
+class FurtherMemory(msgspec.Struct, kw_only=True):
+    """A memory that is stored with another one; it gets an id of its own."""
+
+    content: CONTENT
+    keywords: KEYWORDS = []
+    source: SOURCE = ""
+    key: KEY | None = None
+    pin: bool = False
+
+    def __post_init__(self) -> None:
+        _require_text(self.key)
+
+
 class StoreMemory(Request, tag="store_memory"):
     """Store a memory, or update one: fields that are omitted stay unchanged.
 
     Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
     writers share it: a memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows the
     present one, which stays in the history. `supersedes` names memories that this one follows without a key. A memory
-    with `pin` is never forgotten.
+    with `pin` is never forgotten. `also` has further memories, which are stored with this one: all of them or none.
     """
 
     content: CONTENT
@@ -54,6 +72,7 @@ class StoreMemory(Request, tag="store_memory"):
     supersedes: SUPERSEDED | None = None
     review_at: MOMENT | None = None
     pin: bool | None = None
+    also: Annotated[list[FurtherMemory], msgspec.Meta(max_length=MAX_AT_ONCE)] | None = None
 
     def __post_init__(self) -> None:
         _require_one_name(self.memory_id, self.id)
@@ -130,12 +149,13 @@ class MemoryAuditRequest(Request, tag="memory_audit"):
 
 
 class QueryMemory(Request, tag="query_memory"):
-    """List the memories that match every given field, newest first; one of `keywords` is enough, ignoring case.
+    """List the memories that match every given field, newest first; one of `keywords` or `keys` is enough, in any case.
 
     Naming a memory by id counts as an access. `as_of` selects what was valid at that time. `before` is the
     `next_before` of the previous page. `changed_since`, combined with `limit` alone, lists everything that changed
     after that change, oldest change first, with forgotten and deleted memories: the input of another store's
-    `sync_memories`.
+    `sync_memories`. `entities_with` selects the parts of an MCP client's knowledge graph whose entities may have that
+    text, in any case. With `brief`, the reply has `brief` in place of `memories`, and no access is counted.
     """
 
     memory_id: NAME | None = None
@@ -150,9 +170,13 @@ class QueryMemory(Request, tag="query_memory"):
     limit: LIMIT = 100
     before: NUMBER | None = None
     changed_since: NUMBER | None = None
+    keys: Annotated[list[KEY], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)] | None = None
+    entities_with: CONTENT | None = None
+    brief: bool = False
 
     def __post_init__(self) -> None:
-        _require_text(self.key)
+        for key in (self.key, *(self.keys or ())):
+            _require_text(key)
 
 
 class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
@@ -279,7 +303,8 @@ class MemoryDocument(TypedDict):
 class MemoryStored(TypedDict):
     """The memory's id, whether it is new, and its strength; `message` is for people.
 
-    `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded.
+    `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded. `also` has
+    the ids of the further memories, if the request had any.
     """
 
     status: Literal["ok"]
@@ -288,6 +313,7 @@ class MemoryStored(TypedDict):
     new: bool
     strength: float
     conflicts: list[BriefMemory]
+    also: NotRequired[list[str]]
 
 
 class MemoryFound(TypedDict):
@@ -302,11 +328,12 @@ class MemoriesFound(TypedDict):
     """A page of `count` memories; `more` is true if there are others.
 
     `next_before` is null on the last page. With `changed_since` there is `last_change` instead: the `changed_since` of
-    the next request.
+    the next request. `brief` is in the reply to a request with `brief`, and `memories` is then empty.
     """
 
     status: Literal["ok"]
     memories: list[MemoryDocument]
+    brief: NotRequired[list[MemoryInBrief]]
     count: int
     more: bool
     next_before: NotRequired[int | None]

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+MAX_CONTENT_CHARACTERS = 65_536
 DAY_S = 86_400.0
 PASS_EVERY_S = 300.0
 IDLE_S = 86_400.0

@@ -3,6 +3,8 @@
 All of them skip the rows of quarantined writers, except `written_by`, which is for operators.
 """
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -12,9 +14,15 @@ from twinhost.agent.health import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
 from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key
-from twinhost.unified_memory_reasoning.memories.rows import MemoryRows, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import (
+    GRAPH,
+    GRAPH_SOURCE,
+    MemoryRows,
+    decode_details,
+    strength_now,
+)
 from twinhost.unified_memory_reasoning.memories.upkeep import now_ms
-from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY
+from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY, OF_KEYS
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
 
 _CHANGES_VIEW = """
@@ -38,6 +46,27 @@ _COUNTED = (
     f"min(strength) AS least, max(strength) AS greatest, json_object({_IN_BANDS}) AS bands FROM m"
 )
 
+_BRIEF = (
+    "m.number, m.id, m.content, m.written_by, m.created, "
+    "(SELECT details FROM memory_details WHERE number = m.number) AS details"
+)
+# LIKE ignores the case of ASCII alone, and ends at a NUL: texts with anything else are compared in Python.
+_MAY_CONTAIN = (
+    f"SELECT number, content FROM visible_memories WHERE source = '{GRAPH_SOURCE}' "  # noqa: S608 - constants
+    "AND (content LIKE ? ESCAPE '!' OR length(content) < length(CAST(content AS BLOB)))"
+)
+_LIKE_CHARACTERS = 1_000  # of a text: SQLite refuses a pattern of more than 50,000 bytes
+_OF_SAME_ENTITIES = f"""
+SELECT number FROM memory_keywords WHERE keyword IN (
+    SELECT keyword FROM memory_keywords WHERE number IN (SELECT value FROM json_each(?))
+    AND keyword >= '{GRAPH}:' AND keyword < '{GRAPH};'
+    AND NOT EXISTS (
+        SELECT 1 FROM memory_details d
+        WHERE d.number = memory_keywords.number AND d.folded_key >= '{GRAPH}:r' AND d.folded_key < '{GRAPH}:s'
+    )
+)
+""".strip()  # noqa: S608 - constants; a relation is found by the entities that it connects
+
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True):
     """The conditions that a memory must meet; None: any."""
@@ -51,6 +80,8 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     include_forgotten: bool = False
     before: int | None = None  # a number
     limit: int = 100
+    keys: Sequence[str] | None = None  # any of them
+    entities_with: str | None = None  # parts of the graph whose entities may have this text
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +90,21 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     entries: list[Kept]
     more: bool
     last_change: int = 0
+
+
+class MemoryInBrief(TypedDict):
+    """A memory's text, and whose it is; times in ISO-8601, `key` and `valid_from` are absent if there are none.
+
+    `number` grows with each new memory.
+    """
+
+    number: int
+    id: str
+    content: str
+    written_by: str
+    created: str
+    key: NotRequired[str]
+    valid_from: NotRequired[str]
 
 
 class WrittenMemory(WrittenRow):
@@ -106,6 +152,19 @@ class MemoryRecall:
 
     def query(self, chosen: Selection, max_bytes: int) -> Page:
         """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them."""
+        numbers_found = self._database.execute(*self._selecting("m.number", chosen)).fetchall()
+        found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
+        entries, more = page_of((self._fresh(each) for each in found if each), chosen.limit, max_bytes)
+        return Page(entries=entries, more=more)
+
+    def brief(self, chosen: Selection, max_bytes: int) -> tuple[list[MemoryInBrief], bool]:
+        """Return what `query` does, in brief, and whether there are more."""
+        return page_of(
+            map(_in_brief, self._database.execute(*self._selecting(_BRIEF, chosen))), chosen.limit, max_bytes
+        )
+
+    def _selecting(self, columns: str, chosen: Selection) -> tuple[str, list[Any]]:
+        """Return the statement that reads columns of the selected memories and of one more, and its values."""
         conditions = ["m.number < ?"]
         values: list[Any] = [MAX_NUMBER if chosen.before is None else chosen.before]
         if chosen.ids is not None:
@@ -117,7 +176,8 @@ class MemoryRecall:
             conditions.append(f"m.number IN ({numbers})")
             values += folded
         if chosen.source is not None:
-            conditions.append("+m.source = ?" if chosen.ids is not None else "m.source = ?")  # ids are fewer
+            few = (chosen.ids, chosen.keys, chosen.entities_with) != (None, None, None)
+            conditions.append("+m.source = ?" if few else "m.source = ?")
             values.append(chosen.source)
         if chosen.min_strength is not None:
             conditions.append(f"{strength_now(self._fading, 'm', repr(now_ms()))} >= ?")
@@ -125,16 +185,30 @@ class MemoryRecall:
         if chosen.key is not None:
             conditions.append(OF_KEY)
             values.append(folded_key(chosen.key))
+        if chosen.keys is not None:
+            conditions.append(OF_KEYS)
+            values.append(json.dumps([folded_key(key) for key in chosen.keys]))
         if chosen.as_of is not None:
             conditions.append(AS_OF)
             values += [chosen.as_of] * 4
+        if chosen.entities_with is not None:
+            conditions.append("m.number IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(self._of_entities_with(chosen.entities_with)))
         if not chosen.include_forgotten:
             conditions.append("m.forgotten = 0")
-        sql = f"SELECT m.number FROM visible_memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
-        numbers_found = self._database.execute(sql, [*values, chosen.limit + 1]).fetchall()
-        found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
-        entries, more = page_of((self._fresh(each) for each in found if each), chosen.limit, max_bytes)
-        return Page(entries=entries, more=more)
+        sql = (
+            f"SELECT {columns} FROM visible_memories m WHERE {' AND '.join(conditions)} ORDER BY m.number DESC LIMIT ?"  # noqa: S608 - the same
+        )
+        return sql, [*values, chosen.limit + 1]
+
+    def _of_entities_with(self, text: str) -> list[int]:
+        """Return the numbers of the graph's parts that share an entity with one that has a text in any case."""
+        wanted = text.lower()
+        pattern = re.sub("[%_!]", r"!\g<0>", wanted[:_LIKE_CHARACTERS])
+        found = self._database.execute(_MAY_CONTAIN, (f"%{pattern}%",))
+        numbers = [number for number, content in found if wanted in content.lower()]
+        same = self._database.execute(_OF_SAME_ENTITIES, (json.dumps(numbers),))
+        return [number for (number,) in same]
 
     def changes(self, since: int, limit: int, max_bytes: int) -> Page:
         """Return what changed after the change `since`, oldest change first, with tombstones and forgotten ones."""
@@ -159,6 +233,24 @@ class MemoryRecall:
             return Counted(total=total, forgotten=forgotten, strength=found)
 
         return self._database.select(counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms()))))[0]
+
+
+def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrief:
+    number, memory_id, content, written_by, created, details = row
+    found: MemoryInBrief = {
+        "number": number,
+        "id": memory_id,
+        "content": content,
+        "written_by": written_by,
+        "created": iso_time(created),
+    }
+    if details is not None:
+        more = decode_details(details)
+        if more.key is not None:
+            found["key"] = more.key
+        if more.valid_from is not None:
+            found["valid_from"] = iso_time(more.valid_from)
+    return found
 
 
 def _written(entry: Kept) -> WrittenMemory:

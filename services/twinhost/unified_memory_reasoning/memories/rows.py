@@ -1,6 +1,7 @@
 """The tables of memories and tombstones, and the quotas of their writers."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -129,11 +130,13 @@ DROP INDEX memory_details_by_key;
 CREATE INDEX memory_details_by_key ON memory_details (folded_key, starts, id, written_by)
 WHERE folded_key IS NOT NULL;
 """  # without a value, which SQL can't compute: see `Validity.fold_keys`
+GRAPH, GRAPH_SOURCE = "graph", "mcp-graph"  # how keys and keywords of the knowledge graph begin, and its source
 MOST = 100_000  # memories, and tombstones
 MOST_OF_A_WRITER = 20_000  # of each; an operator, who imports other stores, may have all
 
 _COLUMNS = "number, id, strength, created, last_accessed, written_by"
 _BODY = "content, keywords, source"
+_WRITTEN = f"id, {_BODY}, strength, created, last_accessed, forgotten, written_by"
 _REVISED = "(SELECT revised FROM memory_changes WHERE memory_changes.id = {}.id)"
 _DETAILS = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number)"
 _LIVE = (
@@ -146,6 +149,7 @@ _TOMBSTONE = (
 )
 _keywords = msgspec.json.Decoder(tuple[str, ...])
 _details = msgspec.json.Decoder(Details)
+decode_details = _details.decode  # as they are stored
 _PINNED = "EXISTS (SELECT 1 FROM memory_details WHERE pinned = 1 AND memory_details.number = {}.number)"
 _IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories')} FROM memories"  # noqa: S608
 
@@ -221,25 +225,41 @@ class MemoryRows:
             self._live.move(live_of, None)
             self._gone.move(gone_of, written_by)
             number = self._write_tombstone(memory, written_by, most_of_writer)
-        else:
-            if live_of is None:
-                _require_room(self.count, self._most, "memories are stored and that is the limit")
-            if live_of != written_by:
-                of_one = f"memories of {written_by[:64]} are stored and that is the limit of one writer"
-                _require_room(self._live.of(written_by), most_of_writer, of_one)
-            self._live.move(live_of, written_by)
+            self._note_changes([memory])
+        elif live_of is None or was is None:
+            (number,) = self.insert([memory], written_by, of_an_operator=of_an_operator)
             self._gone.move(gone_of, None)
-            number = self._write_row(memory, written_by)
             if gone_of is not None:
                 self._database.execute("DELETE FROM memory_tombstones WHERE id = ?", (memory.id,))
-            if was is None or was.keywords != memory.keywords:
-                self._index(number, memory.keywords)
-            if memory.details != Details() or (was is not None and was.details != Details()):
-                self._write_details(number, memory, written_by)
-        self._database.execute(
-            "INSERT OR REPLACE INTO memory_changes (id, revised) VALUES (?, ?)", (memory.id, memory.revised)
-        )
+        else:
+            if live_of != written_by:
+                self._require_room(written_by, 1, most_of_writer)
+            self._live.move(live_of, written_by)
+            number = self._update(memory, written_by, was)
+            self._note_changes([memory])
         return Kept(memory, number, written_by)
+
+    def insert(self, memories: Sequence[Memory], written_by: str, *, of_an_operator: bool = False) -> range:
+        """Store memories that have no rows yet, and return their numbers; each is a change.
+
+        Raises:
+            LimitReached: there would be too many memories, or too many of this writer; an operator has no quota.
+        """
+        _require_room(self.count + len(memories), self._most, "memories are stored and that is the limit")
+        self._require_room(written_by, len(memories), self._most if of_an_operator else self._most_of_a_writer)
+        for _ in memories:
+            self._live.move(None, written_by)
+        first = 1 + (self._database.value("SELECT seq FROM sqlite_sequence WHERE name = 'memories'") or 0)
+        numbers = range(first, first + len(memories))
+        numbered = list(zip(numbers, memories, strict=True))
+        self._insert(
+            f"memories (number, {_WRITTEN})",
+            [(number, *self._columns(memory, written_by)) for number, memory in numbered],
+        )
+        self._index(numbered)
+        self._write_details(numbered, written_by)
+        self._note_changes(memories)
+        return numbers
 
     def touch(self, moments: Sequence[tuple[str, float]]) -> None:
         """Store when memories were last accessed, by id; each is a change."""
@@ -294,48 +314,71 @@ class MemoryRows:
     def _select(self, query: str, key: str | int) -> Kept | None:
         return self._database.select_one(_kept, query, (key,))
 
-    def _write_row(self, memory: Memory, written_by: str) -> int:
+    def _update(self, memory: Memory, written_by: str, was: Memory) -> int:
+        places = ", ".join(["?"] * _WRITTEN.count(","))
         number: int = self._database.value(
-            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
-            "written_by) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET content = excluded.content, "
-            "keywords = excluded.keywords, source = excluded.source, strength = excluded.strength, "
-            "created = excluded.created, last_accessed = excluded.last_accessed, forgotten = excluded.forgotten, "
-            "written_by = excluded.written_by RETURNING number",
-            (
-                memory.id,
-                memory.content,
-                msgspec.json.encode(memory.keywords),
-                memory.source,
-                memory.strength,
-                memory.created,
-                memory.last_accessed,
-                self._forgotten(memory),
-                written_by,
-            ),
+            f"UPDATE memories SET ({_WRITTEN}) = ({places}, ?) WHERE id = ? RETURNING number",  # noqa: S608 - constants
+            (*self._columns(memory, written_by), memory.id),
         )
+        if was.keywords != memory.keywords:
+            self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
+            self._index([(number, memory)])
+        if was.details != Details():
+            self._database.execute("DELETE FROM memory_details WHERE number = ?", (number,))
+        self._write_details([(number, memory)], written_by)
         return number
 
-    def _write_details(self, number: int, memory: Memory, written_by: str) -> None:
-        self._database.execute("DELETE FROM memory_details WHERE number = ?", (number,))
-        if memory.details == Details():
-            return
-        self._database.execute(
-            "INSERT INTO memory_details (number, id, written_by, starts, details, folded_key) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (
-                *(number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
-                folded_key(memory.details.key),
-            ),
-        )
-        self._database.execute_many(
-            "INSERT OR IGNORE INTO memory_supersedes VALUES (?, ?)",
-            [(superseded, number) for superseded in memory.details.supersedes],
+    def _columns(self, memory: Memory, written_by: str) -> tuple[Any, ...]:
+        """Return the values of _WRITTEN."""
+        keywords = msgspec.json.encode(memory.keywords)
+        times = (memory.created, memory.last_accessed)
+        forgotten = self._forgotten(memory)
+        return (
+            *(memory.id, memory.content, keywords, memory.source),
+            *(memory.strength, *times, forgotten, written_by),
         )
 
-    def _index(self, number: int, keywords: Sequence[str]) -> None:
-        self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
-        folded = sorted({keyword.casefold() for keyword in keywords})
-        self._database.execute_many("INSERT INTO memory_keywords VALUES (?, ?)", [(each, number) for each in folded])
+    def _write_details(self, numbered: Sequence[tuple[int, Memory]], written_by: str) -> None:
+        detailed = [(number, memory) for number, memory in numbered if memory.details != Details()]
+        self._insert(
+            "memory_details (number, id, written_by, starts, details, folded_key)",
+            [
+                (
+                    *(number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
+                    folded_key(memory.details.key),
+                )
+                for number, memory in detailed
+            ],
+        )
+        superseded = [(each, number) for number, memory in detailed for each in memory.details.supersedes]
+        if superseded:
+            self._database.execute_many("INSERT OR IGNORE INTO memory_supersedes VALUES (?, ?)", superseded)
+
+    def _insert(self, into: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Insert rows with one statement: before each that has triggers, FTS5 writes what it has to disk."""
+        if rows:
+            values = ", ".join([f"({', '.join('?' * len(rows[0]))})"] * len(rows))
+            self._database.execute(f"INSERT INTO {into} VALUES {values}", list(chain.from_iterable(rows)))  # noqa: S608
+
+    def _index(self, numbered: Sequence[tuple[int, Memory]]) -> None:
+        self._database.execute_many(
+            "INSERT INTO memory_keywords VALUES (?, ?)",
+            [
+                (keyword, number)
+                for number, memory in numbered
+                for keyword in sorted({each.casefold() for each in memory.keywords})
+            ],
+        )
+
+    def _note_changes(self, memories: Sequence[Memory]) -> None:
+        self._database.execute_many(
+            "INSERT OR REPLACE INTO memory_changes (id, revised) VALUES (?, ?)",
+            [(memory.id, memory.revised) for memory in memories],
+        )
+
+    def _require_room(self, written_by: str, more: int, most: int) -> None:
+        of_one = f"memories of {written_by[:64]} are stored and that is the limit of one writer"
+        _require_room(self._live.of(written_by) + more, most, of_one)
 
     def _write_tombstone(self, memory: Memory, written_by: str, most_of_writer: int) -> int:
         self._database.execute("DELETE FROM memories WHERE id = ?", (memory.id,))
@@ -361,7 +404,7 @@ class MemoryRows:
 
 
 def _require_room(count: int, most: int, of_what: str) -> None:
-    if count >= most:
+    if count > most:
         raise LimitReached(f"{most} {of_what}; delete some (`delete_memory`)")
 
 

@@ -62,6 +62,7 @@ SELECT d.number, d.starts, (SELECT json_group_array(number) FROM (
 )) FROM memory_details d WHERE d.number IN (SELECT value FROM json_each(?1)) AND d.starts > ?2
 """
 OF_KEY = "m.number IN (SELECT number FROM memory_details WHERE folded_key = ?)"  # of a `folded_key`
+OF_KEYS = OF_KEY.replace("= ?", "IN (SELECT value FROM json_each(?))")  # of several
 _LATER = f"""
 WITH RECURSIVE later(id) AS (
     SELECT ?1 UNION SELECT v.id FROM later JOIN memory_supersedes s ON s.superseded = later.id
