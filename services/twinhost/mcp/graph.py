@@ -14,25 +14,25 @@ key instead. Docs: decision 60.
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from twinhost.mcp.shapes import Added, Entity, Graph, Observed, Relation, Unobserved
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound
-from twinhost.secure_zmq.framing.forms import MAX_SENT_BYTES, MAX_SENT_PARTS
 from twinhost.secure_zmq.wire import Reply
+from twinhost.unified_memory_reasoning.memories.model import MAX_CONTENT_CHARACTERS
+from twinhost.unified_memory_reasoning.memories.rows import GRAPH, GRAPH_SOURCE
 
-SOURCE = "mcp-graph"
 WITHDRAWN = "withdrawn"  # a keyword, and the first line of the content
-_PREFIX = "graph"
 _PAGE = 1_000
-_NAMES_AT_ONCE = 64  # keywords of one query
-_FRAME_BYTES = MAX_SENT_BYTES * 3 // 4  # of contents: JSON escapes some characters
-_REQUEST_BYTES = 512  # of a request without its content
+_NAMES_AT_ONCE, _KEYS_AT_ONCE = 64, 1_000  # keywords, and keys, of one query
+_STORED_AT_ONCE, _STORED_BYTES = 250, 65_536  # memories, and their contents, of one request: about 12 ms of the agent
+_AT_ONCE = 512  # calls in flight: more than a connection takes
 _PARTS = {"entity": 2, "observation": 2, "relation": 3}
 
 Call = Callable[..., Awaitable[Reply]]
@@ -50,7 +50,7 @@ class Item(NamedTuple):
     def key(self) -> str:
         """The key of its memories; an entity is identified by its name alone."""
         identity = self.parts[:1] if self.kind == "entity" else self.parts
-        return f"{_PREFIX}:{self.kind}:{_digest(*identity)}"
+        return f"{GRAPH}:{self.kind}:{_digest(*identity)}"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,18 +62,24 @@ class Item(NamedTuple):
         """The fields of `store_memory`; nothing in the graph is forgotten.
 
         Raises:
-            MalformedRequest: a name or a type has a line break.
+            MalformedRequest: a name or a type has a line break, or all of it is too long.
         """
         for part in self.parts if self.kind != "observation" else self.parts[:1]:
             if "\n" in part:
                 raise MalformedRequest(
                     f"a name or a type can't have a line break, but {part[:64]!r} has; write a space"
                 )
+        content = "\n".join(self.parts)
+        if len(content) > MAX_CONTENT_CHARACTERS:
+            raise MalformedRequest(
+                f"an {self.kind} has at most {MAX_CONTENT_CHARACTERS:,} characters with its names, and that of "
+                f"{self.parts[0][:64]!r} has {len(content):,}; split it"
+            )
         return {
-            "content": "\n".join(self.parts),
+            "content": content,
             "key": self.key,
-            "keywords": sorted({f"{_PREFIX}:{_digest(name)}" for name in self.names}),
-            "source": SOURCE,
+            "keywords": sorted({f"{GRAPH}:{_digest(name)}" for name in self.names}),
+            "source": GRAPH_SOURCE,
             "pin": True,
         }
 
@@ -82,8 +88,8 @@ class Value(NamedTuple):
     """A stored memory, and the item that it states or withdraws."""
 
     item: Item
-    withdrawn: bool
     memory: Mapping[str, Any]
+    withdrawn: bool = False
 
     def of(self, kind: Kind) -> bool:
         """Return whether the item is of a kind."""
@@ -95,6 +101,17 @@ class Found(NamedTuple):
 
     graph: Graph
     writers: dict[str, tuple[str, str]]
+
+
+class Removed(NamedTuple):
+    """What a deletion found and removed, and what was not there, each as its caller named it.
+
+    `parts` counts the observations and relations that were removed with their entities.
+    """
+
+    there: list[Item]
+    missing: list[Item]
+    parts: Counter[Kind]
 
 
 class KnowledgeGraph:
@@ -112,16 +129,16 @@ class KnowledgeGraph:
     async def create_entities(self, entities: Sequence[Entity]) -> list[Entity]:
         """Add entities, and return the new ones; one whose name exists is left as it is."""
         by_name = {each.name: each for each in reversed(entities)}  # of several with one name, the first
-        values = await self._read(by_name)
+        values = await self._values([part for each in by_name.values() for part in _parts(each)])
         new = [each for each in entities if by_name[each.name] is each and not _has(values, _entity(each))]
-        observed = [Item("observation", (each.name, text)) for each in new for text in each.observations]
-        await self._add(values, observed)  # first: what an interrupted call has left is completed when it is repeated
-        await self._add(values, map(_entity, new))
+        observed = [part for each in new for part in _parts(each)[1:]]
+        # The observations first: what an interrupted call has left is completed when it is repeated.
+        await self._add(values, observed, list(map(_entity, new)))
         return new
 
     async def create_relations(self, relations: Sequence[Relation]) -> list[Relation]:
         """Add relations, and return the new ones."""
-        values = await self._read({each.from_ for each in relations})
+        values = await self._values(list(map(_relation, relations)))
         new = [each for each in dict.fromkeys(relations) if not _has(values, _relation(each))]
         await self._add(values, map(_relation, new))
         return new
@@ -132,9 +149,11 @@ class KnowledgeGraph:
         Raises:
             NotFound: there is no such entity; nothing was added.
         """
-        values = await self._read({each.entity_name for each in observed})
+        named = {each.entity_name: Item("entity", (each.entity_name, "")) for each in observed}
+        texts = [Item("observation", (each.entity_name, text)) for each in observed for text in each.contents]
+        values = await self._values([*named.values(), *texts])
         for each in observed:
-            if not _has(values, Item("entity", (each.entity_name, ""))):
+            if not _has(values, named[each.entity_name]):
                 raise NotFound(f"there is no entity {each.entity_name[:64]!r}; create it with create_entities")
         added: list[Added] = []
         items: dict[Item, None] = {}
@@ -146,28 +165,32 @@ class KnowledgeGraph:
         await self._add(values, items)
         return added
 
-    async def delete_entities(self, names: Sequence[str]) -> None:
-        """Delete entities with their observations and relations."""
+    async def delete_entities(self, names: Sequence[str]) -> Removed:
+        """Delete entities with their observations and relations; what is not there is ignored."""
         wanted = set(names)
         values = await self._read(wanted)
-        await self._remove([each for each in values.values() if not wanted.isdisjoint(each[0].item.names)])
+        groups = [each for each in values.values() if not wanted.isdisjoint(each[0].item.names)]
+        removed = _removed(values, [Item("entity", (name, "")) for name in dict.fromkeys(names)])
+        parts = Counter(each[-1].item.kind for each in groups if not each[-1].withdrawn and not each[-1].of("entity"))
+        await self._remove(groups)
+        return removed._replace(parts=parts)
 
-    async def delete_observations(self, deletions: Sequence[Unobserved]) -> None:
+    async def delete_observations(self, deletions: Sequence[Unobserved]) -> Removed:
         """Delete observations; what is not there is ignored."""
         items = [Item("observation", (each.entity_name, text)) for each in deletions for text in each.observations]
-        await self._delete(items)
+        return await self._delete(items)
 
-    async def delete_relations(self, relations: Sequence[Relation]) -> None:
+    async def delete_relations(self, relations: Sequence[Relation]) -> Removed:
         """Delete relations; what is not there is ignored."""
-        await self._delete(list(map(_relation, relations)))
+        return await self._delete(list(map(_relation, relations)))
 
     async def read(self) -> Found:
         """Return the whole graph."""
-        return _found(await self._read(None))
+        return _found(_by_key(await self._pages()))
 
     async def search(self, query: str) -> Found:
         """Return the entities with the query in name, type or an observation, in any case, and their relations."""
-        values = await self._read(None)
+        values = _by_key(await self._pages(entities_with=query) if query else await self._pages())
         text = query.lower()
         fits = {
             each.item.parts[0]
@@ -180,39 +203,60 @@ class KnowledgeGraph:
         """Return entities by name, those that exist, and their relations."""
         return _found(await self._read(set(names)), set(names))
 
-    async def _read(self, names: Iterable[str] | None) -> dict[str, list[Value]]:
-        """Return the values of each key in their order: at least those of these entities, or of all."""
-        words = None if names is None else sorted(f"{_PREFIX}:{_digest(name)}" for name in names)
-        if words is not None and len(words) > _NAMES_AT_ONCE:
-            words = None
-        found = [] if words == [] else await self._pages(words)
-        values: dict[str, list[Value]] = defaultdict(list)
-        for memory in found:
-            if (value := _value(memory)) is not None:
-                values[value.item.key].append(value)
-        return {key: sorted(each, key=_place) for key, each in values.items()}
+    async def _read(self, names: Iterable[str]) -> dict[str, list[Value]]:
+        """Return the values of each key in their order: at least those of these entities."""
+        return await self._selected("keywords", sorted(f"{GRAPH}:{_digest(name)}" for name in names), _NAMES_AT_ONCE)
 
-    async def _pages(self, words: list[str] | None) -> list[Mapping[str, Any]]:
-        """Return the memories of the graph with one of these keywords, or all, the oldest first."""
+    async def _values(self, items: Iterable[Item]) -> dict[str, list[Value]]:
+        """Return the values of each key in their order: at least those of these items."""
+        return await self._selected("keys", list({item.key: None for item in items}), _KEYS_AT_ONCE)
+
+    async def _selected(self, field: str, chosen: list[str], at_once: int) -> dict[str, list[Value]]:
+        """Return the values that a field of the query selects, by so many of its values in each."""
+        some = [chosen[begin : begin + at_once] for begin in range(0, len(chosen), at_once)]
+        pages = await _all(self._pages(**{field: each}) for each in some)
+        found = {memory["id"]: memory for page in pages for memory in page}
+        return _by_key(sorted(found.values(), key=lambda memory: memory.get("number", 0)))  # which an older agent omits
+
+    async def _pages(self, **chosen: Any) -> list[Mapping[str, Any]]:
+        """Return the chosen memories of the graph, the oldest first."""
         found: list[Mapping[str, Any]] = []
         before = None
         while True:
             page = await self._call(
-                "query_memory", source=SOURCE, keywords=words, include_forgotten=True, limit=_PAGE, before=before
+                "query_memory",
+                source=GRAPH_SOURCE,
+                include_forgotten=True,
+                limit=_PAGE,
+                brief=True,
+                **{"before": before, **chosen},
             )
-            found += page["memories"]
+            found += page.get("brief") or page["memories"]  # which an older agent sends
             if not page["more"]:
                 return found[::-1]
             before = page["next_before"]
 
-    async def _add(self, values: Mapping[str, list[Value]], items: Iterable[Item]) -> None:
-        new = [item.request for item in dict.fromkeys(items) if not _has(values, item)]
-        for together in _frames(new):
-            await _all(self._call("store_memory", **request) for request in together)
+    async def _add(self, values: Mapping[str, list[Value]], *lists: Iterable[Item]) -> None:
+        """Store what is new; of several lists, each once the one before is stored.
 
-    async def _delete(self, items: Sequence[Item]) -> None:
-        values = await self._read({item.parts[0] for item in items})
-        await self._remove([values[key] for key in dict.fromkeys(item.key for item in items) if key in values])
+        The agent executes the requests of one connection in their order, and the graph has that order.
+        """
+        new = [[item.request for item in dict.fromkeys(items) if not _has(values, item)] for items in lists]
+        for requests in new:
+            await _all(map(self._store, _together(requests)))
+
+    async def _store(self, requests: list[dict[str, Any]]) -> None:
+        """Store memories with one request: all of them or none, in one commit."""
+        first, *others = requests
+        stored = await self._call("store_memory", **first, **({"also": others} if others else {}))
+        if others and "also" not in stored:  # an older agent has stored the first alone
+            await _all(self._call("store_memory", **request) for request in others)
+
+    async def _delete(self, items: Sequence[Item]) -> Removed:
+        values = await self._values(items)
+        removed = _removed(values, list(dict.fromkeys(items)))
+        await self._remove([values[item.key] for item in removed.there])
+        return removed
 
     async def _remove(self, groups: Iterable[list[Value]]) -> None:
         await _all(self._remove_values(values) for values in groups)
@@ -242,6 +286,11 @@ def _digest(*parts: str) -> str:
     return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
+def _parts(entity: Entity) -> list[Item]:
+    """Return the entity itself, and its observations."""
+    return [_entity(entity), *(Item("observation", (entity.name, text)) for text in entity.observations)]
+
+
 def _entity(entity: Entity) -> Item:
     return Item("entity", (entity.name, entity.entity_type))
 
@@ -250,18 +299,37 @@ def _relation(relation: Relation) -> Item:
     return Item("relation", (relation.from_, relation.relation_type, relation.to))
 
 
+def _by_key(memories: Iterable[Mapping[str, Any]]) -> dict[str, list[Value]]:
+    """Return the values of each key in their order."""
+    values: dict[str, list[Value]] = defaultdict(list)
+    for memory in memories:
+        if (value := _value(memory)) is not None:
+            values[memory["key"]].append(value)
+    return {key: sorted(each, key=_place) if len(each) > 1 else each for key, each in values.items()}
+
+
 def _value(memory: Mapping[str, Any]) -> Value | None:
     """Return what a memory states; None if its key is not that of its content, as nothing here writes it."""
-    prefix, _, rest = str(memory.get("key", "")).partition(":")
+    key, content = str(memory.get("key", "")), str(memory["content"])
+    if (item := _item(key, content)) is not None:
+        return Value(item, memory)
+    first, _, rest = content.partition("\n")
+    if first == WITHDRAWN and (item := _item(key, rest)) is not None:
+        return Value(item, memory, withdrawn=True)
+    return None
+
+
+def _item(key: str, content: str) -> Item | None:
+    """Return the item with this key and content, if there is one."""
+    prefix, _, rest = key.partition(":")
     kind = rest.partition(":")[0]
-    if prefix != _PREFIX or kind not in _PARTS:
+    if prefix != GRAPH or kind not in _PARTS:
         return None
-    withdrawn, content = WITHDRAWN in memory["keywords"], str(memory["content"])
-    parts = tuple((content.partition("\n")[2] if withdrawn else content).split("\n", _PARTS[kind] - 1))
-    if len(parts) != _PARTS[kind]:
+    parts = tuple(content.split("\n", _PARTS[kind] - 1))
+    if len(parts) != _PARTS[kind] or (kind != "observation" and "\n" in parts[-1]):
         return None
     item = Item(kind, parts)  # type: ignore[arg-type]  # one of _PARTS
-    return Value(item, withdrawn, memory) if item.key == memory["key"] else None
+    return item if item.key == key else None
 
 
 def _place(value: Value) -> tuple[str, str, str]:
@@ -277,19 +345,10 @@ def _has(values: Mapping[str, list[Value]], item: Item) -> bool:
     return item.key in values and not values[item.key][-1].withdrawn
 
 
-def _frames(requests: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Yield lists that travel in one frame each: those of several frames may be executed in another order."""
-    frame: list[dict[str, Any]] = []
-    room = _FRAME_BYTES
-    for request in requests:
-        size = len(request["content"].encode()) + _REQUEST_BYTES
-        if frame and (size > room or len(frame) == MAX_SENT_PARTS):
-            yield frame
-            frame, room = [], _FRAME_BYTES
-        frame.append(request)
-        room -= size
-    if frame:
-        yield frame
+def _removed(values: Mapping[str, list[Value]], items: list[Item]) -> Removed:
+    """Return which items are there to be removed."""
+    there = [item for item in items if _has(values, item)]
+    return Removed(there, [item for item in items if item not in there], Counter())
 
 
 def _present(values: Mapping[str, list[Value]]) -> list[Value]:
@@ -322,10 +381,29 @@ def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> 
     return Found(Graph(list(entities.values()), relations), writers)
 
 
+def _together(requests: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield lists that one request stores each; a larger one would keep the agent from other callers for longer."""
+    some: list[dict[str, Any]] = []
+    size = 0
+    for request in requests:
+        size += len(request["content"].encode())
+        if some and (size > _STORED_BYTES or len(some) == _STORED_AT_ONCE):
+            yield some
+            some, size = [], len(request["content"].encode())
+        some.append(request)
+    if some:
+        yield some
+
+
 async def _all(calls: Iterable[Awaitable[T]]) -> list[T]:
-    """Return the results of calls that are in flight together; raise the first error after all have ended."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results  # type: ignore[return-value]  # no error is among them
+    """Return the results of calls, many of which are in flight together; raise the first error after these have ended.
+
+    Each call has its own deadline, so the later ones begin when the earlier ones are done.
+    """
+    waiting, results = iter(calls), list[T]()
+    while some := list(islice(waiting, _AT_ONCE)):
+        for result in await asyncio.gather(*some, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            results.append(result)
+    return results

@@ -13,6 +13,7 @@ import msgspec
 from twinhost.unified_memory_reasoning.conversations.context_text import (
     CLOSING,
     CUT,
+    LINE_BREAKS,
     OPENING,
     lines_of,
     name_of,
@@ -67,8 +68,13 @@ def reported(value: Any) -> Any:
 
 
 def fenced_json(value: Any) -> str:
-    """Return what `reported` returned as one fenced text."""
-    return f"{OPENING}\n{msgspec.json.format(msgspec.json.encode(value)).decode()}\n{CLOSING}"
+    """Return a value as one fenced JSON text, which has no other line of a fence and decodes to that value."""
+    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    return f"{OPENING}\n{without_fence(text.translate(_in_json), instead=_ESCAPED)}\n{CLOSING}"
+
+
+_ESCAPED = f"\\\\u{ord('<'):04x}"  # as a template of re
+_in_json = {ord(each): f"\\u{ord(each):04x}" for each in LINE_BREAKS if each > "\x1f"}  # JSON escapes the others
 
 
 def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:

@@ -4,6 +4,7 @@ The first nine have the names and shapes of the reference memory server of the M
 """
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import msgspec
 from mcp_types import ContentBlock, TextContent, Tool, ToolAnnotations
 
 from twinhost.mcp.agents import Agents
-from twinhost.mcp.graph import Found, KnowledgeGraph
+from twinhost.mcp.graph import Found, Kind, KnowledgeGraph, Removed
 from twinhost.mcp.recalled import fenced, fenced_json, memories, reported, writers_note
 from twinhost.mcp.shapes import (
     AddObservations,
@@ -47,8 +48,10 @@ from twinhost.mcp.shapes import (
     WhereIs,
 )
 from twinhost.secure_zmq.errors import NotFound
+from twinhost.unified_memory_reasoning.conversations.context_text import name_of
 
 NOTHING = "nothing was found"
+_MOST_NAMED = 10  # in a sentence
 
 
 class Answer(NamedTuple):
@@ -60,32 +63,31 @@ class Answer(NamedTuple):
 
 async def create_entities(agents: Agents, request: CreateEntities) -> Answer:
     new = await _graph(agents).create_entities(request.entities)
-    return Answer(Entities(new), [_json(new)])
+    return Answer(Entities(new), _created(new, len({each.name for each in request.entities}), "entities"))
 
 
 async def create_relations(agents: Agents, request: CreateRelations) -> Answer:
     new = await _graph(agents).create_relations(request.relations)
-    return Answer(Relations(new), [_json(new)])
+    return Answer(Relations(new), _created(new, len(set(request.relations)), "relations"))
 
 
 async def add_observations(agents: Agents, request: AddObservations) -> Answer:
     added = await _graph(agents).add_observations(request.observations)
-    return Answer(Results(added), [_json(added)])
+    given = {(each.entity_name, text) for each in request.observations for text in each.contents}
+    new = sum(len(each.added_observations) for each in added)
+    return Answer(Results(added), [fenced_json(added), *_known(len(given) - new, "observations")])
 
 
 async def delete_entities(agents: Agents, request: DeleteEntities) -> Answer:
-    await _graph(agents).delete_entities(request.entity_names)
-    return _deleted("entities")
+    return _deleted(await _graph(agents).delete_entities(request.entity_names), "entity", "entities")
 
 
 async def delete_observations(agents: Agents, request: DeleteObservations) -> Answer:
-    await _graph(agents).delete_observations(request.deletions)
-    return _deleted("observations")
+    return _deleted(await _graph(agents).delete_observations(request.deletions), "observation", "observations")
 
 
 async def delete_relations(agents: Agents, request: DeleteRelations) -> Answer:
-    await _graph(agents).delete_relations(request.relations)
-    return _deleted("relations")
+    return _deleted(await _graph(agents).delete_relations(request.relations), "relation", "relations")
 
 
 async def read_graph(agents: Agents, _: ReadGraph) -> Answer:
@@ -206,10 +208,24 @@ def _declared(
 
 
 def _schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """Return the JSON Schema of a type, with an object at its root as MCP wants it."""
-    _, parts = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
-    schema = {key: value for key, value in parts.pop(kind.__name__).items() if key not in ("title", "description")}
-    return schema | ({"$defs": parts} if parts else {})
+    """Return the JSON Schema of a type, with an object at its root as MCP wants it.
+
+    It has no references: clients check every result by it, and look each up for every value.
+    """
+    _, parts = msgspec.json.schema_components([kind], ref_template="{name}")
+
+    def inlined(node: Any) -> Any:
+        match node:
+            case {"$ref": str(name), **beside}:
+                return inlined(parts[name]) | beside
+            case dict():
+                return {key: inlined(value) for key, value in node.items()}
+            case list():
+                return [inlined(value) for value in node]
+        return node
+
+    schema: dict[str, Any] = inlined(parts[kind.__name__])
+    return {key: value for key, value in schema.items() if key not in ("title", "description")}
 
 
 TOOLS = {each.tool.name: each for each in (_declared(*declared) for declared in _HANDLERS)}
@@ -225,13 +241,39 @@ def _graph(agents: Agents) -> KnowledgeGraph:
 
 
 def _graph_read(found: Found) -> Answer:
-    note = writers_note(found.writers)
-    return Answer(found.graph, [_json(found.graph), note] if note else [_json(found.graph)])
+    if not found.writers:
+        return Answer(found.graph, [NOTHING])
+    return Answer(found.graph, [fenced_json(found.graph), writers_note(found.writers)])
 
 
-def _deleted(what: str) -> Answer:
-    message = f"no such {what} are left"
+def _created(new: Sequence[msgspec.Struct], given: int, what: str) -> list[str]:
+    return [fenced_json(new), *_known(given - len(new), what)]
+
+
+def _known(number: int, what: str) -> list[str]:
+    left = "was left as it is" if number == 1 else "were left as they are"
+    return [f"{number} of these {what} existed and {left}"] if number else []
+
+
+def _deleted(removed: Removed, one: str, several: str) -> Answer:
+    there, missing = ([" ".join(item.parts).strip() for item in items] for items in (removed.there, removed.missing))
+    message = f"deleted {_counted(len(there), one, several)}{_named(there)}"
+    if removed.parts:
+        parts: tuple[tuple[Kind, str], ...] = (("observation", "observations"), ("relation", "relations"))
+        message += f" with {' and '.join(_counted(removed.parts[kind], kind, kinds) for kind, kinds in parts)}"
+    if missing:
+        message += f"; {len(missing)} {'was' if len(missing) == 1 else 'were'} not there{_named(missing)}"
     return Answer(Deleted(success=True, message=message), [message])
+
+
+def _counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
+
+
+def _named(names: Sequence[str]) -> str:
+    """Return the first names, as one line."""
+    shown = [json.dumps(name_of(name), ensure_ascii=False) for name in names[:_MOST_NAMED]]
+    return f": {', '.join(shown)}{', …' if len(names) > _MOST_NAMED else ''}" if names else ""
 
 
 def _given(request: msgspec.Struct) -> dict[str, Any]:

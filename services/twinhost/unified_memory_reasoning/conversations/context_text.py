@@ -97,9 +97,9 @@ def lines_of(speaker: str, kind: str, content: str) -> str:
     return without_fence(label(speaker, kind) + _indented(content))
 
 
-def without_fence(text: str) -> str:
-    """Return a text that can't be taken for a line of the fence."""
-    return _like_fence.sub("(", text)
+def without_fence(text: str, instead: str = "(") -> str:
+    """Return a text that can't be taken for a line of the fence; `instead` replaces what begins one."""
+    return _like_fence.sub(instead, text)
 
 
 def _indented(content: str) -> str:
