@@ -20,6 +20,7 @@ import httpx2
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.exceptions import MCPError
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, own_environment, refusal, stdio, texts
@@ -29,10 +30,12 @@ from twinhost.cli.program import run
 from twinhost.deployment import load_settings
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.http import token
+from twinhost.mcp.refusals import refusal as refused
 from twinhost.mcp.server import mcp_server
+from twinhost.mcp.tools import TOOLS
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client as DirectClient
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError, LimitReached
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 REFERENCE_TOOLS = {
@@ -435,6 +438,136 @@ def test_errors_name_tools_and_unknown_arguments(hosts: Hosts) -> None:
             listed = (await client.list_tools()).tools
             for tool in sorted(each.name for each in listed if each.name not in REFERENCE_TOOLS):
                 assert "unknown field `memroy`" in await refusal(client, tool, memroy="roses"), tool
+
+    asyncio.run(scene())
+
+
+WRONG_ARGUMENTS: dict[str, list[tuple[dict[str, Any], str]]] = {
+    "create_entities": [
+        ({}, "the argument `entities` is missing; it must be an array, each an object with `name`, `entityType`, "),
+        (
+            {"entities": [{"name": "Ana", "entityType": "person"}]},
+            "the argument `entities[0].observations` is missing; it must be an array, each a string",
+        ),
+    ],
+    "create_relations": [
+        (
+            {"relations": [{"from": "Ana", "to": 5, "relationType": "owns"}]},
+            "the argument `relations[0].to` must be a string, and is 5",
+        )
+    ],
+    "add_observations": [
+        (
+            {"observations": ["Ana"]},
+            'the argument `observations[0]` must be an object with `entityName`, `contents`, and is "Ana"',
+        )
+    ],
+    "delete_entities": [
+        ({"entityNames": None}, "the argument `entityNames` must be an array, each a string, and is null")
+    ],
+    "delete_observations": [
+        ({"deletions": [{}]}, "the argument `deletions[0].entityName` is missing; it must be a string")
+    ],
+    "delete_relations": [
+        ({"relations": True}, "the argument `relations` must be an array, each an object with `from`, ")
+    ],
+    "search_nodes": [({"query": ["x"]}, "the argument `query` must be a string, and is an array")],
+    "open_nodes": [({"names": "Ana"}, 'the argument `names` must be an array, each a string, and is "Ana"')],
+    "search_memory": [
+        ({"query": "x", "limit": 101}, "the argument `limit` must be an integer from 1 to 100, and is 101"),
+        ({"query": ""}, 'the argument `query` must be a string of at least 1 character, and is ""'),
+        (
+            {"query": "x", "since": "soon"},
+            "Expected a time in ISO-8601 or seconds since the epoch, got 'soon' (argument `since`)",
+        ),
+        ({"query": "\u00fc" * 4_000}, "bytes, got 8000 (argument `query`); send fewer words"),
+        ({"query": "x", "since": "2026-02-01", "until": "2026-01-01"}, "nothing can be found (argument `since`)"),
+    ],
+    "get_context": [
+        ({"session_id": "s", "scope": "x"}, 'the argument `scope` must be "all" or "session", and is "x"'),
+        (
+            {"session_id": "s", "max_tokens": 0.5},
+            "the argument `max_tokens` must be an integer from 1 to 100,000, and is 0.5",
+        ),
+        ({"session_id": "s", "scope": "all"}, "it says where to search (argument `query`)"),
+    ],
+    "remember": [
+        ({"content": 5}, "the argument `content` must be a string of at least 1 character, and is 5"),
+        ({"content": "x" * 65_537}, "Expected `str` of length <= 65536 (argument `content`)"),
+        ({"content": "x", "key": " "}, "a key can't be blank; name what the fact is about (argument `key`)"),
+        ({"content": "x", "keywords": ["k" * 129]}, "Expected `str` of length <= 128 (argument `keywords[0]`)"),
+        ({"content": "x", "valid_until": "1999-01-01T00:00:00+00:00"}, "give a later time (argument `valid_until`)"),
+    ],
+    "forget": [
+        ({"memory_id": "x" * 257}, "`memory_id` must be a string of 1 to 256 characters, and is a string of 257 ch")
+    ],
+    "where_is": [
+        ({"agent_name": 7}, "the argument `agent_name` must be a string of 1 to 256 characters or null, and is 7")
+    ],
+    "system_status": [({"host": "pc2"}, "unknown field `host`; it takes no arguments")],
+    "reserve_vram": [
+        ({"amount_mb": 0}, "the argument `amount_mb` must be a number above 0, and is 0"),
+        (
+            {"amount_mb": 1, "ttl": 5},
+            "unknown field `ttl`; its arguments are `amount_mb`, `host`, `ttl_s`, `wait_s`, `priority`",
+        ),
+    ],
+    "release_vram": [({}, "the argument `lease_id` is missing; it must be a string of 1 to 256 characters")],
+}
+
+
+def test_a_wrong_argument_is_named_with_what_is_allowed(hosts: Hosts) -> None:
+    """Of every tool that has any, whether the server or an agent refuses it, with no path or command of theirs."""
+
+    async def scene() -> None:
+        async with in_process(hosts, SDT) as client:
+            tools = {each.name for each in (await client.list_tools()).tools}
+            assert tools - WRONG_ARGUMENTS.keys() == {"read_graph"}
+            for tool, calls in WRONG_ARGUMENTS.items():
+                for arguments, expected in calls:
+                    sentence = await refusal(client, tool, **arguments)
+                    assert sentence.startswith(f"{tool} was not executed: "), sentence
+                    assert expected in sentence
+                    assert not re.search(r"\$\.|twinhost|[a-z]+_memory (lists|stores)", sentence), sentence
+
+    asyncio.run(scene())
+
+
+def test_advice_names_a_tool_that_there_is(hosts: Hosts) -> None:
+    """Where an agent's own names its actions; of the graph's tools, those of the graph."""
+
+    async def scene() -> None:
+        async with in_process(hosts, SDT) as client:
+            for tool in TOOLS.values():
+                limit = LimitReached(
+                    "20000 memories of Ana are stored and that is the limit; delete some (`delete_memory`)"
+                )
+                sentence = refused(tool.tool, {}, limit)
+                assert re.findall(r"`(\w+)`", sentence) == [
+                    "delete_entities" if tool.tool.name in REFERENCE_TOOLS else "forget"
+                ]
+            sentence = await refusal(client, "add_observations", observations=[{"entityName": "No", "contents": ["x"]}])
+            assert sentence == "there is no entity 'No'; create it with create_entities"
+
+    asyncio.run(scene())
+
+
+def test_a_prompt_names_its_own_arguments(hosts: Hosts) -> None:
+    async def scene() -> None:
+        async with in_process(hosts) as client:
+            for given, expected in (
+                (
+                    {"topic": "x" * 5_000},
+                    "recall was not executed: Expected `str` of length <= 4096 (argument `topic`)",
+                ),
+                (
+                    {"topic": "x", "session_id": "s" * 257},
+                    "recall was not executed: the argument `session_id` must be ",
+                ),
+            ):
+                with pytest.raises(MCPError) as refused_prompt:
+                    await client.get_prompt("recall", given)
+                assert str(refused_prompt.value).startswith(expected)
 
     asyncio.run(scene())
 
