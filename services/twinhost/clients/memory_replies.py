@@ -799,9 +799,9 @@ class MemoryQuarantined(Reply, frozen=True):
 
 
 class MemoryInBrief(Part, frozen=True):
-    """A memory's text, and whose it is; times in ISO-8601, `key` and `valid_from` are absent if there are none.
+    """A memory's text, and whose it is; times in ISO-8601.
 
-    `number` grows with each new memory.
+    `number` grows with each new memory. `key` is absent if there is none, `valid_from` if it is `created`.
     """
 
     number: int = NOT_SENT

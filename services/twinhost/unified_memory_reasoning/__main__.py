@@ -208,6 +208,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     memories.FOLDED_KEYS_MIGRATION,
     REPLIES_BY_TRANSACTION,
     index_tables.REMOVED_MIGRATION,
+    memories.GRAPH_MIGRATION,
 )
 REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
 FEATURES = (

@@ -45,6 +45,7 @@ from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
 from twinhost.unified_memory_reasoning.moments import moment, past_moment
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
+_ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief
 _MAX_TIME = 1e11  # seconds since the epoch; of times that may be in the future
 MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
@@ -55,6 +56,7 @@ class MemoryActions(Feature):
     def __init__(self, memories: Memories, max_reply_bytes: int) -> None:
         self._memories = memories
         self._max_bytes = max_reply_bytes // 2  # of memories; the rest of a reply is smaller
+        self._max_brief_bytes = max_reply_bytes - _ENVELOPE_BYTES
 
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
@@ -205,7 +207,7 @@ class MemoryActions(Feature):
         }
 
     def _brief(self, chosen: Selection) -> MemoriesFound:
-        found, more = self._memories.recall.brief(chosen, self._max_bytes)
+        found, more = self._memories.recall.brief(chosen, self._max_brief_bytes)
         return {
             "status": SUCCESS,
             "memories": [],

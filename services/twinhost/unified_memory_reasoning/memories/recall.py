@@ -51,8 +51,9 @@ _BRIEF = (
     "(SELECT details FROM memory_details WHERE number = m.number) AS details"
 )
 # LIKE ignores the case of ASCII alone, and ends at a NUL: texts with anything else are compared in Python.
-_MAY_CONTAIN = (
-    f"SELECT number, content FROM visible_memories WHERE source = '{GRAPH_SOURCE}' "  # noqa: S608 - constants
+MAY_CONTAIN = (
+    "SELECT number, content FROM memories INDEXED BY memories_of_graph "  # noqa: S608 - constants
+    f"WHERE source = '{GRAPH_SOURCE}' AND written_by NOT IN (SELECT name FROM quarantined) "
     "AND (content LIKE ? ESCAPE '!' OR length(content) < length(CAST(content AS BLOB)))"
 )
 _LIKE_CHARACTERS = 1_000  # of a text: SQLite refuses a pattern of more than 50,000 bytes
@@ -93,9 +94,9 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryInBrief(TypedDict):
-    """A memory's text, and whose it is; times in ISO-8601, `key` and `valid_from` are absent if there are none.
+    """A memory's text, and whose it is; times in ISO-8601.
 
-    `number` grows with each new memory.
+    `number` grows with each new memory. `key` is absent if there is none, `valid_from` if it is `created`.
     """
 
     number: int
@@ -205,7 +206,7 @@ class MemoryRecall:
         """Return the numbers of the graph's parts that share an entity with one that has a text in any case."""
         wanted = text.lower()
         pattern = re.sub("[%_!]", r"!\g<0>", wanted[:_LIKE_CHARACTERS])
-        found = self._database.execute(_MAY_CONTAIN, (f"%{pattern}%",))
+        found = self._database.execute(MAY_CONTAIN, (f"%{pattern}%",))
         numbers = [number for number, content in found if wanted in content.lower()]
         same = self._database.execute(_OF_SAME_ENTITIES, (json.dumps(numbers),))
         return [number for (number,) in same]
@@ -248,7 +249,7 @@ def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrie
         more = decode_details(details)
         if more.key is not None:
             found["key"] = more.key
-        if more.valid_from is not None:
+        if more.valid_from is not None and more.valid_from != created:
             found["valid_from"] = iso_time(more.valid_from)
     return found
 

@@ -131,6 +131,10 @@ CREATE INDEX memory_details_by_key ON memory_details (folded_key, starts, id, wr
 WHERE folded_key IS NOT NULL;
 """  # without a value, which SQL can't compute: see `Validity.fold_keys`
 GRAPH, GRAPH_SOURCE = "graph", "mcp-graph"  # how keys and keywords of the knowledge graph begin, and its source
+# A text is looked for in all parts of the graph; they may lie anywhere among the other memories.
+GRAPH_MIGRATION = (
+    f"CREATE INDEX memories_of_graph ON memories (number, written_by, content) WHERE source = '{GRAPH_SOURCE}'"
+)
 MOST = 100_000  # memories, and tombstones
 MOST_OF_A_WRITER = 20_000  # of each; an operator, who imports other stores, may have all
 
