@@ -14,10 +14,10 @@ key instead. Docs: decision 60.
 
 import asyncio
 import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -215,26 +215,31 @@ class KnowledgeGraph:
         """Return the values that a field of the query selects, by so many of its values in each."""
         some = [chosen[begin : begin + at_once] for begin in range(0, len(chosen), at_once)]
         pages = await _all(self._pages(**{field: each}) for each in some)
-        found = {memory["id"]: memory for page in pages for memory in page}
-        return _by_key(sorted(found.values(), key=lambda memory: memory.get("number", 0)))  # which an older agent omits
+        found = {value.memory["id"]: value for page in pages for value in page}
+        return _by_key(
+            sorted(found.values(), key=lambda value: value.memory.get("number", 0))
+        )  # an older agent has none
 
-    async def _pages(self, **chosen: Any) -> list[Mapping[str, Any]]:
-        """Return the chosen memories of the graph, the oldest first."""
-        found: list[Mapping[str, Any]] = []
-        before = None
-        while True:
-            page = await self._call(
-                "query_memory",
-                source=GRAPH_SOURCE,
-                include_forgotten=True,
-                limit=_PAGE,
-                brief=True,
-                **{"before": before, **chosen},
-            )
-            found += page.get("brief") or page["memories"]  # which an older agent sends
-            if not page["more"]:
-                return found[::-1]
-            before = page["next_before"]
+    async def _pages(self, **chosen: Any) -> list[Value]:
+        """Return the values in the chosen memories of the graph, the oldest first."""
+        pages: list[list[Value]] = []
+        asked = self._ask(None, chosen)
+        try:
+            while True:
+                page = await asked
+                if more := page["more"]:
+                    asked = self._ask(page["next_before"], chosen)
+                    await asyncio.sleep(0)  # it is sent, and answered while this page is read
+                memories = page.get("brief") or page["memories"]  # which an older agent sends
+                pages.append([value for memory in reversed(memories) if (value := _value(memory)) is not None])
+                if not more:
+                    return list(chain.from_iterable(reversed(pages)))
+        finally:
+            asked.cancel()
+
+    def _ask(self, before: int | None, chosen: Mapping[str, Any]) -> "asyncio.Task[Reply]":
+        fields = {"source": GRAPH_SOURCE, "include_forgotten": True, "limit": _PAGE, "brief": True, "before": before}
+        return asyncio.ensure_future(self._call("query_memory", **fields, **chosen))
 
     async def _add(self, values: Mapping[str, list[Value]], *lists: Iterable[Item]) -> None:
         """Store what is new; of several lists, each once the one before is stored.
@@ -299,13 +304,12 @@ def _relation(relation: Relation) -> Item:
     return Item("relation", (relation.from_, relation.relation_type, relation.to))
 
 
-def _by_key(memories: Iterable[Mapping[str, Any]]) -> dict[str, list[Value]]:
+def _by_key(values: Iterable[Value]) -> dict[str, list[Value]]:
     """Return the values of each key in their order."""
-    values: dict[str, list[Value]] = defaultdict(list)
-    for memory in memories:
-        if (value := _value(memory)) is not None:
-            values[memory["key"]].append(value)
-    return {key: sorted(each, key=_place) if len(each) > 1 else each for key, each in values.items()}
+    by_key: dict[str, list[Value]] = {}
+    for value in values:
+        by_key.setdefault(value.memory["key"], []).append(value)
+    return {key: sorted(each, key=_place) if len(each) > 1 else each for key, each in by_key.items()}
 
 
 def _value(memory: Mapping[str, Any]) -> Value | None:
@@ -337,7 +341,8 @@ def _place(value: Value) -> tuple[str, str, str]:
 
     So a value that is valid from a future time on can still be withdrawn, or followed by another one.
     """
-    starts, created = str(value.memory.get("valid_from")), str(value.memory["created"])
+    created = str(value.memory["created"])
+    starts = str(value.memory.get("valid_from", created))
     return min(starts, created), starts, str(value.memory["id"])
 
 
