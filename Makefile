@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall workers test-ready lint install wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-graph workers test-ready lint install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -85,6 +85,10 @@ bench-smoke: image venv ## the same, as short as can be: fails where a row is mi
 
 bench-recall: venv ## how well the memory finds what it has, beside FTS5 (ARGS="--interactions 100000"; docs/reference/memory-search.md)
 	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_recall $(ARGS)
+
+bench-graph: venv ## the knowledge graph of `twinhost mcp` beside the reference memory server (docs/how-to/use-from-an-mcp-client.md)
+	@scripts/setup/reference_memory.sh
+	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_graph $(ARGS)
 
 workers:
 	@echo $(WORKERS)

