@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -40,17 +40,21 @@ Kind = Literal["entity", "observation", "relation"]
 T = TypeVar("T")
 
 
-class Item(NamedTuple):
-    """One part of the graph: what a memory stands for."""
-
+class _Identified(NamedTuple):
     kind: Kind
     parts: tuple[str, ...]
+    key: str  # of its memories; an entity is identified by its name alone
 
-    @property
-    def key(self) -> str:
-        """The key of its memories; an entity is identified by its name alone."""
-        identity = self.parts[:1] if self.kind == "entity" else self.parts
-        return f"{GRAPH}:{self.kind}:{_digest(*identity)}"
+
+class Item(_Identified):
+    """One part of the graph: what a memory stands for."""
+
+    __slots__ = ()
+
+    def __new__(cls, kind: Kind, parts: tuple[str, ...]) -> Self:
+        """Return the item with these parts."""
+        identity = parts[:1] if kind == "entity" else parts
+        return super().__new__(cls, kind, parts, f"{GRAPH}:{kind}:{_digest(*identity)}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,19 +132,23 @@ class KnowledgeGraph:
 
     async def create_entities(self, entities: Sequence[Entity]) -> list[Entity]:
         """Add entities, and return the new ones; one whose name exists is left as it is."""
-        by_name = {each.name: each for each in reversed(entities)}  # of several with one name, the first
-        values = await self._values([part for each in by_name.values() for part in _parts(each)])
-        new = [each for each in entities if by_name[each.name] is each and not _has(values, _entity(each))]
-        observed = [part for each in new for part in _parts(each)[1:]]
+        parts: dict[str, tuple[Entity, list[Item]]] = {}
+        for entity in entities:
+            if entity.name not in parts:  # of several with one name, the first
+                parts[entity.name] = entity, _parts(entity)
+        values = await self._values(chain.from_iterable(items for _, items in parts.values()))
+        new = [(entity, items) for entity, items in parts.values() if not _has(values, items[0])]
         # The observations first: what an interrupted call has left is completed when it is repeated.
-        await self._add(values, observed, list(map(_entity, new)))
-        return new
+        observed = chain.from_iterable(items[1:] for _, items in new)
+        await self._add(values, observed, (items[0] for _, items in new))
+        return [entity for entity, _ in new]
 
     async def create_relations(self, relations: Sequence[Relation]) -> list[Relation]:
         """Add relations, and return the new ones."""
-        values = await self._values(list(map(_relation, relations)))
-        new = [each for each in dict.fromkeys(relations) if not _has(values, _relation(each))]
-        await self._add(values, map(_relation, new))
+        items = {each: _relation(each) for each in relations}
+        values = await self._values(items.values())
+        new = [each for each, item in items.items() if not _has(values, item)]
+        await self._add(values, map(items.__getitem__, new))
         return new
 
     async def add_observations(self, observed: Sequence[Observed]) -> list[Added]:
@@ -293,11 +301,8 @@ def _digest(*parts: str) -> str:
 
 def _parts(entity: Entity) -> list[Item]:
     """Return the entity itself, and its observations."""
-    return [_entity(entity), *(Item("observation", (entity.name, text)) for text in entity.observations)]
-
-
-def _entity(entity: Entity) -> Item:
-    return Item("entity", (entity.name, entity.entity_type))
+    observations = (Item("observation", (entity.name, text)) for text in entity.observations)
+    return [Item("entity", (entity.name, entity.entity_type)), *observations]
 
 
 def _relation(relation: Relation) -> Item:
@@ -352,8 +357,10 @@ def _has(values: Mapping[str, list[Value]], item: Item) -> bool:
 
 def _removed(values: Mapping[str, list[Value]], items: list[Item]) -> Removed:
     """Return which items are there to be removed."""
-    there = [item for item in items if _has(values, item)]
-    return Removed(there, [item for item in items if item not in there], Counter())
+    by_presence: dict[bool, list[Item]] = {True: [], False: []}
+    for item in items:
+        by_presence[_has(values, item)].append(item)
+    return Removed(by_presence[True], by_presence[False], Counter())
 
 
 def _present(values: Mapping[str, list[Value]]) -> list[Value]:
