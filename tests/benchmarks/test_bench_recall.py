@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.bench_recall import auc, steps_back
+from tests.benchmarks.bench_recall import Figures, auc, steps_back
 from tests.benchmarks.recall_set import Turn, load
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -62,15 +62,18 @@ def test_every_figure_is_printed_and_right(tmp_path: Path) -> None:
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     matches = [re.match(r"(\S.*?)\s{2,}(\d.*)", line) for line in ran.stdout.splitlines()]
     rows = {match[1]: match[2].split() for match in matches if match}
-    # The columns of FTS5 and BM25: all, and the halves.
-    plain = {name: row[2:4] + row[6:8] + row[10:] for name, row in rows.items()}
-    assert rows["search recall@1 single_fact"] == ["1", "1.000", "1.000", "1.000"] * 2 + ["0", "-", "-", "-"]
+    # The columns of FTS5 and of that with stems: all, and the halves.
+    plain = {name: row[2:4] + row[8:10] + row[14:16] for name, row in rows.items()}
+    assert rows["search recall@1 single_fact"][:4] == ["1", "1.000", "1.000", "1.000"]
+    assert rows["search recall@1 single_fact"][12:] == ["0", "-", "-", "-", "-", "-"]
     assert plain["search recall@10 paraphrase"] == ["0.000"] * 4 + ["-"] * 2
     assert plain["search recall@1 updated_fact"] == ["0.000"] * 4 + ["-"] * 2
     assert plain["search recall@5 updated_fact"] == ["1.000"] * 4 + ["-"] * 2
     assert plain["search recall@10"] == ["0.750", "0.750", "0.667", "0.667", "1.000", "1.000"]
     assert plain["search outdated above current"] == ["1.000"] * 4 + ["-"] * 2
-    assert plain["search abstention AUC"][:2] == ["0.875", "0.875"]  # paraphrase and unanswerable: nothing found
+    assert rows["search outdated and current@10"][2:4] == ["1.000", "1.000"]
+    assert rows["search recall@10 paraphrase"][4] == "1.000"  # by its meaning, among six turns
+    assert rows["context 500, own session: has the answer"] == ["4", "1.000", "3", "1.000", "1", "1.000"]
     assert rows["context 500, own session: has evidence"] == ["4", "1.000", "3", "1.000", "1", "1.000"]
     assert rows["context 2000, one session: back in time"][0] == str(4 * 5)
     assert rows["decisions: precision"][2:4] == ["1", "1.000"]
@@ -86,6 +89,17 @@ def test_every_figure_is_printed_and_right(tmp_path: Path) -> None:
     for row in (rows["search p50 ms"], rows["context 500, one session: p95 ms"], rows["get_context"]):
         assert float(row[1]) > 0
     assert "with 56 interactions" in ran.stdout
+
+
+def test_the_floor_is_the_best_plain_way() -> None:
+    """The difference and its interval are over the same questions; where all are right, nothing differs."""
+    figures = Figures()
+    for way, rights in (("twinhost", (0, 0, 0, 0)), ("FTS5", (1, 1, 1, 1)), ("porter", (1, 0, 0, 0))):
+        for right in rights:
+            figures.add("search recall@5", "tune", bool(right), way)
+            figures.add("search recall@10", "tune", sample=True, way=way)
+    assert figures.floor("search recall@5") == "search recall@5: -1.000 [-1.000, -1.000], below FTS5"
+    assert figures.floor("search recall@10").startswith("search recall@10: +0.000 [+0.000, +0.000], within ")
 
 
 def test_lines_of_a_context_that_go_back_in_time_are_counted() -> None:

@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-FOLDERS = [Path(__file__).with_name(name) for name in ("recall", "recall_second")]
+from tests.benchmarks.recall_set import FOLDERS
+
 KINDS = {"single_fact", "paraphrase", "cross_lingual", "temporal", "updated_fact", "follow_up", "speaker"}
 LABELS = {"decision", "fact", "withdrawn", "request", "question", "chatter", "negation"}
-
-
 each_set = pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.recall_set import FOLDER, HALVES, half_of, load
+from tests.benchmarks.recall_set import FOLDERS, HALVES, half_of, load
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
 from tests.unit.unified_memory_reasoning.error_pattern_bench import ALICE, BOB, ENDLESS_S, ErrorPatternBench
 from twinhost.store.database import Database
@@ -79,7 +79,7 @@ def test_an_error_without_similar_patterns_gets_no_suggestion(filled: ErrorPatte
 
 def test_few_unrelated_errors_get_a_suggestion(bench: ErrorPatternBench) -> None:
     """Of the messages by which nothing was chosen; two of three reworded ones still find their solution."""
-    second = load(FOLDER.with_name("recall_second"))
+    second = load(FOLDERS[1])
     for kind in second.errors:
         bench.add(kind.pattern or "", kind.solution, error_type=kind.kind)
     found = [
