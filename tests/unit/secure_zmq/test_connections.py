@@ -2,18 +2,22 @@
 
 import os
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from twinhost.secure_zmq import connections as table
 from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.connections import Connections, held, remote, remote_of
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 KEY = "SHA256:of-a-key"
 HOST = "127.0.0.1"
+LOOK_S = 0.05
 
 
 @pytest.fixture
@@ -57,6 +61,28 @@ def test_a_mark_survives_an_event_that_comes_late(accepted: socket.socket, repor
         connections.observe(SocketEvent(kind, fd, endpoint))
     connections.close_refused()
     assert connections.closed_count == 1
+
+
+def test_a_connection_that_ended_just_now_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its end may be reported yet: only one that has ended at two looks, some time apart, is what libzmq keeps."""
+    monkeypatch.setattr(table, "MAX_LOST", 1)
+    monkeypatch.setattr(table, "_LOOK_FOR_LOST_S", LOOK_S)
+    connections = Connections(lambda _: True)
+    with closing(socket.create_server((HOST, 0))) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+        client.close()  # with a reset
+        event = SocketEvent(EventKind.ACCEPTED, server.fileno(), f"tcp://{HOST}:{listener.getsockname()[1]}")
+    with server:
+        connections.observe(event)
+        assert [connections.too_many_lost() for _ in range(2)] == [False, False]
+        connections.observe(event._replace(kind=EventKind.DISCONNECTED))
+        connections.observe(event)
+        time.sleep(LOOK_S)
+        assert not connections.too_many_lost()
+        time.sleep(LOOK_S)
+        assert connections.too_many_lost()
 
 
 def test_a_mark_does_not_pass_to_the_next_connection(accepted: socket.socket) -> None:
