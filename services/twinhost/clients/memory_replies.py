@@ -821,11 +821,11 @@ class MemoriesFound(Reply, frozen=True):
     """
 
     memories: list[MemoryDocument] = NOT_SENT
-    brief: list[MemoryInBrief] | None = None
     count: int = NOT_SENT
     more: bool = NOT_SENT
     next_before: int | None = None
     last_change: int | None = None
+    brief: list[MemoryInBrief] | None = None
 
 
 class BackupPart(Reply, frozen=True):

@@ -333,11 +333,11 @@ class MemoriesFound(TypedDict):
 
     status: Literal["ok"]
     memories: list[MemoryDocument]
-    brief: NotRequired[list[MemoryInBrief]]
     count: int
     more: bool
     next_before: NotRequired[int | None]
     last_change: NotRequired[int]
+    brief: NotRequired[list[MemoryInBrief]]
 
 
 class HistoryFound(TypedDict):
