@@ -38,8 +38,10 @@ build() {
 warn_of_others() {
     local image others
     image=$(docker compose config --images certs-init) || return 0
-    others=$(docker ps --filter "ancestor=$image" --format '{{.Label "com.docker.compose.project.working_dir"}}' |
-        sort -u | grep -vxF "$PWD" | paste -sd ' ') || return 0
+    # By the name that a container was started with: one build may have several names, and a name's earlier build has none.
+    others=$({ docker ps --quiet | xargs --no-run-if-empty docker inspect --format \
+        '{{.Config.Image}}{{"\t"}}{{index .Config.Labels "com.docker.compose.project.working_dir"}}' 2>/dev/null || true; } |
+        awk -F '\t' -v image="$image" '$1 == image {print $2}' | sort -u | grep -vxF "$PWD" | paste -sd ' ') || return 0
     step "Containers of $others run $image too, and would run this checkout's code from its next start on; to keep both, write TWINHOST_IMAGE=NAME:TAG into .env (docs/how-to/run-several-stacks.md)"
 }
 

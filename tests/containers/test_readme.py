@@ -145,7 +145,7 @@ def test_the_documented_python_works(stack: Stack, checkout: Checkout) -> None:
         assert done.status == 0, f"{line}\n{done.out}\n{done.err}"
     assert "UnifiedMemoryReasoningAgent" in done.out
     assert checkout.run(".venv/bin/python -c 'import pytest'").status == 1
-    assert checkout.run("make wheel").out.startswith("dist/twinhost-")
+    assert "dist/twinhost-" in checkout.run("make wheel").out
     assert checkout.run("make install").err == ""  # nothing is left to do
     (line,) = re.findall(r"^\$ (\.venv/bin/twinhost lease .*)$", TEXTS["docs/how-to/call-from-python.md"], re.M)
     leased = checkout.run(line)

@@ -100,7 +100,7 @@ def test_pending_events_arrive_in_order_and_are_removed(hosts: Hosts) -> None:
 
 
 POISON: dict[str, tuple[str, str, bytes]] = {
-    "malformed": ("malformed_request", "publish_event", b'{"event":{"event_type":"poison"}}'),
+    "malformed": ("malformed_request", "publish_event", b'{"event":{"event_id":"p"}}'),
     "of another": (
         "not_granted",
         "publish_event",
