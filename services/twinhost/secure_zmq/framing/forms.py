@@ -46,19 +46,30 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     """
     if len(frame) > max_bytes:
         raise MessageTooLarge(f"the frame has {len(frame)} bytes and {max_bytes} are allowed; send several frames")
-    parts = frame.split(SEPARATOR, MAX_SEPARATORS + 1)[1:]  # not `frame[1:]`, which copies it
+    end = _end_of_parts(frame)  # what comes after it is not copied
+    parts = frame[:end].split(SEPARATOR)[1:]  # not `frame[1:]`, which copies it
     if b"\n" in frame:  # RFC 7464 ends each with a line feed
         parts = [part.rstrip(b"\n") for part in parts]
     requests = [part for part in parts if part]
     if len(requests) > MAX_PARTS:
         raise MalformedRequest(f"the frame has more than {MAX_PARTS} requests; send them in several frames")
-    if len(parts) > MAX_SEPARATORS:
+    if end < len(frame):
         raise MalformedRequest(f"the frame has 0x1E more than {MAX_SEPARATORS} times; send it once before each request")
     if not requests:
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
     if not frame.isascii() and any(is_container(part[0]) for part in requests):
         raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
     return requests
+
+
+def _end_of_parts(frame: bytes) -> int:
+    """Return where the first MAX_SEPARATORS parts of a frame end."""
+    place = -1
+    for _ in range(MAX_SEPARATORS + 1):
+        place = frame.find(SEPARATOR, place + 1)
+        if place < 0:
+            return len(frame)
+    return place
 
 
 def replies_in(frame: bytes) -> list[bytes]:
