@@ -1,4 +1,4 @@
-"""The written development set for recall: sessions, questions about them, labels of turns, and error messages.
+"""The written sets for recall: sessions, questions about them, labels of turns, and error messages.
 
 The folder `recall` has them as JSON Lines, one object a line: `sessions_*`, `questions_*` and `labels_*`, and `errors`.
 A session and what refers to it belong to one half of the set, `tune` or `held out`, by the hash of its id. Weights are
@@ -7,6 +7,10 @@ chosen on `tune` alone: where they fit it too closely, the figures of `held out`
 `recall_second` is a smaller set. It shows what the rules are worth on other material: its sessions are by somebody who
 had seen neither the first one nor the code, and its error messages are those of well-known programs, written after the
 phrases of the kinds of error.
+
+`recall_assistant` has long conversations of a person with an assistant, whose replies have 800 to 4,000 characters:
+code, lists, tables, plans, corrections. `recall_friends` has ordinary long talk between friends. Their writers had seen
+neither code nor rules nor the other sets; they have no labels and no error messages.
 """
 
 import hashlib
@@ -16,7 +20,8 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-FOLDERS = [Path(__file__).with_name(name) for name in ("recall", "recall_second")]
+SETS = ("recall", "recall_second", "recall_assistant", "recall_friends")
+FOLDERS = [Path(__file__).with_name(name) for name in SETS]
 HALVES = ("tune", "held out")
 Kind = Literal[
     "single_fact",
