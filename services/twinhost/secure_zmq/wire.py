@@ -62,7 +62,7 @@ OF_THE_ATTEMPT = ("accepts", "traceparent")  # fields in which a repetition may 
 MAX_IGNORED_NAMES = 32  # that a reply lists
 MAX_IGNORED_CHARACTERS = 64  # of each
 _INFORMATIVE = frozenset({"source_agent", "timestamp"})
-_AT = re.compile(r" - at `\$(.*)`$", re.DOTALL)  # how msgspec ends a message about an inner value
+_AT = re.compile(r" - at `\$([^`]*)`$")  # how msgspec ends a message about an inner value
 _MAX_SENTENCE_CHARACTERS = 256  # of one problem
 
 _envelope_decoder = msgspec.json.Decoder(_Envelope)
@@ -340,9 +340,10 @@ def _fields_in(value: bytes | msgspec.Raw) -> dict[str, msgspec.Raw] | None:
 
 def _located(sentence: str, kind: Any, path: str) -> str:
     """Return msgspec's message with the whole path, and with the members of an enumeration."""
-    allowed, inner = "", _AT.search(sentence)
-    if inner:
-        sentence, path = sentence[: inner.start()], path + inner[1]
+    allowed, inside = "", ""
+    while inner := _AT.search(sentence):  # an inner struct may have named its field already
+        sentence, inside = sentence[: inner.start()], inside + inner[1]
+    path += inside
     if sentence.startswith("Invalid enum value") and (members := _members_of(kind)):
         allowed = f" (allowed: {', '.join(map(repr, members))})"
     if len(sentence) > _MAX_SENTENCE_CHARACTERS:  # it quotes what was sent

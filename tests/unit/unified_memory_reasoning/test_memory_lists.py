@@ -123,6 +123,14 @@ def test_a_memory_in_brief_is_what_a_whole_one_has(bench: SearchedBench) -> None
     assert bench.ask("query_memory")["memories"] == whole
 
 
+def test_a_blank_key_is_refused_where_it_stands(bench: SearchedBench) -> None:
+    """The sentence has the whole path to it."""
+    also = bench.ask("store_memory", content="x", also=[*further(1), {"content": "y", "key": " "}])
+    assert also["error"].endswith(" - at `$.also[1].key`; ./twinhost explain store_memory lists the fields")
+    keys = bench.ask("query_memory", keys=["k", " "])
+    assert keys["error"].endswith(" - at `$.keys[1]`; ./twinhost explain query_memory lists the fields")
+
+
 def test_one_of_several_keys_is_enough(bench: SearchedBench) -> None:
     """In any case, with every other field; a blank one is refused."""
     for number, key in enumerate(("Rent", "Light", "Water")):

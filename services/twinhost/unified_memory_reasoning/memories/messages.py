@@ -175,8 +175,9 @@ class QueryMemory(Request, tag="query_memory"):
     brief: bool = False
 
     def __post_init__(self) -> None:
-        for key in (self.key, *(self.keys or ())):
-            _require_text(key)
+        _require_text(self.key)
+        for place, key in enumerate(self.keys or ()):
+            _require_text(key, f"keys[{place}]")
 
 
 class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
@@ -259,9 +260,9 @@ def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None
         raise ValueError("`key` and an id name a memory twice; leave one of them out - at `$.key`")
 
 
-def _require_text(key: str | None) -> None:
+def _require_text(key: str | None, path: str = "key") -> None:
     if key is not None and not is_visible(key):
-        raise ValueError("a key can't be blank; name what the fact is about - at `$.key`")
+        raise ValueError(f"a key can't be blank; name what the fact is about - at `$.{path}`")
 
 
 class AsStored(TypedDict):
