@@ -5,8 +5,10 @@ Ours is a client, under its own key, of a real UnifiedMemoryReasoningAgent.
 
 import asyncio
 import json
+import math
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -671,6 +673,20 @@ def test_a_sweeper_sweeps_until_it_is_stopped(ours: TwinhostStore, client: Clien
     assert ours.stop_ttl_sweeper()
 
 
+def test_a_sweeper_ends_when_its_future_is_cancelled(ours: TwinhostStore) -> None:
+    """As that of other stores does."""
+    ended = ours.start_ttl_sweeper(SOON)
+    assert ended.cancel()
+    wait_until(lambda: "ttl-sweeper" not in {thread.name for thread in threading.enumerate()}, PATIENCE_S, "it ends")
+    assert ours.stop_ttl_sweeper(PATIENCE_S)
+
+
+@pytest.mark.parametrize("interval", [-1, math.nan])
+def test_no_sweeper_starts_without_a_pause(ours: TwinhostStore, interval: float) -> None:
+    with pytest.raises(ValueError, match=r"sweep_interval_minutes is .*; give more than 0"):
+        ours.start_ttl_sweeper(interval)
+
+
 @pytest.mark.parametrize("content", ["not JSON", "[]", "7", "{}", '{"namespace": 7, "key": "k", "value": {}}'])
 def test_what_no_store_has_put_is_no_item(ours: TwinhostStore, client: Client, root: str, content: str) -> None:
     """Any agent may use the key and the keyword."""
@@ -688,6 +704,7 @@ def test_what_no_store_has_put_is_no_item(ours: TwinhostStore, client: Client, r
 
 PROGRAM = """
 import sys
+import threading
 from twinhost.adapters.langgraph import TwinhostStore
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client

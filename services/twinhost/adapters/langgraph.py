@@ -101,11 +101,17 @@ class TwinhostStore(base.BaseStore):
             sweep_interval_minutes: by default as configured, or 5.
 
         Returns:
-            What is done once the thread has ended.
+            What is done once the thread has ended; to cancel it ends the thread.
+
+        Raises:
+            ValueError: the interval is negative, or no number.
         """
-        self.stop_ttl_sweeper()
         configured = (self.ttl_config or {}).get("sweep_interval_minutes")
-        interval_s = 60 * float(sweep_interval_minutes or configured or _SWEEP_EVERY_MIN)
+        interval = sweep_interval_minutes or configured or _SWEEP_EVERY_MIN
+        if not interval > 0:  # True for nan
+            raise ValueError(f"sweep_interval_minutes is {interval!r}; give more than 0, or None for the default")
+        interval_s = min(60 * interval, threading.TIMEOUT_MAX)
+        self.stop_ttl_sweeper()
         ended: Future[None] = Future()
 
         def sweep() -> None:
@@ -116,9 +122,11 @@ class TwinhostStore(base.BaseStore):
                     except TwinhostError as error:  # the next one may succeed
                         _log.warning("ttl_sweep_failed", reason=str(error))
             finally:
-                ended.set_result(None)
+                if ended.set_running_or_notify_cancel():
+                    ended.set_result(None)
 
         sweeper = Worker("ttl-sweeper", sweep)
+        ended.add_done_callback(lambda _: sweeper.request_stop())
         self._sweeper = sweeper, ended
         sweeper.start()
         return ended
