@@ -21,6 +21,7 @@ from twinhost.mcp.shapes import Entity, Relation
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.conversations.context_text import CLOSING, OPENING
+from twinhost.unified_memory_reasoning.memories.model import MAX_CONTENT_CHARACTERS
 from twinhost.unified_memory_reasoning.memories.rows import GRAPH_SOURCE
 
 REFERENCE = os.environ.get("REFERENCE_MEMORY_SERVER")
@@ -148,6 +149,7 @@ SCENARIOS: dict[str, list[Step]] = {
         ("search_nodes", {"query": "i\u0307Z"}, graph(entity("\u0130zmir"))),
         ("search_nodes", {"query": "b\n1"}, graph()),
         ("search_nodes", {"query": "x"}, graph(entity("Axb", "1000"))),
+        ("search_nodes", {"query": "x" * (MAX_CONTENT_CHARACTERS + 1)}, graph()),
     ],
     "an empty search finds every entity": [
         *ALL,

@@ -198,6 +198,8 @@ class KnowledgeGraph:
 
     async def search(self, query: str) -> Found:
         """Return the entities with the query in name, type or an observation, in any case, and their relations."""
+        if len(query) > MAX_CONTENT_CHARACTERS:  # no part is as long
+            return _found({})
         values = _by_key(await self._pages(entities_with=query) if query else await self._pages())
         text = query.lower()
         fits = {
