@@ -190,6 +190,14 @@ def test_a_timeout_that_a_helper_sets(code: dict[str, str], lines: list[int]) ->
     assert of("no-timeout", HELPED.format(**{"set": "pass", "poll": "True", "wait": "pass", **code})) == lines
 
 
+def test_a_timeout_is_found_through_many_names() -> None:
+    """As soon as through a few, however many ways lead from one to the other, and also in a circle."""
+    copies = "".join(f" s{number} = s{number - 1}\n s{number} = s{number - 1}\n" for number in range(1, 2_000))
+    source = f"def run():\n s0 = c.socket(zmq.REP)\n s0.rcvtimeo = 1\n{copies}"
+    assert of("no-timeout", f"{source} s1999.recv()") == []
+    assert of("no-timeout", f"{source.replace('rcvtimeo', 'sndtimeo')} s0.recv()\n s0 = s1999\n") == [4002]
+
+
 def test_a_timeout_of_the_sockets_in_a_collection() -> None:
     """Each of them comes from the helper that sets it."""
     source = (

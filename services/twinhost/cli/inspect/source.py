@@ -8,6 +8,7 @@ import ast
 from collections import defaultdict
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 
 KINDS = frozenset({"REQ", "REP", "DEALER", "ROUTER", "PUB", "SUB", "XPUB", "XSUB", "PUSH", "PULL", "PAIR"})
 RECEIVE = frozenset({"recv", "recv_json", "recv_string", "recv_unicode", "recv_multipart", "recv_pyobj"})
@@ -119,23 +120,20 @@ class Source:
 
     def is_timed(self, node: ast.AST, place: Place) -> bool:
         """Return whether a timeout is set, or a poll made, by a function that a socket comes from or is given to."""
-        return self._is_timed(self._name(node, place), frozenset())
+        return self._name(node, place) in self._timed
 
-    def _is_timed(self, name: str | None, asked: frozenset[str]) -> bool:
-        if name is None or name in asked:
-            return False
-        asked |= {name}
-        if self._times(name, frozenset()):
-            return True
-        sources = self._sources.get(name, [])
-        return bool(sources) and all(self._is_timed(source, asked) for source in sources)
-
-    def _times(self, name: str, asked: frozenset[str]) -> bool:
-        """Return the same of a name, and of the parameters that it is given to."""
-        if name in self._polled or (name in self.sockets and self.sockets[name].options & _TIMED):
-            return True
-        further = (each for each in self._parameters.get(name, ()) if each not in asked)
-        return any(self._times(each, asked | {name}) for each in further)
+    @cached_property
+    def _timed(self) -> Set[str | None]:
+        """The names of which a timeout or a poll is found; each is looked at once a round, as they may be a circle."""
+        timed: set[str | None] = {
+            *self._polled,
+            *(name for name, each in self.sockets.items() if each.options & _TIMED),
+        }
+        while given := {name for name, those in self._parameters.items() if not timed.isdisjoint(those)} - timed:
+            timed |= given
+        while made := {name for name, those in self._sources.items() if timed.issuperset(those)} - timed:
+            timed |= made
+        return timed
 
     def _name(self, node: ast.AST, place: Place) -> str | None:
         """Return a name that may stand for a socket, or for the collection that has it; None for anything else."""
