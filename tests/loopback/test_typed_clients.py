@@ -1,15 +1,18 @@
 """The typed clients beside both agents: every example of a docstring runs, pages are whole, and events come once."""
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import re
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
@@ -33,7 +36,7 @@ from twinhost.clients.events import SystemEvent
 from twinhost.clients.memory_replies import MemoryDocument
 from twinhost.clients.typed import TypedClient
 from twinhost.secure_zmq.framing.exchange import Asked
-from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
 
 PAGE = Path(__file__).parents[2] / "docs/reference/python.md"
 T = TypeVar("T")
@@ -530,6 +533,39 @@ def test_close_at_any_moment_ends_the_events(mainpc: Hosts) -> None:
             refused = type(iteration.error) in (type(None), twinhost.ConnectionRefused)  # closed before it began
             assert (iteration.is_alive(), refused) == (False, True), number
     assert feed_threads() == []
+
+
+def test_a_signal_handler_closes_a_call_that_holds_a_lock() -> None:
+    """It runs between any two lines of the thread, here of `threading`, while the client waits to connect again."""
+    pair = new_pair("caller")
+    nobody = FollowedAddress("tcp://127.0.0.1:9", lambda: pair, list)  # each pinned key has ended
+
+    def ended(at: int) -> tuple[bool, bool]:
+        """Return whether the call has ended, and whether it came to that line."""
+        client, over, lines = twinhost.Client(nobody), threading.Event(), itertools.count(1)
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            if event == "line" and frame.f_code.co_filename == threading.__file__ and next(lines) == at:
+                sys.settrace(None)
+                client.close()
+            return trace
+
+        def ask() -> None:
+            for traced in (None, trace):  # after the first failure it waits
+                sys.settrace(traced)
+                with contextlib.suppress(twinhost.ConnectionRefused):
+                    client.call("ping")
+            sys.settrace(None)
+            over.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        return over.wait(PATIENCE_S), next(lines) > at
+
+    for at in itertools.count(1):
+        over, reached = ended(at)
+        assert over, f"closed at line {at}, the call does not end"
+        if not reached:
+            break
 
 
 def test_close_ends_a_call_of_another_thread(mainpc: Hosts) -> None:

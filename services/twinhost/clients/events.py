@@ -132,7 +132,7 @@ class FeedClient(TypedClient):
         ...         break
         {'litres': 4}
         """
-        if self._closing.is_set():
+        if self._closing:
             raise closed()
         chosen, feed = checked(topics, self._feed, timeout)
         subscriber = Subscriber(feed, [topic.encode() for topic in chosen])
@@ -143,13 +143,13 @@ class FeedClient(TypedClient):
     ) -> Iterator[SystemEvent]:
         self._followed.add(subscriber)  # before the first look at `_closing`: from now on, `close` stops it
         try:
-            for items in () if self._closing.is_set() else follow(order, subscriber, self.call, timeout):
+            for items in () if self._closing else follow(order, subscriber, self.call, timeout):
                 for event in typed_events(items, allow_gaps):
                     yield event
-                    if self._closing.is_set():
+                    if self._closing:
                         return
         except TwinhostError:
-            if not self._closing.is_set():
+            if not self._closing:
                 raise
         finally:
             self._followed.discard(subscriber)

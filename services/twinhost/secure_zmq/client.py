@@ -61,7 +61,7 @@ class Client:
         self._max_payload_bytes = max_payload_bytes
         self._exchange = Exchange(self._link, max_payload_bytes)
         self._connection: ClientSocket | None = None
-        self._closing = threading.Event()
+        self._closing = False  # no Event: a signal handler that closes may have interrupted one that holds its lock
         self._lock = threading.RLock()  # of the connection: a socket must not be closed while another thread is in it
         self._used = False
 
@@ -144,7 +144,7 @@ class Client:
 
         >>> twinhost.connect("SystemDigitalTwin").close()
         """
-        self._closing.set()
+        self._closing = True
         with self._lock:  # the thread that uses the connection has left it, at most _SLICE_MS later
             if not self._used:  # else this is a signal handler, and the interrupted use closes the connection
                 self._drop()
@@ -245,9 +245,9 @@ class Client:
     def _receive_reply_to(self, asked: Asked) -> Reply:
         link, exchange = self._link, self._exchange
         if self._connection is None:
-            self._closing.wait(max(0.0, min(link.backoff_s(), asked.deadline_s)))
+            self._back_off(min(link.backoff_s(), asked.deadline_s))
         while asked.reply is None:
-            if self._closing.is_set():
+            if self._closing:
                 raise closed()
             connection = self._connection or self._connect()
             session = link.session or link.wait_for_session(_SLICE_MS / 1_000)
@@ -274,6 +274,12 @@ class Client:
         if step is Step.RECONNECT or unanswered:
             self._drop()
 
+    def _back_off(self, seconds: float) -> None:
+        """Wait so long, or until the client is closed."""
+        ends = time.monotonic() + seconds
+        while not self._closing and (left_s := ends - time.monotonic()) > 0:
+            time.sleep(min(left_s, _SLICE_MS / 1_000))
+
     def _connect(self) -> ClientSocket:
         target = self._link.next_target()
         self._connection = open_connection(target, client_context(), self._link.feed, self._max_payload_bytes)
@@ -292,7 +298,7 @@ class Client:
     def _end_use(self) -> None:
         self._used = False
         try:
-            if self._closing.is_set():
+            if self._closing:
                 self._drop()
         finally:
             self._lock.release()
