@@ -1,5 +1,6 @@
 """Memories that are stored and listed many at a time: further memories of one request, lists in brief, the graph."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,22 @@ def test_the_graph_of_an_older_volume_is_found(bench: SearchedBench) -> None:
     graph.add("observation", "Ana", "likes tea")
     bench.reopen()
     assert graph.with_text("likes TEA") == {"Ana\nperson", "Ana\nlikes tea"}
+
+
+def test_a_search_for_a_long_text_takes_little_more_than_for_a_word(bench: SearchedBench) -> None:
+    """Also where each place of a text begins like it: another caller could keep the agent busy for minutes."""
+    for number in range(20):
+        bench.store(f"m{number}", "a" * 65_536, source=GRAPH_SOURCE)
+
+    def taken_s(text: str) -> float:
+        rounds = []
+        for _ in range(3):
+            begun = time.process_time()
+            assert bench.ask("query_memory", entities_with=text, brief=True)["count"] == 0
+            rounds.append(time.process_time() - begun)
+        return min(rounds)
+
+    assert taken_s("a" * 999 + "b") < 50 * taken_s("word")
 
 
 def test_a_search_reads_the_graphs_texts_alone(bench: SearchedBench) -> None:

@@ -56,7 +56,7 @@ MAY_CONTAIN = (
     f"WHERE source = '{GRAPH_SOURCE}' AND written_by NOT IN (SELECT name FROM quarantined) "
     "AND (content LIKE ? ESCAPE '!' OR length(content) < length(CAST(content AS BLOB)))"
 )
-_LIKE_CHARACTERS = 1_000  # of a text: SQLite refuses a pattern of more than 50,000 bytes
+_LIKE_CHARACTERS = 16  # of a text: LIKE may compare all of them at each place, and Python's `in` does not
 _OF_SAME_ENTITIES = f"""
 SELECT number FROM memory_keywords WHERE keyword IN (
     SELECT keyword FROM memory_keywords WHERE number IN (SELECT value FROM json_each(?))
