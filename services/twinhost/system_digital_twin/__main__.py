@@ -126,7 +126,7 @@ def assemble(foundation: Foundation) -> Assembly:
     registry = Registry(database, limits.registration_ttl_s, publish)
     with database.transaction():
         registry.put(_itself(foundation))
-    security = KeysAndAudit(foundation, registry.note_trust)
+    security = KeysAndAudit(foundation, registry.note_applied)
     metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
     sampler = SamplerThread.of(foundation, metrics.queue)
     reports, events = VramReports(database), Events(database, publish)

@@ -332,3 +332,18 @@ def test_an_unregistration_that_is_undone_forgets_nothing(twin: Twin) -> None:
     with pytest.raises(StoreUnavailable):
         batch()
     assert twin.registry._trust.get(UMRA.name) == "r1"
+
+
+def test_a_heartbeat_takes_back_no_revision_that_was_sent_with_get_trust(twin: Twin) -> None:
+    """An agent with sockets of its own may send heartbeats, which don't know what its thread has applied."""
+    twin.register()
+    twin.registry.note_applied(UMRA.name, "r1")
+    twin.ask("heartbeat", agent_name=UMRA.name)
+    assert twin.registry._trust.get(UMRA.name) == "r1"
+    twin.ask("heartbeat", agent_name=UMRA.name, trust_revision="r2")
+    twin.ask("heartbeat", agent_name=UMRA.name)
+    assert twin.registry._trust.get(UMRA.name) is None
+    twin.registry.note_applied(UMRA.name, "r3")
+    twin.ask("unregister", agent_name=UMRA.name)
+    twin.register()
+    assert twin.registry._trust.get(UMRA.name) is None

@@ -116,6 +116,7 @@ class Registry:
         self._sent_heartbeat: set[str] = set()  # names, since the start
         self._waiting: set[str] = set()  # names whose rows are written at the end of the current transaction
         self._trust: dict[str, str] = {}  # sent with every heartbeat, so in memory only
+        self._asking: set[str] = set()  # who sends it with `get_trust` instead
         wall, clock = time.time(), time.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
         for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
@@ -156,14 +157,24 @@ class Registry:
         return self._remember(name, stopping=stopping)
 
     def note_trust(self, name: str, revision: str | None) -> None:
-        """Record which revision of the trust document an agent has applied; None: no revision.
+        """Record which revision of the trust document an agent has applied, by its heartbeat; None: it says none.
+
+        One that the agent sends with `get_trust` stays then: the heartbeats of an agent that makes its own sockets know
+        nothing of the thread that follows the list.
+        """
+        if revision is not None:
+            self._asking.discard(name)
+            self._trust[name] = revision
+        elif name not in self._asking:
+            self._trust.pop(name, None)
+
+    def note_applied(self, name: str, revision: str) -> None:
+        """Record the same by a request for what has changed since.
 
         It changes nothing else: that a thread of the agent follows the list does not show that the agent is well.
         """
-        if revision is None:
-            self._trust.pop(name, None)
-        else:
-            self._trust[name] = revision
+        self._asking.add(name)
+        self._trust[name] = revision
 
     def keep_alive(self, name: str) -> None:
         """Record a heartbeat in memory only: the registry's own agent runs as long as this process."""
@@ -172,13 +183,16 @@ class Registry:
     def remove(self, name: str) -> None:
         """Delete a registration; NotFound where there is none."""
         record, seen = self.get(name), self._seen[name]
-        trust = self._trust.pop(name, None)
+        trust, asking = self._trust.pop(name, None), name in self._asking
+        self._asking.discard(name)
         self._database.execute("DELETE FROM agents WHERE name = ?", (name,))
         del self._records[name], self._seen[name]
 
         def undo() -> None:
             self._records[name], self._seen[name] = record, seen
             self.note_trust(name, trust)
+            if asking:
+                self._asking.add(name)
 
         self._database.on_rollback(undo)
         self._announce(name, "unregistered", record.registered_by)
