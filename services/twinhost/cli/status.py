@@ -282,12 +282,15 @@ def _unregistered(report: AgentReport, registration: Registration | None) -> lis
     silent = registration.status == NO_RESPONSE and not registration.sends_heartbeats
     if registration.status in HEALTHY_STATUSES or (silent and not report.asked):  # then its connection counts
         return []
-    gone = registration.status == NO_RESPONSE
-    advice = (
-        "; start it, or if it is gone for good, remove it from network_config.yaml and run: "
-        f"{PROGRAM} agents unregister {name}"
-    )
-    sentence = f"{name} is registered with SystemDigitalTwin as {registration.status}{advice if gone else ''}"
+    advice = ""
+    if registration.status == NO_RESPONSE and report.failure is None:
+        advice = "; it can be reached, but its heartbeats have ceased: see its log"
+    elif registration.status == NO_RESPONSE:
+        advice = (
+            "; start it, or if it is gone for good, remove it from network_config.yaml and run: "
+            f"{PROGRAM} agents unregister {name}"
+        )
+    sentence = f"{name} is registered with SystemDigitalTwin as {registration.status}{advice}"
     return [Failure("unhealthy", sentence)]
 
 
