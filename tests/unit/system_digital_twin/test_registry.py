@@ -334,7 +334,7 @@ def test_an_unregistration_that_is_undone_forgets_nothing(twin: Twin) -> None:
     assert twin.registry._trust.get(UMRA.name) == "r1"
 
 
-def test_a_heartbeat_takes_back_no_revision_that_was_sent_with_get_trust(twin: Twin) -> None:
+def test_a_heartbeat_takes_back_no_revision_of_get_trust(twin: Twin) -> None:
     """An agent with sockets of its own may send heartbeats, which don't know what its thread has applied."""
     twin.register()
     twin.registry.note_applied(UMRA.name, "r1")

@@ -221,7 +221,7 @@ def test_the_graph_of_an_older_volume_is_found(bench: SearchedBench) -> None:
     assert graph.with_text("likes TEA") == {"Ana\nperson", "Ana\nlikes tea"}
 
 
-def test_a_search_for_a_long_text_takes_little_more_than_for_a_word(bench: SearchedBench) -> None:
+def test_a_long_text_is_searched_as_quickly_as_a_word(bench: SearchedBench) -> None:
     """Also where each place of a text begins like it: another caller could keep the agent busy for minutes."""
     for number in range(20):
         bench.store(f"m{number}", "a" * 65_536, source=GRAPH_SOURCE)
