@@ -20,6 +20,11 @@ class CheckSubscription(Request, tag=CHECK_SUBSCRIPTION):
 
     topics: Annotated[tuple[PREFIX, ...], msgspec.Meta(min_length=1, max_length=MAX_TOPICS)]
 
+    def __post_init__(self) -> None:
+        for number, topic in enumerate(self.topics):
+            if len(topic.encode()) > MAX_TOPIC_BYTES:  # the schema counts characters, the feed bytes
+                raise ValueError(f"a topic has at most {MAX_TOPIC_BYTES} bytes - at `$.topics[{number}]`")
+
 
 class SubscriptionChecked(TypedDict):
     """The topics, all of which are granted."""

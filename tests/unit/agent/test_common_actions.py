@@ -6,11 +6,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.agent.health import HealthCheck
+from twinhost.agent.subscriptions import CheckSubscription
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotGranted
+from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
+from twinhost.secure_zmq.feed import MAX_TOPIC_BYTES
+from twinhost.secure_zmq.wire import RequestDecoder
 
 pytestmark = pytest.mark.sdt_security
 
@@ -84,3 +89,14 @@ def test_health_has_two_names(hosts: Hosts, agent: str) -> None:
         assert document["checks"].keys() >= {"socket_loop", "zap_handler", "store"}
         assert (document["agent"], document["status"], document["secure"]) == (agent, "ok", True)
     assert documents[0].keys() == documents[1].keys()
+
+
+def test_a_topic_is_as_long_as_the_feed_allows() -> None:
+    """The feed counts bytes: it would close the connection for what this had called granted."""
+    decoder = RequestDecoder([CheckSubscription, HealthCheck], 4_096)
+    fits = "\u00e9" * (MAX_TOPIC_BYTES // 2)
+    request = {"action": "check_subscription", "topics": ["EVENT:", fits]}
+    assert decoder.decode(msgspec.json.encode(request)) == CheckSubscription(topics=("EVENT:", fits))
+    request["topics"] = ["EVENT:", f"{fits}x"]
+    with pytest.raises(MalformedRequest, match=r"at most 64 bytes - at `\$\.topics\[1\]`"):
+        decoder.decode(msgspec.json.encode(request))
