@@ -45,7 +45,7 @@ PYTHONS = [each for each in FOUND if makes_venvs(each)]  # at least the one that
 
 
 def run(command: Sequence[str | Path], folder: Path) -> "subprocess.CompletedProcess[str]":
-    environment = {"PATH": "/usr/bin:/bin"}
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}  # a user without a profile
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
