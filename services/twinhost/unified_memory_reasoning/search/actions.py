@@ -41,7 +41,7 @@ from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, MOST_SPREAD, Filters, SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Meaning, Recalled, with_meaning
-from twinhost.unified_memory_reasoning.search.passages import Passages
+from twinhost.unified_memory_reasoning.search.quoted import Passages
 from twinhost.unified_memory_reasoning.search.ranking import Fit, Ranker
 from twinhost.unified_memory_reasoning.search.updates import Text
 from twinhost.unified_memory_reasoning.search.words import asked_in

@@ -1,44 +1,49 @@
-"""Which passage of a long text a query finds: the sentence that has most of what the search went by.
+"""Passages: the parts of a text that the index and the vectors are made of, a few whole sentences each. Pure.
 
-A temporary index of the same kind as the search's has the sentences of one text at a time, so that the expressions of a
-search match in it what they matched in the text. A word counts more if fewer of the sentences have it (BM25).
+A passage has at most SIZE characters, unless a sentence has more, and begins with the last sentence of the passage
+before it if that is short. A sentence ends with a mark before white space, or with the line; a very long one is divided
+between words.
+
+A passage's number is that of its text in the index, times MOST, and its place in the text.
 """
 
 import re
-from collections.abc import Sequence
+from typing import NamedTuple
 
-from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.index_tables import TOKENIZER
+import msgspec
 
-_MOST_CHARACTERS = 300  # of a sentence; a longer one is divided between words
+SIZE = 400  # characters
+MOST = 1_024  # passages of a text; the last one has the rest
+
+_LONGEST = 300  # characters of a sentence
 _sentence = re.compile(
-    rf"\S.{{0,{_MOST_CHARACTERS}}}?(?:[.!?\u2026](?=\s)|[\n\r]|$)|\S.{{0,{_MOST_CHARACTERS}}}(?=\s)|"
-    rf"\S{{1,{_MOST_CHARACTERS}}}",
-    re.DOTALL,
+    rf"\S.{{0,{_LONGEST}}}?(?:[.!?\u2026](?=\s)|[\n\r]|$)|\S.{{0,{_LONGEST}}}(?=\s)|\S{{1,{_LONGEST}}}", re.DOTALL
 )
-_TABLE = f"CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_passages USING fts5 (words, about, content = '', {TOKENIZER})"
-_BEST = "SELECT rowid FROM recall_passages WHERE recall_passages MATCH ? ORDER BY rank, rowid LIMIT 1"
 
 
-class Passages:
-    """Finds passages in texts."""
+class Passage(NamedTuple):
+    """Where a passage begins and ends, in characters of its text."""
 
-    def __init__(self, database: Database) -> None:
-        database.execute(_TABLE)
-        self._database = database
+    begins: int
+    ends: int
 
-    def best(self, text: str, expressions: Sequence[str]) -> int:
-        """Return where the sentence begins that a search finds; 0 if it finds none.
 
-        Args:
-            text: any.
-            expressions: those of the search, in FTS5's syntax.
-        """
-        if not expressions:
-            return 0
-        sentences = ((found.start(), found[0]) for found in _sentence.finditer(text))
-        self._database.execute_many("INSERT INTO recall_passages (rowid, words) VALUES (?, ?)", sentences)
-        match = " OR ".join(f"({each})" for each in expressions)
-        begins = self._database.value(_BEST, (match,))
-        self._database.execute("INSERT INTO recall_passages (recall_passages) VALUES ('delete-all')")
-        return int(begins or 0)
+def passages_of(text: str) -> list[Passage]:
+    """Return the passages of a text, in their order, at least one."""
+    if len(text) <= SIZE:
+        return [Passage(0, len(text))]
+    found = list[Passage]()
+    begins = last_begins = ends = 0  # of the passage so far, and of its last sentence
+    for sentence in _sentence.finditer(text):
+        if ends > begins and sentence.end() - begins > SIZE and len(found) < MOST - 1:
+            found.append(Passage(begins, ends))
+            is_short = last_begins > begins and ends - last_begins < SIZE // 2
+            begins = last_begins if is_short else sentence.start()
+        last_begins, ends = sentence.span()
+    return [*found, Passage(begins, len(text))]
+
+
+def texts_of_passages(text: str) -> str:
+    """Return the texts of the passages as JSON, for triggers; a NUL, which would end a text in SQLite, is a space."""
+    bare = text.replace("\0", " ")
+    return msgspec.json.encode([bare[begins:ends] for begins, ends in passages_of(bare)]).decode()
