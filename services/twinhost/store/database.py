@@ -147,6 +147,10 @@ class Database:
         row = self.execute(sql, parameters).fetchone()
         return None if row is None else row[0]
 
+    def define(self, name: str, function: Callable[[str], str]) -> None:
+        """Define an SQL function of one text that triggers call; it returns the same for the same text."""
+        self._connection.create_function(name, 1, function, deterministic=True)
+
     def on_rollback(self, undo: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
         if self._under_way:

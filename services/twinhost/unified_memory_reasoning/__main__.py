@@ -43,10 +43,11 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
-from twinhost.unified_memory_reasoning.search import index_tables, vectors
-from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search import index_before, index_tables, vectors
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
-from twinhost.unified_memory_reasoning.search.removals import Removals
+from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.upkeep import IndexUpkeep
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
@@ -191,26 +192,27 @@ MIGRATIONS = (  # append only: their order is the schema version
     twins.BY_WRITER_MIGRATION,
     interactions.MIGRATION,
     memories.MIGRATION,
-    index_tables.MIGRATION,
+    index_before.MIGRATION,
     patterns.MIGRATION,
     proposals.MIGRATION,
     coordination.MIGRATION,
     MEMBERSHIP_MIGRATION,
-    index_tables.FORMAT_MIGRATION,
+    index_before.FORMAT_MIGRATION,
     twins.HISTORY_MIGRATION,
     patterns.CASE_MIGRATION,
     interactions.OCCURRED_MIGRATION,
     interactions.BY_TIME_MIGRATION,
-    index_tables.ABOUT_MIGRATION,
+    index_before.ABOUT_MIGRATION,
     memories.DETAILS_MIGRATION,
-    index_tables.OCCURRED_MIGRATION,
+    index_before.OCCURRED_MIGRATION,
     vectors.MIGRATION,
     memories.FOLDED_KEYS_MIGRATION,
     REPLIES_BY_TRANSACTION,
-    index_tables.REMOVED_MIGRATION,
+    index_before.REMOVED_MIGRATION,
     memories.GRAPH_MIGRATION,
+    index_tables.PASSAGES_MIGRATION,
 )
-REBUILDS = index_tables.REBUILDS  # rebuild a damaged full-text index
+REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (
     MemoryHealthActions,
     OperatorActions,
@@ -250,8 +252,8 @@ def assemble(foundation: Foundation) -> Assembly:
     if meaning is not None:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
-    search = Search(database, recall, fading=fading, meaning=meaning)
-    removals = Removals(database)
+    search = Search(database, word_pairs=recall.word_pairs, fading=fading, meaning=meaning)
+    upkeep = IndexUpkeep(database)
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
@@ -294,7 +296,7 @@ def assemble(foundation: Foundation) -> Assembly:
     def on_tick() -> None:
         member.on_tick()
         stored_memories.upkeep.on_tick()
-        removals.on_tick()
+        upkeep.on_tick()
         if meaning is not None:
             meaning.on_tick()
         backups.on_tick()  # last: it may restart the agent with a restored backup

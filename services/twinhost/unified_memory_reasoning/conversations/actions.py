@@ -17,8 +17,10 @@ from twinhost.unified_memory_reasoning.conversations.recollection import Recolle
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
-from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY, Search
+from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
+from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -216,7 +218,7 @@ class ContextActions(Feature):
             speaker=speaker,
             query=request.query,
             everywhere=everywhere,
-            nearness=recalled.nearness if recalled else {},
+            nearness=recalled.nearness if recalled else NOTHING_NEAR,
         )
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
         memory_ids = [turn.memory_id for turn in text.turns if turn.memory_id]

@@ -15,14 +15,13 @@ no content can start a line with `[`, a day, or the fence. Wherever `<` precedes
 with characters in the word that show nothing, so that no content has the fence in it at all. A speaker contains no
 bracket and no line break. Characters that control a terminal or change the reading direction are replaced by U+FFFD.
 
-A turn takes at most half of the tokens, unless nothing else needs them. Of a longer one, a passage is quoted: what
-`passage_of` names, with a quarter of its tokens for what precedes it; `…` stands for what is left out. White space at
-the end of a content is dropped.
+A turn takes at most half of the tokens, unless nothing else needs them. Of a longer one, the beginning is quoted; `…`
+stands for what is left out. White space at the end of a content is dropped.
 """
 
 import re
 from bisect import bisect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
@@ -43,7 +42,6 @@ _BREAK_BYTES = 2  # a line break in JSON
 _FIRST_DAY, _DAY_S = date(1970, 1, 1), 86_400
 _SMALLEST_TOKENS = 8  # of a turn; with less left, nothing more is tried
 _LEAST_SHARE = 4  # a turn is cut to what is left of the tokens if that is a quarter of them
-_LEAD_SHARE = 4  # of a turn's tokens, a quarter for what precedes the passage that is quoted
 _CHARACTERS_PER_TOKEN = 16  # at most
 _MOST_MISSES = 12  # turns that don't fit, one after the other, until no more are tried
 
@@ -113,9 +111,10 @@ def one_line(content: str, most: int) -> str:
 
 
 class Turn(msgspec.Struct, frozen=True):
-    """One interaction, as a context quotes it; `longer` if `content` is only a part, `at` in seconds.
+    """One interaction, as a context quotes it; `at` in seconds.
 
-    A memory has its `memory_id`, no session, and its row in the index as the `id`.
+    `longer` if `content` is only a part, and `follows` if that is not its beginning. A memory has its `memory_id`, no
+    session, and its row in the index as the `id`.
     """
 
     id: int
@@ -127,6 +126,7 @@ class Turn(msgspec.Struct, frozen=True):
     written_by: str
     at: float
     memory_id: str = ""
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +143,9 @@ class ContextText:
     def __init__(self, tokens: Tokens, max_tokens: int, max_bytes: int, *, names_sessions: bool = False) -> None:
         self.max_tokens, self._max_bytes, self._tokens = max_tokens, max_bytes, tokens
         self._names_sessions = names_sessions
-        self.passage_of: Callable[[str], int] = lambda _: 0  # where the passage begins that is quoted of a long content
         self._lines: list[_Line] = []  # in the order of time
         self._added: dict[int, _Line] = {}  # by id, the most important first
         self._refused: dict[int, Turn] = {}  # the same
-        self._passages: dict[tuple[int, int], int] = {}
         self._costs: dict[str, tuple[int, int]] = {"": (0, 0)}
         self._used, self._bytes = self._fence = self._cost(f"{OPENING}\n{CLOSING}")
 
@@ -255,47 +253,23 @@ class ContextText:
     def _line(self, turn: Turn, most: int, max_bytes: int) -> _Line | None:
         """Return as much of a turn as fits; None if nothing of its content does."""
         content = turn.content.rstrip()
-        most_characters = max(0, most) * _CHARACTERS_PER_TOKEN
-        begins = None
-        if len(content) <= most_characters:
-            text = lines_of(turn.speaker, turn.kind, content)
+        name = label(turn.speaker, turn.kind) + (CUT if turn.follows else "")
+        end = max(0, most) * _CHARACTERS_PER_TOKEN
+        if len(content) <= end:
+            text = without_fence(name + _indented(content)) + (CUT if turn.longer else "")
             tokens, size = self._cost(text)
             if tokens <= most + 1 and size <= max_bytes:
-                if not turn.longer:
-                    return _Line(turn, text, whole=True)
-                begins = 0
-        if begins is None:
-            begins = self._begins(turn.id, content)
-        first, end = max(0, begins - most_characters), begins + most_characters
-        lead, rest = _indented(content[first:begins]), _indented(content[begins:end])
-        name = label(turn.speaker, turn.kind)
-        before, after = self._passage(name, lead, rest, most, max_bytes)
-        if not (before + after).strip():
+                return _Line(turn, text, whole=not turn.longer)
+        part = self._beginning(name, _indented(content[:end]), most, max_bytes)
+        if not part.strip():
             return None
-        starts, ends = first == 0 and before == lead, end >= len(content) and after == rest
-        text = f"{name}{'' if starts else CUT}{before if starts else before.lstrip()}{after}".rstrip()
-        whole = starts and ends and not turn.longer
-        text = without_fence(text if ends and not turn.longer else text + CUT)
-        return _Line(turn, text, whole, more=not (starts and ends))
+        return _Line(turn, without_fence(f"{name}{part}".rstrip() + CUT), whole=False, more=True)
 
-    def _begins(self, number: int, content: str) -> int:
-        """Return where the passage of a turn begins that is quoted."""
-        key = number, len(content)
-        if key not in self._passages:
-            self._passages[key] = self.passage_of(content)
-        return self._passages[key]
-
-    def _passage(self, name: str, lead: str, rest: str, most: int, max_bytes: int) -> tuple[str, str]:
-        """Return as much of a passage as fits beside a name, and of what precedes it."""
-        size = max(0, max_bytes // 2 - _BREAK_BYTES - len(f"{name}{CUT}{CUT}".encode()))  # escaped, it is at most twice
-        most -= self._tokens.count(name) + self._tokens.count(CUT) * (2 if lead else 1)
-        before = self._tokens.ending(_last_bytes(lead, size // _LEAD_SHARE), max(0, most) // _LEAD_SHARE)
-        after = _first_bytes(rest, size - len(before.encode()))
-        after = self._tokens.beginning(after, max(0, most - self._tokens.count(before)))
-        if after == rest:
-            before = _last_bytes(lead, size - len(after.encode()))
-            before = self._tokens.ending(before, max(0, most - self._tokens.count(after) - 1))
-        return before, after
+    def _beginning(self, name: str, content: str, most: int, max_bytes: int) -> str:
+        """Return as much of a content as fits beside a name."""
+        size = max(0, max_bytes // 2 - _BREAK_BYTES - len(f"{name}{CUT}".encode()))  # escaped, it is at most twice
+        most -= self._tokens.count(name) + self._tokens.count(CUT)
+        return self._tokens.beginning(_first_bytes(content, size), max(0, most))
 
     def _header(self, before: Turn | None, turn: Turn | None) -> str:
         """Return the line between two turns, empty if there is none."""
@@ -335,11 +309,6 @@ def name_of(name: str) -> str:
 
 def _first_bytes(text: str, most: int) -> str:
     return text.encode()[: max(0, most)].decode(errors="ignore")
-
-
-def _last_bytes(text: str, most: int) -> str:
-    encoded = text.encode()
-    return encoded[max(0, len(encoded) - most) :].decode(errors="ignore")
 
 
 def _id_bytes(turn: Turn) -> int:

@@ -35,7 +35,8 @@ from twinhost.unified_memory_reasoning.conversations.importance import importanc
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
-from twinhost.unified_memory_reasoning.search.removals import keep_for_index
+from twinhost.unified_memory_reasoning.search.index_tables import define_passages
+from twinhost.unified_memory_reasoning.search.upkeep import keep_for_index
 
 Kind = Literal["code", "user_query", "system_response", "error"]
 
@@ -185,6 +186,7 @@ class Interactions:
     """Interactions by session, their windows and their summaries."""
 
     def __init__(self, database: Database) -> None:
+        define_passages(database)
         create_visible_views(database, "interactions")
         self._database = database
         self._contexts = Contexts(database)

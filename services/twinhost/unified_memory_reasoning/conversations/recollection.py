@@ -4,26 +4,28 @@ A search in all sessions finds memories too, which are quoted as turns are.
 
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
 fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it.
-The best of them is quoted in part if the whole has no room. What is left is filled with further ones of these, then
-with the newest.
+Of a long one its best passage is quoted. What is left is filled with further ones of these, then with the newest.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain, tee
-from types import MappingProxyType
 
 import msgspec
 
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
-from twinhost.unified_memory_reasoning.search.actions import Ranked, Search
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.passages import passages_of
+from twinhost.unified_memory_reasoning.search.search import Ranked, Search
+from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
 
 NEWEST_SHARE = 0.15  # of the budget, if there is a question
 SUMMARY_SHARE = 0.1  # half of it if there is a question
+QUOTED_WHOLE = 800  # characters of a turn that fits a question; of a longer one, its best passage is quoted
+_WHOLE_SHARE = 2  # and at most so many characters for each token of the budget: about half of it
 _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
 
@@ -49,7 +51,7 @@ class Recollection:
         speaker: str | None = None,
         query: str | None = None,
         everywhere: bool = False,
-        nearness: Mapping[int, float] = MappingProxyType({}),
+        nearness: Nearness = NOTHING_NEAR,
     ) -> int:
         """Fill a text, and return its tokens.
 
@@ -60,7 +62,7 @@ class Recollection:
             speaker: only what this speaker said.
             query: the question; without one, the newest turns and the summary alone.
             everywhere: whether the search is in all sessions, and in the memories.
-            nearness: the rows that are near to the question's meaning, and how near.
+            nearness: how near passages are to the question's meaning.
         """
         max_tokens = text.max_tokens
         most_bytes = max_tokens * _BYTES_PER_TOKEN
@@ -73,9 +75,8 @@ class Recollection:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             ranking = self._search.rank(query, filters, nearness=nearness)
-            text.passage_of = lambda content: self._search.passage(content, ranking)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
-            results = self._results(ranked, speaker)
+            results = self._results(ranked, speaker, min(QUOTED_WHOLE, _WHOLE_SHARE * max_tokens))
             best = next(results, [])
             text.fill(best, max_tokens - of_summary, in_part=True)
             hits, found = tee(chain(best, chain.from_iterable(results)))
@@ -89,8 +90,8 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _results(self, ranked: list[Ranked], speaker: str | None) -> Iterator[list[Turn]]:
-        """Yield what a search has found, each turn with its neighbours after it."""
+    def _results(self, ranked: list[Ranked], speaker: str | None, most: int) -> Iterator[list[Turn]]:
+        """Yield what a search has found, each turn with its neighbours after it; `most` characters of one."""
         for start in range(0, len(ranked), _TOGETHER):
             together = ranked[start : start + _TOGETHER]
             rows = [each.row for each in together if each.row < MEMORY_ROWS]
@@ -99,9 +100,10 @@ class Recollection:
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
             for each in together:
                 if each.row >= MEMORY_ROWS:
-                    yield [self._memory(each)]
+                    yield [_quoted(self._memory(each), each, most)]
                 else:
-                    yield [turns[number] for number in wanted[each.row] if number in turns]
+                    found = [turns[number] for number in wanted[each.row] if number in turns]
+                    yield [_quoted(turn, each, most) if turn.id == each.row else turn for turn in found]
 
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
@@ -127,3 +129,11 @@ class Recollection:
             text = texts[turn.id]
             short = len(turn.content) <= len(text)
             yield turn if short else msgspec.structs.replace(turn, content=text, longer=True)
+
+
+def _quoted(turn: Turn, ranked: Ranked, most: int) -> Turn:
+    """Return a turn that a search has found; of one with more than `most` characters, the passage that fits best."""
+    if len(turn.content) <= most or len(passages := passages_of(turn.content)) <= ranked.passage:
+        return turn
+    begins, ends = passages[ranked.passage]
+    return msgspec.structs.replace(turn, content=turn.content[begins:ends], longer=True, follows=begins > 0)

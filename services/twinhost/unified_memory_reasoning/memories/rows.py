@@ -9,6 +9,7 @@ import msgspec
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory, folded_key
+from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 
 
 class Shares:
@@ -189,6 +190,7 @@ class MemoryRows:
     def __init__(
         self, database: Database, most: int, most_of_a_writer: int, forgotten: Callable[[Memory], bool]
     ) -> None:
+        define_passages(database)
         self._database = database
         self._forgotten = forgotten
         self._most, self._most_of_a_writer = most, most_of_a_writer

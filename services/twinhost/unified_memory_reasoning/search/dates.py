@@ -91,14 +91,13 @@ def _days_by_distance() -> Iterator[tuple[str, str, str]]:
 
 @dataclass(frozen=True, slots=True)
 class AskedDate:
-    """A date that a query names: its terms, any of which will do, and how texts write it."""
+    """A date that a query names: its terms, any of which will do."""
 
     terms: tuple[str, ...]
-    written: tuple[str, ...] = ()  # phrases
 
 
-def dates_of(query: str, today: date) -> tuple[list[AskedDate], str]:
-    """Return the dates that a query names, and the query without their words.
+def dates_of(query: str, today: date) -> list[AskedDate]:
+    """Return the dates that a query names.
 
     Args:
         query: in lower case.
@@ -109,7 +108,7 @@ def dates_of(query: str, today: date) -> tuple[list[AskedDate], str]:
         for match in expression.finditer(query):
             found.append(_asked(name, match.groupdict(), today))
             query = query[: match.start()] + " " * len(match.group()) + query[match.end() :]
-    return found, query
+    return found
 
 
 def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:
@@ -118,7 +117,7 @@ def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:
     monday = today.isoweekday() - 1  # days since
     if name == "weekday":
         number = WEEKDAYS[groups["weekday"]]
-        return AskedDate((_day(today, (monday - number) % 7 + 1),), _WEEKDAYS[number])
+        return AskedDate((_day(today, (monday - number) % 7 + 1),))
     if name == "iso":
         terms = [f"d{groups['iso'].replace('-', '')}"]
     elif name == "month":
@@ -134,12 +133,10 @@ def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:
 def _of_month(name: str, groups: dict[str, str]) -> AskedDate:
     """Return a month, or a day of a month, of a year or of any."""
     number, year = MONTHS[groups["month"]], groups.get("year")
-    names = _MONTHS[number - 1]
     if name == "month_name":
-        return AskedDate((f"m{year}{number:02}" if year else f"o{number:02}",), names)
+        return AskedDate((f"m{year}{number:02}" if year else f"o{number:02}",))
     day = int(groups["day"])
-    written = tuple(phrase for name in names for phrase in (f"{name} {day}", f"{day} {name}", f"{day} ng {name}"))
-    return AskedDate((f"d{year}{number:02}{day:02}" if year else f"y{number:02}{day:02}",), written)
+    return AskedDate((f"d{year}{number:02}{day:02}" if year else f"y{number:02}{day:02}",))
 
 
 def _day(today: date, back: int) -> str:

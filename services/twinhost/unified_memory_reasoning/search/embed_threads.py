@@ -5,7 +5,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,15 @@ import structlog
 from twinhost.unified_memory_reasoning.search.embedding import Breaker, Embedder, EmbeddingFailed, State, Vector
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
-from twinhost.unified_memory_reasoning.search.vectors import Embedded, Matrix, UnembeddedText, VectorReader, packed
+from twinhost.unified_memory_reasoning.search.vectors import (
+    NOTHING_NEAR,
+    Embedded,
+    Matrix,
+    Nearness,
+    UnembeddedText,
+    VectorReader,
+    packed,
+)
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -54,7 +62,7 @@ Channels = list[Literal["words", "meaning"]]  # that a search went by
 class Recalled(NamedTuple):
     """What is near to a query's meaning: by row, how near. Or why that is not known."""
 
-    nearness: Mapping[int, float]
+    nearness: Nearness
     missing: str | None = None
     asked: bool = True  # False: embeddings are off
 
@@ -176,28 +184,30 @@ class Queries(Worker):
                     self._failures.log(error)
                     matrix = None  # it may be half changed
                     if query is not None and not query.found.done():
-                        query.found.set_result(Recalled({}, "the comparison failed; the agent's log says why"))
+                        query.found.set_result(
+                            Recalled(NOTHING_NEAR, "the comparison failed; the agent's log says why")
+                        )
                     self.wait(_POLL_S)
         finally:
             reader.close()
 
     def _find(self, query: Query, matrix: Matrix | None, ordinary: Sequence[Vector], reader: VectorReader) -> Recalled:
         if matrix is None:
-            return Recalled({}, "the model has not answered yet")
+            return Recalled(NOTHING_NEAR, "the model has not answered yet")
         if time.monotonic() > query.send_until:
-            return Recalled({}, "earlier queries kept the model busy")
+            return Recalled(NOTHING_NEAR, "earlier queries kept the model busy")
         try:
             (vector,) = self._call.embed([query.text], query.until - time.monotonic())
             if len(vector) != matrix.dimensions:
                 self._shared.doubted.set()
-                return Recalled({}, _OTHER_LENGTH)
+                return Recalled(NOTHING_NEAR, _OTHER_LENGTH)
             matrix.follow(reader)
             only = reader.filtered(query.filters)
             nearest = matrix.nearest(vector, ordinary, reader.hidden(), only, MOST_HITS)
         except EmbeddingFailed as error:
-            return Recalled({}, str(error))
+            return Recalled(NOTHING_NEAR, str(error))
         except sqlite3.Error as error:
-            return Recalled({}, f"the store can't be read ({error})")
+            return Recalled(NOTHING_NEAR, f"the store can't be read ({error})")
         return Recalled(dict(nearest))
 
 

@@ -1,77 +1,77 @@
-"""The full-text index over interactions and memories: which of them have the words and the dates of a query.
+"""The full-text index over passages of interactions and memories: which of them have the words and dates of a query.
 
 `index_tables` has the table. A filter is part of the match, applies before every limit, and reads no row.
 
-The turns around a turn are looked up by the search (`neighbours`), and not indexed with it (decision 0049).
-
-The number of texts that a search ranks is bounded. The words of a query are added from the rarest on, as long as at
-most MOST_RANKED texts contain them; the other words are skipped. If every word is more common than that, the newest
-texts with one of them are ranked, and the newest with all of them.
+A word weighs by its inverse document frequency. For a common one that is estimated from the newest passages that have
+it, so that a word costs the same in a store of any size. The rarest words are looked up, as long as at most MOST_READ
+passages have them; the others only count in what was found by these.
 
 Of two turns in one session, a filter may exclude the one that has the words and not the other, which is a result by it.
-So the texts that a filter excludes are looked up too, with a bound of their own.
+So the texts that a filter excludes are looked up too.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import log
 from typing import NamedTuple
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
-from twinhost.unified_memory_reasoning.search.dates import AskedDate
-from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
-from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
-from twinhost.unified_memory_reasoning.search.words import (
-    SHORTEST_NAME,
-    Asked,
-    AskedWord,
-    may_be_misspelt,
-    spellings_of,
+from twinhost.unified_memory_reasoning.search.index_tables import (
+    MEMORY_ROWS,
+    define_passages,
+    interaction_moment,
+    memory_moment,
 )
+from twinhost.unified_memory_reasoning.search.passages import MOST
+from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
+from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord
 
-MOST_RANKED = 3_000  # texts that one search ranks
-NEWEST = 1_000  # texts of a word, or with all the words, if every word is common
-MOST_COMMON_WORDS = 4  # that are searched if every word is common
-SEEDS = 100  # the best by their own words
-MOST_SPREAD = 50  # of these, the first ones; the turns around them are ranked too
-AFTER, BEFORE = 5, 2  # turns around a seed
-IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language, or the speaker's name
-MISSPELT = 0.6
-MOST_MISSPELT = 4  # words of a query, the first ones that occur nowhere, whose like is looked up
+MOST_FOUND = 100  # passages that a search of the index returns, the best by its words
+MOST_READ = 50_000  # passages with one of the words that a search reads
+SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
+COMMON = 0.5  # of its weight: what a stop word counts
+IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language
 _ALWAYS = (0.0, 1e11)  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
 _MOST_IN_MATCH = 16  # quarantined writers that a match excludes
+_ROW = f"recall_passages.rowid / {MOST}"
+_IS_INTERACTION = f"recall_passages.rowid < {MEMORY_ROWS * MOST}"
 _VISIBLE = (  # if there are more of them; this reads the row of every text
-    f"CASE WHEN recall_words.rowid < {MEMORY_ROWS} "  # noqa: S608 - of this module's constants alone
-    "THEN EXISTS (SELECT 1 FROM visible_interactions WHERE id = recall_words.rowid) "
-    f"ELSE EXISTS (SELECT 1 FROM visible_memories WHERE number = recall_words.rowid - {MEMORY_ROWS}) END"
+    f"CASE WHEN {_IS_INTERACTION} THEN EXISTS (SELECT 1 FROM visible_interactions WHERE id = {_ROW}) "  # noqa: S608
+    f"ELSE EXISTS (SELECT 1 FROM visible_memories WHERE number = {_ROW} - {MEMORY_ROWS}) END"
 )
 _WITHIN = (
-    f"CASE WHEN recall_words.rowid < {MEMORY_ROWS} THEN EXISTS (SELECT 1 FROM interactions "  # noqa: S608
-    f"WHERE id = recall_words.rowid AND {interaction_moment('interactions')} BETWEEN ?2 AND ?3) "
-    f"ELSE EXISTS (SELECT 1 FROM memories WHERE number = recall_words.rowid - {MEMORY_ROWS} "
+    f"CASE WHEN {_IS_INTERACTION} THEN EXISTS (SELECT 1 FROM interactions "  # noqa: S608
+    f"WHERE id = {_ROW} AND {interaction_moment('interactions')} BETWEEN ?2 AND ?3) "
+    f"ELSE EXISTS (SELECT 1 FROM memories WHERE number = {_ROW} - {MEMORY_ROWS} "
     f"AND {memory_moment('memories')} BETWEEN ?2 AND ?3) END"
 )
 _HAS_KEYWORD = (
-    f"EXISTS (SELECT 1 FROM memory_keywords WHERE number = recall_words.rowid - {MEMORY_ROWS} "  # noqa: S608
+    f"EXISTS (SELECT 1 FROM memory_keywords WHERE number = {_ROW} - {MEMORY_ROWS} "  # noqa: S608
     "AND keyword = CAST(x'{}' AS TEXT))"
 )
 OF_SPEAKERS = "(?2 IS NULL OR speaker IN (SELECT value FROM json_each(?2)))"  # of `speakers_json`
-_IN_INDEX_ALONE = "EXISTS (SELECT 1 FROM recall_removed WHERE id = recall_words.rowid)"  # deleted: see `removals`
+_IN_INDEX_ALONE = f"EXISTS (SELECT 1 FROM recall_removed WHERE id = {_ROW})"  # noqa: S608 - deleted: see `upkeep`
+_BY_WORDS, _NEWEST_FIRST = "bm25(recall_passages, 1.0, 0.0, 0.0)", "rowid DESC"
 _FITTING = (
-    f"SELECT rowid FROM recall_words WHERE recall_words MATCH ?1 AND ?2 <= ?3 AND NOT {_IN_INDEX_ALONE} "  # noqa: S608
-    "AND {} {} LIMIT ?4"
+    f"SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 AND ?2 <= ?3 AND NOT {_IN_INDEX_ALONE} "  # noqa: S608
+    "AND {} ORDER BY {} LIMIT ?4"
+)
+_SAMPLED = (
+    "SELECT count(*), min(rowid) FROM "
+    "(SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 ORDER BY rowid DESC LIMIT ?2)"
+)
+_BESIDE = (
+    "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "
+    "WHERE near.session_id = seed.session_id AND near.id {} seed.id ORDER BY near.id {} LIMIT ?{}))"
 )
 _NEIGHBOURS = (
-    "SELECT seed.id AS number, seed.content || ' ' LIKE '%? %' AS question, "  # noqa: S608
-    "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "
-    f"WHERE near.session_id = seed.session_id AND near.id > seed.id ORDER BY near.id LIMIT {AFTER})) AS after, "
-    "(SELECT group_concat(id) FROM (SELECT near.id FROM visible_interactions AS near "
-    f"WHERE near.session_id = seed.session_id AND near.id < seed.id ORDER BY near.id DESC LIMIT {BEFORE})) AS before "
-    "FROM interactions AS seed WHERE seed.id IN (SELECT value FROM json_each(?))"
+    f"SELECT {_BESIDE.format('<', 'DESC', 2)}, seed.id, {_BESIDE.format('>', '', 3)} "  # noqa: S608 - constants
+    "FROM interactions AS seed WHERE seed.id IN (SELECT value FROM json_each(?1))"
 )
 _AS_FILTERED = (
     "SELECT id FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) "  # noqa: S608
@@ -82,8 +82,7 @@ _AS_FILTERED = (
     "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
     f"AND {memory_moment('visible_memories')} BETWEEN ?4 AND ?5"
 )
-_TEXTS = "SELECT coalesce((SELECT max(id) FROM interactions), 0) + coalesce((SELECT max(number) FROM memories), 0)"
-_TEXTS_OF_SESSION = "SELECT coalesce(sum(count), 0) FROM context_sessions WHERE session_id = ?"
+_LAST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,95 +114,153 @@ EVERYTHING = Filters()
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A word or a date of a query, and how strongly, 0 to 1, each row has it; too common a part is not `searched`."""
+class Term:
+    """A word of a query: the stems that a text may have of it, how strong each is, and its weight."""
 
-    is_date: bool
-    rows: dict[int, float]
-    searched: bool
-    is_name: bool = False  # of a speaker
-    texts: int = 0  # that have it, if more than there are rows
+    text: str
+    stems: dict[str, float]
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Date:
+    """A date of a query: the terms of the index that are of it, and its weight."""
+
+    terms: tuple[str, ...]
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The parts of a query, the rows that have them, and what became of the words."""
+    """What a query asks for, the passages that fit its filters, and those that may have neighbours that do."""
 
-    parts: list[Part]
-    fitting: set[int]  # rows that are as the filters say; the others can only have neighbours that are
-    total: int  # texts that were searched
-    expressions: list[str]  # what was searched, in FTS5's syntax
-    words: list[str]
+    terms: list[Term]
+    dates: list[Date]
+    passages: list[int]
+    others: list[int]
+    words: list[str]  # that were searched
     left_out: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """The visible turns after and before a turn in its session, the nearest first, and whether it asks."""
-
-    id: int
-    question: bool
-    after: list[int]
-    before: list[int]
 
 
 class SearchIndex:
     """The words and dates of interactions and memories, in SQLite's FTS5."""
 
     def __init__(self, database: Database) -> None:
+        define_passages(database)
         create_visible_views(database, "interactions", "memories")
         self._database = database
-        self._vocabulary = Vocabulary(database)
+        self.vocabulary = Vocabulary(database)
         self.speakers = Speakers(database)
 
     def find(self, asked: Asked, filters: Filters) -> Found:
-        """Return the visible, not forgotten texts with the rarest words and dates of a query."""
-        lookup = _Lookup(self._database, self._vocabulary, filters)
-        found = [lookup.date(date) for date in asked.dates] + [lookup.word(word) for word in asked.words]
-        numbers = lookup.chosen(found)
-        fitting = {row for number in numbers for row in found[number].rows}
-        numbers |= lookup.with_others(found, numbers)
-        first = len(asked.dates)
-        searched = [word.text for number, word in enumerate(asked.words, first) if number in numbers]
-        return Found(
-            [
-                Part(number < first, each.rows, number in numbers, each.is_name, each.texts)
-                for number, each in enumerate(found)
-            ],
-            fitting,
-            lookup.total(),
-            [expression for number in sorted(numbers) for expression, _ in found[number].expressions],
-            [*asked.date_words, *searched],
-            [*(word.text for word in asked.words if word.text not in searched), *asked.left_out],
+        """Return the visible, not forgotten passages with the rarest words and dates of a query."""
+        frequencies = _Frequencies(self._database)
+        words = [self._word(word, frequencies) for word in asked.words]
+        dates = [_of_date(each.terms, frequencies) for each in asked.dates]
+        searched = _rarest([word for word in words if not word.is_common] or words)
+        lookup = _Lookup(self._database, filters)
+        passages, others = lookup.passages(
+            [word.expression for word in searched], [expression for _, expression in dates]
         )
+        found = [word.term.text for word in searched]
+        return Found(
+            [word.term for word in words],
+            [date for date, _ in dates],
+            passages,
+            others,
+            [word for word in asked.order if word in found],
+            [word for word in asked.order if word not in found],
+        )
+
+    def texts(self) -> int:
+        """Return how many texts there are, about."""
+        return sum(self._database.execute(_LAST).fetchone())
+
+    def weight_of_speaker(self, word: str) -> float:
+        """Return how much a word weighs as the name of a speaker."""
+        return _Frequencies(self._database).weight(f"about : {_quoted(word)}")
 
     def fitting(self, rows: Collection[int], filters: Filters) -> set[int]:
         """Return those of some interactions and memories that are as the filters say."""
         values = (json.dumps(list(rows)), filters.speakers_json, filters.kind, *_period(filters), filters.keyword)
         return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
 
-    def neighbours(self, rows: Iterable[int]) -> list[Neighbours]:
-        """Return the turns around interactions."""
+    def beside(self, rows: Iterable[int], before: int, after: int) -> list[list[int]]:
+        """Return each of some interactions with the visible turns around it in its session, in their order.
 
-        def neighbours(number: int, question: int, after: str | None, before: str | None) -> Neighbours:
-            numbers = (list(map(int, each.split(","))) if each else [] for each in (after, before))
-            return Neighbours(number, bool(question), *numbers)
+        Args:
+            rows: of interactions; others are left out.
+            before: how many turns before it.
+            after: how many turns after it.
+        """
+        wanted = json.dumps([row for row in rows if row < MEMORY_ROWS])
+        return [
+            [*reversed(_numbers(earlier)), row, *_numbers(later)]
+            for earlier, row, later in self._database.execute(_NEIGHBOURS, (wanted, before, after))
+        ]
 
-        return self._database.select(neighbours, _NEIGHBOURS, (json.dumps([row for row in rows if row < MEMORY_ROWS]),))
+    def _word(self, word: AskedWord, frequencies: "_Frequencies") -> "_Word":
+        others = self.vocabulary.existing(word.counterparts)
+        strengths = dict.fromkeys(others, IN_OTHER_WORDS) | dict.fromkeys(self.vocabulary.existing(word.forms), 1.0)
+        strengths[word.text] = 1.0
+        stems: dict[str, float] = {}
+        for strength, stem in zip(strengths.values(), self.vocabulary.stems(list(strengths)), strict=True):
+            stems[stem] = max(strength, stems.get(stem, 0.0))
+        expression = f"words : ({_either(map(_quoted, strengths))})"
+        texts, weight = frequencies.of(expression)
+        return _Word(
+            Term(word.text, stems, weight * (COMMON if word.is_common else 1.0)), texts, expression, word.is_common
+        )
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What a part of a query is searched by, the strongest expression first, and how strongly each row has it."""
+class _Word(NamedTuple):
+    term: Term
+    texts: float  # that have it
+    expression: str  # in FTS5's syntax
+    is_common: bool
 
-    expressions: list[tuple[str, float]]  # in FTS5's syntax
-    rows: dict[int, float]
-    is_name: bool = False  # the second expression has rows
-    others: dict[int, float] = field(default_factory=dict)  # with those that a filter within a session excludes
 
-    @property
-    def texts(self) -> int:
-        return max(len(self.rows), len(self.others))
+def _numbers(listed: str | None) -> list[int]:
+    return list(map(int, listed.split(","))) if listed else []
+
+
+def _rarest(words: list[_Word]) -> list[_Word]:
+    """Return the rarest words that at most MOST_READ passages have together, and at least one."""
+    kept, left = list[_Word](), float(MOST_READ)
+    for word in sorted((word for word in words if word.texts), key=lambda word: word.texts):
+        left -= word.texts
+        if kept and left < 0:
+            break
+        kept.append(word)
+    return kept
+
+
+def _of_date(terms: tuple[str, ...], frequencies: "_Frequencies") -> tuple[Date, str]:
+    expression = f"about : ({_either(map(_quoted, terms))})"
+    return Date(terms, frequencies.weight(expression)), expression
+
+
+class _Frequencies:
+    """How many passages have something, and how much that weighs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._interactions, self._memories = database.execute(_LAST).fetchone()
+
+    def weight(self, expression: str) -> float:
+        """Return the inverse document frequency of what has this expression in FTS5's syntax."""
+        return self.of(expression)[1]
+
+    def of(self, expression: str) -> tuple[float, float]:
+        """Return how many passages have an expression in FTS5's syntax, and its inverse document frequency."""
+        count, oldest = self._database.execute(_SAMPLED, (expression, SAMPLE)).fetchone()
+        total = float(self._interactions + self._memories)
+        if count == SAMPLE:
+            row = oldest // MOST
+            newer = self._memories - (row - MEMORY_ROWS) if row >= MEMORY_ROWS else total - row
+            count *= total / max(newer, 1.0)
+        total = max(total, count)
+        return count, log(1 + (total - count + 0.5) / (count + 0.5))
 
 
 class _Scope(NamedTuple):
@@ -217,11 +274,8 @@ class _Scope(NamedTuple):
 class _Lookup:
     """One search of the index, within its filters."""
 
-    def __init__(self, database: Database, vocabulary: Vocabulary, filters: Filters) -> None:
+    def __init__(self, database: Database, filters: Filters) -> None:
         self._database = database
-        self._vocabulary = vocabulary
-        self._filters = filters
-        self._misspelt = 0
         hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
         many = len(hidden) > _MOST_IN_MATCH
         visible = _VISIBLE if many else "TRUE"
@@ -232,118 +286,37 @@ class _Lookup:
         of_speaker, of_kind = _scope("p", *(filters.speakers or ())), _scope("t", filters.kind)
         narrowed = of_session + of_speaker + of_kind + _months((since, until))
         within = f"{visible} AND {_WITHIN}"
-        timed, bounded = filters.since is not None, filters.until is not None
-        self._anywhere = _Scope("", visible, _ALWAYS)
-        condition = within if timed or bounded else visible
+        condition = within if (filters.since, filters.until) != (None, None) else visible
         if filters.keyword is not None:
             condition += f" AND {_HAS_KEYWORD.format(filters.keyword.encode().hex())}"
         self._filtered = _Scope(narrowed, condition, (since, until))
-        others = _Scope(of_session, within if bounded else visible, (_ALWAYS[0], until))  # what is later lends nothing
-        self._others = others if (filters.speakers, filters.kind, filters.since) != (None, None, None) else None
+        bounded = within if filters.until is not None else visible
+        others = _Scope(of_session, bounded, (_ALWAYS[0], until))  # what is later lends nothing
+        self._others = others if filters.within_session and filters.keyword is None else None
 
-    def date(self, date: AskedDate) -> _Rows:
-        """Return the texts of a date, and those that name it."""
-        expression = f"about : ({_either(map(_quoted, date.terms))})"
-        if date.written:
-            expression = f"({expression}) OR words : ({_either(map(_quoted, date.written))})"
-        return self._fetched([(expression, 1.0)])
-
-    def word(self, word: AskedWord) -> _Rows:
-        """Return the texts with a word; if there are none, those with words that are spelt like it, or with a name."""
-        itself = f"words : ({_either(map(_quoted, (word.text, *self._vocabulary.existing(word.forms))))})"
-        expressions = [(itself, 1.0), (f"about : {_quoted(word.text)}", IN_OTHER_WORDS)]
-        if counterparts := self._vocabulary.existing(word.counterparts):
-            expressions.append((f"words : ({_either(map(_quoted, counterparts))})", IN_OTHER_WORDS))
-        found = self._fetched(expressions)
-        if found.texts or not may_be_misspelt(word.text) or self._misspelt == MOST_MISSPELT or self._occurs(itself):
-            return found
-        self._misspelt += 1
-        return next((each for each in map(self._fetched, self._spelt_otherwise(word.text)) if each.texts), found)
-
-    def _spelt_otherwise(self, word: str) -> Iterator[list[tuple[str, float]]]:
-        """Yield what a word that occurs nowhere is searched by instead, one after the other."""
-        for similar in (self._vocabulary.existing(spellings_of(word)), self._vocabulary.spelt_like(word)):
-            if similar:
-                yield [(f"{{words about}} : ({_either(map(_quoted, similar))})", MISSPELT)]
-        shorter = [_quoted(word[:letters]) for letters in range(SHORTEST_NAME, len(word))]
-        yield [(f"about : ({_either([f'{_quoted(word)} *', *shorter])})", MISSPELT)]  # Ben for Benjamin, and vice versa
-
-    def chosen(self, found: list[_Rows]) -> set[int]:
-        """Return the numbers of the parts that are searched: the rarest, or of common ones the first."""
-        numbers, are_common = _chosen([len(each.rows) for each in found])
-        if are_common:
-            newest = self._newest([found[number] for number in numbers], self._filtered)
-            for number, rows in zip(numbers, newest, strict=True):
-                found[number].rows = rows
-        return set(numbers)
-
-    def with_others(self, found: list[_Rows], numbers: set[int]) -> set[int]:
-        """Add the texts that the filters exclude, whose neighbours may be results; return the parts that have them.
+    def passages(self, words: list[str], dates: list[str]) -> tuple[list[int], list[int]]:
+        """Return the passages that fit best, and of those that the filters exclude.
 
         Args:
-            found: the parts.
-            numbers: of the parts that are searched.
+            words: an expression in FTS5's syntax for each word that is searched.
+            dates: the same of each date; what has words and a date comes before what has either.
         """
-        if self._others is None:
-            return set()
-        searched = [each.others if number in numbers or not each.rows else {} for number, each in enumerate(found)]
-        with_others, are_common = _chosen([len(each) for each in searched])
-        others = [found[number].others for number in with_others]
-        if are_common:
-            others = self._newest([found[number] for number in with_others], self._others)
-        for number, rows in zip(with_others, others, strict=True):
-            found[number].rows = rows | found[number].rows
-        return set(with_others)
+        has_word, has_date = (" OR ".join(f"({each})" for each in either) for either in (words, dates))
+        searches = [(has_word, _BY_WORDS)] if words else []
+        if dates:
+            searches.append((has_date, _NEWEST_FIRST))
+        if words and dates:
+            searches.append((f"({has_word}) AND ({has_date})", _BY_WORDS))
+        scopes = [self._filtered] if self._others is None else [self._filtered, self._others]
+        found, *others = (
+            list(dict.fromkeys(row for expression, order in searches for row in self._select(expression, scope, order)))
+            for scope in scopes
+        )
+        return found, others[0] if others else []
 
-    def _newest(self, common: list[_Rows], scope: _Scope) -> list[dict[int, float]]:
-        """Return, of texts with common words, the newest with each word and the newest with all of them."""
-        newest = [
-            {
-                row: strength
-                for expression, strength in reversed(each.expressions)
-                for row in self._select(expression, scope, NEWEST, "ORDER BY rowid DESC")
-            }
-            for each in common
-        ]
-        every = " AND ".join(f"({_either(f'({text})' for text, _ in each.expressions)})" for each in common)
-        for row in self._select(every, scope, NEWEST, "ORDER BY rowid DESC") if common else ():
-            for rows in newest:
-                rows.setdefault(row, IN_OTHER_WORDS)
-        return newest
-
-    def total(self) -> int:
-        """Return how many texts there are in the session, or in all."""
-        session_id = self._filters.session_id
-        if session_id is None:
-            return int(self._database.value(_TEXTS))
-        return int(self._database.value(_TEXTS_OF_SESSION, (session_id,)))
-
-    def _fetched(self, expressions: list[tuple[str, float]]) -> _Rows:
-        rows, is_name = self._rows(expressions, self._filtered)
-        if self._others is None:
-            return _Rows(expressions, rows, is_name)
-        others, is_name = self._rows(expressions, self._others)
-        return _Rows(expressions, rows, is_name, others)
-
-    def _rows(self, expressions: list[tuple[str, float]], scope: _Scope) -> tuple[dict[int, float], bool]:
-        """Return how strongly each row has a part, and whether the second expression has rows."""
-        rows: dict[int, float] = {}
-        is_name = False
-        for number, (expression, strength) in enumerate(expressions):
-            found = self._select(expression, scope, MOST_RANKED + 1)
-            is_name |= number == 1 and bool(found)
-            rows = dict.fromkeys(found, strength) | rows
-            if len(rows) > MOST_RANKED:
-                break
-        return rows, is_name
-
-    def _occurs(self, expression: str) -> bool:
-        """Return whether any session has a word, which is then no misspelt one."""
-        return self._filters.session_id is not None and bool(self._select(expression, self._anywhere, 1))
-
-    def _select(self, expression: str, scope: _Scope, most: int, order: str = "") -> list[int]:
+    def _select(self, expression: str, scope: _Scope, order: str) -> list[int]:
         match = f"(({expression}){scope.terms}){self._without}"
-        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, most))
+        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, MOST_FOUND))
         return [row for (row,) in found]
 
 
@@ -377,20 +350,3 @@ def _months(period: tuple[float, float]) -> str:
 
 def _either(expressions: Iterable[str]) -> str:
     return " OR ".join(expressions)
-
-
-def _chosen(texts: list[int]) -> tuple[list[int], bool]:
-    """Return the numbers of the rarest parts that occur in at most MOST_RANKED texts together.
-
-    If every part is more common, the first ones of these, and true.
-    """
-    kept: list[int] = []
-    left = MOST_RANKED
-    for number in sorted((number for number, count in enumerate(texts) if count), key=texts.__getitem__):
-        left -= texts[number]
-        if left < 0:
-            break
-        kept.append(number)
-    if kept:
-        return kept, False
-    return [number for number, count in enumerate(texts) if count][:MOST_COMMON_WORDS], True

@@ -1,17 +1,25 @@
-"""The tables of the full-text index over interactions and memories, their triggers, and their migrations.
+"""The tables of the full-text index over the passages of interactions and memories, their triggers and their migration.
 
-One FTS5 table indexes both; triggers update it, and it stores no content. `words` has the text. `about` has the words
-of the speaker's name and the dates of the turn (see `dates`): when it was said, and what "yesterday" or "noong Lunes"
-in it mean; of a memory, when it occurred, or else was stored. `scope` has one term for the session, the speaker, the
-writer and the type. Forgotten memories are not in the index. Deleted text leaves the file at once, and not with a later
-merge of segments; of many interactions that are deleted together, within minutes (see `removals`).
+One FTS5 table has a row for every passage (see `passages`); triggers update it, and it stores no content. `words` has
+the text; of a memory, its keywords too. `about` has the words of the speaker's name and the dates of the turn (see
+`dates`): when it was said, and what "yesterday" or "noong Lunes" in the passage mean; of a memory, when it occurred, or
+else was stored. `scope` has one term for the session, the speaker, the writer and the type. Forgotten memories are not
+in the index. Deleted text leaves the file at once, and not with a later merge of segments; of many interactions that
+are deleted together, within minutes (see `upkeep`).
+
+`recall_filled` says up to which number of each table the rows are not in the index yet: those of an older volume, or of
+an index that was damaged, are added later, the newest first (see `upkeep`).
 """
 
+from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
+from twinhost.unified_memory_reasoning.search.passages import MOST, texts_of_passages
 
 TOKENIZER = "tokenize = 'porter unicode61 remove_diacritics 2'"
-_ROWS = "rowid, words, about, scope"
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
+_ROWS = "rowid, words, about, scope"
+_OF_INTERACTION = "id, session_id, speaker, content, written_by, type, created, occurred_at"
+_OF_MEMORY = "number, content, keywords, forgotten, written_by, created"
 
 
 def interaction_moment(row: str) -> str:
@@ -27,149 +35,131 @@ def memory_moment(row: str) -> str:
     )
 
 
+def define_passages(database: Database) -> None:
+    """Define the function that the triggers call; before anything is written."""
+    database.define("texts_of_passages", texts_of_passages)
+
+
 def _changed(columns: str) -> str:
     return " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns.split(", "))
 
 
-def _interaction(row: str, dated: bool) -> str:
-    scope = f"'s' || hex({row}.session_id) || ' p' || hex({row}.speaker) || ' w' || hex({row}.written_by)"
-    if not dated:
-        return f"{row}.id, {row}.content, {scope}"
+def _interaction(row: str) -> str:
+    """Return the columns of an interaction's passages, and where they come from."""
     moment = interaction_moment(row)
-    about = f"{row}.speaker || {TERMS.format(moment=moment)} || {relative_terms(f'{row}.content', moment)}"
-    return f"{row}.id, {row}.content, {about}, {scope} || ' t' || hex({row}.type)"
+    about = f"{row}.speaker || {TERMS.format(moment=moment)} || {relative_terms('passage.value', moment)}"
+    names = (("s", "session_id"), ("p", "speaker"), ("w", "written_by"), ("t", "type"))
+    scope = " || ' ' || ".join(f"'{kind}' || hex({row}.{column})" for kind, column in names)
+    source = f"FROM json_each(texts_of_passages({row}.content)) AS passage"
+    return f"{row}.id * {MOST} + passage.key, passage.value, {about}, {scope} {source}"
 
 
-def _memory(row: str, dated: bool, moment: str = "{}.created") -> str:
-    words = f"{row}.content || ' ' || CAST({row}.keywords AS TEXT)"
-    about = f"{TERMS.format(moment=moment.format(row))}, " if dated else ""
-    return f"{row}.number + {MEMORY_ROWS}, {words}, {about}'w' || hex({row}.written_by)"
-
-
-def _schema(dated: bool) -> str:
-    """Return the script that creates the index and its triggers, and fills it; without dates: as it was before."""
-    columns = "words, about, scope" if dated else "words, scope"
-    of_interaction = "id, session_id, speaker, content, written_by" + ", type, created, occurred_at" * dated
-    of_memory = "number, content, keywords, forgotten, written_by" + ", created" * dated
-    rows = f"rowid, {columns}"
-    return f"""
-CREATE VIRTUAL TABLE recall_words USING fts5 (
-    {columns}, content = '', {TOKENIZER}
-);
-CREATE TRIGGER recall_interaction_added AFTER INSERT ON interactions BEGIN
-    INSERT INTO recall_words ({rows}) VALUES ({_interaction("new", dated)});
-END;
-CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
-END;
-CREATE TRIGGER recall_interaction_changed AFTER UPDATE OF {of_interaction} ON interactions
-WHEN {_changed(of_interaction)} BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
-    INSERT INTO recall_words ({rows}) VALUES ({_interaction("new", dated)});
-END;
-CREATE TRIGGER recall_memory_added AFTER INSERT ON memories WHEN new.forgotten = 0 BEGIN
-    INSERT INTO recall_words ({rows}) VALUES ({_memory("new", dated)});
-END;
-CREATE TRIGGER recall_memory_removed AFTER DELETE ON memories WHEN old.forgotten = 0 BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_memory("old", dated)});
-END;
-CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {_changed(of_memory)} BEGIN
-    INSERT INTO recall_words (recall_words, {rows}) SELECT 'delete', {_memory("old", dated)} WHERE old.forgotten = 0;
-    INSERT INTO recall_words ({rows}) SELECT {_memory("new", dated)} WHERE new.forgotten = 0;
-END;
-INSERT INTO recall_words ({rows}) SELECT {_interaction("interactions", dated)} FROM interactions;
-INSERT INTO recall_words ({rows}) SELECT {_memory("memories", dated)} FROM memories WHERE forgotten = 0;
-INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', 1);
-"""  # noqa: S608 - of this module's constants alone
-
-
-MIGRATION = _schema(dated=False)
-# At the first secure delete, FTS5 records the format that these write, and believes that it has done so even if that
-# transaction is rolled back: later deletes then damage an index whose recorded format is still the older one.
-FORMAT_MIGRATION = "UPDATE recall_words_config SET v = 5 WHERE k = 'version'"
-_TRIGGERS = (f"recall_{of}_{what}" for of in ("interaction", "memory") for what in ("added", "removed", "changed"))
-_EMPTY = "".join(f"DROP TRIGGER IF EXISTS {name}; " for name in _TRIGGERS) + "DROP TABLE recall_words; "
-ABOUT_MIGRATION = f"{_EMPTY}{_schema(dated=True)}{FORMAT_MIGRATION}"
-
-
-def _moved(before: str, which: str) -> str:
-    """Return the statements that index memories again after their times have changed.
+def _memory(row: str, moment: str | None = None) -> str:
+    """Return the columns of a memory's passages, and where they come from.
 
     Args:
-        before: an SQL expression of the time that each was indexed with; {} is the row of the memory.
-        which: an SQL condition on the number.
+        row: the row of the memory.
+        moment: an SQL expression of the time that it is indexed with.
     """
-    of = f"FROM memories WHERE forgotten = 0 AND number {which}"
+    words = f"passage.value || ' ' || CAST({row}.keywords AS TEXT)"
+    number = f"({row}.number + {MEMORY_ROWS}) * {MOST} + passage.key"
+    source = f"FROM json_each(texts_of_passages({row}.content)) AS passage"
+    about = TERMS.format(moment=moment or memory_moment(row))
+    return f"{number}, {words}, {about}, 'w' || hex({row}.written_by) {source}"
+
+
+def _add(passages: str) -> str:
+    return f"INSERT INTO recall_passages ({_ROWS}) SELECT {passages}"
+
+
+def _remove(passages: str) -> str:
+    return f"INSERT INTO recall_passages (recall_passages, {_ROWS}) SELECT 'delete', {passages}"
+
+
+def _is_in_index(of: str, number: str) -> str:
+    return f"{number} > (SELECT upto FROM recall_filled WHERE of = '{of}')"  # noqa: S608 - as above
+
+
+def _moved(details: str, before: str) -> str:
+    """Return the statements that index a memory again after its time has changed.
+
+    Args:
+        details: the row of its details, `new` or `old`.
+        before: an SQL expression of the time that it was indexed with; the memory's row is `m`.
+    """
+    which = f"m.number = {details}.number AND m.forgotten = 0 AND {_is_in_index('memories', 'm.number')}"
     return (
-        f"INSERT INTO recall_words (recall_words, {_ROWS}) SELECT 'delete', {_dated_memory('memories', before)} {of};\n"
-        f"INSERT INTO recall_words ({_ROWS}) SELECT {_dated_memory('memories')} {of};\n"
+        f"{_remove(_memory('m', before))}, memories AS m WHERE {which};\n"
+        f"    {_add(_memory('m'))}, memories AS m WHERE {which};"
     )
 
 
-def _dated_memory(row: str, moment: str | None = None) -> str:
-    return _memory(row, dated=True, moment=moment or memory_moment(row))
-
-
-def _occurred() -> str:
-    """Return the script by which a memory is found by the day when it occurred.
-
-    A memory's details are written after it, and leave with it: its row is in the index as the details are.
-    """
-    of_memory = "number, content, keywords, forgotten, written_by, created"
-    new, old = _dated_memory("new"), _dated_memory("old")
-    return f"""
-CREATE TRIGGER recall_memory_added AFTER INSERT ON memories WHEN new.forgotten = 0 BEGIN
-    INSERT INTO recall_words ({_ROWS}) VALUES ({new});
+# A memory's details are written after it, and leave with it: its passages are in the index as the details are.
+_TRIGGERS = f"""
+CREATE TRIGGER recall_interaction_added AFTER INSERT ON interactions
+WHEN {_is_in_index("interactions", "new.id")} BEGIN
+    {_add(_interaction("new"))};
 END;
-CREATE TRIGGER recall_memory_removed BEFORE DELETE ON memories WHEN old.forgotten = 0 BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) VALUES ('delete', {old});
+CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions
+WHEN {_is_in_index("interactions", "old.id")} AND NOT EXISTS (SELECT 1 FROM recall_removed WHERE id = old.id) BEGIN
+    {_remove(_interaction("old"))};
 END;
-CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {_changed(of_memory)} BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) SELECT 'delete', {old} WHERE old.forgotten = 0;
-    INSERT INTO recall_words ({_ROWS}) SELECT {new} WHERE new.forgotten = 0;
+CREATE TRIGGER recall_interaction_changed AFTER UPDATE OF {_OF_INTERACTION} ON interactions
+WHEN ({_changed(_OF_INTERACTION)}) AND {_is_in_index("interactions", "old.id")} BEGIN
+    {_remove(_interaction("old"))};
+    {_add(_interaction("new"))};
+END;
+CREATE TRIGGER recall_memory_added AFTER INSERT ON memories
+WHEN new.forgotten = 0 AND {_is_in_index("memories", "new.number")} BEGIN
+    {_add(_memory("new"))};
+END;
+CREATE TRIGGER recall_memory_removed BEFORE DELETE ON memories
+WHEN old.forgotten = 0 AND {_is_in_index("memories", "old.number")} BEGIN
+    {_remove(_memory("old"))};
+END;
+CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {_OF_MEMORY} ON memories
+WHEN ({_changed(_OF_MEMORY)}) AND {_is_in_index("memories", "old.number")} BEGIN
+    {_remove(_memory("old"))} WHERE old.forgotten = 0;
+    {_add(_memory("new"))} WHERE new.forgotten = 0;
 END;
 CREATE TRIGGER recall_details_added AFTER INSERT ON memory_details WHEN new.occurred_at IS NOT NULL BEGIN
-{_moved("{}.created", "= new.number")}END;
+    {_moved("new", "m.created")}
+END;
 CREATE TRIGGER recall_details_removed AFTER DELETE ON memory_details WHEN old.occurred_at IS NOT NULL BEGIN
-{_moved("old.occurred_at", "= old.number")}END;
+    {_moved("old", "old.occurred_at")}
+END;
 CREATE TRIGGER recall_details_changed AFTER UPDATE OF details ON memory_details
 WHEN new.occurred_at IS NOT old.occurred_at BEGIN
-{_moved("coalesce(old.occurred_at, {}.created)", "= new.number")}END;
-{_moved("{}.created", "IN (SELECT number FROM memory_details WHERE occurred_at IS NOT NULL)")}"""  # noqa: S608 - as above
-
-
-_MEMORY_TRIGGERS = (f"recall_{of}_{what}" for of in ("memory", "details") for what in ("added", "removed", "changed"))
-OCCURRED_MIGRATION = "".join(f"DROP TRIGGER IF EXISTS {name}; " for name in _MEMORY_TRIGGERS) + _occurred()
-_REMOVED_TRIGGER = f"""
-DROP TRIGGER IF EXISTS recall_interaction_removed;
-CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions
-WHEN NOT EXISTS (SELECT 1 FROM recall_removed WHERE id = old.id) BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) VALUES ('delete', {_interaction("old", dated=True)});
+    {_moved("new", "coalesce(old.occurred_at, m.created)")}
 END;
 """  # noqa: S608 - of this module's constants alone
-REMOVED_MIGRATION = f"""
-CREATE TABLE recall_removed (
-    id INTEGER PRIMARY KEY,
-    session_id TEXT NOT NULL,
-    speaker TEXT NOT NULL,
-    type TEXT NOT NULL,
-    content TEXT NOT NULL,
-    created REAL NOT NULL,
-    occurred_at REAL,
-    written_by TEXT NOT NULL
-) STRICT;
-{_REMOVED_TRIGGER}"""  # interactions that were deleted and are still in the index: see `removals`
-TAKE_OUT = (
-    f"INSERT INTO recall_words (recall_words, {_ROWS}) "  # noqa: S608 - of this module's constants alone
-    f"SELECT 'delete', {_interaction('recall_removed', dated=True)} FROM recall_removed WHERE id BETWEEN 1 AND ?"
+_DROP = "".join(
+    f"DROP TRIGGER IF EXISTS recall_{of}_{what};\n"
+    for of in ("interaction", "memory", "details")
+    for what in ("added", "removed", "changed")
 )
-# For each table that can be rebuilt, the scripts of the schema versions, the newest first. An older database gets the
-# index of its version, and then the later migrations.
-REBUILDS = {
-    "recall_words": (
-        f"{ABOUT_MIGRATION}; {OCCURRED_MIGRATION}; {_REMOVED_TRIGGER} DELETE FROM recall_removed",  # noqa: S608 - as above
-        f"{ABOUT_MIGRATION}; {OCCURRED_MIGRATION}",
-        ABOUT_MIGRATION,
-        f"{_EMPTY}{MIGRATION}{FORMAT_MIGRATION}",
-    )
+# At the first secure delete, FTS5 records the format that these write, and believes that it has done so even if that
+# transaction is rolled back: later deletes then damage an index whose recorded format is still the older one.
+_EMPTY_INDEX = f"""
+CREATE VIRTUAL TABLE recall_passages USING fts5 (words, about, scope, content = '', {TOKENIZER});
+INSERT INTO recall_passages (recall_passages, rank) VALUES ('secure-delete', 1);
+UPDATE recall_passages_config SET v = 5 WHERE k = 'version';
+DELETE FROM recall_removed;
+DELETE FROM recall_filled;
+INSERT INTO recall_filled SELECT 'interactions', coalesce(max(id), 0) FROM interactions;
+INSERT INTO recall_filled SELECT 'memories', coalesce(max(number), 0) FROM memories;
+{_TRIGGERS}"""  # noqa: S608 - of this module's constants alone
+PASSAGES_MIGRATION = f"""
+{_DROP}DROP TABLE recall_words;
+CREATE TABLE recall_filled (of TEXT PRIMARY KEY, upto INTEGER NOT NULL) STRICT;
+{_EMPTY_INDEX}"""
+REBUILD = f"{_DROP}DROP TABLE recall_passages;\n{_EMPTY_INDEX}"
+TAKE_OUT = (
+    f"{_remove(_interaction('gone'))}, recall_removed AS gone WHERE gone.id BETWEEN 1 AND ?"  # deleted: see `upkeep`
+)
+FILL = {
+    "interactions": f"{_add(_interaction('older'))}, interactions AS older WHERE older.id BETWEEN ? AND ?",
+    "memories": (
+        f"{_add(_memory('older'))}, memories AS older WHERE older.number BETWEEN ? AND ? AND older.forgotten = 0"
+    ),
 }

@@ -30,7 +30,7 @@ from twinhost.unified_memory_reasoning.search.embed_threads import (
 )
 from twinhost.unified_memory_reasoning.search.embedding import Embedder, embedder_of
 from twinhost.unified_memory_reasoning.search.index import Filters
-from twinhost.unified_memory_reasoning.search.vectors import StoredVectors, numpy
+from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, StoredVectors, numpy
 
 __all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recalled", "meaning_of", "with_meaning"]
 
@@ -131,19 +131,21 @@ class Meaning:
         """Return what will be near to a query; at once where no call can be made."""
         found: Future[Recalled] = Future()
         if self._of_queries.state == "open":
-            found.set_result(Recalled({}, f"the model is not called after failures: {self._of_queries.fault}"))
+            found.set_result(
+                Recalled(NOTHING_NEAR, f"the model is not called after failures: {self._of_queries.fault}")
+            )
             return found
         until = time.monotonic() + self.deadline_s
         try:
             self._queries.waiting.put_nowait(Query(query, filters, until, until - self.deadline_s / 2, found))
         except queue.Full:
-            found.set_result(Recalled({}, f"{MOST_WAITING} queries wait for the model"))
+            found.set_result(Recalled(NOTHING_NEAR, f"{MOST_WAITING} queries wait for the model"))
         return found
 
     def complete(self, found: Recalled | None) -> Recalled:
         """Return what was found of what is still stored; on the thread that owns the database, also without it."""
         if found is None:
-            return Recalled({}, f"the model did not answer within {self.deadline_s:.1f} s")
+            return Recalled(NOTHING_NEAR, f"the model did not answer within {self.deadline_s:.1f} s")
         stored = self._stored.of(found.nearness.keys())
         return found._replace(nearness={row: near for row, near in found.nearness.items() if row in stored})
 
@@ -153,7 +155,7 @@ def with_meaning(
 ) -> "T | Future[T]":
     """Return the reply to a query, now or later; `reply` makes it, on the server's loop, of what is near in meaning."""
     if meaning is None:
-        return reply(Recalled({}, asked=False))
+        return reply(Recalled(NOTHING_NEAR, asked=False))
     found = meaning.recall(query, filters)
     if found.done():
         return reply(meaning.complete(found.result()))

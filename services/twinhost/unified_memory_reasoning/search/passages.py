@@ -8,6 +8,8 @@ A passage's number is that of its text in the index, times MOST, and its place i
 """
 
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -16,9 +18,7 @@ SIZE = 400  # characters
 MOST = 1_024  # passages of a text; the last one has the rest
 
 _LONGEST = 300  # characters of a sentence
-_sentence = re.compile(
-    rf"\S.{{0,{_LONGEST}}}?(?:[.!?\u2026](?=\s)|[\n\r]|$)|\S.{{0,{_LONGEST}}}(?=\s)|\S{{1,{_LONGEST}}}", re.DOTALL
-)
+_ends = re.compile(r"[.!?\u2026](?=\s)|[\n\r]")
 
 
 class Passage(NamedTuple):
@@ -33,14 +33,25 @@ def passages_of(text: str) -> list[Passage]:
     if len(text) <= SIZE:
         return [Passage(0, len(text))]
     found = list[Passage]()
-    begins = last_begins = ends = 0  # of the passage so far, and of its last sentence
-    for sentence in _sentence.finditer(text):
-        if ends > begins and sentence.end() - begins > SIZE and len(found) < MOST - 1:
-            found.append(Passage(begins, ends))
-            is_short = last_begins > begins and ends - last_begins < SIZE // 2
-            begins = last_begins if is_short else sentence.start()
-        last_begins, ends = sentence.span()
+    begins = last_begins = 0  # of the passage so far, and of its last sentence
+    for sentence_begins, sentence_ends in pairwise(_breaks(text)):
+        if sentence_ends - begins > SIZE and sentence_begins > begins and len(found) < MOST - 1:
+            found.append(Passage(begins, sentence_begins))
+            is_short = last_begins > begins and sentence_begins - last_begins < SIZE // 2
+            begins = last_begins if is_short else sentence_begins
+        last_begins = sentence_begins
     return [*found, Passage(begins, len(text))]
+
+
+def _breaks(text: str) -> Iterator[int]:
+    """Yield where a text begins, where its sentences end, and where it ends."""
+    yield (begins := 0)
+    for end in (*(mark.end() for mark in _ends.finditer(text)), len(text)):
+        while end - begins > _LONGEST:
+            space = text.rfind(" ", begins + 1, begins + _LONGEST)
+            yield (begins := begins + _LONGEST if space < 0 else space + 1)
+        if end > begins:
+            yield (begins := end)
 
 
 def texts_of_passages(text: str) -> str:

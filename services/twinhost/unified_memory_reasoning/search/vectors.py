@@ -102,6 +102,21 @@ _OF_SESSION = _FILTERED.replace("(?1 IS NULL OR session_id = ?1)", "session_id =
 T = TypeVar("T")
 
 
+class Nearness:
+    """Stand-in."""
+
+    nearest: Sequence[tuple[int, float]] = ()
+
+    def of(self, numbers: Iterable[int]) -> dict[int, float]:
+        return {}
+
+    def of_texts(self, rows: Iterable[int]) -> dict[int, tuple[int, float]]:
+        return {}
+
+
+NOTHING_NEAR = Nearness()
+
+
 class UnembeddedText(NamedTuple):
     """A text without a vector of the model; `row` is its number in the index."""
 

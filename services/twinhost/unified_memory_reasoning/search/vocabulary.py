@@ -11,24 +11,16 @@ The names of speakers are kept too, so that a filter finds a name in whatever ca
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import TOKENIZER
-from twinhost.unified_memory_reasoning.search.words import is_spelt_like, lengths_spelt_like
 
-_ALWAYS_RIGHT = 2  # letters of a misspelt word, the first ones
-_MOST_SPELT_LIKE = 20  # terms
-_MOST_READ = 50_000  # terms with the first letters of a misspelt word, in the order of the alphabet
-_MOST_COMPARED = 5_000  # of these, the first ones with about as many letters as the word
-_TERMS = (
-    "SELECT term FROM (SELECT term FROM recall_vocabulary WHERE term >= ? AND term < ? "  # noqa: S608 - of this module
-    f"LIMIT {_MOST_READ}) WHERE length(term) BETWEEN ? AND ? LIMIT {_MOST_COMPARED}"
-)
 _LONGEST_KEPT = 64  # bytes of a term; a form has fewer
-_MOST_STEMMED = 4_096  # words, whose forms' stems are kept
+_MOST_STEMMED = 50_000  # words whose stems are kept, of about 120 bytes each
 _TABLES = (
-    "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_vocabulary USING fts5vocab (main, recall_words, row)",
+    "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_vocabulary USING fts5vocab (main, recall_passages, row)",
     "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_added "
     f"USING fts5 (words, content = '', detail = none, {TOKENIZER})",
     "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_added_vocabulary USING fts5vocab (temp, recall_added, row)",
@@ -53,7 +45,7 @@ _MOST_NUMBER = "(SELECT coalesce(max(number), 0) FROM recall_speakers)"
 
 
 class Vocabulary:
-    """The terms of `recall_words`."""
+    """The terms of `recall_passages`."""
 
     def __init__(self, database: Database, most_added: int = MOST_ADDED, most_known: int = MOST_KNOWN) -> None:
         for statement in _TABLES:
@@ -67,7 +59,7 @@ class Vocabulary:
         self._database, self._most_added, self._most_known = database, most_added, most_known
         self._known: set[str] | None = None
         self._too_many = False
-        self._stems: dict[tuple[str, ...], list[set[str]]] = {}
+        self._stem_of: dict[str, str] = {}
 
     def existing(self, forms: tuple[str, ...]) -> list[str]:
         """Return the forms that some text may have; all of them if there are too many terms to keep."""
@@ -75,14 +67,20 @@ class Vocabulary:
             return []
         if (known := self._read()) is None:
             return list(forms)
-        return [form for form, terms in zip(forms, self._stemmed(forms), strict=True) if terms <= known]
+        return [form for form, stem in zip(forms, self.stems(forms), strict=True) if stem in known]
 
-    def spelt_like(self, word: str) -> list[str]:
-        """Return terms that are spelt like a word, of the first ones that may be."""
-        beginning = word[:_ALWAYS_RIGHT]
-        parameters = (beginning, f"{beginning}\U0010ffff", *lengths_spelt_like(word))
-        terms = self._database.execute(_TERMS, parameters).fetchall()
-        return [term for (term,) in terms if is_spelt_like(word, term)][:_MOST_SPELT_LIKE]
+    def stems(self, words: Sequence[str]) -> list[str]:
+        """Return what the English stemmer leaves of each word, which has letters and digits alone."""
+        if new := [word for word in words if word not in self._stem_of]:
+            if len(self._stem_of) > _MOST_STEMMED:
+                self._stem_of.clear()
+                new = list(words)
+            self._database.execute_many("INSERT INTO recall_stemmed (rowid, words) VALUES (?, ?)", enumerate(new))
+            self._stem_of.update(dict.fromkeys(new, ""))
+            for number, term in self._database.execute("SELECT doc, term FROM recall_stems"):
+                self._stem_of[new[number]] = term
+            self._empty("recall_stemmed")
+        return [self._stem_of[word] for word in words]
 
     def _read(self) -> set[str] | None:
         """Return the terms; None if there are too many to keep."""
@@ -105,19 +103,6 @@ class Vocabulary:
             f"LIMIT {self._most_known + 1}"
         )
         return {term for (term,) in found}
-
-    def _stemmed(self, forms: tuple[str, ...]) -> list[set[str]]:
-        """Return the terms of each form; one with a hyphen has two."""
-        if forms not in self._stems:
-            if len(self._stems) == _MOST_STEMMED:
-                self._stems.clear()
-            self._database.execute_many("INSERT INTO recall_stemmed (rowid, words) VALUES (?, ?)", enumerate(forms))
-            found: list[set[str]] = [set() for _ in forms]
-            for number, term in self._database.execute("SELECT doc, term FROM recall_stems"):
-                found[number].add(term)
-            self._empty("recall_stemmed")
-            self._stems[forms] = found
-        return self._stems[forms]
 
     def _empty(self, table: str) -> None:
         self._database.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")  # noqa: S608 - of this module

@@ -10,7 +10,6 @@ nothing. Forms that drop a vowel (`bilhin` of `bili`) are not found.
 
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, lru_cache
@@ -122,18 +121,9 @@ MOST_WORDS = 32  # of a query; the first ones count
 MOST_WITH_FORMS = 8  # words of a query, the first ones, that are searched in other forms and the other language
 
 _LONGER = 3  # letters of a counterpart's other forms, at most, than the counterpart
-_SHORTEST_MISSPELT = 4  # letters; of so short a word, no letter is taken for another: `rent` is not `rest`
-_SHORTEST_BEGINNING = 6  # letters of a term that lacks more than _ENDING letters of a word
-_ENDING = 2
-SHORTEST_NAME = 3  # letters of a name that may have another spelling or form
-_SPELLINGS = (  # of names, one for the other
-    *(("ph", "f"), ("ch", "k"), ("ck", "k"), ("c", "k"), ("th", "t"), ("hn", "n"), ("y", "i"), ("z", "s"), ("x", "ks")),
-)
-_DOUBLED = frozenset("bdfglmnprst")
-_MOST_SPELLINGS = 100
-_LONGEST_ENDING = 5  # letters of a word that a term spelt like it may lack
 
 _WORD = re.compile(r"[^\W_]+")
+_ACCENTS = re.compile("[\u0300-\u036f]")  # as NFD separates them
 _ENGLISH = """
 a about after again all also am an and any are as at be because been before being but by can could d did do does doing
 done down during each few for from further get got had has have having he her here hers him his how i if in into is it
@@ -155,25 +145,28 @@ STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(_FILIPINO.split())
 
 @dataclass(frozen=True, slots=True)
 class AskedWord:
-    """A word of a query, its other forms, and words of the other language."""
+    """A word of a query, its other forms, and words of the other language; a stop word is common, and has neither."""
 
     text: str
+    is_common: bool = False
     forms: tuple[str, ...] = ()
     counterparts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a query asks for: dates and words; and which words name the dates and which are not searched."""
+    """What a query asks for: its dates, its words, and the order of all of them, also of those that are skipped."""
 
     dates: list[AskedDate]
-    date_words: list[str]
     words: list[AskedWord]
-    left_out: list[str]
+    order: list[str]
 
 
 def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
     """Return the dates and words to search.
+
+    A word is a run of letters and digits, in lower case; everything else separates words. The first MOST_WORDS words
+    that are not common count, and as many common ones.
 
     Args:
         query: any text.
@@ -181,30 +174,17 @@ def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
         word_pairs: whether words are searched in the other language too.
     """
     text = _lower(query)
-    dates, rest = dates_of(text, today)
-    words, left_out = words_of(rest)
-    if dates and all(_plain(word) in STOP_WORDS for word in words):
-        words, left_out = [], [*words, *left_out]
-    named = [word for word in dict.fromkeys(_WORD.findall(text)) if word not in words and word not in left_out]
-    asked = [
-        AskedWord(word, forms_of(word), counterparts_of(word) if word_pairs else ())
+    order = list(dict.fromkeys(_WORD.findall(text)))
+    common = [word for word in order if is_stop_word(word)]
+    others = [word for word in order if not is_stop_word(word)]
+    words = [
+        AskedWord(word, forms=forms_of(word), counterparts=counterparts_of(word) if word_pairs else ())
         if place < MOST_WITH_FORMS
         else AskedWord(word)
-        for place, word in enumerate(words)
+        for place, word in enumerate(others[:MOST_WORDS])
     ]
-    return Asked(dates, named, asked, left_out)
-
-
-def words_of(query: str) -> tuple[list[str], list[str]]:
-    """Return the distinct words to search, in the query's order, and the skipped ones.
-
-    A word is a run of letters and digits, in lower case; everything else separates words. Stop words of English and
-    Filipino are skipped unless there are no others, and so are words after the first MOST_WORDS.
-    """
-    words = list(dict.fromkeys(_WORD.findall(_lower(query))))
-    significant = [word for word in words if not is_stop_word(word)] or words
-    kept = significant[:MOST_WORDS]
-    return kept, [word for word in words if word not in kept]
+    words += [AskedWord(word, is_common=True) for word in common[:MOST_WORDS]]
+    return Asked(dates_of(text, today), words, order)
 
 
 def is_stop_word(word: str) -> bool:
@@ -212,9 +192,9 @@ def is_stop_word(word: str) -> bool:
     return _plain(word) in STOP_WORDS
 
 
-def words_in(text: str) -> frozenset[str]:
-    """Return the words of a text, in lower case and without accents."""
-    return frozenset(_WORD.findall(_plain(_lower(text))))
+def tokens_of(text: str) -> list[str]:
+    """Return the words of a text in their order, in lower case and without accents."""
+    return _WORD.findall(_plain(_lower(text)))
 
 
 def forms_of(word: str) -> tuple[str, ...]:
@@ -234,77 +214,6 @@ def counterparts_of(word: str) -> tuple[str, ...]:
             short = (each for each in related_forms(other) if len(each) <= len(other) + _LONGER)
             found.update(dict.fromkeys((other, *short)))
     return tuple(found)
-
-
-def may_be_misspelt(word: str) -> bool:
-    """Return whether terms that are spelt like a word are worth a search: it has letters alone, and not too few."""
-    return SHORTEST_NAME <= len(word) <= _LONGEST and word.isalpha()
-
-
-@lru_cache(maxsize=4_096)
-def spellings_of(word: str) -> tuple[str, ...]:
-    """Return other usual spellings of a name: Carla for Karla, Ana for Anna, Sofia for Sophia; at most two changes."""
-    plain = _plain(word)
-    found = dict.fromkeys(_spellings(plain))
-    for each in tuple(found):
-        found.update(dict.fromkeys(_spellings(each)))
-    found.pop(plain, None)
-    return tuple(found)[:_MOST_SPELLINGS]
-
-
-def _spellings(word: str) -> Iterator[str]:
-    """Yield a word with one spelling for another, at each place."""
-    for one, other in (*_SPELLINGS, *((other, one) for one, other in _SPELLINGS)):
-        for place in range(len(word)):
-            if word.startswith(one, place):
-                yield word[:place] + other + word[place + len(one) :]
-    for place, letter in enumerate(word):
-        if letter in _DOUBLED:
-            if word[place + 1 : place + 2] == letter:
-                yield word[:place] + word[place + 1 :]
-            elif word[place - 1 : place] != letter and place:
-                yield word[: place + 1] + word[place:]
-
-
-def is_spelt_like(word: str, term: str) -> bool:
-    """Return whether a term of the index is a word, or its beginning, but for one letter.
-
-    Args:
-        word: of a query.
-        term: as the English stemmer left it: without an ending, and with i for a last y.
-    """
-    if len(term) < _SHORTEST_MISSPELT:
-        return False
-    plain = _plain(word)
-    if plain.endswith("y"):
-        plain = f"{plain[:-1]}i"
-    if len(plain) == len(term) == _SHORTEST_MISSPELT:
-        return sorted(plain) == sorted(term) and _differ_by_one(plain, term)
-    lengths = range(_shortest_beginning(len(plain)), len(plain) + 1)
-    return any(_differ_by_one(plain[:length], term) for length in lengths)
-
-
-def lengths_spelt_like(word: str) -> tuple[int, int]:
-    """Return the fewest and the most letters of a term that is spelt like a word."""
-    letters = len(_plain(word))
-    return max(_SHORTEST_MISSPELT, _shortest_beginning(letters) - 1), letters + 1
-
-
-def _shortest_beginning(letters: int) -> int:
-    """Return how many letters of a word's beginning a term must be like."""
-    return max(_SHORTEST_MISSPELT, letters - _LONGEST_ENDING, min(_SHORTEST_BEGINNING, letters - _ENDING))
-
-
-def _differ_by_one(one: str, other: str) -> bool:
-    """Return whether two words have one letter more, less or another, two swapped, or no difference."""
-    short, long = sorted((one, other), key=len)
-    if len(long) - len(short) > 1:
-        return False
-    place = next((place for place, letter in enumerate(short) if letter != long[place]), len(short))
-    left, right = short[place:], long[place:]
-    if len(short) < len(long):
-        return left == right[1:]
-    return left[1:] == right[1:] or (left[:2] == right[1::-1] and left[2:] == right[2:])
 
 
 class _Pairs(NamedTuple):
@@ -340,4 +249,4 @@ def _plain(word: str) -> str:
     """Return a text without accents, as the index compares it."""
     if word.isascii():
         return word
-    return "".join(each for each in unicodedata.normalize("NFD", word) if not unicodedata.combining(each))
+    return _ACCENTS.sub("", unicodedata.normalize("NFD", word))

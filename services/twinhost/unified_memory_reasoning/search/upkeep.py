@@ -1,26 +1,34 @@
-"""Many interactions that are deleted together leave the full-text index in parts, between the requests of others.
+"""What the full-text index has to catch up with, in parts between the requests of others.
 
 FTS5 takes 0.3 ms to remove the words of one row so that nothing of them stays in the file, and 0.02 ms to note that the
 row is gone, so that the next merge of all segments drops its words. So each of a few rows is removed at once. Many are
 kept in `recall_removed` in the transaction that deletes them; every tick notes some of them, and then merges some
 pages. No search finds them from that transaction on. A row with the id 0 stays until the merge is complete, so that a
 start continues it.
+
+Rows that are not in the index yet, of an older volume or after damage, are added the newest first.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.index_tables import TAKE_OUT
+from twinhost.unified_memory_reasoning.search.index_tables import FILL, TAKE_OUT
 
 MOST_AT_ONCE = 200  # interactions that leave the index in the transaction that deletes them: about 60 ms
 _AT_ONCE = 1_000  # in one tick of the server, and so many characters: about 25 ms
 _CHARACTERS_AT_ONCE = 200_000
 _PAGES_AT_ONCE = 200  # of a merge, in one tick: about 20 ms
+_FILLED_AT_ONCE = 50_000  # characters of what is added in one tick: about 25 ms
 
 _COLUMNS = "id, session_id, speaker, type, content, created, occurred_at, written_by"
-_SECURELY = "INSERT INTO recall_words (recall_words, rank) VALUES ('secure-delete', ?)"
+_SECURELY = "INSERT INTO recall_passages (recall_passages, rank) VALUES ('secure-delete', ?)"
 _CHANGES = "SELECT total_changes()"
+_IN_INDEX = "id > (SELECT upto FROM recall_filled WHERE of = 'interactions')"
+_OLDER = {
+    "interactions": "SELECT id, length(content) FROM interactions WHERE id <= ? ORDER BY id DESC LIMIT ?",
+    "memories": "SELECT number, length(content) FROM memories WHERE number <= ? ORDER BY number DESC LIMIT ?",
+}
 
 
 def keep_for_index(database: Database, condition: str, values: Sequence[Any]) -> None:
@@ -31,15 +39,15 @@ def keep_for_index(database: Database, condition: str, values: Sequence[Any]) ->
         condition: a condition on the id that selects them.
         values: of the condition.
     """
-    chosen = f"FROM interactions WHERE id IN ({condition})"
+    chosen = f"FROM interactions WHERE id IN ({condition}) AND {_IN_INDEX}"
     count = database.value(f"SELECT count(*) FROM (SELECT 1 {chosen} LIMIT {MOST_AT_ONCE + 1})", values)  # noqa: S608
     if count > MOST_AT_ONCE:
         database.execute("INSERT OR IGNORE INTO recall_removed VALUES (0, '', '', '', '', 0, NULL, '')")
         database.execute(f"INSERT INTO recall_removed SELECT {_COLUMNS} {chosen}", values)
 
 
-class Removals:
-    """Takes what was deleted out of the index."""
+class IndexUpkeep:
+    """Adds what is not in the index yet, and takes out of it what was deleted."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -51,15 +59,29 @@ class Removals:
         Raises:
             StoreUnavailable: it is not done; the next call tries again.
         """
+        upto = dict(self._database.execute("SELECT of, upto FROM recall_filled WHERE upto > 0").fetchall())
         last = self._database.value("SELECT max(id) FROM recall_removed")
-        if last is None:
+        if not upto and last is None:
             return
         with self._database.transaction():
-            if last:
+            if upto:
+                self._fill(*upto.popitem())
+            elif last:
                 self._merging = False
                 self._take_out()
             else:
                 self._merge()
+
+    def _fill(self, of: str, upto: int) -> None:
+        """Add some rows of a table."""
+        first, left = upto + 1, _FILLED_AT_ONCE
+        for number, characters in self._database.execute(_OLDER[of], (upto, _AT_ONCE)).fetchall():
+            if left <= 0:
+                break
+            first, left = number, left - characters - _FILLED_AT_ONCE // _AT_ONCE
+        self._database.execute(FILL[of], (first, upto))
+        left_over = 0 if first > upto else first - 1
+        self._database.execute("UPDATE recall_filled SET upto = ? WHERE of = ?", (left_over, of))
 
     def _take_out(self) -> None:
         """Note that some rows are gone."""
@@ -82,7 +104,7 @@ class Removals:
         """Merge some pages of all segments into one, which drops the words of what is gone."""
         before = self._database.value(_CHANGES)
         pages = _PAGES_AT_ONCE if self._merging else -_PAGES_AT_ONCE  # a negative number begins a merge of all
-        self._database.execute("INSERT INTO recall_words (recall_words, rank) VALUES ('merge', ?)", (pages,))
+        self._database.execute("INSERT INTO recall_passages (recall_passages, rank) VALUES ('merge', ?)", (pages,))
         self._merging = True
         if self._database.value(_CHANGES) - before < 2:  # as FTS5 says that there was nothing left to merge
             self._database.execute("DELETE FROM recall_removed")

@@ -1,0 +1,317 @@
+"""The search over interactions and memories: what is looked at, in which order it comes, and what a result is.
+
+The index gives the passages that fit best by words, the vectors those that are nearest in meaning. The turns beside the
+best of them are looked at too. All of these are scored (see `ranking`).
+
+The score of a memory that is not valid, no longer or not yet, is multiplied by NOT_VALID. One that is not valid yet is
+below those that it will follow. Of two with the same score, the newer comes first.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+import msgspec
+
+from twinhost.agent.health import iso_time
+from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
+from twinhost.unified_memory_reasoning.memories.rows import strength_now
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
+from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
+from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, Found, SearchIndex
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+from twinhost.unified_memory_reasoning.search.meaning import Meaning
+from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, passages_of
+from twinhost.unified_memory_reasoning.search.ranking import (
+    TURNS_AFTER,
+    TURNS_BEFORE,
+    Candidate,
+    Fit,
+    Part,
+    Ranker,
+    Words,
+    around,
+    relevance_of,
+)
+from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
+from twinhost.unified_memory_reasoning.search.words import Asked, asked_in
+
+NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
+NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
+_BELOW = 0.999  # of the present value's score: the most that one which is not valid yet has
+_DIGITS = 6  # of a score
+MOST_SPREAD = 50  # texts, the best by themselves, whose neighbours are looked at
+_FEW = 3  # passages of a text that are all looked at
+
+_TEXTS = (
+    "SELECT id AS row, speaker, {} AS moment, content, '' AS keywords, {} AS dates "  # noqa: S608 - of constants alone
+    "FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
+    f"SELECT number + {MEMORY_ROWS}, '', {memory_moment('memories')}, content, CAST(keywords AS TEXT), "
+    f"{TERMS.format(moment=memory_moment('memories'))} "
+    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
+)
+_MOMENT = interaction_moment("interactions")
+_WITH_DATES = _TEXTS.format(_MOMENT, f"{TERMS.format(moment=_MOMENT)} || {relative_terms('content', _MOMENT)}")
+_WITHOUT_DATES = _TEXTS.format(_MOMENT, "''")
+_RESULT = (
+    "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
+    "substr(CAST(content AS BLOB), 1, ?) AS content"  # as bytes: a NUL doesn't end the content
+)
+_INTERACTION = (
+    f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT} "  # noqa: S608
+    "FROM interactions WHERE id = ?"
+)
+_MEMORY = (
+    f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
+    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT} FROM memories WHERE number = ?"
+)
+
+
+class SearchResult(TypedDict):
+    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
+
+    `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
+    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
+    given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
+    that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
+    both are absent if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
+    """
+
+    id: int | str
+    kind: Literal["interaction", "memory"]
+    session_id: str | None
+    speaker: str | None
+    content: str
+    content_bytes: int
+    cut: bool
+    importance: float
+    strength: float
+    timestamp: str
+    score: float
+    similarity: float
+    written_by: str
+    passage: NotRequired[str]
+    valid_from: NotRequired[str]
+    valid_until: NotRequired[str]
+    superseded_by: NotRequired[str]
+
+
+class Ranked(NamedTuple):
+    """A row that fits a query, its score among the others, its similarity to the query, and its best passage.
+
+    `passage` is its place among the passages of the text. `valid_from` is when a memory begins to be valid that is not
+    valid yet.
+    """
+
+    row: int
+    score: float
+    similarity: float
+    passage: int = 0
+    valid_from: float | None = None
+
+
+class Ranking(msgspec.Struct, frozen=True):
+    """The rows that fit a query, best first, and the words that were searched and skipped."""
+
+    rows: list[Ranked]
+    words: list[str]
+    left_out: list[str]
+
+
+class _Text(msgspec.Struct, frozen=True):
+    """A text that is looked at; `dates` are terms of the index."""
+
+    row: int
+    speaker: str
+    moment: float
+    content: str
+    keywords: str
+    dates: str
+
+
+class Search:
+    """Finds interactions and memories, without forgotten memories and what quarantined callers wrote."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        word_pairs: bool = True,
+        fading: Fading = BY_DAYS,
+        meaning: Meaning | None = None,
+    ) -> None:
+        self.meaning = meaning  # None: by words alone
+        self._database = database
+        self._word_pairs = word_pairs
+        self._validity = Validity(database)
+        self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
+        self._index = SearchIndex(database)
+
+    def best(self, query: str, *, session_id: str | None = None, limit: int = 10) -> list[tuple[int, float]]:
+        """Return the ids of the interactions that fit a query best, with their similarity, best first.
+
+        Args:
+            query: any text.
+            session_id: only interactions of this session; of all sessions if None.
+            limit: the most ids.
+        """
+        rows = self.rank(query, Filters(session_id=session_id)).rows
+        return [(ranked.row, ranked.similarity) for ranked in rows if ranked.row < MEMORY_ROWS][:limit]
+
+    def rank(
+        self,
+        query: str,
+        filters: Filters = EVERYTHING,
+        now: float | None = None,
+        nearness: Nearness = NOTHING_NEAR,
+    ) -> Ranking:
+        """Rank what fits a query.
+
+        Args:
+            query: any text; it is split into words and has no syntax.
+            filters: what the results must be.
+            now: seconds since the epoch; the clock's if None.
+            nearness: how near passages are to the query's meaning.
+        """
+        now = time.time() if now is None else now
+        asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
+        found = self._index.find(asked, filters)
+        by_meaning = [number for number, _ in nearness.nearest]
+        places = _places_of([*found.passages, *found.others, *by_meaning])
+        texts = self._texts(places, with_dates=bool(found.dates))
+        ranker = self._ranker(asked, found, texts.values())
+        own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
+        seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
+        runs = self._index.beside(seeds, TURNS_BEFORE, TURNS_AFTER)
+        neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(found.dates))
+        texts |= neighbours
+        candidates += (others := _candidates(neighbours.values(), {}, nearness))
+        own |= ranker.own(others)
+        before, after = around([row for row in run if row in own] for run in runs)
+        relevance = {
+            text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
+        }
+        fitting = {number // MOST for number in (*found.passages, *by_meaning)}
+        unsure = relevance.keys() - fitting
+        if filters.within_session or filters.keyword is not None:
+            unsure = self._index.fitting(unsure, filters)
+        rows = [texts[row] for row in fitting | unsure if row in relevance]
+        return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out)
+
+    def _ranker(self, asked: Asked, found: Found, texts: Iterable[_Text]) -> Ranker:
+        names = {word for text in texts for word in text.speaker.casefold().split()}
+        speakers = {
+            word.text: self._index.weight_of_speaker(word.text)
+            for word in asked.words
+            if not word.is_common and word.text in names
+        }
+        return Ranker(Words(found.terms, self._index.vocabulary.stems), found.dates, speakers, self._index.texts())
+
+    def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
+        sql = _WITH_DATES if with_dates else _WITHOUT_DATES
+        return {text.row: text for text in self._database.select(_Text, sql, (json.dumps(list(rows)),))}
+
+    def _scored(
+        self, texts: list[_Text], relevance: Mapping[int, float], own: Mapping[int, Fit], now: float
+    ) -> list[Ranked]:
+        memories = [text.row - MEMORY_ROWS for text in texts if text.row >= MEMORY_ROWS]
+        ends, coming = self._validity.ends(memories), self._validity.not_yet(memories, round(now, 3))
+        invalid = {number for number, end in ends.items() if (end.valid_until or now) <= now} | coming.keys()
+        similarity = {text.row: min(1.0, max(0.0, relevance[text.row])) for text in texts}
+        scores = {
+            row: similar * (NOT_VALID if row - MEMORY_ROWS in invalid else 1.0) for row, similar in similarity.items()
+        }
+        for number, (_, follows) in coming.items():
+            present = [scores[other + MEMORY_ROWS] for other in follows if other + MEMORY_ROWS in scores]
+            row = number + MEMORY_ROWS
+            scores[row] = min([scores[row], *(_BELOW * score for score in present)])
+        starts = {number + MEMORY_ROWS: of.starts for number, of in coming.items()}
+        ordered = sorted(texts, key=lambda text: (scores[text.row], text.moment, text.row), reverse=True)
+        return [
+            Ranked(text.row, scores[text.row], similarity[text.row], own[text.row].passage % MOST, starts.get(text.row))
+            for text in ordered
+        ]
+
+    def speakers(self, name: str | None) -> tuple[str, ...] | None:
+        """Return the spellings of a speaker's name, in any case, for `Filters`; None if there is no name."""
+        return None if name is None else self._index.speakers.spelt(name)
+
+    def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
+        """Return a row of a ranking as a result."""
+
+        def result(
+            kind: Literal["interaction", "memory"], speaker: str, created: float, content: bytes, **columns: Any
+        ) -> SearchResult:
+            return {
+                "id": columns["id"],
+                "kind": kind,
+                "session_id": columns["session_id"],
+                "speaker": speaker or None,
+                "content": content.decode(errors="ignore"),  # the last character may be cut
+                "content_bytes": columns["content_bytes"],
+                "cut": len(content) < columns["content_bytes"],
+                "importance": columns["importance"],
+                "strength": round(columns["strength"], 3),
+                "timestamp": iso_time(created),
+                "score": round(ranked.score, _DIGITS),
+                "similarity": round(ranked.similarity, _DIGITS),
+                "written_by": columns["written_by"],
+            }
+
+        row = ranked.row
+        query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
+        found = self._database.select(result, query, (max_content_bytes, number))[0]
+        end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
+        if len(passages := passages_of(found["content"])) > 1 and ranked.passage < len(passages):
+            begins, ends = passages[ranked.passage]
+            found["passage"] = found["content"][begins:ends]
+        if ranked.valid_from is not None:
+            found["valid_from"] = iso_time(ranked.valid_from)
+        if end.valid_until is not None:
+            found["valid_until"] = iso_time(end.valid_until)
+        if end.superseded_by is not None:
+            found["superseded_by"] = end.superseded_by
+        return found
+
+
+def _places_of(numbers: Iterable[int]) -> dict[int, set[int]]:
+    """Return the places of passages in their texts, by row."""
+    places = defaultdict[int, set[int]](set)
+    for number in numbers:
+        places[number // MOST].add(number % MOST)
+    return places
+
+
+def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: Nearness) -> list[Candidate]:
+    """Return texts with those of their passages that are looked at: all of a few, else those that were found."""
+    texts = list(texts)
+    nearest = nearness.of_texts([text.row for text in texts])
+    chosen = list[tuple[_Text, dict[int, Passage]]]()
+    for text in texts:
+        passages = passages_of(text.content)
+        wanted = (
+            set(places.get(text.row, ())) | {nearest[text.row][0] % MOST}
+            if text.row in nearest
+            else set(places.get(text.row, ()))
+        )
+        if len(passages) <= _FEW or not wanted:
+            wanted |= set(range(min(_FEW, len(passages))))
+        chosen.append((text, {text.row * MOST + place: passages[place] for place in wanted if place < len(passages)}))
+    near = nearness.of([number for _, parts in chosen for number in parts])
+    return [
+        Candidate(
+            text.row,
+            text.speaker,
+            len(text.content),
+            frozenset(text.dates.split()),
+            [
+                Part(number, f"{text.content[begins:ends]} {text.keywords}".rstrip(), near.get(number, 0.0))
+                for number, (begins, ends) in parts.items()
+            ],
+        )
+        for text, parts in chosen
+    ]
