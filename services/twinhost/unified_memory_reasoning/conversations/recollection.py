@@ -3,8 +3,9 @@
 A search in all sessions finds memories too, which are quoted as turns are.
 
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
-fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it.
-Of a long one its best passage is quoted. What is left is filled with further ones of these, then with the newest.
+fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it,
+unless that is long. Of a long one that fits, its best passage is quoted. What is left is filled with further ones of
+these, then with the newest.
 """
 
 from collections.abc import Iterator
@@ -22,10 +23,9 @@ from twinhost.unified_memory_reasoning.search.passages import passages_of
 from twinhost.unified_memory_reasoning.search.search import Ranked, Search
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
 
-NEWEST_SHARE = 0.15  # of the budget, if there is a question
+NEWEST_SHARE = 0.1  # of the budget, if there is a question
 SUMMARY_SHARE = 0.1  # half of it if there is a question
-QUOTED_WHOLE = 800  # characters of a turn that fits a question; of a longer one, its best passage is quoted
-_WHOLE_SHARE = 2  # and at most so many characters for each token of the budget: about half of it
+_BESIDE_CHARACTERS = 200  # of a turn that is quoted for the one that fits, at most
 _BYTES_PER_TOKEN = 16  # of a content that is read
 _TOGETHER = 16  # results whose neighbours are read together
 
@@ -76,7 +76,7 @@ class Recollection:
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             ranking = self._search.rank(query, filters, nearness=nearness)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
-            results = self._results(ranked, speaker, min(QUOTED_WHOLE, _WHOLE_SHARE * max_tokens))
+            results = self._results(ranked, speaker)
             best = next(results, [])
             text.fill(best, max_tokens - of_summary, in_part=True)
             hits, found = tee(chain(best, chain.from_iterable(results)))
@@ -90,8 +90,8 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _results(self, ranked: list[Ranked], speaker: str | None, most: int) -> Iterator[list[Turn]]:
-        """Yield what a search has found, each turn with its neighbours after it; `most` characters of one."""
+    def _results(self, ranked: list[Ranked], speaker: str | None) -> Iterator[list[Turn]]:
+        """Yield what a search has found, each turn with its neighbours after it."""
         for start in range(0, len(ranked), _TOGETHER):
             together = ranked[start : start + _TOGETHER]
             rows = [each.row for each in together if each.row < MEMORY_ROWS]
@@ -100,10 +100,10 @@ class Recollection:
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
             for each in together:
                 if each.row >= MEMORY_ROWS:
-                    yield [_quoted(self._memory(each), each, most)]
+                    yield [_quoted(self._memory(each), each)]
                 else:
-                    found = [turns[number] for number in wanted[each.row] if number in turns]
-                    yield [_quoted(turn, each, most) if turn.id == each.row else turn for turn in found]
+                    first, *others = [turns[number] for number in wanted[each.row] if number in turns]
+                    yield [_quoted(first, each), *(t for t in others if len(t.content) <= _BESIDE_CHARACTERS)]
 
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
@@ -131,9 +131,10 @@ class Recollection:
             yield turn if short else msgspec.structs.replace(turn, content=text, longer=True)
 
 
-def _quoted(turn: Turn, ranked: Ranked, most: int) -> Turn:
-    """Return a turn that a search has found; of one with more than `most` characters, the passage that fits best."""
-    if len(turn.content) <= most or len(passages := passages_of(turn.content)) <= ranked.passage:
+def _quoted(turn: Turn, ranked: Ranked) -> Turn:
+    """Return a turn that a search has found; of one that has several, the passage that fits best."""
+    passages = passages_of(turn.content)
+    if not 0 <= ranked.passage < len(passages) or len(passages) == 1:
         return turn
     begins, ends = passages[ranked.passage]
     return msgspec.structs.replace(turn, content=turn.content[begins:ends], longer=True, follows=begins > 0)
