@@ -429,7 +429,7 @@ class OutboxDocument(Part, frozen=True):
 
 
 class MeaningDocument(Part, frozen=True):
-    """The search by meaning: the model, how many texts have a vector of it, and whether calls are made now.
+    """The search by meaning: the model, of how many texts the first passages are embedded, and if calls are made now.
 
     `state` is that of the circuit breaker of queries, and `text_state` that of stored texts; `half-open`: the next call
     is a trial. `refused` counts texts that the service refuses. `fault` is why the last call failed, if it did.

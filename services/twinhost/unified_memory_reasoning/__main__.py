@@ -211,6 +211,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     index_before.REMOVED_MIGRATION,
     memories.GRAPH_MIGRATION,
     index_tables.PASSAGES_MIGRATION,
+    vectors.PASSAGES_MIGRATION,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (

@@ -1,6 +1,7 @@
 """Search by meaning: the vectors of stored texts are made in the background, and those of queries beside the loop.
 
-One thread makes the vectors of texts that have none, the newest first; the loop stores them. Another makes the vector
+One thread makes the vectors of passages that have none, and pauses while queries wait: those of the first passages of
+all texts, the newest first, each writer's in turn, and then the others. The loop stores them. Another makes the vector
 of a query and compares it with all. The loop never waits for them: the reply to a search is completed when the
 comparison is there, or at its deadline by the words alone.
 """
@@ -9,6 +10,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Literal, NotRequired, TypedDict, TypeVar
 
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
@@ -30,7 +32,7 @@ from twinhost.unified_memory_reasoning.search.embed_threads import (
 )
 from twinhost.unified_memory_reasoning.search.embedding import Embedder, embedder_of
 from twinhost.unified_memory_reasoning.search.index import Filters
-from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, StoredVectors, numpy
+from twinhost.unified_memory_reasoning.search.vectors import StoredVectors, numpy
 
 __all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recalled", "meaning_of", "with_meaning"]
 
@@ -40,7 +42,7 @@ _RETRY_S = 5.0  # after vectors could not be stored
 
 
 class MeaningDocument(TypedDict):
-    """The search by meaning: the model, how many texts have a vector of it, and whether calls are made now.
+    """The search by meaning: the model, of how many texts the first passages are embedded, and if calls are made now.
 
     `state` is that of the circuit breaker of queries, and `text_state` that of stored texts; `half-open`: the next call
     is a trial. `refused` counts texts that the service refuses. `fault` is why the last call failed, if it did.
@@ -131,23 +133,22 @@ class Meaning:
         """Return what will be near to a query; at once where no call can be made."""
         found: Future[Recalled] = Future()
         if self._of_queries.state == "open":
-            found.set_result(
-                Recalled(NOTHING_NEAR, f"the model is not called after failures: {self._of_queries.fault}")
-            )
+            found.set_result(Recalled(missing=f"the model is not called after failures: {self._of_queries.fault}"))
             return found
         until = time.monotonic() + self.deadline_s
         try:
-            self._queries.waiting.put_nowait(Query(query, filters, until, until - self.deadline_s / 2, found))
+            self._queries.ask(Query(query, filters, until, found))
         except queue.Full:
-            found.set_result(Recalled(NOTHING_NEAR, f"{MOST_WAITING} queries wait for the model"))
+            found.set_result(Recalled(missing=f"{MOST_WAITING} queries wait for the model"))
         return found
 
     def complete(self, found: Recalled | None) -> Recalled:
         """Return what was found of what is still stored; on the thread that owns the database, also without it."""
         if found is None:
-            return Recalled(NOTHING_NEAR, f"the model did not answer within {self.deadline_s:.1f} s")
-        stored = self._stored.of(found.nearness.keys())
-        return found._replace(nearness={row: near for row, near in found.nearness.items() if row in stored})
+            return Recalled(missing=f"the model did not answer within {self.deadline_s:.1f} s")
+        nearest = found.nearness.nearest
+        stored = self._stored.of([passage for passage, _ in nearest])
+        return found._replace(nearness=replace(found.nearness, nearest=[near for near in nearest if near[0] in stored]))
 
 
 def with_meaning(
@@ -155,7 +156,7 @@ def with_meaning(
 ) -> "T | Future[T]":
     """Return the reply to a query, now or later; `reply` makes it, on the server's loop, of what is near in meaning."""
     if meaning is None:
-        return reply(Recalled(NOTHING_NEAR, asked=False))
+        return reply(Recalled(asked=False))
     found = meaning.recall(query, filters)
     if found.done():
         return reply(meaning.complete(found.result()))
@@ -184,7 +185,7 @@ class MeaningCollector(Collector):
         document = self._document()
         for name, text, value in (
             ("texts", "Stored texts.", document["texts"]),
-            ("embedded", "Stored texts with a vector of the model.", document["embedded"]),
+            ("embedded", "Stored texts whose first passages have vectors of the model.", document["embedded"]),
             ("refused", "Stored texts that the embedding service refuses.", document["refused"]),
         ):
             yield GaugeMetricFamily(f"twinhost_meaning_{name}", text, value)

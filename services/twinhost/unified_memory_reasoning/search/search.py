@@ -195,11 +195,9 @@ class Search:
         relevance = {
             text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
         }
-        fitting = {number // MOST for number in (*found.passages, *by_meaning)}
-        unsure = relevance.keys() - fitting
-        if filters.within_session or filters.keyword is not None:
-            unsure = self._index.fitting(unsure, filters)
-        rows = [texts[row] for row in fitting | unsure if row in relevance]
+        by_words = {number // MOST for number in found.passages}
+        fitting = by_words | self._index.fitting(relevance.keys() - by_words, filters)
+        rows = [texts[row] for row in relevance.keys() & fitting]
         return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out)
 
     def _ranker(self, asked: Asked, found: Found, texts: Iterable[_Text]) -> Ranker:

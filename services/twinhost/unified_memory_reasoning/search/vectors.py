@@ -1,8 +1,10 @@
 """The vectors of stored texts: their table, how threads read it, and the matrix that they are compared in.
 
-A vector is stored with the model that made it, and is derived from one text alone: what hides or deletes a text hides
-or deletes its vector with it, and a change of the text deletes the vector. The server's loop writes the table. Each
-thread of `meaning` reads with a connection of its own.
+There is one for each passage of a text (see `passages`), under the passage's number. It is stored with the model that
+made it, and is derived from one text alone: what hides or deletes a text hides or deletes its vectors with it, and a
+change of the text deletes them. `embedded_texts` has how many passages of a text, the first ones, have a vector, so
+that what lacks one is found without reading texts. The server's loop writes the tables. Each thread of `meaning` reads
+with a connection of its own.
 
 A component takes one byte: the vector is divided by its largest component. Cosines differ by less than 0.002 from those
 of the whole numbers, and 100,000 vectors take an eighth of the memory (decision 0052).
@@ -13,16 +15,16 @@ import json
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from math import log, sqrt
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations.interactions import AT
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, OF_SPEAKERS, Filters
-from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+from twinhost.unified_memory_reasoning.search.passages import MOST
 
 MIGRATION = f"""
 CREATE TABLE embeddings (
@@ -47,44 +49,87 @@ WHEN (old.number, old.content, old.forgotten) IS NOT (new.number, new.content, n
     DELETE FROM embeddings WHERE row = old.number + {MEMORY_ROWS};
 END;
 """  # noqa: S608 - of a constant alone
-DERIVED = ("embeddings",)  # made again from the other tables
 
-MAX_CHARACTERS = 2_000  # of a text, the first ones, that its vector is made of
-MANY = 1_000  # texts; the largest of n normal deviates grows with the root of log n
-FROM_BEFORE, FROM_AFTER = 0.7, 0.3  # of the nearness of the turns before and after
-_AT_ONCE = 4_000_000  # numbers of the matrix that are compared, or read, together
+
+def _passages_migration() -> str:
+    def forget(row: str) -> str:
+        return (
+            f"DELETE FROM embeddings WHERE row BETWEEN ({row}) * {MOST} AND ({row}) * {MOST} + {MOST - 1}; "  # noqa: S608
+            f"DELETE FROM embedded_texts WHERE row = {row};"
+        )
+
+    interaction, memory = forget("old.id"), forget(f"old.number + {MEMORY_ROWS}")
+    return f"""
+DROP TRIGGER embedding_interaction_removed;
+DROP TRIGGER embedding_interaction_changed;
+DROP TRIGGER embedding_memory_removed;
+DROP TRIGGER embedding_memory_changed;
+DELETE FROM embeddings;
+CREATE TABLE embedded_texts (
+    row INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    dimensions INTEGER NOT NULL,
+    embedded INTEGER NOT NULL,
+    passages INTEGER NOT NULL
+) STRICT;
+CREATE TRIGGER embedding_interaction_removed AFTER DELETE ON interactions BEGIN
+    {interaction}
+END;
+CREATE TRIGGER embedding_interaction_changed AFTER UPDATE OF id, content ON interactions
+WHEN (old.id, old.content) IS NOT (new.id, new.content) BEGIN
+    {interaction}
+END;
+CREATE TRIGGER embedding_memory_removed AFTER DELETE ON memories BEGIN
+    {memory}
+END;
+CREATE TRIGGER embedding_memory_changed AFTER UPDATE OF number, content, forgotten ON memories
+WHEN (old.number, old.content, old.forgotten) IS NOT (new.number, new.content, new.forgotten) BEGIN
+    {memory}
+END;
+"""  # noqa: S608 - of constants alone
+
+
+PASSAGES_MIGRATION = _passages_migration()  # the vectors before it were of whole texts
+DERIVED = ("embeddings", "embedded_texts")  # made again from the other tables
+
+FIRST = 3  # passages of a text that are embedded before those of older texts; the others, when nothing else waits
+_AT_ONCE = 800_000  # numbers of the matrix that are compared, or read, together: what a processor's cache holds
 _PACKAGE = "numpy"
 
-_OF_INTERACTION = f"substr(iif(speaker = '', content, speaker || ': ' || content), 1, {MAX_CHARACTERS})"
-_OF_MEMORY = f"substr(content, 1, {MAX_CHARACTERS})"
-_NOT_BLANK = "trim(content, char(9, 10, 13, 32)) <> ''"
+_TABLES = (("interactions", "id", 0, "TRUE"), ("memories", "number", MEMORY_ROWS, "forgotten = 0"))
 _VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"
-_NO_VECTOR = "NOT EXISTS (SELECT 1 FROM embeddings e WHERE e.row = {row} AND e.model = ?1 AND length(e.vector) = ?2)"
-_WITHOUT = (
-    f"SELECT id AS row, {_OF_INTERACTION} AS text FROM interactions WHERE id > ?3 AND id < ?4 AND {_VISIBLE} "  # noqa: S608
-    f"AND {_NOT_BLANK} AND {_NO_VECTOR.format(row='interactions.id')} ORDER BY id DESC LIMIT ?5",
-    f"SELECT number + {MEMORY_ROWS} AS row, {_OF_MEMORY} AS text FROM memories "  # noqa: S608
-    f"WHERE number > ?3 - {MEMORY_ROWS} AND number < ?4 - {MEMORY_ROWS} AND forgotten = 0 AND {_VISIBLE} "
-    f"AND {_NOT_BLANK} AND {_NO_VECTOR.format(row=f'memories.number + {MEMORY_ROWS}')} ORDER BY number DESC LIMIT ?5",
+_OF_MODEL = "e.row = {row} AND e.model = ?1 AND e.dimensions = ?2"
+# All but the text that is found is read from the index of writers, and from `embedded_texts`.
+_WITHOUT = tuple(
+    f"SELECT {number} + {offset}, content, coalesce((SELECT embedded FROM embedded_texts AS e "  # noqa: S608 - constants
+    f"WHERE {_OF_MODEL.format(row=f'{number} + {offset}')}), 0) FROM {table} "
+    f"WHERE written_by = ?3 AND {number} > ?4 - {offset} AND {number} < ?5 - {offset} AND {is_text} AND {_VISIBLE} "
+    f"AND NOT EXISTS (SELECT 1 FROM embedded_texts AS e WHERE {_OF_MODEL.format(row=f'{number} + {offset}')} "
+    f"AND e.embedded >= min(e.passages, ?6)) ORDER BY {number} DESC LIMIT 1"
+    for table, number, offset, is_text in _TABLES
 )
-_ADD = (
-    "INSERT OR REPLACE INTO embeddings (row, model, vector) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 "  # noqa: S608
-    f"FROM interactions WHERE id = ?1 AND {_OF_INTERACTION} = ?4)",
-    "INSERT OR REPLACE INTO embeddings (row, model, vector) SELECT ?1, ?2, ?3 WHERE EXISTS (SELECT 1 "  # noqa: S608
-    f"FROM memories WHERE number = ?1 - {MEMORY_ROWS} AND forgotten = 0 AND {_OF_MEMORY} = ?4)",
+_SET_EMBEDDED = tuple(
+    "INSERT OR REPLACE INTO embedded_texts (row, model, dimensions, embedded, passages) "  # noqa: S608 - as above
+    f"SELECT ?3, ?1, ?2, ?4, ?5 WHERE EXISTS (SELECT 1 FROM {table} WHERE {number} = ?3 - {offset} AND {is_text} "
+    f"AND content = ?7) AND ?6 = coalesce((SELECT embedded FROM embedded_texts AS e "
+    f"WHERE {_OF_MODEL.format(row='?3')}), 0)"
+    for table, number, offset, is_text in _TABLES
+)
+_WRITERS = tuple(
+    f"WITH RECURSIVE writers (name) AS (SELECT min(written_by) FROM {table} UNION ALL SELECT "  # noqa: S608 - as above
+    f"(SELECT min(written_by) FROM {table} WHERE written_by > name) FROM writers WHERE name IS NOT NULL) "
+    f"SELECT name FROM writers WHERE (SELECT max({number}) FROM {table} WHERE written_by = name) > ?"
+    for table, number, _, _ in _TABLES
 )
 _NEWEST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0)"
 _COUNTS = (
-    "SELECT (SELECT count(*) FROM embeddings WHERE model = ?), "
+    f"SELECT (SELECT count(*) FROM embedded_texts WHERE model = ? AND embedded >= min(passages, {FIRST})), "  # noqa: S608
     "(SELECT count(*) FROM interactions) + (SELECT count(*) FROM memories WHERE forgotten = 0)"
 )
 _OF_ROWS = (  # the + keeps SQLite from reading all vectors of the model
     "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND +model = ?"
 )
-_STORED = (
-    "SELECT number, row, vector, (SELECT session_id FROM interactions WHERE id = row) FROM embeddings "
-    "WHERE model = ? AND number > ? ORDER BY number"
-)
+_STORED = "SELECT number, row, vector FROM embeddings WHERE model = ? AND number > ? ORDER BY number"
 _HIDDEN = (
     "SELECT id FROM interactions WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "  # noqa: S608
     f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined)"
@@ -92,53 +137,51 @@ _HIDDEN = (
 _PERIOD = "coalesce(?4, 0.0) AND coalesce(?5, 1e11)"
 _FILTERED = (
     f"SELECT id FROM interactions WHERE (?1 IS NULL OR session_id = ?1) AND {OF_SPEAKERS} "  # noqa: S608
-    f"AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL AND {AT} BETWEEN {_PERIOD} "
+    f"AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL AND {interaction_moment('interactions')} BETWEEN {_PERIOD} "
     f"UNION ALL SELECT number + {MEMORY_ROWS} FROM memories WHERE ?1 IS NULL AND ?2 IS NULL AND ?3 IS NULL "
     "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
-    f"AND created BETWEEN {_PERIOD}"
+    f"AND {memory_moment('memories')} BETWEEN {_PERIOD}"
 )
 _OF_SESSION = _FILTERED.replace("(?1 IS NULL OR session_id = ?1)", "session_id = ?1")  # which the index finds
 
 T = TypeVar("T")
 
 
-class Nearness:
-    """Stand-in."""
+class Source(NamedTuple):
+    """Who wrote texts, and whether they are memories or interactions."""
 
-    nearest: Sequence[tuple[int, float]] = ()
-
-    def of(self, numbers: Iterable[int]) -> dict[int, float]:
-        return {}
-
-    def of_texts(self, rows: Iterable[int]) -> dict[int, tuple[int, float]]:
-        return {}
-
-
-NOTHING_NEAR = Nearness()
+    is_memory: bool
+    writer: str
 
 
 class UnembeddedText(NamedTuple):
-    """A text without a vector of the model; `row` is its number in the index."""
+    """A text with passages that lack a vector; `row` is its number in the index.
 
+    The first `embedded` passages have one.
+    """
+
+    source: Source
     row: int
-    text: str
+    content: str
+    embedded: int
 
 
 class StoredVector(NamedTuple):
-    """A row of the table, and the session of the text; None of a memory."""
+    """A row of the table; `row` is the number of the passage."""
 
     number: int
     row: int
     vector: bytes
-    session_id: str | None
 
 
 class Embedded(NamedTuple):
-    """A text and its vector, as it is stored."""
+    """A text of so many `passages`, and the vectors of some of them, as they are stored, from the place `first` on."""
 
     row: int
-    text: str
-    vector: bytes
+    content: str
+    passages: int
+    first: int
+    vectors: Sequence[bytes]
 
 
 def numpy() -> Any:
@@ -164,15 +207,20 @@ class StoredVectors:
         self._model = model
 
     def add(self, embedded: Iterable[Embedded]) -> None:
-        """Store vectors, in the transaction under way, of those texts that are still the same."""
-        for each in embedded:
-            sql = _ADD[each.row >= MEMORY_ROWS]
-            self._database.execute(sql, (each.row, self._model, each.vector, each.text))
+        """Store vectors, in the transaction under way, of texts that are still the same and lack these next."""
+        for row, content, passages, first, vectors in embedded:
+            of_model = (self._model, len(vectors[0]))
+            values = (*of_model, row, first + len(vectors), passages, first, content)
+            if self._database.execute(_SET_EMBEDDED[row >= MEMORY_ROWS], values).rowcount:
+                self._database.execute_many(
+                    "INSERT OR REPLACE INTO embeddings (row, model, vector) VALUES (?, ?, ?)",
+                    [(row * MOST + place, self._model, vector) for place, vector in enumerate(vectors, first)],
+                )
 
-    def of(self, rows: Collection[int]) -> set[int]:
-        """Return those of some rows that have a vector now."""
-        found = self._database.execute(_OF_ROWS, (json.dumps(list(rows)), self._model))
-        return {row for (row,) in found}
+    def of(self, passages: Collection[int]) -> set[int]:
+        """Return those of some passages, by number, that have a vector now."""
+        found = self._database.execute(_OF_ROWS, (json.dumps(list(passages)), self._model))
+        return {number for (number,) in found}
 
 
 class VectorReader:
@@ -191,17 +239,30 @@ class VectorReader:
         """Return a number that changes with every commit of another connection."""
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def without(self, dimensions: int, after: int, before: int, limit: int) -> list[UnembeddedText]:
-        """Return visible texts without a vector of the model, the newest first: interactions, or else memories.
+    def next_without(
+        self, source: Source, dimensions: int, after: int, before: int, passages: int
+    ) -> UnembeddedText | None:
+        """Return the newest visible text of a source that lacks vectors of the model; None if there is none.
 
         Args:
+            source: whose text.
             dimensions: how many numbers a vector has.
-            after: rows above this one; of memories, if it is at least `MEMORY_ROWS`.
-            before: rows below this one.
-            limit: the most texts.
+            after: the text's row is above this one,
+            before: and below this one.
+            passages: so many, the first ones, should have a vector.
         """
-        values = (self._model, dimensions, after, before, limit)
-        return [UnembeddedText(*row) for row in self._connection.execute(_WITHOUT[after >= MEMORY_ROWS], values)]
+        values = (self._model, dimensions, source.writer, after, before, passages)
+        found = self._connection.execute(_WITHOUT[source.is_memory], values).fetchone()
+        return None if found is None else UnembeddedText(source, *found)
+
+    def sources(self, after: tuple[int, int]) -> list[Source]:
+        """Return who has texts in rows above these: of interactions, and of memories."""
+        interaction, memory = after
+        return [
+            Source(is_memory, name)
+            for is_memory, number in ((False, interaction), (True, memory - MEMORY_ROWS))
+            for (name,) in self._connection.execute(_WRITERS[is_memory], (number,))
+        ]
 
     def newest(self) -> tuple[int, int]:
         """Return the row of the newest interaction, and that of the newest memory."""
@@ -209,7 +270,7 @@ class VectorReader:
         return interaction, memory + MEMORY_ROWS
 
     def counts(self) -> tuple[int, int]:
-        """Return how many texts have a vector of the model, and how many there are."""
+        """Return of how many texts the first passages have a vector of the model, and how many texts there are."""
         embedded, texts = self._connection.execute(_COUNTS, (self._model,)).fetchone()
         return embedded, texts
 
@@ -221,6 +282,11 @@ class VectorReader:
         values = (*of_turns, filters.since, filters.until, filters.keyword)
         sql = _FILTERED if filters.session_id is None else _OF_SESSION
         return [row for (row,) in self._connection.execute(sql, values)]
+
+    def count(self) -> int:
+        """Return how many vectors of the model there are."""
+        found = self._connection.execute("SELECT count(*) FROM embeddings WHERE model = ?", (self._model,))
+        return int(found.fetchone()[0])
 
     def numbers(self) -> list[int]:
         """Return the numbers of all vectors of the model, ascending."""
@@ -240,25 +306,76 @@ class VectorReader:
             take([StoredVector(*each) for each in part])
 
 
+@dataclass(frozen=True, slots=True)
+class Nearness:
+    """How near passages are to the meaning of a query; false if none has a vector, or the meaning is not known.
+
+    A passage's nearness is the cosine of its vector with the query's, less the mean over all that are visible. What a
+    cosine says by itself differs by model.
+
+    `nearest` has the passages that are as the filters say, by number, nearest first, and how near they are. `spread` is
+    the standard deviation of all cosines.
+    """
+
+    nearest: Sequence[tuple[int, float]] = ()
+    spread: float = 0.0
+    _passages: Any = ()  # the numbers of all, ascending
+    _cosines: Any = ()  # less the mean, in the same order
+
+    def __bool__(self) -> bool:
+        return len(self._passages) > 0
+
+    def of(self, passages: Iterable[int]) -> dict[int, float]:
+        """Return how near passages are, by number, without those that have no vector; visible or not."""
+        if not self:
+            return {}
+        np = numpy()
+        asked = np.fromiter(passages, np.int64)
+        places = np.minimum(np.searchsorted(self._passages, asked), len(self._passages) - 1)
+        exist = self._passages[places] == asked
+        return dict(zip(asked[exist].tolist(), self._cosines[places[exist]].tolist(), strict=True))
+
+    def of_texts(self, rows: Iterable[int]) -> dict[int, tuple[int, float]]:
+        """Return of each text, by row, the number of its nearest passage, and how near that is."""
+        if not self:
+            return {}
+        np = numpy()
+        texts = np.fromiter(rows, np.int64)
+        first, end = (np.searchsorted(self._passages, edge * MOST) for edge in (texts, texts + 1))
+        texts, first, sizes = (values[end > first] for values in (texts, first, end - first))
+        if not len(texts):
+            return {}
+        starts = np.cumsum(sizes) - sizes
+        places = np.repeat(first - starts, sizes) + np.arange(int(sizes.sum()))
+        cosines = self._cosines[places]
+        highest = np.maximum.reduceat(cosines, starts)
+        best = np.flatnonzero(cosines == np.repeat(highest, sizes))[::-1]  # of equal ones, the first is entered last
+        owners = np.repeat(texts, sizes)[best]
+        near = zip(self._passages[places[best]].tolist(), cosines[best].tolist(), strict=True)
+        return dict(zip(owners.tolist(), near, strict=True))
+
+
+NOTHING_NEAR = Nearness()
+
+
 class Matrix:
     """The vectors of one model and length, in memory; for one thread."""
 
     def __init__(self, dimensions: int) -> None:
         np = self._np = numpy()
         self.dimensions = dimensions
-        self._part = _AT_ONCE // dimensions  # rows
+        self._part = max(1, _AT_ONCE // dimensions)  # vectors
         self._last = 0  # the highest number that was read, of whatever length
         self._read = 0  # how many were read
         self._version: int | None = None
-        self._sessions: dict[str | None, int] = {None: 0}
         self._count = 0
         self._room = 0
         self._vectors = np.empty((0, dimensions), np.int8)
         self._numbers = np.empty(0, np.int64)
-        self._rows = np.empty(0, np.int64)
+        self._passages = np.empty(0, np.int64)
         self._lengths = np.empty(0, np.float32)
-        self._session = np.empty(0, np.int32)
-        self._in_order = np.empty(0, np.int64)  # places by session, and in it by row
+        self._order = np.empty(0, np.int64)  # places by the passage's number
+        self._ascending = np.empty(0, np.int64)  # the passages in that order; never changed, for other threads
 
     def follow(self, reader: VectorReader) -> None:
         """Read what was added, and drop what was removed, since the last call."""
@@ -267,20 +384,19 @@ class Matrix:
             return
         before = self._last, self._count
         reader.read(self._last, self._part, self._append)
-        if reader.counts()[0] != self._read:
+        if reader.count() != self._read:
             self._keep(reader.numbers())
         if before != (self._last, self._count):
-            own = slice(0, self._count)
-            self._in_order = self._np.lexsort((self._rows[own], self._session[own]))
+            self._arrange()
         self._version = version
 
     def _columns(self) -> list[str]:
-        return ["_vectors", "_numbers", "_rows", "_lengths", "_session"]
+        return ["_vectors", "_numbers", "_passages", "_lengths"]
 
     def _append(self, part: Sequence[StoredVector]) -> None:
         np = self._np
         self._last, self._read = part[-1].number, self._read + len(part)
-        fitting = [each for each in part if len(each.vector) == self.dimensions]
+        fitting = [stored for stored in part if len(stored.vector) == self.dimensions]
         if not fitting:
             return
         count = self._count + len(fitting)
@@ -292,10 +408,9 @@ class Matrix:
                 larger[: self._count] = before[: self._count]
                 setattr(self, name, larger)
         new = slice(self._count, count)
-        self._numbers[new] = [each.number for each in fitting]
-        self._rows[new] = [each.row for each in fitting]
-        self._session[new] = [self._sessions.setdefault(each.session_id, len(self._sessions)) for each in fitting]
-        vectors = np.frombuffer(b"".join(each.vector for each in fitting), np.int8)
+        self._numbers[new] = [stored.number for stored in fitting]
+        self._passages[new] = [stored.row for stored in fitting]
+        vectors = np.frombuffer(b"".join(stored.vector for stored in fitting), np.int8)
         self._vectors[new] = vectors.reshape(len(fitting), self.dimensions)
         self._lengths[new] = np.maximum(np.linalg.norm(self._vectors[new].astype(np.float32), axis=1), 1.0)
         self._count = count
@@ -307,55 +422,46 @@ class Matrix:
             values[: len(kept)] = values[kept]
         self._count, self._read = len(kept), len(numbers)
 
-    def nearest(
+    def _arrange(self) -> None:
+        passages = self._passages[: self._count]
+        self._order = self._np.argsort(passages, kind="stable")
+        self._ascending = passages[self._order]
+
+    def nearness(
         self,
         vector: Sequence[float],
         others: Sequence[Sequence[float]],
         hidden: Sequence[int],
         only: Sequence[int] | None,
         most: int,
-    ) -> list[tuple[int, float]]:
-        """Return the rows whose texts are nearest to a vector, nearest first, and how near each is.
-
-        How near: by how many standard deviations the cosine exceeds the mean over all texts, and a share of that of the
-        turns before and after. The nearest of few texts has fewer than that of many, so fewer than MANY texts need
-        less. What a cosine of 0.8 says differs by model, so cosines themselves compare with nothing.
+    ) -> Nearness:
+        """Compare the vector of a query with all.
 
         Args:
-            vector: of a query.
+            vector: of the query.
             others: vectors of texts that have nothing to do with it, so that few stored texts have a mean too.
-            hidden: rows that count for nothing.
-            only: the rows that may be returned; None: all but the hidden ones.
-            most: how many rows.
+            hidden: rows of texts that count for nothing.
+            only: rows of the texts whose passages may be among the nearest; None: all but the hidden ones.
+            most: how many passages are the nearest.
         """
-        np, rows = self._np, self._rows[: self._count]
+        np, passages = self._np, self._passages[: self._count]
         query = _unit(np, vector)
         cosines = np.empty(self._count, np.float32)
         for start in range(0, self._count, self._part):
             part = slice(start, min(start + self._part, self._count))
             np.dot(self._vectors[part].astype(np.float32), query, out=cosines[part])
         cosines /= self._lengths[: self._count]
-        shown = ~np.isin(rows, hidden) if hidden else np.ones(self._count, bool)
-        ordinary = np.asarray([_unit(np, each) for each in others], np.float32).reshape(-1, self.dimensions) @ query
+        texts = passages // MOST if hidden or only is not None else passages
+        shown = ~np.isin(texts, hidden) if hidden else np.ones(self._count, bool)
+        ordinary = np.asarray([_unit(np, other) for other in others], np.float32).reshape(-1, self.dimensions) @ query
         every = np.concatenate([cosines[shown], ordinary])
-        spread = max(float(every.std()), 1e-6) * min(1.0, sqrt(log(max(len(every), 2)) / log(MANY)))
-        own = np.where(shown, (cosines - every.mean()) / spread, 0.0)
-        near = self._with_neighbours(own)
-        allowed = shown if only is None else shown & np.isin(rows, only)
-        places = np.flatnonzero(allowed)
+        cosines -= every.mean()
+        places = np.flatnonzero(shown if only is None else shown & np.isin(texts, only))
         if len(places) > most:
-            places = places[np.argpartition(-near[places], most)[:most]]
-        places = places[np.argsort(-near[places])]
-        return [(int(rows[place]), float(near[place])) for place in places]
-
-    def _with_neighbours(self, own: Any) -> Any:
-        """Add the shares of the turns before and after in the same session: an answer has not what its question has."""
-        order, session = self._in_order, self._session[: self._count][self._in_order]
-        together = (session[1:] == session[:-1]) & (session[1:] > 0)
-        positive, near = self._np.maximum(own, 0.0)[order], own.copy()
-        near[order[1:]] += FROM_BEFORE * positive[:-1] * together
-        near[order[:-1]] += FROM_AFTER * positive[1:] * together
-        return near
+            places = places[np.argpartition(-cosines[places], most)[:most]]
+        places = places[np.argsort(-cosines[places])]
+        nearest = list(zip(passages[places].tolist(), cosines[places].tolist(), strict=True))
+        return Nearness(nearest, float(every.std()), self._ascending, cosines[self._order])
 
 
 def _unit(np: Any, vector: Sequence[float]) -> Any:
