@@ -16,6 +16,7 @@ from twinhost.unified_memory_reasoning.conversations.interactions import Interac
 from twinhost.unified_memory_reasoning.conversations.recollection import Recollection, filters_of
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
+from twinhost.unified_memory_reasoning.memories.claims import contradictions
 from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
 from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
@@ -136,13 +137,15 @@ class ContextFound(TypedDict):
     """The context of a session, or of one speaker in it.
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
-    has it.
+    has it; `contradictions`, the ids of two turns or memories each that state different values of one thing, as far as
+    their wording tells.
     """
 
     status: Literal["ok"]
     session_id: str
     context: ContextDocument
     channels: NotRequired[Channels]
+    contradictions: NotRequired[list[list[int | str]]]
     without_meaning: NotRequired[str]
 
 
@@ -240,6 +243,9 @@ class ContextActions(Feature):
         reply: ContextFound = {"status": SUCCESS, "session_id": request.session_id, "context": context}
         if recalled is not None:
             reply["channels"] = recalled.channels
+            quoted = text.by_importance
+            if pairs := contradictions([(turn.memory_id or turn.id, turn.content) for turn in quoted]):
+                reply["contradictions"] = pairs
             if recalled.missing is not None:
                 reply["without_meaning"] = recalled.missing
         return reply

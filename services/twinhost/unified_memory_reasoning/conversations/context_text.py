@@ -158,6 +158,11 @@ class ContextText:
         return [line.turn for line in self._lines]
 
     @property
+    def by_importance(self) -> list[Turn]:
+        """The turns in the text, the most important first."""
+        return [line.turn for line in self._added.values()]
+
+    @property
     def cut(self) -> list[int]:
         """The ids of the interactions that are not whole."""
         return [line.turn.id for line in self._lines if not line.whole and not line.turn.memory_id]

@@ -19,19 +19,22 @@ value that the other states and does not deny, and they share a significant word
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from itertools import combinations
+from typing import NamedTuple, TypeVar
 
 from twinhost.unified_memory_reasoning.conversations.wording import NO_TITLE
 from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, significant, values_of
 
 MAX_CHARACTERS = 4_096
+MOST_COMPARED = 20  # texts, each with each other
 MOST_VALUES = 24  # of a text
 MOST_WORDS = 64  # of a sentence
 LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
 MOST_OF_A_NAME = 4  # words of a person's name in Filipino
 LEAST_STEM = 3  # characters that a final s follows
+Id = TypeVar("Id")
 Stated = tuple[int, int, Value]  # where a value begins and ends
 At = Mapping[int, tuple[int, Value]]  # by where a value begins: where it ends, and the value
 
@@ -125,6 +128,14 @@ def contradict(one: Claims, other: Claims) -> bool:
         return True
     denied = _denied(one, other) | _denied(other, one)
     return any(value.is_specific for value in denied) or bool(denied and (one.words & other.words))
+
+
+def contradictions(texts: Sequence[tuple[Id, str]]) -> list[list[Id]]:
+    """Return the pairs of texts, by their ids, that contradict each other; the first MOST_COMPARED are compared."""
+    claims = [(of, claims_of(text)) for of, text in texts[:MOST_COMPARED]]
+    return [
+        [one, other] for (one, of_one), (other, of_other) in combinations(claims, 2) if contradict(of_one, of_other)
+    ]
 
 
 def _denied(one: Claims, other: Claims) -> frozenset[Value]:

@@ -13,6 +13,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
+from twinhost.unified_memory_reasoning.memories.claims import contradictions
 from twinhost.unified_memory_reasoning.memories.messages import KEYWORD, TIME
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
@@ -50,6 +51,8 @@ class SearchResults(TypedDict):
     """The results, best first, whether there are more, and the words of the query that were searched and skipped.
 
     `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration has it.
+    `contradictions` has the ids of two results each that state different values of one thing, as far as their wording
+    tells; which of them holds is for the reader, who has their times and writers.
     """
 
     status: Literal["ok"]
@@ -58,6 +61,7 @@ class SearchResults(TypedDict):
     words: list[str]
     words_left_out: list[str]
     channels: Channels
+    contradictions: NotRequired[list[list[int | str]]]
     without_meaning: NotRequired[str]
 
 
@@ -104,7 +108,12 @@ class SearchActions(Feature):
             "words_left_out": ranking.left_out,
             "channels": recalled.channels,
         }
-        return found if recalled.missing is None else {**found, "without_meaning": recalled.missing}
+        said = [(result["id"], result.get("passage", result["content"])) for result in results]
+        if pairs := contradictions(said):
+            found["contradictions"] = pairs
+        if recalled.missing is not None:
+            found["without_meaning"] = recalled.missing
+        return found
 
 
 def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[Filters, float | None]:
