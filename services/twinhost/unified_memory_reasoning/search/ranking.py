@@ -4,7 +4,8 @@
     relevance = own + what the turns around it lend, if it is short
 
 `words` is the BM25 of a text's best passage, divided by the most that the words of the query could give: 0 to 1. A stop
-word counts half. `meaning` is the cosine of its best passage, less the mean of all, and at least 0. A date of the query
+word counts half. `meaning` is by how many standard deviations the cosine of its best passage exceeds the mean of all,
+at least 0: what a cosine says by itself differs by model. A date of the query
 that the text is of, or a speaker whom it names, counts as a share of the weight of the rarest word. The turn before
 lends BEFORE of its own, as an answer has not what its question names, the turn after AFTER, and each further one half
 of that. A turn that is nothing but a short question loses QUESTION.
@@ -20,7 +21,7 @@ from math import log
 from twinhost.unified_memory_reasoning.search.index import Date, Term
 from twinhost.unified_memory_reasoning.search.words import tokens_of
 
-MEANING = 2.0
+MEANING = 0.04
 BEFORE, AFTER = 0.4, 0.2
 TURNS_BEFORE, TURNS_AFTER = 3, 2  # that lend something
 SHORT = 600  # characters of a turn that gets something from the turns around it
@@ -34,7 +35,10 @@ _ALIKE = 3  # letters, the first ones, that a word shares with its stem
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A passage that is looked at: its number, its words, and how near it is to the query's meaning."""
+    """A passage that is looked at: its number, its words, and how near it is to the query's meaning.
+
+    Near: by how many standard deviations the cosine exceeds the mean.
+    """
 
     number: int
     text: str

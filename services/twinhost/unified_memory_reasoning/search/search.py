@@ -299,6 +299,7 @@ def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness
         if len(passages) <= _FEW or not wanted:
             wanted |= set(range(min(_FEW, len(passages))))
         chosen.append((text, {text.row * MOST + place: passages[place] for place in wanted if place < len(passages)}))
+    spread = nearness.spread or 1.0
     near = nearness.of([number for _, parts in chosen for number in parts])
     return [
         Candidate(
@@ -307,7 +308,7 @@ def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness
             len(text.content),
             frozenset(text.dates.split()),
             [
-                Part(number, f"{text.content[begins:ends]} {text.keywords}".rstrip(), near.get(number, 0.0))
+                Part(number, f"{text.content[begins:ends]} {text.keywords}".rstrip(), near.get(number, 0.0) / spread)
                 for number, (begins, ends) in parts.items()
             ],
         )
