@@ -88,7 +88,7 @@ class SearchActions(Feature):
             request.query,
             filters,
             lambda recalled: self._found(
-                request, self._search.rank(request.query, filters, now, recalled.nearness), recalled
+                request, self._search.rank(request.query, filters, now, recalled.nearness, request.limit), recalled
             ),
         )
 

@@ -31,7 +31,7 @@ from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-MOST_HITS = 200  # passages that are nearest to a query
+MOST_HITS = 100  # passages that are nearest to a query
 MOST_WAITING = 256  # queries
 MAX_CHARACTERS = 2_000  # of a passage; the last one of a very long text has all the rest of it
 _REST = 16  # passages after the first ones, of a text in its turn

@@ -29,7 +29,6 @@ from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
 from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord
 
-MOST_FOUND = 100  # passages that a search of the index returns, the best by its words
 MOST_READ = 50_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
@@ -152,13 +151,19 @@ class SearchIndex:
         self.vocabulary = Vocabulary(database)
         self.speakers = Speakers(database)
 
-    def find(self, asked: Asked, filters: Filters) -> Found:
-        """Return the visible, not forgotten passages with the rarest words and dates of a query."""
+    def find(self, asked: Asked, filters: Filters, most: int) -> Found:
+        """Return the visible, not forgotten passages with the rarest words and dates of a query.
+
+        Args:
+            asked: what the query asks for.
+            filters: what the passages must be.
+            most: how many are found by words, and by dates.
+        """
         frequencies = _Frequencies(self._database)
         words = [self._word(word, frequencies) for word in asked.words]
         dates = [_of_date(each.terms, frequencies) for each in asked.dates]
         searched = _rarest([word for word in words if not word.is_common] or words)
-        lookup = _Lookup(self._database, filters)
+        lookup = _Lookup(self._database, filters, most)
         passages, others = lookup.passages(
             [word.expression for word in searched], [expression for _, expression in dates]
         )
@@ -274,8 +279,9 @@ class _Scope(NamedTuple):
 class _Lookup:
     """One search of the index, within its filters."""
 
-    def __init__(self, database: Database, filters: Filters) -> None:
+    def __init__(self, database: Database, filters: Filters, most: int) -> None:
         self._database = database
+        self._most = most
         hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
         many = len(hidden) > _MOST_IN_MATCH
         visible = _VISIBLE if many else "TRUE"
@@ -316,7 +322,7 @@ class _Lookup:
 
     def _select(self, expression: str, scope: _Scope, order: str) -> list[int]:
         match = f"(({expression}){scope.terms}){self._without}"
-        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, MOST_FOUND))
+        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, self._most))
         return [row for (row,) in found]
 
 

@@ -44,8 +44,9 @@ NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
 NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
 _BELOW = 0.999  # of the present value's score: the most that one which is not valid yet has
 _DIGITS = 6  # of a score
-MOST_SPREAD = 50  # texts, the best by themselves, whose neighbours are looked at
+MOST_SPREAD = 30  # texts, the best by themselves, whose neighbours are looked at
 _FEW = 3  # passages of a text that are all looked at
+_BESIDE_RESULTS = 40  # passages that are looked at, beside two for each result
 
 _TEXTS = (
     "SELECT id AS row, speaker, {} AS moment, content, '' AS keywords, {} AS dates "  # noqa: S608 - of constants alone
@@ -168,6 +169,7 @@ class Search:
         filters: Filters = EVERYTHING,
         now: float | None = None,
         nearness: Nearness = NOTHING_NEAR,
+        most: int = 10,
     ) -> Ranking:
         """Rank what fits a query.
 
@@ -176,10 +178,11 @@ class Search:
             filters: what the results must be.
             now: seconds since the epoch; the clock's if None.
             nearness: how near passages are to the query's meaning.
+            most: how many rows are wanted; there may be more.
         """
         now = time.time() if now is None else now
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
-        found = self._index.find(asked, filters)
+        found = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]
         places = _places_of([*found.passages, *found.others, *by_meaning])
         texts = self._texts(places, with_dates=bool(found.dates))
