@@ -382,7 +382,8 @@ def _recall(node: _Node, folder: Path) -> Recall:
 
 def _embeddings(node: _Node, folder: Path) -> Embeddings | None:
     if (builtin := node.off_or_builtin()) is not None:
-        return Embeddings(None, BUILTIN_MODEL) if builtin else None
+        # It doesn't hang as a service may: what a search waits for is its turn among others.
+        return Embeddings(None, BUILTIN_MODEL, deadline_s=MAX_EMBEDDING_DEADLINE_S) if builtin else None
     node.only("url", "model", "api_key_file", "query_prefix", "text_prefix", "deadline_s", "unencrypted")
     unencrypted, key, deadline = map(node.optional, ("unencrypted", "api_key_file", "deadline_s"))
     prefixes = {name: each.text() for name in ("query_prefix", "text_prefix") if (each := node.optional(name))}

@@ -102,7 +102,7 @@ def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
     [
         (False, None),  # as YAML reads `off`
         ("off", None),
-        ("builtin", Embeddings(None, BUILTIN_MODEL)),
+        ("builtin", Embeddings(None, BUILTIN_MODEL, deadline_s=2.0)),
         ({"url": "http://[::1]:1/v1", "model": "m"}, Embeddings("http://[::1]:1/v1", "m")),
         (
             {"url": "http://other/v1", "model": "m", "unencrypted": True, "text_prefix": "t: ", "deadline_s": 1},
