@@ -449,7 +449,8 @@ class Matrix:
         cosines = np.empty(self._count, np.float32)
         for start in range(0, self._count, self._part):
             part = slice(start, min(start + self._part, self._count))
-            np.dot(self._vectors[part].astype(np.float32), query, out=cosines[part])
+            # And not `dot`: the threads of a BLAS wait for each other, for long where others keep the processor busy.
+            np.einsum("ij,j->i", self._vectors[part].astype(np.float32), query, out=cosines[part])
         cosines /= self._lengths[: self._count]
         texts = passages // MOST if hidden or only is not None else passages
         shown = ~np.isin(texts, hidden) if hidden else np.ones(self._count, bool)
