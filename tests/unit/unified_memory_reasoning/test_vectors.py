@@ -9,14 +9,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.embedding_service import DIMENSIONS, EmbeddingService, of_concepts
+from tests.new_database import open_database
+from tests.unit.unified_memory_reasoning.bench import migrations_before
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.network_config.model import Embeddings
+from twinhost.network_config.model import MAX_EMBEDDING_DEADLINE_S, Embeddings
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.unified_memory_reasoning.search import vectors
+from twinhost.unified_memory_reasoning.search import embed_threads, vectors
 from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
-from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call
+from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call, Turns
 from twinhost.unified_memory_reasoning.search.embedding import (
     LEAST_MAGNITUDE,
     MOST_MAGNITUDE,
@@ -27,8 +29,8 @@ from twinhost.unified_memory_reasoning.search.embedding import (
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
-from twinhost.unified_memory_reasoning.search.passages import MOST
-from twinhost.unified_memory_reasoning.search.vectors import Nearness
+from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
+from twinhost.unified_memory_reasoning.search.vectors import Nearness, Source
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
 pytestmark = pytest.mark.thorough  # as a file: threads and a service
@@ -55,6 +57,15 @@ class MeaningBench(SearchBench):
             return self.meaning.document()["embedded"] == count == self.rows("embedded_texts")
 
         wait_until(stored, PATIENCE_S, f"{count} texts have a vector")
+
+    def embed_passages(self, count: int) -> None:
+        """Wait until so many passages have a vector."""
+
+        def stored() -> bool:
+            self.meaning.on_tick()
+            return self.rows("embeddings") == count
+
+        wait_until(stored, PATIENCE_S, f"{count} passages have a vector")
 
     def nearness(self, query: str, **filters: Any) -> Nearness:
         """Return what is near to a query, as a search on the loop sees it."""
@@ -87,6 +98,157 @@ def test_a_text_is_found_by_its_meaning(bench: MeaningBench) -> None:
     assert bench.near("automobile")[0] == car
     assert bench.near("doctor")[0] == MEMORY_ROWS + 1
     assert "the kotse is red" in bench.service.texts()
+
+
+def story(of: str, sentences: int = 20) -> str:
+    """Return a text of several passages, each of which is in no other text."""
+    return " ".join(f"In part {number} of the story {of} they talk by the river." for number in range(sentences))
+
+
+def passages(text: str) -> list[str]:
+    return [text[begins:ends] for begins, ends in passages_of(text)]
+
+
+def test_a_long_text_is_found_by_any_of_its_passages(bench: MeaningBench) -> None:
+    """And counts as embedded once its first passages are."""
+    text = story("of Ana") + " At last somebody saw the kotse." + story("of Ben")
+    number, wanted = bench.interaction(text), next(p for p, of in enumerate(passages(text)) if "kotse" in of)
+    bench.embed(1)
+    bench.embed_passages(len(passages(text)))
+    found = bench.nearness("automobile")
+    passage, near = found.nearest[0]
+    assert (passage, wanted >= vectors.FIRST) == (number * MOST + wanted, True)
+    assert found.of_texts([number]) == {number: (passage, near)}
+
+
+def test_the_first_passages_of_all_texts_precede_the_rest(bench: MeaningBench) -> None:
+    """Of interactions and memories; then the rest of each text, the newest text first."""
+    older, newer, memory = (story(of) for of in ("of the older", "of the newer", "of the memory"))
+    with bench.database.transaction():
+        bench.interaction(older)
+        bench.interaction(newer)
+        bench.memory("m", memory)
+    bench.embed(3)
+    bench.embed_passages(sum(len(passages(text)) for text in (older, newer, memory)))
+    sent = [text for text in bench.service.texts() if "of the story" in text]
+    firsts = [passage for text in (older, newer, memory) for passage in passages(text)[: vectors.FIRST]]
+    assert sorted(sent[: len(firsts)]) == sorted(firsts)
+    rest_of_older, rest_of_newer = (passages(text)[vectors.FIRST :] for text in (older, newer))
+    assert max(map(sent.index, rest_of_newer)) < min(map(sent.index, rest_of_older))
+    assert len(sent) == len(set(sent))
+
+
+def test_a_new_text_waits_for_no_rest_of_a_long_one(bench: MeaningBench) -> None:
+    """Nor for the next long text of another writer: for the call under way at most."""
+    bench.meaning._of_texts.batch = 4
+    bench.service.delay_s = 0.2
+    with bench.database.transaction():
+        for number in range(5):
+            bench.interaction(story(f"{number}", 200), written_by="B")
+    first, *_, rest = passages(story("4", 200))[: vectors.FIRST + 1]
+
+    def rest_begun() -> bool:
+        bench.meaning.on_tick()
+        return any(rest in body["input"] for body in bench.service.asked)
+
+    def has_its_call(text: str) -> None:
+        bench.interaction(text)
+        calls = len(bench.service.asked)
+        wait_until(lambda: text in bench.service.texts(), PATIENCE_S, "the new text is embedded")
+        assert text in [sent for body in bench.service.asked[: calls + 2] for sent in body["input"]]
+
+    wait_until(lambda: first in bench.service.texts(), PATIENCE_S, "the long texts are being embedded")
+    has_its_call("rice is ready")
+    wait_until(rest_begun, PATIENCE_S, "the rest of the long texts is being embedded")
+    has_its_call("we walked home")
+
+
+def test_each_writer_has_its_turn() -> None:
+    """The newest text of each; one that is added precedes the older ones of that writer."""
+    busy, other = (Source(is_memory=False, writer=writer) for writer in ("busy", "other"))
+    memories = Source(is_memory=True, writer="busy")
+    texts = {busy: {1, 2, 4, 8}, other: {3, 5}, memories: {MEMORY_ROWS + 1}}
+
+    def find(source: Source, after: int, before: int, _: int) -> vectors.UnembeddedText | None:
+        rows = [row for row in texts[source] if after < row < before]
+        return vectors.UnembeddedText(source, max(rows), "", 0) if rows else None
+
+    turns = Turns(vectors.FIRST)
+    for source in texts:
+        turns.add(source, MEMORY_ROWS if source.is_memory else 0, 2 * MEMORY_ROWS if source.is_memory else 6)
+    taken = [turns.take(find) for _ in range(3)]
+    turns.add(busy, 6, 10)
+    while (text := turns.take(find)) is not None:
+        taken.append(text)
+    assert [text.row for text in taken if text] == [4, 5, MEMORY_ROWS + 1, 8, 3, 2, 1]
+    assert not turns
+
+
+def test_vectors_are_stored_only_behind_those_before_them(bench: MeaningBench) -> None:
+    """The text has changed meanwhile, which removed the first ones: none of the others is kept."""
+    vector = vectors.packed([1.0, 0.0]) or b""
+    text = story("of Ana")
+    number = bench.interaction(text)
+    stored = vectors.StoredVectors(bench.database, "another model")
+
+    def add(first: int) -> list[int]:
+        with bench.database.transaction():
+            stored.add([vectors.Embedded(number, text, len(passages(text)), first, [vector, vector])])
+        rows = bench.database.execute("SELECT row FROM embeddings WHERE model = 'another model' ORDER BY row")
+        return [row - number * MOST for (row,) in rows]
+
+    assert [add(first) for first in (2, 0, 2, 2)] == [[], [0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+    bench.database.execute("UPDATE interactions SET content = content || '!' WHERE id = ?", (number,))
+    assert [add(first) for first in (4, 0)] == [[], []]
+
+
+def test_texts_wait_while_queries_do(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embed_threads, "_MOST_PAUSE_S", PATIENCE_S)
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.service.delay_query_s = 1.0
+    query = bench.meaning.recall("slow", Filters())
+    sent: list[bool] = []
+    query.add_done_callback(lambda _: sent.append("rice is ready" in bench.service.texts()))
+    bench.interaction("rice is ready")
+    bench.embed(2)
+    assert sent == [False]
+
+
+def test_queries_that_wait_together_keep_their_meaning(bench: MeaningBench) -> None:
+    """They share calls of the service; one that it refuses takes no vector from the others."""
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    bench.service.delay_s, bench.service.refuses = 0.2, "poison"
+    bench.meaning.deadline_s = 16 * 0.2  # one call each would take twice as long
+    queries = [bench.meaning.recall(f"automobile {number}", Filters()) for number in range(32)]
+    missing = {query.result(PATIENCE_S).missing for query in queries}
+    assert missing == {None}
+    bench.meaning.deadline_s = PATIENCE_S
+    queries = [bench.meaning.recall(text, Filters()) for text in ("first", "poison", "automobile")]
+    assert [query.result(PATIENCE_S).missing is None for query in queries] == [True, False, True]
+
+
+def test_32_queries_of_the_builtin_model_keep_their_meaning(tmp_path: Path) -> None:
+    """Each costs it the same; together they take more than half of the time that a search waits."""
+
+    class Model:
+        batch = 1
+
+        def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> list[list[float]]:
+            time.sleep(0.6 * MAX_EMBEDDING_DEADLINE_S / 32 if is_query else 0.0)
+            return of_concepts(texts)
+
+    bench = SearchBench(tmp_path / "memory.sqlite3")
+    meaning = Meaning(bench.database, Embeddings(None, "m", deadline_s=MAX_EMBEDDING_DEADLINE_S), Model())
+    meaning.start()
+    wait_until(lambda: meaning.recall("a", Filters()).result(PATIENCE_S).missing is None, PATIENCE_S, "it answers")
+    queries = [meaning.recall(f"automobile {number}", Filters()) for number in range(32)]
+    assert {query.result(PATIENCE_S).missing for query in queries} == {None}
+    meaning.stop()
+    bench.database.close()
 
 
 def test_every_change_that_removes_a_text_removes_its_vector(bench: MeaningBench) -> None:
@@ -307,6 +469,9 @@ def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> Non
     assert bench.near("car", -9.0, keyword="cars") == [MEMORY_ROWS + 1]
     assert bench.near("car", -9.0, keyword="car") == []
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []
+    details = f'{{"occurred_at": {time.time() - 7_200}}}'
+    bench.database.execute("INSERT INTO memory_details VALUES (1, 'm', 'A', 0, ?, NULL)", (details,))
+    assert bench.near("car", -9.0, until=time.time() - 3_600) == [MEMORY_ROWS + 1]
 
 
 @pytest.mark.parametrize("refusal", [400, 500])
@@ -337,14 +502,19 @@ def test_no_text_is_refused_while_the_service_is_down(bench: MeaningBench) -> No
     bench.embed(2)
 
 
-def test_an_older_database_gets_the_table(tmp_path: Path) -> None:
-    """And vectors for the texts that it has."""
+def test_vectors_of_whole_texts_are_made_again(tmp_path: Path) -> None:
+    """Those of a database of the version before."""
     with EmbeddingService() as service:
-        older = SearchBench(tmp_path / "memory.sqlite3")
-        older.interaction("the kotse is red")
-        older.database.close()
-        bench = MeaningBench(older.path, service)
+        older = open_database(tmp_path / "memory.sqlite3", migrations_before(vectors.PASSAGES_MIGRATION))
+        older.execute(
+            "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
+            "tier, written_by) VALUES ('s', '', 'code', 'the kotse is red', x'7b7d', 0.5, 1.0, 0.0, 0, 'A')"
+        )
+        older.execute("INSERT INTO embeddings (row, model, vector) VALUES (1, 'concepts', x'01')")
+        older.close()
+        bench = MeaningBench(tmp_path / "memory.sqlite3", service)
         bench.embed(1)
+        assert bench.database.execute("SELECT row FROM embeddings").fetchall() == [(MOST,)]
         assert bench.near("automobile") == [1]
         bench.meaning.stop()
         bench.database.close()

@@ -42,8 +42,9 @@ _RETRY_S = 5.0  # after vectors could not be stored
 
 
 class MeaningDocument(TypedDict):
-    """The search by meaning: the model, of how many texts the first passages are embedded, and if calls are made now.
+    """The search by meaning: the model, how many texts are `embedded`, and whether calls are made now.
 
+    A text counts as embedded once its first three passages have vectors, or all if it has fewer.
     `state` is that of the circuit breaker of queries, and `text_state` that of stored texts; `half-open`: the next call
     is a trial. `refused` counts texts that the service refuses. `fault` is why the last call failed, if it did.
     """
