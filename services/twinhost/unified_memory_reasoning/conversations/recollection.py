@@ -27,6 +27,8 @@ NEWEST_SHARE = 0.1  # of the budget, if there is a question
 SUMMARY_SHARE = 0.1  # half of it if there is a question
 _BESIDE_CHARACTERS = 200  # of a turn that is quoted for the one that fits, at most
 _BYTES_PER_TOKEN = 16  # of a content that is read
+_MOST_RESULTS = 100
+_TOKENS_OF_RESULT = 30
 _TOGETHER = 16  # results whose neighbours are read together
 
 
@@ -74,7 +76,8 @@ class Recollection:
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
-            ranking = self._search.rank(query, filters, nearness=nearness)
+            most = min(_MOST_RESULTS, max_tokens // _TOKENS_OF_RESULT)
+            ranking = self._search.rank(query, filters, nearness=nearness, most=most)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
             results = self._results(ranked, speaker)
             best = next(results, [])
