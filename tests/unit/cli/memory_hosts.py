@@ -5,7 +5,6 @@ from typing import Any
 
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, LoopbackAgent, TwoHosts
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
-from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.agent.assembly import StartAgain
 from twinhost.agent.health import OperatorActions
 from twinhost.secure_zmq.actions import Action
@@ -27,7 +26,8 @@ from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
+from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
 
@@ -57,7 +57,7 @@ class MemoryAgent(LoopbackAgent):
             "memories": self.memories.recall.written_by,
             "error_patterns": self.patterns.written_by,
         }
-        search = Search(self.memory, WORDS_ALONE)
+        search = Search(self.memory)
         actions: list[Action[Any]] = [
             *TwinActions(self.twins).actions(),
             *ProvenanceActions(Quarantine(self.memory), written_by, PAYLOAD_BYTES).actions(),

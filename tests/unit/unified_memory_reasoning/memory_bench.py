@@ -6,7 +6,6 @@ from typing import Any
 
 from tests.unit.unified_memory_reasoning.bench import Bench
 from tests.unit.unified_memory_reasoning.memory import SDT
-from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
@@ -14,7 +13,7 @@ from twinhost.unified_memory_reasoning.conversations.interactions import Interac
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate, Tokens
 from twinhost.unified_memory_reasoning.conversations.transcript import TranscriptActions
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.search.actions import Search
+from twinhost.unified_memory_reasoning.search.search import Search
 
 MALLORY = Caller("Mallory", "pc2", frozenset({"agent"}), "SHA256:of-mallory")  # whose key is revoked later
 ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
@@ -29,7 +28,7 @@ class ContextBench(Bench):
         self.interactions = Interactions(self.database)
         self.quarantine = Quarantine(self.database)
         self.accessed: list[str] = []  # ids of memories
-        search = Search(self.database, WORDS_ALONE)
+        search = Search(self.database)
         contexts = ContextActions(self.interactions, search, self.tokens, self._max_bytes, self.accessed.extend)
         return [
             *contexts.actions(),

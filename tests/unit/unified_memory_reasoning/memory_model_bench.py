@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tests.configuration import SHIPPED_RECALL
 from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
 from twinhost.secure_zmq.actions import Action
@@ -30,7 +29,8 @@ from twinhost.unified_memory_reasoning.memories.rows import (
     MOST_OF_A_WRITER,
 )
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.search import actions as search_module
+from twinhost.unified_memory_reasoning.search import search as search_module
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
@@ -150,10 +150,10 @@ class SearchedBench(MemoryBench):
 
     def make(self) -> Iterable[Action[Any]]:
         memories = list(super().make())
-        search = search_module.Search(self.database, SHIPPED_RECALL, fading=self.fading)
+        search = search_module.Search(self.database, fading=self.fading)
         return [
             *memories,
-            *search_module.SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
+            *SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
         ]
 
     def search(self, query: str, **fields: Any) -> list[dict[str, Any]]:

@@ -10,29 +10,28 @@ from typing import Any
 import msgspec
 
 from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, Bench
-from twinhost.network_config.model import Recall
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
+from twinhost.unified_memory_reasoning.search.search import Search
 
-WORDS_ALONE = Recall(bm25=1.0, importance=0.0, recency=0.0, strength=0.0, recency_half_life_days=30.0)
 DAY_S = 86_400.0
 
 
 class SearchBench(Bench):
     """The action, and rows as the stores would have written them."""
 
-    def __init__(self, path: Path, weights: Recall = WORDS_ALONE, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
-        self._weights = weights
+    def __init__(self, path: Path, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        self._word_pairs = True
         self._sessions = itertools.count()
         super().__init__(path, max_reply_bytes)
 
     def make(self) -> Iterable[Action[Any]]:
-        return SearchActions(Search(self.database, self._weights), self._max_bytes).actions()
+        return SearchActions(Search(self.database, word_pairs=self._word_pairs), self._max_bytes).actions()
 
-    def weigh(self, weights: Recall, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
-        """Search with other weights from now on."""
-        self._weights, self._max_bytes = weights, max_reply_bytes
+    def configure(self, *, word_pairs: bool = True, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        """Search with other settings from now on."""
+        self._word_pairs, self._max_bytes = word_pairs, max_reply_bytes
         self.serve(self.make())
 
     def ask(self, action: str = "search_memory", caller: Caller | None = None, **fields: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twinhost.unified_memory_reasoning.search.removals import MOST_AT_ONCE
 
 from tests.unit.agent.assembled import Assembled
 from tests.unit.store.broken import flip, no_file_beyond
@@ -18,7 +19,6 @@ from twinhost.store.files import part
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, REBUILDS
 from twinhost.unified_memory_reasoning.search import index_tables
-from twinhost.unified_memory_reasoning.search.removals import MOST_AT_ONCE
 
 OF_INDEX = [each for each in MIGRATIONS if "recall_words" in each and each != index_tables.MIGRATION]
 BEFORE = [each for each in MIGRATIONS if each not in OF_INDEX]  # as a version with the defect made them

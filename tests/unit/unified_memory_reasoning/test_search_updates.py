@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twinhost.unified_memory_reasoning.search.updates import Text, corrections, read
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
-from twinhost.unified_memory_reasoning.search.updates import Text, corrections, read
 
 
 @pytest.fixture
