@@ -1,10 +1,11 @@
 """Passages: the parts of a text that the index and the vectors are made of, a few whole sentences each. Pure.
 
-A passage has at most SIZE characters, unless a sentence has more, and begins with the last sentence of the passage
-before it if that is short. A sentence ends with a mark before white space, or with the line; a very long one is divided
-between words.
+A passage has at most SIZE characters, or somewhat more where a long sentence follows a short one. It begins with the
+last sentence of the passage before it if that is short. A sentence ends with a mark before white space, or with the
+line; a very long one is divided between words.
 
-A passage's number is that of its text in the index, times MOST, and its place in the text.
+A NUL counts as a space, as the index has it. A passage's number is that of its text in the index, times MOST, and its
+place in the text.
 """
 
 import re
@@ -32,6 +33,7 @@ def passages_of(text: str) -> list[Passage]:
     """Return the passages of a text, in their order, at least one."""
     if len(text) <= SIZE:
         return [Passage(0, len(text))]
+    text = _without_nul(text)
     found = list[Passage]()
     begins = last_begins = 0  # of the passage so far, and of its last sentence
     for sentence_begins, sentence_ends in pairwise(_breaks(text)):
@@ -56,5 +58,9 @@ def _breaks(text: str) -> Iterator[int]:
 
 def texts_of_passages(text: str) -> str:
     """Return the texts of the passages as JSON, for triggers; a NUL, which would end a text in SQLite, is a space."""
-    bare = text.replace("\0", " ")
+    bare = _without_nul(text)
     return msgspec.json.encode([bare[begins:ends] for begins, ends in passages_of(bare)]).decode()
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", " ")
