@@ -6,7 +6,8 @@ kept in `recall_removed` in the transaction that deletes them; every tick notes 
 pages. No search finds them from that transaction on. A row with the id 0 stays until the merge is complete, so that a
 start continues it.
 
-Rows that are not in the index yet, of an older volume or after damage, are added the newest first.
+Rows that are not in the index yet, of an older volume or after damage, are added the newest first, once nothing waits
+to leave it.
 """
 
 from collections.abc import Sequence
@@ -64,13 +65,13 @@ class IndexUpkeep:
         if not upto and last is None:
             return
         with self._database.transaction():
-            if upto:
-                self._fill(*upto.popitem())
-            elif last:
+            if last:
                 self._merging = False
                 self._take_out()
-            else:
+            elif last is not None:
                 self._merge()
+            else:
+                self._fill(*upto.popitem())
 
     def _fill(self, of: str, upto: int) -> None:
         """Add some rows of a table."""
