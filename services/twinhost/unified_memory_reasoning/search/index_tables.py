@@ -157,6 +157,7 @@ REBUILD = f"{_DROP}DROP TABLE recall_passages;\n{_EMPTY_INDEX}"
 TAKE_OUT = (
     f"{_remove(_interaction('gone'))}, recall_removed AS gone WHERE gone.id BETWEEN 1 AND ?"  # deleted: see `upkeep`
 )
+NOT_INDEXED = "SELECT sum(upto) FROM recall_filled"
 FILL = {
     "interactions": f"{_add(_interaction('older'))}, interactions AS older WHERE older.id BETWEEN ? AND ?",
     "memories": (

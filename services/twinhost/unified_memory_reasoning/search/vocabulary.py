@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import folded_key
-from twinhost.unified_memory_reasoning.search.index_tables import TOKENIZER
+from twinhost.unified_memory_reasoning.search.index_tables import NOT_INDEXED, TOKENIZER
 
 _LONGEST_KEPT = 64  # bytes of a term; a form has fewer
 _MOST_STEMMED = 50_000  # words whose stems are kept, of about 120 bytes each
@@ -83,8 +83,8 @@ class Vocabulary:
         return [self._stem_of[word] for word in words]
 
     def _read(self) -> set[str] | None:
-        """Return the terms; None if there are too many to keep."""
-        if self._too_many:
+        """Return the terms; None if there are too many to keep, or if more are added than are noted (see `upkeep`)."""
+        if self._too_many or self._database.value(NOT_INDEXED):
             return None
         added = self._database.value(f"SELECT {_ADDED}")
         if self._known is None or added >= self._most_added:
