@@ -45,6 +45,7 @@ NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
 _BELOW = 0.999  # of the present value's score: the most that one which is not valid yet has
 _DIGITS = 6  # of a score
 MOST_SPREAD = 30  # texts, the best by themselves, whose neighbours are looked at
+_REACH = max(TURNS_BEFORE, TURNS_AFTER)  # turns before and after one that lend it something, or get something of it
 _FEW = 3  # passages of a text that are all looked at
 _BESIDE_RESULTS = 40  # passages that are looked at, beside two for each result
 
@@ -189,7 +190,7 @@ class Search:
         ranker = self._ranker(asked, found, texts.values())
         own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
         seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
-        runs = self._index.beside(seeds, TURNS_BEFORE, TURNS_AFTER)
+        runs = self._index.beside(seeds, _REACH, _REACH)
         neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(found.dates))
         texts |= neighbours
         candidates += (others := _candidates(neighbours.values(), {}, nearness))
