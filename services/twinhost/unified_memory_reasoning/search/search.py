@@ -195,7 +195,10 @@ class Search:
         texts |= neighbours
         candidates += (others := _candidates(neighbours.values(), {}, nearness))
         own |= ranker.own(others)
-        before, after = around([row for row in run if row in own] for run in runs)
+        before, after = around(
+            [row for row in run if row in own and (filters.until is None or texts[row].moment <= filters.until)]
+            for run in runs
+        )
         relevance = {
             text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
         }
