@@ -203,7 +203,8 @@ class Search:
             text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
         }
         by_words = {number // MOST for number in found.passages}
-        fitting = by_words | self._index.fitting(relevance.keys() - by_words, filters)
+        others = {row for row in relevance.keys() - by_words if relevance[row] > 0}
+        fitting = by_words | self._index.fitting(others, filters)
         rows = [texts[row] for row in relevance.keys() & fitting]
         return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out)
 
