@@ -227,7 +227,7 @@ class Search:
         memories = [text.row - MEMORY_ROWS for text in texts if text.row >= MEMORY_ROWS]
         ends, coming = self._validity.ends(memories), self._validity.not_yet(memories, round(now, 3))
         invalid = {number for number, end in ends.items() if (end.valid_until or now) <= now} | coming.keys()
-        similarity = {text.row: min(1.0, max(0.0, relevance[text.row])) for text in texts}
+        similarity = {text.row: max(0.0, relevance[text.row]) for text in texts}  # may exceed 1, which orders them
         scores = {
             row: similar * (NOT_VALID if row - MEMORY_ROWS in invalid else 1.0) for row, similar in similarity.items()
         }
@@ -238,7 +238,13 @@ class Search:
         starts = {number + MEMORY_ROWS: of.starts for number, of in coming.items()}
         ordered = sorted(texts, key=lambda text: (scores[text.row], text.moment, text.row), reverse=True)
         return [
-            Ranked(text.row, scores[text.row], similarity[text.row], own[text.row].passage % MOST, starts.get(text.row))
+            Ranked(
+                text.row,
+                min(1.0, scores[text.row]),
+                min(1.0, similarity[text.row]),
+                own[text.row].passage % MOST,
+                starts.get(text.row),
+            )
             for text in ordered
         ]
 
