@@ -60,8 +60,7 @@ _MOMENT = interaction_moment("interactions")
 _WITH_DATES = _TEXTS.format(_MOMENT, f"{TERMS.format(moment=_MOMENT)} || {relative_terms('content', _MOMENT)}")
 _WITHOUT_DATES = _TEXTS.format(_MOMENT, "''")
 _RESULT = (
-    "AS created, written_by, length(CAST(content AS BLOB)) AS content_bytes, "
-    "substr(CAST(content AS BLOB), 1, ?) AS content"  # as bytes: a NUL doesn't end the content
+    "AS created, written_by, CAST(content AS BLOB) AS content"  # as bytes: a NUL doesn't end the content
 )
 _INTERACTION = (
     f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT} "  # noqa: S608
@@ -255,17 +254,17 @@ class Search:
     def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
         """Return a row of a ranking as a result."""
 
-        def result(
+        def result_of(
             kind: Literal["interaction", "memory"], speaker: str, created: float, content: bytes, **columns: Any
         ) -> SearchResult:
-            return {
+            result: SearchResult = {
                 "id": columns["id"],
                 "kind": kind,
                 "session_id": columns["session_id"],
                 "speaker": speaker or None,
-                "content": content.decode(errors="ignore"),  # the last character may be cut
-                "content_bytes": columns["content_bytes"],
-                "cut": len(content) < columns["content_bytes"],
+                "content": content[:max_content_bytes].decode(errors="ignore"),  # the last character may be cut
+                "content_bytes": len(content),
+                "cut": len(content) > max_content_bytes,
                 "importance": columns["importance"],
                 "strength": round(columns["strength"], 3),
                 "timestamp": iso_time(created),
@@ -273,14 +272,15 @@ class Search:
                 "similarity": round(ranked.similarity, _DIGITS),
                 "written_by": columns["written_by"],
             }
+            if len(passages := passages_of(text := content.decode())) > 1:
+                begins, ends = passages[min(ranked.passage, len(passages) - 1)]
+                result["passage"] = text[begins:ends].strip()
+            return result
 
         row = ranked.row
         query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
-        found = self._database.select(result, query, (max_content_bytes, number))[0]
+        found = self._database.select(result_of, query, (number,))[0]
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
-        if len(passages := passages_of(found["content"])) > 1 and ranked.passage < len(passages):
-            begins, ends = passages[ranked.passage]
-            found["passage"] = found["content"][begins:ends]
         if ranked.valid_from is not None:
             found["valid_from"] = iso_time(ranked.valid_from)
         if end.valid_until is not None:
