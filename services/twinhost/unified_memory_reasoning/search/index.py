@@ -11,6 +11,7 @@ So the texts that a filter excludes are looked up too.
 """
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,8 +28,9 @@ from twinhost.unified_memory_reasoning.search.index_tables import (
 )
 from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord
+from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, tokens_of
 
+MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room for others
 MOST_READ = 50_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
@@ -322,8 +324,15 @@ class _Lookup:
 
     def _select(self, expression: str, scope: _Scope, order: str) -> list[int]:
         match = f"(({expression}){scope.terms}){self._without}"
-        found = self._database.execute(_FITTING.format(scope.condition, order), (match, *scope.period, self._most))
-        return [row for (row,) in found]
+        values = (match, *scope.period, self._most + 2 * MOST)
+        found, of_text = list[int](), Counter[int]()
+        for (row,) in self._database.execute(_FITTING.format(scope.condition, order), values):
+            of_text[row // MOST] += 1
+            if of_text[row // MOST] <= MOST_OF_A_TEXT:
+                found.append(row)
+            if len(found) == self._most:
+                break
+        return found
 
 
 def _quoted(word: str) -> str:
