@@ -83,6 +83,7 @@ _AS_FILTERED = (
     "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
     f"AND {memory_moment('visible_memories')} BETWEEN ?4 AND ?5"
 )
+_TOTALS = "SELECT block FROM recall_passages_data WHERE id = 1"  # of FTS5; the number of its rows is the first
 _LAST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0)"
 
 
@@ -253,6 +254,7 @@ class _Frequencies:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._interactions, self._memories = database.execute(_LAST).fetchone()
+        self.passages = _first_number(database.value(_TOTALS))
 
     def weight(self, expression: str) -> float:
         """Return the inverse document frequency of what has this expression in FTS5's syntax."""
@@ -261,11 +263,11 @@ class _Frequencies:
     def of(self, expression: str) -> tuple[float, float]:
         """Return how many passages have an expression in FTS5's syntax, and its inverse document frequency."""
         count, oldest = self._database.execute(_SAMPLED, (expression, SAMPLE)).fetchone()
-        total = float(self._interactions + self._memories)
+        total = float(self.passages)
         if count == SAMPLE:
-            row = oldest // MOST
-            newer = self._memories - (row - MEMORY_ROWS) if row >= MEMORY_ROWS else total - row
-            count *= total / max(newer, 1.0)
+            row, texts = oldest // MOST, self._interactions + self._memories
+            newer = self._memories - (row - MEMORY_ROWS) if row >= MEMORY_ROWS else texts - row
+            count = max(count, min(total, count * texts / max(newer, 1.0)))
         total = max(total, count)
         return count, log(1 + (total - count + 0.5) / (count + 0.5))
 
@@ -337,6 +339,20 @@ class _Lookup:
 
 def _quoted(word: str) -> str:
     return f'"{word}"'
+
+
+def _any(expressions: Iterable[str]) -> str:
+    return " OR ".join(f"({each})" for each in expressions)
+
+
+def _first_number(record: bytes | None) -> int:
+    """Return the first number of a record of FTS5: 7 bits of it in each byte, and a last byte without the 8th bit."""
+    number = 0
+    for byte in record or b"":
+        number = number << 7 | byte & 0x7F
+        if byte < 0x80:
+            break
+    return number
 
 
 def _term(kind: str, name: str) -> str:
