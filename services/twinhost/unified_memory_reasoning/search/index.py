@@ -22,6 +22,7 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.index_tables import (
     MEMORY_ROWS,
+    NOT_INDEXED,
     define_passages,
     interaction_moment,
     memory_moment,
@@ -134,10 +135,14 @@ class Date:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a query asks for, the passages that fit its filters, and those that may have neighbours that do."""
+    """What a query asks for, the passages that fit its filters, and those that may have neighbours that do.
+
+    `speakers` has the weight of each word, without accents, that is in the name of a speaker.
+    """
 
     terms: list[Term]
     dates: list[Date]
+    speakers: dict[str, float]
     passages: list[int]
     others: list[int]
     words: list[str]  # that were searched
@@ -155,7 +160,7 @@ class SearchIndex:
         self.speakers = Speakers(database)
 
     def find(self, asked: Asked, filters: Filters, most: int) -> Found:
-        """Return the visible, not forgotten passages with the rarest words and dates of a query.
+        """Return the visible, not forgotten passages with the rarest words, dates and speakers of a query.
 
         Args:
             asked: what the query asks for.
@@ -165,28 +170,33 @@ class SearchIndex:
         frequencies = _Frequencies(self._database)
         words = [self._word(word, frequencies) for word in asked.words]
         dates = [_of_date(each.terms, frequencies) for each in asked.dates]
+        names = {word.text: f"about : {_quoted(word.text)}" for word in asked.words if not word.is_common}
+        weights = {name: weight for name, each in names.items() for texts, weight in [frequencies.of(each)] if texts}
         searched = _rarest([word for word in words if not word.is_common] or words)
         lookup = _Lookup(self._database, filters, most)
         passages, others = lookup.passages(
-            [word.expression for word in searched], [expression for _, expression in dates]
+            [word.expression for word in searched],
+            [expression for _, expression in dates],
+            [names[name] for name in weights],
         )
-        found = [word.term.text for word in searched]
+        found = {*weights, *(word.term.text for word in searched)}
         return Found(
             [word.term for word in words],
             [date for date, _ in dates],
+            {plain: weight for name, weight in weights.items() for plain in tokens_of(name)},
             passages,
             others,
             [word for word in asked.order if word in found],
             [word for word in asked.order if word not in found],
         )
 
-    def texts(self) -> int:
-        """Return how many texts there are, about."""
-        return sum(self._database.execute(_LAST).fetchone())
+    def passages(self) -> int:
+        """Return how many passages there are."""
+        return _Frequencies(self._database).passages
 
-    def weight_of_speaker(self, word: str) -> float:
-        """Return how much a word weighs as the name of a speaker."""
-        return _Frequencies(self._database).weight(f"about : {_quoted(word)}")
+    def not_indexed(self) -> int:
+        """Return how many texts, at most, are not in the index yet; see `upkeep`."""
+        return int(self._database.value(NOT_INDEXED))
 
     def fitting(self, rows: Collection[int], filters: Filters) -> set[int]:
         """Return those of some interactions and memories that are as the filters say."""
@@ -304,19 +314,20 @@ class _Lookup:
         others = _Scope(of_session, bounded, (_ALWAYS[0], until))  # what is later lends nothing
         self._others = others if filters.within_session and filters.keyword is None else None
 
-    def passages(self, words: list[str], dates: list[str]) -> tuple[list[int], list[int]]:
+    def passages(self, words: list[str], dates: list[str], names: list[str]) -> tuple[list[int], list[int]]:
         """Return the passages that fit best, and of those that the filters exclude.
 
         Args:
             words: an expression in FTS5's syntax for each word that is searched.
-            dates: the same of each date; what has words and a date comes before what has either.
+            dates: the same of each date.
+            names: the same of each word that is a speaker's.
         """
-        has_word, has_date = (" OR ".join(f"({each})" for each in either) for either in (words, dates))
-        searches = [(has_word, _BY_WORDS)] if words else []
-        if dates:
-            searches.append((has_date, _NEWEST_FIRST))
-        if words and dates:
-            searches.append((f"({has_word}) AND ({has_date})", _BY_WORDS))
+        searches = [(has_word := _any(words), _BY_WORDS)] if words else []
+        for about in (dates, names):
+            if about:
+                searches.append((_any(about), _NEWEST_FIRST))
+            if words and about:
+                searches.append((f"({has_word}) AND ({_any(about)})", _BY_WORDS))
         scopes = [self._filtered] if self._others is None else [self._filtered, self._others]
         found, *others = (
             list(dict.fromkeys(row for expression, order in searches for row in self._select(expression, scope, order)))

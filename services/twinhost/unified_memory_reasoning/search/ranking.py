@@ -113,17 +113,17 @@ class Fit:
 class Ranker:
     """Scores texts for one query."""
 
-    def __init__(self, words: Words, dates: Sequence[Date], speakers: Mapping[str, float], texts: int) -> None:
+    def __init__(self, words: Words, dates: Sequence[Date], speakers: Mapping[str, float], passages: int) -> None:
         """Prepare.
 
         Args:
             words: of the query.
             dates: of the query.
-            speakers: by a word of the query that may name one, its weight as such.
-            texts: how many there are.
+            speakers: by a word of the query that names one, without accents, its weight as such.
+            passages: how many there are.
         """
         self._words, self._dates, self._speakers = words, dates, speakers
-        self._most = log(1 + max(texts, 1))
+        self._most = log(1 + max(passages, 1))
 
     def own(self, candidates: Sequence[Candidate]) -> dict[int, Fit]:
         """Return how well each text fits by itself, by row."""

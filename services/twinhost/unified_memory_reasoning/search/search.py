@@ -22,7 +22,7 @@ from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, Found, SearchIndex
+from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, passages_of
@@ -38,7 +38,7 @@ from twinhost.unified_memory_reasoning.search.ranking import (
     relevance_of,
 )
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
-from twinhost.unified_memory_reasoning.search.words import Asked, asked_in
+from twinhost.unified_memory_reasoning.search.words import asked_in
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
 NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
@@ -186,7 +186,8 @@ class Search:
         by_meaning = [number for number, _ in nearness.nearest]
         places = _places_of([*found.passages, *found.others, *by_meaning])
         texts = self._texts(places, with_dates=bool(found.dates))
-        ranker = self._ranker(asked, found, texts.values())
+        words = Words(found.terms, self._index.vocabulary.stems)
+        ranker = Ranker(words, found.dates, found.speakers, self._index.passages())
         own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
         seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
         runs = self._index.beside(seeds, _REACH, _REACH)
@@ -206,15 +207,6 @@ class Search:
         fitting = by_words | self._index.fitting(others, filters)
         rows = [texts[row] for row in relevance.keys() & fitting]
         return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out)
-
-    def _ranker(self, asked: Asked, found: Found, texts: Iterable[_Text]) -> Ranker:
-        names = {word for text in texts for word in text.speaker.casefold().split()}
-        speakers = {
-            word.text: self._index.weight_of_speaker(word.text)
-            for word in asked.words
-            if not word.is_common and word.text in names
-        }
-        return Ranker(Words(found.terms, self._index.vocabulary.stems), found.dates, speakers, self._index.texts())
 
     def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
         sql = _WITH_DATES if with_dates else _WITHOUT_DATES
@@ -246,6 +238,10 @@ class Search:
             )
             for text in ordered
         ]
+
+    def not_indexed(self) -> int:
+        """Return how many texts, at most, no search finds yet: those of an older volume, until all were added."""
+        return self._index.not_indexed()
 
     def speakers(self, name: str | None) -> tuple[str, ...] | None:
         """Return the spellings of a speaker's name, in any case, for `Filters`; None if there is no name."""
