@@ -1,20 +1,15 @@
 """What a search finds, in which order, and what nobody may find."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import date
+from math import log
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
-from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE, SearchBench
-from twinhost.store.database import Database
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.unified_memory_reasoning.search import index as search_index
-from twinhost.unified_memory_reasoning.search import index_tables
-from twinhost.unified_memory_reasoning.search.actions import CANDIDATES
-from twinhost.unified_memory_reasoning.search.index import MOST_RANKED, SearchIndex
+from twinhost.unified_memory_reasoning.search.index import MOST_FOUND, SearchIndex
 from twinhost.unified_memory_reasoning.search.words import asked_in
 
 
@@ -47,29 +42,6 @@ def test_the_keywords_of_a_memory_are_found(bench: SearchBench) -> None:
     assert bench.ids("spanner") == bench.ids("susi") == ["m"]
 
 
-@pytest.mark.parametrize("part", ["importance", "recency", "strength"])
-def test_each_weight_moves_the_ranking(bench: SearchBench, part: str) -> None:
-    """Of two that fit alike, the one with more of it comes first once it has a weight, and by as much as stated."""
-    more = bench.interaction("the gateway is open", importance=0.9, strength=5.0, age_days=0)
-    less = bench.interaction("the gateway is open", importance=0.5, strength=1.0, age_days=30)
-    shares = {"importance": (0.9, 0.5), "recency": (1.0, 0.5), "strength": (1.0, 0.2)}[part]
-    weights: dict[str, Any] = {part: 0.5}
-    bench.weigh(replace(WORDS_ALONE, bm25=0.5, **weights))
-    first, second = bench.ask(query="gateway")["results"]
-    assert (first["id"], second["id"]) == (more, less)
-    assert first["score"] == pytest.approx(0.5 + 0.5 * shares[0], abs=1e-4)
-    assert second["score"] == pytest.approx(0.5 + 0.5 * shares[1], abs=1e-4)
-
-
-def test_the_word_weight_changes_the_ranking(bench: SearchBench) -> None:
-    fits = bench.interaction("gateway certificate", importance=0.5)
-    matters = bench.interaction("gateway and many other things that are of no concern", importance=1.0)
-    bench.weigh(replace(WORDS_ALONE, importance=0.1))
-    assert bench.ids("gateway certificate") == [fits, matters]
-    bench.weigh(replace(WORDS_ALONE, bm25=0.01, importance=1.0))
-    assert bench.ids("gateway certificate") == [matters, fits]
-
-
 def test_of_two_that_score_alike_the_newer_comes_first(bench: SearchBench) -> None:
     ages = (2, 1, 3)
     middle, newest, oldest = [bench.interaction("gateway", age_days=age) for age in ages]
@@ -81,14 +53,13 @@ def test_an_access_makes_no_memory_more_recent(bench: SearchBench) -> None:
     bench.memory("used", "gateway", age_days=90)
     bench.memory("newer", "gateway", age_days=89)
     bench.database.execute("UPDATE memories SET last_accessed = last_accessed + 90 * 86400 WHERE id = 'used'")
-    bench.weigh(replace(WORDS_ALONE, recency=1.0))
     assert bench.ids("gateway") == ["newer", "used"]
 
 
 def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
     """Nor does it take a place among the candidates, however well it fits."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    bench.fill(CANDIDATES + 1, "gateway", written_by="Mallory")
+    bench.fill(MOST_FOUND + 1, "gateway", written_by="Mallory")
     bench.memory("m", "gateway", written_by="Mallory")
     assert len(bench.ids("gateway", limit=100)) == 100
     bench.quarantine("Mallory")
@@ -101,7 +72,7 @@ def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
 def test_any_number_of_writers_can_be_hidden(bench: SearchBench, others: int) -> None:
     """Few are part of the match and many are looked up by row; what is answered is the same."""
     kept = bench.interaction("gateway")
-    bench.fill(CANDIDATES + 1, "gateway gateway", written_by="Mallory")
+    bench.fill(MOST_FOUND + 1, "gateway gateway", written_by="Mallory")
     bench.quarantine("Mallory", *(f"other-{number}" for number in range(others)))
     assert bench.ids("gateway") == [kept]
 
@@ -117,7 +88,7 @@ def test_a_forgotten_memory_is_not_found_until_it_is_recovered(bench: SearchBenc
 def test_forgotten_memories_take_no_place_among_the_candidates(bench: SearchBench) -> None:
     """However many there are, and however well they fit; those too that were forgotten after a while."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    for number in range(CANDIDATES + 1):
+    for number in range(MOST_FOUND + 1):
         bench.memory(f"born-{number}", "gateway", forgotten=True)
         bench.memory(f"grown-{number}", "gateway")
     bench.database.execute("UPDATE memories SET forgotten = 1")
@@ -143,14 +114,14 @@ def test_the_index_keeps_step_with_every_change(bench: SearchBench) -> None:
     assert bench.ids("bridge") == [number]
     bench.database.execute("DELETE FROM interactions")
     assert bench.ids("bridge") == bench.ids("talk") == []
-    bench.database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
+    bench.database.execute("INSERT INTO recall_passages (recall_passages) VALUES ('integrity-check')")
 
 
 def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
     """With its words: a backup made afterwards holds none of them."""
 
     def held(part: bytes) -> bool:
-        blocks = bench.database.execute("SELECT block FROM recall_words_data")
+        blocks = bench.database.execute("SELECT block FROM recall_passages_data")
         return any(part in (block or b"") for (block,) in blocks)
 
     bench.interaction("the kumquat of the gateway")
@@ -161,21 +132,7 @@ def test_what_is_deleted_leaves_the_file(bench: SearchBench) -> None:
     bench.database.execute("DELETE FROM memories")
     assert not any(held(part) for part in parts)
     assert len(bench.ids("talk")) > 0
-    bench.database.execute("INSERT INTO recall_words (recall_words) VALUES ('integrity-check')")
-
-
-def test_rows_that_were_there_before_the_index_are_found(tmp_path: Path) -> None:
-    database = Database(tmp_path / "db", migrations_before(index_tables.MIGRATION))
-    columns = "id, session_id, speaker, type, content, metadata, importance, strength, created, tier, written_by"
-    database.execute(
-        f"INSERT INTO interactions ({columns}) VALUES (7, 's', '', 'code', 'gateway', x'7b7d', 0.5, 1.0, 0, 0, 'A'), "
-        "(8, 's', '', 'code', 'talk', x'7b7d', 0.5, 1.0, 0, 0, 'A')"
-    )
-    database.close()
-    database = Database(tmp_path / "db", MIGRATIONS)
-    found = SearchIndex(database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING)
-    assert found.fitting == {7}
-    database.close()
+    bench.database.execute("INSERT INTO recall_passages (recall_passages) VALUES ('integrity-check')")
 
 
 def test_a_rolled_back_addition_is_not_found(bench: SearchBench) -> None:
@@ -186,37 +143,53 @@ def test_a_rolled_back_addition_is_not_found(bench: SearchBench) -> None:
     assert bench.ids("gateway") == []
 
 
-@pytest.fixture(scope="module")
-def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SearchBench]:
-    """More texts with `common` and with `usual` than a search ranks; some have both, and some one other word."""
-    with SearchBench(tmp_path_factory.mktemp("large") / "db") as bench:
-        bench.interaction("common usual at the very beginning")
-        bench.fill(MOST_RANKED + 1, "common talk and other things")
-        bench.fill(MOST_RANKED + 1, "usual talk and other things")
-        bench.memory("m", "usual memory")
-        bench.interaction("rare thing with a common word")
-        bench.interaction("rare thing and no other")
-        yield bench
+def test_a_common_word_is_not_read_beside_a_rarer_one(bench: SearchBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where too many passages have it; the reply says so, and it counts in what the rarer one finds."""
+    monkeypatch.setattr(search_index, "MOST_READ", 50)
+    bench.fill(60, "common talk and other things")
+    with_both = bench.interaction("rare thing with a common word")
+    with_one = bench.interaction("rare thing and no other")
+    reply = bench.ask(query="the common rare", limit=100)
+    assert [each["id"] for each in reply["results"]] == [with_both, with_one]
+    assert (reply["words"], reply["words_left_out"]) == (["rare"], ["the", "common"])
+    assert bench.ask(query="common")["words"] == ["common"]
 
 
-def test_a_common_word_is_left_out_beside_a_rarer_one(large: SearchBench) -> None:
-    """And the reply says so."""
-    reply = large.ask(query="the common rare")
-    assert [each["content"] for each in reply["results"]] == [
-        "rare thing and no other",
-        "rare thing with a common word",
-    ]
-    assert (reply["words"], reply["words_left_out"]) == (["rare"], ["common", "the"])
+@pytest.mark.parametrize("size", [40, 2_000])
+def test_a_common_word_weighs_about_as_often_as_it_occurs(tmp_path: Path, size: int) -> None:
+    """Its frequency is estimated from the newest texts that have it, memories among them; of short and long texts."""
+    count = 5_000 if size == 40 else 1_000
+    with SearchBench(tmp_path / "db") as bench:
+        sentence = "the weather is fine and we talk of it. "
+        with bench.database.transaction():
+            for number in range(count):
+                text = sentence * (size // len(sentence)) + ("gateway" if number % 5 < 2 else "other")
+                bench.interaction(text) if number % 3 else bench.memory(f"m{number}", text)
+        total = bench.database.value("SELECT count(*) FROM recall_passages_docsize")
+        true = bench.database.value("SELECT count(*) FROM recall_passages WHERE recall_passages MATCH 'gateway'")
+        (term,) = SearchIndex(bench.database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING).terms
+        assert weight(total, min(2 * true, total)) < term.weight < weight(total, true / 2)
 
 
-def test_texts_with_all_the_common_words_come_first(large: SearchBench) -> None:
-    """However old they are; then the newest, memories among them."""
-    reply = large.ask(query="usual common", limit=100)
-    assert reply["words"] == ["usual", "common"]
-    assert reply["results"][0]["content"] == "common usual at the very beginning"
-    assert len(reply["results"]) == 100
-    assert "m" in large.ids("usual", limit=100)
-    assert large.ids("usual common talk thing")
+def weight(total: int, count: float) -> float:
+    """Return the inverse document frequency of what so many of all passages have."""
+    return log(1 + (total - count + 0.5) / (count + 0.5))
+
+
+def test_words_count_in_a_store_of_one_long_text(tmp_path: Path) -> None:
+    """Where every word is in more passages than there are texts."""
+    others = "It was opened in the morning by Ana, who talked of the weather all day long. " * 12
+    with SearchBench(tmp_path / "db") as bench:
+        bench.interaction(f"The gateway is red today. {others}" * 10)
+        (found,) = bench.ask(query="gateway unheard")["results"]
+        assert found["similarity"] > 0.05
+
+
+def test_a_long_text_leaves_room_for_others(bench: SearchBench) -> None:
+    """However many of its passages fit better than theirs."""
+    bench.interaction("The gateway is a gateway to another gateway. " * 1_400)
+    other = bench.interaction("and so it was said of the gateway, among many other things. " * 6)
+    assert other in bench.ids("gateway", limit=100)
 
 
 @pytest.mark.parametrize(

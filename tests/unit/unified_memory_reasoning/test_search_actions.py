@@ -10,9 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
-from tests.unit.unified_memory_reasoning.search_bench import WORDS_ALONE, SearchBench
-from twinhost.network_config.model import Recall
-from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES, MAX_QUERY_BYTES
 
 
 @pytest.fixture
@@ -120,7 +119,6 @@ def test_ten_are_answered_unless_another_number_is_asked_for(bench: SearchBench)
 
 
 def test_results_are_ranked_and_returned_in_full(bench: SearchBench) -> None:
-    bench.weigh(Recall(1.0, 0.5, 0.2, 0.3, 30.0))
     bench.interaction("gateway open", importance=0.7)
     bench.memory("m", "a gateway to somewhere else entirely")
     reply = bench.ask(query="Gateway, open?")
@@ -223,6 +221,55 @@ def test_any_query_is_answered(kept: SearchBench, query: str) -> None:
         assert len(reply["results"]) == 4
 
 
+ODD = [
+    "\0",
+    '"',
+    '""',
+    "'",
+    "(",
+    "*",
+    "^",
+    ":",
+    "-",
+    "AND ",
+    " OR ",
+    " NOT ",
+    "NEAR(",
+    "\u0345",
+    "\u0130",
+    "\ufdfa",
+    "\u00b2",
+]
+ODD += [
+    "\U000e0041",
+    "\U0001f600",
+    "\u0300",
+    "\u1e9e",
+    "_",
+    "%",
+    "gateway ",
+    "2026-02-31",
+    "last ",
+    "999 days ago",
+    "who am i",
+]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.one_of(st.sampled_from(ODD), st.characters(exclude_categories=["Cs"])), min_size=1),
+    st.integers(1, 4096),
+)
+def test_any_query_of_full_length_is_answered(kept: SearchBench, parts: list[str], times: int) -> None:
+    """And what it finds has scores in their bounds, in their order."""
+    query = ("".join(parts) * times).encode()[:MAX_QUERY_BYTES].decode(errors="ignore")
+    reply = kept.ask(query=query)
+    assert reply["status"] == "ok", reply
+    scores = [each["score"] for each in reply["results"]]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60))
 def test_any_name_is_a_filter_of_its_own(kept: SearchBench, name: str) -> None:
@@ -242,7 +289,7 @@ def test_stop_words_count_where_there_is_nothing_else(bench: SearchBench) -> Non
     """English and Filipino ones, with and without an accent; the reply says which were left out."""
     number = bench.interaction("to be or not to be, at hindi na")
     reply = bench.ask(query="Where is the gateway at saan ang pintuan?")
-    assert reply["words_left_out"] == ["gateway", "pintuan", "where", "is", "the", "at", "saan", "ang"]
+    assert reply["words_left_out"] == ["where", "is", "the", "gateway", "at", "saan", "ang", "pintuan"]
     assert reply["results"] == []
     assert bench.ids("to be or not to be") == bench.ids("hindi na") == [number]
 
@@ -267,11 +314,11 @@ def test_a_reply_never_outgrows_its_bound(bench: SearchBench) -> None:
     reply = bench.ask(query="gateway", limit=100)
     assert 1 <= len(reply["results"]) < 40
     assert reply["more"]
-    bench.weigh(WORDS_ALONE, 16_384)
+    bench.configure(max_reply_bytes=16_384)
     assert len(bench.ask(query="gateway", limit=100)["results"]) == 1
     assert MAX_REPLY_BYTES > 16_384
 
 
 def test_a_store_that_fails_is_said(bench: SearchBench) -> None:
-    bench.database.execute("DROP TABLE recall_words")
+    bench.database.execute("DROP TABLE recall_passages")
     assert bench.ask(query="gateway")["code"] == "store_unavailable"
