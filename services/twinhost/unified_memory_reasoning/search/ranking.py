@@ -5,10 +5,10 @@
 
 `words` is the BM25 of a text's best passage, divided by the most that the words of the query could give: 0 to 1. A stop
 word counts half. `meaning` is by how many standard deviations the cosine of its best passage exceeds the mean of all,
-at least 0: what a cosine says by itself differs by model. A date of the query
-that the text is of, or a speaker whom it names, counts as a share of the weight of the rarest word. The turn before
-lends BEFORE of its own, as an answer has not what its question names, the turn after AFTER, and each further one half
-of that. A turn that is nothing but a short question loses QUESTION.
+at least 0: what a cosine says by itself differs by model. A date of the query that the text is of, or a speaker whom it
+names, counts as a share of the weight of the rarest word. The turn before lends BEFORE of its own, as an answer has not
+what its question names, the turn after AFTER, and each further one half of that; not the date, which the turns of a day
+have themselves. A turn that is nothing but a short question loses QUESTION.
 docs/explanation/recall.md has the figures that the constants were chosen by.
 """
 
@@ -104,9 +104,10 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How well a text fits, and the number of its best passage."""
+    """How well a text fits by itself, what of that it lends to the turns around it, and its best passage."""
 
     relevance: float
+    lent: float
     passage: int
 
 
@@ -135,12 +136,13 @@ class Ranker:
         whole = [share + near for share, near in zip(shares, nearness, strict=True)]
         best = max(range(len(whole)), key=whole.__getitem__, default=None)
         if best is None:
-            return Fit(0.0, 0)
-        terms = [date.weight for date in self._dates if not text.dates.isdisjoint(date.terms)]
+            return Fit(0.0, 0.0, 0)
+        dates = sum(date.weight for date in self._dates if not text.dates.isdisjoint(date.terms))
+        speakers = 0.0
         if self._speakers:
-            terms += [self._speakers.get(word, 0.0) for word in set(tokens_of(text.speaker))]
-        own = max(shares) + max(nearness) + TERM * sum(terms) / self._most
-        return Fit(own, text.parts[best].number)
+            speakers = sum(self._speakers.get(word, 0.0) for word in set(tokens_of(text.speaker)))
+        lent = max(shares) + max(nearness) + TERM * speakers / self._most
+        return Fit(lent + TERM * dates / self._most, lent, text.parts[best].number)
 
 
 def relevance_of(text: Candidate, own: Mapping[int, Fit], before: Mapping[int, int], after: Mapping[int, int]) -> float:
@@ -155,7 +157,7 @@ def relevance_of(text: Candidate, own: Mapping[int, Fit], before: Mapping[int, i
     relevance = own[text.row].relevance
     if text.length <= SHORT:
         for share, around in ((BEFORE, before), (AFTER, after)):
-            relevance += sum(share * 0.5 ** (away - 1) * own[row].relevance for row, away in around.items())
+            relevance += sum(share * 0.5 ** (away - 1) * own[row].lent for row, away in around.items())
     if text.length < _LONGEST_QUESTION and text.parts and _QUESTION.fullmatch(text.parts[0].text):
         relevance -= QUESTION
     return relevance

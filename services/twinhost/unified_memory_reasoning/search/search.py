@@ -59,9 +59,7 @@ _TEXTS = (
 _MOMENT = interaction_moment("interactions")
 _WITH_DATES = _TEXTS.format(_MOMENT, f"{TERMS.format(moment=_MOMENT)} || {relative_terms('content', _MOMENT)}")
 _WITHOUT_DATES = _TEXTS.format(_MOMENT, "''")
-_RESULT = (
-    "AS created, written_by, CAST(content AS BLOB) AS content"  # as bytes: a NUL doesn't end the content
-)
+_RESULT = "AS created, written_by, CAST(content AS BLOB) AS content"  # as bytes: a NUL doesn't end the content
 _INTERACTION = (
     f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT} "  # noqa: S608
     "FROM interactions WHERE id = ?"
@@ -193,8 +191,8 @@ class Search:
         runs = self._index.beside(seeds, _REACH, _REACH)
         neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(found.dates))
         texts |= neighbours
-        candidates += (others := _candidates(neighbours.values(), {}, nearness))
-        own |= ranker.own(others)
+        candidates += (around_them := _candidates(neighbours.values(), {}, nearness))
+        own |= ranker.own(around_them)
         before, after = around(
             [row for row in run if row in own and (filters.until is None or texts[row].moment <= filters.until)]
             for run in runs
