@@ -218,13 +218,14 @@ class ContextFound(Reply, frozen=True):
     """The context of a session, or of one speaker in it.
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
-    has it.
+    has it; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
     """
 
     session_id: str = NOT_SENT
     context: ContextDocument = NOT_SENT
     channels: list[str] | None = None
     without_meaning: str | None = None
+    not_indexed: int | None = None
 
 
 class SuggestionDocument(Part, frozen=True):
@@ -449,7 +450,8 @@ class MemoryHealth(Reply, frozen=True):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request. `meaning` is null if searches are by words alone.
+    the first request. `meaning` is null if searches are by words alone. `not_indexed` is how many texts, at most, can't
+    be found by words yet: after an upgrade or damage, the index is filled in the background.
     """
 
     ready: bool = NOT_SENT
@@ -471,6 +473,7 @@ class MemoryHealth(Reply, frozen=True):
     last_request_time: str | None = NOT_SENT
     outbox: OutboxDocument = NOT_SENT
     meaning: MeaningDocument | None = NOT_SENT
+    not_indexed: int = NOT_SENT
 
 
 class ErrorPatternDocument(Part, frozen=True):
@@ -877,11 +880,11 @@ class ConflictResolved(Reply, frozen=True):
 class SearchResult(Part, frozen=True):
     """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
-    `score` compares the results of one search. `similarity`, 0 to 1, says how much of the query is in the text and the
-    turns around it, whatever else was found. An interaction's `id` is a number. A memory's `session_id` and `speaker`
-    are null; `speaker` is null if none was given. `content_bytes` is the size of the whole, also if `content` is `cut`.
-    `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it; both are absent
-    if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
+    `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
+    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
+    given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
+    that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
+    both are absent if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
     """
 
     id: int | str = NOT_SENT
@@ -897,6 +900,7 @@ class SearchResult(Part, frozen=True):
     score: float = NOT_SENT
     similarity: float = NOT_SENT
     written_by: str = NOT_SENT
+    passage: str | None = None
     valid_from: str | None = None
     valid_until: str | None = None
     superseded_by: str | None = None
@@ -906,6 +910,7 @@ class SearchResults(Reply, frozen=True):
     """The results, best first, whether there are more, and the words of the query that were searched and skipped.
 
     `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration has it.
+    `not_indexed` is how many texts, at most, can't be found by words yet; it is absent if there are none.
     """
 
     results: list[SearchResult] = NOT_SENT
@@ -914,6 +919,7 @@ class SearchResults(Reply, frozen=True):
     words_left_out: list[str] = NOT_SENT
     channels: list[str] = NOT_SENT
     without_meaning: str | None = None
+    not_indexed: int | None = None
 
 
 class FurtherMemoryFields(TypedDict):

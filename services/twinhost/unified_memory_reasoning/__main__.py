@@ -151,7 +151,8 @@ class MemoryHealth(HealthDocument):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request. `meaning` is null if searches are by words alone.
+    the first request. `meaning` is null if searches are by words alone. `not_indexed` is how many texts, at most, can't
+    be found by words yet: after an upgrade or damage, the index is filled in the background.
     """
 
     total_twins: int
@@ -164,6 +165,7 @@ class MemoryHealth(HealthDocument):
     last_request_time: str | None
     outbox: OutboxDocument
     meaning: MeaningDocument | None
+    not_indexed: int
 
 
 class MemoryHealthActions(HealthActions):
@@ -292,6 +294,7 @@ def assemble(foundation: Foundation) -> Assembly:
             "total_error_patterns": known_errors.count,
             "outbox": outbox(),
             "meaning": None if meaning is None else meaning.document(),
+            "not_indexed": upkeep.not_indexed,
         }
 
     def on_tick() -> None:

@@ -138,7 +138,7 @@ class ContextFound(TypedDict):
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
     has it; `contradictions`, the ids of two turns or memories each that state different values of one thing, as far as
-    their wording tells.
+    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
     """
 
     status: Literal["ok"]
@@ -147,6 +147,7 @@ class ContextFound(TypedDict):
     channels: NotRequired[Channels]
     contradictions: NotRequired[list[list[int | str]]]
     without_meaning: NotRequired[str]
+    not_indexed: NotRequired[int]
 
 
 class ContextCleared(TypedDict):
@@ -248,6 +249,8 @@ class ContextActions(Feature):
                 reply["contradictions"] = pairs
             if recalled.missing is not None:
                 reply["without_meaning"] = recalled.missing
+            if not_indexed := self._search.not_indexed():
+                reply["not_indexed"] = not_indexed
         return reply
 
     @action(mutates=True)

@@ -53,6 +53,7 @@ class SearchResults(TypedDict):
     `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration has it.
     `contradictions` has the ids of two results each that state different values of one thing, as far as their wording
     tells; which of them holds is for the reader, who has their times and writers.
+    `not_indexed` is how many texts, at most, can't be found by words yet; it is absent if there are none.
     """
 
     status: Literal["ok"]
@@ -63,6 +64,7 @@ class SearchResults(TypedDict):
     channels: Channels
     contradictions: NotRequired[list[list[int | str]]]
     without_meaning: NotRequired[str]
+    not_indexed: NotRequired[int]
 
 
 class SearchActions(Feature):
@@ -113,6 +115,8 @@ class SearchActions(Feature):
             found["contradictions"] = pairs
         if recalled.missing is not None:
             found["without_meaning"] = recalled.missing
+        if not_indexed := self._search.not_indexed():
+            found["not_indexed"] = not_indexed
         return found
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.index_tables import FILL, TAKE_OUT
+from twinhost.unified_memory_reasoning.search.index_tables import FILL, NOT_INDEXED, TAKE_OUT
 
 MOST_AT_ONCE = 200  # interactions that leave the index in the transaction that deletes them: about 60 ms
 _AT_ONCE = 1_000  # in one tick of the server, and so many characters: about 25 ms
@@ -48,10 +48,14 @@ def keep_for_index(database: Database, condition: str, values: Sequence[Any]) ->
 
 
 class IndexUpkeep:
-    """Adds what is not in the index yet, and takes out of it what was deleted."""
+    """Adds what is not in the index yet, and takes out of it what was deleted.
+
+    `not_indexed` is how many texts, at most, are not in the index yet; any thread may read it.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.not_indexed = int(database.value(NOT_INDEXED))
         self._merging = False  # whether a merge of all segments has begun
 
     def on_tick(self) -> None:
@@ -72,6 +76,7 @@ class IndexUpkeep:
                 self._merge()
             else:
                 self._fill(*upto.popitem())
+        self.not_indexed = int(self._database.value(NOT_INDEXED))
 
     def _fill(self, of: str, upto: int) -> None:
         """Add some rows of a table."""
