@@ -114,7 +114,7 @@ def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
         client.call("add_interaction", session_id="s", interaction_type="code", content="the gateway is open")
     agent.kill()
     with closing(sqlite3.connect(hosts.database(UMRA))) as connection, connection:
-        connection.execute("DELETE FROM recall_words_data WHERE id > 10")
+        connection.execute("DELETE FROM recall_passages_data WHERE id > 10")
     agent = hosts.start(UMRA).wait_until_serving()
     assert len(wait_until(lambda: agent.logged("index_rebuilt"), PATIENCE_S, "it is logged")) == 1
     assert (store_damage(agent)["ok"], quarantined(hosts.database(UMRA), DAMAGED)) == (True, [])

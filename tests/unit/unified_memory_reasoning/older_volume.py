@@ -24,19 +24,25 @@ DETAILS = "INSERT INTO memory_details (number, id, written_by, starts, details) 
 PASSAGES = PASSAGES_MIGRATION
 
 
+CONTENTS = tuple(f"gateway number{number}" for number in range(1, TEXTS + 1))
+
+
 def make_older_volume(
-    path: Path, before: str = PASSAGES_MIGRATION, contents: Sequence[str] | None = None, memories: int = TEXTS
+    path: Path, before: str = PASSAGES_MIGRATION, contents: Sequence[str] = CONTENTS, memories: int = TEXTS
 ) -> None:
-    """Make the database of the version before a migration, with interactions and memories."""
+    """Make the database of the version before a migration, with interactions and memories, one of them forgotten."""
     with closing(Database(path, migrations_before(before))) as database:
-        fill(database, contents or [f"gateway number{number}" for number in range(1, TEXTS + 1)], memories)
+        fill_older(database, contents, memories)
 
 
-def fill(database: Database, contents: Sequence[str], memories: int) -> None:
-    for number, content in enumerate(contents, 1):
-        database.execute(INTERACTION, (number, f"s{number}", content, number * 86_400.0))
-    for number in range(1, memories + 1):
-        database.execute(MEMORY, (number, f"m{number}", f"memory{number}", number == 4))
+def fill_older(database: Database, contents: Sequence[str] = CONTENTS, memories: int = TEXTS) -> None:
+    """Put interactions and memories in, in turns."""
+    for number in range(1, max(len(contents), memories) + 1):
+        if number <= len(contents):
+            content = contents[number - 1]
+            database.execute(INTERACTION, (number, f"s{number}", content, number * 86_400.0))
+        if number <= memories:
+            database.execute(MEMORY, (number, f"m{number}", f"memory{number}", number == 4))
 
 
 def occur(database: Database, number: int, moment: float) -> None:
