@@ -9,8 +9,10 @@ import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.unified_memory_reasoning.search import index as search_index
-from twinhost.unified_memory_reasoning.search.index import MOST_FOUND, SearchIndex
+from twinhost.unified_memory_reasoning.search.index import SearchIndex
 from twinhost.unified_memory_reasoning.search.words import asked_in
+
+MORE = 301  # texts than a search looks at
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_an_access_makes_no_memory_more_recent(bench: SearchBench) -> None:
 def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
     """Nor does it take a place among the candidates, however well it fits."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    bench.fill(MOST_FOUND + 1, "gateway", written_by="Mallory")
+    bench.fill(MORE, "gateway", written_by="Mallory")
     bench.memory("m", "gateway", written_by="Mallory")
     assert len(bench.ids("gateway", limit=100)) == 100
     bench.quarantine("Mallory")
@@ -72,7 +74,7 @@ def test_a_quarantined_callers_texts_are_not_found(bench: SearchBench) -> None:
 def test_any_number_of_writers_can_be_hidden(bench: SearchBench, others: int) -> None:
     """Few are part of the match and many are looked up by row; what is answered is the same."""
     kept = bench.interaction("gateway")
-    bench.fill(MOST_FOUND + 1, "gateway gateway", written_by="Mallory")
+    bench.fill(MORE, "gateway gateway", written_by="Mallory")
     bench.quarantine("Mallory", *(f"other-{number}" for number in range(others)))
     assert bench.ids("gateway") == [kept]
 
@@ -88,7 +90,7 @@ def test_a_forgotten_memory_is_not_found_until_it_is_recovered(bench: SearchBenc
 def test_forgotten_memories_take_no_place_among_the_candidates(bench: SearchBench) -> None:
     """However many there are, and however well they fit; those too that were forgotten after a while."""
     kept = bench.interaction("the gateway has a door, and somebody wrote so")
-    for number in range(MOST_FOUND + 1):
+    for number in range(MORE):
         bench.memory(f"born-{number}", "gateway", forgotten=True)
         bench.memory(f"grown-{number}", "gateway")
     bench.database.execute("UPDATE memories SET forgotten = 1")
@@ -167,7 +169,9 @@ def test_a_common_word_weighs_about_as_often_as_it_occurs(tmp_path: Path, size: 
                 bench.interaction(text) if number % 3 else bench.memory(f"m{number}", text)
         total = bench.database.value("SELECT count(*) FROM recall_passages_docsize")
         true = bench.database.value("SELECT count(*) FROM recall_passages WHERE recall_passages MATCH 'gateway'")
-        (term,) = SearchIndex(bench.database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING).terms
+        (term,) = (
+            SearchIndex(bench.database).find(asked_in("gateway", date(2026, 1, 1)), search_index.EVERYTHING, 10).terms
+        )
         assert weight(total, min(2 * true, total)) < term.weight < weight(total, true / 2)
 
 

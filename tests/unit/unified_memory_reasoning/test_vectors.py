@@ -16,8 +16,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import MAX_EMBEDDING_DEADLINE_S, Embeddings
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.unified_memory_reasoning.search import embed_threads, vectors
-from twinhost.unified_memory_reasoning.search.actions import Search, SearchActions
+from twinhost.unified_memory_reasoning.search import embed_threads, index_tables, vectors
+from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call, Turns
 from twinhost.unified_memory_reasoning.search.embedding import (
     LEAST_MAGNITUDE,
@@ -30,6 +30,7 @@ from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
+from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.search.vectors import Nearness, Source
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
@@ -47,7 +48,7 @@ class MeaningBench(SearchBench):
         settings = Embeddings(self.service.url, "concepts", deadline_s=PATIENCE_S)
         self.meaning = Meaning(self.database, settings, Service(settings))
         self.meaning.start()
-        return SearchActions(Search(self.database, self._weights, meaning=self.meaning), self._max_bytes).actions()
+        return SearchActions(Search(self.database, meaning=self.meaning), self._max_bytes).actions()
 
     def embed(self, count: int) -> None:
         """Wait until so many texts have a vector, as the loop's ticks store them."""
@@ -505,7 +506,7 @@ def test_no_text_is_refused_while_the_service_is_down(bench: MeaningBench) -> No
 def test_vectors_of_whole_texts_are_made_again(tmp_path: Path) -> None:
     """Those of a database of the version before."""
     with EmbeddingService() as service:
-        older = open_database(tmp_path / "memory.sqlite3", migrations_before(vectors.PASSAGES_MIGRATION))
+        older = open_database(tmp_path / "memory.sqlite3", migrations_before(index_tables.PASSAGES_MIGRATION))
         older.execute(
             "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
             "tier, written_by) VALUES ('s', '', 'code', 'the kotse is red', x'7b7d', 0.5, 1.0, 0.0, 0, 'A')"

@@ -264,7 +264,7 @@ class ContextText:
             text = without_fence(name + _indented(content)) + (CUT if turn.longer else "")
             tokens, size = self._cost(text)
             if tokens <= most + 1 and size <= max_bytes:
-                return _Line(turn, text, whole=not turn.longer)
+                return _Line(turn, text, whole=not (turn.longer or turn.follows))
         part = self._beginning(name, _indented(content[:end]), most, max_bytes)
         if not part.strip():
             return None

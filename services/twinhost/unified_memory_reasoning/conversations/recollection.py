@@ -4,8 +4,8 @@ A search in all sessions finds memories too, which are quoted as turns are.
 
 The newest turns have a share of the budget, and so have the entries of the summary. Between them come the turns that
 fit the question best; each brings the turn before it if that is a question, and if it is one itself, what follows it,
-unless that is long. Of a long one that fits, its best passage is quoted. What is left is filled with further ones of
-these, then with the newest.
+unless that is long. Of a long one that fits, its best passage is quoted, within a small budget from the sentence on
+that fits best. What is left is filled with further ones of these, then with the newest.
 """
 
 from collections.abc import Iterator
@@ -19,8 +19,8 @@ from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYT
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
-from twinhost.unified_memory_reasoning.search.passages import passages_of
-from twinhost.unified_memory_reasoning.search.search import Ranked, Search
+from twinhost.unified_memory_reasoning.search.passages import passages_of, sentences_of
+from twinhost.unified_memory_reasoning.search.search import Ranked, Ranking, Search
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
 
 NEWEST_SHARE = 0.1  # of the budget, if there is a question
@@ -79,7 +79,7 @@ class Recollection:
             most = min(_MOST_RESULTS, max_tokens // _TOKENS_OF_RESULT)
             ranking = self._search.rank(query, filters, nearness=nearness, most=most)
             ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
-            results = self._results(ranked, speaker)
+            results = self._results(ranked, ranking, speaker, max_tokens)
             best = next(results, [])
             text.fill(best, max_tokens - of_summary, in_part=True)
             hits, found = tee(chain(best, chain.from_iterable(results)))
@@ -93,8 +93,10 @@ class Recollection:
             text.fill(rest_again, max_tokens)
         return text.complete()
 
-    def _results(self, ranked: list[Ranked], speaker: str | None) -> Iterator[list[Turn]]:
-        """Yield what a search has found, each turn with its neighbours after it."""
+    def _results(
+        self, ranked: list[Ranked], ranking: Ranking, speaker: str | None, max_tokens: int
+    ) -> Iterator[list[Turn]]:
+        """Yield what a search has found, each turn with its neighbours after it if they are short."""
         for start in range(0, len(ranked), _TOGETHER):
             together = ranked[start : start + _TOGETHER]
             rows = [each.row for each in together if each.row < MEMORY_ROWS]
@@ -103,10 +105,11 @@ class Recollection:
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
             for each in together:
                 if each.row >= MEMORY_ROWS:
-                    yield [_quoted(self._memory(each), each)]
+                    yield [_quoted(self._memory(each), each, ranking, max_tokens)]
                 else:
                     first, *others = [turns[number] for number in wanted[each.row] if number in turns]
-                    yield [_quoted(first, each), *(t for t in others if len(t.content) <= _BESIDE_CHARACTERS)]
+                    short = (turn for turn in others if len(turn.content) <= _BESIDE_CHARACTERS)
+                    yield [_quoted(first, each, ranking, max_tokens), *short]
 
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
@@ -134,10 +137,19 @@ class Recollection:
             yield turn if short else msgspec.structs.replace(turn, content=text, longer=True)
 
 
-def _quoted(turn: Turn, ranked: Ranked) -> Turn:
-    """Return a turn that a search has found; of one that has several, the passage that fits best."""
-    passages = passages_of(turn.content)
-    if not 0 <= ranked.passage < len(passages) or len(passages) == 1:
-        return turn
+def _quoted(turn: Turn, ranked: Ranked, ranking: Ranking, max_tokens: int) -> Turn:
+    """Return a turn that a search has found: its best passage, or all of it if it has one alone.
+
+    If that may have more than half of the tokens: from the sentence on that has most of the query's words.
+    """
+    content = turn.content
+    passages = passages_of(content)
+    if ranked.passage >= len(passages):
+        return turn  # it has changed since
     begins, ends = passages[ranked.passage]
-    return msgspec.structs.replace(turn, content=turn.content[begins:ends], longer=True, follows=begins > 0)
+    if ends - begins > max_tokens:
+        sentences = sentences_of(content[begins:ends])
+        shares = ranking.shares([content[begins + first : begins + last] for first, last in sentences])
+        begins += sentences[shares.index(max(shares))].begins
+    longer = turn.longer or bool(content[ends:].strip())
+    return msgspec.structs.replace(turn, content=content[begins:ends], longer=longer, follows=begins > 0)

@@ -36,13 +36,18 @@ def passages_of(text: str) -> list[Passage]:
     text = _without_nul(text)
     found = list[Passage]()
     begins = last_begins = 0  # of the passage so far, and of its last sentence
-    for sentence_begins, sentence_ends in pairwise(_breaks(text)):
+    for sentence_begins, sentence_ends in sentences_of(text):
         if sentence_ends - begins > SIZE and sentence_begins > begins and len(found) < MOST - 1:
             found.append(Passage(begins, sentence_begins))
             is_short = last_begins > begins and sentence_begins - last_begins < SIZE // 2
             begins = last_begins if is_short else sentence_begins
         last_begins = sentence_begins
     return [*found, Passage(begins, len(text))]
+
+
+def sentences_of(text: str) -> list[Passage]:
+    """Return the sentences of a text, in their order."""
+    return [Passage(*sentence) for sentence in pairwise(_breaks(text))]
 
 
 def _breaks(text: str) -> Iterator[int]:

@@ -10,7 +10,7 @@ below those that it will follow. Of two with the same score, the newer comes fir
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -114,11 +114,15 @@ class Ranked(NamedTuple):
 
 
 class Ranking(msgspec.Struct, frozen=True):
-    """The rows that fit a query, best first, and the words that were searched and skipped."""
+    """The rows that fit a query, best first, and the words that were searched and skipped.
+
+    `shares` compares parts of texts: it returns how much each has of the query's words.
+    """
 
     rows: list[Ranked]
     words: list[str]
     left_out: list[str]
+    shares: Callable[[Sequence[str]], list[float]]
 
 
 class _Text(msgspec.Struct, frozen=True):
@@ -204,7 +208,7 @@ class Search:
         others = {row for row in relevance.keys() - by_words if relevance[row] > 0}
         fitting = by_words | self._index.fitting(others, filters)
         rows = [texts[row] for row in relevance.keys() & fitting]
-        return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out)
+        return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out, words.shares)
 
     def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
         sql = _WITH_DATES if with_dates else _WITHOUT_DATES
