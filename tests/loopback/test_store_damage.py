@@ -108,7 +108,7 @@ def test_a_damaged_memory_is_restored_by_one_command(hosts: Hosts, tmp_path: Pat
 
 
 def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
-    """The rows it is made of are whole: the start costs none, and there is no loss to report."""
+    """The rows it is made of are whole: the start costs none, there is no loss to report, and soon all is found."""
     agent = hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA) as client:
         client.call("add_interaction", session_id="s", interaction_type="code", content="the gateway is open")
@@ -118,6 +118,7 @@ def test_a_broken_word_index_is_rebuilt_in_place(hosts: Hosts) -> None:
     agent = hosts.start(UMRA).wait_until_serving()
     assert len(wait_until(lambda: agent.logged("index_rebuilt"), PATIENCE_S, "it is logged")) == 1
     assert (store_damage(agent)["ok"], quarantined(hosts.database(UMRA), DAMAGED)) == (True, [])
+    wait_until(lambda: agent.health()["not_indexed"] == 0, PATIENCE_S, "the index is filled")
     with hosts.client(UMRA) as client:
         assert [found["content"] for found in client.call("search_memory", query="gateway")["results"]] == [
             "the gateway is open"

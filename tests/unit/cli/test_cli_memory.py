@@ -596,14 +596,18 @@ def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) ->
     title, header, *rows = ran.out.splitlines()
     assert (ran.status, ran.err, title, max(map(len, rows)) <= 80) == (0, "", "Found (2)", True)
     assert header.split("  ")[0] == "when (UTC)"
-    assert [row.strip() for row in rows[1::2]] == ["At 6, pier 3", "When does the ferry leave?"]
-    assert rows[0].split()[3:] == ["interaction", "Ben", "trip", "operator"]
+    assert [row.strip() for row in rows[1::2]] == ["When does the ferry leave?", "At 6, pier 3"]
+    assert rows[2].split()[3:] == ["interaction", "Ben", "trip", "operator"]
     ran = cli(remembering, "memory", "search", "ferry", "--speaker", "Ana", "-n", "1", "--json")
     assert [result["speaker"] for result in json.loads(ran.out)["results"]] == ["Ana"]
     ran = cli(remembering, "memory", "search", "ferry", "--keyword", "boats")
     assert ran.out.splitlines()[0] == "Found (0)"
     ran = cli(remembering, "memory", "search", "zeppelin")
     assert (ran.status, ran.err) == (0, "words: nothing has zeppelin\n")
+    with closing(sqlite3.connect(remembering.memory.path)) as connection, connection:
+        connection.execute("UPDATE recall_filled SET upto = 1200 WHERE of = 'memories'")
+    ran = cli(remembering, "memory", "search", "ferry")
+    assert ran.err == "warning: up to 1,200 texts are not in the index yet; they are added in the background\n"
     ran = cli(remembering, "memory", "context", "trip", "--max-tokens", "200")
     assert ran.out.splitlines()[2:] == ["[Ana]: When does the ferry leave?", "[Ben]: At 6, pier 3", "</recalled>"]
     assert ran.err.endswith(" of 200 tokens; 0 of 2 turns are left out\n")

@@ -54,6 +54,7 @@ class Found(msgspec.Struct, frozen=True):
     more: bool
     words_left_out: tuple[str, ...] = ()
     without_meaning: str | None = None
+    not_indexed: int = 0
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -122,6 +123,9 @@ def search(
         output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
     if found.without_meaning:
         output.say("warning:", output.WARN, f"searched by words alone: {found.without_meaning}")
+    if found.not_indexed:
+        texts = f"up to {found.not_indexed:,} texts are not in the index yet; they are added in the background"
+        output.say("warning:", output.WARN, texts)
     if found.more:
         output.say("more:", output.FAINT, "there are further results; raise -n")
     return 0
