@@ -112,7 +112,7 @@ def test_its_words_leave_the_index_in_parts(agent: Assembled, monkeypatch: pytes
 
 
 def test_long_texts_leave_the_index_in_smaller_parts(agent: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upkeep, "_CHARACTERS_AT_ONCE", 100)
+    monkeypatch.setattr(upkeep, "_BYTES_AT_ONCE", 100)
     fill(agent)
     clear(agent)
     agent.assembly.on_tick()
@@ -130,6 +130,27 @@ def test_a_few_leave_the_index_at_once(agent: Assembled) -> None:
     ids = [number for (number,) in agent.database.execute("SELECT id FROM interactions WHERE speaker = 'Ana'")]
     assert agent.ask("delete_interactions", SDT, session_id="s", ids=ids)["deleted"] == ids
     assert waiting(agent) == MANY + 1
+    take_out_all(agent)
+    assert documents(agent, "zygomorph") == 0
+
+
+@pytest.mark.parametrize(("filler", "size", "count"), [("We talked of it. ", 65_000, 8), ("\0", 9_000, 12)])
+def test_a_few_long_texts_leave_the_index_in_parts(
+    agent: Assembled, monkeypatch: pytest.MonkeyPatch, filler: str, size: int, count: int
+) -> None:
+    """At once, they would take seconds in which nobody is answered; a single one leaves it at once."""
+    monkeypatch.setattr(upkeep, "_BYTES_AT_ONCE", 20_000)
+    long = f"{filler}zygomorphic{filler * (size // len(filler))}"
+    say(agent, "Ana", long)
+    clear(agent)
+    assert (waiting(agent), documents(agent, "zygomorph")) == (0, 0)
+    for _ in range(count):
+        say(agent, "Ana", long)
+    clear(agent)
+    assert waiting(agent) == count + 1
+    assert found(agent, "zygomorphic") == {}
+    agent.assembly.on_tick()
+    assert count - 3 < waiting(agent) < count + 1
     take_out_all(agent)
     assert documents(agent, "zygomorph") == 0
 

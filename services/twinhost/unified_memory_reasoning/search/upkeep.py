@@ -1,7 +1,7 @@
 """What the full-text index has to catch up with, in parts between the requests of others.
 
-FTS5 takes 0.3 ms to remove the words of one row so that nothing of them stays in the file, and 0.02 ms to note that the
-row is gone, so that the next merge of all segments drops its words. So each of a few rows is removed at once. Many are
+FTS5 takes 0.3 ms to remove the words of one passage so that nothing of them stays in the file, and 0.02 ms to note that
+it is gone, so that the next merge of all segments drops its words. So each of a few texts is removed at once. Many are
 kept in `recall_removed` in the transaction that deletes them; every tick notes some of them, and then merges some
 pages. No search finds them from that transaction on. A row with the id 0 stays until the merge is complete, so that a
 start continues it.
@@ -17,18 +17,20 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.index_tables import FILL, NOT_INDEXED, TAKE_OUT
 
 MOST_AT_ONCE = 200  # interactions that leave the index in the transaction that deletes them: about 60 ms
-_AT_ONCE = 1_000  # in one tick of the server, and so many characters: about 25 ms
-_CHARACTERS_AT_ONCE = 200_000
+MOST_BYTES_AT_ONCE = 100_000  # of these: about 130 ms; more than one interaction has
+_AT_ONCE = 1_000  # in one tick of the server, and so many bytes: about 25 ms
+_BYTES_AT_ONCE = 200_000
 _PAGES_AT_ONCE = 200  # of a merge, in one tick: about 20 ms
-_FILLED_AT_ONCE = 50_000  # characters of what is added in one tick: about 25 ms
+_FILLED_AT_ONCE = 50_000  # bytes of what is added in one tick: about 25 ms
 
 _COLUMNS = "id, session_id, speaker, type, content, created, occurred_at, written_by"
 _SECURELY = "INSERT INTO recall_passages (recall_passages, rank) VALUES ('secure-delete', ?)"
 _CHANGES = "SELECT total_changes()"
 _IN_INDEX = "id > (SELECT upto FROM recall_filled WHERE of = 'interactions')"
+_BYTES = "length(CAST(content AS BLOB))"  # a NUL ends what `length` counts of a text
 _OLDER = {
-    "interactions": "SELECT id, length(content) FROM interactions WHERE id <= ? ORDER BY id DESC LIMIT ?",
-    "memories": "SELECT number, length(content) FROM memories WHERE number <= ? ORDER BY number DESC LIMIT ?",
+    "interactions": f"SELECT id, {_BYTES} FROM interactions WHERE id <= ? ORDER BY id DESC LIMIT ?",  # noqa: S608
+    "memories": f"SELECT number, {_BYTES} FROM memories WHERE number <= ? ORDER BY number DESC LIMIT ?",  # noqa: S608
 }
 
 
@@ -41,8 +43,9 @@ def keep_for_index(database: Database, condition: str, values: Sequence[Any]) ->
         values: of the condition.
     """
     chosen = f"FROM interactions WHERE id IN ({condition}) AND {_IN_INDEX}"
-    count = database.value(f"SELECT count(*) FROM (SELECT 1 {chosen} LIMIT {MOST_AT_ONCE + 1})", values)  # noqa: S608
-    if count > MOST_AT_ONCE:
+    some = f"SELECT count(*), total({_BYTES}) FROM (SELECT content {chosen} LIMIT {MOST_AT_ONCE + 1})"  # noqa: S608
+    count, size = database.execute(some, values).fetchone()
+    if count > MOST_AT_ONCE or size > MOST_BYTES_AT_ONCE:
         database.execute("INSERT OR IGNORE INTO recall_removed VALUES (0, '', '', '', '', 0, NULL, '')")
         database.execute(f"INSERT INTO recall_removed SELECT {_COLUMNS} {chosen}", values)
 
@@ -81,24 +84,25 @@ class IndexUpkeep:
     def _fill(self, of: str, upto: int) -> None:
         """Add some rows of a table."""
         first, left = upto + 1, _FILLED_AT_ONCE
-        for number, characters in self._database.execute(_OLDER[of], (upto, _AT_ONCE)).fetchall():
+        for number, size in self._database.execute(_OLDER[of], (upto, _AT_ONCE)).fetchall():
             if left <= 0:
                 break
-            first, left = number, left - characters - _FILLED_AT_ONCE // _AT_ONCE
+            first, left = number, left - size - _FILLED_AT_ONCE // _AT_ONCE
         self._database.execute(FILL[of], (first, upto))
         left_over = 0 if first > upto else first - 1
         self._database.execute("UPDATE recall_filled SET upto = ? WHERE of = ?", (left_over, of))
 
     def _take_out(self) -> None:
         """Note that some rows are gone."""
-        upto, left = 0, _CHARACTERS_AT_ONCE
+        upto, left = 0, _BYTES_AT_ONCE
         rows = self._database.execute(
-            "SELECT id, length(content) FROM recall_removed WHERE id > 0 ORDER BY id LIMIT ?", (_AT_ONCE,)
+            f"SELECT id, {_BYTES} FROM recall_removed WHERE id > 0 ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+            (_AT_ONCE,),
         )
-        for number, characters in rows.fetchall():
+        for number, size in rows.fetchall():
             if left <= 0:
                 break
-            upto, left = number, left - characters
+            upto, left = number, left - size
         self._database.execute(_SECURELY, (0,))
         try:
             self._database.execute(TAKE_OUT, (upto,))
