@@ -10,7 +10,7 @@ place in the text.
 
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -31,18 +31,23 @@ class Passage(NamedTuple):
 
 def passages_of(text: str) -> list[Passage]:
     """Return the passages of a text, in their order, at least one."""
+    return list(each_passage(text))
+
+
+def each_passage(text: str) -> Iterator[Passage]:
+    """Yield the passages of a text, in their order; the first ones of a long text cost no reading of the others."""
     if len(text) <= SIZE:
-        return [Passage(0, len(text))]
-    text = _without_nul(text)
-    found = list[Passage]()
-    begins = last_begins = 0  # of the passage so far, and of its last sentence
-    for sentence_begins, sentence_ends in sentences_of(text):
-        if sentence_ends - begins > SIZE and sentence_begins > begins and len(found) < MOST - 1:
-            found.append(Passage(begins, sentence_begins))
+        yield Passage(0, len(text))
+        return
+    begins = last_begins = count = 0  # where the passage so far begins, and its last sentence; the passages before it
+    for sentence_begins, sentence_ends in pairwise(_breaks(_without_nul(text))):
+        if sentence_ends - begins > SIZE and sentence_begins > begins and count < MOST - 1:
+            yield Passage(begins, sentence_begins)
+            count += 1
             is_short = last_begins > begins and sentence_begins - last_begins < SIZE // 2
             begins = last_begins if is_short else sentence_begins
         last_begins = sentence_begins
-    return [*found, Passage(begins, len(text))]
+    yield Passage(begins, len(text))
 
 
 def sentences_of(text: str) -> list[Passage]:
@@ -53,7 +58,7 @@ def sentences_of(text: str) -> list[Passage]:
 def _breaks(text: str) -> Iterator[int]:
     """Yield where a text begins, where its sentences end, and where it ends."""
     yield (begins := 0)
-    for end in (*(mark.end() for mark in _ends.finditer(text)), len(text)):
+    for end in chain((mark.end() for mark in _ends.finditer(text)), [len(text)]):
         while end - begins > _LONGEST:
             space = text.rfind(" ", begins + 1, begins + _LONGEST)
             yield (begins := begins + _LONGEST if space < 0 else space + 1)

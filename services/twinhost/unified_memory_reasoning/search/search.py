@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
@@ -25,7 +26,7 @@ from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
-from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, passages_of
+from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, each_passage, passages_of
 from twinhost.unified_memory_reasoning.search.ranking import (
     TURNS_AFTER,
     TURNS_BEFORE,
@@ -302,12 +303,10 @@ def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness
     nearest = nearness.of_texts([text.row for text in texts])
     chosen = list[tuple[_Text, dict[int, Passage]]]()
     for text in texts:
-        passages = passages_of(text.content)
-        wanted = (
-            set(places.get(text.row, ())) | {nearest[text.row][0] % MOST}
-            if text.row in nearest
-            else set(places.get(text.row, ()))
-        )
+        wanted = set(places.get(text.row, ()))
+        if text.row in nearest:
+            wanted.add(nearest[text.row][0] % MOST)
+        passages = list(islice(each_passage(text.content), max(_FEW, *wanted) + 1))
         if len(passages) <= _FEW or not wanted:
             wanted |= set(range(min(_FEW, len(passages))))
         chosen.append((text, {text.row * MOST + place: passages[place] for place in wanted if place < len(passages)}))
