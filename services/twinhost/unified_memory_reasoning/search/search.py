@@ -306,7 +306,7 @@ def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness
         wanted = set(places.get(text.row, ()))
         if text.row in nearest:
             wanted.add(nearest[text.row][0] % MOST)
-        passages = list(islice(each_passage(text.content), max(_FEW, *wanted) + 1))
+        passages = list(islice(each_passage(text.content), max([_FEW, *wanted]) + 1))
         if len(passages) <= _FEW or not wanted:
             wanted |= set(range(min(_FEW, len(passages))))
         chosen.append((text, {text.row * MOST + place: passages[place] for place in wanted if place < len(passages)}))
