@@ -121,14 +121,14 @@ def test_what_a_running_agent_cannot_change_is_named(running: Running) -> None:
     def change(document: dict[str, Any]) -> None:
         document["agents"][SDT]["ports"]["zmq"] = free_ports(1)[0]
         document["limits"]["max_payload_bytes"] = 1_000
-        document["recall"]["bm25"] = 0.5
+        document["recall"]["word_pairs"] = False
         document["grants"]["agent"].remove("get_ok_agents")
 
     running.write(change)
     for name in (SDT, UMRA):
         wait_until(lambda name=name: running.warnings(name), PATIENCE_S, f"{name} warns")  # type: ignore[misc]
         (warning,) = running.warnings(name)
-        assert f"agents.{SDT}, limits.max_payload_bytes, recall.bm25 changed" in warning
+        assert f"agents.{SDT}, limits.max_payload_bytes, recall.word_pairs changed" in warning
         assert "docker compose restart" in warning
         assert running.agents[name].health()["ready"]
     assert refused(running, SDT, "get_ok_agents")

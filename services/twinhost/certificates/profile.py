@@ -60,7 +60,6 @@ _UNUSED = f"""\
 grants: {{}}
 limits: {{max_payload_bytes: {DEFAULT_MAX_PAYLOAD_BYTES}, heartbeat_s: 5, registration_ttl_s: 15, stored_replies_s: 600,
   stored_replies_per_caller: 1000, key_lifetime_days: 365, metrics_interval_s: 5}}
-recall: {{bm25: 1, importance: 0, recency: 0, strength: 0, recency_half_life_days: 30}}
 """
 
 

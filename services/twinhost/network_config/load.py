@@ -2,13 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from twinhost.network_config.model import (
-    BUILTIN_MODEL,
+    BUILTIN_IF_INSTALLED,
+    BUILTIN,
     EMBEDDING_DEADLINE_S,
     MAX_EMBEDDING_DEADLINE_S,
     Agent,
@@ -50,6 +51,8 @@ MAX_DAYS = 36_500  # a hundred years
 MAX_NUMBER = 2**63  # as in SQLite
 
 T = TypeVar("T")
+_WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days")
+_EMBEDDINGS = {"auto": BUILTIN_IF_INSTALLED, "builtin": BUILTIN, "off": None}
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
@@ -77,11 +80,11 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
     agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
     grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
-    limits, recall = root.child("limits"), root.child("recall")
-    memory = root.optional("memory")  # older files lack it
+    limits = _limits(root.child("limits"))
+    recall, memory = root.filled("recall"), root.optional("memory")  # older files lack the latter
+    searched = _recall(recall, path.parent) if recall else Recall()
     forgetting = _forgetting(memory) if memory else Forgetting()
-    weights = _recall(recall, path.parent)
-    return NetworkConfig(str(path), hosts, agents, _limits(limits), grants, weights, forgetting)
+    return NetworkConfig(str(path), hosts, agents, limits, grants, searched, forgetting)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -156,6 +159,11 @@ class _Node:
         if unknown := sorted(str(name) for name in mapping if name not in names):
             raise self.error(f"has the unknown key {unknown[0]!r}; known keys: {', '.join(names)}")
 
+    def without_weights(self) -> None:
+        """Refuse the keys of version 0.2 that weighed a search."""
+        if found := [name for name in _WEIGHTS if name in self._mapping()]:
+            raise self.error(f"has {', '.join(found)}: since version 0.3 a search has no weights; delete these lines")
+
     def children(self) -> list[tuple[str, "_Node"]]:
         names = list(self._mapping())
         if not all(isinstance(name, str) for name in names):
@@ -170,6 +178,10 @@ class _Node:
 
     def optional(self, name: str) -> "_Node | None":
         return self.child(name) if name in self._mapping() else None
+
+    def filled(self, name: str) -> "_Node | None":
+        """Return a child that may be missing, or have nothing below it, such as a section of comments."""
+        return self.child(name) if self._mapping().get(name) is not None else None
 
     def text(self) -> str:
         return self._typed(str, "a string")
@@ -250,18 +262,16 @@ class _Node:
         wanted = f"a number of seconds, more than 0 and at most {MAX_EMBEDDING_DEADLINE_S:g}"
         return self._number(float, wanted, lambda value: 0 < value <= MAX_EMBEDDING_DEADLINE_S)
 
-    def off_or_builtin(self) -> bool | None:
-        """Return False for `off`, which YAML reads as false, True for `builtin`, and None for a mapping."""
-        if self._value in ("off", "builtin") or self._value is False:
-            return bool(self._value == "builtin")
-        self._mapping("off, builtin, or a mapping with `url` and `model`")
+    def word_or_mapping(self, words: Collection[str]) -> str | None:
+        """Return one of some words, such as `off`, which YAML reads as false; None for a mapping."""
+        word = "off" if self._value is False else self._value
+        if isinstance(word, str) and word in words:
+            return word
+        self._mapping(f"{', '.join(words)}, or a mapping with `url` and `model`")
         return None
 
     def truth(self) -> bool:
         return self._typed(bool, "true or false")
-
-    def weight(self) -> float:
-        return self._number(float, "a weight from 0 to 1", lambda value: 0 <= value <= 1)
 
     def forgetting(self) -> Literal["days", "passes"]:
         if self._value == "days":
@@ -364,35 +374,29 @@ def _limits(node: _Node) -> Limits:
 
 
 def _recall(node: _Node, folder: Path) -> Recall:
-    weights, half_life = ("bm25", "importance", "recency", "strength"), "recency_half_life_days"
-    node.only(*weights, half_life, "word_pairs", "tokenizer", "embeddings")
-    values = {name: node.child(name).weight() for name in weights}
-    if not values["bm25"]:
-        raise node.child("bm25").error("must be more than 0: a search ranks by words first")
-    pairs, file = node.optional("word_pairs"), node.optional("tokenizer")  # older files lack them
-    embeddings = node.optional("embeddings")
+    node.without_weights()
+    node.only("word_pairs", "tokenizer", "embeddings")
+    pairs, file, embeddings = map(node.optional, ("word_pairs", "tokenizer", "embeddings"))
     return Recall(
-        **values,
-        recency_half_life_days=node.child(half_life).half_life_days(),
         word_pairs=pairs is None or pairs.truth(),
         tokenizer=folder / file.text() if file is not None else None,
-        embeddings=_embeddings(embeddings, folder) if embeddings is not None else None,
+        embeddings=_embeddings(embeddings, folder) if embeddings is not None else BUILTIN_IF_INSTALLED,
     )
 
 
 def _embeddings(node: _Node, folder: Path) -> Embeddings | None:
-    if (builtin := node.off_or_builtin()) is not None:
-        # It doesn't hang as a service may: what a search waits for is its turn among others.
-        return Embeddings(None, BUILTIN_MODEL, deadline_s=MAX_EMBEDDING_DEADLINE_S) if builtin else None
+    if (word := node.word_or_mapping(_EMBEDDINGS)) is not None:
+        return _EMBEDDINGS[word]
     node.only("url", "model", "api_key_file", "query_prefix", "text_prefix", "deadline_s", "unencrypted")
     unencrypted, key, deadline = map(node.optional, ("unencrypted", "api_key_file", "deadline_s"))
-    prefixes = {name: each.text() for name in ("query_prefix", "text_prefix") if (each := node.optional(name))}
+    before_query, before_text = map(node.optional, ("query_prefix", "text_prefix"))
     return Embeddings(
         node.child("url").web_address(unencrypted is not None and unencrypted.truth()),
         node.child("model").text(),
         folder / key.text() if key else None,
-        deadline_s=deadline.deadline() if deadline else EMBEDDING_DEADLINE_S,
-        **prefixes,
+        before_query.text() if before_query else "",
+        before_text.text() if before_text else "",
+        deadline.deadline() if deadline else EMBEDDING_DEADLINE_S,
     )
 
 

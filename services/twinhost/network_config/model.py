@@ -4,7 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -74,7 +74,7 @@ class Embeddings:
 
     `url` is an OpenAI-compatible `/v1/embeddings`, None for the builtin model; `model` is the name sent to it.
     The prefixes precede a query, or a stored text, where the model was trained with them. A search waits `deadline_s`
-    seconds for the vector of its query.
+    seconds for the vector of its query. If `optional`, searches are by words alone where this can't be used.
     """
 
     url: str | None
@@ -83,24 +83,25 @@ class Embeddings:
     query_prefix: str = ""
     text_prefix: str = ""
     deadline_s: float = EMBEDDING_DEADLINE_S
+    optional: bool = False
+
+
+# It doesn't hang as a service may: what a search waits for is its turn among others.
+BUILTIN = Embeddings(None, BUILTIN_MODEL, deadline_s=MAX_EMBEDDING_DEADLINE_S)
+BUILTIN_IF_INSTALLED = replace(BUILTIN, optional=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """How a memory search ranks: weights from 0 to 1, `bm25` above 0, and a half-life in days.
+    """How the memory is searched, and its contexts are made.
 
     With `word_pairs` a word is also searched in the other language, English or Filipino. `tokenizer` is the file that
     counts the tokens of a context; None if they are estimated. `embeddings` is None if a search is by words alone.
     """
 
-    bm25: float
-    importance: float
-    recency: float
-    strength: float
-    recency_half_life_days: float
     word_pairs: bool = True
     tokenizer: Path | None = None
-    embeddings: Embeddings | None = None
+    embeddings: Embeddings | None = BUILTIN_IF_INSTALLED
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ class NetworkConfig:
     agents: Mapping[str, Agent]
     limits: Limits
     grants: Mapping[str, frozenset[str]]  # actions by role, and `subscribe:TOPIC`; "*" is all
-    recall: Recall
+    recall: Recall = Recall()
     memory: Forgetting = Forgetting()
 
     def host(self, name: str) -> Host:

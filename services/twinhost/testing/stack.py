@@ -317,8 +317,8 @@ def _configuration(heartbeat_s: float) -> dict[str, Any]:
     for agent in agents:
         agent["ports"] = {name: next(ports) for name in agent["ports"]}
     document["limits"] |= {"heartbeat_s": heartbeat_s}
-    for service in ("embeddings", "tokenizer"):
-        document["recall"].pop(service, None)
+    document["recall"] = {**(document.get("recall") or {}), "embeddings": "off"}
+    document["recall"].pop("tokenizer", None)
     return document
 
 

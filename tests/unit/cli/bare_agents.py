@@ -22,7 +22,7 @@ from twinhost.adversary.zmtp import COMMAND, READY, WELCOME, encode_frame, greet
 from twinhost.cli.connect import Settings
 from twinhost.cli.doctor.command import target_of
 from twinhost.network_config import Agent, Host, NetworkConfig
-from twinhost.network_config.model import Limits, Recall
+from twinhost.network_config.model import Limits
 from twinhost.secure_zmq.certificates import Certificates, load_certificates
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -46,7 +46,6 @@ def target_at(port: int, folder: Path, *roles: str, secure: bool = True) -> Targ
         agents,
         Limits(PAYLOAD_BYTES, 5, 15, 600, 9, 9, 5),
         {},
-        Recall(1, 0, 0, 0, 1),
     )
     return target_of(Settings(config, certificates), agents[SDT])
 

@@ -1,6 +1,7 @@
 """The configuration file: what is right is typed, and what is wrong is named with file and path."""
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import yaml
 
 from twinhost.network_config import Agent, Embeddings, Forgetting, Host, Limits, Recall, load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
-from twinhost.network_config.model import BUILTIN_MODEL
+from twinhost.network_config.model import BUILTIN, BUILTIN_IF_INSTALLED
 from twinhost.secure_zmq.errors import ConfigurationError
 
 GOOD: dict[str, Any] = {
@@ -29,10 +30,11 @@ GOOD: dict[str, Any] = {
         "key_lifetime_days": 365,
         "metrics_interval_s": 2.5,
     },
-    "recall": {"bm25": 0.7, "importance": 0.1, "recency": 1, "strength": 0.0, "recency_half_life_days": 30},
+    "recall": {"word_pairs": False, "embeddings": "off"},
     "memory": {"forgetting": "passes", "memory_half_life_days": 45},
 }
 OPTIONAL = {"agents.SystemDigitalTwin.ports.events"}
+DEFAULTED = {("recall",), ("recall", "word_pairs"), ("recall", "embeddings"), ("memory",)}
 FREE_NAMES = {"hosts", "agents", "grants"}  # below these, the names are the user's own
 SDT_PORTS = "agents.SystemDigitalTwin.ports"
 Place = tuple[str, ...]
@@ -87,11 +89,11 @@ def test_an_older_file_has_the_rule_days(tmp_path: Path) -> None:
 
 
 def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
-    """A file of version 0.2.0 does not have the key; the default is true."""
+    """The default is true."""
     path = tmp_path / "network_config.yaml"
-    path.write_text(yaml.safe_dump(GOOD))
+    path.write_text(yaml.safe_dump(changed(lambda recall: recall.pop("word_pairs"), "recall")))
     assert load_network_config(path, {}).recall.word_pairs
-    path.write_text(yaml.safe_dump(changed(lambda recall: recall.update(word_pairs=False), "recall")))
+    path.write_text(yaml.safe_dump(GOOD))
     assert not load_network_config(path, {}).recall.word_pairs
     wrong = changed(lambda node: node.update(word_pairs="no"), "recall")
     assert refused(tmp_path, wrong) == "recall.word_pairs must be true or false, not 'no'"
@@ -102,7 +104,8 @@ def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
     [
         (False, None),  # as YAML reads `off`
         ("off", None),
-        ("builtin", Embeddings(None, BUILTIN_MODEL, deadline_s=2.0)),
+        ("auto", BUILTIN_IF_INSTALLED),
+        ("builtin", BUILTIN),
         ({"url": "http://[::1]:1/v1", "model": "m"}, Embeddings("http://[::1]:1/v1", "m")),
         (
             {"url": "http://other/v1", "model": "m", "unencrypted": True, "text_prefix": "t: ", "deadline_s": 1},
@@ -110,7 +113,9 @@ def test_a_file_may_switch_word_pairs_off(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_embeddings_are_off_builtin_or_a_service(tmp_path: Path, embeddings: Any, expected: Embeddings | None) -> None:
+def test_embeddings_are_auto_builtin_off_or_a_service(
+    tmp_path: Path, embeddings: Any, expected: Embeddings | None
+) -> None:
     path = tmp_path / "network_config.yaml"
     path.write_text(yaml.safe_dump(changed(lambda recall: recall.update(embeddings=embeddings), "recall")))
     assert load_network_config(path, {}).recall.embeddings == expected
@@ -119,8 +124,10 @@ def test_embeddings_are_off_builtin_or_a_service(tmp_path: Path, embeddings: Any
 @pytest.mark.parametrize(
     ("embeddings", "complaint"),
     [
-        (True, " must be off, builtin, or a mapping with `url` and `model`, not True"),
-        ("on", " must be off, builtin, or a mapping with `url` and `model`, not 'on'"),
+        (True, " must be auto, builtin, off, or a mapping with `url` and `model`, not True"),
+        ("on", " must be auto, builtin, off, or a mapping with `url` and `model`, not 'on'"),
+        (0, " must be auto, builtin, off, or a mapping"),
+        (["auto"], " must be auto, builtin, off, or a mapping"),
         ({"url": "https://h/v1"}, " lacks the key 'model'"),
         ({"url": "https://h/v1", "model": "m", "key": "x"}, " has the unknown key 'key'"),
         ({"url": "http://h/v1", "model": "m"}, ".url would send every text unencrypted to h"),
@@ -147,7 +154,7 @@ def test_a_good_file_is_typed(tmp_path: Path) -> None:
     assert config.agent("SystemDigitalTwin") == Agent("SystemDigitalTwin", mainpc, "server", 7120, 8120, 7150)
     assert config.agent("UnifiedMemoryReasoningAgent").events_port is None
     assert config.limits == Limits(4_194_304, 5.0, 15.5, 600.0, 100_000, 365, 2.5, 64)
-    assert config.recall == Recall(0.7, 0.1, 1.0, 0.0, 30.0)
+    assert config.recall == Recall(word_pairs=False, embeddings=None)
     assert config.memory == Forgetting("passes", 45.0)
     assert config.source == str(path)
 
@@ -161,7 +168,7 @@ def test_the_file_of_the_repository_is_good() -> None:
 
 @pytest.mark.parametrize(
     "place",
-    [place for place, _ in places(GOOD) if place[:-1] not in {("agents",), ("grants",)} and place != ("memory",)],
+    [place for place, _ in places(GOOD) if place[:-1] not in {("agents",), ("grants",)} and place not in DEFAULTED],
     ids=".".join,
 )
 def test_every_missing_key_is_named(tmp_path: Path, place: Place) -> None:
@@ -194,8 +201,9 @@ SECONDS = ("heartbeat_s", "registration_ttl_s", "stored_replies_s", "metrics_int
 FITTING = {
     ("key", ""),
     ("key", "x y"),
-    *((name, 1.5) for name in (*SECONDS, "recency_half_life_days", "memory_half_life_days")),
-    *((name, 0) for name in ("importance", "recency", "strength")),
+    *((name, 1.5) for name in (*SECONDS, "memory_half_life_days")),
+    ("word_pairs", True),
+    ("recall", None),
 }
 MISFITS = [
     (place, wrong)
@@ -228,17 +236,52 @@ def test_a_time_is_finite_and_more_than_0(tmp_path: Path, seconds: str) -> None:
     assert refused(tmp_path, text).startswith("limits.heartbeat_s must be ")
 
 
-@pytest.mark.parametrize("weight", [".inf", ".nan", "-0.1", "1.01", "true", "'1'", "0"])
-def test_the_word_weight_is_above_0_and_at_most_1(tmp_path: Path, weight: str) -> None:
-    """A search that weighs no words would answer with anything."""
-    text = yaml.safe_dump(GOOD).replace("bm25: 0.7", f"bm25: {weight}")
-    assert refused(tmp_path, text).startswith("recall.bm25 must be ")
-
-
 @pytest.mark.parametrize("days", [".inf", ".nan", "-1", "0.0", "36500.5", "true", "'30'"])
 def test_a_half_life_is_above_0_and_at_most_a_hundred_years(tmp_path: Path, days: str) -> None:
-    text = yaml.safe_dump(GOOD).replace("recency_half_life_days: 30", f"recency_half_life_days: {days}")
-    assert refused(tmp_path, text).startswith("recall.recency_half_life_days must be a number of days")
+    text = yaml.safe_dump(GOOD).replace("memory_half_life_days: 45", f"memory_half_life_days: {days}")
+    assert refused(tmp_path, text).startswith("memory.memory_half_life_days must be a number of days")
+
+
+@pytest.mark.parametrize("recall", ["", "recall:\n", "recall:\n  # word_pairs: false\n", "recall: {}\n"])
+def test_everything_about_the_search_has_a_default(tmp_path: Path, recall: str) -> None:
+    """The whole section may be missing, or have comments alone."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in GOOD.items() if key != "recall"}) + recall)
+    assert load_network_config(path, {}).recall == Recall(
+        word_pairs=True, tokenizer=None, embeddings=BUILTIN_IF_INSTALLED
+    )
+
+
+OLDER_RECALL = """\
+recall:
+  bm25: 1.0                          # how well the words match; more than 0
+  importance: 0.05
+  recency: 0.2
+  strength: 0.1
+  recency_half_life_days: 90         # after this many days, recency counts half
+"""
+
+
+@pytest.mark.parametrize("newer", ["", "  word_pairs: false\n"])
+def test_the_weights_of_an_older_file_are_refused_until_their_lines_are_deleted(tmp_path: Path, newer: str) -> None:
+    """All of them in one sentence, whatever their values; nothing else has to be changed."""
+    rest = yaml.safe_dump({key: value for key, value in GOOD.items() if key != "recall"})
+    found = re.fullmatch(
+        r"recall has ([a-z0-9_, ]+): since version 0\.3 a search has no weights; delete these lines",
+        refused(tmp_path, rest + OLDER_RECALL.replace("0.2", "much") + newer),
+    )
+    assert found is not None
+    left = [
+        line
+        for line in OLDER_RECALL.splitlines(keepends=True)
+        if line.split(":")[0].strip() not in found[1].split(", ")
+    ]
+    path = tmp_path / "network_config.yaml"
+    path.write_text(rest + "".join(left) + newer)
+    assert load_network_config(path, {}).recall == Recall(word_pairs=not newer)
+    assert refused(tmp_path, changed(lambda node: node.update(recency=None), "recall")).startswith(
+        "recall has recency: "
+    )
 
 
 def test_a_tokenizers_path_is_relative_to_the_file(tmp_path: Path) -> None:
