@@ -1,5 +1,7 @@
 """The builtin model itself, as the extra `meaning` installs it."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -35,6 +37,23 @@ def texts_of(model: Builtin) -> list[list[float]]:
 def test_a_nul_in_a_text_does_not_end_it(model: Builtin) -> None:
     with_nul, without = model.embed(["tea\0and coffee", "tea and coffee"], is_query=False, within_s=60.0)
     assert list(with_nul) == list(without)
+
+
+def test_no_text_makes_the_library_write_past_its_memory() -> None:
+    """A process of its own embeds them: the library ended it, with a text that any agent may store."""
+    program = (
+        "from twinhost.unified_memory_reasoning.search.embedding import Builtin\n"
+        "from unicodedata import normalize\n"
+        "model, found = Builtin(), []\n"
+        "longest = [chr(c) for c in range(1, 0x110000) if len(normalize('NFKD', chr(c))) > 6]\n"
+        "for count in (50, 300):\n"
+        "    found += model.embed([each * count for each in longest], is_query=False, within_s=60.0)\n"
+        "print(len(longest), len(found))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    longest, embedded = map(int, done.stdout.split())
+    assert embedded == 2 * longest > 0
 
 
 @pytest.mark.thorough

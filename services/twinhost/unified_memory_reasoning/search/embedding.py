@@ -9,6 +9,7 @@ import socket
 import ssl
 import threading
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from math import hypot
@@ -206,8 +207,17 @@ class Builtin:
             ) from None
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
-        # A NUL would end the text, and single texts bound the memory.
-        return [self._models[is_query].encode(text.replace("\0", " "), is_query) for text in texts]
+        # Single texts bound the memory.
+        return [self._models[is_query].encode(_harmless(text), is_query) for text in texts]
+
+
+def _harmless(text: str) -> str:
+    """Return a text as the package can take it, and not longer.
+
+    A NUL would end it. The package has room for 4 code points for each byte, and writes past it where it decomposes one
+    into more, as U+FDFA (3 bytes) into 18: what is in the compatibility form already is not decomposed.
+    """
+    return unicodedata.normalize("NFKC", text.replace("\0", " "))[: len(text)]
 
 
 def embedder_of(settings: Embeddings) -> Embedder:
