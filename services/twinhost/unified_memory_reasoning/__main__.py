@@ -151,8 +151,9 @@ class MemoryHealth(HealthDocument):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request. `meaning` is null if searches are by words alone. `not_indexed` is how many texts, at most, can't
-    be found by words yet: after an upgrade or damage, the index is filled in the background.
+    the first request. `meaning` is null if searches are by words alone, and `without_meaning` says why. `not_indexed` is
+    how many texts, at most, can't be found by words yet: after an upgrade or damage, the index is filled in the
+    background.
     """
 
     total_twins: int
@@ -166,6 +167,7 @@ class MemoryHealth(HealthDocument):
     outbox: OutboxDocument
     meaning: MeaningDocument | None
     not_indexed: int
+    without_meaning: str | None
 
 
 class MemoryHealthActions(HealthActions):
@@ -251,7 +253,7 @@ def assemble(foundation: Foundation) -> Assembly:
     fading = Fading(forgetting.memory_half_life_days if forgetting.forgetting == "days" else None)
     stored_memories = Memories(database, fading)
     recall = settings.config.recall
-    meaning = meaning_of(recall.embeddings, database)
+    meaning, without_meaning = meaning_of(recall.embeddings, database)
     if meaning is not None:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
@@ -295,6 +297,7 @@ def assemble(foundation: Foundation) -> Assembly:
             "outbox": outbox(),
             "meaning": None if meaning is None else meaning.document(),
             "not_indexed": upkeep.not_indexed,
+            "without_meaning": without_meaning,
         }
 
     def on_tick() -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
+
 from tests.new_database import open_database
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
 from twinhost.agent.health import Health, HealthActions
@@ -25,12 +27,17 @@ from twinhost.store.reply_log import ReplyLog
 
 
 def environment_of(home: Path, folder: str, *, secure: bool = True) -> dict[str, str]:
-    """Make keys and a state folder below `home`, and return the environment of a host where everything is right."""
+    """Make keys, a configuration and a state folder below `home`, and return the environment of a host.
+
+    The configuration is the shipped one, with a search by words alone: the threads of another are not started here.
+    """
     make_keys(plan_layout(home / "certificates", load_network_config(DEFAULT_PATH, {}), None))
     (home / "state").mkdir(exist_ok=True)
+    config = yaml.safe_load(DEFAULT_PATH.read_text("utf-8"))
+    (home / "words_alone.yaml").write_text(yaml.safe_dump({**config, "recall": {"embeddings": "off"}}), "utf-8")
     return {
         "SECURE_ZMQ": "1" if secure else "0",
-        "NETWORK_CONFIG_PATH": str(DEFAULT_PATH),
+        "NETWORK_CONFIG_PATH": str(home / "words_alone.yaml"),
         "TWINHOST_CERTIFICATES": str(home / "certificates" / folder),
         "TWINHOST_STATE": str(home / "state"),
     }

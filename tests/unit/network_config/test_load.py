@@ -263,7 +263,7 @@ recall:
 
 
 @pytest.mark.parametrize("newer", ["", "  word_pairs: false\n"])
-def test_the_weights_of_an_older_file_are_refused_until_their_lines_are_deleted(tmp_path: Path, newer: str) -> None:
+def test_an_older_file_is_refused_until_its_weights_are_deleted(tmp_path: Path, newer: str) -> None:
     """All of them in one sentence, whatever their values; nothing else has to be changed."""
     rest = yaml.safe_dump({key: value for key, value in GOOD.items() if key != "recall"})
     found = re.fullmatch(

