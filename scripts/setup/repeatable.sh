@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the image's lock twice, each time into a new environment and without a cache, as the image's build does, and
+# Installs the image's locks twice, each time into a new environment and without a cache, as the image's build does, and
 # compares what is there: names and versions, and every installed file except those that contain a time or a path.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,17 +16,17 @@ files_of() {
 }
 
 for build in first second; do
-    step "Installing requirements.lock, the $build time"
+    step "Installing both locks, the $build time"
     .venv/bin/python -m venv "$folder/$build"
     "$folder/$build/bin/python" -m pip install --quiet --disable-pip-version-check --no-cache-dir \
-        --no-deps --require-hashes --only-binary :all: --requirement requirements.lock ||
-        die "requirements.lock could not be installed: see the lines above; it needs access to the Python package index."
+        --no-deps --require-hashes --only-binary :all: --requirement requirements.lock --requirement requirements-meaning.lock ||
+        die "requirements.lock or requirements-meaning.lock could not be installed: see the lines above; it needs access to the Python package index."
     packages_of "$build" >"$folder/$build.packages"
     files_of "$build" >"$folder/$build.files"
 done
-[ -s "$folder/first.packages" ] || die "Nothing was installed, so nothing is compared; see requirements.lock."
+[ -s "$folder/first.packages" ] || die "Nothing was installed, so nothing is compared; see the locks."
 for what in packages files; do
     diff "$folder/first.$what" "$folder/second.$what" ||
-        die "Two builds from requirements.lock differ in their $what (see above): a package changes at its installation."
+        die "Two builds from the locks differ in their $what (see above): a package changes at its installation."
 done
 step "Both have the same $(wc -l <"$folder/first.packages") packages and the same $(wc -l <"$folder/first.files") files"

@@ -62,6 +62,22 @@ def test_what_is_said_is_remembered_and_found(client: Client) -> None:
     assert client.call("search_memory", query="kalapati", session_id=session)["results"] == []
 
 
+def test_what_is_said_is_found_by_its_meaning(client: Client) -> None:
+    """By default, with the model of the image: no word of the question is in the answer."""
+    session = uuid.uuid4().hex
+    number = say(client, "Nasa likod ng ref ang ekstrang susi.", session)
+    say(client, "The rice is ready.", session)
+
+    def embedded() -> bool:
+        meaning = client.call("health")["meaning"]
+        return bool(meaning["texts"] == meaning["embedded"] >= 2)
+
+    wait_until(embedded, PATIENCE_S, "every text has a vector")
+    found = client.call("search_memory", query="Where is the spare key?", session_id=session)
+    assert found["channels"] == ["words", "meaning"], found
+    assert found["results"][0]["id"] == number
+
+
 def test_an_error_finds_its_solution(client: Client) -> None:
     """The specific pattern, scored by how often it helped; a hostile one is refused."""
     client.call("add_error_pattern", error_type="any", pattern="timeout", solution="wait")
