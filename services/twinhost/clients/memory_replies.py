@@ -218,12 +218,14 @@ class ContextFound(Reply, frozen=True):
     """The context of a session, or of one speaker in it.
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
-    has it; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
+    has it; `contradictions`, the ids of two turns or memories each that state different values of one thing, as far as
+    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
     """
 
     session_id: str = NOT_SENT
     context: ContextDocument = NOT_SENT
     channels: list[str] | None = None
+    contradictions: list[list[int | str]] | None = None
     without_meaning: str | None = None
     not_indexed: int | None = None
 
@@ -450,8 +452,9 @@ class MemoryHealth(Reply, frozen=True):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request. `meaning` is null if searches are by words alone. `not_indexed` is how many texts, at most, can't
-    be found by words yet: after an upgrade or damage, the index is filled in the background.
+    the first request. `meaning` is null if searches are by words alone, and `without_meaning` says why. `not_indexed`
+    is how many texts, at most, can't be found by words yet: after an upgrade or damage, the index is filled in the
+    background.
     """
 
     ready: bool = NOT_SENT
@@ -474,6 +477,7 @@ class MemoryHealth(Reply, frozen=True):
     outbox: OutboxDocument = NOT_SENT
     meaning: MeaningDocument | None = NOT_SENT
     not_indexed: int = NOT_SENT
+    without_meaning: str | None = NOT_SENT
 
 
 class ErrorPatternDocument(Part, frozen=True):
@@ -910,7 +914,9 @@ class SearchResults(Reply, frozen=True):
     """The results, best first, whether there are more, and the words of the query that were searched and skipped.
 
     `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration has it.
-    `not_indexed` is how many texts, at most, can't be found by words yet; it is absent if there are none.
+    `contradictions` has the ids of two results each that state different values of one thing, as far as their wording
+    tells; which of them holds is for the reader, who has their times and writers. `not_indexed` is how many texts, at
+    most, can't be found by words yet; it is absent if there are none.
     """
 
     results: list[SearchResult] = NOT_SENT
@@ -918,6 +924,7 @@ class SearchResults(Reply, frozen=True):
     words: list[str] = NOT_SENT
     words_left_out: list[str] = NOT_SENT
     channels: list[str] = NOT_SENT
+    contradictions: list[list[int | str]] | None = None
     without_meaning: str | None = None
     not_indexed: int | None = None
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from twinhost.network_config.model import (
-    BUILTIN_IF_INSTALLED,
     BUILTIN,
+    BUILTIN_IF_INSTALLED,
     EMBEDDING_DEADLINE_S,
     MAX_EMBEDDING_DEADLINE_S,
     Agent,

@@ -151,8 +151,8 @@ class MemoryHealth(HealthDocument):
     """The agent's health, its requests and errors since the start, and its rows.
 
     The totals count quarantined writers' rows and forgotten memories too. `last_request_time` (ISO-8601) is null before
-    the first request. `meaning` is null if searches are by words alone, and `without_meaning` says why. `not_indexed` is
-    how many texts, at most, can't be found by words yet: after an upgrade or damage, the index is filled in the
+    the first request. `meaning` is null if searches are by words alone, and `without_meaning` says why. `not_indexed`
+    is how many texts, at most, can't be found by words yet: after an upgrade or damage, the index is filled in the
     background.
     """
 
