@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 from unittest import mock
 
 import msgspec
@@ -402,11 +402,11 @@ def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
-def with_builtin(config: Path, folder: Path) -> Path:
-    """Return a configuration that searches by meaning too, with the builtin model."""
+def with_embeddings(config: Path, folder: Path, embeddings: Literal["builtin", "off"]) -> Path:
+    """Return a configuration that searches with the builtin model, or by words alone."""
     document = yaml.safe_load(config.read_text())
-    document["recall"]["embeddings"] = "builtin"
-    named = folder / f"builtin-{config.name}"
+    document["recall"] = {**(document.get("recall") or {}), "embeddings": embeddings}
+    named = folder / f"{embeddings}-{config.name}"
     named.write_text(yaml.safe_dump(document))
     return named
 
@@ -433,11 +433,9 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.bench_recall", description=__doc__)
     parser.add_argument("--set", type=Path, nargs="+", default=FOLDERS, help="the folders of sets; all sets if omitted")
-    parser.add_argument(
-        "--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml, with other weights or embeddings"
-    )
+    parser.add_argument("--config", type=Path, default=DEFAULT_PATH, help="a network_config.yaml")
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, to count overruns")
-    parser.add_argument("--builtin", action="store_true", help="search by meaning too, with the builtin model")
+    parser.add_argument("--words", action="store_true", help="search by words alone, without the builtin model")
     parser.add_argument(
         "--by-url", action="store_true", help="search by meaning, with the builtin model behind a service on loopback"
     )
@@ -449,8 +447,8 @@ def main() -> None:
         parser.error(f"{error}")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        if arguments.builtin:
-            arguments.config = with_builtin(arguments.config, Path(folder))
+        if arguments.words:
+            arguments.config = with_embeddings(arguments.config, Path(folder), "off")
         if arguments.by_url:
             arguments.config = _by_url(arguments.config, Path(folder), stack)
         for name, of in sets.items():

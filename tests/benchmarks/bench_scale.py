@@ -29,7 +29,7 @@ import psutil
 import structlog
 
 from tests.benchmarks import scale_plot
-from tests.benchmarks.bench_recall import BUDGETS, Agent, clock_at, timed, with_builtin
+from tests.benchmarks.bench_recall import BUDGETS, Agent, clock_at, timed, with_embeddings
 from tests.benchmarks.generated_talk import TURNS, talk
 from tests.benchmarks.recall_baselines import any_word_of
 from tests.benchmarks.recall_set import FOLDERS, Question, Turn, load
@@ -294,10 +294,11 @@ def grow(
     """Yield the figures of one size after the other, and with vectors those of each."""
     for interactions in arguments.interactions:
         home = folder / f"{interactions}"
-        rows_per_s = _apart(fill, home, arguments.config, interactions)
-        yield _apart(measure, home, arguments.config, questions, more, interactions, rows_per_s)
+        config = with_embeddings(arguments.config, folder, "off")
+        rows_per_s = _apart(fill, home, config, interactions)
+        yield _apart(measure, home, config, questions, more, interactions, rows_per_s)
         if arguments.builtin:
-            config, texts = with_builtin(arguments.config, folder), interactions + len(more)
+            config, texts = with_embeddings(arguments.config, folder, "builtin"), interactions + len(more)
             embedded, embed_s = _apart(embed, home, config, texts, arguments.embed_s)
             if embedded < texts:
                 _apart(generate_vectors, home, config, texts)
