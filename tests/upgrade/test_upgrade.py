@@ -115,12 +115,19 @@ def first_of_lists(value: Any, then: Any) -> Any:
     return value[: len(then) - 1] if isinstance(then, list) and then else value
 
 
+def wait_until_indexed(client: Client) -> None:
+    """Wait until the agent, which serves meanwhile, has its index of words again."""
+    wait_until(lambda: client.call("health")["not_indexed"] == 0, PATIENCE_S, "the index is filled")
+
+
 @pytest.mark.parametrize("agent", [SDT, UMRA])
 def test_an_upgraded_agent_answers_as_before(volumes: Volumes, hosts: UpgradedHosts, agent: str) -> None:
     """What the version before answered about all that it kept, but for what depends on the moment."""
     questions = [each for each in volumes.asked if each["agent"] == agent]
     assert len(questions) >= 10
     with hosts.client(agent) as client:
+        if agent == UMRA:
+            wait_until_indexed(client)
         for each in questions:
             reply = lasting(client.call(each["action"], **each["fields"]))
             today, then = comparable(each["action"], json.loads(json.dumps(reply)), each["reply"])
@@ -217,6 +224,7 @@ def test_an_upgraded_memory_can_be_changed(volumes: Volumes, tmp_path: Path) -> 
         assert client.call("get_twin", user_id="carlo")["revision"] == 0
         client.call("release_memory", name=REVOKED)
         assert client.call("get_twin", user_id="carlo")["twin"] == {"hidden": True}
+        wait_until_indexed(client)
         found = [each["content"] for each in client.call("search_memory", query="chart pier", limit=100)["results"]]
     assert {"The older chart is wrong.", "Meet at pier 9 instead."} <= set(found)
 
