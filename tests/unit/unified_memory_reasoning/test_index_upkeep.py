@@ -418,7 +418,7 @@ def test_a_text_in_the_place_of_one_that_waits_is_added_once(older: Path) -> Non
         assert (bench.ids("again"), set(bench.ids("anew"))) == ([], {5, "m5"})
 
 
-def test_what_is_deleted_leaves_the_file_before_older_texts_are_added(older: Path) -> None:
+def test_deleted_texts_leave_the_file_before_older_are_added(older: Path) -> None:
     with SearchBench(older) as bench:
         for number in range(upkeep.MOST_AT_ONCE + 1):
             bench.interaction(f"zygomorphic {number}", session_id="gone")
@@ -437,7 +437,7 @@ def test_what_is_deleted_leaves_the_file_before_older_texts_are_added(older: Pat
         assert numbers(bench) == EVERY_NUMBER
 
 
-def test_other_forms_of_words_are_found_in_texts_that_are_added_later(tmp_path: Path) -> None:
+def test_other_forms_are_found_in_texts_that_are_added_later(tmp_path: Path) -> None:
     """As the terms of the index are kept in memory from the first search on."""
     make_older_volume(tmp_path / "db", contents=["nagpadala ako ng pera"])
     with SearchBench(tmp_path / "db") as bench:

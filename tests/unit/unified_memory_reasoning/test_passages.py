@@ -104,7 +104,7 @@ def test_a_long_text_is_found_by_what_one_passage_says(bench: SearchBench, kind:
     assert "passage" not in bench.ask(query="weather talk of the day")["results"][0]
 
 
-def test_the_passage_of_a_text_with_a_nul_is_the_one_that_was_found(bench: SearchBench) -> None:
+def test_a_text_with_a_nul_has_the_passage_that_was_found(bench: SearchBench) -> None:
     """A NUL ends a sentence as a space does, so that the index and the text have the same passages."""
     bench.interaction("We talked of the weather.\0" * 40 + "The kumquat is ripe. " + "We talked of it. " * 40)
     (found,) = bench.ask(query="kumquat")["results"]
