@@ -115,6 +115,21 @@ def test_a_speakers_name_counts_with_an_accent_and_without(bench: SearchBench) -
         assert bench.ids(query)[0] == his
 
 
+WORDS = "\u00c5ngstr\u00f6m na\u00efve stra\u00dfe \ufb01nance \u03bf\u03b4\u03cc\u03c2 \u039f\u0394\u039f\u03a3 \u0440\u0435\u043a\u0430 "
+WORDS += "\ud55c\uad6d\uc5b4 \u304c\u304e \u65e5\u672c\u8a9e \u4e2d \u0e44\u0e17\u0e22 C3PO"
+
+
+@pytest.mark.parametrize("word", WORDS.split())
+def test_a_word_of_any_script_counts_as_one(bench: SearchBench, word: str) -> None:
+    """It finds a text, in either case, and has its share of the score, as an English one has."""
+    plain = bench.interaction("the gateway is here")
+    other = bench.interaction(f"the {word} is here")
+    expected = similarities(bench, "gateway")
+    assert similarities(bench, word) == {other: expected[plain]}
+    for same in (word.lower(), word.upper()):
+        assert len(same) > len(word) or similarities(bench, same) == {other: expected[plain]}
+
+
 def test_a_stop_word_counts_half(bench: SearchBench) -> None:
     """And alone, it finds what has it."""
     both = bench.interaction("who am I, and xylophone")

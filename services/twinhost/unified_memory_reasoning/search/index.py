@@ -29,7 +29,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import (
 )
 from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, tokens_of
+from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, names_of
 
 MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room for others
 MOST_READ = 50_000  # passages with one of the words that a search reads
@@ -183,7 +183,7 @@ class SearchIndex:
         return Found(
             [word.term for word in words],
             [date for date, _ in dates],
-            {plain: weight for name, weight in weights.items() for plain in tokens_of(name)},
+            {plain: weight for name, weight in weights.items() for plain in names_of(name)},
             passages,
             others,
             [word for word in asked.order if word in found],

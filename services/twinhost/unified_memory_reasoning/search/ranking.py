@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import log
 
 from twinhost.unified_memory_reasoning.search.index import Date, Term
-from twinhost.unified_memory_reasoning.search.words import tokens_of
+from twinhost.unified_memory_reasoning.search.words import names_of, words_of
 
 MEANING = 0.04
 BEFORE, AFTER = 0.4, 0.2
@@ -76,8 +76,8 @@ class Words:
 
     def shares(self, texts: Sequence[str]) -> list[float]:
         """Return the BM25 of some texts, divided by the most that the words could give."""
-        tokens = [tokens_of(text) for text in texts]
-        alike = [token for token in set().union(*tokens) if token.startswith(self._beginnings)]
+        tokens = [words_of(text) for text in texts]
+        alike = [token for token in set().union(*tokens) if token.startswith(self._beginnings) or not token.isascii()]
         stem_of = dict(zip(alike, self._stems_of(alike), strict=True))
         stem_of = {token: stem for token, stem in stem_of.items() if stem in self._terms}
         average = sum(map(len, tokens)) / max(1, len(tokens)) or 1.0
@@ -140,7 +140,7 @@ class Ranker:
         dates = sum(date.weight for date in self._dates if not text.dates.isdisjoint(date.terms))
         speakers = 0.0
         if self._speakers:
-            speakers = sum(self._speakers.get(word, 0.0) for word in set(tokens_of(text.speaker)))
+            speakers = sum(self._speakers.get(word, 0.0) for word in set(names_of(text.speaker)))
         lent = max(shares) + max(nearness) + TERM * speakers / self._most
         return Fit(lent + TERM * dates / self._most, lent, text.parts[best].number)
 

@@ -192,8 +192,13 @@ def is_stop_word(word: str) -> bool:
     return _plain(word) in STOP_WORDS
 
 
-def tokens_of(text: str) -> list[str]:
-    """Return the words of a text in their order, in lower case and without accents."""
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in their order, in lower case."""
+    return _WORD.findall(_lower(text))
+
+
+def names_of(text: str) -> list[str]:
+    """Return the words of a name in their order, in lower case and without accents."""
     return _WORD.findall(_plain(_lower(text)))
 
 
@@ -242,11 +247,11 @@ def _without_english_suffix(word: str) -> list[str]:
 
 
 def _lower(text: str) -> str:
-    return unicodedata.normalize("NFC", text).casefold()
+    return unicodedata.normalize("NFC", text).lower()  # and not its folded case, which FTS5 has of single letters alone
 
 
 def _plain(word: str) -> str:
     """Return a text without accents, as the index compares it."""
     if word.isascii():
         return word
-    return _ACCENTS.sub("", unicodedata.normalize("NFD", word))
+    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))
