@@ -48,6 +48,7 @@ BUDGETS = (500, 2_000)  # tokens of a context
 QUERY_PREFIX, TEXT_PREFIX = "query: ", "passage: "
 ONE = "all"  # the session that has every turn, in the second store
 AGENT = "twinhost"
+PARTLY_EMBEDDED = "SELECT count(*) FROM embedded_texts WHERE embedded < passages"
 PLAIN = ("FTS5", "porter", "cosine", "fusion")  # of `recall_baselines`
 WAYS = (AGENT, *PLAIN)
 AT = (1, 5, K)
@@ -175,9 +176,12 @@ class Agent(Assembled):
                 with clock_at(turn.at):
                     self._places[self.add(session_id or place[0], turn)] = place
         self.embed(len(self._places))
+        while self._meaning is not None and self.database.value(PARTLY_EMBEDDED):
+            self._meaning.on_tick()
+            time.sleep(0.05)
 
     def embed(self, texts: int, within_s: float = math.inf) -> int:
-        """Wait until so many texts have a vector, or the time is over; return how many have one."""
+        """Wait until the first passages of so many texts have vectors, or the time is over; return of how many."""
         if self._meaning is None:
             return 0
         until = time.monotonic() + within_s
