@@ -25,7 +25,10 @@ _REPORTED_CHARACTERS = 256  # of a name or a text that an agent reports: no acti
 
 
 def fenced(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return results of `search_memory` as one fenced text, in their order; empty if there are none."""
+    """Return results of `search_memory` as one fenced text, in their order; empty if there are none.
+
+    Of a long result it has the passage that fits best.
+    """
     lines: list[str] = []
     before = ""
     for each in results:
@@ -35,6 +38,8 @@ def fenced(results: Iterable[Mapping[str, Any]]) -> str:
             lines.append(heading)
         before = heading
         content = f"{each['content']}{CUT}" if each["cut"] else each["content"]
+        if "passage" in each:
+            content = f"{CUT}{each['passage']}{CUT}"
         lines.append(lines_of(each["speaker"] or "", _kind(each), content))
     return "\n".join([OPENING, *lines, CLOSING]) if lines else ""
 

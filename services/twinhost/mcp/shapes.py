@@ -223,11 +223,15 @@ class Hit(msgspec.Struct, omit_defaults=True):
 
 
 class Hits(msgspec.Struct):
-    """`text` has the results between the lines of a fence; `more` is true if there are others."""
+    """`text` has the results between the lines of a fence; `more` is true if there are others.
+
+    `contradictions` has the ids of two results each that state different values of one thing.
+    """
 
     text: str
     results: list[Hit]
     more: bool
+    contradictions: list[list[str]] = []
 
 
 class Context(msgspec.Struct):

@@ -106,7 +106,8 @@ async def search_memory(agents: Agents, request: SearchMemory) -> Answer:
     found = await agents.memory("search_memory", **_given(request))
     text = fenced(found["results"])
     hits = [Hit(str(each["id"]), each["similarity"], each["session_id"] or "") for each in found["results"]]
-    return Answer(Hits(text, hits, found["more"]), [text or NOTHING])
+    pairs = [[str(number) for number in pair] for pair in found.get("contradictions", ())]
+    return Answer(Hits(text, hits, found["more"], pairs), [text or NOTHING])
 
 
 async def get_context(agents: Agents, request: GetContext) -> Answer:

@@ -616,6 +616,22 @@ def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) ->
         assert (ran.status, json.loads(ran.out)["code"]) == (1, "malformed_request"), words
 
 
+def test_a_search_shows_passages_and_contradictions(remembering: MemoryHosts, cli: Cli) -> None:
+    """Of a long text the part that fits, and which results state different values."""
+    with remembering.memory.memory.transaction():
+        for rent in (340, 355):
+            content = f"The rent of the box room is {rent} a month."
+            remembering.memory.interactions.add("s", "code", content, "agent")
+        long = "The valves were looked at for a while. " * 20
+        remembering.memory.interactions.add("s", "code", f"{long}The key hangs behind the cabinet. {long}", "agent")
+    ran = cli(remembering, "memory", "search", "rent", "of", "the", "box", "room")
+    assert "note: results 1 and 2 state different values" in ran.err.splitlines()
+    ran = cli(remembering, "memory", "search", "where", "is", "the", "key", "of", "the", "cabinet")
+    shown = " ".join(ran.out.split())
+    assert "key hangs behind the cabinet" in shown
+    assert len(shown) < 900
+
+
 def test_an_agents_key_may_do_none_of_it(remembering: MemoryHosts, cli: Cli, tmp_path: Path, older: list[str]) -> None:
     """They are an operator's actions."""
     remembering.folders["operator"] = remembering.folders["server"]

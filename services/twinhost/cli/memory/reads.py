@@ -35,6 +35,7 @@ Speaker = Annotated[str | None, typer.Option("--speaker", metavar="NAME", help="
 class Result(msgspec.Struct, frozen=True):
     """The shown part of one result of a search."""
 
+    id: int | str
     kind: str
     content: str
     timestamp: str
@@ -43,6 +44,7 @@ class Result(msgspec.Struct, frozen=True):
     session_id: str | None = None
     speaker: str | None = None
     cut: bool = False
+    passage: str | None = None
     valid_from: str | None = None
     valid_until: str | None = None
 
@@ -53,6 +55,7 @@ class Found(msgspec.Struct, frozen=True):
     results: tuple[Result, ...]
     more: bool
     words_left_out: tuple[str, ...] = ()
+    contradictions: tuple[tuple[int | str, int | str], ...] = ()
     without_meaning: str | None = None
     not_indexed: int = 0
 
@@ -113,12 +116,15 @@ def search(
                 result.session_id or "-",
                 result.written_by,
             ),
-            f"{_validity(result)}{result.content}" + ("\u2026" if result.cut else ""),
+            f"{_validity(result)}{_shown(result)}",
         )
         for result in found.results
     ]
     columns = ("when (UTC)", "similarity", "kind", "speaker", "session", "by")
     output.show(output.records(f"Found ({len(rows)})", columns, rows))
+    places = {result.id: place for place, result in enumerate(found.results, 1)}
+    for one, other in found.contradictions:
+        output.say("note:", output.WARN, f"results {places[one]} and {places[other]} state different values")
     if found.words_left_out and not rows:
         output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
     if found.without_meaning:
@@ -129,6 +135,13 @@ def search(
     if found.more:
         output.say("more:", output.FAINT, "there are further results; raise -n")
     return 0
+
+
+def _shown(result: Result) -> str:
+    """Return the content of a result; of a long one, the passage that fits best."""
+    if result.passage is not None:
+        return f"\u2026{result.passage}\u2026"
+    return f"{result.content}\u2026" if result.cut else result.content
 
 
 def context(
