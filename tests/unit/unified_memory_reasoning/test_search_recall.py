@@ -276,6 +276,14 @@ def test_what_is_later_lends_nothing(bench: SearchBench) -> None:
     assert later in similarities(bench, "ferry")
 
 
+def test_the_memories_of_a_day_leave_room_for_its_turns(bench: SearchBench) -> None:
+    """However many there are; of what fits alike, the newest comes first."""
+    said = bench.interaction("we spoke", age_days=days_ago(datetime(2026, 3, 14, 10, tzinfo=UTC)))
+    for number in range(100):
+        bench.memory(f"m-{number}", "somebody noted it", age_days=days_ago(datetime(2026, 3, 14, 9, tzinfo=UTC)))
+    assert bench.ids("What was on March 14?")[0] == said
+
+
 def test_a_memory_is_bounded_by_time_too(bench: SearchBench) -> None:
     bench.memory("m", "gateway", age_days=days_ago(datetime(2026, 3, 5, tzinfo=UTC)))
     assert bench.ids("gateway", until="2026-03-06") == ["m"]

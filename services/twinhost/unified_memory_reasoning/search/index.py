@@ -58,10 +58,11 @@ _HAS_KEYWORD = (
 )
 OF_SPEAKERS = "(?2 IS NULL OR speaker IN (SELECT value FROM json_each(?2)))"  # of `speakers_json`
 _IN_INDEX_ALONE = f"EXISTS (SELECT 1 FROM recall_removed WHERE id = {_ROW})"  # noqa: S608 - deleted: see `upkeep`
-_BY_WORDS, _NEWEST_FIRST = "bm25(recall_passages, 1.0, 0.0, 0.0)", "rowid DESC"
+_BY_WORDS = "TRUE ORDER BY bm25(recall_passages, 1.0, 0.0, 0.0)"
+_NEWEST_FIRST = (f"{_IS_INTERACTION} ORDER BY rowid DESC", f"NOT {_IS_INTERACTION} ORDER BY rowid DESC")
 _FITTING = (
     f"SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 AND ?2 <= ?3 AND NOT {_IN_INDEX_ALONE} "  # noqa: S608
-    "AND {} ORDER BY {} LIMIT ?4"
+    "AND {} AND {} LIMIT ?4"
 )
 _SAMPLED = (
     "SELECT count(*), min(rowid) FROM "
@@ -325,7 +326,7 @@ class _Lookup:
         searches = [(has_word := _any(words), _BY_WORDS)] if words else []
         for about in (dates, names):
             if about:
-                searches.append((_any(about), _NEWEST_FIRST))
+                searches += [(_any(about), of_table) for of_table in _NEWEST_FIRST]
             if words and about:
                 searches.append((f"({has_word}) AND ({_any(about)})", _BY_WORDS))
         scopes = [self._filtered] if self._others is None else [self._filtered, self._others]
