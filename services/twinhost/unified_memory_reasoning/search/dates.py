@@ -60,6 +60,7 @@ _EXPRESSIONS = [
 ]
 
 
+MOST_DATES = 8  # of a query; each costs a look into the index
 _DAY = "d%Y%m%d y%m%d"
 TERMS = f"strftime(' {_DAY} m%Y%m o%m', {{moment}}, 'unixepoch')"  # an SQL expression; {moment} in seconds since 1970
 _MOST_CHARACTERS = 2_000  # of a text, the first ones, in which days are looked for
@@ -97,18 +98,18 @@ class AskedDate:
 
 
 def dates_of(query: str, today: date) -> list[AskedDate]:
-    """Return the dates that a query names.
+    """Return the dates that a query names, each once; MOST_DATES of them count.
 
     Args:
         query: in lower case.
         today: what "yesterday" counts from.
     """
-    found: list[AskedDate] = []
+    found: dict[AskedDate, None] = {}
     for name, expression in _EXPRESSIONS:
         for match in expression.finditer(query):
-            found.append(_asked(name, match.groupdict(), today))
+            found[_asked(name, match.groupdict(), today)] = None
             query = query[: match.start()] + " " * len(match.group()) + query[match.end() :]
-    return found
+    return list(found)[:MOST_DATES]
 
 
 def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:
