@@ -50,20 +50,20 @@ _REACH = max(TURNS_BEFORE, TURNS_AFTER)  # turns before and after one that lend 
 _FEW = 3  # passages of a text that are all looked at
 _BESIDE_RESULTS = 40  # passages that are looked at, beside two for each result
 
-_TEXTS = (
-    "SELECT id AS row, speaker, {} AS moment, content, '' AS keywords, {} AS dates "  # noqa: S608 - of constants alone
-    "FROM interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
-    f"SELECT number + {MEMORY_ROWS}, '', {memory_moment('memories')}, content, CAST(keywords AS TEXT), "
-    f"{TERMS.format(moment=memory_moment('memories'))} "
-    f"FROM memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
+_MOMENT, _MEMORY_MOMENT = interaction_moment("visible_interactions"), memory_moment("visible_memories")
+_TEXTS = (  # that are visible now, which what is near in meaning may not be any more
+    f"SELECT id AS row, speaker, {_MOMENT} AS moment, content, '' AS keywords, {{}} AS dates "  # noqa: S608 - constants
+    "FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) UNION ALL "
+    f"SELECT number + {MEMORY_ROWS}, '', {_MEMORY_MOMENT}, content, CAST(keywords AS TEXT), "
+    f"{TERMS.format(moment=_MEMORY_MOMENT)} "
+    f"FROM visible_memories WHERE number IN (SELECT value - {MEMORY_ROWS} FROM json_each(?1))"
 )
-_MOMENT = interaction_moment("interactions")
-_WITH_DATES = _TEXTS.format(_MOMENT, f"{TERMS.format(moment=_MOMENT)} || {relative_terms('content', _MOMENT)}")
-_WITHOUT_DATES = _TEXTS.format(_MOMENT, "''")
+_WITH_DATES = _TEXTS.format(f"{TERMS.format(moment=_MOMENT)} || {relative_terms('content', _MOMENT)}")
+_WITHOUT_DATES = _TEXTS.format("''")
 _RESULT = "AS created, written_by, CAST(content AS BLOB) AS content"  # as bytes: a NUL doesn't end the content
 _INTERACTION = (
     f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT} "  # noqa: S608
-    "FROM interactions WHERE id = ?"
+    "FROM visible_interactions WHERE id = ?"
 )
 _MEMORY = (
     f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
