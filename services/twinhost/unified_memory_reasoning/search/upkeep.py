@@ -60,17 +60,23 @@ class IndexUpkeep:
         self._database = database
         self.not_indexed = int(database.value(NOT_INDEXED))
         self._merging = False  # whether a merge of all segments has begun
+        self._failed = False  # the last call
 
     def on_tick(self) -> None:
         """Do a part of it, on the thread that owns the database.
 
         Raises:
-            StoreUnavailable: it is not done; the next call tries again.
+            StoreUnavailable: it is not done; the next call but one tries again, so that what follows in a tick, such
+                as a restore, has its turn.
         """
+        if self._failed:
+            self._failed = False
+            return
         upto = dict(self._database.execute("SELECT of, upto FROM recall_filled WHERE upto > 0").fetchall())
         last = self._database.value("SELECT max(id) FROM recall_removed")
         if not upto and last is None:
             return
+        self._failed = True
         with self._database.transaction():
             if last:
                 self._merging = False
@@ -79,6 +85,7 @@ class IndexUpkeep:
                 self._merge()
             else:
                 self._fill(*upto.popitem())
+        self._failed = False
         self.not_indexed = int(self._database.value(NOT_INDEXED))
 
     def _fill(self, of: str, upto: int) -> None:
