@@ -10,7 +10,7 @@ place in the text.
 
 import re
 from collections.abc import Iterator
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -19,7 +19,9 @@ SIZE = 400  # characters
 MOST = 1_024  # passages of a text; the last one has the rest
 
 _LONGEST = 300  # characters of a sentence
-_ends = re.compile(r"[.!?\u2026](?=\s)|[\n\r]")
+_MARKS = r"[.!?\u2026\n\r]"  # at the beginning of an expression: the search skips other characters
+_ends = re.compile(rf"{_MARKS}(?:(?<=[\n\r])|(?=\s))")
+_ends_backwards = re.compile(rf"{_MARKS}(?:(?<=[\n\r])|(?<=\s.))")
 
 
 class Passage(NamedTuple):
@@ -36,34 +38,54 @@ def passages_of(text: str) -> list[Passage]:
 
 def each_passage(text: str) -> Iterator[Passage]:
     """Yield the passages of a text, in their order; the first ones of a long text cost no reading of the others."""
-    if len(text) <= SIZE:
-        yield Passage(0, len(text))
-        return
-    begins = last_begins = count = 0  # where the passage so far begins, and its last sentence; the passages before it
-    for sentence_begins, sentence_ends in pairwise(_breaks(_without_nul(text))):
-        if sentence_ends - begins > SIZE and sentence_begins > begins and count < MOST - 1:
-            yield Passage(begins, sentence_begins)
-            count += 1
-            is_short = last_begins > begins and sentence_begins - last_begins < SIZE // 2
-            begins = last_begins if is_short else sentence_begins
-        last_begins = sentence_begins
-    yield Passage(begins, len(text))
+    begins = before = 0  # where the passage begins, and where the one before it ends
+    bare = text if len(text) <= SIZE else _without_nul(text)
+    for _ in range(MOST - 1):
+        if len(bare) - begins <= SIZE:
+            break
+        end = _last_end(bare, before, begins + SIZE)
+        end = end if end > before else _next_end(bare, before)
+        if end == len(bare):
+            break
+        yield Passage(begins, end)
+        last_begins = _last_end(bare, begins, end - 1)
+        begins = last_begins if begins < last_begins and end - last_begins < SIZE // 2 else end
+        before = end
+    yield Passage(begins, len(bare))
 
 
 def sentences_of(text: str) -> list[Passage]:
     """Return the sentences of a text, in their order."""
-    return [Passage(*sentence) for sentence in pairwise(_breaks(text))]
+    ends = [0]
+    while ends[-1] < len(text):
+        ends.append(_next_end(text, ends[-1]))
+    return [Passage(*sentence) for sentence in pairwise(ends)]
 
 
-def _breaks(text: str) -> Iterator[int]:
-    """Yield where a text begins, where its sentences end, and where it ends."""
-    yield (begins := 0)
-    for end in chain((mark.end() for mark in _ends.finditer(text)), [len(text)]):
-        while end - begins > _LONGEST:
-            space = text.rfind(" ", begins + 1, begins + _LONGEST)
-            yield (begins := begins + _LONGEST if space < 0 else space + 1)
-        if end > begins:
-            yield (begins := end)
+def _next_end(text: str, begins: int) -> int:
+    """Return where a sentence ends, which begins before the end of the text."""
+    found = _ends.search(text, begins, begins + _LONGEST + 1)
+    end = found.end() if found else len(text)
+    if end - begins <= _LONGEST:
+        return end
+    space = text.rfind(" ", begins + 1, begins + _LONGEST)
+    return begins + _LONGEST if space < 0 else space + 1
+
+
+def _last_end(text: str, begins: int, most: int) -> int:
+    """Return where the last sentence ends that does so up to a place before the end of the text.
+
+    Args:
+        text: the text.
+        begins: where a sentence begins; returned if it ends later.
+        most: the place.
+    """
+    backwards = text[begins : most + 1][::-1]  # the first character may follow the last sentence
+    if (found := _ends_backwards.search(backwards, 1)) is not None:
+        begins = most + 1 - found.start()
+    while (end := _next_end(text, begins)) <= most:  # parts of a very long sentence
+        begins = end
+    return begins
 
 
 def texts_of_passages(text: str) -> str:
