@@ -1,10 +1,13 @@
 """What one search may cost, whatever its query and the stored texts are."""
 
 import time
+import tracemalloc
 from datetime import date
+from pathlib import Path
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.unified_memory_reasoning.search.dates import MOST_DATES, AskedDate, dates_of
 from twinhost.unified_memory_reasoning.search.passages import passages_of
 
@@ -37,3 +40,19 @@ def test_a_text_of_tiny_sentences_is_divided_as_fast_as_prose(sentence: str) -> 
     prose = "We talked of the weather. " * 2_500
     tiny = sentence * (len(prose) // len(sentence))
     assert divided_in_s(tiny) < 2 * divided_in_s(prose)
+
+
+def test_a_search_holds_some_of_many_long_texts(tmp_path: Path) -> None:
+    """Of each, a character in it that takes four bytes makes it four times as large."""
+    text = "\U0001f600" + "We talked of the weather. " * 2_400
+    with SearchBench(tmp_path / "db") as bench:
+        with bench.database.transaction():
+            for number in range(150):
+                bench.interaction(f"{text} zygomorphic {number}")
+        assert bench.ids("zygomorphic 149")[0] == 150
+        tracemalloc.start()
+        found = bench.ask(query="zygomorphic", limit=100)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (len(found["results"]) > 6, found["more"]) == (True, True)
+    assert peak < 60 * 4 * len(text)

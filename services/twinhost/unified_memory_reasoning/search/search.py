@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
@@ -48,6 +48,8 @@ _DIGITS = 6  # of a score
 MOST_SPREAD = 30  # texts, the best by themselves, whose neighbours are looked at
 _REACH = max(TURNS_BEFORE, TURNS_AFTER)  # turns before and after one that lend it something, or get something of it
 _FEW = 3  # passages of a text that are all looked at
+_MOST_CHARACTERS = 2_000_000  # of the texts that are found in one way; a reply has room for a tenth of them
+_TOGETHER = 16  # texts that are read together
 _BESIDE_RESULTS = 40  # passages that are looked at, beside two for each result
 
 _MOMENT, _MEMORY_MOMENT = interaction_moment("visible_interactions"), memory_moment("visible_memories")
@@ -187,8 +189,12 @@ class Search:
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
         found = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]
-        places = _places_of([*found.passages, *found.others, *by_meaning])
-        texts = self._texts(places, with_dates=bool(found.dates))
+        ways = (found.passages, found.others, by_meaning)
+        places = _places_of(chain.from_iterable(ways))
+        texts: dict[int, _Text] = {}
+        for numbers in ways:
+            further = [row for row in _places_of(numbers) if row not in texts]
+            texts |= self._texts(further, with_dates=bool(found.dates))
         words = Words(found.terms, self._index.vocabulary.stems)
         ranker = Ranker(words, found.dates, found.speakers, self._index.passages())
         own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
@@ -212,8 +218,17 @@ class Search:
         return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out, words.shares)
 
     def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
+        """Return texts by row; not the last ones, if they are very long."""
         sql = _WITH_DATES if with_dates else _WITHOUT_DATES
-        return {text.row: text for text in self._database.select(_Text, sql, (json.dumps(list(rows)),))}
+        wanted, texts, characters = list(rows), dict[int, _Text](), 0
+        for start in range(0, len(wanted), _TOGETHER):
+            if characters > _MOST_CHARACTERS:
+                break
+            some = json.dumps(wanted[start : start + _TOGETHER])
+            for text in self._database.select(_Text, sql, (some,)):
+                texts[text.row] = text
+                characters += len(text.content)
+        return texts
 
     def _scored(
         self, texts: list[_Text], relevance: Mapping[int, float], own: Mapping[int, Fit], now: float
