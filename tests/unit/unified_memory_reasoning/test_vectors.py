@@ -582,3 +582,17 @@ def test_without_vectors_there_is_no_meaning() -> None:
     ):
         assert not nothing
         assert (nothing.of([MOST]), nothing.of_texts([1]), list(nothing.nearest)) == ({}, {}, [])
+
+
+def test_a_text_whose_rest_is_refused_is_not_sent_again_and_again(
+    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if so many were refused that no more are noted."""
+    monkeypatch.setattr(embed_threads, "_MOST_REFUSED", 0)
+    bench.service.refuses = "poison"
+    bench.interaction(f"{story('of Ana')} poison")
+    bench.interaction("rice is ready")
+    bench.embed(2)
+    wait_until(lambda: any("poison" in text for text in bench.service.texts()), PATIENCE_S, "the rest is sent")
+    time.sleep(3 * embed_threads._POLL_S)
+    assert sum("poison" in text for text in bench.service.texts()) <= 3

@@ -352,7 +352,7 @@ class Texts(Worker):
                 self._embed(texts, FIRST)
             elif (text := self._next_rest(reader)) is not None:
                 self._embed([text], text.embedded + _REST, reader)
-                if text.embedded + len(text.made) < len(text.passages):
+                if text.made and text.embedded + len(text.made) < len(text.passages):
                     self._rests.add(*text.place)
             else:
                 return
