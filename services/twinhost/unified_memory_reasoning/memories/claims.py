@@ -29,6 +29,7 @@ from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, sign
 
 MAX_CHARACTERS = 4_096
 MOST_COMPARED = 20  # texts, each with each other
+COMPARED_CHARACTERS = 1_000  # of each: more than a passage has
 MOST_VALUES = 24  # of a text
 MOST_WORDS = 64  # of a sentence
 LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
@@ -132,7 +133,7 @@ def contradict(one: Claims, other: Claims) -> bool:
 
 def contradictions(texts: Sequence[tuple[Id, str]]) -> list[list[Id]]:
     """Return the pairs of texts, by their ids, that contradict each other; the first MOST_COMPARED are compared."""
-    claims = [(of, claims_of(text)) for of, text in texts[:MOST_COMPARED]]
+    claims = [(of, claims_of(text[:COMPARED_CHARACTERS])) for of, text in texts[:MOST_COMPARED]]
     return [
         [one, other] for (one, of_one), (other, of_other) in combinations(claims, 2) if contradict(of_one, of_other)
     ]
