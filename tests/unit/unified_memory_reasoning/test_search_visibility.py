@@ -19,7 +19,7 @@ def near_to(*rows: int) -> Nearness:
     return Nearness(list(zip(numbers, nears, strict=True)), 0.1, np.asarray(numbers), np.asarray(nears))
 
 
-def test_a_text_that_is_quarantined_while_a_search_waits_lends_nothing(tmp_path: Path) -> None:
+def test_a_text_quarantined_during_a_search_lends_nothing(tmp_path: Path) -> None:
     """Nor is it a reason to look at the turns around it."""
     with SearchBench(tmp_path / "db") as bench:
         search = Search(bench.database)
