@@ -935,8 +935,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
 
         `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored.
         `as_of` searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity`
-        are left out. With `keyword`, the results are memories that have it. `speaker` and `keyword` are compared
-        without case.
+        are left out; no value of it tells whether one answers. With `keyword`, the results are memories that have it.
+        `speaker` and `keyword` are compared without case.
 
         Limits: `query` 1 to 4,096 characters; `session_id` 1 to 256 characters; `speaker` 1 to 256 characters; `limit`
         1 to 100, 10 if omitted; `since` 1 to 64 characters or 0 to 100,000,000,000; `until` 1 to 64 characters or 0 to

@@ -91,7 +91,14 @@ def search(
     as_of: Annotated[str | None, typer.Option("--as-of", metavar="TIME", help="Search as at that time.")] = None,
     least: Annotated[
         float,
-        typer.Option("--min-similarity", metavar="S", min=0, max=1, callback=not_nan, help="Leave out weaker results."),
+        typer.Option(
+            "--min-similarity",
+            metavar="S",
+            min=0,
+            max=1,
+            callback=not_nan,
+            help="Leave out results below S. No S tells whether one answers.",
+        ),
     ] = 0.0,
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,
     as_json: AsJson = False,

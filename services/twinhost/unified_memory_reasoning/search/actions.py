@@ -32,7 +32,8 @@ class SearchMemory(Request, tag="search_memory"):
 
     `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
     searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
-    out. With `keyword`, the results are memories that have it. `speaker` and `keyword` are compared without case.
+    out; no value of it tells whether one answers. With `keyword`, the results are memories that have it. `speaker` and
+    `keyword` are compared without case.
     """
 
     query: QUERY

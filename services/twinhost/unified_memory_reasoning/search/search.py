@@ -77,6 +77,7 @@ class SearchResult(TypedDict):
     """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
     `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
+    Neither tells whether a result answers the query.
     An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
     given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
     that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
