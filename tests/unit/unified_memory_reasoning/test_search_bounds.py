@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
-from twinhost.unified_memory_reasoning.memories.claims import contradictions
+from twinhost.unified_memory_reasoning.memories.claims import MOST_PAIRS, contradictions
 from twinhost.unified_memory_reasoning.search.dates import MOST_DATES, AskedDate, dates_of
 from twinhost.unified_memory_reasoning.search.passages import passages_of
 
@@ -63,3 +63,12 @@ def test_contradictions_are_looked_for_where_texts_begin() -> None:
     """20 texts of 4 KB each, with a value in every third place, took 160 ms."""
     low, high, late = (f"The rent of the box room is now {value} a month." for value in (340, 355, 360))
     assert contradictions([(1, low), (2, high), (3, "We talked of it. " * 100 + late)]) == [[1, 2]]
+
+
+def test_results_that_all_contradict_each_other_fit_into_a_reply(tmp_path: Path) -> None:
+    with SearchBench(tmp_path / "db", max_reply_bytes=65_536) as bench:
+        for number in range(20):
+            rent = f"The rent of the box room is now {340 + number} a month. "
+            bench.memory(f"{number:0128}", rent + "We talked of it. " * 50)
+        found = bench.ask(query="the rent of the box room", limit=20)
+    assert (found["status"], len(found["contradictions"])) == ("ok", MOST_PAIRS)

@@ -21,7 +21,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, islice
 from typing import NamedTuple, TypeVar
 
 from twinhost.unified_memory_reasoning.conversations.wording import NO_TITLE
@@ -29,6 +29,7 @@ from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, sign
 
 MAX_CHARACTERS = 4_096
 MOST_COMPARED = 20  # texts, each with each other
+MOST_PAIRS = 20  # that are named: a reply has room for them
 COMPARED_CHARACTERS = 1_000  # of each: more than a passage has
 MOST_VALUES = 24  # of a text
 MOST_WORDS = 64  # of a sentence
@@ -132,11 +133,14 @@ def contradict(one: Claims, other: Claims) -> bool:
 
 
 def contradictions(texts: Sequence[tuple[Id, str]]) -> list[list[Id]]:
-    """Return the pairs of texts, by their ids, that contradict each other; the first MOST_COMPARED are compared."""
+    """Return the pairs of texts, by their ids, that contradict each other, at most MOST_PAIRS.
+
+    Args:
+        texts: the first MOST_COMPARED are compared.
+    """
     claims = [(of, claims_of(text[:COMPARED_CHARACTERS])) for of, text in texts[:MOST_COMPARED]]
-    return [
-        [one, other] for (one, of_one), (other, of_other) in combinations(claims, 2) if contradict(of_one, of_other)
-    ]
+    pairs = ([one, other] for (one, says), (other, denies) in combinations(claims, 2) if contradict(says, denies))
+    return list(islice(pairs, MOST_PAIRS))
 
 
 def _denied(one: Claims, other: Claims) -> frozenset[Value]:
