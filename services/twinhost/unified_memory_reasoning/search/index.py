@@ -32,7 +32,7 @@ from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabu
 from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, names_of
 
 MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room for others
-MOST_READ = 50_000  # passages with one of the words that a search reads
+MOST_READ = 10_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language
