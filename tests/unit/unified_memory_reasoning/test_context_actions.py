@@ -681,9 +681,6 @@ def test_the_budget_is_kept_by_a_tokenizer_file(bench: ContextBench) -> None:
         def beginning(self, text: str, most: int) -> str:
             return text[:most]
 
-        def ending(self, text: str, most: int) -> str:
-            return text[len(text) - min(most, len(text)) :]
-
     bench.tokens = Characters()
     bench.reopen()
     for number in range(60):

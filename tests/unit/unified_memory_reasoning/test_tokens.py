@@ -106,15 +106,6 @@ def test_a_beginning_fits(text: str, most: int) -> None:
     assert begun == text or ESTIMATE.count(text) > most
 
 
-@given(TEXTS, st.integers(0, 40))
-def test_an_ending_fits(text: str, most: int) -> None:
-    """As a beginning does."""
-    ended = ESTIMATE.ending(text, most)
-    assert text.endswith(ended)
-    assert ESTIMATE.count(ended) <= most
-    assert ended == text or ESTIMATE.count(text) > most
-
-
 @given(TEXTS, TEXTS)
 def test_lines_have_the_tokens_of_each(one: str, other: str) -> None:
     """So that a text is counted line by line."""
@@ -155,10 +146,6 @@ def test_a_file_counts_the_whole_text(file: Path) -> None:
         assert all(text.startswith(each) for each in cut)
         assert all(counter.count(each) <= most for most, each in enumerate(cut))
         assert cut == sorted(cut, key=len)
-        ends = [counter.ending(text, most) for most in range(12)]
-        assert all(text.endswith(each) for each in ends)
-        assert all(counter.count(each) <= most for most, each in enumerate(ends))
-        assert ends == sorted(ends, key=len)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff\xfe", b"{}", json.dumps({"model": {"type": "x"}}).encode()])

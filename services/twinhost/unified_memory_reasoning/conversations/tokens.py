@@ -14,7 +14,6 @@ docs/explanation/recall.md has what was measured with public tokenizers.
 
 import importlib
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,9 +35,6 @@ class Tokens(Protocol):
     def beginning(self, text: str, most: int) -> str:
         """Return a beginning of a text with at most `most` tokens, as long as can be."""
 
-    def ending(self, text: str, most: int) -> str:
-        """Return an end of a text with at most `most` tokens, as long as can be."""
-
 
 class Estimate:
     """Counts by the rule of this module."""
@@ -47,24 +43,11 @@ class Estimate:
         return sum(map(_tokens_of, _piece.findall(text)))
 
     def beginning(self, text: str, most: int) -> str:
-        for end, tokens in self._pieces(text):
-            if tokens > most:
-                return text[:end]
-            most -= tokens
+        for piece in _piece.finditer(text):
+            most -= _tokens_of(piece[0])
+            if most < 0:
+                return text[: piece.start()]
         return text
-
-    def ending(self, text: str, most: int) -> str:
-        begins = len(text)
-        for begin, tokens in reversed(list(self._pieces(text))):
-            if tokens > most:
-                break
-            begins, most = begin, most - tokens
-        return text[begins:]
-
-    @staticmethod
-    def _pieces(text: str) -> Iterator[tuple[int, int]]:
-        """Yield where each piece begins, and its tokens."""
-        return ((piece.start(), _tokens_of(piece[0])) for piece in _piece.finditer(text))
 
 
 @lru_cache(maxsize=16_384)
@@ -97,14 +80,6 @@ class Tokenizer:
             if len(offsets) <= most:
                 return text
             text = text[: min(offsets[most][0], len(text) - 1)]
-
-    def ending(self, text: str, most: int) -> str:
-        """Cut where a token begins, as `beginning` does where one ends."""
-        while True:
-            offsets = self._encoded(text).offsets
-            if len(offsets) <= most:
-                return text
-            text = text[max(offsets[len(offsets) - most][0], 1) :] if most else ""
 
     def _encoded(self, text: str) -> Any:
         return self._library.encode(text, add_special_tokens=False)
