@@ -12,7 +12,6 @@ from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.unified_memory_reasoning.search.dates import dates_of
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, SearchIndex
 from twinhost.unified_memory_reasoning.search.ranking import SHORT
-from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.search.words import asked_in
 
 DAY_S = 86_400.0
@@ -305,14 +304,3 @@ def test_a_wrong_filter_is_named(bench: SearchBench, fields: dict[str, Any], sen
     reply = bench.ask(query="gateway", **fields)
     assert reply["code"] == "malformed_request"
     assert sentence in reply["error"]
-
-
-def test_best_returns_interactions_with_similarity(bench: SearchBench) -> None:
-    number = bench.interaction("the gateway is open", session_id="a")
-    bench.interaction("the gateway is shut", session_id="b")
-    bench.memory("m", "gateway")
-    search = Search(bench.database)
-    ((found, similarity),) = search.best("gateway", session_id="a")
-    assert (found, 0 < similarity < 1) == (number, True)
-    assert len(search.best("gateway")) == 2
-    assert len(search.best("gateway", limit=1)) == 1

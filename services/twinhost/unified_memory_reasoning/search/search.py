@@ -158,17 +158,6 @@ class Search:
         self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
         self._index = SearchIndex(database)
 
-    def best(self, query: str, *, session_id: str | None = None, limit: int = 10) -> list[tuple[int, float]]:
-        """Return the ids of the interactions that fit a query best, with their similarity, best first.
-
-        Args:
-            query: any text.
-            session_id: only interactions of this session; of all sessions if None.
-            limit: the most ids.
-        """
-        rows = self.rank(query, Filters(session_id=session_id)).rows
-        return [(ranked.row, ranked.similarity) for ranked in rows if ranked.row < MEMORY_ROWS][:limit]
-
     def rank(
         self,
         query: str,
