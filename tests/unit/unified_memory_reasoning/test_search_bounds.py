@@ -72,3 +72,13 @@ def test_results_that_all_contradict_each_other_fit_into_a_reply(tmp_path: Path)
             bench.memory(f"{number:0128}", rent + "We talked of it. " * 50)
         found = bench.ask(query="the rent of the box room", limit=20)
     assert (found["status"], len(found["contradictions"])) == ("ok", MOST_PAIRS)
+
+
+@pytest.mark.parametrize("moment", ["0001-01-01", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("name", ["since", "until", "as_of"])
+def test_a_search_at_the_ends_of_time_is_answered(tmp_path: Path, name: str, moment: str) -> None:
+    """Also if its query names the day before."""
+    with SearchBench(tmp_path / "db") as bench:
+        number = bench.interaction("the gateway is open")
+        is_all = (name == "since") == (moment < "1970")
+        assert bench.ids("gateway yesterday", **{name: moment}) == ([number] if is_all else [])

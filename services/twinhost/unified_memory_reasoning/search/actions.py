@@ -133,12 +133,12 @@ def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[F
 
 
 def _seconds(value: str | float | None, name: str) -> float | None:
-    """Return a time in seconds since the epoch; without a time zone it is in UTC."""
+    """Return a time in seconds since the epoch, before which nothing occurred; without a time zone it is in UTC."""
     if value is None or isinstance(value, float):
         return value
     try:
         moment = datetime.fromisoformat(value)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         raise MalformedRequest(
             f"Expected a time in ISO-8601 or seconds since the epoch, got {value!r} - at `$.{name}`"
