@@ -340,13 +340,11 @@ def main() -> None:
         print(f"| {' | '.join(cell(with_vectors) for cell in COLUMNS_BY_MEANING.values())} |")
     if arguments.plot:
         lines = {
-            "search_memory, p50": [(grown.interactions, statistics.median(grown.search)) for grown in words],
-            "FTS5's plainest query, p50": [(grown.interactions, statistics.median(grown.plain)) for grown in words],
-            "search_memory by meaning, p50": [
-                (grown.interactions, statistics.median(grown.search)) for grown in meaning
-            ],
+            "search by words": [(grown.interactions, statistics.median(grown.search)) for grown in words],
+            "FTS5's own query": [(grown.interactions, statistics.median(grown.plain)) for grown in words],
+            "search by meaning": [(grown.interactions, statistics.median(grown.search)) for grown in meaning],
         }
-        title = "Time of a search by the number of interactions"
+        title = "Median time of a search by the number of interactions"
         arguments.plot.write_text(scale_plot.svg(title, {name: line for name, line in lines.items() if line}, "ms"))
 
 

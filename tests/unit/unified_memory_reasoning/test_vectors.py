@@ -584,9 +584,7 @@ def test_without_vectors_there_is_no_meaning() -> None:
         assert (nothing.of([MOST]), nothing.of_texts([1]), list(nothing.nearest)) == ({}, {}, [])
 
 
-def test_a_text_whose_rest_is_refused_is_sent_once(
-    bench: MeaningBench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_whose_rest_is_refused_is_sent_once(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if so many were refused that no more are noted."""
     monkeypatch.setattr(embed_threads, "_MOST_REFUSED", 0)
     bench.service.refuses = "poison"
