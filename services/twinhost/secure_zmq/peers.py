@@ -21,7 +21,7 @@ from twinhost.secure_zmq.certificates import (
     read_folders,
 )
 from twinhost.secure_zmq.errors import LimitReached
-from twinhost.secure_zmq.keys import UNLIMITED, Certificate, PublicKey, fingerprint_of
+from twinhost.secure_zmq.keys import Certificate, PublicKey, fingerprint_of
 from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)
@@ -114,17 +114,14 @@ class AuthorizedPeers:
         `raw_key` is the public key as the handshake shows it; one that is not 32 bytes long is not authorised.
         """
         now = time.time() if now is None else now
-        peer = self._snapshot.by_key.get(raw_key)
-        return self.judge_fingerprint(fingerprint_of(raw_key), now) if peer is None else _judged(peer, now)
+        snapshot = self._snapshot
+        peer = snapshot.by_key.get(raw_key)
+        return _judged(snapshot, peer, fingerprint_of(raw_key) if peer is None else peer.fingerprint, now)
 
     def judge_fingerprint(self, fingerprint: str, now: float) -> Peer | Refusal:
         """Judge a key by its fingerprint, as `judge()` does; called for every message."""
         snapshot = self._snapshot
-        peer = snapshot.by_fingerprint.get(fingerprint)
-        if peer is None:
-            revoked = fingerprint in snapshot.contents.revoked
-            return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
-        return peer if peer.validity is UNLIMITED else _judged(peer, now)
+        return _judged(snapshot, snapshot.by_fingerprint.get(fingerprint), fingerprint, now)
 
     def find(self, raw_key: bytes) -> Peer | None:
         """Return the peer of a public key that is authorised at this moment."""
@@ -349,7 +346,11 @@ def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
     return {folder: each.place for folder, each in seen.items()}
 
 
-def _judged(peer: Peer, now: float) -> Peer | Refusal:
+def _judged(snapshot: _Snapshot, peer: Peer | None, fingerprint: str, now: float) -> Peer | Refusal:
+    """Return a peer, or why its key is refused: at a handshake, and at every message of an open session."""
+    if peer is None:
+        revoked = fingerprint in snapshot.contents.revoked
+        return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
     if peer.validity.holds(now):
         return peer
     return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID

@@ -8,6 +8,7 @@ import zmq
 
 from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from twinhost.secure_zmq import peers as peers_module
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
@@ -72,6 +73,20 @@ def test_a_message_under_an_expired_key_says_that_it_expired(tmp_path: Path, clo
     path.unlink()
     peers.reload()
     with pytest.raises(PeerNotLive, match="the key of agent is no longer authorised here"):
+        sessions.caller_of(b"a", frame, NOW)
+
+
+def test_a_new_cause_refuses_at_both_doors(tmp_path: Path, clock: WallClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Added where the page says, it refuses handshakes, and ends an open session of a key without dates too."""
+    pair = new_pair("agent")
+    authorize(tmp_path, pair)
+    peers = AuthorizedPeers([tmp_path])
+    sessions = SecuredSessions(peers)
+    frame = cast("zmq.Frame", AuthenticatedFrame(pair))
+    sessions.caller_of(b"a", frame, NOW)
+    monkeypatch.setattr(peers_module, "_judged", lambda *_: Outcome.KEY_REVOKED)
+    assert peers.judge(pair.public.raw) is Outcome.KEY_REVOKED
+    with pytest.raises(PeerNotLive):
         sessions.caller_of(b"a", frame, NOW)
 
 
