@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint install wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -102,6 +102,11 @@ test-ready: image venv
 
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
+
+generate: venv ## write the list of actions, the typed clients and the list of public names again, from the code
+	@.venv/bin/python scripts/write_actions.py
+	@.venv/bin/python scripts/write_clients.py
+	@PYTHONPATH=services:. .venv/bin/python tests/unit/clients/test_public_api.py
 
 install: ## put the package alone into .venv, for programs and commands
 	@scripts/setup/venv.sh package

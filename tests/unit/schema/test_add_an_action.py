@@ -30,13 +30,15 @@ from twinhost.system_digital_twin.registry import actions as registry_actions
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/add-an-action.md"
+# So that the page can be followed literally while these tests stay.
+RENAMED = {"get_uptime": "get_the_uptime", "GetUptime": "GetTheUptime", "Uptime": "TheUptime"}
 
 
-class GetUptime(Request, tag="get_uptime"):
+class GetTheUptime(Request, tag="get_the_uptime"):
     """Return how long this agent has been running, in seconds."""
 
 
-class Uptime(Success):
+class TheUptime(Success):
     """The time since the agent started, in seconds."""
 
     uptime_s: float
@@ -49,13 +51,14 @@ class UptimeActions(Feature):
         self._started = time.monotonic()
 
     @action()
-    def uptime(self, request: GetUptime, caller: Caller) -> Uptime:
+    def uptime(self, request: GetTheUptime, caller: Caller) -> TheUptime:
         return {"status": SUCCESS, "uptime_s": round(time.monotonic() - self._started, 3)}
 
 
 def blocks(language: str) -> list[str]:
-    """Return the page's code in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+    """Return the page's code in a language, with other names."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.S | re.M)
+    return [re.sub("|".join(rf"\b{name}\b" for name in RENAMED), lambda name: RENAMED[name[0]], code) for code in found]
 
 
 def feature_of_the_page() -> Feature:
@@ -104,44 +107,44 @@ def running(home: Path, feature: Feature, grants: Mapping[str, list[str]]) -> It
 def test_a_new_action_is_called_with_a_grant(tmp_path: Path, feature: Feature) -> None:
     """By an agent, with the line that the page adds to the grants; the reply is what its type says."""
     with running(tmp_path, feature, grants_of_the_page()) as agent:
-        first = agent.ask("get_uptime", UMRA)
+        first = agent.ask("get_the_uptime", UMRA)
         assert first.keys() == {"status", "uptime_s"}
-        assert agent.ask("get_uptime", UMRA)["uptime_s"] >= first["uptime_s"] >= 0
-        assert agent.ask("get_uptime", UMRA, since=1)["ignored_fields"] == ["since"]
+        assert agent.ask("get_the_uptime", UMRA)["uptime_s"] >= first["uptime_s"] >= 0
+        assert agent.ask("get_the_uptime", UMRA, since=1)["ignored_fields"] == ["since"]
 
 
 def test_a_new_action_is_refused_without_a_grant(tmp_path: Path, feature: Feature) -> None:
     """To everybody but operators, who may call every action."""
     with running(tmp_path, feature, {}) as agent:
-        assert agent.ask("get_uptime", UMRA)["code"] == "not_granted"
-        assert agent.ask("get_uptime", OPERATOR)["status"] == "success"
+        assert agent.ask("get_the_uptime", UMRA)["code"] == "not_granted"
+        assert agent.ask("get_the_uptime", OPERATOR)["status"] == "success"
 
 
 def test_a_new_action_is_in_the_schemas(feature: Feature) -> None:
     """Of requests and of replies, with the sentences of its types; its options are those of the decorator."""
-    declared = declarations_of(twin.NAME)["get_uptime"]
+    declared = declarations_of(twin.NAME)["get_the_uptime"]
     assert (declared.method, declared.options) == (
         "uptime",
         {"mutates": False, "apart": False, "forwardable": False},
     )
-    request = schema_of(twin.NAME)["$defs"]["GetUptime"]
-    assert request["properties"]["action"] == {"enum": ["get_uptime"]}
-    assert request["description"] == GetUptime.__doc__
+    request = schema_of(twin.NAME)["$defs"]["GetTheUptime"]
+    assert request["properties"]["action"] == {"enum": ["get_the_uptime"]}
+    assert request["description"] == GetTheUptime.__doc__
     replies = replies_of(twin.NAME)
-    assert {"$ref": "#/$defs/Uptime"} in replies["properties"]["get_uptime"]["anyOf"]
-    assert replies["$defs"]["Uptime"]["properties"]["uptime_s"] == {"type": "number"}
+    assert {"$ref": "#/$defs/TheUptime"} in replies["properties"]["get_the_uptime"]["anyOf"]
+    assert replies["$defs"]["TheUptime"]["properties"]["uptime_s"] == {"type": "number"}
 
 
 def test_explain_shows_a_new_action(feature: Feature) -> None:
     """With its sentence and a command that can be copied."""
     schema = schema_of_agent(twin.NAME)
     assert schema is not None
-    assert schema.description("get_uptime") == GetUptime.__doc__
+    assert schema.description("get_the_uptime") == GetTheUptime.__doc__
     application = typer.Typer()
     application.command()(explain)
-    shown = CliRunner().invoke(application, [twin.NAME, "get_uptime"])
+    shown = CliRunner().invoke(application, [twin.NAME, "get_the_uptime"])
     assert shown.exit_code == 0, shown.output
-    for part in ("Return how long this agent has been running", f"./twinhost call {twin.NAME} get_uptime"):
+    for part in ("Return how long this agent has been running", f"./twinhost call {twin.NAME} get_the_uptime"):
         assert part in shown.output
 
 
