@@ -478,7 +478,8 @@ WRONG_ARGUMENTS: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"query": ""}, 'the argument `query` must be a string of at least 1 character, and is ""'),
         (
             {"query": "x", "since": "soon"},
-            "Expected a time in ISO-8601 or seconds since the epoch, got 'soon' (argument `since`)",
+            "Expected a time in ISO-8601 or seconds since the epoch, such as 2026-11-27T08:00:00Z, got 'soon' "
+            "(argument `since`)",
         ),
         ({"query": "\u00fc" * 4_000}, "bytes, got 8000 (argument `query`); send fewer words"),
         ({"query": "x", "since": "2026-02-01", "until": "2026-01-01"}, "nothing can be found (argument `since`)"),

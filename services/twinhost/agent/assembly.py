@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 import twinhost.agent.plain_structlog  # noqa: F401 - before the modules that import structlog
-from twinhost.agent.health import Health, HealthActions, iso_time
+from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.live_config import GrantsListener
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed

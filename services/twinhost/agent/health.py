@@ -7,12 +7,11 @@ fields that its action doesn't know, if any; the dispatcher adds both, so no typ
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
@@ -68,16 +67,6 @@ class HealthDocument(TypedDict):
     checks: dict[str, CheckDocument]
     warnings: list[str]
     warning: NotRequired[str]
-
-
-def iso_time(seconds: float) -> str:
-    """Return seconds since the epoch as ISO-8601 in UTC, to the millisecond."""
-    return _iso_time(round(seconds * 1_000_000) // 1_000)
-
-
-@lru_cache(maxsize=8)  # the requests of a batch are answered within one or two milliseconds
-def _iso_time(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1_000, UTC).isoformat(timespec="milliseconds")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TextIO, TypeVar
 
 import msgspec
@@ -22,6 +22,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from twinhost.moments import parse_time
 from twinhost.secure_zmq.errors import MalformedRequest, RequestError, TwinhostError
 from twinhost.secure_zmq.wire import Reply
 
@@ -394,7 +395,6 @@ def seconds_between(earlier: str | None, later: str) -> float | None:
 def parse_moment(moment: str) -> datetime | None:
     """Return an ISO-8601 time, in UTC if it has no zone; None if it is no time."""
     try:
-        parsed = datetime.fromisoformat(moment)
+        return parse_time(moment)
     except ValueError:
         return None
-    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable, TransactionLost
 from twinhost.store.files import make_private, part
 
@@ -27,16 +28,18 @@ Arguments = TypeVarTuple("Arguments")
 class Database:
     """One open database; used by one thread at a time, also by another than the one that opened it."""
 
-    def __init__(self, path: Path, migrations: Sequence[str]) -> None:
+    def __init__(self, path: Path, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> None:
         """Open or create the database and migrate its schema.
 
         Args:
             path: the file; its folder must exist.
             migrations: SQL scripts; the n-th migrates from schema version n to n + 1.
+            clock: the one that dates its rows.
 
         Raises:
             ConfigurationError: it can't be opened, is damaged, or is newer than this program.
         """
+        self.clock = clock
         self._path = path
         self._migrations = tuple(migrations)
         self._changes = _Changes()

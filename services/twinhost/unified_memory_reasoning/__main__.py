@@ -8,12 +8,13 @@ import msgspec
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
 from twinhost.agent.dialects import Command, commands
-from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping, iso_time
+from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound

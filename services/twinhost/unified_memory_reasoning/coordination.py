@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.membership.coordination import ForwardedRequest
 from twinhost.agent.membership.member import Membership
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge

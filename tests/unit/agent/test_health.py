@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from twinhost.agent.health import Health, iso_time
+from twinhost.agent.health import Health
+from twinhost.moments import iso_time
 
 
 def health_of(essential: str | None, other: str | None, *, secure: bool = True) -> Health:

@@ -20,10 +20,10 @@ from tests.unit.cli.loopback_agents import SAMPLE, SDT, UMRA, LoopbackAgent, Sta
 from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.attack import Verdict
-from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import link
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError

@@ -9,8 +9,8 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
-from twinhost.agent.health import iso_time
 from twinhost.cli import keys
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.certificates import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client

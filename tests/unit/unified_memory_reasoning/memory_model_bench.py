@@ -14,7 +14,6 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning import coordination as conflicts_module
-from twinhost.unified_memory_reasoning import moments as moments_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
 from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
@@ -167,6 +166,7 @@ class SearchedBench(MemoryBench):
 def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return real time that a test can let pass, as the stores see it."""
     clock = Clock()
-    for module in (upkeep_module, actions_module, conflicts_module, audit_module, moments_module, search_module):
+    for module in (upkeep_module, actions_module, conflicts_module, audit_module, search_module):
         monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(actions_module, "SYSTEM_CLOCK", clock)
     return clock

@@ -234,7 +234,7 @@ def test_the_status_counts_and_measures(bench: MemoryBench) -> None:
         ("sync_memories", {"memories": [{**RECORD, "strength": 5.5}]}, "at `$.memories[0].strength`"),
         ("sync_memories", {"memories": [RECORD, {**RECORD, "created": "soon"}]}, "at `$.memories[1].created`"),
         ("sync_memories", {"memories": [{**RECORD, "revised": -1}]}, "at `$.memories[0].revised`"),
-        ("sync_memories", {"memories": [{**RECORD, "revised": "1969-12-31T00:00:00Z"}]}, "is before 1970"),
+        ("sync_memories", {"memories": [{**RECORD, "revised": "1969-12-31T00:00:00Z"}]}, "in the years 1970 to 9999"),
         ("sync_memories", {"memories": [{**RECORD, "last_accessed": 9e10}]}, "ahead of this host's clock"),
         ("sync_memories", {"memories": [{**RECORD, "revised": "9999-12-31T00:00:00"}]}, "at `$.memories[0].revised`"),
         ("sync_memories", {"memories": [{**RECORD, "last_accessed": "0001-01-01T00:00:00+23:59"}]}, "at `$.memories"),

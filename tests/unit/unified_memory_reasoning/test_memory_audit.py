@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.unified_memory_reasoning.memories import audit as audit_module
 from twinhost.unified_memory_reasoning.memories import claims as claims_module
 from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit

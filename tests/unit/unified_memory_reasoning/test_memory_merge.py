@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
-from twinhost.agent.health import iso_time
-from twinhost.unified_memory_reasoning.memories.actions import _seconds
+from twinhost.agent.request_times import stored_seconds_of
+from twinhost.moments import iso_time
 from twinhost.unified_memory_reasoning.memories.model import Memory, deleted, merge
 
 TIMES = st.integers(0, 3).map(float)  # few values, so that ties are common
@@ -81,7 +81,7 @@ def test_the_newer_access_and_the_greater_strength_win(one: Memory, other: Memor
 def test_a_moment_comes_back_from_the_wire_as_it_was(milliseconds: int) -> None:
     """A record that goes to another store and back is the same one."""
     moment = round(milliseconds / 1_000, 3)
-    assert _seconds(iso_time(moment), "x", 1e11) == moment
+    assert stored_seconds_of(iso_time(moment), "x") == moment
 
 
 STEPS = st.lists(

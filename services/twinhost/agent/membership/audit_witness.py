@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import msgspec
 import structlog
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable

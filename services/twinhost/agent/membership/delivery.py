@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import structlog
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import HostSample
+from twinhost.moments import iso_time
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError, StoreUnavailable

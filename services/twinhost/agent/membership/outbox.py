@@ -21,8 +21,8 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.membership.delivery import DeliveryQueue, Kind, Undelivered, size_of
+from twinhost.moments import iso_time
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 from twinhost.store.database import Database

@@ -5,7 +5,7 @@ from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, Withdrawable, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest

@@ -15,7 +15,7 @@ from typing import Literal, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.store.database import Database

@@ -11,8 +11,8 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import GpuSample, HostSample
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request

@@ -3,12 +3,12 @@
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.agent.request_times import ISO_TIME, seconds_of
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
@@ -26,13 +26,13 @@ SENTENCE = Annotated[str, msgspec.Meta(max_length=16_384)]
 STACK_TRACE = Annotated[str, msgspec.Meta(max_length=32_768)]
 TTL = Annotated[float, msgspec.Meta(ge=0, le=315_360_000)]
 SEQ = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-MOMENT = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 GROUP_LIMIT = Annotated[int, msgspec.Meta(ge=1, le=200)]
 TEXT = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 SHAPE_ID = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$", examples=["5f1d7a84db735184"])]
 Severity = Literal["info", "warning", "error", "critical"]
 DEFAULT_WINDOW_S = 86_400.0
+_A_PLACE = "a sequence number or a time in ISO-8601"
 
 
 class Event(msgspec.Struct, kw_only=True):
@@ -41,7 +41,7 @@ class Event(msgspec.Struct, kw_only=True):
     event_id: NAME | None = None
     event_type: NAME
     source_agent: OWN_NAME | None = None
-    timestamp: MOMENT | float | None = None
+    timestamp: ISO_TIME | float | None = None
     data: dict[str, Any] | None = None
     propagate: bool = True
     ttl: TTL | None = None
@@ -58,7 +58,7 @@ class ErrorReport(msgspec.Struct, kw_only=True):
     severity: Severity
     error_type: NAME
     message: SENTENCE
-    timestamp: MOMENT | float | None = None
+    timestamp: ISO_TIME | float | None = None
     context: dict[str, Any] | None = None
     stack_trace: STACK_TRACE | None = None
     related_task_id: NAME | None = None
@@ -89,8 +89,8 @@ class _GetPage(Request):
     agent: NAME | None = None
     severity: Severity | None = None
     text: TEXT | None = None
-    since: SEQ | MOMENT | None = None
-    until: MOMENT | None = None
+    since: SEQ | ISO_TIME | None = None
+    until: ISO_TIME | None = None
     before: SEQ | None = None
     limit: LIMIT = 100
 
@@ -125,8 +125,8 @@ class GetErrorCounts(Request, tag="get_error_counts"):
     type: NAME | None = None
     agent: NAME | None = None
     severity: Severity | None = None
-    since: MOMENT | None = None
-    until: MOMENT | None = None
+    since: ISO_TIME | None = None
+    until: ISO_TIME | None = None
     acknowledged: bool = False
     limit: GROUP_LIMIT = 50
 
@@ -255,8 +255,8 @@ class EventActions(Feature):
 
     @action(forwardable=True)
     def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
-        until = time.time() if request.until is None else _moment("until", request.until)
-        since = until - DEFAULT_WINDOW_S if request.since is None else _moment("since", request.since)
+        until = time.time() if request.until is None else seconds_of(request.until, "$.until")
+        since = until - DEFAULT_WINDOW_S if request.since is None else seconds_of(request.since, "$.since")
         matching = Filter(
             type=request.type,
             agent=request.agent,
@@ -290,8 +290,8 @@ class EventActions(Feature):
             agent=request.agent,
             severity=request.severity,
             text=request.text,
-            since=_moment("since", since, "a sequence number or a time") if isinstance(since, str) else None,
-            until=None if request.until is None else _moment("until", request.until),
+            since=seconds_of(since, "$.since", _A_PLACE) if isinstance(since, str) else None,
+            until=None if request.until is None else seconds_of(request.until, "$.until"),
             acknowledged=request.acknowledged if isinstance(request, GetErrors) else None,
             shape_id=request.shape_id if isinstance(request, GetErrors) else None,
         )
@@ -322,14 +322,6 @@ def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
     if fields["timestamp"] is None:
         del fields["timestamp"]
     return fields
-
-
-def _moment(field: str, text: str, expected: str = "a time") -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise MalformedRequest(f"Expected {expected} in ISO-8601, got {text!r} - at `$.{field}`") from None
 
 
 def _require_order(matching: Filter) -> None:

@@ -6,8 +6,8 @@ from typing import Any, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.message_shape import message_shape
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.events.filters import ERROR_ID, Filter

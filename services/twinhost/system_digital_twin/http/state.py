@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.health import HealthDocument, iso_time
+from twinhost.agent.health import HealthDocument
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import Peer
+from twinhost.moments import iso_time
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast

@@ -12,8 +12,8 @@ from typing import Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import GpuSample, HostSample
+from twinhost.moments import iso_time
 from twinhost.store.database import Database
 
 MIGRATION = """

@@ -14,8 +14,8 @@ from typing import Literal, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
 from twinhost.agent.host_metrics import ContainerSample, GpuSample, HostSample, MachineSample
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication

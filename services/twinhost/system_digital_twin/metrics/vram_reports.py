@@ -7,7 +7,7 @@ from typing import NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.store.database import Database
 
 MIGRATION = """

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller

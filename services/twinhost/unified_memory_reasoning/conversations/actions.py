@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.agent.request_times import ISO_TIME, past_seconds_of
+from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
@@ -17,7 +18,6 @@ from twinhost.unified_memory_reasoning.conversations.recollection import Recolle
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 from twinhost.unified_memory_reasoning.memories.claims import contradictions
-from twinhost.unified_memory_reasoning.moments import MOMENT, past_moment
 from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Search
@@ -44,7 +44,7 @@ class AddInteraction(Request, tag="add_interaction"):
     content: CONTENT
     speaker: SPEAKER | None = None
     metadata: dict[str, Any] | None = None
-    occurred_at: MOMENT | None = None
+    occurred_at: ISO_TIME | None = None
 
     def __post_init__(self) -> None:
         size = len(self.content.encode())
@@ -189,7 +189,9 @@ class ContextActions(Feature):
             caller.name,
             speaker=request.speaker or "",
             metadata=request.metadata,
-            occurred_at=None if request.occurred_at is None else past_moment(request.occurred_at, "$.occurred_at"),
+            occurred_at=None
+            if request.occurred_at is None
+            else past_seconds_of(request.occurred_at, "$.occurred_at", SYSTEM_CLOCK),
         )
         return {
             "status": SUCCESS,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept

@@ -3,12 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.agent.request_times import past_seconds_of, seconds_of, stored_seconds_of
+from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
@@ -42,12 +42,10 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 from twinhost.unified_memory_reasoning.memories.model import Details, Fading, Kept, Memory
 from twinhost.unified_memory_reasoning.memories.recall import Selection
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
-from twinhost.unified_memory_reasoning.moments import moment, past_moment
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
 _ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief
-_MAX_TIME = 1e11  # seconds since the epoch; of times that may be in the future
-MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
+_MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
 class MemoryActions(Feature):
@@ -85,7 +83,7 @@ class MemoryActions(Feature):
         if request.key is None and request.as_of is None:
             found = self._memories.find(request.name)
         else:
-            then = round(time.time(), 3) if request.as_of is None else moment(request.as_of, "$.as_of")
+            then = round(time.time(), 3) if request.as_of is None else seconds_of(request.as_of, "$.as_of")
             key = self._memories.find(request.name).memory.details.key if request.key is None else request.key
             found = self._memories.valid_at(key, request.name, then)
         (entry,) = self._memories.upkeep.access([found])
@@ -101,7 +99,7 @@ class MemoryActions(Feature):
             keywords=request.keywords,
             source=request.source,
             key=request.key,
-            as_of=None if request.as_of is None else moment(request.as_of, "$.as_of"),
+            as_of=None if request.as_of is None else seconds_of(request.as_of, "$.as_of"),
             min_strength=request.min_strength,
             include_forgotten=request.include_forgotten,
             before=request.before,
@@ -140,8 +138,7 @@ class MemoryActions(Feature):
 
     @action(mutates=True)
     def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
-        latest = time.time() + MAX_AHEAD_S
-        records = [_record(record, number, latest) for number, record in enumerate(request.memories)]
+        records = [_record(record, number) for number, record in enumerate(request.memories)]
         merged = self._memories.merge(records, caller)
         outcomes = Counter(each.outcome for each in merged)
         counts: MergeCounts = {
@@ -291,10 +288,10 @@ def _given_details(request: StoreMemory) -> dict[str, Any]:
     """Return the details that a request gives; the others stay unchanged."""
     given: dict[str, Any] = {}
     if request.occurred_at is not None:
-        given["occurred_at"] = past_moment(request.occurred_at, "$.occurred_at")
+        given["occurred_at"] = past_seconds_of(request.occurred_at, "$.occurred_at", SYSTEM_CLOCK)
     for name in ("valid_from", "valid_until", "review_at"):
         if (value := getattr(request, name)) is not None:
-            given[name] = moment(value, f"$.{name}")
+            given[name] = stored_seconds_of(value, f"$.{name}")
     if request.key is not None:
         given["key"] = request.key.strip()
     if request.supersedes is not None:
@@ -309,14 +306,17 @@ def _further(memory: FurtherMemory) -> Changes:
     return Changes(content=memory.content, keywords=_unique(memory.keywords), source=memory.source, details=given)
 
 
-def _record(record: SyncedMemory, number: int, latest: float) -> Memory:
+def _record(record: SyncedMemory, number: int) -> Memory:
     where = f"$.memories[{number}]"
 
-    def seconds(name: str, value: str | float | None, most: float = latest) -> float | None:
-        return None if value is None else _seconds(value, f"{where}.{name}", most)
+    def past(name: str, value: str | float | None) -> float | None:
+        return None if value is None else past_seconds_of(value, f"{where}.{name}", SYSTEM_CLOCK, _MAX_AHEAD_S)
 
-    accessed = _seconds(record.last_accessed, f"{where}.last_accessed", latest)
-    created, revised = seconds("created", record.created), seconds("revised", record.revised)
+    def any_time(name: str, value: str | float | None) -> float | None:
+        return None if value is None else stored_seconds_of(value, f"{where}.{name}")
+
+    accessed = past_seconds_of(record.last_accessed, f"{where}.last_accessed", SYSTEM_CLOCK, _MAX_AHEAD_S)
+    created, revised = past("created", record.created), past("revised", record.revised)
     memory = Memory(
         id=record.id,
         content="" if record.deleted else record.content,
@@ -333,38 +333,17 @@ def _record(record: SyncedMemory, number: int, latest: float) -> Memory:
     until = record.valid_until if record.as_stored is None else record.as_stored.valid_until
     details = Details(
         key=record.key,
-        occurred_at=seconds("occurred_at", record.occurred_at),
-        valid_from=seconds("valid_from", record.valid_from, _MAX_TIME),
-        valid_until=seconds("valid_until", until, _MAX_TIME),
+        occurred_at=past("occurred_at", record.occurred_at),
+        valid_from=any_time("valid_from", record.valid_from),
+        valid_until=any_time("valid_until", until),
         supersedes=_unique(record.supersedes),
-        review_at=seconds("review_at", record.review_at, _MAX_TIME),
+        review_at=any_time("review_at", record.review_at),
         pinned=record.pinned,
     )
     memory = msgspec.structs.replace(memory, details=details)
     if details.valid_from is None and (details.key is not None or details.supersedes):
         memory = msgspec.structs.replace(memory, details=msgspec.structs.replace(details, valid_from=memory.occurred))
     return memory
-
-
-def _seconds(value: str | float, path: str, latest: float) -> float:
-    """Return a time in seconds since the epoch, in whole milliseconds; without a time zone it is in UTC."""
-    try:
-        seconds = value if isinstance(value, float) else _iso_seconds(value)
-    except (ValueError, OverflowError):
-        raise MalformedRequest(
-            f"Expected a time in ISO-8601 or seconds since the epoch, got {value!r} - at `{path}`"
-        ) from None
-    if not 0 <= seconds <= latest:
-        raise MalformedRequest(
-            f"{value!r} is before 1970, or more than {MAX_AHEAD_S:g} s ahead of this host's clock; "
-            f"set the sender's clock - at `{path}`"
-        )
-    return round(seconds, 3)
-
-
-def _iso_seconds(text: str) -> float:
-    parsed = datetime.fromisoformat(text)
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def _unique(keywords: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations, islice, product
 from typing import TypedDict
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.memories.claims import MAX_CHARACTERS, claims_of, contradict, opposite

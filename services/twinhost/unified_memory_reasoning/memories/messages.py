@@ -7,6 +7,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.agent.request_times import ISO_TIME, TIME
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
 from twinhost.unified_memory_reasoning.memories.model import (
@@ -17,7 +18,6 @@ from twinhost.unified_memory_reasoning.memories.model import (
     is_visible,
 )
 from twinhost.unified_memory_reasoning.memories.recall import MemoryInBrief, StrengthDocument
-from twinhost.unified_memory_reasoning.moments import MOMENT
 
 MAX_KEYWORDS = 64
 MAX_AT_ONCE = 1_000
@@ -30,7 +30,6 @@ MEMORY_ID = Annotated[NAME, msgspec.Meta(examples=["my-memory-id"])]
 IDS = Annotated[list[NAME], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
 STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
-TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # compared without case and surplus white space
 SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
@@ -65,12 +64,12 @@ class StoreMemory(Request, tag="store_memory"):
     keywords: KEYWORDS | None = None
     source: SOURCE | None = None
     strength: STRENGTH | None = None
-    occurred_at: MOMENT | None = None
+    occurred_at: ISO_TIME | None = None
     key: KEY | None = None
-    valid_from: MOMENT | None = None
-    valid_until: MOMENT | None = None
+    valid_from: ISO_TIME | None = None
+    valid_until: ISO_TIME | None = None
     supersedes: SUPERSEDED | None = None
-    review_at: MOMENT | None = None
+    review_at: ISO_TIME | None = None
     pin: bool | None = None
     also: Annotated[list[FurtherMemory], msgspec.Meta(max_length=MAX_AT_ONCE)] | None = None
 
@@ -107,7 +106,7 @@ class GetMemory(Request, tag="get_memory"):
     memory_id: MEMORY_ID | None = None
     id: NAME | None = None
     key: KEY | None = None
-    as_of: MOMENT | None = None
+    as_of: ISO_TIME | None = None
 
     def __post_init__(self) -> None:
         _require_id_or_key(self.memory_id, self.id, self.key)
@@ -164,7 +163,7 @@ class QueryMemory(Request, tag="query_memory"):
     keywords: Annotated[KEYWORDS, msgspec.Meta(min_length=1)] | None = None
     source: SOURCE | None = None
     key: KEY | None = None
-    as_of: MOMENT | None = None
+    as_of: ISO_TIME | None = None
     min_strength: ANY_STRENGTH | None = None
     include_forgotten: bool = False
     limit: LIMIT = 100

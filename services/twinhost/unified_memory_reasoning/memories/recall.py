@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
 from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import folded_key

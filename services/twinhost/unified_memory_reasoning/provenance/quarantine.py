@@ -6,7 +6,7 @@ from typing import Any, Final, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from datetime import UTC, datetime
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.agent.request_times import TIME, seconds_of
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
@@ -14,11 +14,12 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
 from twinhost.unified_memory_reasoning.memories.claims import contradictions
-from twinhost.unified_memory_reasoning.memories.messages import KEYWORD, TIME
+from twinhost.unified_memory_reasoning.memories.messages import KEYWORD
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Ranking, Search, SearchResult
 
+_A_TIME = "a time in ISO-8601 or seconds since the epoch"
 MAX_QUERY_BYTES = 4_096
 MAX_LIMIT = 100
 MAX_CONTENT_BYTES = 16_384  # of one result; a longer content is cut
@@ -133,13 +134,5 @@ def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[F
 
 
 def _seconds(value: str | float | None, name: str) -> float | None:
-    """Return a time in seconds since the epoch, before which nothing occurred; without a time zone it is in UTC."""
-    if value is None or isinstance(value, float):
-        return value
-    try:
-        moment = datetime.fromisoformat(value)
-        return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    except (ValueError, OverflowError):
-        raise MalformedRequest(
-            f"Expected a time in ISO-8601 or seconds since the epoch, got {value!r} - at `$.{name}`"
-        ) from None
+    """Return a time in seconds since the epoch, before which nothing occurred."""
+    return None if value is None else max(0.0, seconds_of(value, f"$.{name}", _A_TIME))

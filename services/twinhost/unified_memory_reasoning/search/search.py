@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now

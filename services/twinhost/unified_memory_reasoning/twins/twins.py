@@ -15,7 +15,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.health import iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import Conflict, MalformedRequest, NotFound, NotGranted
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
