@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,17 +71,28 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
 @pytest.fixture(params=[1, 2, 3], ids=lambda step: f"step {step}")
 def running(request: pytest.FixtureRequest, hosts: Hosts, tmp_path: Path) -> "Iterator[Running]":
     """The agent of one step, as a process with the key of its own host."""
-    path = tmp_path / "word_counter.py"
-    path.write_text(STEPS[request.param - 1])
+    with run_step(request.param, hosts, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def run_step(step: int, hosts: Hosts, folder: Path, events_port: int | None = None) -> "Iterator[Running]":
+    """Run the agent of one step; it finds mainpc's feed at `events_port`, if that is given."""
+    path = folder / "word_counter.py"
+    path.write_text(STEPS[step - 1])
     keys = hosts.keys / hosts.config.agent(AGENT).host.name
     environment = {**hosts.environment(AGENT), "TWINHOST_CERTIFICATES": str(keys), "PYTHONUNBUFFERED": "1"}
-    if request.param < 3:  # it sends no heartbeats, and hears of a revocation by the feed alone
-        config = tmp_path / "network_config.yaml"
-        config.write_text(Path(hosts.config.source).read_text().replace("heartbeat_s: 0.2", "heartbeat_s: 600"))
+    if step < 3:  # it sends no heartbeats, and hears of a revocation by the feed alone
+        document = yaml.safe_load(Path(hosts.config.source).read_text())
+        document["limits"]["heartbeat_s"] = 600
+        if events_port is not None:
+            document["agents"][SDT]["ports"]["events"] = events_port
+        config = folder / "network_config.yaml"
+        config.write_text(yaml.safe_dump(document))
         environment["NETWORK_CONFIG_PATH"] = str(config)
     with subprocess.Popen([sys.executable, "-B", path], env=environment, stderr=subprocess.DEVNULL) as process:
         try:
-            yield Running(request.param, process)
+            yield Running(step, process)
         finally:
             process.send_signal(signal.SIGKILL)
     with hosts.client(SDT) as client:
@@ -154,6 +166,17 @@ def test_each_step_follows_the_keys_of_mainpc(hosts: Hosts, running: Running, tm
     assert f"{hosts.config.agent(AGENT).host.name}: acknowledged by {AGENT}" in ran.lines
     assert not gets_in(address)
     assert asked(hosts, action="count_words", text="one")["words"] == 1, "another caller is still served"
+
+
+@pytest.mark.sdt_security
+def test_a_change_before_the_feeds_session_is_applied(hosts: Hosts, tmp_path: Path) -> None:
+    """mainpc announces a change once; an agent whose subscription it does not know yet asks again soon."""
+    applied = hosts.keys / hosts.config.agent(AGENT).host.name / "trust"
+    with run_step(2, hosts, tmp_path, events_port=free_ports(1)[0]):
+        wait_until(lambda: registered(hosts), PATIENCE_S, "the agent registers")
+        wait_until((applied / "operator.key").exists, PATIENCE_S, "it has mainpc's list")
+        joined(hosts, "late-reader", tmp_path / "keys")
+        wait_until((applied / "late-reader.key").exists, PATIENCE_S, "it has the key that joined since")
 
 
 def as_operator(hosts: Hosts, *words: str) -> Ran:

@@ -19,14 +19,16 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0
+_ASK_AGAIN_S = 0.25  # after the feed's session began, since mainpc may have announced a change before it, then doubled
 
 
 class TrustFollower(Worker):
     """Keeps `trust/` in an agent's folder of keys equal to mainpc's list, on a thread of its own.
 
-    It asks when mainpc announces a change, and every `heartbeat_s`. It sends no heartbeat, which would report an agent
-    as alive that hangs; mainpc learns from the question which revision is applied. While mainpc can't be reached, the
-    keys of the last list are authorised, and no revocation is withdrawn, as on every host.
+    It asks when mainpc announces a change, every `heartbeat_s`, and more often after the feed's session began. It sends
+    no heartbeat, which would report an agent as alive that hangs; mainpc learns from the question which revision is
+    applied. While mainpc can't be reached, the keys of the last list are authorised, and no revocation is withdrawn, as
+    on every host.
     """
 
     def __init__(self, certificates: Certificates, peers: AuthorizedPeers) -> None:
@@ -56,15 +58,19 @@ class TrustFollower(Worker):
         settings = Settings(load_network_config(), self._certificates)
         mainpc, heartbeat_s = settings.registry_agent, settings.config.limits.heartbeat_s
         folder = TrustFolder(self._certificates.folder / TRUST_FOLDER, self._peers.reload)
+        feed: Subscriber | None = None
         with ExitStack() as stack:
             if mainpc.events_port is not None:
                 feed = Subscriber(settings.feed_address(mainpc), [TRUST_TOPIC], lambda _: self._due.set())
                 feed.start()
                 stack.callback(feed.stop)
             client = stack.enter_context(settings.client(mainpc))
-            document = folder.document()
+            document, session, wait_s = folder.document(), 0, _ASK_AGAIN_S
             while not self.stopping:
                 self._due.clear()  # before it asks: a change after that sets it again
                 before, document = document, folder.follow(partial(client.call, "get_trust"), document)
                 if document == before and not self.stopping:
-                    self._due.wait(heartbeat_s)
+                    if feed is not None and feed.session != session:
+                        session, wait_s = feed.session, _ASK_AGAIN_S
+                    self._due.wait(min(wait_s, heartbeat_s))
+                    wait_s *= 2
