@@ -14,7 +14,7 @@ PLACES = (".ci", "certs-init", "config", "docs", "examples", "scripts", "service
 NOT_TEXT = {".png", ".pyc", ".svg", ".xz"}
 MAX_COLUMNS = 120
 README_MAX_LINES = 129
-RECORD_SECTIONS = ["Context", "Decision", "Consequences"]
+RECORD_PARTS = ["Why.", "What would break."]
 
 NAMED = re.compile(r"(?<![\w./-])docs/[\w./-]*\w")  # a path from the repository's root
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -102,16 +102,26 @@ def test_every_document_is_in_the_index() -> None:
 
 @pytest.mark.parametrize("record", RECORDS, ids=page_name)
 def test_a_decision_record_has_its_form(record: Path) -> None:
-    """The number of its file, a date, a status, and the three sections, in that order."""
+    """The number of its file and what was decided; then why, and what would break."""
     text = record.read_text(encoding="utf-8")
     number = int(record.name.split("-")[0])
-    form = rf"# {number}\. .+\n\nDate: \d{{4}}-\d\d-\d\d\n\nStatus: (accepted|replaced by decision \d+)\n"
-    assert re.match(form, text)
-    assert re.findall(r"^## (.+)$", text, re.M) == RECORD_SECTIONS
+    assert re.match(rf"# {number}\. .+\n\n[^\n*#]", text)
+    assert re.findall(r"^\*\*(.+?)\*\*", text, re.M) == RECORD_PARTS
 
 
-def test_decision_records_are_numbered_in_turn() -> None:
-    assert [int(record.name.split("-")[0]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
+def test_a_decision_record_has_a_number_of_its_own() -> None:
+    numbers = [record.name.split("-")[0] for record in RECORDS]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_the_index_of_decisions_lists_what_exists() -> None:
+    """Each record once, in order, under its own title."""
+    index = (REPOSITORY / "docs/decisions/index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (\d+) \| \[(.+)\]\((0\d+-.+\.md)\) \|$", index, re.M)
+    titles = [record.read_text(encoding="utf-8").partition("\n")[0] for record in RECORDS]
+    assert [(f"# {number}. {title}", name) for number, title, name in listed] == [
+        (title, record.name) for title, record in zip(titles, RECORDS, strict=True)
+    ]
 
 
 def test_the_reference_of_actions_is_current() -> None:
