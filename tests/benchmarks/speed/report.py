@@ -89,7 +89,7 @@ def table(measured: Measured) -> str:
 
 
 def markdown(measured: Measured) -> str:
-    """Return the goals and the figures as the tables of docs/reference/benchmarks.md."""
+    """Return the goals and the figures as the tables of NOTES.md, beside this module."""
     goals = [_HEAD, *(line.cells() for line in lines(measured))]
     figures = [("workload", "contender", "unit", "median", "least", "most", "rounds"), *figure_rows(measured)]
     return "\n\n".join([_markdown(goals), _markdown(figures), "\n".join(f"- {each}" for each in remarks(measured))])

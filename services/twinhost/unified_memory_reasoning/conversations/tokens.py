@@ -9,7 +9,7 @@ The estimate counts, for byte-level and SentencePiece vocabularies of 32,000 tok
 * another visible ASCII character, a line break, a tab: 1; a run of two and more spaces: 1 each, a single space nothing;
 * anything else: its bytes in UTF-8, which no such vocabulary exceeds.
 
-docs/explanation/recall.md has what was measured with public tokenizers.
+tests/benchmarks/NOTES.md has what was measured with public tokenizers.
 """
 
 import importlib

@@ -9,7 +9,7 @@ at least 0: what a cosine says by itself differs by model. A date of the query t
 names, counts as a share of the weight of the rarest word. The turn before lends BEFORE of its own, as an answer has not
 what its question names, the turn after AFTER, and each further one half of that; not the date, which the turns of a day
 have themselves. A turn that is nothing but a short question loses QUESTION.
-docs/explanation/recall.md has the figures that the constants were chosen by.
+tests/benchmarks/NOTES.md has the figures that the constants were chosen by.
 """
 
 import re
