@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
-import twinhost.agent.plain_structlog  # noqa: F401 - before the modules that import structlog
 from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.live_config import GrantsListener
 from twinhost.moments import iso_time

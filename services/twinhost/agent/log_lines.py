@@ -3,7 +3,6 @@
 import contextlib
 import json
 import sys
-from datetime import UTC, datetime
 from typing import TextIO, cast
 
 import structlog
@@ -16,7 +15,8 @@ def configure_logging(agent: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,  # the trace_id of a request
             structlog.processors.add_log_level,
-            _stamped(agent),
+            structlog.processors.MaybeTimeStamper(fmt="iso"),  # an event that is logged later has its own
+            _named(agent),
             finish,
         ],
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
@@ -39,10 +39,8 @@ class _IgnoringErrors:
             self._stream.flush()
 
 
-def _stamped(agent: str) -> structlog.typing.Processor:
+def _named(agent: str) -> structlog.typing.Processor:
     def add(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        if "timestamp" not in event:  # an event that is logged later has its own
-            event["timestamp"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         event["agent"] = agent
         return event
 

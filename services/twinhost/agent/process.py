@@ -5,7 +5,6 @@ and the engine's restart policy starts it again.
 """
 
 import functools
-import gc
 import signal
 import sys
 import threading
@@ -182,7 +181,6 @@ def run_agent(
         _on_signal(server.stop)
         if stop_requested.is_set():  # during the preparation
             server.stop()
-        gc.freeze()  # what the start has left stays to the end; each full collection would look at it for 9 ms
         try:
             server.serve_forever()
         except StartAgain as reason:
