@@ -23,11 +23,8 @@ from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import State
 from twinhost.cli.arguments import parse_fields
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.system_digital_twin.capacity import time_to_full as time_to_full_module
-from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import RECENT_S
-from twinhost.system_digital_twin.registry import registry as registry_module
 
 PATIENCE_MS = PATIENCE_S * 1_000
 COMMAND = "docker compose run --rm cli call SystemDigitalTwin unregister "
@@ -75,15 +72,13 @@ def watched(
 ) -> Iterator[Watched]:
     """A test may name further hosts, which are configured and report nothing."""
     clock = Clock()
-    for module in (state_module, registry_module, events_module, time_to_full_module):
-        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(state_module, "COUNT_EVERY_S", 0.0)
     (port,) = free_ports(1)
     environment = environment_of(tmp_path, "mainpc")
     document = yaml.safe_load(Path(environment["NETWORK_CONFIG_PATH"]).read_text(encoding="utf-8"))
     document["hosts"] |= {name: {"address": name} for name in getattr(request, "param", ())}
     (tmp_path / "network_config.yaml").write_text(json.dumps(document), encoding="utf-8")
-    twin = Twin({**environment, "NETWORK_CONFIG_PATH": str(tmp_path / "network_config.yaml")})
+    twin = Twin({**environment, "NETWORK_CONFIG_PATH": str(tmp_path / "network_config.yaml")}, clock)
     with twin:
         server = HttpServer(port, dict, bytes, twin.assembly.routes)
         server.start()

@@ -1,6 +1,5 @@
 """The parts of an agent: the foundation that it is given, and the assembly that it returns."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -9,7 +8,7 @@ import msgspec
 
 from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.live_config import GrantsListener
-from twinhost.moments import iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed
@@ -48,7 +47,8 @@ class Companion(Protocol):
 class Publisher:
     """Publishes events on the agent's feed, which is bound after the agent was assembled."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._feed: Feed | None = None
 
     def bind(self, feed: Feed) -> None:
@@ -58,7 +58,7 @@ class Publisher:
     def publish(self, topic: bytes, **fields: Any) -> None:
         """Send an event to the subscribers of its topic; callable from any thread."""
         if self._feed is not None and self._feed.wants(topic):
-            self._feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(time.time()), **fields}))
+            self._feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(self._clock.time()), **fields}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,11 @@ class Foundation:
     counters: Counters
     publisher: Publisher
     telemetry: "Telemetry"
+
+    @property
+    def clock(self) -> Clock:
+        """The one clock of the agent's parts."""
+        return self.database.clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ A reply repeats the request's `request_id` if it had one, and lists in `ignored_
 fields that its action doesn't know, if any; the dispatcher adds both, so no type has them.
 """
 
-import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.moments import iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
@@ -78,10 +77,11 @@ class _Check:
 class Health:
     """An agent's checks: `error` if an essential one fails, `degraded` if another does, else `ok`."""
 
-    def __init__(self, agent: str, secure: bool) -> None:
+    def __init__(self, agent: str, secure: bool, clock: Clock = SYSTEM_CLOCK) -> None:
         self._agent = agent
         self._secure = secure
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = self._clock.monotonic()
         self._checks: dict[str, _Check] = {}
         self._warnings: list[Callable[[], Iterable[str]]] = []
 
@@ -111,8 +111,8 @@ class Health:
             "ready": not failed,
             "agent": self._agent,
             "version": versions(),
-            "timestamp": iso_time(time.time()),
-            "uptime_s": round(time.monotonic() - self._started, 3),
+            "timestamp": iso_time(self._clock.time()),
+            "uptime_s": round(self._clock.monotonic() - self._started, 3),
             "secure": self._secure,
             "checks": {name: {"ok": fault is None, "detail": fault or "ok"} for name, fault in faults.items()},
             "warnings": [sentence for probe in self._warnings for sentence in probe()],
@@ -189,20 +189,16 @@ class ProbesAnnounced(TypedDict):
     window_s: float
 
 
-def pong(_: Request, __: Caller) -> Pong:
-    """Answer a ping."""
-    return {"status": "ok", "message": "pong", "timestamp": iso_time(time.time())}
-
-
 class HealthActions(Feature):
     """The health document, under both names of its action, and `ping`, which every agent answers."""
 
-    def __init__(self, document: Callable[[], Any]) -> None:
+    def __init__(self, document: Callable[[], Any], clock: Clock = SYSTEM_CLOCK) -> None:
         self.document = document
+        self._clock = clock
 
     @action(forwardable=True)
-    def ping(self, request: Ping, caller: Caller) -> Pong:
-        return pong(request, caller)
+    def ping(self, _: Ping, __: Caller) -> Pong:
+        return {"status": "ok", "message": "pong", "timestamp": iso_time(self._clock.time())}
 
     @action(forwardable=True)
     def health(self, _: GetHealth, __: Caller) -> HealthDocument:

@@ -1,13 +1,13 @@
 """The keys of this host: its own, which may be rotated, and the authorised keys of its peers."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from twinhost.agent.settings import Settings
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
@@ -69,7 +69,8 @@ class OwnKeys:
 class HostKeys:
     """Watches the key folders; without any key, and without a watch, if SECURE_ZMQ=0."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._certificates = settings.certificates
         self.own: OwnKeys | None = None
         self._logged: dict[tuple[str, str], float] = {}  # when an expiry was logged, by event and fingerprint
@@ -125,7 +126,7 @@ class HostKeys:
 
     def warnings(self) -> list[str]:
         """Return the warnings: keys that expire soon, and rejected key files."""
-        now = time.time()
+        now = self._clock.time()
         soon = [
             f"the key of {peer.name} ({peer.fingerprint}) {_expiry_of(peer, moment, now)}; to see how to replace it, "
             f"run: {CERTS_INIT} verify"
@@ -136,12 +137,12 @@ class HostKeys:
 
     def log_expiries(self) -> None:
         """Log the keys that expire soon, or have expired, each once a day; to be called often."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now < self._check_due:
             return
         self._check_due = now + _CHECK_EXPIRY_S
         for peer, moment in self._expiring():
-            event = "key_expired" if peer.validity.has_ended(time.time()) else "key_ends_soon"
+            event = "key_expired" if peer.validity.has_ended(self._clock.time()) else "key_ends_soon"
             logged = self._logged.get((event, peer.fingerprint))
             if logged is None or now - logged > DAY_S:
                 self._logged[event, peer.fingerprint] = now
@@ -149,7 +150,7 @@ class HostKeys:
 
     def _expiring(self) -> list[tuple[Peer, str]]:
         """Return the owners' keys that expire soon or have expired, and when."""
-        now = time.time()
+        now = self._clock.time()
         return [
             (peer, format_moment(peer.validity.not_after))
             for peer in self.peers.all()

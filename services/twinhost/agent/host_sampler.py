@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import structlog
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, GpuSample, HostSample, MachineSample, Traffic
 from twinhost.agent.machine import ByteCounts, Machine
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.worker import Worker
 
 if TYPE_CHECKING:
@@ -39,7 +39,10 @@ class _Reading:
 class HostSampler:
     """Takes samples; CPU and network are measured over the time since the previous sample."""
 
-    def __init__(self, cgroup: Cgroup | None = None, machine: Machine | None = None) -> None:
+    def __init__(
+        self, cgroup: Cgroup | None = None, machine: Machine | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self.clock = self._clock = clock
         self._cgroup = cgroup or Cgroup()
         self._gpus: Gpus | None = None
         self._machine = machine or Machine()
@@ -54,7 +57,7 @@ class HostSampler:
         memory, cpus, gpus = psutil.virtual_memory(), psutil.cpu_count() or 1, self._read_gpus()
         used_s = _per_s(before.machine_cpu_s, now.machine_cpu_s, passed_s)
         return HostSample(
-            wall=time.time(),
+            wall=self._clock.time(),
             cpu_percent=_percent(used_s, cpus),
             ram_used_mb=(memory.total - memory.available) / MB,
             ram_total_mb=memory.total / MB,
@@ -81,7 +84,11 @@ class HostSampler:
         own = self._cgroup.cpu()
         machine_bytes, container_bytes = self._machine.traffic()
         return _Reading(
-            time.monotonic(), self._machine.cpu_used_s(), own.used_s if own else None, machine_bytes, container_bytes
+            self._clock.monotonic(),
+            self._machine.cpu_used_s(),
+            own.used_s if own else None,
+            machine_bytes,
+            container_bytes,
         )
 
     def _more(self, cpus: int, network: Traffic | None) -> MachineSample:
@@ -150,14 +157,15 @@ class SamplerThread(Worker):
         self._interval_s = interval_s
         self._take = take
         self._sampler = sampler or HostSampler()
-        self._taken_at = time.monotonic()
+        self._clock = self._sampler.clock
+        self._taken_at = self._clock.monotonic()
         self._newest: HostSample | None = None
 
     @classmethod
     def of(cls, foundation: Foundation, take: Callable[[HostSample], None]) -> "SamplerThread":
         """Return the sampler of an agent's host, which the agent's health and metrics show too."""
         settings = foundation.settings
-        sampler = HostSampler(machine=Machine(settings.disks))
+        sampler = HostSampler(machine=Machine(settings.disks), clock=foundation.clock)
         thread = cls(settings.config.limits.metrics_interval_s, take, sampler)
         foundation.health.add("metrics", lambda: thread.fault, essential=False)
         foundation.telemetry.follow_host(thread.current)
@@ -170,23 +178,23 @@ class SamplerThread(Worker):
     @property
     def fault(self) -> str | None:
         """What is wrong; None while samples arrive."""
-        silent_s = time.monotonic() - self._taken_at
+        silent_s = self._clock.monotonic() - self._taken_at
         if silent_s > max(_STALE_AFTER * self._interval_s, _FIRST_AFTER_S + self._interval_s):
             return f"this host has not been measured for {silent_s:.0f} s; see the agent's log"
         return None
 
     def start(self) -> None:
-        self._taken_at = time.monotonic()
+        self._taken_at = self._clock.monotonic()
         super().start()
 
     def _run(self) -> None:
         wait_s = min(_FIRST_AFTER_S, self._interval_s)
         while not self.wait(wait_s):
-            started = time.monotonic()
+            started = self._clock.monotonic()
             try:
                 self._newest = self._sampler.sample()
                 self._take(self._newest)
-                self._taken_at = time.monotonic()
+                self._taken_at = self._clock.monotonic()
             except (OSError, psutil.Error) as error:
                 _log.warning("host_not_measured", reason=str(error))
-            wait_s = max(0.0, self._interval_s - (time.monotonic() - started))
+            wait_s = max(0.0, self._interval_s - (self._clock.monotonic() - started))

@@ -3,13 +3,13 @@
 It is separate from the agent's database, since a restored backup would set it back.
 """
 
-import time
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.peers import AuthorizedPeers
@@ -29,9 +29,11 @@ class _Kept(msgspec.Struct):
 class KeysSeen:
     """Keeps when the keys of a socket's callers were last used; on the thread that owns the socket."""
 
-    def __init__(self, path: Path, sessions: SecuredSessions, peers: AuthorizedPeers) -> None:
+    def __init__(
+        self, path: Path, sessions: SecuredSessions, peers: AuthorizedPeers, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """Read the file; without a valid one, the record begins now."""
-        self._path, self._sessions, self._peers = path, sessions, peers
+        self._path, self._sessions, self._peers, self._clock = path, sessions, peers, clock
         self._saved: _Kept | None = None
         self._due = 0.0
         self._fault: str | None = None
@@ -41,18 +43,18 @@ class KeysSeen:
             pass
         except (OSError, ValueError) as error:
             _log.warning("keys_seen_unreadable", path=str(path), reason=str(error), effect="the record begins again")
-        kept = self._saved or _Kept(time.time(), {})
+        kept = self._saved or _Kept(self._clock.time(), {})
         self._since = kept.since
         sessions.restore_last_seen(kept.seen, kept.since)
 
     def on_tick(self) -> None:
         """Write what has changed, once in _SAVE_EVERY_S."""
-        if time.monotonic() >= self._due:
+        if self._clock.monotonic() >= self._due:
             self.save()
 
     def save(self) -> None:
         """Write what has changed; after a failure the next call retries."""
-        self._due = time.monotonic() + _SAVE_EVERY_S
+        self._due = self._clock.monotonic() + _SAVE_EVERY_S
         listed = {peer.fingerprint for peer in self._peers.all()}
         seen = {key: at for key, at in self._sessions.last_seen().items() if key in listed}
         kept = _Kept(self._since, seen)

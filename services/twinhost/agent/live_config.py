@@ -6,7 +6,6 @@ agent can't change while it runs (its sockets, its search) keeps its value, and 
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import structlog
 
 from twinhost.folder_events import FolderEvents
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -102,11 +102,18 @@ def _differing(section: str, one: Any, other: Any) -> list[str]:
 class ConfigWatch(Worker):
     """Puts each valid version of the file into effect, on a thread of its own."""
 
-    def __init__(self, live: LiveConfig, grants: Grants, listener: GrantsListener = lambda *_: None) -> None:
+    def __init__(
+        self,
+        live: LiveConfig,
+        grants: Grants,
+        listener: GrantsListener = lambda *_: None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         """Watch the file of the configuration; `listener` is called on this thread."""
         super().__init__("config-watch", self._follow, join_timeout_s=1.0)
         self._waker = Waker()
         self._live = live
+        self._clock = clock
         self._path = Path(live.current.source)
         self._grants = grants
         self._listener = listener
@@ -200,7 +207,7 @@ class ConfigWatch(Worker):
             with self._path.open("rb") as stream:
                 status = os.fstat(stream.fileno())
                 stream.seek(-1, os.SEEK_END)
-                in_place, age = status.st_ino == self._inode, time.time() - status.st_mtime
+                in_place, age = status.st_ino == self._inode, self._clock.time() - status.st_mtime
                 return in_place and stream.read(1) != b"\n" and 0 <= age < _WRITTEN_WITHIN_S
         except OSError:  # missing, or empty: look() says so
             return False

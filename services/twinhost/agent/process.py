@@ -8,7 +8,6 @@ import functools
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Action, Feature
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits, require_open_files
@@ -202,6 +202,7 @@ def prepare_agent(
     stack: ExitStack,
     rebuilds: Mapping[str, Sequence[str]] | None = None,
     further: Sequence[Companion] = (),
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Server:
     """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
 
@@ -212,25 +213,26 @@ def prepare_agent(
         stack: closes what was opened, in the reverse order.
         rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
         further: threads besides those of the assembly.
+        clock: the one of all parts of the agent.
 
     Raises:
         ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
     """
     name = settings.agent.name
-    database, replies = _open_store(settings, migrations, rebuilds, stack)
-    health = Health(name, settings.secure)
-    keys = HostKeys(settings)
+    database, replies = _open_store(settings, migrations, rebuilds, stack, clock)
+    health = Health(name, settings.secure, clock)
+    keys = HostKeys(settings, clock)
     handshakes = Handshakes()
     counters = Counters()
-    publisher = Publisher()
-    telemetry = Telemetry(name)
+    publisher = Publisher(clock)
+    telemetry = Telemetry(name, clock)
     assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
-    config_watch = ConfigWatch(settings.live, grants, assembly.on_grants)
+    config_watch = ConfigWatch(settings.live, grants, assembly.on_grants, clock)
     health.warn(config_watch.warnings)
     health.warn(keys.warnings)
-    documents = assembly.health or HealthActions(health.document)
+    documents = assembly.health or HealthActions(health.document, clock)
     http = HttpServer(
         settings.agent.http_port,
         documents.document,
@@ -244,7 +246,7 @@ def prepare_agent(
     session_limits = SessionLimits(settings.config.limits.sessions_per_key)
     listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
     server_socket, feed = listening.requests, listening.feed
-    follow_keys = _key_follower(settings, keys, server_socket.sessions, stack)
+    follow_keys = _key_follower(settings, keys, server_socket.sessions, stack, clock)
     common: list[Feature] = [
         documents,
         OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success),
@@ -317,11 +319,13 @@ def _with_schemas(
     return described
 
 
-def _key_follower(settings: Settings, keys: HostKeys, sessions: CallerSource, stack: ExitStack) -> Callable[[], None]:
+def _key_follower(
+    settings: Settings, keys: HostKeys, sessions: CallerSource, stack: ExitStack, clock: Clock
+) -> Callable[[], None]:
     """Return a function for the tick: it logs which keys expire, and keeps when each was used."""
     if not isinstance(sessions, SecuredSessions):  # an open link
         return keys.log_expiries
-    seen = KeysSeen(settings.state / f"{settings.agent.name}.{SEEN_FILE}", sessions, keys.peers)
+    seen = KeysSeen(settings.state / f"{settings.agent.name}.{SEEN_FILE}", sessions, keys.peers, clock)
     stack.callback(seen.save)
 
     def follow() -> None:
@@ -355,7 +359,11 @@ def _write_port(settings: Settings) -> None:
 
 
 def _open_store(
-    settings: Settings, migrations: Sequence[str], rebuilds: Mapping[str, Sequence[str]] | None, stack: ExitStack
+    settings: Settings,
+    migrations: Sequence[str],
+    rebuilds: Mapping[str, Sequence[str]] | None,
+    stack: ExitStack,
+    clock: Clock,
 ) -> tuple[Database, ReplyLog]:
     """Open the agent's database, locked for as long as it runs."""
     name, limits = settings.agent.name, settings.config.limits
@@ -366,7 +374,7 @@ def _open_store(
         prepare(path, rebuilds, len(schema))
     else:
         require_undamaged(path)
-    database = Database(path, schema)
+    database = Database(path, schema, clock)
     stack.callback(database.close)
     return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)
 
@@ -389,9 +397,9 @@ def _housekeeping(
         try:
             on_tick()
             if database.fault is not None:
-                if time.monotonic() < store_due:
+                if database.clock.monotonic() < store_due:
                     return
-                store_due = time.monotonic() + _STORE_RETRY_S
+                store_due = database.clock.monotonic() + _STORE_RETRY_S
                 _write_again(database)
             replies.forget_old()
         except StoreUnavailable as error:

@@ -8,7 +8,8 @@ from twinhost.moments import Clock, parse_time
 from twinhost.secure_zmq.errors import MalformedRequest
 
 ISO_TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-TIME = ISO_TIME | Annotated[float, msgspec.Meta(ge=0, le=1e11)]  # or seconds since the epoch
+EPOCH_S = Annotated[float, msgspec.Meta(ge=0, le=1e11)]  # seconds since the epoch
+TIME = ISO_TIME | EPOCH_S
 _LAST_S = 253_402_300_799.0  # of the year 9999, the last that ISO-8601 can represent
 
 

@@ -6,7 +6,6 @@ The state is gathered on the server's thread, where it changes, and read by the 
 import math
 import platform
 import threading
-import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from prometheus_client.utils import floatToGoString
 from twinhost.agent.health import Health
 from twinhost.agent.host_gauges import HostCollector
 from twinhost.agent.host_metrics import HostSample
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
@@ -76,7 +76,8 @@ class Readers:
     With 1,000 agents it takes 5 ms of that thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self.request_tick: Callable[[], None] | None = None  # the server's; None before it serves
         self._read_at = self._collected_at = -math.inf
         self._collected = threading.Condition()
@@ -84,7 +85,7 @@ class Readers:
 
     def collect(self, collect: Callable[[], None]) -> None:
         """Call a function if it is time to; on the server's thread."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         every_s = COLLECT_EVERY_S if now - self._read_at < _READ_WITHIN_S else UNREAD_EVERY_S
         if now - self._collected_at < every_s:
             return
@@ -97,7 +98,7 @@ class Readers:
 
     def note(self) -> None:
         """Have it collected for the next seconds; on any thread."""
-        self._read_at = time.monotonic()
+        self._read_at = self._clock.monotonic()
 
     def wait(self) -> None:
         """Wait, for a second at most, until what was collected is not old; on a reader's thread."""
@@ -116,7 +117,7 @@ class Readers:
 class Telemetry:
     """Counts requests, and keeps the newest state."""
 
-    def __init__(self, agent: str) -> None:
+    def __init__(self, agent: str, clock: Clock = SYSTEM_CLOCK) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(self._registry)
@@ -124,7 +125,7 @@ class Telemetry:
         self._registry.register(self._requests)
         self._state = _StateCollector(agent)
         self._registry.register(self._state)
-        self.readers = Readers()
+        self.readers = Readers(clock)
 
     def follow_host(self, current: Callable[[], HostSample | None]) -> None:
         """Show the host's newest sample too, which `current` returns on any thread."""
@@ -295,7 +296,8 @@ class Gauges:
         self._sessions = sessions
         self._health = health
         self._longest_turn_s: Callable[[], float] = lambda: 0.0
-        self._started = time.monotonic()
+        self._clock = database.clock
+        self._started = self._clock.monotonic()
 
     def follow(self, longest_turn_s: Callable[[], float]) -> None:
         """Set the function that returns the longest iteration of the server's loop since its last call."""
@@ -303,7 +305,7 @@ class Gauges:
 
     def read(self) -> State:
         """Return the state at this moment."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
         return State(
             secure=self._secure,

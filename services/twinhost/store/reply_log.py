@@ -8,7 +8,6 @@ fifth as many commits.
 import ctypes
 import gc
 import sys
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
@@ -140,6 +139,7 @@ class ReplyLog:
         keep_bytes_per_caller: int = KEEP_BYTES_PER_CALLER,
     ) -> None:
         self._database = database
+        self._clock = database.clock
         self._keep_s = keep_s
         self._keep_per_caller = keep_per_caller
         self._keep_bytes_per_caller = keep_bytes_per_caller
@@ -150,7 +150,7 @@ class ReplyLog:
         self._next_seq = 1
         _join_replies(database)
         database.before_every_commit(self._write)
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for seq, caller, requests, size in database.execute(
             "SELECT seq, caller, requests, length(replies) FROM replies ORDER BY seq"
         ):
@@ -204,7 +204,7 @@ class ReplyLog:
 
     def forget_old(self) -> None:
         """Evict replies that have expired or exceed their caller's limits; called between batches."""
-        too_old = time.monotonic() - self._keep_s
+        too_old = self._clock.monotonic() - self._keep_s
         self._most = max(self._most, len(self))
         for share in self._shares.values():
             order = share.order
@@ -244,7 +244,7 @@ class ReplyLog:
         for waiting in self._waiting:
             waiting.share.waiting = None
         self._waiting.clear()
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for waiting in rows:
             waiting.row.moment = now
             waiting.share.append(waiting.row)

@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -187,7 +186,10 @@ def assemble(foundation: Foundation) -> Assembly:
         on_grants=security.on_grants,
         on_stop=on_stop,
         companions=[sampler],
-        routes=[*Stream(state.board, foundation.telemetry.readers).routes(), *page_routes(assets_folder())],
+        routes=[
+            *Stream(state.board, foundation.telemetry.readers, foundation.clock).routes(),
+            *page_routes(assets_folder()),
+        ],
     )
 
 
@@ -210,7 +212,7 @@ def _itself(foundation: Foundation) -> AgentRecord:
         status=HEALTHY,
         location=agent.host.name,
         registered_by=NAME,
-        last_updated=time.time(),
+        last_updated=foundation.clock.time(),
         host=agent.host.address,
         port=agent.zmq_port,
         health_check_port=agent.http_port,

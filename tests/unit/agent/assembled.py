@@ -16,6 +16,7 @@ from twinhost.agent.settings import load_settings
 from twinhost.agent.telemetry import Telemetry
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller, Grants
@@ -52,14 +53,15 @@ class Assembled:
         migrations: Sequence[str],
         assemble: Callable[[Foundation], Assembly],
         environment: dict[str, str],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         settings = load_settings(name, environment)
-        self.database = open_database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations])
-        self.health = Health(name, settings.secure)
-        self.keys = HostKeys(settings)
+        self.database = open_database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations], clock)
+        self.health = Health(name, settings.secure, clock)
+        self.keys = HostKeys(settings, clock)
         counters = Counters()
         self.handshakes = Handshakes()
-        self.telemetry = Telemetry(name)
+        self.telemetry = Telemetry(name, clock)
         self.assembly = assemble(
             Foundation(
                 settings,
@@ -68,7 +70,7 @@ class Assembled:
                 self.handshakes,
                 self.health,
                 counters,
-                Publisher(),
+                Publisher(clock),
                 self.telemetry,
             )
         )

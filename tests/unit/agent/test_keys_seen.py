@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.identities import new_pair
+from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.keys_seen import KeysSeen
+from twinhost.moments import SYSTEM_CLOCK
 from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.key_writer import write_certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
@@ -25,10 +27,10 @@ class Bench:
         self.peers = AuthorizedPeers([root / "keys"])
         self.peers.reload()
 
-    def start(self) -> tuple[KeysSeen, SecuredSessions]:
+    def start(self, clock: Clock | None = None) -> tuple[KeysSeen, SecuredSessions]:
         """Do what a start of the agent does."""
         sessions = SecuredSessions(self.peers)
-        return KeysSeen(self.path, sessions, self.peers), sessions
+        return KeysSeen(self.path, sessions, self.peers, clock or SYSTEM_CLOCK), sessions
 
 
 @pytest.fixture
@@ -42,18 +44,18 @@ def use(sessions: SecuredSessions, key: str, moment: float) -> None:
     sessions._last_seen[key] = moment
 
 
-def test_it_writes_once_a_minute_and_at_the_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_writes_once_a_minute_and_at_the_end(bench: Bench) -> None:
     """A tick comes every 0.2 s; a killed agent has lost a minute at most."""
-    clock = time.monotonic()
-    monkeypatch.setattr("twinhost.agent.keys_seen.time.monotonic", lambda: clock)
-    seen, sessions = bench.start()
+    clock = Clock()
+    clock.stand_still()
+    seen, sessions = bench.start(clock)
     seen.on_tick()
     first = bench.path.read_bytes()
     use(sessions, bench.key, 1_000.0)
-    clock += 59
+    clock.let_pass(59)
     seen.on_tick()
     assert bench.path.read_bytes() == first
-    clock += 1
+    clock.let_pass(1)
     seen.on_tick()
     assert bench.start()[1].last_seen() == {bench.key: 1_000.0}
     use(sessions, bench.key, 2_000.0)

@@ -11,6 +11,7 @@ import pytest
 import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import (
     ContainerSample,
@@ -130,16 +131,17 @@ def test_it_is_collected_after_a_block_that_raises() -> None:
 
 
 @pytest.mark.parametrize(("reads", "every_s"), [(True, COLLECT_EVERY_S), (False, UNREAD_EVERY_S)])
-def test_it_is_collected_while_somebody_reads(monkeypatch: pytest.MonkeyPatch, reads: bool, every_s: float) -> None:
+def test_it_is_collected_while_somebody_reads(reads: bool, every_s: float) -> None:
     """Once a second, though ticks come more often; else once a minute."""
-    readers, clock, collected = Readers(), [100.0], list[float]()
-    monkeypatch.setattr("twinhost.agent.telemetry.time.monotonic", lambda: clock[0])
-    while clock[0] < 100 + 2.5 * every_s:
+    clock, collected = Clock(), list[float]()
+    clock.stand_still()
+    readers, began = Readers(clock), clock.monotonic()
+    while clock.monotonic() < began + 2.5 * every_s:
         if reads:
             readers.note()
-        readers.collect(lambda: collected.append(clock[0]))
-        clock[0] += COLLECT_EVERY_S / 4
-    assert collected == [100.0, 100 + every_s, 100 + 2 * every_s]
+        readers.collect(lambda: collected.append(clock.monotonic() - began))
+        clock.let_pass(COLLECT_EVERY_S / 4)
+    assert collected == [0, every_s, 2 * every_s]
 
 
 def test_a_reader_waits_for_what_is_old_already() -> None:

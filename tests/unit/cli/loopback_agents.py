@@ -12,7 +12,7 @@ import zmq
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports, vacant_address
-from twinhost.agent.health import Health, HealthActions, OperatorActions, Ping, pong
+from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
 from twinhost.agent.subscriptions import SubscriptionActions
@@ -173,7 +173,7 @@ class LoopbackAgent:
 
     def _own_actions(self) -> Sequence[Action[Any]]:
         if self.name != SDT:
-            return [Action(Ping, pong)]
+            return []
         assert self.audit is not None
         handlers = RegistryActions(
             Registry(self._database, ttl_s=15),

@@ -4,10 +4,12 @@ import time
 
 import pytest
 
+from twinhost.moments import Clock
+
 NOW = 1_800_000_000  # some moment of 2027
 
 
-class WallClock:
+class WallClock(Clock):
     """The time module as the list of keys sees it; it is fixed until a test sets it."""
 
     def __init__(self) -> None:

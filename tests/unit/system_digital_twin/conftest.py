@@ -1,23 +1,21 @@
-"""A twin on a fresh database, and the clock that its registry reads."""
+"""A twin on a fresh database, and the clock of its parts."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.system_digital_twin.twin import Clock, Twin, registry_module
+from tests.unit.system_digital_twin.twin import Clock, Twin
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+def clock() -> Clock:
     """Real time that a test can let pass."""
-    clock = Clock()
-    monkeypatch.setattr(registry_module, "time", clock)
-    return clock
+    return Clock()
 
 
 @pytest.fixture
 def twin(tmp_path: Path, clock: Clock) -> Iterator[Twin]:
     """SystemDigitalTwin with an empty registry."""
-    with Twin(tmp_path / "SystemDigitalTwin.sqlite3") as twin:
+    with Twin(tmp_path / "SystemDigitalTwin.sqlite3", clock) as twin:
         yield twin

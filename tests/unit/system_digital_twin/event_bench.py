@@ -5,8 +5,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-
 from tests.configuration import SHIPPED_GRANTS
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
@@ -18,9 +16,6 @@ from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin import SUCCESS
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
-from twinhost.system_digital_twin.events import actions as actions_module
-from twinhost.system_digital_twin.events import errors as errors_module
-from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import (
@@ -48,7 +43,9 @@ class EventBench:
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS])
+        self.database = open_database(
+            self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS], self.clock
+        )
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         actions = EventActions(self.events, ErrorLog(self.database), MAX_REPLY_BYTES, self._audit).actions()
@@ -126,11 +123,3 @@ def error(error_id: str = "x", **fields: Any) -> dict[str, Any]:
         "message": "no answer",
         **fields,
     }
-
-
-def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return real time that a test can let pass, as events see it."""
-    clock = Clock()
-    for module in (events_module, errors_module, actions_module):
-        monkeypatch.setattr(module, "time", clock)
-    return clock

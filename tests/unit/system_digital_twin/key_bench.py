@@ -8,6 +8,7 @@ from tests.configuration import SHIPPED
 from tests.identities import new_pair
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
@@ -39,8 +40,9 @@ class Doom(Request, tag="doom"):
 class KeyBench:
     """mainpc's folder of keys, its `enrolled` folder, and an agent on them that can be started again."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self.root = root
+        self.clock = clock
         self.folder = root / "mainpc"
         self.enrolled_folder = self.folder / "enrolled"
         for folder in (self.folder, self.enrolled_folder, self.folder / "invites"):
@@ -50,7 +52,7 @@ class KeyBench:
     def start(self) -> None:
         """Begin as a process does."""
         migrations = [*REPLY_LOG_MIGRATIONS, LEDGER_MIGRATION, MIGRATION_RESTORES, KEY_AUDIT_MIGRATION, DEBTS]
-        self.database = open_database(self.root / "twin.sqlite3", migrations)
+        self.database = open_database(self.root / "twin.sqlite3", migrations, self.clock)
         self.audit = AuditLog(self.database, self.root / "audit")
         self.peers = AuthorizedPeers([self.folder, self.enrolled_folder])
         self.key_audit = KeyAudit(self.database, self.audit, self.peers)
@@ -60,6 +62,7 @@ class KeyBench:
             self.enrolled,
             lambda event, **fields: self.audit.record(Event(event), **fields),
             LIFETIME_DAYS,
+            clock=self.clock,
         )
         self._dispatcher = Dispatcher(
             [*self.actions.actions(), Action(Doom, self._doom, mutates=True)],

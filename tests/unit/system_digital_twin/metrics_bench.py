@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
@@ -18,19 +16,11 @@ from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.capacity import actions as load_actions_module
-from twinhost.system_digital_twin.capacity import leases as leases_module
-from twinhost.system_digital_twin.capacity import reservations as reservations_module
-from twinhost.system_digital_twin.capacity import time_to_full as time_to_full_module
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
-from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.events import Events
-from twinhost.system_digital_twin.metrics import history as metrics_history
-from twinhost.system_digital_twin.metrics import metrics as metrics_module
-from twinhost.system_digital_twin.metrics import vram_reports as vram_module
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.metrics.vram_reports import VramReports
@@ -46,23 +36,6 @@ DEBTS = (
 
 class Doom(Request, tag="doom"):
     """Leave something behind that makes the commit of the whole batch fail."""
-
-
-def set_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Let every module here see one clock that a test can move."""
-    clock = Clock()
-    for module in (
-        leases_module,
-        load_actions_module,
-        reservations_module,
-        metrics_module,
-        vram_module,
-        metrics_history,
-        time_to_full_module,
-        events_module,
-    ):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
 
 
 def sample(**changed: Any) -> HostSample:
@@ -108,14 +81,15 @@ class Pending:
 class MetricsBench:
     """The twin's part in metrics and leases; `sent` went to the feed. It can be started again on the same database."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.clock = clock
         self.sent: list[dict[str, Any]] = []
         self._path = path
         self.open()
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = open_database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS])
+        self.database = open_database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS], self.clock)
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.reports = VramReports(self.database)
         self.leases = Leases(self.database, self.reports.lease_ended)

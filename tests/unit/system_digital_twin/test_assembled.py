@@ -21,9 +21,9 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str
 
 
 @pytest.fixture
-def agent(environment: dict[str, str]) -> Iterator[Assembled]:
+def agent(environment: dict[str, str], clock: Clock) -> Iterator[Assembled]:
     """SystemDigitalTwin after its first start."""
-    with Assembled(NAME, MIGRATIONS, assemble, environment) as agent:
+    with Assembled(NAME, MIGRATIONS, assemble, environment, clock) as agent:
         yield agent
 
 

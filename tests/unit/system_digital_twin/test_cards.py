@@ -16,7 +16,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     Clock,
     MetricsBench,
     sample,
-    set_clock,
     with_gpu,
     with_gpus,
 )
@@ -32,13 +31,8 @@ TWO_CARDS = {"cuda:0": 10_000.0, "cuda:1": 8_000.0}
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
-
-
-@pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 
@@ -107,7 +101,7 @@ def test_a_lease_of_the_version_before_counts_on_every_card(tmp_path: Path, cloc
     }  # fmt: skip
     before.execute("INSERT INTO leases VALUES (?, ?)", ("old", json.dumps(record).encode()))
     before.close()
-    bench = MetricsBench(path)
+    bench = MetricsBench(path, clock)
     bench.both_measured(pc2=with_gpus((0, 10_000), (0, 10_000)))
     (old,) = bench.ask("list_leases")["leases"]
     assert (old["lease_id"], old["gpu"], old["state"]) == ("old", None, "committed")

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.unit.system_digital_twin.event_bench import EventBench, error, setable_clock
+from tests.unit.system_digital_twin.event_bench import EventBench, error
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from twinhost.store.audit_log.chain import Event
 from twinhost.system_digital_twin.events import events as events_module
@@ -19,11 +19,6 @@ from twinhost.system_digital_twin.events.filters import Filter
 
 MANY = 100_000
 SLOWEST_S = 1.0  # CPU time of one request at MANY rows; measured: 10 to 200 ms
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return setable_clock(monkeypatch)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.system_digital_twin.event_bench import EventBench, error, event, setable_clock
-from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA
+from tests.unit.system_digital_twin.event_bench import EventBench, error, event
+from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES
 
@@ -26,8 +26,8 @@ FULL_ERROR: dict[str, Any] = error(
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventBench]:
-    with EventBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+def bench(tmp_path: Path, clock: Clock) -> Iterator[EventBench]:
+    with EventBench(tmp_path / "db", clock) as bench:
         yield bench
 
 

@@ -8,17 +8,12 @@ from typing import Any
 import pytest
 
 from tests.older_database import REPLY_LOG_MIGRATIONS, downgrade
-from tests.unit.system_digital_twin.event_bench import OLDER_MIGRATIONS, EventBench, error, event, setable_clock
+from tests.unit.system_digital_twin.event_bench import OLDER_MIGRATIONS, EventBench, error, event
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from twinhost.system_digital_twin.deduplication import Deduplication
 from twinhost.system_digital_twin.events.events import MIGRATION, Topic
 
 MOMENT = "2026-01-02T03:04:05Z"
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return setable_clock(monkeypatch)
 
 
 @pytest.fixture

@@ -25,13 +25,12 @@ from twinhost.system_digital_twin.trust.audit import KeyAudit
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    trust = "twinhost.system_digital_twin.trust"
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", f"{trust}.actions", f"{trust}.audit")
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
 
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path)
+    bench = KeyBench(tmp_path, clock)
     yield bench
     bench.stop()
 

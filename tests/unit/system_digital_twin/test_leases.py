@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMRA, Clock, MetricsBench, set_clock
+from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMRA, Clock, MetricsBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.system_digital_twin.capacity import leases as leases_module
@@ -18,13 +18,8 @@ Act = Callable[[MetricsBench, Lease], Lease]
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
-
-
-@pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 

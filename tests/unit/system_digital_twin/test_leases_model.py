@@ -20,7 +20,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     Clock,
     MetricsBench,
     Pending,
-    set_clock,
     with_gpus,
 )
 from twinhost.agent.host_metrics import MachineSample
@@ -68,8 +67,8 @@ class Leases(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory(dir="/dev/shm")  # hundreds of databases, each of which syncs
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(reservations, "MAX_OVERTAKEN", MAX_OVERTAKEN)
-        self.clock: Clock = set_clock(self.patch)
-        self.bench = MetricsBench(Path(self.folder.name) / "twin.sqlite3")
+        self.clock: Clock = Clock()
+        self.bench = MetricsBench(Path(self.folder.name) / "twin.sqlite3", self.clock)
         self.waiting: list[Waiting] = []
         self.ends: dict[str, float | None] = {}  # of the leases that were acknowledged; None: until it is released
         self.arrived = 0

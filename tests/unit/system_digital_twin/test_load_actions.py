@@ -17,7 +17,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     MetricsBench,
     names,
     sample,
-    set_clock,
     with_gpu,
 )
 from twinhost.agent.host_metrics import MachineSample
@@ -36,13 +35,8 @@ PROJECTIONS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
-
-
-@pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 

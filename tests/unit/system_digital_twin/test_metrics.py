@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample, set_clock
+from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, MetricsBench, sample
 from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.system_digital_twin.metrics import history as metrics_history
@@ -17,15 +17,15 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = set_clock(monkeypatch)
+def clock() -> Clock:
+    clock = Clock()
     clock.set_wall_clock(HOUR_S - clock.time() % HOUR_S)  # the tests begin at the full hour
     return clock
 
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 

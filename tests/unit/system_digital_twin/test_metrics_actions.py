@@ -17,7 +17,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     Clock,
     MetricsBench,
     sample,
-    set_clock,
     with_gpu,
 )
 from twinhost.agent.host_metrics import MachineSample
@@ -51,13 +50,8 @@ VRAM: dict[str, Any] = {
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
-
-
-@pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 

@@ -19,17 +19,12 @@ pytestmark = pytest.mark.sdt_security
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(
-        monkeypatch,
-        "twinhost.secure_zmq.peers",
-        "twinhost.system_digital_twin.trust.actions",
-        "twinhost.system_digital_twin.trust.audit",
-    )
+    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
 
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path)
+    bench = KeyBench(tmp_path, clock)
     yield bench
     bench.stop()
 

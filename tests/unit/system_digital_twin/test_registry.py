@@ -309,7 +309,7 @@ def test_accepted_values_survive_a_restart_unchanged(
 ) -> None:
     """Any text and any JSON that a registration was answered `success` for."""
     path: Path = tmp_path_factory.mktemp("registry") / "db"
-    with Twin(path) as twin:
+    with Twin(path, Clock()) as twin:
         assert twin.register(OPERATOR, name, metadata=metadata)["agent_id"] == name
         assert twin.ask("heartbeat", OPERATOR, agent_name=name, status=status)["status"] == "success"
         before = twin.ask("get_registered_agents")["agents"]

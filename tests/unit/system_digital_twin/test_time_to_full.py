@@ -15,7 +15,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     Clock,
     MetricsBench,
     sample,
-    set_clock,
     with_gpus,
 )
 from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
@@ -30,15 +29,15 @@ TOTAL_MB = 1_000.0
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = set_clock(monkeypatch)
+def clock() -> Clock:
+    clock = Clock()
     clock.set_wall_clock(90.0 - clock.time() % 60)  # in mid-minute: a sample a minute is in each minute
     return clock
 
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     yield bench
     bench.stop()
 

@@ -13,7 +13,6 @@ from tests.unit.system_digital_twin.metrics_bench import (
     Clock,
     MetricsBench,
     names,
-    set_clock,
     with_gpus,
 )
 from twinhost.agent.host_metrics import MachineSample
@@ -26,13 +25,8 @@ OTHERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{numbe
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return set_clock(monkeypatch)
-
-
-@pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3")
+    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
     bench.both_measured(pc2=with_gpus((0, 10_000), (0, 10_000)))
     yield bench
     bench.stop()

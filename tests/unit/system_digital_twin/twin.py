@@ -10,12 +10,12 @@ from typing import Any
 from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from twinhost import moments
 from twinhost.agent.health import HealthActions
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.reply_log import ReplyLog
-from twinhost.system_digital_twin.registry import registry as registry_module
 from twinhost.system_digital_twin.registry.actions import RegistryActions
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
 
@@ -27,14 +27,18 @@ NOBODY = UNAUTHENTICATED
 PUBLIC_KEYS = {UMRA.name: b"rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"}
 
 
-class Clock:
-    """The time module as the registry sees it: real time, plus what a test has let pass; the latter alone on demand."""
+class Clock(moments.Clock):
+    """Real time, plus what a test has let pass; the latter alone on demand."""
 
-    def __init__(self, *, stands_still: bool = False) -> None:
-        now = time.monotonic()
-        self._monotonic: Callable[[], float] = (lambda: now) if stands_still else time.monotonic
+    def __init__(self) -> None:
+        self._monotonic: Callable[[], float] = time.monotonic
         self._passed_s = 0.0
         self._set_by_s = 0.0
+
+    def stand_still(self) -> None:
+        """Let no time pass from now on, by the monotonic clock, but what a test lets pass."""
+        now = time.monotonic()
+        self._monotonic = lambda: now
 
     def let_pass(self, seconds: float) -> None:
         """Let time pass, on both clocks."""
@@ -54,13 +58,14 @@ class Clock:
 class Twin:
     """The agent's actions; `ask` is what a client of it would see."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
+        self._clock = clock
         self.open()
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION])
+        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION], self._clock)
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
@@ -108,4 +113,4 @@ class Twin:
         return {name: json.loads(record) for name, record in rows}
 
 
-__all__ = ["NOBODY", "OPERATOR", "PUBLIC_KEYS", "SDT", "TTL_S", "UMRA", "Clock", "Twin", "registry_module"]
+__all__ = ["NOBODY", "OPERATOR", "PUBLIC_KEYS", "SDT", "TTL_S", "UMRA", "Clock", "Twin"]

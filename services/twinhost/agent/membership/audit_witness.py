@@ -6,14 +6,13 @@ The file is separate from the agent's database: a restored or damaged database m
 
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
 import structlog
 
-from twinhost.moments import iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
@@ -85,9 +84,10 @@ class _Answer(msgspec.Struct):
 class AuditWitness:
     """Keeps the heads in a file; callable from any thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         """Read the file; an unreadable one is a fault until an operator accepts that, and is not overwritten."""
         self._path = path
+        self._clock = clock
         self._lock = threading.Lock()
         self._kept = _Kept()
         self._alarm: str | None = None  # the log does not extend the newest head
@@ -155,7 +155,7 @@ class AuditWitness:
             heads = kept.heads
             if self._alarm is not None and kept.newest is not None:
                 accepted.append(f"a log that does not have line {kept.newest.seq} as it was seen")
-                gaps = (*gaps, Gap(heads[0].seq, kept.newest.seq, iso_time(time.time()), None, operator))
+                gaps = (*gaps, Gap(heads[0].seq, kept.newest.seq, iso_time(self._clock.time()), None, operator))
                 heads = ()
             if self._unreadable is not None:
                 accepted.append(f"an unreadable {self._path.name}")
@@ -178,12 +178,12 @@ class AuditWitness:
             if restore is None or restore.seq > asked.seq:
                 self._raise_alarm(asked)
                 return
-            gap = Gap(restore.seq, asked.seq, iso_time(time.time()), restore.time)
+            gap = Gap(restore.seq, asked.seq, iso_time(self._clock.time()), restore.time)
             _log.warning("audit_log_restored", first=gap.first, last=gap.last, restored=gap.restored)
             heads = tuple(each for each in kept.heads if each.seq < restore.seq)
             kept = _Kept(heads, (*kept.gaps, gap)[-MAX_GAPS:])
         elif head is not None and (head.seq > 0 if asked is None else compared is not None and head.seq > asked.seq):
-            seen = msgspec.structs.replace(head, seen_at=iso_time(time.time()))
+            seen = msgspec.structs.replace(head, seen_at=iso_time(self._clock.time()))
             kept = _Kept(_thinned((*kept.heads, seen)), kept.gaps)
         if compared is not None:
             self._alarm = None

@@ -15,7 +15,6 @@ import hashlib
 import itertools
 import socket
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ import structlog
 
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import Settings
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Host, is_local_only
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -77,18 +77,20 @@ class Pending:
     request: ForwardedRequest = field(compare=False)
     reply: "Future[Reply]" = field(compare=False)
     deadline: float = field(compare=False)
+    clock: Clock = field(compare=False)
 
     @property
     def left_s(self) -> float:
         """How many seconds are left, at least 0."""
-        return max(0.0, self.deadline - time.monotonic())
+        return max(0.0, self.deadline - self.clock.monotonic())
 
 
 class ForwardingQueue:
     """The requests that wait, and those under way; for any thread."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, clock: Clock = SYSTEM_CLOCK) -> None:
         """Serve that many threads."""
+        self._clock = clock
         self._max_at_once = max(1, workers - 1)  # of a caller
         self._numbers = itertools.count()
         self._waiting: list[Pending] = []
@@ -146,7 +148,7 @@ class ForwardingQueue:
 
     def _put(self, request: ForwardedRequest) -> Pending:
         order = (-request.priority, next(self._numbers))
-        pending = Pending(order, request, Future(), time.monotonic() + DEADLINE_S)
+        pending = Pending(order, request, Future(), self._clock.monotonic() + DEADLINE_S, self._clock)
         self._waiting.append(pending)
         if request.request_id is not None:
             self._by_id[request.caller, request.request_id] = pending
@@ -184,12 +186,14 @@ def _decrement(counts: Counter[str], name: str) -> None:
 class Coordinator:
     """Threads that forward requests; each has its own clients."""
 
-    def __init__(self, mainpc: ServerAddress, address_of: AddressOf, max_payload_bytes: int) -> None:
+    def __init__(
+        self, mainpc: ServerAddress, address_of: AddressOf, max_payload_bytes: int, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """Forward to the agents that `address_of` finds, which may ask the one at `mainpc`."""
         self._mainpc = mainpc
         self._address_of = address_of
         self._max_payload_bytes = max_payload_bytes
-        self._queue = ForwardingQueue(WORKERS)
+        self._queue = ForwardingQueue(WORKERS, clock)
         self._stopped = threading.Event()
         self._workers = [Worker(f"coordinator-{number}", self._work, join_timeout_s=1.0) for number in range(WORKERS)]
 

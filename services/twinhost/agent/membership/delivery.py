@@ -7,7 +7,6 @@ only the requests that this agent makes are sent, and only their own fields.
 
 import random
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.host_metrics import HostSample
-from twinhost.moments import iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError, StoreUnavailable
@@ -247,11 +246,12 @@ def fields_to_send(request: Undelivered, now: float) -> dict[str, Any]:
 class Sender:
     """Sends what the queue has; used by the link's thread alone, while it is connected."""
 
-    def __init__(self, queue: DeliveryQueue) -> None:
+    def __init__(self, queue: DeliveryQueue, clock: Clock = SYSTEM_CLOCK) -> None:
         self._queue = queue
+        self._clock = clock
         self._not_before = 0.0  # by the monotonic clock; 0 without a transient error
-        self._retry_refused_at = time.monotonic() + _RETRY_REFUSED_S
-        self._budget = LogBudget()  # by code
+        self._retry_refused_at = self._clock.monotonic() + _RETRY_REFUSED_S
+        self._budget = LogBudget(clock.monotonic)  # by code
 
     def send_one(self, client: Client) -> bool:
         """Send the oldest request; return whether there may be more to send at once.
@@ -262,7 +262,7 @@ class Sender:
         Raises:
             ConnectionRefused: mainpc is unreachable, and may or may not have received the request.
         """
-        clock = time.monotonic()
+        clock = self._clock.monotonic()
         if clock < self._not_before:
             return False
         self._not_before = 0.0
@@ -272,7 +272,7 @@ class Sender:
         if request is None:
             return False
         try:
-            fields = fields_to_send(request, time.time())
+            fields = fields_to_send(request, self._clock.time())
             # A sample's age changes with each attempt, and so does the request; mainpc deduplicates by `wall`.
             request_id = None if request.kind is Kind.SAMPLE else request.request_id
             client.call(request.action, deadline_s=CALL_DEADLINE_S, request_id=request_id, **fields)
@@ -287,11 +287,11 @@ class Sender:
 
     def backoff_s(self) -> float:
         """Return in how many seconds `send_one` is to be called again, because of a transient error; else infinity."""
-        return max(0.0, self._not_before - time.monotonic()) if self._not_before else float("inf")
+        return max(0.0, self._not_before - self._clock.monotonic()) if self._not_before else float("inf")
 
     def reconnected(self) -> None:
         """Retry what was refused: mainpc may have been updated."""
-        self._retry_refused_at = time.monotonic() + _RETRY_REFUSED_S
+        self._retry_refused_at = self._clock.monotonic() + _RETRY_REFUSED_S
         self._queue.retry_refused()
 
     def _refused(self, request: Undelivered, error: RequestError) -> None:

@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,6 +23,7 @@ from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
@@ -67,6 +67,7 @@ class MainpcLink(Worker):
         witness: AuditWitness | None = None,
         metadata: Mapping[str, Any] = MappingProxyType({}),
         feed: ServerAddress | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Keep `agent` registered with the agent at `server`.
 
@@ -84,6 +85,7 @@ class MainpcLink(Worker):
             witness: keeps the heads of mainpc's audit log.
             metadata: what it registers with, besides its location.
             feed: mainpc's event feed, which announces a change of its list of keys.
+            clock: that of this host.
         """
         super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
         self._registration_data = {
@@ -97,6 +99,7 @@ class MainpcLink(Worker):
             "metadata": {"location": agent.host.name, **metadata},
         }
         self._status = status
+        self._clock = clock
         self._server = server
         self._trust = trust
         self._witness = witness
@@ -105,8 +108,8 @@ class MainpcLink(Worker):
         self.heartbeat_s = heartbeat_s
         self._max_payload_bytes = max_payload_bytes
         queue = queue if queue is not None else DeliveryQueue()
-        self._samples = _SampleReports(agent.host.name, queue)
-        self._sender = Sender(queue)
+        self._samples = _SampleReports(agent.host.name, queue, clock)
+        self._sender = Sender(queue, clock)
         self._registered = False
         self._registration: object = None  # the digest of this agent's own record at mainpc
         # Whether all agents may send this heartbeat at one moment: after a start, a reconnect, or a change of keys. The
@@ -151,12 +154,12 @@ class MainpcLink(Worker):
         with Client(self._server, max_payload_bytes=self._max_payload_bytes) as client:
             while not self.stopping:
                 self._heartbeat_due = False
-                self._send_until(client, time.monotonic() + self._turn(client))
+                self._send_until(client, self._clock.monotonic() + self._turn(client))
             self._say_goodbye(client)
 
     def _send_until(self, client: Client, next_heartbeat: float) -> None:
         """Send measurements and the outbox until the next heartbeat is due, or until another thread wakes this one."""
-        while (left_s := next_heartbeat - time.monotonic()) > 0:
+        while (left_s := next_heartbeat - self._clock.monotonic()) > 0:
             self._signal.clear()  # before it looks: what comes after that sets it again
             if self._heartbeat_due or self.stopping:
                 return
@@ -268,8 +271,9 @@ class MainpcLink(Worker):
 class _SampleReports:
     """Measurements for mainpc: the newest is sent, older ones go to the outbox. `add` is for any thread."""
 
-    def __init__(self, host: str, queue: DeliveryQueue) -> None:
+    def __init__(self, host: str, queue: DeliveryQueue, clock: Clock = SYSTEM_CLOCK) -> None:
         self._host = host
+        self._clock = clock
         self._queue = queue
         self._samples: deque[HostSample] = deque(maxlen=_MAX_SAMPLES)
         self._error_code: str | None = None
@@ -294,9 +298,9 @@ class _SampleReports:
         for sample in older:
             self._store(sample)
         try:
-            started = time.perf_counter()
+            started = self._clock.monotonic()
             client.call("ping", deadline_s=CALL_DEADLINE_S)
-            newest = msgspec.structs.replace(newest, latency_ms=1_000 * (time.perf_counter() - started))
+            newest = msgspec.structs.replace(newest, latency_ms=1_000 * (self._clock.monotonic() - started))
             client.call("report_metrics", deadline_s=CALL_DEADLINE_S, **self._fields(newest))
         except (ConnectionRefused, *TRANSIENT) as error:
             self._store(newest)
@@ -345,7 +349,7 @@ class Membership:
         if settings.certificates is not None:
             trust = TrustFolder(settings.certificates.folder / TRUST_FOLDER, foundation.keys.peers.reload)
         self.outbox = Outbox(foundation.database, settings.agent.name)
-        self._witness = AuditWitness(settings.state / f"{settings.agent.name}.{HEADS_FILE}")
+        self._witness = AuditWitness(settings.state / f"{settings.agent.name}.{HEADS_FILE}", foundation.clock)
         self._settings = settings
         self._link = link = MainpcLink(
             mainpc,
@@ -361,10 +365,11 @@ class Membership:
             self._witness,
             settings.metadata,
             feed,
+            foundation.clock,
         )
         sampler = SamplerThread.of(foundation, link.report)
         addresses = find_addresses(settings, foundation.keys)
-        self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes)
+        self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes, foundation.clock)
         followers = [link.follower] if link.follower is not None else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         health.add(LINK_CHECK, lambda: link.fault, essential=False)

@@ -12,7 +12,6 @@ Registration and heartbeats are not stored: they describe the present state, and
 """
 
 import functools
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -71,12 +70,13 @@ class Outbox:
     ) -> None:
         """Load the requests that an earlier process did not deliver; `agent` is who sends them."""
         self._database = database
+        self._clock = database.clock
         self._agent = agent
         self._max_rows = max_rows
         self._max_total_bytes = max_total_bytes
         self._usage = dict.fromkeys(Kind, _Usage())
         self._retry_at = 0.0
-        self._budget = LogBudget()  # by kind
+        self._budget = LogBudget(self._clock.monotonic)  # by kind
         self.queue = DeliveryQueue()
         self._load()
 
@@ -95,7 +95,7 @@ class Outbox:
             "event_id": uuid.uuid4().hex,
             "event_type": event_type,
             "source_agent": self._agent,
-            "timestamp": iso_time(time.time()),
+            "timestamp": iso_time(self._clock.time()),
             "data": data,
         }
         self._add_or_defer(Kind.EVENT, "publish_event", {"event": event}, written_by)
@@ -116,7 +116,7 @@ class Outbox:
             "severity": severity,
             "error_type": error_type,
             "message": message[:MAX_MESSAGE_CHARACTERS],
-            "timestamp": iso_time(time.time()),
+            "timestamp": iso_time(self._clock.time()),
             "context": context,
         }
         self._add_or_defer(Kind.ERROR, "report_error", {"error": error}, written_by)
@@ -143,7 +143,7 @@ class Outbox:
             )
         self._restore_usage_on_rollback()
         self._make_room(kind, size_of(len(content)))
-        request_id, now = uuid.uuid4().hex, time.time()
+        request_id, now = uuid.uuid4().hex, self._clock.time()
         (seq,) = self._database.execute(
             "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) VALUES (?, ?, ?, ?, ?, ?) "
             "RETURNING seq",
@@ -159,7 +159,7 @@ class Outbox:
         Raises:
             StoreUnavailable: nothing was written; it is retried after a second.
         """
-        clock = time.monotonic()
+        clock = self._clock.monotonic()
         if clock < self._retry_at:
             return
         delivered, deferred = self.queue.take_changes()

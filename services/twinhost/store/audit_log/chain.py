@@ -26,14 +26,15 @@ import json
 import math
 import re
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
 
 import msgspec
+
+from twinhost.moments import SYSTEM_CLOCK, Clock
 
 
 class Event(StrEnum):
@@ -238,7 +239,7 @@ class Repetition:
     5,500 lines, 2 MB at 400 bytes each; the 512 MiB that are kept hold more than 200 such days.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._accounts: dict[Kind, _Account] = {}
@@ -247,7 +248,7 @@ class Repetition:
 
     def admit(self, event: Event, fields: Fields, wall: float) -> bool:
         """Return whether to write this event; otherwise it was counted. `wall` is in seconds since the epoch."""
-        now = self._clock()
+        now = self._clock.monotonic()
         with self._lock:
             kind = self._kind(event, fields)
             account = self._accounts.setdefault(kind, _Account(now + DAY_S))
@@ -265,7 +266,7 @@ class Repetition:
 
     def finished(self, *, everything: bool = False) -> list[dict[str, Value]]:
         """Return, once each, the fields of the `repeated` lines of finished windows; at a stop, of all windows."""
-        now = float("inf") if everything else self._clock()
+        now = float("inf") if everything else self._clock.monotonic()
         with self._lock:
             if now - self._looked_at >= LOOK_EVERY_S:
                 self._looked_at = now

@@ -8,9 +8,7 @@ the log continues after it.
 """
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -71,7 +69,6 @@ class AuditLog:
         folder: Path,
         max_file_bytes: int = MAX_FILE_BYTES,
         keep_files: int = KEEP_FILES,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Open the log and finish what a crash interrupted.
 
@@ -80,7 +77,6 @@ class AuditLog:
             folder: created if missing; its parent must exist.
             max_file_bytes: a file that would grow beyond this is followed by the next one.
             keep_files: how many of the newest files are kept.
-            clock: monotonic seconds, for counting repeated events.
 
         Raises:
             ConfigurationError: the folder can't be used.
@@ -90,7 +86,8 @@ class AuditLog:
         self._files = Files(folder)
         self._max_file_bytes = max_file_bytes
         self._keep_files = keep_files
-        self._repetition = Repetition(clock)
+        self._clock = database.clock
+        self._repetition = Repetition(self._clock)
         self._lock = threading.Lock()
         self._notes: deque[Note] = deque()
         self._notes_lost = 0
@@ -147,11 +144,11 @@ class AuditLog:
         if event in AGGREGATED:
             self.note(event, **fields)
         else:
-            self._ledger.add([(iso(time.time()), event, checked(fields))])
+            self._ledger.add([(iso(self._clock.time()), event, checked(fields))])
 
     def note(self, event: Event, /, **fields: Value) -> None:
         """Add a line with the next flush; callable from any thread, and never waits for a disk."""
-        wall, entry = time.time(), checked(fields)
+        wall, entry = self._clock.time(), checked(fields)
         if event in AGGREGATED and not self._repetition.admit(event, entry, wall):
             return
         with self._lock:
@@ -236,7 +233,7 @@ class AuditLog:
             raise StoreUnavailable(f"the audit log can't be read ({error}); check the agent's volume") from error
 
     def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
-        now = time.time()
+        now = self._clock.time()
         with self._lock:
             self._notes.extend((now, Event.REPEATED, fields) for fields in repeated)
             notes = list(islice(self._notes, _NOTES_PER_FLUSH))

@@ -1,6 +1,5 @@
 """The actions on capacity: what a load would do, which host it fits on, and leases of memory."""
 
-import time
 from typing import Annotated, NotRequired, TypedDict
 
 import msgspec
@@ -143,6 +142,7 @@ class LoadActions(Feature):
     def __init__(self, reservations: Reservations, leases: Leases) -> None:
         self._reservations = reservations
         self._leases = leases
+        self._clock = leases.clock
 
     @action(forwardable=True)
     def simulate(self, request: SimulateLoad, _: Caller) -> LoadSimulated:
@@ -156,7 +156,7 @@ class LoadActions(Feature):
         chosen = placement.best
         reply: LoadSimulated = {
             "status": SUCCESS,
-            "timestamp": iso_time(time.time()),
+            "timestamp": iso_time(self._clock.time()),
             "host": chosen.host,
             "current_state": _current(hosts.state(chosen.host)),
             "load_type": request.load_type,

@@ -8,7 +8,6 @@ VRAM is leased on one card. A lease that an older version stored names none, and
 host, since it may be on any of them.
 """
 
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterable
 from typing import Literal, TypedDict
@@ -100,11 +99,12 @@ class Leases:
     def __init__(self, database: Database, ended: Callable[[str, str, int | None, float, float], None]) -> None:
         """Call `ended` when a committed lease of VRAM ends: its holder, host, card, MB, and when it was committed."""
         self._database = database
+        self.clock = database.clock
         self._ended = ended
         self._encoder = msgspec.json.Encoder()
         self._open: dict[str, OpenLease] = {}
         self._retry_at = 0.0
-        wall, clock = time.time(), time.monotonic()
+        wall, clock = self.clock.time(), self.clock.monotonic()
         decoder = msgspec.json.Decoder(Lease)
         for (record,) in database.execute("SELECT record FROM leases"):
             lease = decoder.decode(record)
@@ -130,7 +130,7 @@ class Leases:
             LimitReached: MAX_LEASES are open, or MAX_PER_HOLDER of this holder.
         """
         self.require_room(holder)
-        wall = time.time()
+        wall = self.clock.time()
         lease = Lease(
             lease_id=uuid.uuid4().hex,
             resource=resource,
@@ -146,7 +146,7 @@ class Leases:
             gpu_uuid=on.gpu["uuid"] if on.gpu else None,
             waited_as=waited_as,
         )
-        self._write(OpenLease(lease, time.monotonic() + ttl_s))
+        self._write(OpenLease(lease, self.clock.monotonic() + ttl_s))
         return lease
 
     def require_room(self, holder: str) -> None:
@@ -170,7 +170,7 @@ class Leases:
         committed = held.lease.state == "committed"
         if committed and ttl_s is None:
             return held.lease
-        wall, clock = time.time(), time.monotonic()
+        wall, clock = self.clock.time(), self.clock.monotonic()
         deadline = None if ttl_s is None else wall + ttl_s
         lease = msgspec.structs.replace(held.lease, state="committed", deadline=deadline, ttl_s=ttl_s)
         expires_at = None if ttl_s is None else clock + ttl_s
@@ -208,7 +208,7 @@ class Leases:
         known = self._open.get(lease.lease_id)
         if known is None or known.expires_at is None:
             return None
-        return max(0.0, known.expires_at - time.monotonic())
+        return max(0.0, known.expires_at - self.clock.monotonic())
 
     def describe(self, lease: Lease) -> LeaseReply:
         return {
@@ -237,7 +237,7 @@ class Leases:
         Raises:
             StoreUnavailable: they are still on disk; they no longer count, and the deletion is retried.
         """
-        clock = time.monotonic()
+        clock = self.clock.monotonic()
         expired = [
             name for name, each in self._open.items() if each.expires_at is not None and each.expires_at <= clock
         ]
@@ -251,13 +251,13 @@ class Leases:
             raise
 
     def _live(self) -> list[OpenLease]:
-        clock = time.monotonic()
+        clock = self.clock.monotonic()
         live = [each for each in self._open.values() if each.expires_at is None or each.expires_at > clock]
         return sorted(live, key=lambda each: each.lease.created)
 
     def _held(self, lease_id: str, caller: Caller) -> OpenLease:
         known = self._open.get(lease_id)
-        if known is None or (known.expires_at is not None and known.expires_at <= time.monotonic()):
+        if known is None or (known.expires_at is not None and known.expires_at <= self.clock.monotonic()):
             raise NotFound(
                 f"no lease {lease_id[:64]!r} is open: it expired or was released, or never existed; see list_leases"
             )

@@ -9,7 +9,6 @@ The queue is in memory. A client repeats its request after a restart, or after a
 request_id: then it keeps its place, or gets the lease that it has been given meanwhile.
 """
 
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -127,6 +126,7 @@ class Reservations:
     ) -> None:
         """`has_died` says whether a holder is a registered agent that has stopped sending heartbeats."""
         self._database = database
+        self._clock = database.clock
         self._metrics = metrics
         self._reports = reports
         self._leases = leases
@@ -156,7 +156,7 @@ class Reservations:
         waiter = _Waiter(
             demand=demand,
             number=self._numbers,
-            until=time.monotonic() + demand.wait_s,
+            until=self._clock.monotonic() + demand.wait_s,
             answer=Withdrawable(),
             could=set(),
             reason="",
@@ -183,7 +183,7 @@ class Reservations:
             StoreUnavailable: nothing was given, and it is retried.
         """
         self._leases.on_tick()
-        self._dead, clock = self._find_dead(), time.monotonic()
+        self._dead, clock = self._find_dead(), self._clock.monotonic()
         self._waiters = [each for each in self._waiters if not self._left(each, clock)]
         ended = self._dead.intersection(lease.holder for lease in self._leases.all())
         if not (ended or self._waiters) or clock < self._retry_at:
@@ -223,7 +223,7 @@ class Reservations:
                     raise
                 answers[waiter.number] = error
                 continue
-            if placement.host is None and waiter.notify_at <= time.monotonic():
+            if placement.host is None and waiter.notify_at <= self._clock.monotonic():
                 self._ask_holders(waiter, hosts, waiter.could - kept)
             waiter.reason = _refused(waiter.demand, forecasts)
             kept |= waiter.could
@@ -298,7 +298,7 @@ class Reservations:
 
     def _find_dead(self) -> set[str]:
         """Return the holders and reporters that have died, and have not come back within DEAD_AFTER_S."""
-        clock, before = time.monotonic(), self._silent_since
+        clock, before = self._clock.monotonic(), self._silent_since
         holders = {lease.holder for lease in self._leases.all()} | self._reports.agents()
         self._silent_since = {each: before.get(each, clock) for each in holders if self._has_died(each)}
         return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
@@ -306,7 +306,7 @@ class Reservations:
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
         """Notify the holders of leases whose release would help: once per request, of MAX_NOTIFIED leases at most."""
         wanted = {each.lease_id: each for each in self._helpful(waiter.demand, hosts, slots)}
-        waiter.notify_at = time.monotonic() + _NOTIFY_EVERY_S
+        waiter.notify_at = self._clock.monotonic() + _NOTIFY_EVERY_S
         for lease_id in [each for each in wanted if each not in waiter.notified][: MAX_NOTIFIED - len(waiter.notified)]:
             lease = wanted[lease_id]
             self._database.after_commit(partial(waiter.notified.add, lease_id))
@@ -320,7 +320,7 @@ class Reservations:
                 "priority": waiter.demand.priority,
             }
             event = {"event_id": uuid.uuid4().hex, "event_type": LEASE_WANTED, "source_agent": ITSELF, "data": data}
-            left_s = max(1.0, waiter.until - time.monotonic())
+            left_s = max(1.0, waiter.until - self._clock.monotonic())
             self._events.add(Topic.EVENT, {**event, "propagate": True, "ttl": left_s}, ITSELF, ttl_s=left_s)
 
     def _helpful(self, demand: Demand, hosts: Hosts, slots: set[Slot]) -> Iterator[Lease]:

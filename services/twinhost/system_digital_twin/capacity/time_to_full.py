@@ -6,7 +6,6 @@ are on disk, so a restart announces none of them again. Hosts on one machine hav
 """
 
 import itertools
-import time
 from typing import Any, Literal, TypedDict, cast, get_args
 
 import msgspec
@@ -133,6 +132,7 @@ class Forecasts:
 
     def __init__(self, database: Database, metrics: Metrics, events: Events) -> None:
         self._database = database
+        self._clock = database.clock
         self._metrics = metrics
         self._events = events
         self._gauges = _gauges()
@@ -159,7 +159,7 @@ class Forecasts:
         Raises:
             StoreUnavailable: an episode could not be written, and was not announced; this is retried.
         """
-        clock, hosts = time.monotonic(), self._metrics.hosts()
+        clock, hosts = self._clock.monotonic(), self._metrics.hosts()
         host = min(hosts, key=lambda each: self._due.get(each, 0.0))
         if clock < self._due.get(host, 0.0):
             return
@@ -177,7 +177,7 @@ class Forecasts:
         total_mb = gauge.total_mb(sample) if sample is not None else None
         trend = trend_of(points) if points and points[-1][0] - points[0][0] + MINUTE_S >= LEAST_S else None
         measured = total_mb is not None
-        seconds = trend.seconds_to(total_mb, time.time()) if trend and total_mb is not None else None
+        seconds = trend.seconds_to(total_mb, self._clock.time()) if trend and total_mb is not None else None
         return {
             "host": host,
             "resource": gauge.resource,
@@ -191,7 +191,7 @@ class Forecasts:
         }
 
     def _step(self, gauge: str, forecast: ResourceForecast) -> None:
-        now, left_s = time.time(), forecast["time_to_full_s"]
+        now, left_s = self._clock.time(), forecast["time_to_full_s"]
         episode = self._episode(gauge, forecast)
         if episode is None:
             if left_s is not None and left_s <= FULL_SOON_S:

@@ -1,6 +1,5 @@
 """The actions on events and errors: publish, report, read, count, and acknowledge them."""
 
-import time
 import uuid
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, cast
@@ -219,6 +218,7 @@ class EventActions(Feature):
     def __init__(self, events: Events, errors: ErrorLog, max_reply_bytes: int, audit: Callable[..., None]) -> None:
         self._events = events
         self._errors = errors
+        self._clock = events.clock
         self._audit = audit
         self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
 
@@ -255,7 +255,7 @@ class EventActions(Feature):
 
     @action(forwardable=True)
     def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
-        until = time.time() if request.until is None else seconds_of(request.until, "$.until")
+        until = self._clock.time() if request.until is None else seconds_of(request.until, "$.until")
         since = until - DEFAULT_WINDOW_S if request.since is None else seconds_of(request.since, "$.since")
         matching = Filter(
             type=request.type,
@@ -271,7 +271,7 @@ class EventActions(Feature):
 
     @action(mutates=True)
     def acknowledge(self, request: AcknowledgeErrors, caller: Caller) -> ErrorsAcknowledged:
-        at = time.time()
+        at = self._clock.time()
         count = self._errors.acknowledge(caller.name, at, shape_id=request.shape_id, error_id=request.error_id)
         if count:
             chosen = {"shape_id": request.shape_id} if request.shape_id else {"error_id": request.error_id}

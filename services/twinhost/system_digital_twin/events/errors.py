@@ -1,6 +1,5 @@
 """Stored errors counted by type, agent, and severity, grouped by the shape of their message, and acknowledged."""
 
-import time
 from collections import Counter
 from typing import Any, TypedDict
 
@@ -50,11 +49,12 @@ class ErrorLog:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = database.clock
 
     def counts(self, matching: Filter, limit: int) -> ErrorCounts:
         """Return the counts of the errors that match, and their `limit` newest shapes."""
         where, values = matching.where()
-        bound = (int(time.time() * 1_000), *values)
+        bound = (int(self._clock.time() * 1_000), *values)
         types, agents, severities = Counter[str](), Counter[str](), Counter[str]()
         for kind, agent, severity, count in self._database.execute(
             f"SELECT type, agent, severity, count(*) {_ERRORS}{where} GROUP BY type, agent, severity", bound

@@ -8,7 +8,6 @@ field including the id and the timestamp, is stored once. With another content i
 same id; so is one without a timestamp, because it is dated when it arrives.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
@@ -155,6 +154,7 @@ class Events:
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self._database = database
+        self.clock = database.clock
         self._publish = publish
         self._most = most
         self._most_bytes = most_bytes
@@ -193,7 +193,7 @@ class Events:
         known = self._once.find(scope, key) if key else None
         if known is not None:
             return known
-        now_ms = _now_ms()
+        now_ms = self._now_ms()
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
         shape_id = shape_id_of(str(fields.get("message", ""))) if topic is Topic.ERROR else None
         previous = self._last_on_feed(topic)
@@ -238,7 +238,7 @@ class Events:
             f"SELECT {_ENTRY} FROM happenings INDEXED BY happenings_by_topic "  # noqa: S608 - of constants
             f"WHERE topic = ? AND seq > ? AND seq < ? AND (expires_ms IS NULL OR expires_ms > ?){where} "
             "ORDER BY seq DESC",
-            (topic.value, since_seq, before_seq if before_seq is not None else 2**63 - 1, _now_ms(), *values),
+            (topic.value, since_seq, before_seq if before_seq is not None else 2**63 - 1, self._now_ms(), *values),
         )
         entries: list[Entry] = []
         size, searched, next_before = 0, 0, None
@@ -264,14 +264,14 @@ class Events:
 
         Acknowledged ones are not among them.
         """
-        select, values = _severe_since(since_time)
+        select, values = self._severe_since(since_time)
         return self._database.select(
             self._entry, f"SELECT {_ENTRY} {select} ORDER BY time_ms DESC, seq DESC LIMIT ?", (*values, limit)
         )
 
     def count_severe_since(self, since_time: float) -> int:
         """Return the number of those."""
-        select, values = _severe_since(since_time)
+        select, values = self._severe_since(since_time)
         return int(self._database.value(f"SELECT count(*) {select}", values))
 
     @property
@@ -285,11 +285,11 @@ class Events:
         Raises:
             StoreUnavailable: they are still on disk; no reply has them, and the deletion is retried.
         """
-        clock = time.monotonic()
+        clock = self.clock.monotonic()
         if clock < self._expiry_due:
             return
         self._expiry_due = clock + _EXPIRY_EVERY_S
-        now_ms = _now_ms()
+        now_ms = self._now_ms()
         expired = "FROM happenings WHERE expires_ms IS NOT NULL AND expires_ms <= ?"
         if self._database.execute(f"SELECT 1 {expired} LIMIT 1", (now_ms,)).fetchone() is None:
             return
@@ -331,7 +331,7 @@ class Events:
         )
 
     def _send(self, topic: Topic, entry: Entry, previous: int, expires_ms: int | None) -> None:
-        if expires_ms is None or _now_ms() < expires_ms:
+        if expires_ms is None or self._now_ms() < expires_ms:
             self._publish(topic.value.encode(), **entry.document(), previous_seq=previous)
 
     def _last_on_feed(self, topic: Topic) -> int:
@@ -369,15 +369,13 @@ class Events:
 
         self._database.on_rollback(undo)
 
+    def _severe_since(self, since_time: float) -> tuple[str, tuple[int, int]]:
+        select = (
+            "FROM happenings INDEXED BY happenings_severe "  # the planner does not choose it by itself
+            "WHERE topic = 'ERROR:' AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL "
+            "AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?)"
+        )
+        return select, (round(since_time * 1_000), self._now_ms())
 
-def _severe_since(since_time: float) -> tuple[str, tuple[int, int]]:
-    select = (
-        "FROM happenings INDEXED BY happenings_severe "  # the planner does not choose it by itself
-        "WHERE topic = 'ERROR:' AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL "
-        "AND time_ms >= ? AND (expires_ms IS NULL OR expires_ms > ?)"
-    )
-    return select, (round(since_time * 1_000), _now_ms())
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1_000)
+    def _now_ms(self) -> int:
+        return int(self.clock.time() * 1_000)

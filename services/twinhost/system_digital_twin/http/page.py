@@ -6,7 +6,6 @@ The files are a fixed list that is read at the start, so no request names a path
 import asyncio
 import gzip
 import hashlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from starlette.routing import Route
 
 from twinhost.agent.http import STREAM_PATH
 from twinhost.agent.telemetry import Readers
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.system_digital_twin.http.state import Board
 
 STATIC = Path(__file__).parent / "static"
@@ -93,8 +93,9 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 class Stream:
     """The routes of the state and its stream; counts the clients of the stream."""
 
-    def __init__(self, board: Board, readers: Readers) -> None:
+    def __init__(self, board: Board, readers: Readers, clock: Clock = SYSTEM_CLOCK) -> None:
         self._board = board
+        self._clock = clock
         self._readers = readers
         self._listeners = 0
 
@@ -120,15 +121,15 @@ class Stream:
         try:
             yield b"retry: %d\n\n" % RETRY_MS
             await run_in_threadpool(self._readers.wait)
-            sent, sent_at = -1, time.monotonic()
+            sent, sent_at = -1, self._clock.monotonic()
             while True:
                 self._readers.note()
                 snapshot = self._board.snapshot
                 if snapshot.number != sent:
-                    sent, sent_at = snapshot.number, time.monotonic()
+                    sent, sent_at = snapshot.number, self._clock.monotonic()
                     yield b"event: state\ndata: %b\n\n" % snapshot.body
-                elif time.monotonic() - sent_at >= KEEP_ALIVE_S:
-                    sent_at = time.monotonic()
+                elif self._clock.monotonic() - sent_at >= KEEP_ALIVE_S:
+                    sent_at = self._clock.monotonic()
                     yield b": keep-alive\n\n"
                 await asyncio.sleep(_POLL_EVERY_S)
         finally:

@@ -1,7 +1,6 @@
 """The document of `/api/state`: a snapshot of the system, as the dashboard shows it."""
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import HealthDocument
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import Peer
-from twinhost.moments import iso_time
+from twinhost.moments import Clock, iso_time
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
@@ -78,6 +77,7 @@ class StateBoard:
         self._settings = foundation.settings
         self._health = foundation.health
         self._telemetry = foundation.telemetry
+        self._clock = foundation.clock
         self._counters = foundation.counters
         self._registry = registry
         self._metrics = metrics
@@ -85,12 +85,12 @@ class StateBoard:
         self._events = events
         self._forecasts = forecasts
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
-        self._recent = _RecentCounts()
+        self._recent = _RecentCounts(self._clock)
         self.draw()  # an empty document would look like a system without problems
 
     def on_tick(self) -> None:
         """Count the requests of each second, whether or not somebody reads of them."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         passed_s = now - self._counted_at
         if passed_s < COUNT_EVERY_S:
             return
@@ -106,7 +106,7 @@ class StateBoard:
         records = {record.name: record for record in self._registry.all()}
         hosts = [self._host(host, records) for host in self._metrics.hosts()]
         leases = self._leases.all()
-        since, handshakes = time.time() - RECENT_S, state.handshakes if state else {}
+        since, handshakes = self._clock.time() - RECENT_S, state.handshakes if state else {}
         severe = self._events.severe_since(since, SHOWN)
         latency = [host["now"]["latency_ms"] for host in hosts if host["now"]["latency_ms"] is not None]
         return {
@@ -124,7 +124,7 @@ class StateBoard:
                 "messages_per_s": round(self._messages_per_s, 1),
             },
             "agents": self._agents(records),
-            "sessions": _that_fit(_session(peer) for peer in state.peers) if state else [],
+            "sessions": _that_fit(_session(peer, self._clock.time()) for peer in state.peers) if state else [],
             "refused": _refused(handshakes),
             "refused_24h": self._recent.of(_refused(handshakes)),
             "probes": handshakes.get(_PROBES, 0),
@@ -240,8 +240,7 @@ def _endpoint(agent: Agent) -> str:
     return agent.endpoint.removeprefix("tcp://")
 
 
-def _session(peer: Peer) -> dict[str, Any]:
-    now = time.time()
+def _session(peer: Peer, now: float) -> dict[str, Any]:
     return {
         "name": peer.name,
         "host": peer.host,
@@ -261,12 +260,13 @@ def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
 class _RecentCounts:
     """The growth of counters in the last RECENT_S, to within _SAMPLE_EVERY_S; they start at 0 with this object."""
 
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(time.monotonic(), {})])
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(self._clock.monotonic(), {})])
 
     def of(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return the growth up to these values."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if now - self._samples[-1][0] >= _SAMPLE_EVERY_S:
             self._samples.append((now, counts))
         while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_S:

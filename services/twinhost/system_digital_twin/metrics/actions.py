@@ -19,6 +19,7 @@ from twinhost.agent.host_metrics import (
     HostSample,
     MachineSample,
 )
+from twinhost.agent.request_times import EPOCH_S
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
@@ -30,7 +31,6 @@ from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramRe
 from twinhost.system_digital_twin.registry.actions import require_speaks_for
 
 MILLISECONDS = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
-MOMENT_S = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 AGE_S = Annotated[float, msgspec.Meta(ge=0, le=4e9)]  # up to an age before the epoch, until the year 2096
 
 
@@ -70,7 +70,7 @@ class ReportMetrics(Request, tag="report_metrics"):
     machine: MachineSample | None = None
     container: ContainerSample | None = None
     host: NAME | None = None
-    wall: MOMENT_S | None = None
+    wall: EPOCH_S | None = None
     late_by_s: AGE_S | None = None
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ wall clock that was wrong for a while deletes nothing.
 """
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NotRequired, TypedDict
@@ -176,6 +175,7 @@ class History:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = database.clock
         self._encoder = msgspec.json.Encoder()
         self._decoder = msgspec.json.Decoder(Bucket)
 
@@ -203,7 +203,7 @@ class History:
     def read(self, host: str, resolution: Resolution, newest_s: float = DAY_S * 30) -> list[Bucket]:
         """Return a host's rows of the newest seconds within the retention, oldest first."""
         table, _, retention_s = _TABLES[resolution]
-        now = time.time()
+        now = self._clock.time()
         rows = self._database.execute(
             f"SELECT record FROM {table} WHERE host = ? AND start > ? AND start <= ? ORDER BY start",  # noqa: S608
             (host, now - min(retention_s, newest_s), now),

@@ -7,7 +7,6 @@ A sample that has a time of its own is counted once, even if it is sent again, a
 one, from a host that was disconnected, enters the history and is never current.
 """
 
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Literal, TypedDict
@@ -68,6 +67,7 @@ class Metrics:
     def __init__(self, database: Database, interval_s: float, own_host: str, hosts: Sequence[str]) -> None:
         """Expect a sample of each host every `interval_s`; `hosts` are known before they report."""
         self._database = database
+        self._clock = database.clock
         self._stale_after_s = STALE_AFTER * interval_s
         self.own_host = own_host  # which measures itself
         self._hosts: dict[str, _Host] = {}
@@ -94,7 +94,7 @@ class Metrics:
     def queue(self, sample: HostSample) -> None:
         """Keep a sample of this host for the next tick; called by the sampler's thread."""
         self._queue.append((sample, self._queued_at))
-        self._queued_at = time.monotonic()
+        self._queued_at = self._clock.monotonic()
 
     def ingest(self, host: str, sample: HostSample, since: float | None = None) -> None:
         """Add a sample that was measured after the monotonic moment `since`, by default the previous sample's arrival.
@@ -102,7 +102,7 @@ class Metrics:
         Raises:
             LimitReached: it is a new host's, and MAX_HOSTS others report.
         """
-        dated = msgspec.structs.replace(sample, wall=time.time())
+        dated = msgspec.structs.replace(sample, wall=self._clock.time())
         if host == self.own_host and sample.latency_ms is None:
             dated = msgspec.structs.replace(dated, latency_ms=self._latency_to_others())
         known = self._add(host, dated, since)
@@ -127,7 +127,7 @@ class Metrics:
             return False
         self._once.record(scope, key, 0)
         # A host with a wrong clock may give an age before the epoch, which no reader could format.
-        dated = msgspec.structs.replace(sample, wall=max(0.0, time.time() - (late_by_s or 0.0)))
+        dated = msgspec.structs.replace(sample, wall=max(0.0, self._clock.time() - (late_by_s or 0.0)))
         self.history_on_disk.add(host, Bucket.at(dated.wall).add(dated)[0], late_by_s or 0.0)
         if late_by_s is None:
             self._add(host, dated, None)
@@ -146,7 +146,7 @@ class Metrics:
             known,
             samples=(*known.samples, _past(sample))[-KEPT_IN_MEMORY:],
             newest=sample,
-            received_at=time.monotonic(),
+            received_at=self._clock.monotonic(),
             measured_since=known.received_at if since is None else since,
         )
         return known
@@ -172,7 +172,7 @@ class Metrics:
     def stale(self, host: str) -> bool:
         """Return whether a host has sent no sample within STALE_AFTER intervals."""
         known = self._get(host)
-        return known.newest is None or time.monotonic() - known.received_at > self._stale_after_s
+        return known.newest is None or self._clock.monotonic() - known.received_at > self._stale_after_s
 
     def current(self, host: str) -> HostSample | None:
         """Return a host's current sample, or None if it is stale; NotFound for an unknown host."""
@@ -212,7 +212,7 @@ class Metrics:
             "vram_usage_mb": rounded(sample.vram_used_mb) if sample else None,
             "vram_total_mb": rounded(sample.vram_total_mb) if sample else None,
             "network_latency_ms": rounded(sample.latency_ms, 3) if sample else None,
-            "timestamp": iso_time(time.time() if received is None else received),  # of the newest sample, if any
+            "timestamp": iso_time(self._clock.time() if received is None else received),  # of the newest sample, if any
             "stale": sample is None,
             "limited": sample.limited if sample else None,
             "gpus": [*sample.gpus] if sample else [],
@@ -243,7 +243,7 @@ class Metrics:
             sample, since = self._queue.popleft()
             self.ingest(self.own_host, sample, since)
         self._close_minutes_of_stale_hosts()
-        if self._closed and time.monotonic() >= self._write_due:
+        if self._closed and self._clock.monotonic() >= self._write_due:
             self._write(self._closed)
 
     def close(self) -> None:
@@ -258,12 +258,12 @@ class Metrics:
                 for host, bucket in minutes:
                     self.history_on_disk.add(host, bucket)
         except StoreUnavailable:
-            self._write_due = time.monotonic() + _RETRY_S
+            self._write_due = self._clock.monotonic() + _RETRY_S
             raise
         self._closed = ()
 
     def _close_minutes_of_stale_hosts(self) -> None:
-        wall = time.time()
+        wall = self._clock.time()
         for name, host in self._hosts.items():
             if host.minute is not None and not host.minute.holds(wall) and self.stale(name):
                 self._close_minute(name, host.minute)

@@ -1,7 +1,6 @@
 """The newest report of each agent about the video memory that it uses."""
 
 import re
-import time
 from collections.abc import Collection
 from typing import NotRequired, TypedDict
 
@@ -79,6 +78,7 @@ class VramReports:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = database.clock
         decoder = msgspec.json.Decoder(VramRecord)
         self._records: dict[str, VramRecord] = {
             name: decoder.decode(record)
@@ -88,7 +88,7 @@ class VramReports:
 
     def put(self, record: VramRecord) -> None:
         """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
-        record = msgspec.structs.replace(record, wall=time.time())
+        record = msgspec.structs.replace(record, wall=self._clock.time())
         if record.agent_name not in self._records and len(self._records) >= MAX_REPORTS:
             oldest = min(self._records.values(), key=lambda each: each.wall).agent_name
             self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
@@ -96,7 +96,7 @@ class VramReports:
             del self._records[oldest]
         self._write(record)
         self._database.restore_on_rollback(self._received_at, record.agent_name)
-        self._received_at[record.agent_name] = time.monotonic()
+        self._received_at[record.agent_name] = self._clock.monotonic()
 
     def lease_ended(self, agent_name: str, host: str, gpu: int | None, amount_mb: float, committed_at: float) -> None:
         """Count the memory of a lease on a card as free, if the agent has reported it since that monotonic moment."""

@@ -1,6 +1,5 @@
 """The actions on the registry: register, heartbeat, look up."""
 
-import time
 from collections.abc import Callable
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -201,6 +200,7 @@ class RegistryActions(Feature):
             may_be_local: whether agents at a location may register a loopback or link-local address.
         """
         self._registry = registry
+        self._clock = registry.clock
         self._may_be_local = may_be_local
         self._trust_revision = trust_revision
         self._witness = witness
@@ -289,7 +289,7 @@ class RegistryActions(Feature):
             status=HEALTHY,
             location=location,
             registered_by=caller.name,
-            last_updated=time.time(),
+            last_updated=self._clock.time(),
             host=data.host,
             port=data.port,
             health_check_port=data.health_check_port,
@@ -312,7 +312,7 @@ class RegistryActions(Feature):
             )
         location = _location(request.location, caller)
         require_speaks_for(caller, name)
-        now, known = time.time(), self._registry.find(name)
+        now, known = self._clock.time(), self._registry.find(name)
         if known is None:
             return AgentRecord(name=name, status=status, location=location, registered_by=caller.name, last_updated=now)
         if request.location is None and (caller.operator or not caller.authenticated):

@@ -1,7 +1,6 @@
 """The registry of agents, in SQLite and, for reading, in memory. It is the only source of registrations."""
 
 import hashlib
-import time
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
 
@@ -108,6 +107,7 @@ class Registry:
 
     def __init__(self, database: Database, ttl_s: float, publish: Publish = lambda *_, **__: None) -> None:
         self._database = database
+        self.clock = database.clock
         self._publish = publish
         self.ttl_s = ttl_s
         self._encoder = msgspec.json.Encoder()
@@ -117,7 +117,7 @@ class Registry:
         self._waiting: set[str] = set()  # names whose rows are written at the end of the current transaction
         self._trust: dict[str, str] = {}  # sent with every heartbeat, so in memory only
         self._asking: set[str] = set()  # who sends it with `get_trust` instead
-        wall, clock = time.time(), time.monotonic()
+        wall, clock = self.clock.time(), self.clock.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
         for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
             self._records[name] = decoder.decode(record)
@@ -153,7 +153,7 @@ class Registry:
         record = self.get(name)
         self._sent_heartbeat.add(name)
         if status is not None and status != record.status:
-            self._write(msgspec.structs.replace(record, status=status, last_updated=time.time()))
+            self._write(msgspec.structs.replace(record, status=status, last_updated=self.clock.time()))
         return self._remember(name, stopping=stopping)
 
     def note_trust(self, name: str, revision: str | None) -> None:
@@ -178,7 +178,7 @@ class Registry:
 
     def keep_alive(self, name: str) -> None:
         """Record a heartbeat in memory only: the registry's own agent runs as long as this process."""
-        self._seen[name] = Seen(time.time(), time.monotonic())
+        self._seen[name] = Seen(self.clock.time(), self.clock.monotonic())
 
     def remove(self, name: str) -> None:
         """Delete a registration; NotFound where there is none."""
@@ -252,7 +252,7 @@ class Registry:
 
     def silent_s(self, name: str) -> float:
         """Return the seconds since a registered agent's last heartbeat."""
-        return time.monotonic() - self._seen[name].clock
+        return self.clock.monotonic() - self._seen[name].clock
 
     def _is_silent(self, name: str) -> bool:
         return self.silent_s(name) > self.ttl_s
@@ -297,7 +297,7 @@ class Registry:
 
     def _remember(self, name: str, *, stopping: bool = False) -> Seen:
         self._database.restore_on_rollback(self._seen, name)
-        seen = self._seen[name] = Seen(time.time(), time.monotonic(), stopping)
+        seen = self._seen[name] = Seen(self.clock.time(), self.clock.monotonic(), stopping)
         self._waiting.add(name)
         return seen
 

@@ -8,7 +8,6 @@ reply.
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn, NotRequired, TypedDict, cast
@@ -17,6 +16,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustHistory
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
@@ -217,6 +217,7 @@ class KeyActions(Feature):
         audit: Audit,
         lifetime_days: int,
         applied: Callable[[str, str], None] = lambda *_: None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Serve the keys.
 
@@ -226,6 +227,7 @@ class KeyActions(Feature):
             audit: records an event.
             lifetime_days: of a new key.
             applied: called with a caller's name and the revision of the trust document that it has applied.
+            clock: dates the keys.
         """
         self._peers = peers
         self._applied = applied
@@ -233,8 +235,11 @@ class KeyActions(Feature):
         self._audit = audit
         self.lifetime_days = lifetime_days
         self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
-        self._enrolments = WindowLimit(ENROLMENTS_PER_MINUTE, 60)  # by the fingerprint of the one-time key
-        self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S)  # by name
+        self._clock = clock
+        self._enrolments = WindowLimit(
+            ENROLMENTS_PER_MINUTE, 60, clock.monotonic
+        )  # by the fingerprint of the one-time key
+        self._proposals = WindowLimit(PROPOSALS_PER_DAY, DAY_S, clock.monotonic)  # by name
         try:
             for invite in peers.contents.invites:
                 self._end_if_used(invite)  # a crash came before that was recorded
@@ -311,13 +316,13 @@ class KeyActions(Feature):
         candidate = self._peers.candidate(key.fingerprint)
         if verdict is not Outcome.KEY_NOT_AUTHORIZED and (candidate is None or candidate.owner != owner):
             raise NotGranted(f"{key.fingerprint} belongs to another owner; generate a new key pair")
-        now = int(time.time())
+        now = int(self._clock.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))
         self._vouchers[key.fingerprint] = voucher
         self._vouchers = {key: each for key, each in self._vouchers.items() if self._peers.candidate(key) is not None}
 
     def _authorise(self, candidate: Certificate) -> Certificate:
-        now = int(time.time())
+        now = int(self._clock.time())
         certificate = Certificate(candidate.owner, candidate.public, Validity(now, now + self.lifetime_days * DAY_S))
         name, fingerprint = certificate.owner.name, certificate.public.fingerprint
         voucher = self._vouchers[fingerprint]

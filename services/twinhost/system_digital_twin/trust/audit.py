@@ -3,7 +3,6 @@
 Witnesses are agents that keep the log's head, and report a log that no longer extends theirs.
 """
 
-import time
 from collections.abc import Collection
 from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
@@ -129,6 +128,7 @@ class KeyAudit:
 
     def __init__(self, database: Database, audit: AuditLog, peers: AuthorizedPeers) -> None:
         self._database = database
+        self._clock = database.clock
         self._audit = audit
         self._peers = peers
         self._compared: FolderContents | None = None
@@ -143,7 +143,7 @@ class KeyAudit:
         Raises:
             StoreUnavailable: it could not be recorded; the next call retries.
         """
-        contents, now = self._peers.contents, time.time()
+        contents, now = self._peers.contents, self._clock.time()
         if contents is self._compared and self._compared_at <= now <= self._same_until:
             return
         changes = self._changes(contents, now)

@@ -38,6 +38,7 @@ class KeysAndAudit:
                 lambda event, **fields: self._audit.record(Event(event), **fields),
                 settings.config.limits.key_lifetime_days,
                 applied,
+                foundation.clock,
             )
             health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
         health.add("audit_log", lambda: self._audit.fault, essential=False)

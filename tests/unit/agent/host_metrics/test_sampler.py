@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.agent.host_metrics.groups import container_v2, write
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent import host_sampler as sampler_module
+from twinhost import moments
 from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, HostSample
 from twinhost.agent.host_sampler import HostSampler, SamplerThread
 from twinhost.agent.machine import Machine
@@ -20,7 +20,7 @@ from twinhost.agent.machine import Machine
 INTERVAL_S = 0.05
 
 
-class Clock:
+class Clock(moments.Clock):
     """The monotonic clock that a test moves on."""
 
     def __init__(self) -> None:
@@ -29,15 +29,10 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def time(self) -> float:
-        return time.time()
-
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(sampler_module, "time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 def use_cpu(root: Path, seconds: float) -> None:
@@ -126,7 +121,7 @@ def test_a_containers_figures_are_its_own(tmp_path: Path, clock: Clock) -> None:
     """Its use of its CPU quota, and of its memory limit."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 10.0)
-    sampler = HostSampler(Cgroup(tmp_path))
+    sampler = HostSampler(Cgroup(tmp_path), clock=clock)
     clock.now += 4
     use_cpu(tmp_path, 10.5)
     found = own(sampler)
@@ -138,7 +133,7 @@ def test_each_figure_is_since_the_sample_before(tmp_path: Path, clock: Clock) ->
     """An idle time after a busy one reads as idle."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 0)
-    sampler = HostSampler(Cgroup(tmp_path))
+    sampler = HostSampler(Cgroup(tmp_path), clock=clock)
     figures = []
     for used_s in (0.5, 0.5, 0.75):
         clock.now += 1
@@ -151,7 +146,7 @@ def test_a_burst_is_100_percent(tmp_path: Path, clock: Clock) -> None:
     """A quota is kept over its period and not over any moment; a counter that goes back is 0."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 5)
-    sampler = HostSampler(Cgroup(tmp_path))
+    sampler = HostSampler(Cgroup(tmp_path), clock=clock)
     for used_s, percent in ((9, 100.0), (1, 0.0)):
         clock.now += 1
         use_cpu(tmp_path, used_s)
@@ -163,7 +158,7 @@ def test_without_limits_a_container_has_the_machine(tmp_path: Path, clock: Clock
     """The CPUs that it may run on, and no memory limit; also if its limits exceed the machine."""
     write(container_v2(tmp_path), {"cpu.max": limits[0], "memory.max": limits[1]})
     use_cpu(tmp_path, 0)
-    sampler = HostSampler(Cgroup(tmp_path))
+    sampler = HostSampler(Cgroup(tmp_path), clock=clock)
     clock.now += 1
     use_cpu(tmp_path, 0.5)
     found = own(sampler)
@@ -175,7 +170,7 @@ def test_no_time_has_no_cpu(tmp_path: Path, clock: Clock) -> None:
     """Two samples at one moment: the second has no figure, and takes nothing from the third."""
     container_v2(tmp_path)
     use_cpu(tmp_path, 0)
-    sampler = HostSampler(Cgroup(tmp_path))
+    sampler = HostSampler(Cgroup(tmp_path), clock=clock)
     sample = sampler.sample()
     assert sample.container is not None
     assert (sample.cpu_percent, sample.container.cpu_percent, sample.container.network) == (None, None, None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from twinhost import moments
 from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Event, Head, hash_of, make_line
 from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
@@ -19,17 +20,17 @@ THINGS = "CREATE TABLE things (name TEXT NOT NULL) STRICT;"
 
 
 @dataclass
-class Clock:
+class Clock(moments.Clock):
     """Monotonic seconds that are fixed until a test moves them."""
 
     now: float = 1_000.0
 
-    def __call__(self) -> float:
+    def monotonic(self) -> float:
         return self.now
 
 
-def new_database(path: Path) -> Database:
-    return Database(path / "registry.db", [THINGS, MIGRATION, MIGRATION_RESTORES])
+def new_database(path: Path, clock: moments.Clock = moments.SYSTEM_CLOCK) -> Database:
+    return Database(path / "registry.db", [THINGS, MIGRATION, MIGRATION_RESTORES], clock)
 
 
 @contextmanager
@@ -37,9 +38,9 @@ def opened(
     path: Path, max_file_bytes: int = MAX_FILE_BYTES, keep_files: int = KEEP_FILES, clock: Clock | None = None
 ) -> Iterator[tuple[Database, AuditLog]]:
     """Open the log under `path`, and close its database after, as a process that ends does."""
-    database = new_database(path)
+    database = new_database(path, clock or Clock())
     try:
-        yield database, AuditLog(database, path / "audit", max_file_bytes, keep_files, clock or Clock())
+        yield database, AuditLog(database, path / "audit", max_file_bytes, keep_files)
     finally:
         database.close()
 

@@ -17,7 +17,6 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, Hosts
 from tests.loopback.agent_processes import UMRA as UMRA_NAME
 from tests.unit.agent.assembled import Assembled, environment_of
-from tests.unit.system_digital_twin.metrics_bench import set_clock
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.telemetry import State
@@ -27,12 +26,10 @@ from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from twinhost.system_digital_twin.__main__ import NAME, assemble
-from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.http import state as state_module
 from twinhost.system_digital_twin.http.state import MAX_FORECASTS, MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
 from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
-from twinhost.system_digital_twin.registry import registry as registry_module
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 MAX_STATE_BYTES = 1_600_000  # of the worst that agents can bring about
@@ -47,8 +44,8 @@ NOTHING = dict.fromkeys(
 class Twin(Assembled):
     """SystemDigitalTwin without a socket; `state()` is what `/api/state` answers after its next turn."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        super().__init__(NAME, MIGRATIONS, assemble, environment)
+    def __init__(self, environment: dict[str, str], clock: Clock) -> None:
+        super().__init__(NAME, MIGRATIONS, assemble, environment, clock)
 
     def state(self) -> Any:
         return json.loads(self.body())
@@ -81,15 +78,15 @@ def _every_turn_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def twin(tmp_path: Path) -> Iterator[Twin]:
-    twin = Twin(environment_of(tmp_path, "mainpc"))
+def twin(tmp_path: Path, clock: Clock) -> Iterator[Twin]:
+    twin = Twin(environment_of(tmp_path, "mainpc"), clock)
     with twin:
         yield twin
 
 
 @pytest.fixture
-def open_twin(tmp_path: Path) -> Iterator[Twin]:
-    twin = Twin(environment_of(tmp_path, "mainpc", secure=False))
+def open_twin(tmp_path: Path, clock: Clock) -> Iterator[Twin]:
+    twin = Twin(environment_of(tmp_path, "mainpc", secure=False), clock)
     with twin:
         yield twin
 
@@ -166,14 +163,11 @@ def test_machine_and_container_are_shown_separately(twin: Twin) -> None:
     assert shown == {**machine, "boot_id": None, "disks": disks[:2]}
 
 
-def test_a_host_that_fell_silent_has_no_figures_but_a_past(
-    twin: Twin, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_fell_silent_has_no_figures_but_a_past(twin: Twin, clock: Clock) -> None:
     """Three intervals on, its figures are null; its agent's status is that of the registry."""
     twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
     twin.measured(cpu_percent=10, latency_ms=1.25)
     assert (host(twin.state(), "pc2")["status"], host(twin.state(), "pc2")["stale"]) == ("HEALTHY", False)
-    set_clock(monkeypatch).let_pass(16)
     clock.let_pass(16)
     state = twin.state()
     pc2 = host(state, "pc2")
@@ -254,12 +248,9 @@ def test_errors_that_call_for_attention_come_first(twin: Twin) -> None:
     assert twin.state()["counts"]["severe_errors_24h"] == len(severe) + SHOWN
 
 
-def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, clock: Clock) -> None:
     """It stays in the list, in its order."""
     old = report(twin, "critical")
-    clock = Clock()
-    for module in (state_module, events_module):
-        monkeypatch.setattr(module, "time", clock)
     clock.let_pass(RECENT_S + 1)
     lesser, severe = report(twin, "info"), report(twin, "error")
     newest = report(twin, "info")
@@ -273,10 +264,8 @@ def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, monkeypatc
     assert state["counts"]["severe_errors_24h"] == 1
 
 
-def test_refusals_are_recent_for_a_day(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refusals_are_recent_for_a_day(twin: Twin, clock: Clock) -> None:
     """`refused` counts since the start, `refused_24h` those of the last day; probes are apart."""
-    clock = Clock()
-    monkeypatch.setattr(state_module, "time", clock)
     counts = dict.fromkeys(map(str, Outcome), 0)
 
     def state(**refused: int) -> Any:
@@ -297,10 +286,8 @@ def test_refusals_are_recent_for_a_day(twin: Twin, monkeypatch: pytest.MonkeyPat
     assert len(twin.state()["refused_24h"]) == 2
 
 
-def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, clock: Clock) -> None:
     """One that no host of the configuration is for; it comes back with its next heartbeat."""
-    clock = Clock()
-    monkeypatch.setattr(registry_module, "time", clock)
     for name in (UMRA.name, "visitor"):
         twin.call("register_agent", OPERATOR, agent_name=name, status="HEALTHY")
 
@@ -365,10 +352,8 @@ def test_health_is_that_of_the_health_document(twin: Twin) -> None:
     assert twin.state()["status"] == "error"
 
 
-def test_messages_are_counted_by_the_second(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_are_counted_by_the_second(twin: Twin, clock: Clock) -> None:
     """What was answered since the last count, over the time since then."""
-    clock = Clock()
-    monkeypatch.setattr(state_module, "time", clock)
     twin.state()
     for _ in range(30):
         twin.ask("ping", UMRA)
@@ -378,10 +363,9 @@ def test_messages_are_counted_by_the_second(twin: Twin, monkeypatch: pytest.Monk
     assert twin.state()["link"]["messages_per_s"] == 0
 
 
-def test_requests_of_the_last_second_are_counted(twin: Twin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_of_the_last_second_are_counted(twin: Twin, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether or not somebody reads them: who reads after a minute sees no mean of that minute."""
-    clock = Clock(stands_still=True)
-    monkeypatch.setattr(state_module, "time", clock)
+    clock.stand_still()
     monkeypatch.setattr(state_module, "COUNT_EVERY_S", 1.0)
     twin.state()
     for _ in range(60):
