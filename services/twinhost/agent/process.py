@@ -10,9 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
 
 import structlog
 import zmq
@@ -32,7 +30,7 @@ from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
-from twinhost.secure_zmq.actions import Action, Feature
+from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits, require_open_files
 from twinhost.secure_zmq.bound_socket import CallerSource, SecuredSessions, ServerSocket
 from twinhost.secure_zmq.callers import Grants
@@ -49,9 +47,8 @@ from twinhost.secure_zmq.sockets import (
     open_unencrypted_feed_socket,
     open_unencrypted_server_socket,
 )
-from twinhost.store import damage
 from twinhost.store.backup import prepare
-from twinhost.store.damage import require_undamaged
+from twinhost.store.damage import damage_warning, require_undamaged
 from twinhost.store.database import Database
 from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -64,14 +61,6 @@ _STORE_RETRY_S = 1.0  # after a store that failed
 Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """The bound sockets of an agent."""
-
-    requests: ServerSocket
-    feed: Feed | None
-
-
 def listen(
     settings: Settings,
     keys: HostKeys,
@@ -81,7 +70,7 @@ def listen(
     vital: Vital,
     stack: ExitStack,
     session_limits: SessionLimits,
-) -> Listening:
+) -> tuple[ServerSocket, Feed | None]:
     """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
 
     Raises:
@@ -106,14 +95,16 @@ def listen(
         stack.callback(requests.close)
         if agent.events_port is not None:
             feed_socket = open_feed_socket(authenticator, own_keys, feed_at, MAX_EVENT_BYTES)
-    vital["the socket's monitor"] = lambda: requests.monitor.alive
-    vital["the handshake guard"] = lambda: requests.guard.alive
-    if feed_socket is None:
-        return Listening(requests, None)
-    bound = feed_socket
-    vital["the event feed's monitor"] = lambda: bound.monitor.alive
-    vital["the event feed's handshake guard"] = lambda: bound.guard.alive
-    return Listening(requests, _feed(bound, grants, stack))
+    feed = None
+    if feed_socket is not None:
+        feed = Feed(feed_socket, grants.allows_topic)
+        grants.on_change = feed.request_review
+        stack.callback(feed.stop)
+    for name, bound in (("socket", requests), ("event feed", feed_socket)):
+        if bound is not None:
+            vital[f"the {name}'s monitor"] = functools.partial(getattr, bound.monitor, "alive")
+            vital[f"the {name}'s handshake guard"] = functools.partial(getattr, bound.guard, "alive")
+    return requests, feed
 
 
 def _authenticate(
@@ -137,13 +128,6 @@ def _authenticate(
     )
     health.add("peers_watch", lambda: None if peers.watching else "the key folders are not watched", essential=False)
     return authenticator
-
-
-def _feed(feed_socket: ServerSocket, grants: Grants, stack: ExitStack) -> Feed:
-    feed = Feed(feed_socket, grants.allows_topic)
-    grants.on_change = feed.request_review
-    stack.callback(feed.stop)
-    return feed
 
 
 def run_agent(
@@ -222,8 +206,7 @@ def prepare_agent(
     database, replies = _open_store(settings, migrations, rebuilds, stack, clock)
     health = Health(name, settings.secure, clock)
     keys = HostKeys(settings, clock)
-    handshakes = Handshakes()
-    counters = Counters()
+    handshakes, counters = Handshakes(), Counters()
     publisher = Publisher(clock)
     telemetry = Telemetry(name, clock)
     assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
@@ -244,16 +227,17 @@ def prepare_agent(
     stack.callback(http.stop)
     vital: Vital = {}
     session_limits = SessionLimits(settings.config.limits.sessions_per_key)
-    listening = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
-    server_socket, feed = listening.requests, listening.feed
+    server_socket, feed = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
     follow_keys = _key_follower(settings, keys, server_socket.sessions, stack, clock)
     common: list[Feature] = [
         documents,
         OperatorActions(keys.peers, server_socket.sessions, handshakes, assembly.success),
         *([SubscriptionActions(grants, assembly.success)] if feed else []),
     ]
+    actions = [*assembly.actions, *(offered for feature in common for offered in feature.actions())]
+    actions += SchemaActions(name, lambda: actions, assembly.success).actions()
     dispatcher = Dispatcher(
-        _with_schemas(name, assembly.actions, common, assembly.success),
+        actions,
         grants,
         database,
         replies,
@@ -266,14 +250,8 @@ def prepare_agent(
         caller_named=keys.peers.caller_named,
     )
     gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
-    companions: list[Companion] = [
-        http,
-        config_watch,
-        *([feed] if feed else []),
-        *assembly.companions,
-        *further,
-    ]
-    vital |= {type(each).__name__: functools.partial(getattr, each, "responsive") for each in companions}
+    companions: list[Companion] = [http, config_watch, *([feed] if feed else []), *assembly.companions, *further]
+    vital |= {type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions}
 
     def change_key(pair: KeyPair) -> None:
         server.request_rekey(pair)
@@ -291,7 +269,7 @@ def prepare_agent(
     server = Server(server_socket, dispatcher, tick)
     keys.call_on_own_change(server.request_tick)
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
-    gauges.follow(server.take_longest_turn_s)
+    gauges.longest_turn_s = server.take_longest_turn_s
     _add_checks(health, server, database, quarantines=rebuilds is not None)
     if feed is not None:
         publisher.bind(feed)
@@ -308,15 +286,6 @@ def prepare_agent(
         messages=MESSAGES,
     )
     return server
-
-
-def _with_schemas(
-    name: str, actions: Sequence[Action[Any]], common: Sequence[Feature], success: Literal["ok", "success"]
-) -> list[Action[Any]]:
-    """Return an agent's actions, those that are common to agents, and the one that describes all of them."""
-    described = [*actions, *(offered for feature in common for offered in feature.actions())]
-    described += SchemaActions(name, lambda: described, success).actions()
-    return described
 
 
 def _key_follower(
@@ -348,7 +317,7 @@ def _add_checks(health: Health, server: Server, database: Database, *, quarantin
     )
     health.add("store", lambda: database.fault, essential=True)
     if quarantines:
-        health.add("store_damage", lambda: damage.damage_warning(database.path), essential=False)
+        health.add("store_damage", lambda: damage_warning(database.path), essential=False)
 
 
 def _write_port(settings: Settings) -> None:
@@ -400,7 +369,8 @@ def _housekeeping(
                 if database.clock.monotonic() < store_due:
                     return
                 store_due = database.clock.monotonic() + _STORE_RETRY_S
-                _write_again(database)
+                with database.transaction():  # an empty one writes while there is a fault, and ends it
+                    pass
             replies.forget_old()
         except StoreUnavailable as error:
             _log.error("housekeeping_not_stored", reason=str(error))
@@ -421,10 +391,3 @@ def _own_key_follower(
             change_key(in_use)
 
     return follow
-
-
-def _write_again(database: Database) -> None:
-    """Rewrite the schema's version: `fault` is cleared only by a successful write."""
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    with database.transaction():
-        database.execute(f"PRAGMA user_version = {version}")

@@ -7,7 +7,7 @@ import math
 import platform
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -28,6 +28,7 @@ from twinhost.agent.host_gauges import HostCollector
 from twinhost.agent.host_metrics import HostSample
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.bound_socket import CallerSource
+from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.store.database import Database
@@ -44,22 +45,8 @@ _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
-    """An authorised key and its sessions at this moment; times in seconds since the epoch."""
-
-    name: str
-    host: str
-    roles: frozenset[str]
-    fingerprint: str
-    sessions: int
-    last_seen: float | None
-    not_before: int | None
-    not_after: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class State:
-    """An agent at one moment."""
+    """An agent at one moment: its authorised keys, the open connections by peer, and when each key was last used."""
 
     secure: bool
     uptime_s: float
@@ -67,7 +54,9 @@ class State:
     loop_lag_s: float
     handshakes: Mapping[str, int] = field(default_factory=dict)
     checks: Mapping[str, bool] = field(default_factory=dict)
-    peers: tuple[Peer, ...] = ()
+    peers: Sequence[Peer] = ()
+    sessions: Mapping[str, int] = field(default_factory=dict)
+    last_seen: Mapping[str, float] = field(default_factory=dict)  # by fingerprint, in seconds since the epoch
 
 
 class Readers:
@@ -260,21 +249,16 @@ class _StateCollector(Collector):
             handshakes.add_metric([outcome], count)
         yield handshakes
         sessions = GaugeMetricFamily("twinhost_sessions", "Open connections, by peer.", labels=["peer"])
-        for name, count in _sessions(state.peers).items():
-            sessions.add_metric([name], count)
+        for name in dict.fromkeys(peer.name for peer in state.peers):  # two keys of one identity share a count
+            sessions.add_metric([name], state.sessions.get(name, 0))
         yield sessions
         expiry = GaugeMetricFamily(
             "twinhost_key_not_after_timestamp_seconds", "When a key expires.", labels=["peer", "fingerprint"]
         )
         for peer in state.peers:
-            if peer.not_after is not None:
-                expiry.add_metric([peer.name, peer.fingerprint], peer.not_after)
+            if peer.validity.not_after is not None:
+                expiry.add_metric([peer.name, peer.fingerprint], peer.validity.not_after)
         yield expiry
-
-
-def _sessions(peers: tuple[Peer, ...]) -> dict[str, int]:
-    """Return sessions by name: two keys of one identity share a count."""
-    return {peer.name: peer.sessions for peer in peers}
 
 
 class Gauges:
@@ -295,36 +279,19 @@ class Gauges:
         self._peers = peers
         self._sessions = sessions
         self._health = health
-        self._longest_turn_s: Callable[[], float] = lambda: 0.0
-        self._clock = database.clock
-        self._started = self._clock.monotonic()
-
-    def follow(self, longest_turn_s: Callable[[], float]) -> None:
-        """Set the function that returns the longest iteration of the server's loop since its last call."""
-        self._longest_turn_s = longest_turn_s
+        self.longest_turn_s: Callable[[], float] = lambda: 0.0  # of the server's loop, since its last call
+        self._started = database.clock.monotonic()
 
     def read(self) -> State:
         """Return the state at this moment."""
-        now = self._clock.monotonic()
-        counts, last_seen = self._sessions.counts(), self._sessions.last_seen()
         return State(
             secure=self._secure,
-            uptime_s=now - self._started,
+            uptime_s=self._database.clock.monotonic() - self._started,
             store_bytes=self._database.size_bytes,
-            loop_lag_s=self._longest_turn_s(),
+            loop_lag_s=self.longest_turn_s(),
             handshakes=self._handshakes.counts(),
             checks=self._health.checks(),
-            peers=tuple(
-                Peer(
-                    name=peer.name,
-                    host=peer.host,
-                    roles=peer.roles,
-                    fingerprint=peer.fingerprint,
-                    sessions=counts.get(peer.name, 0),
-                    last_seen=last_seen.get(peer.fingerprint),
-                    not_before=peer.validity.not_before,
-                    not_after=peer.validity.not_after,
-                )
-                for peer in self._peers.all()
-            ),
+            peers=self._peers.all(),
+            sessions=self._sessions.counts(),
+            last_seen=self._sessions.last_seen(),
         )

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -89,14 +90,14 @@ def test_a_store_that_works_again_is_found_out_without_a_request(store: Store) -
 def test_a_store_that_fails_is_tried_once_a_second(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop is there for requests: a locked file would hold it up at every try."""
     tries: list[Database] = []
-    write_again = process._write_again
+    transaction = Database.transaction
 
-    def counted(database: Database) -> None:
+    def counted(database: Database) -> AbstractContextManager[None]:
         tries.append(database)
-        write_again(database)
+        return transaction(database)
 
-    monkeypatch.setattr(process, "_write_again", counted)
     store.leave_no_space()
+    monkeypatch.setattr(Database, "transaction", counted)
     store.database.execute("PRAGMA query_only = 1")  # even the try, which needs no new page, is refused
     tick = store.housekeeping()
     for _ in range(10):

@@ -21,11 +21,13 @@ from twinhost.agent.host_metrics import (
     MachineSample,
     Traffic,
 )
-from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, Peer, Readers, State, Telemetry
+from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, Readers, State, Telemetry
+from twinhost.secure_zmq.callers import Peer
+from twinhost.secure_zmq.keys import Validity
 from twinhost.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
-PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, 2, 1.0, 0, 1_800_000_000)
+PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, validity=Validity(0, 1_800_000_000))
 STATE = State(
     secure=True,
     uptime_s=12.5,
@@ -33,6 +35,8 @@ STATE = State(
     loop_lag_s=0.25,
     handshakes={"accepted": 3, "key_revoked": 1},
     peers=(PEER,),
+    sessions={NAME: 2},
+    last_seen={FINGERPRINT: 1.0},
 )
 
 HOST = HostSample(

@@ -11,7 +11,7 @@ import msgspec
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import HealthDocument
 from twinhost.agent.host_metrics import MachineSample
-from twinhost.agent.telemetry import Peer
+from twinhost.agent.telemetry import State
 from twinhost.moments import Clock, iso_time
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
@@ -124,7 +124,7 @@ class StateBoard:
                 "messages_per_s": round(self._messages_per_s, 1),
             },
             "agents": self._agents(records),
-            "sessions": _that_fit(_session(peer, self._clock.time()) for peer in state.peers) if state else [],
+            "sessions": self._sessions(state) if state else [],
             "refused": _refused(handshakes),
             "refused_24h": self._recent.of(_refused(handshakes)),
             "probes": handshakes.get(_PROBES, 0),
@@ -195,6 +195,24 @@ class StateBoard:
         """Whether an agent has been silent for so long that it should be unregistered; never a host's own agent."""
         return record.name not in self._settings.config.agents and self._registry.silent_s(record.name) > RECENT_S
 
+    def _sessions(self, state: State) -> list[dict[str, Any]]:
+        now = self._clock.time()
+        return _that_fit(
+            {
+                "name": peer.name,
+                "host": peer.host,
+                "roles": sorted(peer.roles),
+                "fingerprint": peer.fingerprint,
+                "sessions": state.sessions.get(peer.name, 0),
+                "last_seen": iso_time(state.last_seen[peer.fingerprint])
+                if peer.fingerprint in state.last_seen
+                else None,
+                "key_age_s": round(now - start) if (start := peer.validity.not_before) is not None else None,
+                "key_left_s": round(end - now) if (end := peer.validity.not_after) is not None else None,
+            }
+            for peer in state.peers
+        )
+
     def _lease(self, lease: Lease) -> dict[str, Any]:
         shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
         return {**shown, "gpu": lease.card, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
@@ -238,19 +256,6 @@ def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list
 
 def _endpoint(agent: Agent) -> str:
     return agent.endpoint.removeprefix("tcp://")
-
-
-def _session(peer: Peer, now: float) -> dict[str, Any]:
-    return {
-        "name": peer.name,
-        "host": peer.host,
-        "roles": sorted(peer.roles),
-        "fingerprint": peer.fingerprint,
-        "sessions": peer.sessions,
-        "last_seen": iso_time(peer.last_seen) if peer.last_seen is not None else None,
-        "key_age_s": round(now - peer.not_before) if peer.not_before is not None else None,
-        "key_left_s": round(peer.not_after - now) if peer.not_after is not None else None,
-    }
 
 
 def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
