@@ -40,12 +40,12 @@ class Database:
             ConfigurationError: it can't be opened, is damaged, or is newer than this program.
         """
         self.clock = clock
-        self._path = path
-        self._migrations = tuple(migrations)
+        self.path = path
+        self.migrations = tuple(migrations)
         self._changes = _Changes()
         self._pending: list[Callable[[], None]] = []
-        self._fault: str | None = None
-        self._under_way = False
+        self.fault: str | None = None  # why the last transaction failed; None once one has succeeded again
+        self.in_transaction = False  # also where SQLite has ended it by itself, and it will be lost
         try:
             if not path.exists():
                 with suppress(OSError):  # SQLite says why it can't be created
@@ -72,30 +72,10 @@ class Database:
             ) from None
 
     @property
-    def path(self) -> Path:
-        """The file."""
-        return self._path
-
-    @property
-    def migrations(self) -> tuple[str, ...]:
-        """The scripts that it was opened with."""
-        return self._migrations
-
-    @property
-    def fault(self) -> str | None:
-        """Why the last transaction failed; None once one has succeeded again."""
-        return self._fault
-
-    @property
     def size_bytes(self) -> int:
         """How many bytes the database and its write-ahead log take on disk."""
-        files = (self._path, part(self._path, "-wal"))
+        files = (self.path, part(self.path, "-wal"))
         return sum(path.stat().st_size for path in files if path.exists())
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether a transaction is under way, even if SQLite has ended it by itself and it will be lost."""
-        return self._under_way
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run one statement.
@@ -156,12 +136,12 @@ class Database:
 
     def on_rollback(self, undo: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
         """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
-        if self._under_way:
+        if self.in_transaction:
             self._changes.undo.append((undo, arguments))
 
     def restore_on_rollback(self, items: dict[str, V], key: str) -> None:
         """Register, before a change of one item in memory, that a rollback restores its value or removes it."""
-        if self._under_way:
+        if self.in_transaction:
             self._changes.undo.append((_put_back, (items, key, items.get(key))))
 
     def after_commit(self, do: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
@@ -184,12 +164,12 @@ class Database:
             TransactionLost: the commit failed, or SQLite ended the transaction by itself.
             RuntimeError: a transaction is under way already; use a savepoint inside it.
         """
-        if self._under_way:
+        if self.in_transaction:
             raise RuntimeError("a transaction is under way; use a savepoint inside it")
         self._changes.clear()
         self._savepoints.clear()
         self._begin()
-        self._under_way = True
+        self.in_transaction = True
         try:
             yield
             self._write_pending()
@@ -201,9 +181,9 @@ class Database:
             self._abandon(str(error))
             raise
         finally:
-            self._under_way = False
+            self.in_transaction = False
         self._changes.undo.clear()
-        self._fault = None
+        self.fault = None
         self._changes.run_afterwards()
 
     def savepoint(self) -> AbstractContextManager[None]:
@@ -220,7 +200,7 @@ class Database:
 
     def _prepare(self) -> None:
         """Open the savepoints that a statement belongs to; outside a transaction it would commit at once."""
-        if self._under_way:
+        if self.in_transaction:
             _require_transaction(self._connection)
         if self._savepoints.unopened:
             self._savepoints.open_all()
@@ -229,18 +209,18 @@ class Database:
         _require_transaction(self._connection)  # an I/O error in a query may have ended it, and undone its changes
         for write in self._pending:
             write()
-        if self._fault is not None:  # an empty transaction would write nothing, and end the fault of a full disk
-            self._connection.execute(f"PRAGMA user_version = {len(self._migrations)}")
+        if self.fault is not None:  # an empty transaction would write nothing, and end the fault of a full disk
+            self._connection.execute(f"PRAGMA user_version = {len(self.migrations)}")
 
     def _begin(self) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
         except sqlite3.Error as error:
-            self._fault = str(error)
+            self.fault = str(error)
             raise TransactionLost(f"the store can't be written ({error}); {_WHAT_TO_DO}") from error
 
     def _abandon(self, why: str) -> None:
-        self._fault = why
+        self.fault = why
         try:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -251,7 +231,7 @@ class Database:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(migrations):
             raise ConfigurationError(
-                f"{self._path} has schema version {version} and this program knows {len(migrations)}; "
+                f"{self.path} has schema version {version} and this program knows {len(migrations)}; "
                 "run the newer version, or restore a backup"
             )
         for number in range(version, len(migrations)):

@@ -174,7 +174,7 @@ def assemble(foundation: Foundation) -> Assembly:
         security.close()
 
     return Assembly(
-        actions=[each for feature in features for each in feature.actions()],
+        actions=[action for feature in features for action in feature.actions()],
         success=SUCCESS,
         translate=first_of(
             raw_strings({b"ping": (GetHealth(), None), b"GET_ALL_STATUS": (GetAllAgents(), all_status)}),
@@ -187,7 +187,7 @@ def assemble(foundation: Foundation) -> Assembly:
         on_stop=on_stop,
         companions=[sampler],
         routes=[
-            *Stream(state.board, foundation.telemetry.readers, foundation.clock).routes(),
+            *Stream(lambda: state.snapshot, foundation.telemetry.readers, foundation.clock).routes(),
             *page_routes(assets_folder()),
         ],
     )

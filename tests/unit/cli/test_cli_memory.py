@@ -374,7 +374,7 @@ def test_an_import_reports_concurrent_changes_of_others(
                 agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
         yield from list(send(importer, file, items))
         if any(item.place == "$.memories[0]" for item in items):
-            wait_until(lambda: not agent.memory._under_way, PATIENCE_S, "the transaction is over")
+            wait_until(lambda: not agent.memory.in_transaction, PATIENCE_S, "the transaction is over")
             with agent.memory.transaction():
                 agent.memories.remove("m1", operator)
 
@@ -534,7 +534,7 @@ def test_what_the_agent_refuses_is_reported_with_its_place(remembering: MemoryHo
         assert ran.status == 1
         assert f"{file}: $.bad[0] is refused: " in ran.err
         # The refusal is sent a moment before its transaction ends.
-        wait_until(lambda: not remembering.memory.memory._under_way, PATIENCE_S, "the transaction is over")
+        wait_until(lambda: not remembering.memory.memory.in_transaction, PATIENCE_S, "the transaction is over")
         assert len(remembering.memory.patterns.written_by("operator", None, 9)) == 1, there
 
 

@@ -19,7 +19,7 @@ VOUCHER = new_pair("agent").public
 Change = Callable[[EnrolledKeys, Certificate], None]
 CHANGES: dict[str, Change] = {
     "put": lambda enrolled, key: enrolled.put(key, VOUCHER),
-    "put_next": lambda enrolled, key: enrolled.put_next(key, VOUCHER),
+    "put_beside": lambda enrolled, key: enrolled.put(key, VOUCHER, beside=True),
     "promote": EnrolledKeys.promote,
     "revoke": EnrolledKeys.revoke,
 }
@@ -39,7 +39,7 @@ def test_a_key_is_put_beside_and_then_in_the_place_of_another(folder: Path) -> N
     """By the owner's name, whatever else the key files here are called."""
     enrolled = EnrolledKeys(folder)
     enrolled.put(FIRST, VOUCHER)
-    enrolled.put_next(SECOND, FIRST.public)
+    enrolled.put(SECOND, FIRST.public, beside=True)
     assert (load_certificate(folder / "agent.key"), load_certificate(folder / "agent.next.key")) == (FIRST, SECOND)
     enrolled.promote(SECOND)
     vouched = [f"vouched/{revoked_file_name(key.public.fingerprint)}" for key in (FIRST, SECOND)]
@@ -68,7 +68,7 @@ def test_what_can_not_be_written_is_our_own_error(folder: Path, change: str, dam
         if change == "revoke":
             (folder / "revoked").touch()
         else:
-            (folder / ("agent.next.key" if change == "put_next" else "agent.key")).mkdir()
+            (folder / ("agent.next.key" if change == "put_beside" else "agent.key")).mkdir()
     else:
         folder.rmdir()
         if damage == "a file":

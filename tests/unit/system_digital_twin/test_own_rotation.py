@@ -153,13 +153,13 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
     """It looked for other keys of the name just before this one lay there: SystemDigitalTwin keeps it out itself."""
     stolen = bench.list_key("agent")
     thiefs = propose(bench, stolen)
-    put_next = bench.enrolled.put_next
+    put = bench.enrolled.put
 
-    def revoked_just_then(certificate: Certificate, voucher: PublicKey) -> None:
+    def revoked_just_then(certificate: Certificate, voucher: PublicKey, *, beside: bool) -> None:
         write_revocation(stolen.certificate, bench.folder / "revoked")
-        put_next(certificate, voucher)
+        put(certificate, voucher, beside=beside)
 
-    monkeypatch.setattr(bench.enrolled, "put_next", revoked_just_then)
+    monkeypatch.setattr(bench.enrolled, "put", revoked_just_then)
     refused(
         bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
     )

@@ -11,7 +11,6 @@ drop, further requests are refused.
 Registration and heartbeats are not stored: they describe the present state, and the link sends them when it can.
 """
 
-import functools
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -151,7 +150,7 @@ class Outbox:
         ).fetchone()
         request = Undelivered(seq, kind, action, content, request_id, now)
         self._count(kind, 1, request.size)
-        self._database.after_commit(functools.partial(self.queue.put, request))
+        self._database.after_commit(self.queue.put, request)
 
     def tick(self) -> None:
         """Delete delivered rows and add deferred requests, in one transaction; call it at every tick.
@@ -208,7 +207,7 @@ class Outbox:
         try:
             self.add(kind, action, fields, written_by)
         except (LimitReached, MessageTooLarge):
-            self._database.after_commit(functools.partial(self._count_dropped, kind))
+            self._database.after_commit(self._count_dropped, kind)
 
     def _make_room(self, kind: Kind, size: int) -> None:
         """Drop older rows, least important first, until there is room for one of this kind."""
@@ -225,7 +224,7 @@ class Outbox:
             while self._usage[each].rows and (rows > self._max_rows or total > self._max_total_bytes):
                 total -= self._delete(self._oldest_of(each))
                 rows -= 1
-                self._database.after_commit(functools.partial(self._count_dropped, each))
+                self._database.after_commit(self._count_dropped, each)
 
     def _oldest_of(self, kind: Kind) -> list[int]:
         rows = self._database.execute("SELECT seq FROM outbox WHERE kind = ? ORDER BY seq LIMIT 1", (kind.value,))
@@ -243,7 +242,7 @@ class Outbox:
             kind, content_bytes = row
             freed += size_of(content_bytes)
             self._count(Kind(kind), -1, -size_of(content_bytes))
-            self._database.after_commit(functools.partial(self.queue.remove, seq))
+            self._database.after_commit(self.queue.remove, seq)
         return freed
 
     def _count_dropped(self, kind: Kind) -> None:
@@ -257,12 +256,7 @@ class Outbox:
         self._usage[kind] = _Usage(usage.rows + rows, usage.size + size)
 
     def _restore_usage_on_rollback(self) -> None:
-        before = dict(self._usage)
-
-        def undo() -> None:
-            self._usage = before
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(setattr, self, "_usage", dict(self._usage))
 
 
 def _parse(

@@ -279,22 +279,15 @@ class Ledger:
         """The first line of the oldest file that is kept."""
         return self.files[0] if self.files else Anchor(1, NO_HASH)
 
-    @property
-    def in_transaction(self) -> bool:
-        return self._database.in_transaction
-
     def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
         """Add the next lines, in the transaction under way or in a new one.
 
         Raises:
             StoreUnavailable: none of them was added.
         """
-        if self.in_transaction:
-            with self._database.savepoint():
-                self._add(entries)
-        else:
-            with self._database.transaction():
-                self._add(entries)
+        database = self._database
+        with database.savepoint() if database.in_transaction else database.transaction():
+            self._add(entries)
 
     def pending(self, after: int, limit: int) -> list[Pending]:
         """Return the lines in the outbox after line `after`, oldest first."""
@@ -318,12 +311,7 @@ class Ledger:
         self.files = files
 
     def _add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
-        before = self.head
-
-        def undo() -> None:
-            self.head = before
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(setattr, self, "head", self.head)
         lines = []
         for moment, event, fields in entries:
             line = make_line(self.head, moment, event, fields)

@@ -86,6 +86,7 @@ class AuditLog:
         self._files = Files(folder)
         self._max_file_bytes = max_file_bytes
         self._keep_files = keep_files
+        self._database = database
         self._clock = database.clock
         self._repetition = Repetition(self._clock)
         self._lock = threading.Lock()
@@ -165,7 +166,7 @@ class AuditLog:
         Raises:
             SocketMisuse: a transaction is under way.
         """
-        if self._ledger.in_transaction:
+        if self._database.in_transaction:
             raise SocketMisuse("the audit log must be flushed between transactions, not inside one")
         try:
             self._record_notes(self._repetition.finished())

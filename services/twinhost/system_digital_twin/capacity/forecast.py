@@ -139,44 +139,39 @@ def place(forecasts: Sequence[Forecast]) -> Placement:
 
 def _cpu(state: HostState, value: float) -> Forecast:
     if state.cpu_percent is None:
-        return _unknown(state, CAUTION_CPU, "CPU", {"projected_cpu_percent": None})
+        return _forecast(state, CAUTION_CPU, "CPU is not measured now", {"projected_cpu_percent": None})
     demand = state.cpu_percent + value
-    projected = min(100.0, demand)
-    fits = projected <= CPU_PERCENT
-    reason = f"CPU would be at {projected:.1f} %, {_within(fits)} {CPU_PERCENT} %"
-    headroom = CPU_PERCENT - demand
-    return _known(state, CAUTION_CPU, fits, reason, {"projected_cpu_percent": round(projected, 2)}, headroom)
+    projected, headroom = min(100.0, demand), CPU_PERCENT - demand
+    reason = f"CPU would be at {projected:.1f} %, {_within(headroom)} {CPU_PERCENT} %"
+    return _forecast(state, CAUTION_CPU, reason, {"projected_cpu_percent": round(projected, 2)}, headroom)
 
 
 def _network(state: HostState, value: float) -> Forecast:
     if state.latency_ms is None:
-        return _unknown(state, CAUTION_LATENCY, "network latency", {"projected_latency_ms": None})
+        return _forecast(state, CAUTION_LATENCY, "network latency is not measured now", {"projected_latency_ms": None})
     projected = state.latency_ms + LATENCY_PER_VALUE * value
-    fits = projected <= LATENCY_MS
-    reason = f"latency would be {projected:.1f} ms, {_within(fits)} {LATENCY_MS} ms"
     headroom = LATENCY_MS - projected
-    return _known(state, CAUTION_LATENCY, fits, reason, {"projected_latency_ms": round(projected, 3)}, headroom)
+    reason = f"latency would be {projected:.1f} ms, {_within(headroom)} {LATENCY_MS} ms"
+    return _forecast(state, CAUTION_LATENCY, reason, {"projected_latency_ms": round(projected, 3)}, headroom)
 
 
 def _memory(state: HostState, resource: Resource, value: float, card: Card | None = None) -> Forecast:
     name = resource.upper()
-    if resource == "ram":
-        used_mb, total_mb, leased, percent = state.ram_used_mb, state.ram_total_mb, state.ram_leased, RAM_PERCENT
-    elif card is not None:
-        used_mb, total_mb, leased, percent = card.used_mb, card.total_mb, card.leased, VRAM_PERCENT
-        name = name if len(state.cards) == 1 else f"{name} on GPU {card.index}"
-    else:
-        return _unknown(state, DENY, name, _memory_projection(resource, None, None))
+    used_mb, total_mb, leased, percent = state.ram_used_mb, state.ram_total_mb, state.ram_leased, RAM_PERCENT
+    if resource == "vram":
+        used_mb, total_mb, leased = (card.used_mb, card.total_mb, card.leased) if card else (None, None, Leased())
+        percent = VRAM_PERCENT
+        name = f"{name} on GPU {card.index}" if card and len(state.cards) > 1 else name
     if used_mb is None or total_mb is None:
-        return _unknown(state, DENY, name, _memory_projection(resource, None, total_mb))
+        return _forecast(state, DENY, f"{name} is not measured now", _memory_projection(resource, None, total_mb))
     in_use, limit = leased.on(used_mb), total_mb * percent / 100
     projected = in_use + value
-    fits = projected <= limit
-    reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB, {_within(fits)} {percent} %"
-    if len(state.cards) > 1 and card is not None and not fits:
+    headroom = limit - projected
+    reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB, {_within(headroom)} {percent} %"
+    if len(state.cards) > 1 and card is not None and headroom < 0:
         reason += f"; {max(0.0, limit - in_use):.0f} MB can be reserved there, and no card of {state.host} has more"
     projection = _memory_projection(resource, round(projected, 2), round(total_mb, 2))
-    known = _known(state, DENY, fits, reason, projection, limit - projected)
+    known = _forecast(state, DENY, reason, projection, headroom)
     return msgspec.structs.replace(known, limit=limit, gpu=None if card is None else card.gpu)
 
 
@@ -186,27 +181,19 @@ def _memory_projection(resource: Resource, projected_mb: float | None, capacity_
     return {"projected_vram_mb": projected_mb, "vram_capacity_mb": capacity_mb}
 
 
-def _within(fits: bool) -> str:
-    return "within" if fits else "over"
+def _within(headroom: float) -> str:
+    return "within" if headroom >= 0 else "over"
 
 
-def _known(
-    state: HostState, otherwise: str, fits: bool, reason: str, projection: Projection, headroom: float
+def _forecast(
+    state: HostState, otherwise: str, reason: str, projection: Projection, headroom: float | None = None
 ) -> Forecast:
+    """Return a forecast, which is to proceed if the headroom is known and not negative, else `otherwise`."""
+    fits = headroom is not None and headroom >= 0
     return Forecast(
         host=state.host,
         recommendation=PROCEED if fits else otherwise,
         reason=f"{state.host}'s {reason}",
         projection=projection,
         headroom=headroom,
-    )
-
-
-def _unknown(state: HostState, recommendation: str, what: str, projection: Projection) -> Forecast:
-    return Forecast(
-        host=state.host,
-        recommendation=recommendation,
-        reason=f"{state.host}'s {what} is not measured now",
-        projection=projection,
-        headroom=None,
     )

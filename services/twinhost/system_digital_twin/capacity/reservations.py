@@ -11,7 +11,6 @@ request_id: then it keeps its place, or gets the lease that it has been given me
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import NotRequired, TypedDict
 
 import msgspec
@@ -309,7 +308,7 @@ class Reservations:
         waiter.notify_at = self._clock.monotonic() + _NOTIFY_EVERY_S
         for lease_id in [each for each in wanted if each not in waiter.notified][: MAX_NOTIFIED - len(waiter.notified)]:
             lease = wanted[lease_id]
-            self._database.after_commit(partial(waiter.notified.add, lease_id))
+            self._database.after_commit(waiter.notified.add, lease_id)
             data = {
                 "lease_id": lease.lease_id,
                 "holder": lease.holder,

@@ -128,8 +128,6 @@ SKIPPED = 1_000_000_000  # numbers; more than were used between a backup and its
 _ENTRY = "seq, time_ms, written_by, record, shape_id, acknowledged_by, acknowledged_ms"
 _EXPIRY_EVERY_S = 10.0  # between deletions of expired ones; no reply has them in any case
 
-Publish = Callable[..., None]  # takes a topic and the event's fields
-
 
 def skip_numbers(database: Database) -> None:
     """Skip numbers, in the current transaction: after a restore, the next ones may have been used since the backup."""
@@ -148,7 +146,7 @@ class Events:
     def __init__(
         self,
         database: Database,
-        publish: Publish = lambda *_, **__: None,
+        publish: Callable[..., None] = lambda *_, **__: None,
         *,
         most: int = MOST,
         most_bytes: int = MOST_BYTES,
@@ -362,12 +360,7 @@ class Events:
         return {Topic(topic): _Usage(count, size) for topic, count, size in rows}
 
     def _restore_on_rollback(self) -> None:
-        before = dict(self._usage)
-
-        def undo() -> None:
-            self._usage = before
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(setattr, self, "_usage", dict(self._usage))
 
     def _severe_since(self, since_time: float) -> tuple[str, tuple[int, int]]:
         select = (

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from twinhost.agent.http import STREAM_PATH
 from twinhost.agent.telemetry import Readers
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.system_digital_twin.http.state import Board
+from twinhost.system_digital_twin.http.state import Snapshot
 
 STATIC = Path(__file__).parent / "static"
 
@@ -93,8 +93,8 @@ _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosni
 class Stream:
     """The routes of the state and its stream; counts the clients of the stream."""
 
-    def __init__(self, board: Board, readers: Readers, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._board = board
+    def __init__(self, newest: Callable[[], Snapshot], readers: Readers, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._newest = newest
         self._clock = clock
         self._readers = readers
         self._listeners = 0
@@ -104,7 +104,7 @@ class Stream:
 
     def _state(self, _: Request) -> Response:
         self._readers.wait()
-        return Response(self._board.snapshot.body, media_type="application/json", headers=_STREAM_HEADERS)
+        return Response(self._newest().body, media_type="application/json", headers=_STREAM_HEADERS)
 
     async def _stream(self, _: Request) -> Response:
         if self._listeners >= MAX_LISTENERS:
@@ -124,7 +124,7 @@ class Stream:
             sent, sent_at = -1, self._clock.monotonic()
             while True:
                 self._readers.note()
-                snapshot = self._board.snapshot
+                snapshot = self._newest()
                 if snapshot.number != sent:
                     sent, sent_at = snapshot.number, self._clock.monotonic()
                     yield b"event: state\ndata: %b\n\n" % snapshot.body

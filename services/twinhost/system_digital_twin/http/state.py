@@ -49,20 +49,11 @@ class Snapshot:
     body: bytes
 
 
-class Board:
-    """Holds the newest snapshot. It is replaced as a whole, so a reader on another thread never sees parts of two."""
-
-    def __init__(self) -> None:
-        self._encoder = msgspec.json.Encoder()
-        self.snapshot = Snapshot(0, b"{}")
-
-    def put(self, document: Mapping[str, Any]) -> None:
-        """Replace the snapshot."""
-        self.snapshot = Snapshot(self.snapshot.number + 1, self._encoder.encode(document))
-
-
 class StateBoard:
-    """Puts snapshots on a board, on the server's thread."""
+    """Draws the newest snapshot, on the server's thread.
+
+    It is replaced as a whole, so a reader on another thread never sees parts of two.
+    """
 
     def __init__(
         self,
@@ -73,7 +64,7 @@ class StateBoard:
         events: Events,
         forecasts: Forecasts,
     ) -> None:
-        self.board = Board()
+        self.snapshot = Snapshot(0, b"{}")
         self._settings = foundation.settings
         self._health = foundation.health
         self._telemetry = foundation.telemetry
@@ -99,7 +90,7 @@ class StateBoard:
 
     def draw(self) -> None:
         """Take a snapshot."""
-        self.board.put(self._document())
+        self.snapshot = Snapshot(self.snapshot.number + 1, msgspec.json.encode(self._document()))
 
     def _document(self) -> dict[str, Any]:
         health, state = self._health.document(), self._telemetry.state

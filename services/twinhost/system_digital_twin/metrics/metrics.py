@@ -161,13 +161,8 @@ class Metrics:
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
 
     def _close_minute(self, host: str, minute: Bucket) -> None:
-        before = self._closed
-        self._closed = (*before, (host, minute))[-_MAX_WAITING:]
-
-        def undo() -> None:
-            self._closed = before
-
-        self._database.on_rollback(undo)
+        self._database.on_rollback(setattr, self, "_closed", self._closed)
+        self._closed = (*self._closed, (host, minute))[-_MAX_WAITING:]
 
     def stale(self, host: str) -> bool:
         """Return whether a host has sent no sample within STALE_AFTER intervals."""

@@ -20,8 +20,6 @@ MAX_METADATA_BYTES = 16_384  # as JSON without spaces, which is how it is stored
 PORT = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 NAMES = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 
-PublicKeyOf = Callable[[str], bytes | None]
-
 
 class RegistrationData(msgspec.Struct, kw_only=True):
     """A complete registration."""
@@ -185,7 +183,7 @@ class RegistryActions(Feature):
     def __init__(
         self,
         registry: Registry,
-        public_key_of: PublicKeyOf,
+        public_key_of: Callable[[str], bytes | None],
         trust_revision: Callable[[], str | None] = lambda: None,
         witness: Callable[[str, Caller, AuditSeen | None, AuditRestored | None], WitnessReply] = no_witness,
         may_be_local: Callable[[str], bool] = lambda _: False,

@@ -21,7 +21,6 @@ MAX_REGISTRATIONS = 10_000
 NO_RESPONSE = "NO_RESPONSE"
 HEALTHY = "HEALTHY"
 AGENT_TOPIC = b"AGENT:"  # of AgentEvent
-Publish = Callable[..., None]  # takes a topic and the event's fields
 _OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
@@ -105,7 +104,7 @@ class Registry:
     Silence is counted by the monotonic clock, so a change of the wall clock has no effect on it.
     """
 
-    def __init__(self, database: Database, ttl_s: float, publish: Publish = lambda *_, **__: None) -> None:
+    def __init__(self, database: Database, ttl_s: float, publish: Callable[..., None] = lambda *_, **__: None) -> None:
         self._database = database
         self.clock = database.clock
         self._publish = publish
@@ -284,10 +283,9 @@ class Registry:
             ) from None
 
     def _announce(self, name: str, what: str, registered_by: str) -> None:
-        self._database.after_commit(self._publish_change, name, what, registered_by)
-
-    def _publish_change(self, name: str, what: str, registered_by: str) -> None:
-        self._publish(AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
+        self._database.after_commit(
+            lambda: self._publish(AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
+        )
 
     def _write(self, record: AgentRecord) -> None:
         name = record.name

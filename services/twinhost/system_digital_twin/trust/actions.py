@@ -61,8 +61,6 @@ _INVITE = f"on mainpc run: {CERTS_INIT} invite NAME --host HOST --role ROLE"
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
 _Z85_KEY = Annotated[str, msgspec.Meta(min_length=Z85_CHARACTERS, max_length=Z85_CHARACTERS, examples=[_EXAMPLE])]
 
-Audit = Callable[..., None]  # takes an event's name, and its fields
-
 
 class Enrol(Request, tag=ENROL):
     """Propose a key with the one-time key of an invitation; `public_key` is in Z85."""
@@ -169,13 +167,11 @@ class EnrolledKeys:
         run = certs_init_command(self._folder, "verify")
         return None if writable else f"{self._folder} can't be written, so nobody can enrol; run: {run}"
 
-    def put(self, certificate: Certificate, voucher: PublicKey) -> None:
-        """Authorise a key as the current one of its owner, and record the invitation that proposed it."""
-        self._put(certificate, voucher, PUBLIC_SUFFIX)
-
-    def put_next(self, certificate: Certificate, voucher: PublicKey) -> None:
-        """Authorise a key beside the current one of its owner, and record that the current one proposed it."""
-        self._put(certificate, voucher, NEXT_SUFFIX)
+    def put(self, certificate: Certificate, voucher: PublicKey, *, beside: bool = False) -> None:
+        """Authorise a key as the current one of its owner, or `beside` it, and record which key proposed it."""
+        with self._writing():
+            write_vouching(certificate.public.fingerprint, voucher.fingerprint, self._folder / VOUCHED_FOLDER)
+            self._replace(certificate, NEXT_SUFFIX if beside else PUBLIC_SUFFIX)
 
     def promote(self, certificate: Certificate) -> None:
         """Make the next key of an owner the current one."""
@@ -187,11 +183,6 @@ class EnrolledKeys:
         """Revoke a key; it can't be authorised again."""
         with self._writing():
             write_revocation(certificate, self._folder / REVOKED_FOLDER)
-
-    def _put(self, certificate: Certificate, voucher: PublicKey, suffix: str) -> None:
-        with self._writing():
-            write_vouching(certificate.public.fingerprint, voucher.fingerprint, self._folder / VOUCHED_FOLDER)
-            self._replace(certificate, suffix)
 
     def _replace(self, certificate: Certificate, suffix: str) -> None:
         replace_certificate(certificate, self._folder / f"{certificate.owner.name}{suffix}")
@@ -214,7 +205,7 @@ class KeyActions(Feature):
         self,
         peers: AuthorizedPeers,
         enrolled: EnrolledKeys,
-        audit: Audit,
+        audit: Callable[..., None],
         lifetime_days: int,
         applied: Callable[[str, str], None] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
@@ -224,7 +215,7 @@ class KeyActions(Feature):
         Args:
             peers: the authorised keys.
             enrolled: those that this agent authorises.
-            audit: records an event.
+            audit: records an event: its name, and its fields.
             lifetime_days: of a new key.
             applied: called with a caller's name and the revision of the trust document that it has applied.
             clock: dates the keys.
@@ -336,7 +327,7 @@ class KeyActions(Feature):
                 self._refuse_second_key(voucher, known[0])
             self._enrolled.put(certificate, voucher.public)
         elif self._is_good(voucher, self._listed(name)):
-            self._enrolled.put_next(certificate, voucher.public)
+            self._enrolled.put(certificate, voucher.public, beside=True)
         else:
             self._refuse_ended(voucher, certificate)
         self._peers.reload()

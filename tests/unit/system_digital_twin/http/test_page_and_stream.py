@@ -20,22 +20,25 @@ from twinhost.agent.http import HttpServer
 from twinhost.agent.telemetry import Readers
 from twinhost.system_digital_twin.http import page as page_module
 from twinhost.system_digital_twin.http.page import MAX_LISTENERS, STATIC, Stream, page_routes
-from twinhost.system_digital_twin.http.state import Board
+from twinhost.system_digital_twin.http.state import Snapshot
 
 MAX_PAGE_BYTES = 150_000  # the promise, for everything that the page asks for
 
 
 class Shown:
-    """The routes on a port, with a board that a test writes on."""
+    """The routes on a port, with a state that a test draws."""
 
     def __init__(self, assets: Path) -> None:
-        self.board, self.readers = Board(), Readers()
+        self._snapshot, self.readers = Snapshot(0, b"{}"), Readers()
         (self.port,) = free_ports(1)
         self.server = HttpServer(
-            self.port, dict, bytes, [*Stream(self.board, self.readers).routes(), *page_routes(assets)]
+            self.port, dict, bytes, [*Stream(lambda: self._snapshot, self.readers).routes(), *page_routes(assets)]
         )
         self.server.start()
         self._open: list[http.client.HTTPConnection] = []
+
+    def draw(self, document: dict[str, Any]) -> None:
+        self._snapshot = Snapshot(self._snapshot.number + 1, json.dumps(document, separators=(",", ":")).encode())
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
@@ -147,22 +150,22 @@ def test_the_schemas_are_listed(shown: Shown) -> None:
 
 def test_the_state_is_the_newest(shown: Shown) -> None:
     """And the stream begins with it, and goes on with each one after that."""
-    shown.board.put({"n": 1})
+    shown.draw({"n": 1})
     answer = shown.ask("/api/state")
     assert (json.loads(answer.read()), answer.getheader("Cache-Control")) == ({"n": 1}, "no-store")
     stream = shown.ask("/api/stream")
     assert stream.getheader("Content-Type", "").startswith("text/event-stream")
     assert next_state(stream) == {"n": 1}
     with at_most(1.0):
-        shown.board.put({"n": 2})
+        shown.draw({"n": 2})
         assert next_state(stream) == {"n": 2}
 
 
 @pytest.mark.parametrize("path", ["/api/state", "/api/stream"])
 def test_who_reads_first_gets_a_new_state(shown: Shown, path: str) -> None:
     """While nobody reads, none is made."""
-    shown.board.put({"n": "old"})
-    shown.readers.request_tick = lambda: shown.readers.collect(lambda: shown.board.put({"n": "new"}))
+    shown.draw({"n": "old"})
+    shown.readers.request_tick = lambda: shown.readers.collect(lambda: shown.draw({"n": "new"}))
     answer = shown.ask(path)
     assert (json.loads(answer.read()) if path == "/api/state" else next_state(answer)) == {"n": "new"}
 
@@ -187,14 +190,14 @@ def test_a_stream_goes_on_past_the_deadline_of_other_answers(shown: Shown, monke
     """As long as its client reads; comments keep it from being taken for dead."""
     monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 1.0)
     monkeypatch.setattr(page_module, "KEEP_ALIVE_S", 0.4)
-    shown.board.put({"n": 1})
+    shown.draw({"n": 1})
     stream = shown.ask("/api/stream")
     assert next_state(stream) == {"n": 1}
     comments, until = 0, time.monotonic() + 2.5
     while time.monotonic() < until:
         comments += stream.readline() == b": keep-alive\n"
     assert comments >= 3
-    shown.board.put({"n": 2})
+    shown.draw({"n": 2})
     assert next_state(stream) == {"n": 2}
 
 
@@ -204,7 +207,7 @@ def test_a_slow_listener_is_dropped_and_harms_nobody(shown: Shown, monkeypatch: 
     The reader's deadline is out of reach: on a busy machine it may be looked at while a part of a state is on its way
     to it, and whoever is looked at just then counts as one that does not read.
     """
-    shown.board.put({"n": 1})
+    shown.draw({"n": 1})
     monkeypatch.setattr(http_limits, "ANSWER_DEADLINE_S", 10 * PATIENCE_S)
     reader = shown.ask("/api/stream")
     assert next_state(reader) == {"n": 1}
@@ -215,7 +218,7 @@ def test_a_slow_listener_is_dropped_and_harms_nobody(shown: Shown, monkeypatch: 
         wait_until(lambda: len(shown.connections) == 2, PATIENCE_S, "both are there")
 
         def is_dropped() -> bool:
-            shown.board.put({"x": "x" * 1_000_000, "at": time.monotonic()})
+            shown.draw({"x": "x" * 1_000_000, "at": time.monotonic()})
             assert next_state(reader)["x"]
             return len(shown.connections) == 1
 
@@ -224,7 +227,7 @@ def test_a_slow_listener_is_dropped_and_harms_nobody(shown: Shown, monkeypatch: 
 
 def test_listeners_are_so_many_and_the_rest_still_get_in(shown: Shown) -> None:
     """One more gets an error, and the state is answered all the same; a client that leaves makes room."""
-    shown.board.put({"n": 1})
+    shown.draw({"n": 1})
     streams = [shown.ask("/api/stream") for _ in range(MAX_LISTENERS)]
     assert [next_state(stream) for stream in streams] == [{"n": 1}] * MAX_LISTENERS
     assert shown.ask("/api/stream").status == 503
