@@ -317,10 +317,10 @@ class MemoryDocument(Part, frozen=True):
     key: str | None = None
     valid_from: str | None = None
     valid_until: str | None = None
-    superseded_by: str | None = None
     supersedes: list[str] | None = None
     review_at: str | None = None
     pinned: bool | None = None
+    superseded_by: str | None = None
     as_stored: AsStored | None = None
 
 

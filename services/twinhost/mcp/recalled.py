@@ -20,6 +20,7 @@ from twinhost.unified_memory_reasoning.conversations.context_text import (
     one_line,
     without_fence,
 )
+from twinhost.unified_memory_reasoning.memories.details import described
 
 _REPORTED_CHARACTERS = 256  # of a name or a text that an agent reports: no action takes a longer one
 
@@ -94,12 +95,8 @@ def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _kind(result: Mapping[str, Any]) -> str:
-    bounds = [f"valid {word} {_day(result[name])}" for name, word in _BOUNDS.items() if result.get(name)]
     kind = f"memory {name_of(str(result['id']))}" if result["kind"] == "memory" else str(result["kind"])
-    return ", ".join([kind, *bounds])
-
-
-_BOUNDS = {"valid_from": "from", "valid_until": "until"}
+    return ", ".join([kind, *described(result)])
 
 
 def _day(timestamp: str) -> str:

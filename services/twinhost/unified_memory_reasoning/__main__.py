@@ -30,6 +30,7 @@ from twinhost.unified_memory_reasoning.conversations.transcript import Transcrip
 from twinhost.unified_memory_reasoning.coordination import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
 from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
+from twinhost.unified_memory_reasoning.memories import details
 from twinhost.unified_memory_reasoning.memories import rows as memories
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
@@ -208,10 +209,10 @@ MIGRATIONS = (  # append only: their order is the schema version
     interactions.OCCURRED_MIGRATION,
     interactions.BY_TIME_MIGRATION,
     index_before.ABOUT_MIGRATION,
-    memories.DETAILS_MIGRATION,
+    details.MIGRATION,
     index_before.OCCURRED_MIGRATION,
     vectors.MIGRATION,
-    memories.FOLDED_KEYS_MIGRATION,
+    details.FOLDED_KEYS_MIGRATION,
     REPLIES_BY_TRANSACTION,
     index_before.REMOVED_MIGRATION,
     memories.GRAPH_MIGRATION,

@@ -22,8 +22,10 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     setable_clock,
 )
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.details import FOLDED_KEYS_MIGRATION
+from twinhost.unified_memory_reasoning.memories.details import MIGRATION as DETAILS_MIGRATION
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS_MIGRATION, FOLDED_KEYS_MIGRATION, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import strength_now
 
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 

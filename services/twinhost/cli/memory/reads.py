@@ -15,10 +15,18 @@ from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.memory.importing import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
+from twinhost.clients.memory_replies import (
+    BriefMemory,
+    ContextFound,
+    HistoryFound,
+    MemoryAuditDocument,
+    MemoryDocument,
+    SearchResult,
+    SearchResults,
+    TwinHistory,
+)
 from twinhost.secure_zmq.client import Client
-from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
-from twinhost.unified_memory_reasoning.memories.messages import HistoryFound, MemoryAuditDocument, MemoryDocument
-from twinhost.unified_memory_reasoning.twins.actions import TwinHistory
+from twinhost.unified_memory_reasoning.memories.details import described
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 _MAX_VALUE_CHARACTERS = 240
@@ -30,44 +38,6 @@ _TEXT = ("content", "pattern", "example", "data")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A caller's name, as in its key.")]
 Speaker = Annotated[str | None, typer.Option("--speaker", metavar="NAME", help="Only what this speaker said.")]
-
-
-class Result(msgspec.Struct, frozen=True):
-    """The shown part of one result of a search."""
-
-    id: int | str
-    kind: str
-    content: str
-    timestamp: str
-    similarity: float
-    written_by: str
-    session_id: str | None = None
-    speaker: str | None = None
-    cut: bool = False
-    passage: str | None = None
-    valid_from: str | None = None
-    valid_until: str | None = None
-
-
-class Found(msgspec.Struct, frozen=True):
-    """The shown part of the reply to `search_memory`."""
-
-    results: tuple[Result, ...]
-    more: bool
-    words_left_out: tuple[str, ...] = ()
-    contradictions: tuple[tuple[int | str, int | str], ...] = ()
-    without_meaning: str | None = None
-    not_indexed: int = 0
-
-
-class Context(msgspec.Struct, frozen=True):
-    """The shown part of a context."""
-
-    text: str
-    tokens: int
-    max_tokens: int
-    stored: int
-    dropped: int
 
 
 @contextmanager
@@ -112,7 +82,7 @@ def search(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply, Found)
+    found = read(reply, SearchResults)
     rows = [
         (
             (
@@ -123,14 +93,14 @@ def search(
                 result.session_id or "-",
                 result.written_by,
             ),
-            f"{_validity(result)}{_shown(result)}",
+            f"{_details(result)}{_shown(result)}",
         )
         for result in found.results
     ]
     columns = ("when (UTC)", "similarity", "kind", "speaker", "session", "by")
     output.show(output.records(f"Found ({len(rows)})", columns, rows))
     places = {result.id: place for place, result in enumerate(found.results, 1)}
-    for one, other in found.contradictions:
+    for one, other in found.contradictions or ():
         output.say("note:", output.WARN, f"results {places[one]} and {places[other]} state different values")
     if found.words_left_out and not rows:
         output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
@@ -144,7 +114,7 @@ def search(
     return 0
 
 
-def _shown(result: Result) -> str:
+def _shown(result: SearchResult) -> str:
     """Return the content of a result; of a long one, the passage that fits best."""
     if result.passage is not None:
         return f"\u2026{result.passage}\u2026"
@@ -173,7 +143,7 @@ def context(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply["context"], Context)
+    found = read(reply, ContextFound).context
     for line in found.text.splitlines():
         output.show_line(printable(line))
     left_out = f"{found.dropped} of {found.stored} turns are left out"
@@ -190,12 +160,13 @@ def audit(
     They are contradictory, duplicate, never read, expired, or due for a review. Nothing is changed.
     """
     with memory_client() as (client, _):
-        found = read(client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit), MemoryAuditDocument)
+        reply = client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit)
     if as_json:
-        output.show_value({**found}, as_json=True)
+        output.show_value(reply, as_json=True)
         return 0
-    groups = {"contradictory": found["contradictory"], "duplicates": found["duplicates"]}
-    lists = {"never read": found["never_read"], "expired": found["expired"], "review due": found["review_due"]}
+    found = read(reply, MemoryAuditDocument)
+    groups = {"contradictory": found.contradictory, "duplicates": found.duplicates}
+    lists = {"never read": found.never_read, "expired": found.expired, "review due": found.review_due}
     parts = [
         _briefs(f"{kind.capitalize()} {number}", group)
         for kind in groups
@@ -206,8 +177,8 @@ def audit(
         output.show(*parts)
     else:
         output.show_line("no memory needs attention")
-    if found["more"]:
-        output.say("more:", output.FAINT, f"{', '.join(found['more'])} have further entries; raise -n")
+    if found.more:
+        output.say("more:", output.FAINT, f"{', '.join(found.more)} have further entries; raise -n")
     return 0
 
 
@@ -227,10 +198,10 @@ def history(
         output.show_value(reply, as_json=True)
         return 0
     found = read(reply, HistoryFound)
-    rows = [_value_row(value) for value in found["memories"]]
+    rows = [_value_row(value) for value in found.memories]
     output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
-    if found["more"]:
-        _say_more("there are later values; run", "memory_history", **named, skip=found["next_skip"])
+    if found.more:
+        _say_more("there are later values; run", "memory_history", **named, skip=found.next_skip)
     return 0
 
 
@@ -278,18 +249,18 @@ def twin(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    history = read(reply, TwinHistory)
+    changes = read(reply, TwinHistory)
     rows = [
         (
-            (f"{change['revision']}", _minute(change["updated"]), change["change"], change["written_by"]),
-            _text(change.get("data")),
+            (f"{change.revision}", _minute(change.updated), change.change, change.written_by),
+            _text(change.data),
         )
-        for change in history["changes"]
+        for change in changes.changes
     ]
     output.show(output.records(f"Changes ({len(rows)})", ("revision", "when (UTC)", "change", "by"), rows))
-    if history["more"]:
+    if changes.more:
         older = "there are older changes; raise -n, or run"
-        _say_more(older, "get_twin_history", user_id=user, before=history["next_before"])
+        _say_more(older, "get_twin_history", user_id=user, before=changes.next_before)
     return 0
 
 
@@ -313,15 +284,15 @@ def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
 
 
 def _briefs(title: str, briefs: Sequence[BriefMemory]) -> RenderableType:
-    rows = [((brief["memory_id"], _minute(brief["since"]), brief["written_by"]), brief["content"]) for brief in briefs]
+    rows = [((brief.memory_id, _minute(brief.since), brief.written_by), brief.content) for brief in briefs]
     return output.records(title, ("id", "since (UTC)", "by"), rows)
 
 
 def _value_row(value: MemoryDocument) -> tuple[list[output.Cell], output.Cell]:
-    starts, ends = value.get("valid_from", value["created"]), value.get("valid_until")
-    begins = parse_moment(starts)
-    until = "-" if ends is None and begins and begins > datetime.now(UTC) else _minute(ends or "now")
-    return [value["id"], _minute(starts), until, value["written_by"]], _text(value["content"])
+    starts, begins = value.valid_from or value.created, parse_moment(value.valid_from or value.created)
+    until = "-" if value.valid_until is None and begins and begins > datetime.now(UTC) else value.valid_until or "now"
+    details = _details(msgspec.structs.replace(value, valid_from=None, valid_until=None))  # they have columns
+    return [value.id, _minute(starts), _minute(until), value.written_by], f"{details}{_text(value.content)}"
 
 
 def _first(entry: dict[str, Any], names: Sequence[str]) -> Any:
@@ -333,9 +304,8 @@ def _minute(moment: str) -> str:
     return moment[:16].replace("T", " ")
 
 
-def _validity(result: Result) -> str:
-    bounds = (("valid from", result.valid_from), ("valid until", result.valid_until))
-    words = [f"{word} {_minute(moment)}" for word, moment in bounds if moment]
+def _details(memory: SearchResult | MemoryDocument) -> str:
+    words = described(msgspec.to_builtins(memory), _minute)
     return f"[{', '.join(words)}] " if words else ""
 
 

@@ -17,6 +17,7 @@ import msgspec
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.memories.details import described
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import passages_of, sentences_of
@@ -114,12 +115,10 @@ class Recollection:
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
         found = self._search.read(ranked, ANY_BYTES)
-        begins = f", valid from {found['valid_from'][:10]}" if "valid_from" in found else ""
-        ends = f", valid until {found['valid_until'][:10]}" if "valid_until" in found else ""
         return Turn(
             id=ranked.row,
             session_id="",
-            kind=f"memory{begins}{ends}",
+            kind=", ".join(["memory", *described(found)]),
             speaker="",
             content=found["content"],
             longer=found["cut"],

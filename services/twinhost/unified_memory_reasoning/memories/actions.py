@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
-from twinhost.agent.request_times import past_seconds_of, seconds_of, stored_seconds_of
+from twinhost.agent.request_times import past_seconds_of, seconds_of
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.memories.details import shown_details, stored_details, synced_details
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
@@ -39,7 +40,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     SyncedMemory,
     SyncMemories,
 )
-from twinhost.unified_memory_reasoning.memories.model import Details, Fading, Kept, Memory
+from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, Memory, deleted
 from twinhost.unified_memory_reasoning.memories.recall import Selection
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
 
@@ -58,13 +59,7 @@ class MemoryActions(Feature):
 
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
-        changes = Changes(
-            content=request.content,
-            keywords=_unique(request.keywords) if request.keywords is not None else None,
-            source=request.source,
-            strength=request.strength,
-            details=_given_details(request),
-        )
+        changes = msgspec.structs.replace(_changes(request), strength=request.strength)
         entry, new, conflicts = self._memories.put(request.name, changes, caller)
         stored: MemoryStored = {
             "status": SUCCESS,
@@ -75,7 +70,7 @@ class MemoryActions(Feature):
             "conflicts": conflicts,
         }
         if request.also:
-            stored["also"] = self._memories.add([_further(each) for each in request.also], caller)
+            stored["also"] = self._memories.add(list(map(_changes, request.also)), caller)
         return stored
 
     @action()
@@ -251,7 +246,7 @@ def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocume
     strength = fading.strength(memory.strength, memory.last_accessed, now, pinned=details.pinned)
     if strength != memory.strength:
         strength = round(strength, 3)
-    found: MemoryDocument = {
+    shown: Any = {
         "id": memory.id,
         "content": memory.content,
         "keywords": list(memory.keywords),
@@ -262,84 +257,49 @@ def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocume
         "forgotten": fading.forgotten(memory, now),
         "revised": iso_time(memory.revised),
         "written_by": entry.written_by,
+        **({"deleted": True} if memory.deleted else {}),
+        **shown_details(msgspec.structs.replace(details, valid_until=end.valid_until)),
+        **({} if end.superseded_by is None else {"superseded_by": end.superseded_by}),
     }
-    shown: dict[str, Any] = {
-        "deleted": memory.deleted,
-        "occurred_at": _time(details.occurred_at),
-        "key": details.key,
-        "valid_from": _time(details.valid_from),
-        "valid_until": _time(end.valid_until),
-        "superseded_by": end.superseded_by,
-        "supersedes": list(details.supersedes),
-        "review_at": _time(details.review_at),
-        "pinned": details.pinned,
-    }
-    found |= {name: value for name, value in shown.items() if value}  # type: ignore[typeddict-item]  # its fields
     if strength != memory.strength or end.valid_until != details.valid_until:
-        found["as_stored"] = {"strength": memory.strength, "valid_until": _time(details.valid_until)}
-    return found
+        until = None if details.valid_until is None else iso_time(details.valid_until)
+        shown["as_stored"] = {"strength": memory.strength, "valid_until": until}
+    document: MemoryDocument = shown
+    return document
 
 
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else iso_time(seconds)
-
-
-def _given_details(request: StoreMemory) -> dict[str, Any]:
-    """Return the details that a request gives; the others stay unchanged."""
-    given: dict[str, Any] = {}
-    if request.occurred_at is not None:
-        given["occurred_at"] = past_seconds_of(request.occurred_at, "$.occurred_at", SYSTEM_CLOCK)
-    for name in ("valid_from", "valid_until", "review_at"):
-        if (value := getattr(request, name)) is not None:
-            given[name] = stored_seconds_of(value, f"$.{name}")
-    if request.key is not None:
-        given["key"] = request.key.strip()
-    if request.supersedes is not None:
-        given["supersedes"] = _unique(request.supersedes)
-    if request.pin is not None:
-        given["pinned"] = request.pin
-    return given
-
-
-def _further(memory: FurtherMemory) -> Changes:
-    given = {"pinned": memory.pin} | ({} if memory.key is None else {"key": memory.key.strip()})
-    return Changes(content=memory.content, keywords=_unique(memory.keywords), source=memory.source, details=given)
+def _changes(memory: StoreMemory | FurtherMemory) -> Changes:
+    keywords = None if memory.keywords is None else _unique(memory.keywords)
+    details = stored_details(memory, SYSTEM_CLOCK)
+    return Changes(content=memory.content, keywords=keywords, source=memory.source, details=details)
 
 
 def _record(record: SyncedMemory, number: int) -> Memory:
+    """Return a record of another store as it is stored here; of a deletion, it has no body."""
     where = f"$.memories[{number}]"
 
-    def past(name: str, value: str | float | None) -> float | None:
+    def moment(name: str) -> float | None:
+        value = getattr(record, name)
         return None if value is None else past_seconds_of(value, f"{where}.{name}", SYSTEM_CLOCK, _MAX_AHEAD_S)
 
-    def any_time(name: str, value: str | float | None) -> float | None:
-        return None if value is None else stored_seconds_of(value, f"{where}.{name}")
-
+    strength = record.strength
+    if (stored := record.as_stored) is not None:
+        strength, record = stored.strength, msgspec.structs.replace(record, valid_until=stored.valid_until)
     accessed = past_seconds_of(record.last_accessed, f"{where}.last_accessed", SYSTEM_CLOCK, _MAX_AHEAD_S)
-    created, revised = past("created", record.created), past("revised", record.revised)
+    created, revised = moment("created"), moment("revised")
     memory = Memory(
         id=record.id,
-        content="" if record.deleted else record.content,
-        keywords=() if record.deleted else _unique(record.keywords),
-        source="" if record.deleted else record.source,
-        strength=record.strength if record.as_stored is None else record.as_stored.strength,
+        content=record.content,
+        keywords=_unique(record.keywords),
+        source=record.source,
+        strength=strength,
         created=accessed if created is None else created,
         last_accessed=accessed,
         revised=accessed if revised is None else revised,
-        deleted=record.deleted,
     )
     if record.deleted:
-        return memory
-    until = record.valid_until if record.as_stored is None else record.as_stored.valid_until
-    details = Details(
-        key=record.key,
-        occurred_at=past("occurred_at", record.occurred_at),
-        valid_from=any_time("valid_from", record.valid_from),
-        valid_until=any_time("valid_until", until),
-        supersedes=_unique(record.supersedes),
-        review_at=any_time("review_at", record.review_at),
-        pinned=record.pinned,
-    )
+        return deleted(memory, memory.revised)
+    details = synced_details(record, where, SYSTEM_CLOCK, _MAX_AHEAD_S)
     memory = msgspec.structs.replace(memory, details=details)
     if details.valid_from is None and (details.key is not None or details.supersedes):
         memory = msgspec.structs.replace(memory, details=msgspec.structs.replace(details, valid_from=memory.occurred))

@@ -14,10 +14,10 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory, MemoryAudit
+from twinhost.unified_memory_reasoning.memories.details import NONE, Details
 from twinhost.unified_memory_reasoning.memories.model import (
     BY_DAYS,
     FIRST_STRENGTH,
-    Details,
     Fading,
     Kept,
     Memory,
@@ -102,7 +102,7 @@ class Memories:
         now = now_ms()
         before = self._find(memory_id) if memory_id is not None else None
         if before is None or before.memory.deleted:
-            details = self._details(Details(), changes.details, now)
+            details = self._details(NONE, changes.details, now)
             memory = _new(memory_id, changes, details, now, _after(before, now))
             return self._put(memory, caller, before, new=True)
         self._require_writer(before, caller)
@@ -130,7 +130,7 @@ class Memories:
         starts: dict[str | None, float] = {}  # of the last value of each key
         memories: list[Memory] = []
         for changes in several:
-            details = self._details(Details(), changes.details, now)
+            details = self._details(NONE, changes.details, now)
             if (key := folded_key(details.key)) is not None and details.valid_from is not None:
                 start = max(details.valid_from, round(starts.get(key, 0.0) + _ONE_MS, 3))
                 starts[key] = start

@@ -3,13 +3,14 @@
 `memory_id` and `id` are two names of one field, since older clients use both.
 """
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
 from twinhost.agent.request_times import ISO_TIME, TIME
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
+from twinhost.unified_memory_reasoning.memories.details import KEY, shows_details, stores_details, syncs_details
 from twinhost.unified_memory_reasoning.memories.model import (
     FIRST_STRENGTH,
     FORGOTTEN_UNDER,
@@ -31,8 +32,6 @@ IDS = Annotated[list[NAME], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
 STRENGTH = Annotated[float, msgspec.Meta(ge=FORGOTTEN_UNDER, le=MOST_STRENGTH)]
 ANY_STRENGTH = Annotated[float, msgspec.Meta(ge=0, le=MOST_STRENGTH)]
 NUMBER = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # compared without case and surplus white space
-SUPERSEDED = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
 
 
@@ -46,10 +45,20 @@ class FurtherMemory(msgspec.Struct, kw_only=True):
     pin: bool = False
 
     def __post_init__(self) -> None:
-        _require_text(self.key)
+        _require_key(self)
 
 
-class StoreMemory(Request, tag="store_memory"):
+@stores_details
+class _StoredMemory(Request):
+    content: CONTENT
+    id: NAME | None = None
+    memory_id: NAME | None = None
+    keywords: KEYWORDS | None = None
+    source: SOURCE | None = None
+    strength: STRENGTH | None = None
+
+
+class StoreMemory(_StoredMemory, tag="store_memory"):
     """Store a memory, or update one: fields that are omitted stay unchanged.
 
     Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
@@ -58,24 +67,11 @@ class StoreMemory(Request, tag="store_memory"):
     with `pin` is never forgotten. `also` has further memories, which are stored with this one: all of them or none.
     """
 
-    content: CONTENT
-    id: NAME | None = None
-    memory_id: NAME | None = None
-    keywords: KEYWORDS | None = None
-    source: SOURCE | None = None
-    strength: STRENGTH | None = None
-    occurred_at: ISO_TIME | None = None
-    key: KEY | None = None
-    valid_from: ISO_TIME | None = None
-    valid_until: ISO_TIME | None = None
-    supersedes: SUPERSEDED | None = None
-    review_at: ISO_TIME | None = None
-    pin: bool | None = None
     also: Annotated[list[FurtherMemory], msgspec.Meta(max_length=MAX_AT_ONCE)] | None = None
 
     def __post_init__(self) -> None:
         _require_one_name(self.memory_id, self.id)
-        _require_text(self.key)
+        _require_key(self)
 
     @property
     def name(self) -> str | None:
@@ -199,13 +195,8 @@ class StoredBefore(msgspec.Struct, kw_only=True):
     valid_until: TIME | None = None
 
 
-class SyncedMemory(msgspec.Struct, kw_only=True):
-    """A memory of another store, as `query_memory` returns it.
-
-    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by` and `written_by` are ignored: they
-    follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and `valid_until`.
-    """
-
+@syncs_details
+class _SyncedMemory(msgspec.Struct, kw_only=True):
     id: NAME
     content: Annotated[str, msgspec.Meta(max_length=MAX_CONTENT_CHARACTERS, examples=["my content"])] = ""
     keywords: KEYWORDS = []
@@ -218,13 +209,15 @@ class SyncedMemory(msgspec.Struct, kw_only=True):
     )
     revised: TIME | None = None
     deleted: bool = False
-    occurred_at: TIME | None = None
-    key: KEY | None = None
-    valid_from: TIME | None = None
-    valid_until: TIME | None = None
-    supersedes: SUPERSEDED = []
-    review_at: TIME | None = None
-    pinned: bool = False
+
+
+class SyncedMemory(_SyncedMemory, kw_only=True):
+    """A memory of another store, as `query_memory` returns it.
+
+    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by` and `written_by` are ignored: they
+    follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and `valid_until`.
+    """
+
     as_stored: StoredBefore | None = None
 
     def __post_init__(self) -> None:
@@ -259,6 +252,10 @@ def _require_id_or_key(memory_id: str | None, other: str | None, key: str | None
         raise ValueError("`key` and an id name a memory twice; leave one of them out - at `$.key`")
 
 
+def _require_key(memory: Any) -> None:
+    _require_text(memory.key)
+
+
 def _require_text(key: str | None, path: str = "key") -> None:
     if key is not None and not is_visible(key):
         raise ValueError(f"a key can't be blank; name what the fact is about - at `$.{path}`")
@@ -271,13 +268,8 @@ class AsStored(TypedDict):
     valid_until: str | None
 
 
-class MemoryDocument(TypedDict):
-    """A memory; a tombstone has `deleted` and an empty body.
-
-    `strength` is the present one. `valid_until` is when the memory ceases to be valid, and `superseded_by` the memory
-    that follows it. Fields without a value are absent, and so is `as_stored` if what is shown is what is stored.
-    """
-
+@shows_details
+class _ShownMemory(TypedDict):
     id: str
     content: str
     keywords: list[str]
@@ -289,14 +281,16 @@ class MemoryDocument(TypedDict):
     revised: str
     written_by: str
     deleted: NotRequired[Literal[True]]
-    occurred_at: NotRequired[str]
-    key: NotRequired[str]
-    valid_from: NotRequired[str]
-    valid_until: NotRequired[str]
+
+
+class MemoryDocument(_ShownMemory):
+    """A memory; a tombstone has `deleted` and an empty body.
+
+    `strength` is the present one. `valid_until` is when the memory ceases to be valid, and `superseded_by` the memory
+    that follows it. Fields without a value are absent, and so is `as_stored` if what is shown is what is stored.
+    """
+
     superseded_by: NotRequired[str]
-    supersedes: NotRequired[list[str]]
-    review_at: NotRequired[str]
-    pinned: NotRequired[Literal[True]]
     as_stored: NotRequired[AsStored]
 
 

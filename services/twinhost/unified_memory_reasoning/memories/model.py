@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twinhost.unified_memory_reasoning.memories.details import NONE, Details
+
 MAX_CONTENT_CHARACTERS = 65_536
 DAY_S = 86_400.0
 PASS_EVERY_S = 300.0
@@ -61,22 +63,6 @@ def next_pass_in_s(last: float | None, now: float) -> float:
     return min(PASS_EVERY_S, max(0.0, last + PASS_EVERY_S - now))
 
 
-class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The optional part of a memory's body; times in seconds since the epoch.
-
-    `occurred_at` is when it happened or was said. `valid_from` and `valid_until` are as its writer gave them: a later
-    value of the same `key`, or a memory that `supersedes` it, may end its validity earlier (see `validity`).
-    """
-
-    key: str | None = None
-    occurred_at: float | None = None
-    valid_from: float | None = None
-    valid_until: float | None = None
-    supersedes: tuple[str, ...] = ()
-    review_at: float | None = None
-    pinned: bool = False
-
-
 def is_visible(text: str) -> bool:
     """Return whether a text has a letter, digit, punctuation or symbol that shows anything."""
     return any(unicodedata.category(each)[0] in "LNPS" and each not in _SHOWING_NOTHING for each in text)
@@ -108,7 +94,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     last_accessed: float
     revised: float
     deleted: bool = False
-    details: Details = Details()
+    details: Details = NONE
 
     @property
     def occurred(self) -> float:
@@ -183,7 +169,7 @@ def merge(one: Memory, other: Memory) -> Memory:
 def deleted(memory: Memory, revised: float) -> Memory:
     """Return the tombstone of a memory that is deleted at `revised`: without its body."""
     return msgspec.structs.replace(
-        memory, content="", keywords=(), source="", details=Details(), revised=revised, deleted=True
+        memory, content="", keywords=(), source="", details=NONE, revised=revised, deleted=True
     )
 
 
@@ -197,9 +183,10 @@ def _version(memory: Memory) -> tuple[Any, ...]:
 
 
 def _body(memory: Memory) -> tuple[Any, ...]:
-    """Return the body so that any two compare: a missing detail is less than any other."""
-    details = (() if value is None else (value,) for value in msgspec.structs.astuple(memory.details))
-    return memory.deleted, memory.content, memory.keywords, memory.source, *details
+    """Return the body so that any two compare, here as in every store: a missing detail is less than any other."""
+    details = msgspec.structs.asdict(memory.details)
+    ordered = (() if value is None else (value,) for value in (details.pop("key"), *details.values()))
+    return memory.deleted, memory.content, memory.keywords, memory.source, *ordered
 
 
 class Kept(msgspec.Struct, frozen=True):

@@ -13,12 +13,12 @@ import msgspec
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
+from twinhost.unified_memory_reasoning.memories.details import decode_details
 from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key
 from twinhost.unified_memory_reasoning.memories.rows import (
     GRAPH,
     GRAPH_SOURCE,
     MemoryRows,
-    decode_details,
     strength_now,
 )
 from twinhost.unified_memory_reasoning.memories.upkeep import now_ms

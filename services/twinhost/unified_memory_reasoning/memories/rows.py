@@ -8,7 +8,8 @@ import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.model import DAY_S, Details, Fading, Idle, Kept, Memory, folded_key
+from twinhost.unified_memory_reasoning.memories.details import NONE, decode_details
+from twinhost.unified_memory_reasoning.memories.model import DAY_S, Fading, Idle, Kept, Memory, folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 
 
@@ -91,46 +92,6 @@ CREATE TABLE memory_decay_pass (
     forgotten INTEGER NOT NULL
 ) STRICT;
 """
-DETAILS_MIGRATION = """
-CREATE TABLE memory_details (
-    number INTEGER PRIMARY KEY REFERENCES memories (number) ON DELETE CASCADE,
-    id TEXT NOT NULL UNIQUE,
-    written_by TEXT NOT NULL,
-    starts REAL NOT NULL,
-    details TEXT NOT NULL,
-    key TEXT GENERATED ALWAYS AS (details ->> 'key') VIRTUAL,
-    occurred_at REAL GENERATED ALWAYS AS (details ->> 'occurred_at') VIRTUAL,
-    valid_until REAL GENERATED ALWAYS AS (details ->> 'valid_until') VIRTUAL,
-    review_at REAL GENERATED ALWAYS AS (details ->> 'review_at') VIRTUAL,
-    pinned INTEGER GENERATED ALWAYS AS (coalesce(details ->> 'pinned', 0)) VIRTUAL
-) STRICT;
-CREATE INDEX memory_details_by_key ON memory_details (key, starts, id, written_by) WHERE key IS NOT NULL;
-CREATE INDEX memory_details_by_end ON memory_details (valid_until) WHERE valid_until IS NOT NULL;
-CREATE INDEX memory_details_by_review ON memory_details (review_at) WHERE review_at IS NOT NULL;
-CREATE INDEX memory_details_by_pin ON memory_details (pinned, number);
-CREATE TABLE memory_supersedes (
-    superseded TEXT NOT NULL,
-    number INTEGER NOT NULL REFERENCES memory_details (number) ON DELETE CASCADE,
-    PRIMARY KEY (superseded, number)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX memory_supersedes_by_memory ON memory_supersedes (number);
-CREATE TABLE memory_claims (
-    mark TEXT NOT NULL,
-    number INTEGER NOT NULL REFERENCES memories (number) ON DELETE CASCADE,
-    PRIMARY KEY (mark, number)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX memory_claims_by_memory ON memory_claims (number);
-DROP INDEX memories_by_number;
-DROP INDEX memories_by_source;
-CREATE INDEX memories_by_number ON memories (number, strength, forgotten, written_by, last_accessed);
-CREATE INDEX memories_by_source ON memories (source, number, strength, forgotten, written_by, last_accessed);
-"""
-FOLDED_KEYS_MIGRATION = """
-ALTER TABLE memory_details ADD COLUMN folded_key TEXT;
-DROP INDEX memory_details_by_key;
-CREATE INDEX memory_details_by_key ON memory_details (folded_key, starts, id, written_by)
-WHERE folded_key IS NOT NULL;
-"""  # without a value, which SQL can't compute: see `Validity.fold_keys`
 GRAPH, GRAPH_SOURCE = "graph", "mcp-graph"  # how keys and keywords of the knowledge graph begin, and its source
 # A text is looked for in all parts of the graph; they may lie anywhere among the other memories.
 GRAPH_MIGRATION = (
@@ -143,9 +104,9 @@ _COLUMNS = "number, id, strength, created, last_accessed, written_by"
 _BODY = "content, keywords, source"
 _WRITTEN = f"id, {_BODY}, strength, created, last_accessed, forgotten, written_by"
 _REVISED = "(SELECT revised FROM memory_changes WHERE memory_changes.id = {}.id)"
-_DETAILS = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number)"
+DETAILS = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number) AS details"
 _LIVE = (
-    f"SELECT {_COLUMNS}, {_BODY}, {_DETAILS} AS details, "  # noqa: S608
+    f"SELECT {_COLUMNS}, {_BODY}, {DETAILS}, "  # noqa: S608
     f"coalesce({_REVISED.format('memories')}, last_accessed) AS revised FROM memories"
 )
 _TOMBSTONE = (
@@ -153,8 +114,6 @@ _TOMBSTONE = (
     f"{_REVISED.format('memory_tombstones')} AS revised FROM memory_tombstones"
 )
 _keywords = msgspec.json.Decoder(tuple[str, ...])
-_details = msgspec.json.Decoder(Details)
-decode_details = _details.decode  # as they are stored
 _PINNED = "EXISTS (SELECT 1 FROM memory_details WHERE pinned = 1 AND memory_details.number = {}.number)"
 _IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories')} FROM memories"  # noqa: S608
 
@@ -329,7 +288,7 @@ class MemoryRows:
         if was.keywords != memory.keywords:
             self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
             self._index([(number, memory)])
-        if was.details != Details():
+        if was.details != NONE:
             self._database.execute("DELETE FROM memory_details WHERE number = ?", (number,))
         self._write_details([(number, memory)], written_by)
         return number
@@ -345,7 +304,7 @@ class MemoryRows:
         )
 
     def _write_details(self, numbered: Sequence[tuple[int, Memory]], written_by: str) -> None:
-        detailed = [(number, memory) for number, memory in numbered if memory.details != Details()]
+        detailed = [(number, memory) for number, memory in numbered if memory.details != NONE]
         self._insert(
             "memory_details (number, id, written_by, starts, details, folded_key)",
             [
@@ -425,7 +384,7 @@ def _kept(
     memory = Memory(
         keywords=_keywords.decode(keywords),
         deleted=bool(deleted),
-        details=_details.decode(details) if details else Details(),
+        details=decode_details(details) if details else NONE,
         **columns,
     )
     return Kept(memory, number, written_by)

@@ -19,8 +19,14 @@ import msgspec
 
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.memories.details import (
+    NONE,
+    decode_details,
+    shown_details,
+    shows_details_in_search,
+)
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
-from twinhost.unified_memory_reasoning.memories.rows import strength_now
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, SearchIndex
@@ -64,26 +70,18 @@ _WITH_DATES = _TEXTS.format(f"{TERMS.format(moment=_MOMENT)} || {relative_terms(
 _WITHOUT_DATES = _TEXTS.format("''")
 _RESULT = "AS created, written_by, CAST(content AS BLOB) AS content"  # as bytes: a NUL doesn't end the content
 _INTERACTION = (
-    f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT} "  # noqa: S608
+    f"SELECT 'interaction' AS kind, id, session_id, speaker, importance, strength, {_MOMENT} {_RESULT}, "  # noqa: S608
+    "NULL AS details "
     "FROM visible_interactions WHERE id = ?"
 )
 _MEMORY = (
     f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
-    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT} FROM memories WHERE number = ?"
+    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT}, {DETAILS} FROM memories WHERE number = ?"
 )
 
 
-class SearchResult(TypedDict):
-    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
-
-    `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
-    Neither tells whether a result answers the query.
-    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
-    given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
-    that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
-    both are absent if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
-    """
-
+@shows_details_in_search
+class _Result(TypedDict):
     id: int | str
     kind: Literal["interaction", "memory"]
     session_id: str | None
@@ -98,8 +96,19 @@ class SearchResult(TypedDict):
     similarity: float
     written_by: str
     passage: NotRequired[str]
-    valid_from: NotRequired[str]
-    valid_until: NotRequired[str]
+
+
+class SearchResult(_Result):
+    """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
+
+    `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
+    Neither tells whether a result answers the query.
+    An interaction's `id` is a number. A memory's `session_id` and `speaker` are null; `speaker` is null if none was
+    given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
+    that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
+    both are absent if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
+    """
+
     superseded_by: NotRequired[str]
 
 
@@ -259,7 +268,12 @@ class Search:
         """Return a row of a ranking as a result."""
 
         def result_of(
-            kind: Literal["interaction", "memory"], speaker: str, created: float, content: bytes, **columns: Any
+            kind: Literal["interaction", "memory"],
+            speaker: str,
+            created: float,
+            content: bytes,
+            details: str | None,
+            **columns: Any,
         ) -> SearchResult:
             result: SearchResult = {
                 "id": columns["id"],
@@ -279,19 +293,18 @@ class Search:
             if len(passages := passages_of(text := content.decode())) > 1:
                 begins, ends = passages[min(ranked.passage, len(passages) - 1)]
                 result["passage"] = text[begins:ends].strip()
-            return result
+            known = NONE if details is None else decode_details(details)
+            now_valid = msgspec.structs.replace(known, valid_from=ranked.valid_from, valid_until=end.valid_until)
+            shown: Any = result | shown_details(now_valid, in_search=True)
+            if end.superseded_by is not None:
+                shown["superseded_by"] = end.superseded_by
+            read: SearchResult = shown
+            return read
 
         row = ranked.row
         query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
-        found = self._database.select(result_of, query, (number,))[0]
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
-        if ranked.valid_from is not None:
-            found["valid_from"] = iso_time(ranked.valid_from)
-        if end.valid_until is not None:
-            found["valid_until"] = iso_time(end.valid_until)
-        if end.superseded_by is not None:
-            found["superseded_by"] = end.superseded_by
-        return found
+        return self._database.select(result_of, query, (number,))[0]
 
 
 def _places_of(numbers: Iterable[int]) -> dict[int, set[int]]:

@@ -1,0 +1,60 @@
+"""The optional fields of a memory are declared once, and everything that has them derives from there."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from twinhost.moments import SYSTEM_CLOCK
+from twinhost.unified_memory_reasoning.memories.details import (
+    Details,
+    decode_details,
+    described,
+    shown_details,
+    stored_details,
+    synced_details,
+)
+from twinhost.unified_memory_reasoning.memories.messages import MemoryDocument, StoreMemory, SyncedMemory
+
+TIME = "2026-05-01T08:00:00.000+00:00"
+SENT: dict[str, Any] = {  # in `store_memory`; a new field needs a line
+    "occurred_at": TIME,
+    "key": " rent ",
+    "valid_from": TIME,
+    "valid_until": TIME,
+    "supersedes": ["a", "b", "a"],
+    "review_at": TIME,
+    "pin": True,
+}
+SHOWN = SENT | {"key": "rent", "supersedes": ["a", "b"], "pinned": True}
+FIELDS = Details.__struct_fields__
+
+
+def test_requests_records_and_replies_have_each_field() -> None:
+    assert set(FIELDS) <= set(SyncedMemory.__struct_fields__) & set(MemoryDocument.__annotations__)
+    assert set(SENT) <= set(StoreMemory.__struct_fields__)
+    assert len(SENT) == len(FIELDS)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_keeps_its_value_from_request_to_reply(name: str) -> None:
+    sent_as = "pin" if name == "pinned" else name
+    request = msgspec.convert({"action": "store_memory", "content": "x", sent_as: SENT[sent_as]}, StoreMemory)
+    details = Details(**stored_details(request, SYSTEM_CLOCK))
+    assert shown_details(details) == {name: SHOWN[name]}
+    assert decode_details(msgspec.json.encode(details)) == details
+    record = msgspec.convert({"id": "m", "content": "x", "last_accessed": TIME, name: SHOWN[name]}, SyncedMemory)
+    assert synced_details(record, "$", SYSTEM_CLOCK, 300.0) == details
+
+
+def test_fields_that_are_omitted_are_absent() -> None:
+    request = msgspec.convert({"action": "store_memory", "content": "x"}, StoreMemory)
+    assert stored_details(request, SYSTEM_CLOCK) == {}
+    assert shown_details(Details()) == {}
+    assert described({"content": "x"}) == []
+
+
+def test_what_a_search_shows_is_named_in_words() -> None:
+    details = Details(key="rent", valid_from=1.0, valid_until=2.0)
+    assert sorted(shown_details(details, in_search=True)) == ["valid_from", "valid_until"]
+    assert described({"valid_until": TIME, "key": "rent"}) == ["valid until 2026-05-01"]
