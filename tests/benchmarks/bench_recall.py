@@ -40,7 +40,7 @@ from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assembl
 from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.conversations.summary import DECISION_CHARACTERS
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
-from twinhost.unified_memory_reasoning.conversations.wording import sentences_of
+from twinhost.unified_memory_reasoning.language import sentences_of
 from twinhost.unified_memory_reasoning.search.embedding import Builtin
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 

@@ -13,13 +13,13 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
-from twinhost.unified_memory_reasoning.conversations.decisions import (
+from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
+from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.language.decisions import (
     DECIDING_CHARACTERS,
     decisions_in,
     withdrawal_in,
 )
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 DECISIONS = [

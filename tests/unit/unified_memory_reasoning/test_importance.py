@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twinhost.unified_memory_reasoning.conversations.decisions import DECIDING_CHARACTERS
-from twinhost.unified_memory_reasoning.conversations.importance import KEYWORDS, REQUESTS, importance_of
+from twinhost.unified_memory_reasoning.language.decisions import DECIDING_CHARACTERS
+from twinhost.unified_memory_reasoning.language.importance import KEYWORDS, REQUESTS, importance_of
 
 
 @pytest.mark.parametrize(

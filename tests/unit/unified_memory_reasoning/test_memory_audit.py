@@ -11,12 +11,12 @@ import pytest
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
 from twinhost.moments import iso_time
+from twinhost.unified_memory_reasoning.language import claims as claims_module
+from twinhost.unified_memory_reasoning.language.claims import Claims, claims_of, contradict, opposite
+from twinhost.unified_memory_reasoning.language.values import significant
 from twinhost.unified_memory_reasoning.memories import audit as audit_module
-from twinhost.unified_memory_reasoning.memories import claims as claims_module
 from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit
-from twinhost.unified_memory_reasoning.memories.claims import Claims, claims_of, contradict, opposite
 from twinhost.unified_memory_reasoning.memories.validity import Validity
-from twinhost.unified_memory_reasoning.memories.values import significant
 
 DEVELOPMENT_SET = Path(__file__).parents[2] / "benchmarks/recall"
 DAY_S = 86_400.0

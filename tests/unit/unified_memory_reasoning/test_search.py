@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.search import index as search_index
 from twinhost.unified_memory_reasoning.search.index import SearchIndex
-from twinhost.unified_memory_reasoning.search.words import asked_in
 
 MORE = 301  # texts than a search looks at
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
-from twinhost.unified_memory_reasoning.memories.claims import MOST_PAIRS, contradictions
-from twinhost.unified_memory_reasoning.search.dates import MOST_DATES, AskedDate, dates_of
+from twinhost.unified_memory_reasoning.language.claims import MOST_PAIRS, contradictions
+from twinhost.unified_memory_reasoning.language.dates import MOST_DATES, AskedDate, dates_of
 from twinhost.unified_memory_reasoning.search.passages import passages_of
 
 TODAY = date(2026, 5, 6)

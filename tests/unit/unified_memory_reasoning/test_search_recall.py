@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
-from twinhost.unified_memory_reasoning.search.dates import dates_of
+from twinhost.unified_memory_reasoning.language import asked_in
+from twinhost.unified_memory_reasoning.language.dates import dates_of
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, SearchIndex
 from twinhost.unified_memory_reasoning.search.ranking import SHORT
-from twinhost.unified_memory_reasoning.search.words import asked_in
 
 DAY_S = 86_400.0
 

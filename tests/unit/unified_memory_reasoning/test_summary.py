@@ -6,8 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance, one_line
-from twinhost.unified_memory_reasoning.conversations.decisions import DECIDING_CHARACTERS, decisions_in
-from twinhost.unified_memory_reasoning.conversations.importance import error_kind
 from twinhost.unified_memory_reasoning.conversations.summary import (
     MOST_CODE,
     MOST_DECISIONS,
@@ -17,6 +15,8 @@ from twinhost.unified_memory_reasoning.conversations.summary import (
     Part,
     merged,
 )
+from twinhost.unified_memory_reasoning.language.decisions import DECIDING_CHARACTERS, decisions_in
+from twinhost.unified_memory_reasoning.language.importance import error_kind
 
 KINDS = st.sampled_from(["code", "user_query", "system_response", "error"])
 CONTENTS = st.text(max_size=40) | st.sampled_from(

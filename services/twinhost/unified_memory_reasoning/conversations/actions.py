@@ -17,7 +17,7 @@ from twinhost.unified_memory_reasoning.conversations.interactions import Interac
 from twinhost.unified_memory_reasoning.conversations.recollection import Recollection, filters_of
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
-from twinhost.unified_memory_reasoning.memories.claims import contradictions
+from twinhost.unified_memory_reasoning.language import contradictions
 from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Search

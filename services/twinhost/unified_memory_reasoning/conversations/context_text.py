@@ -25,10 +25,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
+if TYPE_CHECKING:
+    from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 
 PREVIOUS_CHARACTERS = 500
 LINE_BREAKS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # those of str.splitlines
@@ -140,7 +142,7 @@ class _Line:
 class ContextText:
     """A text to which turns are added, the most important first, as long as they fit."""
 
-    def __init__(self, tokens: Tokens, max_tokens: int, max_bytes: int, *, names_sessions: bool = False) -> None:
+    def __init__(self, tokens: "Tokens", max_tokens: int, max_bytes: int, *, names_sessions: bool = False) -> None:
         self.max_tokens, self._max_bytes, self._tokens = max_tokens, max_bytes, tokens
         self._names_sessions = names_sessions
         self._lines: list[_Line] = []  # in the order of time

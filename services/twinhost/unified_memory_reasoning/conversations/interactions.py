@@ -31,9 +31,9 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     Removed,
     SessionCounts,
 )
-from twinhost.unified_memory_reasoning.conversations.importance import importance_of
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
+from twinhost.unified_memory_reasoning.language import importance_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 from twinhost.unified_memory_reasoning.search.upkeep import keep_for_index

@@ -20,17 +20,18 @@ from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.answers import accepts, answers, proposal_in, rejects
 from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
-from twinhost.unified_memory_reasoning.conversations.decisions import (
+from twinhost.unified_memory_reasoning.language import (
     DECIDING_CHARACTERS,
     decisions_in,
-    refers_back,
-    shared_words,
+    error_kind,
+    error_message,
+    needs_question,
+    proposal_in,
+    rejects,
+    replaced_by,
     withdrawal_in,
 )
-from twinhost.unified_memory_reasoning.conversations.importance import error_kind, error_message
-from twinhost.unified_memory_reasoning.conversations.wording import plain
 
 MOST_DECISIONS = 32
 MOST_PROPOSALS = 16
@@ -40,7 +41,6 @@ MOST_LINES = 24  # of tier 1
 MOST_OLDER_LINES = 12  # of tier 2
 MOST_OF_ONE = 4  # decisions of one interaction
 DECISION_CHARACTERS = 240
-ELLIPTIC_WORDS = 8  # of an answer that needs its question to be understood
 ERROR_CHARACTERS = 240
 CODE_CHARACTERS = 400
 LINE_CHARACTERS = 160
@@ -108,7 +108,10 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             return self
         content = utterance.content[:DECIDING_CHARACTERS]
         found = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
-        decisions = tuple(_decision(utterance, text, _answered_by(utterance, text)) for text in found)
+        decisions = tuple(
+            _decision(utterance, text, utterance.previous_id if needs_question(text, utterance.previous) else 0)
+            for text in found
+        )
         withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
         if rejects(content, utterance.previous):
             withdrawals += (_decision(utterance, content, utterance.previous_id),)
@@ -169,25 +172,18 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     def _standing(self) -> list[Entry]:
         """Return the decisions without those that a withdrawal is about: of the earlier ones the most similar one.
 
-        That is the one with which it shares most words. All sentences that one interaction decided go together; of
-        several with as many shared words, the newest goes, and of those with none, if the withdrawal says *that* or
-        *it*. A rejection is about the proposal before it alone.
+        All sentences that one interaction decided go together. A rejection is about the proposal before it alone.
         """
         standing = list(self.decisions)
         for withdrawal in self.withdrawals:
             if withdrawal.about:
                 standing = [each for each in standing if each.id != withdrawal.about]
                 continue
-            earlier = [each for each in standing if each.id < withdrawal.id]
-            shared = [(shared_words(withdrawal.text, self._names(each)), each.id) for each in earlier]
-            most, about = max(shared, default=(0, 0))
-            if most or refers_back(withdrawal.text):
-                standing = [each for each in standing if each.id != about]
+            earlier = [entry for entry in standing if entry.id < withdrawal.id]
+            about = replaced_by(withdrawal.text, [self._stated(entry) for entry in earlier])
+            if about is not None:
+                standing = [entry for entry in standing if entry.id != earlier[about].id]
         return standing
-
-    def _names(self, decision: Entry) -> str:
-        """Return what names the things of a decision: its own words, or those of its proposal where it has none."""
-        return decision.text if shared_words(decision.text, decision.text) else self._stated(decision)
 
     def _stated(self, decision: Entry) -> str:
         proposal = next((each.text for each in self.proposals if each.id == decision.about), "")
@@ -210,13 +206,6 @@ def merged(parts: Iterable[Part]) -> Part:
         _newest((entry for part in all_parts for entry in part.withdrawals), MOST_DECISIONS),
         _newest((entry for part in all_parts for entry in part.proposals), len(all_parts) * MOST_PROPOSALS),
     )
-
-
-def _answered_by(utterance: Utterance, decision: str) -> int:
-    """Return the interaction whose question or proposal a short decision answers; 0 if none."""
-    words, previous = plain(decision), utterance.previous
-    answer = len(words.split()) <= ELLIPTIC_WORDS and (answers(words, previous) or accepts(words, previous))
-    return utterance.previous_id if answer else 0
 
 
 def _decision(utterance: Utterance, text: str, about: int = 0) -> Entry:

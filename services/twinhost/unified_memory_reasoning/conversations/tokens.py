@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.unified_memory_reasoning.search.words import ENGLISH_STOP_WORDS
+from twinhost.unified_memory_reasoning.language import ENGLISH_STOP_WORDS
 
 _LONGEST = 32  # characters of a piece, which the cache keeps; a longer run is several pieces
 _piece = re.compile(rf" ?[A-Za-z0-9]{{1,{_LONGEST}}}| {{1,{_LONGEST}}}|.", re.DOTALL)

@@ -14,7 +14,7 @@ from typing import TypedDict
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import one_line
-from twinhost.unified_memory_reasoning.memories.claims import MAX_CHARACTERS, claims_of, contradict, opposite
+from twinhost.unified_memory_reasoning.language import MAX_CLAIMING_CHARACTERS, claims_of, contradict, opposite
 from twinhost.unified_memory_reasoning.memories.model import Memory
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 
@@ -114,7 +114,7 @@ class MemoryAudit:
             with self._database.transaction():
                 for number, key, content in unmarked:
                     self.mark_new([(number, key, content)])
-                    left -= min(len(content), MAX_CHARACTERS)
+                    left -= min(len(content), MAX_CLAIMING_CHARACTERS)
                     if left <= 0:
                         upto = number
                         break
@@ -209,7 +209,7 @@ class MemoryAudit:
             if left <= 0:
                 return
             content = self._content(number)
-            left -= min(len(content), MAX_CHARACTERS)
+            left -= min(len(content), MAX_CLAIMING_CHARACTERS)
             yield number, content
 
     def _content(self, number: int) -> str:

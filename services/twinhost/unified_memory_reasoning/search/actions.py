@@ -13,7 +13,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
-from twinhost.unified_memory_reasoning.memories.claims import contradictions
+from twinhost.unified_memory_reasoning.language import contradictions
 from twinhost.unified_memory_reasoning.memories.messages import KEYWORD
 from twinhost.unified_memory_reasoning.search.index import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning

@@ -19,6 +19,7 @@ from math import log
 from typing import NamedTuple
 
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.language import Asked, AskedWord, names_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.index_tables import (
     MEMORY_ROWS,
@@ -29,7 +30,6 @@ from twinhost.unified_memory_reasoning.search.index_tables import (
 )
 from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
-from twinhost.unified_memory_reasoning.search.words import Asked, AskedWord, names_of
 
 MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room for others
 MOST_READ = 10_000  # passages with one of the words that a search reads

@@ -3,12 +3,13 @@
 A backup is compared with the schema that these scripts make, so they stay as they were. `index_tables` replaces it.
 """
 
-from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
 from twinhost.unified_memory_reasoning.search.index_tables import (
     MEMORY_ROWS,
+    TERMS,
     TOKENIZER,
     interaction_moment,
     memory_moment,
+    relative_terms,
 )
 
 _ROWS = "rowid, words, about, scope"

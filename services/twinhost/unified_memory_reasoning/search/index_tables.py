@@ -1,9 +1,10 @@
 """The tables of the full-text index over the passages of interactions and memories, their triggers and their migration.
 
 One FTS5 table has a row for every passage (see `passages`); triggers update it, and it stores no content. `words` has
-the text; of a memory, its keywords too. `about` has the words of the speaker's name and the dates of the turn (see
-`dates`): when it was said, and what "yesterday" or "noong Lunes" in the passage mean; of a memory, when it occurred, or
-else was stored. `scope` has one term for the session, the speaker, the writer and the type. Forgotten memories are not
+the text; of a memory, its keywords too. `about` has the words of the speaker's name and the dates of the turn: when it
+was said, and what "yesterday" or "noong Lunes" in the passage mean; of a memory, when it occurred, or else was stored.
+A date has terms for its day (`d20260314`), its month (`m202603`), and both without the year (`y0314`, `o03`), in UTC.
+`scope` has one term for the session, the speaker, the writer and the type. Forgotten memories are not
 in the index. Deleted text leaves the file at once, and not with a later merge of segments; of many interactions that
 are deleted together, within minutes (see `upkeep`).
 
@@ -11,8 +12,10 @@ are deleted together, within minutes (see `upkeep`).
 an index that was damaged, are added later, the newest first (see `upkeep`).
 """
 
+from collections.abc import Iterator
+
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
+from twinhost.unified_memory_reasoning.language import BEFORE_LAST_WEEKDAY, BEFORE_NEXT_WEEKDAY, DAYS_AWAY, WEEKDAYS
 from twinhost.unified_memory_reasoning.search.passages import MOST, texts_of_passages
 
 TOKENIZER = "tokenize = 'porter unicode61 remove_diacritics 2'"
@@ -33,6 +36,34 @@ def memory_moment(row: str) -> str:
         "coalesce((SELECT occurred_at FROM memory_details "  # noqa: S608 - of this module's constants alone
         f"WHERE number = {row}.number), {row}.created)"
     )
+
+
+_DAY = "d%Y%m%d y%m%d"
+TERMS = f"strftime(' {_DAY} m%Y%m o%m', {{moment}}, 'unixepoch')"  # an SQL expression; {moment} in seconds since 1970
+_MOST_CHARACTERS = 2_000  # of a text, the first ones, in which days are looked for
+
+
+def relative_terms(text: str, moment: str) -> str:
+    """Return an SQL expression: the terms of the days that a text names by their distance from its own.
+
+    Args:
+        text: an SQL expression.
+        moment: an SQL expression, in seconds since the epoch.
+    """
+    values = ", ".join(f"('%{words}%', '{steps}', '{weekday}')" for words, steps, weekday in _days_by_distance())
+    return (
+        f"(SELECT coalesce(group_concat(strftime(' {_DAY}', {moment}, 'unixepoch', column2, column3)), '') "  # noqa: S608
+        f"FROM (VALUES {values}) WHERE substr({text}, 1, {_MOST_CHARACTERS}) LIKE column1)"
+    )
+
+
+def _days_by_distance() -> Iterator[tuple[str, str, str]]:
+    """Yield words, and the modifiers of SQLite's date functions that lead to the day that they mean."""
+    for words, days in DAYS_AWAY.items():
+        yield words, f"{days:+} day{'s' * (abs(days) > 1)}", "+0 days"
+    for name, number in WEEKDAYS.items():
+        yield from ((f"{word} {name}", "-7 days", f"weekday {number}") for word in BEFORE_LAST_WEEKDAY)
+        yield from ((f"{word} {name}", "+1 day", f"weekday {number}") for word in BEFORE_NEXT_WEEKDAY)
 
 
 def define_passages(database: Database) -> None:

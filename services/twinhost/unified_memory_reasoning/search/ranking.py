@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+from twinhost.unified_memory_reasoning.language import names_of, words_of
 from twinhost.unified_memory_reasoning.search.index import Date, Term
-from twinhost.unified_memory_reasoning.search.words import names_of, words_of
 
 MEANING = 0.04
 BEFORE, AFTER = 0.4, 0.2

@@ -25,12 +25,18 @@ from twinhost.unified_memory_reasoning.memories.details import (
     shown_details,
     shows_details_in_search,
 )
+from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
-from twinhost.unified_memory_reasoning.search.dates import TERMS, relative_terms
 from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, SearchIndex
-from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+from twinhost.unified_memory_reasoning.search.index_tables import (
+    MEMORY_ROWS,
+    TERMS,
+    interaction_moment,
+    memory_moment,
+    relative_terms,
+)
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, each_passage, passages_of
 from twinhost.unified_memory_reasoning.search.ranking import (
@@ -45,7 +51,6 @@ from twinhost.unified_memory_reasoning.search.ranking import (
     relevance_of,
 )
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
-from twinhost.unified_memory_reasoning.search.words import asked_in
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
 NOT_VALID = 0.5  # so that the present value of two that fit alike comes first

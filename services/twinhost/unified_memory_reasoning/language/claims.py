@@ -1,6 +1,6 @@
 """Which texts contradict each other, by rules on their words; pure, and the same whatever came first.
 
-A text makes claims, sentence by sentence, in its first MAX_CHARACTERS; a question, what is supposed, or a sentence of
+A text makes claims, sentence by sentence, in its first 4,096 characters. A question, what is supposed, or a sentence of
 more than MOST_WORDS, such as a line of metrics, makes none:
 
 - a value of a subject: significant words, then a relation that has one value (`is`, `costs`, `lives`, `opens`, `moved
@@ -24,10 +24,11 @@ from functools import lru_cache
 from itertools import combinations, islice
 from typing import NamedTuple, TypeVar
 
-from twinhost.unified_memory_reasoning.conversations.wording import NO_TITLE
-from twinhost.unified_memory_reasoning.memories.values import EDGES, Value, significant, values_of
+from twinhost.unified_memory_reasoning.language.lexicon import DENIALS, DENIALS_AFTER, NEGATIONS, words
+from twinhost.unified_memory_reasoning.language.text import sentences_of
+from twinhost.unified_memory_reasoning.language.values import EDGES, Value, significant, values_of
 
-MAX_CHARACTERS = 4_096
+MAX_CLAIMING_CHARACTERS = 4_096
 MOST_COMPARED = 20  # texts, each with each other
 MOST_PAIRS = 20  # that are named: a reply has room for them
 COMPARED_CHARACTERS = 1_000  # of each: more than a passage has
@@ -40,13 +41,7 @@ Id = TypeVar("Id")
 Stated = tuple[int, int, Value]  # where a value begins and ends
 At = Mapping[int, tuple[int, Value]]  # by where a value begins: where it ends, and the value
 
-_sentence_end = re.compile(rf"(?<=[.!?]){NO_TITLE}\s+|\n+|;\s+")
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
+_clause_end = re.compile(r";\s+")
 # What a subject has one value of, and the name that its forms share: *Ben lives in Cebu*, *Nakatira si Ben sa Davao*.
 _RELATIONS = {
     form: forms.split()[0]
@@ -71,27 +66,24 @@ _RELATIONS = {
 _CHANGES = frozenset({"moved", "changed", "went", "rose", "fell", "raised", "lowered"})  # *to* a value
 _COPULA, _HAS, _LIVES = "is", "has", "lives"
 # What has one value, in whatever words: *the favourite colour is blue*.
-_SINGLE = _set(
+_SINGLE = words(
     "colour color favourite favorite password passcode wifi status language hometown nickname size brand flavour "
     "flavor breed religion profession job occupation model theme kulay paborito paboritong pangalan trabaho"
 )
-_PREPOSITIONS = _set("at on in by from to with for under near sa kay")
-_FILLERS = _set("up down back now still currently only already then the about around again called named ngayon ang")
-_NEGATIONS = _set("not never hindi di cannot wala walang")
-_AUXILIARY = _set("can do does is are will did don doesn isn aren won didn may meron")
-_UNSURE = _set(
+_PREPOSITIONS = words("at on in by from to with for under near sa kay")
+_FILLERS = words("up down back now still currently only already then the about around again called named ngayon ang")
+_AUXILIARY = words("can do does is are will did don doesn isn aren won didn may meron")
+_UNSURE = words(
     "no if when maybe kung used formerly previously dati might could would should wants baka siguro sana "
     "thinks think hopes said says unless"
 )
 _PAST = frozenset({"was", "were"})
 _WHEN = frozenset({"date", "month", "time", "weekday"})
-_CURRENCIES = _set("peso pesos php piso euro euros eur dollar dollars usd pounds gbp")
-_LINKS = _set("wag huwag mula hanggang each month day time imbes instead")  # not what a text is about
-_DENIALS = ("not", "instead of", "rather than", "no longer", "imbes na", "hindi na", "wag na", "huwag na")
+_CURRENCIES = words("peso pesos php piso euro euros eur dollar dollars usd pounds gbp")
+_LINKS = words("wag huwag mula hanggang each month day time imbes instead")  # not what a text is about
 _SAME_PREPOSITION = {"at": "", "on": "", "in": "in", "to": "", "sa": "", "with": "", "for": ""}
 _PARTICLES = frozenset({"na", "po", "pa", "rin", "lang", "nga", "ang", "yung", "si", "sa", "kay", "nasa"})
 _AFTER_DENIAL = _PREPOSITIONS | _FILLERS | {"a", "an", "yung", "si"}
-_DENIAL_AFTER = ("any more", "anymore")
 
 
 class Subject(NamedTuple):
@@ -154,13 +146,13 @@ def claims_of(text: str) -> Claims:
     subjects: dict[Subject, Value] = {}
     stated: dict[Value, None] = {}
     denied: set[Value] = set()
-    words: set[str] = set()
-    for sentence in _sentence_end.split(unicodedata.normalize("NFC", text[:MAX_CHARACTERS])):
+    about: set[str] = set()
+    for sentence in _clauses(unicodedata.normalize("NFC", text[:MAX_CLAIMING_CHARACTERS])):
         if len(tokens := sentence.split()) > MOST_WORDS:
             continue
         found = list(values_of(tokens))
         of_values = {place for begin, end, value in found if value.kind != "name" for place in range(begin, end)}
-        words.update(
+        about.update(
             each for place, token in enumerate(tokens) if place not in of_values for each in significant(token)
         )
         if sentence.rstrip().endswith("?"):
@@ -176,17 +168,21 @@ def claims_of(text: str) -> Claims:
         subjects,
         kept,
         frozenset(value for value in denied & kept if value.kind in replaced),
-        frozenset(words) - _LINKS - {value.text for value in denied},
+        frozenset(about) - _LINKS - {value.text for value in denied},
     )
 
 
+def _clauses(text: str) -> Iterator[str]:
+    return (clause for sentence in sentences_of(text) for clause in _clause_end.split(sentence))
+
+
 def _is_denied(tokens: list[str], begin: int, end: int) -> bool:
-    if " ".join(token.strip(EDGES).casefold() for token in tokens[end : end + 2]).startswith(_DENIAL_AFTER):
+    if " ".join(token.strip(EDGES).casefold() for token in tokens[end : end + 2]).startswith(DENIALS_AFTER):
         return True
     before = [token.strip(EDGES).casefold() for token in tokens[max(0, begin - 4) : begin]]
     while before and before[-1] in _AFTER_DENIAL:
         before.pop()
-    return " ".join(before).endswith(_DENIALS)
+    return " ".join(before).endswith(DENIALS)
 
 
 def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, Value]]:
@@ -194,7 +190,7 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
     lower = [token.strip(EDGES).casefold().replace("\u2019", "'") for token in tokens]
     if not _UNSURE.isdisjoint(lower) or "may" in [token.strip(EDGES) for token in tokens[1:]]:  # not the month
         return
-    negated = [word in _NEGATIONS or word.endswith("n't") for word in lower]
+    negated = [word in NEGATIONS or word.endswith("n't") for word in lower]
     if not any(negated):
         at = {begin: (end, value) for begin, end, value in values}
         found = (_of_relation(tokens, lower, at, place) for place in range(len(tokens)))
@@ -204,7 +200,7 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
         if (framed := _framed(tokens, lower, values)) is not None:
             yield framed
     if _PAST.isdisjoint(lower) and sum(negated) <= 1:
-        words = {_stem(word) for token in tokens for word in significant(token)} - _AUXILIARY - _NEGATIONS - _FILLERS
+        words = {_stem(word) for token in tokens for word in significant(token)} - _AUXILIARY - NEGATIONS - _FILLERS
         if LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
             yield Subject(f"whether {' '.join(sorted(words))}"), Value("whether", "no" if any(negated) else "yes")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from twinhost.unified_memory_reasoning.search.words import STOP_WORDS
+from twinhost.unified_memory_reasoning.language.lexicon import MONTHS, NUMBERS, STOP_WORDS, TITLES, WEEKDAYS
 
 EDGES = "\"'()[]{}<>*_`.,;!\u2018\u2019\u201c\u201d\u2026"
 _word = re.compile(r"[^\W_]+")
@@ -19,52 +19,12 @@ _digit = re.compile(r"\d")
 _iso_date = re.compile(r"\d{4}-(\d{2})-(\d{2})")
 _year = re.compile(r"(?:19|20)\d\d")
 _ordinal = re.compile(r"(\d{1,2})(?:st|nd|rd|th)?", re.IGNORECASE)
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        (
-            *("january jan enero", "february feb pebrero", "march mar marso", "april apr abril", "may mayo"),
-            *("june jun hunyo", "july jul hulyo", "august aug agosto", "september sep sept setyembre"),
-            *("october oct oktubre", "november nov nobyembre", "december dec disyembre"),
-        ),
-        start=1,
-    )
-    for name in names.split()
-}
-_WEEKDAYS = {
-    name: number
-    for number, names in enumerate(
-        (
-            *("monday lunes", "tuesday martes", "wednesday miyerkules", "thursday huwebes", "friday biyernes"),
-            *("saturday sabado", "sunday linggo"),
-        )
-    )
-    for name in names.split()
-}
-_SPELLED = {
-    name: number
-    for number, names in enumerate(
-        (
-            *("two dalawa dos", "three tatlo tres", "four apat kuwatro", "five lima singko", "six anim sais"),
-            *(
-                "seven pito siyete",
-                "eight walo otso",
-                "nine siyam nuwebe",
-                "ten sampu diyes",
-                "eleven onse",
-                "twelve dose",
-            ),
-        ),
-        start=2,
-    )
-    for name in names.split()
-} | {"una": 1}
+_SPELLED = {word: number for word, number in NUMBERS.items() if word not in ("one", "isa")}  # which are articles too
 _PART_OF_HOUR = {"half": 30, "quarter": 15}
 _hour = re.compile(r"(?:alas?-)?(\d{1,2}|[a-z]+)(am|pm)?", re.IGNORECASE)
 _HOURS = 12
 _HALVES = frozenset({"am", "pm", "a.m", "p.m"})
 _MOST_BEFORE = 4  # words without a significant one that a name may begin with
-_TITLES = frozenset({"mr", "mrs", "ms", "dr", "dra", "prof", "engr", "atty", "sir"})
 
 
 class Value(NamedTuple):
@@ -114,8 +74,8 @@ def _may_begin_value(token: str) -> bool:
     return (
         not token.islower()
         or _digit.search(token) is not None
-        or bare in _WEEKDAYS
-        or bare.removesuffix("s") in _WEEKDAYS
+        or bare in WEEKDAYS
+        or bare.removesuffix("s") in WEEKDAYS
         or bare in _SPELLED
         or bare in _PART_OF_HOUR
         or bare.startswith("ala")
@@ -165,10 +125,10 @@ def _on_a_clock(time: str) -> str:
 def _date(word: str, following: str) -> Value | None:
     """Return the day and month that two words name, in either order."""
     for day, month in ((word, following), (following, word.casefold() if word[:1].isupper() else "")):
-        if month in _MONTHS and (number := _ordinal.fullmatch(day)):
-            return Value("date", f"{_MONTHS[month]}-{int(number[1])}")
-        if month in _MONTHS and _year.fullmatch(day):
-            return Value("month", f"{day}-{_MONTHS[month]}")
+        if month in MONTHS and (number := _ordinal.fullmatch(day)):
+            return Value("date", f"{MONTHS[month]}-{int(number[1])}")
+        if month in MONTHS and _year.fullmatch(day):
+            return Value("month", f"{day}-{MONTHS[month]}")
     return None
 
 
@@ -179,8 +139,8 @@ def _of_word(word: str, following: str) -> Value | None:
     elif clock := _clock.fullmatch(word):
         half = (clock[3] or following).replace(".", "")
         value = _time(int(clock[1]) + (_HOURS if half == "pm" and int(clock[1]) < _HOURS else 0), clock[2])
-    elif (day := word.casefold().removesuffix("s")) in _WEEKDAYS or (day := word.casefold()) in _WEEKDAYS:
-        value = Value("weekday", str(_WEEKDAYS[day]))
+    elif (day := word.casefold().removesuffix("s")) in WEEKDAYS or (day := word.casefold()) in WEEKDAYS:
+        value = Value("weekday", str((WEEKDAYS[day] - 1) % 7))  # Monday is 0 in stored marks
     elif spelled := _SPELLED.get(word.casefold()):
         value = Value("number", f"{spelled}")
     elif number := _number.fullmatch(word):
@@ -200,8 +160,8 @@ def _name_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
         bare = tokens[end].strip(EDGES)
         if not bare[:1].isupper():
             break
-        name += [word for word in significant(bare) if word not in _TITLES]
+        name += [word for word in significant(bare) if word not in TITLES]
         end += 1
-        if tokens[end - 1][-1:] in ",.!?;:" and bare.casefold() not in _TITLES:
+        if tokens[end - 1][-1:] in ",.!?;:" and bare.casefold() not in TITLES:
             break
     return (end, Value("name", " ".join(name))) if name else None

@@ -8,15 +8,13 @@ letters and a vowel. The usual forms are then made from the root. A form that do
 nothing. Forms that drop a vowel (`bilhin` of `bili`) are not found.
 """
 
-import re
-import unicodedata
 from dataclasses import dataclass
 from datetime import date
-from functools import cache, lru_cache
-from importlib.resources import files
-from typing import NamedTuple
+from functools import lru_cache
 
-from twinhost.unified_memory_reasoning.search.dates import AskedDate, dates_of
+from twinhost.unified_memory_reasoning.language.dates import AskedDate, dates_of
+from twinhost.unified_memory_reasoning.language.lexicon import word_pairs
+from twinhost.unified_memory_reasoning.language.text import is_stop_word, without_accents, words_of
 
 _LETTERS = frozenset("abdeghiklmnoprstuwy")  # of words that Filipino inflects; c, f, j, q, v, x, z occur in loans
 _VOWELS = frozenset("aeiou")
@@ -122,26 +120,6 @@ MOST_WITH_FORMS = 8  # words of a query, the first ones, that are searched in ot
 
 _LONGER = 3  # letters of a counterpart's other forms, at most, than the counterpart
 
-_WORD = re.compile(r"[^\W_]+")
-_ACCENTS = re.compile("[\u0300-\u036f]")  # as NFD separates them
-_ENGLISH = """
-a about after again all also am an and any are as at be because been before being but by can could d did do does doing
-done down during each few for from further get got had has have having he her here hers him his how i if in into is it
-its just ll lot m many me more most much my no nor not now of off on once only or other our ours out over own re s same
-she should so some such t than that the their theirs them then there these they this those through to too under until up
-us ve very was we were what when where which while who whom whose why will with would you your yours please tell
-"""
-_FILIPINO = """
-ako akin aking akong alin ang ano anong at ata atin ating ay ayon ba bakit bago bawat daw din dito doon dun gaya ganun
-hindi iba ibig ikaw ilan ilang inyo isa isang ito itong iyo iyon iyong ka kami kanila kanilang kanino kanya kanyang
-kapag kasi kay kaya kayo ko kung kailan kina lahat lamang lang may mayroon mga mo muna na naman nasa nang natin namin
-ng nga ngayon ni nila nina nina nito niya niyang niyon noon noong nun nung nya nyo o paano pa pag pala para pero po raw
-rin sa saan sana sapagkat si sila sina sino siya siyang sinong sya talaga tayo tungkol ulit upang wala y yan yon yun
-yung
-"""
-ENGLISH_STOP_WORDS = frozenset(_ENGLISH.split())
-STOP_WORDS = ENGLISH_STOP_WORDS | frozenset(_FILIPINO.split())
-
 
 @dataclass(frozen=True, slots=True)
 class AskedWord:
@@ -173,8 +151,7 @@ def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
         today: what "yesterday" counts from.
         word_pairs: whether words are searched in the other language too.
     """
-    text = _lower(query)
-    order = list(dict.fromkeys(_WORD.findall(text)))
+    order = list(dict.fromkeys(words_of(query)))
     common = [word for word in order if is_stop_word(word)]
     others = [word for word in order if not is_stop_word(word)]
     words = [
@@ -184,34 +161,19 @@ def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
         for place, word in enumerate(others[:MOST_WORDS])
     ]
     words += [AskedWord(word, is_common=True) for word in common[:MOST_WORDS]]
-    return Asked(dates_of(text, today), words, order)
-
-
-def is_stop_word(word: str) -> bool:
-    """Return whether a word is too common in English or Filipino to say what a text is about."""
-    return _plain(word) in STOP_WORDS
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text in their order, in lower case."""
-    return _WORD.findall(_lower(text))
-
-
-def names_of(text: str) -> list[str]:
-    """Return the words of a name in their order, in lower case and without accents."""
-    return _WORD.findall(_plain(_lower(text)))
+    return Asked(dates_of(query.lower(), today), words, order)
 
 
 def forms_of(word: str) -> tuple[str, ...]:
     """Return other forms of a word that a text may contain; none for a known English one, which the index stems."""
-    plain = _plain(word)
-    return () if plain in _word_pairs().english else related_forms(plain)
+    plain = without_accents(word)
+    return () if plain in word_pairs().english else related_forms(plain)
 
 
 @lru_cache(maxsize=4_096)
 def counterparts_of(word: str) -> tuple[str, ...]:
     """Return what a Filipino word means in English, and the forms of the Filipino words for an English one."""
-    pairs, plain = _word_pairs().counterparts, _plain(word)
+    pairs, plain = word_pairs().counterparts, without_accents(word)
     roots = _roots(plain) if _SHORTEST <= len(plain) <= _LONGEST and _LETTERS.issuperset(plain) else set()
     found: dict[str, None] = {}
     for form in (plain, *sorted(roots), *_without_english_suffix(plain)):
@@ -221,37 +183,7 @@ def counterparts_of(word: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-class _Pairs(NamedTuple):
-    counterparts: dict[str, tuple[str, ...]]
-    english: frozenset[str]  # words that are not Filipino ones too
-
-
-@cache
-def _word_pairs() -> _Pairs:
-    pairs: dict[str, dict[str, None]] = {}
-    filipino: set[str] = set()
-    lines = files(__package__).joinpath("word_pairs.txt").read_text(encoding="utf-8").splitlines()
-    for spellings, *english in (line.split() for line in lines if line and not line.startswith("#")):
-        for one in spellings.split("/"):
-            filipino.add(one)
-            for other in english:
-                pairs.setdefault(one, {})[other] = None
-                pairs.setdefault(other, {})[one] = None
-    return _Pairs({word: tuple(others) for word, others in pairs.items()}, frozenset(pairs.keys() - filipino))
-
-
 def _without_english_suffix(word: str) -> list[str]:
     """Return what an English word may be without -s, -es, -d, -ed, -ing: `stop` and `stopp` for `stopped`."""
     stems = [word[: -len(suffix)] for suffix in ("s", "es", "d", "ed", "ing") if word.endswith(suffix)]
     return [form for stem in stems if len(stem) > 2 for form in (stem, f"{stem}e", stem[:-1]) if form != word]
-
-
-def _lower(text: str) -> str:
-    return unicodedata.normalize("NFC", text).lower()  # and not its folded case, which FTS5 has of single letters alone
-
-
-def _plain(word: str) -> str:
-    """Return a text without accents, as the index compares it."""
-    if word.isascii():
-        return word
-    return unicodedata.normalize("NFC", _ACCENTS.sub("", unicodedata.normalize("NFD", word)))

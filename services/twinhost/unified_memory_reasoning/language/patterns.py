@@ -1,16 +1,15 @@
-"""Texts as they are searched for decisions, and the patterns of words that are searched for; pure."""
+"""Regular expressions for texts as `plain` returns them, made of named kinds of words."""
 
 import re
 
-from twinhost.unified_memory_reasoning.conversations.context_text import LINE_BREAKS
+from twinhost.unified_memory_reasoning.language.lexicon import MONTHS, NEGATIONS, WEEKDAYS
 
+_ABBREVIATED = 3  # letters of a month's name, as *mar*, which is a person's too
 # In the patterns, <name> stands for the words of that name; each line is one, or goes on with the one before after `|`.
 _WORDS = {
-    "day": "to(?:day|night|morrow)|bukas|ngayon|mamaya|next|(?:mon|tues|wednes|thurs|fri|satur|sun)day|lunes|martes|"
-    r"miyerkules|huwebes|biyernes|sabado|linggo",
+    "day": f"to(?:day|night|morrow)|bukas|ngayon|mamaya|next|{'|'.join(WEEKDAYS)}",
     "date": r"(?!at|by|for|in|of|the)\w{3,9} \d\d?|\d\d?(?:st|nd|rd|th)",
-    "month": "(?:jan|febr)uary|march|april|may|june|july|august|(?:septem|octo|novem|decem)ber|enero|pebrero|marso|"
-    "abril|mayo|hunyo|hulyo|agosto|setyembre|oktubre|nobyembre|disyembre",
+    "month": "|".join(name for name in MONTHS if name == "may" or len(name) > _ABBREVIATED),
     "we": "we|i|they|both|all|every(?:one|body)|board|council|committee|team|family|group|class|management|boss|"
     "members|majority|client|owner|landlord|captain|coach|mom|mum|dad|parents",
     "state": "see|look|think|tell|let|ask|try|check|know|need|have|be|want|wait|hope|say|talk|find|never|always|had|"
@@ -68,7 +67,7 @@ _WORDS = {
     "will": r"(?<!nag-)(?<!pag-)(?<!nag)(?<!pag)(?!nanay|tatay|mamaya|lola|baba)"
     r"(?:mag|mang|maka|ma|ipag|i)?-?(?:(?!na)(?P<same>[bdghklmnprstwy]?[aeiou])(?P=same))\w+",
     "verb": r"(?:<will>|mag\w+|mang\w+|[a-z]um\w+)",
-    "not": r"not|never|cannot|no ?one|nobody|none|neither|nothing|yet to|hindi|di|d|wala|walang|huwag|wag",
+    "not": f"{'|'.join(sorted(NEGATIONS))}|no ?one|nobody|none|neither|nothing|yet to|d|huwag|wag",
     "question": "what|who|which|where|when|why|how|did|do|does|can|could|should|shall|would|will|is|are|have|has|sino|"
     "ano|anong|kailan|kelan|saan|paano|pano|magkano|bakit|alin",
 }
@@ -91,19 +90,3 @@ def lines_of(patterns: str) -> list[re.Pattern[str]]:
 def any_of(patterns: str) -> re.Pattern[str]:
     """Return the pattern that matches where one of several does."""
     return re.compile("|".join(f"(?:{line})" for line in _expanded(patterns)))
-
-
-NO_TITLE = "".join(
-    rf"(?<!\b{title}\.)" for title in ("Mr", "Ms", "Mrs", "Dr", "Dra", "Prof", "Engr", "Atty", "Bb", "Gng", "St", "vs")
-)
-_end = re.compile(rf"(?<=[.!?]){NO_TITLE}\s+|[{LINE_BREAKS}]+")
-
-
-def plain(text: str) -> str:
-    """Return a text as it is searched: in lower case, one space for any white space, `'` for `’`."""
-    return " ".join(text.casefold().replace("\u2019", "'").split())
-
-
-def sentences_of(text: str) -> list[str]:
-    """Return the sentences of a text: they end with a mark before a space, or with the line."""
-    return [sentence.strip() for sentence in _end.split(text) if sentence.strip()]

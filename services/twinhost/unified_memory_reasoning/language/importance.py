@@ -9,44 +9,12 @@ doing something together (`pakikisama`).
 """
 
 import re
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from twinhost.unified_memory_reasoning.conversations.decisions import DECIDING_CHARACTERS, decisions_in
-from twinhost.unified_memory_reasoning.conversations.wording import any_of, plain, sentences_of
-
-
-class Phrases:
-    """Some phrases; what `plain` returns is searched."""
-
-    def __init__(self, phrases: Iterable[str]) -> None:
-        self._phrases = tuple(plain(phrase) for phrase in phrases)
-
-    def found_in(self, plain_text: str) -> "Phrases":
-        """Return those that occur in a text as whole words."""
-        return Phrases(each for each in self._phrases if any(_places(each, plain_text)))
-
-    def __bool__(self) -> bool:
-        return bool(self._phrases)
-
-
-def _places(phrase: str, text: str) -> Iterator[int]:
-    """Yield where a phrase ends, each time that it occurs as whole words."""
-    start = text.find(phrase)
-    while start >= 0:
-        end = start + len(phrase)
-        if not (_of_word(text[start - 1 : start]) or _of_word(text[end : end + 1])):
-            yield end
-        start = text.find(phrase, end)
-
-
-def _phrases_of(text: str) -> tuple[str, ...]:
-    return tuple(phrase.strip() for phrase in text.split(";"))
-
-
-def _of_word(character: str) -> bool:
-    return character.isalnum() or character == "_"
-
+from twinhost.unified_memory_reasoning.language.decisions import DECIDING_CHARACTERS, decisions_in
+from twinhost.unified_memory_reasoning.language.lexicon import phrases
+from twinhost.unified_memory_reasoning.language.patterns import any_of
+from twinhost.unified_memory_reasoning.language.text import plain, sentences_of
 
 ErrorKind = Literal["timeout", "connection", "permission", "other"]
 
@@ -78,18 +46,17 @@ def error_message(text: str) -> str:
     return text.rstrip().splitlines()[-1]
 
 
-KEYWORDS = _phrases_of("""
+KEYWORDS = phrases("""
 remember; don't forget; important; critical; essential; alalahanin; tandaan; mahalaga; importante; kailangan
 """)
-REQUESTS = _phrases_of("""
+REQUESTS = phrases("""
 please; paki; pakiusap; can you; could you; would you; i want; i need; i would like; gusto ko; kailangan ko
 """)
 
 PAKI_OF_OTHER_WORDS = ("stan", "ki", "nabang", "ramdam", "alam", "wari", "lala", "tang", "nggan")  # after `paki`
 
 _FACT = any_of(r"\d|\b(?:<day>|<month>)\b")
-_keywords = Phrases(KEYWORDS)
-_requests = Phrases(REQUESTS)
+_KEYWORD, _REQUEST = (re.compile(rf"\b(?:{'|'.join(map(re.escape, of))})\b") for of in (KEYWORDS, REQUESTS))
 _joined_paki = re.compile(rf"\bpaki(?!{'|'.join(PAKI_OF_OTHER_WORDS)})[^\W\d_]{{3}}")
 
 
@@ -105,11 +72,11 @@ def importance_of(text: str, previous: str = "") -> float:
     tenths = 5
     if decisions_in(text, previous):
         tenths += 2
-    if any(_keywords.found_in(each) for each in statements):
+    if any(_KEYWORD.search(each) for each in statements):
         tenths += 2
     tenths += any(_FACT.search(each) for each in statements)
     return tenths / 10
 
 
 def _asks(sentence: str) -> bool:
-    return "?" in sentence or bool(_requests.found_in(sentence)) or _joined_paki.search(sentence) is not None
+    return "?" in sentence or bool(_REQUEST.search(sentence) or _joined_paki.search(sentence))
