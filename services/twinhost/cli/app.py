@@ -1,30 +1,21 @@
 """The entry point of the command line, in the standard library alone: it can say which package is missing."""
 
-import atexit
-import gc
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-AGAIN_AFTER_S = 0.01
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status; without arguments, as the process that was started for it."""
     if arguments is None:
         signal.signal(signal.SIGINT, _interrupted)  # before the imports, which take some 150 ms
-        if hasattr(signal, "SIGALRM"):  # not on Windows
-            signal.signal(signal.SIGALRM, _interrupted)
-            sys.unraisablehook = _unraisable
-        gc.disable()  # until the imports are done, which leave little garbage
-        atexit.register(gc.freeze)  # what the last garbage collections would look for ends with the process
         arguments = sys.argv[1:]
     try:
         from twinhost.cli.program import run  # noqa: PLC0415 - guarded
 
-        gc.enable()
         return run(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -38,11 +29,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _interrupted(_: int, __: FrameType | None) -> None:
     raise SystemExit(INTERRUPTED)
-
-
-def _unraisable(ignored: "sys.UnraisableHookArgs") -> None:
-    """Interrupt again shortly: Python ignores an exception in a destructor or in a weak reference's callback."""
-    if issubclass(ignored.exc_type, SystemExit):
-        signal.setitimer(signal.ITIMER_REAL, AGAIN_AFTER_S)
-    else:
-        sys.__unraisablehook__(ignored)
