@@ -274,7 +274,8 @@ def test_without_the_extra_the_agents_are_asked_for_their_schema(laptop: Laptop,
     assert "content" in explained.out
     called = run_process(settings, "call", UMRA, "search_memory", "query=kettle", "limit=1", "--json")
     assert (called.status, called.err) == (0, "")
-    assert UMRA in run_process(settings, "completion", "bash").out
+    asked = {"_TWINHOST_COMPLETE": "complete_bash", "COMP_WORDS": f"twinhost call {UMRA} search_mem", "COMP_CWORD": "3"}
+    assert run_process({**settings, **asked}).out == "search_memory\n"
 
 
 def test_a_used_line_joins_no_second_profile(laptop: Laptop) -> None:

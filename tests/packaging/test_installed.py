@@ -73,8 +73,11 @@ def test_pip_install_gives_a_working_client(python: str, source: Path, tmp_path:
     for other in ("uvicorn", "starlette", "prometheus", "psutil"):
         assert other not in names
     configured = f"NETWORK_CONFIG_PATH={REPOSITORY / 'config/network_config.yaml'}"
-    script = run(["env", configured, tmp_path / "venv/bin/twinhost", "completion", "bash"], tmp_path).stdout
-    assert {"'search_memory:", "'publish_event:"} <= set(re.findall(r"'\w+:", script))
+    typed = ("COMP_WORDS=twinhost call UnifiedMemoryReasoningAgent search", "COMP_CWORD=3")
+    completed = run(
+        ["env", configured, "_TWINHOST_COMPLETE=complete_bash", *typed, tmp_path / "venv/bin/twinhost"], tmp_path
+    )
+    assert completed.stdout == "search_memory\n"
     done = run([tmp_path / "venv" / "bin" / "twinhost", "status"], tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "network_config.yaml is missing; " in done.stderr

@@ -15,6 +15,7 @@ from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
 # The installed script, or the one beside docker-compose.yml that starts a container.
 PROGRAM = "twinhost" if Path(sys.argv[0]).name == "twinhost" else "./twinhost"
+COMPLETE_VARIABLE = "_TWINHOST_COMPLETE"  # set at a TAB by the script of `completion`
 JSON_FLAG = "--json"
 MAX_SECONDS = 3_600.0
 Typed = Callable[[str, str, Any], Any]

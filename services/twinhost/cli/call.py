@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Deadline, RequestId, find_agent, parse_fields
+from twinhost.cli.completion import actions, agents
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.output import Failure
 from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
@@ -21,8 +22,12 @@ from twinhost.secure_zmq.errors import TwinhostError, UnexpectedReply, UnknownAc
 
 
 def call(
-    agent: Annotated[str, typer.Argument(metavar="AGENT", help="Its name, or its host's: mainpc, pc2.")],
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="`./twinhost explain AGENT` lists them.")],
+    agent: Annotated[
+        str, typer.Argument(metavar="AGENT", autocompletion=agents, help="Its name, or its host's: mainpc, pc2.")
+    ],
+    action: Annotated[
+        str, typer.Argument(metavar="ACTION", autocompletion=actions, help="`./twinhost explain AGENT` lists them.")
+    ],
     pairs: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="`./twinhost explain ACTION` lists the fields."),
@@ -96,7 +101,9 @@ class RoundTrips:
 
 
 def ping(
-    agent: Annotated[str | None, typer.Argument(metavar="AGENT", help="One agent; all of them if omitted.")] = None,
+    agent: Annotated[
+        str | None, typer.Argument(metavar="AGENT", autocompletion=agents, help="One agent; all of them if omitted.")
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", metavar="N", min=1, max=MAX_COUNT, help="Round trips to each.")
     ] = DEFAULT_COUNT,

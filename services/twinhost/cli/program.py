@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.completion import completion_init  # type: ignore[attr-defined]  # it says no other place
 from typer.core import TyperCommand, TyperGroup
 
 from twinhost.cli import output
-from twinhost.cli.arguments import JSON_FLAG, PROGRAM
+from twinhost.cli.arguments import COMPLETE_VARIABLE, JSON_FLAG, PROGRAM
 from twinhost.cli.connect import certs_init_failure
 from twinhost.cli.output import Failure
 from twinhost.secure_zmq.certificates import PROFILE_VARIABLE
@@ -47,25 +48,22 @@ COMMANDS = {  # in the order of --help: the module, and the first sentence of it
 
 
 class _Commands(TyperGroup):
-    """The commands, each imported when it is used: all of them take longer than most answers."""
+    """The commands, each imported when it is used: the imports of all take half a second."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=summary) for name, (_, summary) in COMMANDS.items()}
 
-    def get_command(self, _: Any, name: str) -> Any:
-        if name not in COMMANDS:
-            return None
-        app, command = _typer(), _command(name)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
-        return typer.main.get_group(app).commands[name]
-
-    def format_commands(self, _: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+    def resolve_command(self, context: Any, arguments: list[str]) -> Any:
+        name = arguments[0]
+        if name in COMMANDS:
+            app, command = _typer(), _command(name)
+            if isinstance(command, typer.Typer):
+                app.add_typer(command, name=name)
+            else:
+                app.command(name)(command)
+            self.commands[name] = typer.main.get_group(app).commands[name]
+        return super().resolve_command(context, arguments)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -73,7 +71,9 @@ def run(arguments: Sequence[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # in any locale, every answer can be shown
-    if (failure := certs_init_failure()) is not None:
+    if COMPLETE_VARIABLE in os.environ:  # a shell asks at a TAB
+        completion_init()
+    elif (failure := certs_init_failure()) is not None:
         output.say("warning", output.WARN, f"certs-init failed: {failure}")
     try:
         exit_status = _run(list(arguments))
@@ -94,7 +94,9 @@ def _run(arguments: list[str]) -> int:
             arguments = [*arguments, "--help"]
         # A command's own exit status, or that of --help or Ctrl-C.
         command = typer.main.get_command(program())
-        return int(command.main(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+        return int(
+            command.main(arguments, prog_name=PROGRAM, complete_var=COMPLETE_VARIABLE, standalone_mode=False) or 0
+        )
     except typer.TyperException as error:
         message = " ".join(error.format_message().rstrip(".").split())  # a list of values has a line for each
         context = getattr(error, "ctx", None)

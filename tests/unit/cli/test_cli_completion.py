@@ -1,6 +1,8 @@
 """`completion`: the scripts complete what there is, in each shell that is installed here."""
 
 import json
+import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -9,15 +11,19 @@ from pathlib import Path
 import pytest
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
-from tests.unit.cli.running import Cli
-from twinhost.cli.completion import places
+from tests.unit.cli.running import COMMAND, Cli, process_environment
 
 pytestmark = pytest.mark.thorough
 
 Complete = Callable[..., list[str]]
 _RUNS = {
-    "bash": 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _twinhost; printf "%s\\n" "${COMPREPLY[@]}"',
-    "zsh": 'compdef() {}; source "$0"; __twinhost_candidates "${@[-1]}" "${@[2,-2]}" | cut -d: -f1',
+    "bash": 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _twinhost_completion twinhost;'
+    ' printf "%s\n" "${COMPREPLY[@]}"',
+    "zsh": r"""
+        compdef() {}; _files() {}
+        _arguments() { print -r -- "$1" | grep -oE '"[^"]+":"' | tr -d ':"' }
+        source "$0"; words=("$@"); CURRENT=$#; _twinhost_completion
+        """,
     "fish": 'source $argv[1]; complete --do-complete "$argv[2..]" | cut -f1',
 }
 
@@ -33,13 +39,20 @@ def complete(request: pytest.FixtureRequest, hosts: TwoHosts, cli: Cli, tmp_path
     ran = cli(hosts, "completion", name)
     assert (ran.status, ran.err) == (0, "")
     script.write_text(ran.out)
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "twinhost"
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(COMMAND)} "$@"\n')
+    command.chmod(0o755)
+    environment = process_environment(hosts.environment)
+    environment["PATH"] = f"{command.parent}{os.pathsep}{environment['PATH']}"
 
     def complete(*words: str) -> list[str]:
-        command = [program, "-c", _RUNS[name], str(script), "twinhost", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=30)
+        shell = [program, "-c", _RUNS[name], str(script), "twinhost", *words]
+        done = subprocess.run(
+            shell, env=environment, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=30
+        )
         assert done.stderr == ""
-        found = done.stdout.split()
-        return [each for each in found if each.startswith(words[-1])]  # zsh selects itself, and fish by more
+        return done.stdout.split()
 
     return complete
 
@@ -63,12 +76,22 @@ def test_values_files_and_programs_are_left_to_the_shell(complete: Complete, tmp
     assert complete("memory", "search", "--speaker", "watch", "--si") == ["--since"]
 
 
-def test_every_command_has_its_place(hosts: TwoHosts, cli: Cli) -> None:
-    """The script comes from the commands themselves; without a configuration it has no agents."""
-    for path, place in places().items():
-        assert "--help" in place.options, path
-        assert all(0 < len(about) <= 60 for about in place.words.values()), path
+def test_explain_completes_agents_and_actions(complete: Complete) -> None:
+    """Its words may be an agent, an action, or both."""
+    assert complete("explain", "Sys") == [SDT]
+    assert complete("explain", "search_m") == ["search_memory"]
+    assert complete("ping", "Uni") == [UMRA]
+
+
+def test_without_a_configuration_there_are_no_agents(hosts: TwoHosts, complete: Complete) -> None:
+    """Nothing is said at a TAB about what is missing."""
     (hosts.root / "network_config.yaml").unlink()
+    assert not {SDT, UMRA} & set(complete("call", ""))
+    assert complete("agents", "unr") == ["unregister"]
+
+
+def test_the_script_is_also_a_field_of_json(hosts: TwoHosts, cli: Cli) -> None:
+    """As every command's output is; there is none for another shell."""
     document = json.loads(cli(hosts, "completion", "fish", "--json").out)
-    assert ("unregister" in document["script"], UMRA in document["script"]) == (True, False)
+    assert document["script"] == cli(hosts, "completion", "fish").out.rstrip("\n")
     assert cli(hosts, "completion", "tcsh").status == 2

@@ -17,6 +17,7 @@ import twinhost
 from twinhost.certificates.layout import AGENT_ROLE
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
+from twinhost.cli.completion import agents_and_actions
 from twinhost.cli.connect import load_settings
 from twinhost.cli.output import printable, to_json
 from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, schema_of_agent
@@ -44,7 +45,10 @@ _UNNAMED_DEADLINE_S = 1.0  # for each agent that is asked only because no agent 
 
 
 def explain(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[AGENT] [ACTION]", help=_WORDS_HELP)] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[AGENT] [ACTION]", autocompletion=agents_and_actions, help=_WORDS_HELP),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Show an action's fields and an example, or list the actions.
