@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from twinhost.agent.membership.audit_witness import Gap, SeenHead
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
+from twinhost.clients.memory_replies import AuditHeads, AuditLogAccepted
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MessageTooLarge, ServerUnreachable, TwinhostError, UnknownAction
@@ -38,20 +38,6 @@ _POLL_EVERY_S = 1.0
 _POLL_DEADLINE_S = 2.0  # short, because the next poll follows anyway
 _NOT_SHOWN = frozenset({"seq", "time", "event", "prev", "hash"})
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
-
-
-class AuditHeads(msgspec.Struct, frozen=True):
-    """The reply to `get_audit_heads`; an older agent has no gaps."""
-
-    heads: tuple[SeenHead, ...]
-    gaps: tuple[Gap, ...] = ()
-    fault: str | None = None
-
-
-class AuditAccepted(msgspec.Struct, frozen=True):
-    """The reply to `accept_audit_log`: a phrase for each thing that was accepted."""
-
-    accepted: tuple[str, ...]
 
 
 class Verdict(StrEnum):
@@ -157,7 +143,7 @@ def accept(as_json: AsJson = False) -> int:
     accepted: dict[str, list[str]] = {}
     for agent in _witnesses_of(settings):
         with settings.client(agent) as client:
-            accepted[agent.name] = list(read(client.call("accept_audit_log"), AuditAccepted).accepted)
+            accepted[agent.name] = read(client.call("accept_audit_log"), AuditLogAccepted).accepted
     if as_json:
         output.show_value({"status": "ok", "accepted": accepted}, as_json=True)
     else:

@@ -15,8 +15,9 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.key_changes import add_changes
-from twinhost.cli.output import Failure, Peer, Peers, days, duration, not_seen, read, seconds_between
+from twinhost.cli.output import Failure, ListedPeers, days, duration, not_seen, read, seconds_between
 from twinhost.cli.status import own_sockets
+from twinhost.clients.system_replies import PeerDocument
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
@@ -32,7 +33,7 @@ class KeyReport:
     """What one host's agent answered, and its clock at that time."""
 
     host: str
-    peers: Peers
+    peers: ListedPeers
     now: str
 
 
@@ -40,7 +41,7 @@ class KeyReport:
 class Key:
     """One key; sessions, standing, and when it was last seen (seconds ago, and the time) are by host."""
 
-    peer: Peer
+    peer: PeerDocument
     age_s: float | None
     left_s: float | None
     sessions: dict[str, int] = field(default_factory=dict)
@@ -149,7 +150,7 @@ def standing_words(standing: Mapping[str, str]) -> Iterable[str]:
     return words if len(words) == 1 else [f"{word} on {host}" for host, word in standing.items()]
 
 
-def _standing(fingerprint: str, peers: Peers) -> str:
+def _standing(fingerprint: str, peers: ListedPeers) -> str:
     if fingerprint in peers.revoked:
         return REVOKED
     found = next((peer.standing for peer in peers.peers if peer.fingerprint == fingerprint), NOT_LISTED)
@@ -171,7 +172,7 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
             continue
         try:
             with settings.client(agent) as client:
-                peers = read(client.call("get_peers", deadline_s=DEADLINE_S), Peers)
+                peers = read(client.call("get_peers", deadline_s=DEADLINE_S), ListedPeers)
                 now = read(client.call("ping"), PingReply).timestamp
                 reports[agent.name] = KeyReport(agent.host.name, peers, now)
         except NotGranted as error:

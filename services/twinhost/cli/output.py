@@ -22,12 +22,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from twinhost.clients import system_replies as replies
 from twinhost.moments import parse_time
-from twinhost.secure_zmq.errors import MalformedRequest, RequestError, TwinhostError
+from twinhost.secure_zmq.errors import MalformedRequest, RequestError, TwinhostError, UnexpectedReply
 from twinhost.secure_zmq.wire import Reply
 
 MAX_CELL_COLUMNS = 40  # the longest name in the configuration has 27
-_AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 PIPE_COLUMNS = 80  # every table fits; a terminal has its own width
 
 _GAP = 2  # blanks between two columns
@@ -253,84 +253,10 @@ def _json_escaped(character: str) -> str:
 T = TypeVar("T")
 
 
-class Check(msgspec.Struct, frozen=True):
-    """One of an agent's checks of itself."""
+class ListedPeers(replies.Peers, frozen=True):
+    """The reply to `get_peers`, also of an agent of 0.2, which forgets `last_seen` at its end."""
 
-    ok: bool
-    detail: str
-
-
-class Health(msgspec.Struct, frozen=True):
-    """The shown part of an agent's health document; older agents send no warnings and no versions."""
-
-    status: str
-    ready: bool
-    agent: str
-    timestamp: str
-    uptime_s: float
-    secure: bool
-    checks: dict[str, Check] = {}
-    warnings: tuple[str, ...] = ()
-    version: dict[str, str] = {}  # by component
-
-
-class Peer(msgspec.Struct, frozen=True):
-    """A key that one agent lists, and the sessions that its owner has there."""
-
-    name: str
-    host: str
-    roles: tuple[str, ...]
-    fingerprint: str
-    sessions: int
-    last_seen: str | None = None
-    not_before: str | None = None
-    not_after: str | None = None
-    standing: str = "live"
-
-
-class Peers(msgspec.Struct, frozen=True):
-    """The reply to `get_peers`; `handshakes` counts them by outcome since the agent's start.
-
-    `seen_since` is when the record of `last_seen` began; None from an older agent, which forgets it at its end.
-    """
-
-    peers: tuple[Peer, ...]
-    handshakes: dict[str, int]
-    revoked: tuple[str, ...] = ()  # fingerprints
     seen_since: str | None = None
-
-
-class Registration(msgspec.Struct, frozen=True):
-    """The shown part of one agent in the registry."""
-
-    name: str
-    status: str
-    location: str
-    last_seen: str | None = None
-    last_updated: str | None = None
-    host: str | None = None
-    port: int | None = None
-    registered_by: str | None = None
-
-    @property
-    def answers_health(self) -> bool:
-        """Whether the agent is to answer `health`: it is none that makes its own sockets.
-
-        Such an agent registers itself by its name alone. One of the framework registers with its port.
-        """
-        return self.port is not None or self.registered_by != self.name
-
-    @property
-    def sends_heartbeats(self) -> bool:
-        """Whether the agent was seen after it registered, and after its status changed last."""
-        after_s = seconds_between(self.last_updated, self.last_seen or "")
-        return after_s is None or after_s > _AT_ONCE_S
-
-
-class Registrations(msgspec.Struct, frozen=True):
-    """The reply to `get_registered_agents`."""
-
-    agents: tuple[Registration, ...]
 
 
 def read(reply: Reply, kind: type[T]) -> T:
@@ -340,11 +266,14 @@ def read(reply: Reply, kind: type[T]) -> T:
         MalformedRequest: it has another shape.
     """
     try:
-        return msgspec.convert(reply, kind)
-    except msgspec.ValidationError as error:
+        converted = msgspec.convert(reply, kind)
+        for name in getattr(kind, "__struct_fields__", ()):
+            getattr(converted, name)  # that it is missing is an error of the reply, and not of what shows it
+    except (msgspec.ValidationError, UnexpectedReply) as error:
         raise MalformedRequest(
-            f"the reply is not a {kind.__name__} document ({error}); compare the versions: ./twinhost doctor"
+            f"the reply is not a {kind.__name__} ({error}); compare the versions: ./twinhost doctor"
         ) from None
+    return converted
 
 
 def age(moment: str | None, now: str) -> str:
@@ -355,7 +284,7 @@ def age(moment: str | None, now: str) -> str:
     return moment if seconds is None else f"{duration(max(0.0, seconds))} ago"
 
 
-def recorded_s(replies: Iterable[tuple[Peers, str]]) -> float | None:
+def recorded_s(replies: Iterable[tuple[ListedPeers, str]]) -> float | None:
     """Return for how many seconds all agents have recorded `last_seen`; each has its own clock's time beside it."""
     known = (seconds_between(peers.seen_since, now) for peers, now in replies)
     return min((seconds for seconds in known if seconds is not None), default=None)

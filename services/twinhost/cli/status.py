@@ -16,17 +16,8 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
 from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
-from twinhost.cli.output import (
-    Failure,
-    Health,
-    Peers,
-    Registration,
-    Registrations,
-    age,
-    duration,
-    read,
-    seconds_between,
-)
+from twinhost.cli.output import Failure, ListedPeers, age, duration, read, seconds_between
+from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
 from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
@@ -38,6 +29,7 @@ agents = typer.Typer()
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
 _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
+_AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
 _NO_REFUSALS = {"accepted", "announced_probe"}  # doctor announces its probes, which should be refused
 _ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
@@ -52,10 +44,10 @@ class AgentReport:
     """
 
     agent: Agent
-    health: Health | None = None
+    health: HealthDocument | None = None
     document: Reply | None = None  # the whole health document
-    peers: Peers | None = None
-    registered: tuple[Registration, ...] | None = None
+    peers: ListedPeers | None = None
+    registered: Sequence[AgentInfo] | None = None
     hosts: Figures | None = None
     failure: Failure | None = None  # the first question that failed
     asked: bool = True
@@ -127,7 +119,7 @@ def list_agents(context: typer.Context, as_json: AsJson = False) -> int:
     with settings.client(settings.registry_agent) as client:
         reply = client.call("get_registered_agents", deadline_s=DEADLINE_S)
         now = str(client.call("ping", deadline_s=DEADLINE_S)["timestamp"])  # of the clock that `last_seen` is from
-    registered = read(reply, Registrations).agents
+    registered = read(reply, RegisteredAgents).agents
     if as_json:
         output.show_value({"status": "ok", "agents": reply["agents"]}, as_json=True)
     else:
@@ -214,7 +206,7 @@ def _reports(
         if agent == settings.registry_agent:
             continue
         registration = _registration_of(agent, registry)
-        makes_own_sockets = registration is not None and not registration.answers_health
+        makes_own_sockets = registration is not None and not _answers_health(registration)
         reports[agent.name] = (
             _reach(settings, agent, deadline_s) if makes_own_sockets else _ask(settings, agent, client_of, deadline_s)
         )
@@ -227,12 +219,26 @@ def own_sockets(settings: Settings) -> frozenset[str]:
         return frozenset()
     with suppress(TwinhostError), settings.client(settings.registry_agent) as client:
         reply = client.call("get_registered_agents", deadline_s=QUESTION_DEADLINE_S)
-        return frozenset(found.name for found in read(reply, Registrations).agents if not found.answers_health)
+        return frozenset(agent.name for agent in read(reply, RegisteredAgents).agents if not _answers_health(agent))
     return frozenset()
 
 
-def _registration_of(agent: Agent, registry: AgentReport) -> Registration | None:
-    return next((found for found in registry.registered or () if found.name == agent.name), None)
+def _registration_of(agent: Agent, registry: AgentReport) -> AgentInfo | None:
+    return next((known for known in registry.registered or () if known.name == agent.name), None)
+
+
+def _answers_health(registration: AgentInfo) -> bool:
+    """Return whether the agent is to answer `health`: it is none that makes its own sockets.
+
+    Such an agent registers itself by its name alone. One of the framework registers with its port.
+    """
+    return registration.port is not None or registration.registered_by != registration.name
+
+
+def _sends_heartbeats(registration: AgentInfo) -> bool:
+    """Return whether the agent was seen after it registered, and after its status changed last."""
+    after_s = seconds_between(registration.last_updated, registration.last_seen)
+    return after_s is None or after_s > _AT_ONCE_S
 
 
 def _reach(settings: Settings, agent: Agent, deadline_s: float) -> AgentReport:
@@ -251,13 +257,13 @@ def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client],
     try:
         client = client_of(agent)
         document = client.call("health", deadline_s=deadline_s)
-        health = read(document, Health)
+        health = read(document, HealthDocument)
         if agent == settings.registry_agent:
-            registered = read(client.call("get_registered_agents", deadline_s=deadline_s), Registrations).agents
+            registered = read(client.call("get_registered_agents", deadline_s=deadline_s), RegisteredAgents).agents
             hosts = ask_hosts(client, deadline_s)
         if settings.secure:  # on an open link nobody is authenticated, and the question is refused
             with suppress(NotGranted):  # to a program, which sees who is registered
-                peers = read(client.call("get_peers", deadline_s=deadline_s), Peers)
+                peers = read(client.call("get_peers", deadline_s=deadline_s), ListedPeers)
     except TwinhostError as error:
         failure = Failure.of(error)
     return AgentReport(agent, health, document, peers, registered, hosts, failure)
@@ -275,11 +281,11 @@ def _unhealthy(report: AgentReport) -> list[Failure]:
     return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check reports why'})")]
 
 
-def _unregistered(report: AgentReport, registration: Registration | None) -> list[Failure]:
+def _unregistered(report: AgentReport, registration: AgentInfo | None) -> list[Failure]:
     name = report.agent.name
     if registration is None:
         return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin; see its log")]
-    silent = registration.status == NO_RESPONSE and not registration.sends_heartbeats
+    silent = registration.status == NO_RESPONSE and not _sends_heartbeats(registration)
     if registration.status in HEALTHY_STATUSES or (silent and not report.asked):  # then its connection counts
         return []
     advice = ""
@@ -370,7 +376,7 @@ def _warnings(report: AgentReport) -> list[tuple[str, Text]]:
 
 def _peers_table(survey: Survey) -> RenderableType:
     """One row for each key, whichever agents list it; the fingerprint is below the name."""
-    seen: dict[tuple[str, str, tuple[str, ...], str], list[tuple[str, str]]] = {}
+    seen: dict[tuple[str, str, str, str], list[tuple[str, str]]] = {}
     unseen: dict[str, Text] = {}
     recorded_s = output.recorded_s(
         (report.peers, report.health.timestamp) for report in survey.reports if report.peers and report.health
@@ -382,7 +388,7 @@ def _peers_table(survey: Survey) -> RenderableType:
             unseen[peer.fingerprint] = output.not_seen(
                 seconds_between(peer.not_before, report.health.timestamp), recorded_s
             )
-            sessions = seen.setdefault((peer.name, peer.host, peer.roles, peer.fingerprint), [])
+            sessions = seen.setdefault((peer.name, peer.host, ", ".join(peer.roles), peer.fingerprint), [])
             if peer.sessions or peer.last_seen:
                 last_seen = age(peer.last_seen, report.health.timestamp)
                 sessions.append((f"{peer.sessions} on {report.agent.host.name}", last_seen))
@@ -390,13 +396,13 @@ def _peers_table(survey: Survey) -> RenderableType:
     for (name, host, roles, fingerprint), sessions in seen.items():
         counts, ages = zip(*sessions or [("none", "")], strict=True)
         when = output.lines(*ages) if sessions else unseen[fingerprint]
-        cells = (name, host, ", ".join(roles), output.lines(*counts), when)
+        cells = (name, host, roles, output.lines(*counts), when)
         rows.append((cells, output.styled(fingerprint, output.FAINT)))
     columns = ("identity and key", "host", "role", "sessions", "last seen")
     return output.records("Authenticated peers", columns, rows)
 
 
-def _registrations_table(registered: Sequence[Registration], now: str) -> RenderableType:
+def _registrations_table(registered: Sequence[AgentInfo], now: str) -> RenderableType:
     """The column `by` is shown only if an agent was registered by another one; `now` is what ages count from."""
     rows: list[list[output.Cell]] = [
         [

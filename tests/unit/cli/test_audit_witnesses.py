@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from twinhost.agent.membership.audit_witness import SeenHead
-from twinhost.cli.audit import AuditHeads, Verdict, WitnessReport, _report, _SeenLines
+from twinhost.cli.audit import Verdict, WitnessReport, _report, _SeenLines
+from twinhost.clients.memory_replies import AuditHeads, SeenHeadDocument
 from twinhost.store.audit_log.chain import NO_HASH
 
 
@@ -26,8 +26,8 @@ def compared(lines: list[str], seen: dict[int, str]) -> WitnessReport:
     taken = _SeenLines(seen)
     for line in lines:
         taken.take(line)
-    heads = tuple(SeenHead(number, found) for number, found in seen.items())
-    return _report("pc2", AuditHeads(heads), taken)
+    heads = [SeenHeadDocument(number, line_hash, None, "2026-11-27") for number, line_hash in seen.items()]
+    return _report("pc2", AuditHeads(heads=heads, gaps=[], fault=None), taken)
 
 
 def hashes(lines: list[str], *numbers: int) -> dict[int, str]:

@@ -178,7 +178,7 @@ def test_a_malformed_health_document_is_an_error_with_the_field(hosts: TwoHosts,
     hosts.pc2.document = {"uptime_s": "long"}
     ran = cli(hosts, "status")
     assert ran.status == 1
-    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the reply is not a Health document")
+    assert ran.err.startswith(f"error [malformed_request]: {UMRA}: the reply is not a HealthDocument (")
     assert "$.uptime_s" in ran.err
 
 

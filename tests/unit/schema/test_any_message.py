@@ -16,7 +16,7 @@ from tests.unit.schema.json_schema import Schema, closed, places, replaced
 from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDifference, TrustDocument, fetch_document, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
-from twinhost.cli import audit, keys, output, watch
+from twinhost.cli import audit, keys, output, status, watch
 from twinhost.cli.memory import command, importing
 from twinhost.cli.output import read
 from twinhost.clients import event_order
@@ -48,12 +48,13 @@ JSON = st.recursive(
 )
 VALUES = JSON | st.sampled_from([value for value in ANYTHING if len(str(value)) < 30_000])
 Asked = tuple[Assembled, Schema, Schema]
+TYPED = ("twinhost.clients.system_replies", "twinhost.clients.memory_replies")
 KINDS = [
     kind
-    for module in (output, audit, keys, importing, command, watch, event_order)
+    for module in (output, audit, keys, status, importing, command, watch, event_order)
     for kind in vars(module).values()
     if is_typeddict(kind)
-    or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ == module.__name__)
+    or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ in (module.__name__, *TYPED))
 ]
 NO_KEYS = TrustDocument("r", (), (), ())
 READERS: dict[str, tuple[type, Callable[[dict[str, Any]], object]]] = {
@@ -135,9 +136,9 @@ def test_any_code_is_a_typed_error_that_keeps_it(code: str, sentence: str) -> No
 def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
     """No document of a client is left out by a slip."""
     assert {
-        "Health",
-        "Peers",
-        "Registrations",
+        "HealthDocument",
+        "ListedPeers",
+        "RegisteredAgents",
         "Page",
         "PingReply",
         "AuditPage",

@@ -15,7 +15,8 @@ from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.doctor.link import explain_handshake
 from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
 from twinhost.cli.machines import all_measured, ask_hosts, machines_sentence
-from twinhost.cli.output import Health, Peers, days, duration, parse_moment, read
+from twinhost.cli.output import ListedPeers, days, duration, parse_moment, read
+from twinhost.clients.system_replies import HealthDocument
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     Certificates,
@@ -241,7 +242,7 @@ class AgentAnswers:
                 return
             with self._settings.client(self.agent) as client:
                 asked_at = time.time()
-                health = read(client.call("health", deadline_s=_DEADLINE_S), Health)
+                health = read(client.call("health", deadline_s=_DEADLINE_S), HealthDocument)
                 middle = (asked_at + time.time()) / 2
                 yield self._finding(ANSWERS, *self._answered())
                 yield self._finding(HEALTH, *self._healthy(health))
@@ -265,7 +266,7 @@ class AgentAnswers:
         pins = " or ".join(pin.fingerprint for pin in self._settings.pins(self.agent))
         return Verdict.OK, f"encrypted; it authenticated us as {name} and proved to hold {pins}"
 
-    def _healthy(self, health: Health) -> Result:
+    def _healthy(self, health: HealthDocument) -> Result:
         if health.agent != self.agent.name:
             return Verdict.FAILED, f"{self.agent.endpoint} is {health.agent}; correct network_config.yaml"
         faults = [f"{name}: {check.detail}" for name, check in health.checks.items() if not check.ok]
@@ -275,8 +276,8 @@ class AgentAnswers:
         verdict = Verdict.WARNING if health.status == "degraded" else Verdict.FAILED
         return verdict, f"{health.status}: {'; '.join([*faults, *health.warnings])}"
 
-    def _keys(self, client: Client, health: Health) -> Result:
-        peers = read(client.call("get_peers", deadline_s=_DEADLINE_S), Peers)
+    def _keys(self, client: Client, health: HealthDocument) -> Result:
+        peers = read(client.call("get_peers", deadline_s=_DEADLINE_S), ListedPeers)
         self.report = KeyReport(self.agent.host.name, peers, health.timestamp)
         keys = [key for key in merge([self.report]) if not key.invitation]
         left = {key.peer.name: key.left_s for key in keys if key.left_s is not None and key.left_s < WARN_BEFORE_S}
@@ -305,7 +306,7 @@ class AgentAnswers:
         return Finding(check, self.agent.name, verdict, sentence)
 
 
-def _clock(health: Health, middle: float) -> Result:
+def _clock(health: HealthDocument, middle: float) -> Result:
     there = parse_moment(health.timestamp)
     if there is None:
         return Verdict.FAILED, f"{health.timestamp!r} is not a time; check its version"
@@ -326,10 +327,8 @@ def _machines(client: Client) -> Result:
     return Verdict.OK if all_measured(hosts) else Verdict.WARNING, machines_sentence(hosts)
 
 
-def _versions(health: Health) -> Result:
+def _versions(health: HealthDocument) -> Result:
     here, there = versions(), health.version
-    if not there:
-        return Verdict.WARNING, "it reports none, as older versions do; update it"
     differ = [
         f"{name} {there.get(name, 'none')} there, {here[name]} here" for name in here if there.get(name) != here[name]
     ]

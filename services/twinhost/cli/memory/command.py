@@ -19,7 +19,8 @@ from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.memory.importing import Importer, read_items
 from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
-from twinhost.cli.output import Health, Progress, parse_moment, printable, read
+from twinhost.cli.output import Progress, parse_moment, printable, read
+from twinhost.clients.system_replies import HealthDocument
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
@@ -307,7 +308,7 @@ def _polls(complaint: str) -> Iterator[None]:
 
 def started_at(client: Client, deadline_s: float) -> float:
     """Return when an agent's process started, by its own clock, in seconds since the epoch."""
-    health = read(client.call("health", deadline_s=deadline_s), Health)
+    health = read(client.call("health", deadline_s=deadline_s), HealthDocument)
     moment = parse_moment(health.timestamp)
     return (moment.timestamp() if moment else 0.0) - health.uptime_s
 
