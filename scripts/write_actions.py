@@ -10,12 +10,14 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "services"))
 
-from twinhost.cli.schemas.explain import example_command  # noqa: E402  (after the path)
+from twinhost.cli.schemas.document import Node, Replies  # noqa: E402  (after the path)
+from twinhost.cli.schemas.explain import example_command  # noqa: E402
 from twinhost.cli.schemas.requests import RequestSchema  # noqa: E402
 from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of  # noqa: E402
 
@@ -63,7 +65,8 @@ def page() -> str:
     """Return the page's text."""
     lines = [INTRODUCTION]
     for agent in AGENTS:
-        requests, replies = RequestSchema(schema_of(agent)), replies_of(agent)
+        requests = msgspec.convert(schema_of(agent), RequestSchema)
+        replies = msgspec.convert(replies_of(agent), Replies)
         lines += [f"## {agent}", "", f"On {HOSTS[agent]}.", "", "| action | |", "|---|---|"]
         lines += [f"| `{name}` | {_cell(_summary(requests, name))} |" for name in requests.actions]
         for name in requests.actions:
@@ -97,49 +100,34 @@ def _request(requests: RequestSchema, name: str) -> Iterator[str]:
         yield f"| `{field.path}` | {_cell(field.types)} | {_cell(field.bounds)} | {default} |"
 
 
-def _reply(replies: Mapping[str, Any], name: str) -> Iterator[str]:
-    kinds = [each["$ref"].rpartition("/")[2] for each in replies["properties"][name]["anyOf"]]
-    for number, kind in enumerate(each for each in kinds if each != "Refusal"):
+def _reply(replies: Replies, name: str) -> Iterator[str]:
+    kinds = [kind for kind in replies.kinds(replies.properties[name]) if kind.title != "Refusal"]
+    for number, kind in enumerate(kinds):
         if number:
             yield from ("", "Or:", "")
         yield from ("| reply | type |", "|---|---|")
-        yield from _rows(replies["$defs"], replies["$defs"][kind], "", 1)
+        yield from _rows(replies, kind, "", 1)
 
 
-def _rows(definitions: Mapping[str, Any], node: Mapping[str, Any], path: str, depth: int) -> Iterator[str]:
-    required = node.get("required", ())
-    for name, value in node.get("properties", {}).items():
+def _rows(replies: Replies, node: Node, path: str, depth: int) -> Iterator[str]:
+    for name, value in (node.properties or {}).items():
         if not path and name in IN_EVERY_REPLY:
             continue
-        kinds = [_resolved(definitions, each) for each in value.get("anyOf", (value,))]
-        optional = "" if name in required else "; not always there"
-        yield f"| `{path}{name}` | {_cell(_type(definitions, kinds))}{optional} |"
-        for kind in kinds if depth < MAX_DEPTH else ():
-            step, inner = _inner(definitions, kind)
-            yield from _rows(definitions, inner, f"{path}{name}{step}.", depth + 1)
+        optional = "" if name in (node.required or ()) else "; not always there"
+        yield f"| `{path}{name}` | {_cell(_type(replies, value))}{optional} |"
+        for kind in replies.kinds(value) if depth < MAX_DEPTH else ():
+            step, inner = replies.inside(kind)
+            yield from _rows(replies, inner, f"{path}{name}{step}.", depth + 1)
 
 
-def _inner(definitions: Mapping[str, Any], kind: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    if isinstance(kind.get("items"), dict):
-        return "[]", _resolved(definitions, kind["items"])
-    if isinstance(kind.get("additionalProperties"), dict):
-        return ".*", _resolved(definitions, kind["additionalProperties"])
-    return "", kind
-
-
-def _resolved(definitions: Mapping[str, Any], node: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = definitions[node["$ref"].rpartition("/")[2]] if "$ref" in node else node
-    return found
-
-
-def _type(definitions: Mapping[str, Any], kinds: Sequence[Mapping[str, Any]]) -> str:
+def _type(replies: Replies, node: Node) -> str:
     words = []
-    for kind in kinds:
-        word = str(kind.get("type", "any JSON"))
-        if "enum" in kind:
-            word = "/".join(json.dumps(each) for each in kind["enum"])
-        elif isinstance(kind.get("items"), dict):
-            word = f"array of {_type(definitions, [_resolved(definitions, kind['items'])])}"
+    for kind in replies.kinds(node):
+        word = str(kind.type or "any JSON")
+        if kind.enum:
+            word = "/".join(map(json.dumps, kind.enum))
+        elif kind.element is not None:
+            word = f"array of {_type(replies, kind.element)}"
         words.append(word)
     return " or ".join(dict.fromkeys(words))
 

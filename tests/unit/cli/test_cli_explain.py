@@ -103,7 +103,7 @@ class Plan(Request, tag="plan"):
 def test_a_type_within_itself_is_shown_once() -> None:
     requests: dict[str, type[Request]] = {"plan": Plan, "ping": Ping}
     declared = {name: Declaration(name, each, (), {}) for name, each in requests.items()}
-    schema = RequestSchema(requests_schema("Planner", declared))
+    schema = msgspec.convert(requests_schema("Planner", declared), RequestSchema)
     paths = [field.path for field in schema.fields("plan")]
     assert paths == ["first", "first.name", "first.further", "on_behalf_of"]
 

@@ -1,7 +1,8 @@
 """The JSON Schemas that an agent returns are untrusted: they are checked before anything follows their references."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType, field
@@ -18,7 +19,7 @@ _Count = int | UnsetType
 _Number = int | float | UnsetType
 
 
-class _Node(msgspec.Struct, rename="camel", frozen=True):
+class Node(msgspec.Struct, rename="camel", frozen=True):
     """A type, with the keywords that msgspec writes; others are ignored."""
 
     type: Literal["string", "integer", "number", "boolean", "null", "array", "object"] | UnsetType = UNSET
@@ -26,11 +27,11 @@ class _Node(msgspec.Struct, rename="camel", frozen=True):
     description: str | UnsetType = UNSET
     ref: str | UnsetType = field(name="$ref", default=UNSET)
     enum: list[str | int | float | bool | None] | UnsetType = UNSET
-    any_of: "list[_Node] | UnsetType" = UNSET
-    properties: "dict[str, _Node] | UnsetType" = UNSET
+    any_of: "list[Node] | UnsetType" = UNSET
+    properties: "dict[str, Node] | UnsetType" = UNSET
     required: list[str] | UnsetType = UNSET
-    items: "_Node | bool | UnsetType" = UNSET
-    additional_properties: "_Node | bool | UnsetType" = UNSET
+    items: "Node | bool | UnsetType" = UNSET
+    additional_properties: "Node | bool | UnsetType" = UNSET
     min_length: _Count = UNSET
     max_length: _Count = UNSET
     min_items: _Count = UNSET
@@ -53,62 +54,95 @@ class _Node(msgspec.Struct, rename="camel", frozen=True):
             if number is not UNSET and not abs(number) < 2**63:
                 raise ValueError("a bound outside 64 bits")
 
-    def inner(self) -> "Iterator[_Node]":
+    @property
+    def name(self) -> str:
+        """The name of the type that this is a reference to; empty if it is none."""
+        return (self.ref or "").rpartition("/")[2]
+
+    @property
+    def element(self) -> "Node | None":
+        """The type of a list's elements, if the schema has it."""
+        return self.items if isinstance(self.items, Node) else None
+
+    @property
+    def value(self) -> "Node | None":
+        """The type of the values of an object without fields, if the schema has it."""
+        return self.additional_properties if isinstance(self.additional_properties, Node) else None
+
+    def inner(self) -> "Iterator[Node]":
         """Yield the types that this one is made of, without following references."""
         yield from self.any_of or ()
         yield from self.properties.values() if self.properties else ()
-        yield from (each for each in (self.items, self.additional_properties) if isinstance(each, _Node))
+        yield from (node for node in (self.element, self.value) if node is not None)
 
 
-class _Discriminator(msgspec.Struct, frozen=True):
-    mapping: dict[str, str]
+class Schema(msgspec.Struct, frozen=True):
+    """Types by name, and those of each action, which are made of them."""
+
+    WHAT: ClassVar[str]
+
+    definitions: dict[str, Node] = field(name="$defs")
+
+    @abstractmethod
+    def by_action(self) -> Mapping[str, Node]:
+        """Return the type of each action's request, or of its reply."""
+
+    def resolved(self, node: Node) -> Node:
+        """Return a type, or what it is a reference to."""
+        return self.definitions[node.name] if node.ref else node
+
+    def kinds(self, node: Node) -> list[Node]:
+        """Return the types that a value may have."""
+        return [self.resolved(kind) for kind in node.any_of or (node,)]
+
+    def inside(self, kind: Node) -> tuple[str, Node]:
+        """Return the type of what a value contains, and the next step of its path: `[]`, `.*`, or none."""
+        if kind.element is not None:
+            return "[]", self.resolved(kind.element)
+        return ("", kind) if kind.value is None else (".*", self.resolved(kind.value))
+
+    def field_names(self) -> set[str]:
+        """Return the names of all fields."""
+        names: set[str] = set()
+        waiting = [*self.definitions.values(), *self.by_action().values()]
+        while waiting:
+            node = waiting.pop()
+            names.update(node.properties or ())
+            waiting += node.inner()
+        return names
 
 
-class _Requests(msgspec.Struct, frozen=True):
-    discriminator: _Discriminator
-    definitions: dict[str, _Node] = field(name="$defs")
+class Replies(Schema, frozen=True):
+    """The schema of an agent's replies."""
 
-    def roots(self) -> dict[str, _Node]:
-        return {action: _Node(ref=reference) for action, reference in self.discriminator.mapping.items()}
+    WHAT = "replies"
 
+    properties: dict[str, Node]
 
-class _Replies(msgspec.Struct, frozen=True):
-    properties: dict[str, _Node]
-    definitions: dict[str, _Node] = field(name="$defs")
-
-    def roots(self) -> dict[str, _Node]:
+    def by_action(self) -> Mapping[str, Node]:
         return self.properties
 
 
-def checked_requests(agent: str, document: Any) -> dict[str, Any]:
-    """Return the schema of an agent's requests, with known keywords alone.
+S = TypeVar("S", bound=Schema)
+
+
+def checked(agent: str, document: Any, kind: type[S]) -> S:
+    """Return a schema that an agent returned, with known keywords alone.
 
     Raises:
         UnexpectedReply: it is not valid, or too large.
     """
-    requests = _checked(agent, document, _Requests, "requests")
-    for action, node in requests.roots().items():
-        if not _resolved(node, requests.definitions).properties:
-            raise _invalid(agent, f"the request of {_shown(action)} has no properties")
-    return _plain(requests)
-
-
-def checked_replies(agent: str, document: Any) -> dict[str, Any]:
-    """Return the schema of an agent's replies in the same way."""
-    return _plain(_checked(agent, document, _Replies, "replies"))
-
-
-def _checked(agent: str, document: Any, kind: Any, name: str) -> Any:
     try:
         _check_depth(document)
         schema = msgspec.convert(document, kind)
-        _check_types(schema.definitions, schema.roots())
+        _check_types(schema)
     except ValueError as error:
-        raise _invalid(agent, f"in its {name}, {str(error)[:_MAX_CHARACTERS]}") from None
+        raise invalid(agent, f"in its {kind.WHAT}, {str(error)[:_MAX_CHARACTERS]}") from None
     return schema
 
 
-def _invalid(agent: str, words: str) -> UnexpectedReply:
+def invalid(agent: str, words: str) -> UnexpectedReply:
+    """Return the error for a schema that is not valid."""
     return UnexpectedReply(
         f"{agent} returned a schema that is not valid: {words}; correct the agent, or call it without the schema: "
         f"./twinhost call {agent} ACTION KEY=VALUE"
@@ -128,61 +162,30 @@ def _check_depth(document: Any) -> None:
         raise ValueError(f"the JSON is nested more than {_MAX_JSON_DEPTH} times")
 
 
-def _check_types(definitions: Mapping[str, _Node], roots: Mapping[str, _Node]) -> None:
+def _check_types(schema: Schema) -> None:
     """Check what each reference leads to, and how many types there are; a type within itself is not followed."""
-    for name, node in definitions.items():
-        if node.any_of or node.ref or isinstance(node.items, _Node) or isinstance(node.additional_properties, _Node):
-            raise ValueError(f"{_shown(name)} is neither an object with fields nor an enumeration")
+    for name, node in schema.definitions.items():
+        if node.any_of or node.ref or node.element or node.value:
+            raise ValueError(f"{shown(name)} is neither an object with fields nor an enumeration")
+    roots = schema.by_action()
     if len(roots) > MAX_ACTIONS:
         raise ValueError(f"there are more than {MAX_ACTIONS:,} actions")
     count = 0
-    waiting: list[tuple[_Node, int, tuple[_Node, ...]]]
-    waiting = [(node, 1, ()) for node in (*roots.values(), *definitions.values())]
+    waiting: list[tuple[Node, int, tuple[Node, ...]]]
+    waiting = [(node, 1, ()) for node in (*roots.values(), *schema.definitions.values())]
     while waiting:
         node, depth, outer = waiting.pop()
-        found = _resolved(node, definitions)
-        if any(each is found for each in outer):
+        if node.ref and node.name not in schema.definitions:
+            raise ValueError(f"{shown(node.ref)} leads to no type")
+        node = schema.resolved(node)
+        if any(known is node for known in outer):
             continue
-        count, outer = count + 1, (*outer, found) if found.properties else outer
+        count, outer = count + 1, (*outer, node) if node.properties else outer
         if count > MAX_TYPES or depth > MAX_DEPTH:
             raise ValueError(f"there are more than {MAX_TYPES:,} types, or more than {MAX_DEPTH} in one another")
-        waiting += ((each, depth + 1, outer) for each in found.inner())
+        waiting += ((inner, depth + 1, outer) for inner in node.inner())
 
 
-def _resolved(node: _Node, definitions: Mapping[str, _Node]) -> _Node:
-    if not node.ref:
-        return node
-    found = definitions.get(node.ref.rpartition("/")[2])
-    if found is None:
-        raise ValueError(f"{_shown(node.ref)} leads to no type")
-    return found
-
-
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
+    """Return a name of the schema for a sentence."""
     return repr(name if len(name) <= 60 else f"{name[:60]}...")
-
-
-def _plain(schema: Any) -> dict[str, Any]:
-    """Return a checked schema as a document; `items` and `additionalProperties` are types or absent."""
-    document: dict[str, Any] = msgspec.to_builtins(schema)
-    for node in _nodes(document):
-        for name in ("items", "additionalProperties"):
-            if isinstance(node.get(name), bool):
-                del node[name]
-    return document
-
-
-def field_names(document: Mapping[str, Any]) -> set[str]:
-    """Return the names of all fields in a checked schema, and of the actions in that of replies."""
-    return {name for node in _nodes(document) for name in node.get("properties", ())}
-
-
-def _nodes(document: Any) -> Iterator[dict[str, Any]]:
-    """Yield a schema and each type in it."""
-    waiting = [document]
-    while waiting:
-        node = waiting.pop()
-        yield node
-        waiting += node.get("anyOf", ())
-        waiting += [*node.get("properties", {}).values(), *node.get("$defs", {}).values()]
-        waiting += [each for each in (node.get("items"), node.get("additionalProperties")) if isinstance(each, dict)]
