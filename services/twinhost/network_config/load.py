@@ -2,14 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Meta
 
 from twinhost.network_config.model import (
     BUILTIN,
     BUILTIN_IF_INSTALLED,
+    BY_DAYS,
     EMBEDDING_DEADLINE_S,
     MAX_EMBEDDING_DEADLINE_S,
     Agent,
@@ -22,7 +27,6 @@ from twinhost.network_config.model import (
     is_address,
     require_web_address,
 )
-from twinhost.network_config.read import PATH_VARIABLE, read_yaml
 from twinhost.secure_zmq.callers import (
     ANY,
     EVERY_ACTION,
@@ -35,27 +39,97 @@ from twinhost.secure_zmq.callers import (
     own_grant,
     topic_grant,
 )
-from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, PROFILE_VARIABLE, client_folder, user_folder
+from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, PROFILE_VARIABLE, client_folder, to_join, user_folder
 from twinhost.secure_zmq.errors import ConfigurationError
 
+try:
+    from yaml import CSafeLoader as _SafeLoader  # libyaml's takes a tenth of the time, at every start
+except ImportError:  # PyYAML was built without it
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
 CONFIG_FILE = "network_config.yaml"
-ENDPOINTS_FILE = (
-    "endpoints.yaml"  # next to a program's key: addresses and ports at which its machine reaches the agents
-)
+# Next to a program's key: addresses and ports at which its machine reaches the agents.
+ENDPOINTS_FILE = "endpoints.yaml"
 DEFAULT_PATH = Path(__file__).resolve().parents[3] / "config" / CONFIG_FILE  # of a checkout
 CONTAINER_PATH = Path("/app/config") / CONFIG_FILE
 
-MAX_DAYS = 36_500  # a hundred years
-MAX_NUMBER = 2**63  # as in SQLite
-
 T = TypeVar("T")
-_WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days")
+_WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days")  # of a search in version 0.2
 _EMBEDDINGS = {"auto": BUILTIN_IF_INSTALLED, "builtin": BUILTIN, "off": None}
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PORT = re.compile(r"[0-9]{1,5}")
-_STEM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_STEM = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
+
+_Text = Annotated[str, Meta(description="a string")]
+_FileName = Annotated[str, Meta(min_length=1, description="a string that is not empty")]
+_Stem = Annotated[
+    str,
+    Meta(pattern=_STEM, description="the name of a key file without its ending, of the characters A-Z a-z 0-9 . _ -"),
+]
+_Truth = Annotated[bool, Meta(description="true or false")]
+_Port = Annotated[int, Meta(ge=1, le=65_535, description="a port number from 1 to 65535")]
+_longest = f"a number of seconds, more than 0 and at most {MAX_EMBEDDING_DEADLINE_S:g}"
+_Deadline = Annotated[float, Meta(gt=0, le=MAX_EMBEDDING_DEADLINE_S, description=_longest)]
+_topics = f"a list of topics ({', '.join(TOPICS)})"
+_Topics = Annotated[tuple[Literal["AGENT", "ERROR", "EVENT", "TRUST"], ...], Meta(min_length=1, description=_topics)]
+_Whose = Annotated[Literal["own", "any"], Meta(description=f"{OWN!r} or {ANY!r}")]
+
+
+class _File(msgspec.Struct):
+    hosts: Any
+    agents: Any
+    grants: Any
+    limits: Any
+    recall: Any = None  # it may be missing, or have nothing but comments
+    memory: Any = None  # files of version 0.2 and before lack it
+
+
+class _Endpoints(msgspec.Struct):
+    hosts: Any
+    agents: Any
+
+
+class _Host(msgspec.Struct):
+    address: Annotated[str, Meta(description="a host name or an IP address")]
+
+
+class _Agent(msgspec.Struct):
+    host: _Text
+    key: _Stem
+    ports: Any
+
+
+class _ReachedAgent(msgspec.Struct):
+    ports: Any
+
+
+class _Ports(msgspec.Struct):
+    zmq: _Port
+    http: _Port
+    events: _Port = 0  # has none
+
+
+class _Recall(msgspec.Struct):
+    word_pairs: _Truth = True
+    tokenizer: _FileName = ""
+    embeddings: Any = "auto"
+
+
+class _Service(msgspec.Struct):
+    url: _Text
+    model: _Text
+    api_key_file: _FileName = ""
+    query_prefix: _Text = ""
+    text_prefix: _Text = ""
+    deadline_s: _Deadline = EMBEDDING_DEADLINE_S
+    unencrypted: _Truth = False
+
+
+# An item of a list of grants that names what it is limited to.
+_Limited = msgspec.defstruct("_Limited", [(SUBSCRIBE, _Topics, ()), *((name, _Whose, ANY) for name in OWNED)])
 
 
 def load_network_config(path: Path | None = None, environment: Mapping[str, str] = os.environ) -> NetworkConfig:
@@ -74,17 +148,16 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     """
     named = path or environment.get(PATH_VARIABLE)
     path = Path(named or default_path(environment))
-    endpoints = None if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
-    root = _Node(str(path), "", read_yaml(path))
-    root.only("hosts", "agents", "grants", "limits", "recall", "memory")
-    hosts = {name: _host(name, node, environment, endpoints) for name, node in root.child("hosts").children()}
-    agents = {name: _agent(name, node, hosts, endpoints) for name, node in root.child("agents").children()}
-    grants = {role: _granted(role, node) for role, node in root.child("grants").children()}
-    limits = _limits(root.child("limits"))
-    recall, memory = root.filled("recall"), root.optional("memory")  # older files lack the latter
-    searched = _recall(recall, path.parent) if recall else Recall()
-    forgetting = _forgetting(memory) if memory else Forgetting()
-    return NetworkConfig(str(path), hosts, agents, limits, grants, searched, forgetting)
+    reached_hosts, reached_agents = ({}, {}) if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
+    root = _Part(str(path), _read_yaml(path))
+    file = root.read(_File)
+    hosts = {name: _host(name, part, environment, reached_hosts) for name, part in root.child("hosts").children()}
+    agents = {name: _agent(name, part, hosts, reached_agents) for name, part in root.child("agents").children()}
+    grants = {role: _granted(role, part) for role, part in root.child("grants").children()}
+    limits = root.child("limits").read(Limits)
+    recall = Recall() if file.recall is None else _recall(root.child("recall"), path.parent)
+    memory = root.child("memory").read(Forgetting) if "memory" in root.value else BY_DAYS
+    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -121,7 +194,7 @@ def port_variable(agent: Agent, name: str) -> str:
 
 def is_stem(text: str) -> bool:
     """Return whether a text can be the name of a key file without its ending."""
-    return _STEM.fullmatch(text) is not None
+    return re.search(_STEM, text) is not None
 
 
 def get_mainpc_address(service: str | None = None) -> str:
@@ -145,176 +218,64 @@ def _address_of(host_name: str, service: str | None) -> str:
     return agent.endpoint
 
 
-class _Node:
-    """A value of the file and its path, which every error names."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A value of a file, and its path there, which every error names."""
 
-    def __init__(self, source: str, path: str, value: Any) -> None:
-        self._source, self._path, self._value = source, path, value
+    source: str
+    value: Any
+    path: str = ""
 
     def error(self, problem: str) -> ConfigurationError:
-        return ConfigurationError(f"{self._source}: {self._path or 'the top level'} {problem}")
+        return ConfigurationError(f"{self.source}: {self.path or 'the top level'} {problem}")
 
-    def only(self, *names: str) -> None:
-        mapping = self._mapping()
-        if unknown := sorted(str(name) for name in mapping if name not in names):
-            raise self.error(f"has the unknown key {unknown[0]!r}; known keys: {', '.join(names)}")
+    def misfit(self, wanted: str) -> ConfigurationError:
+        return self.error(f"must be {wanted}, not {self.value!r}")
 
-    def without_weights(self) -> None:
-        """Refuse the keys of version 0.2 that weighed a search."""
-        if found := [name for name in _WEIGHTS if name in self._mapping()]:
-            raise self.error(f"has {', '.join(found)}: since version 0.3 a search has no weights; delete these lines")
+    def child(self, name: str) -> "_Part":
+        return _Part(self.source, self.value[name], f"{self.path}.{name}" if self.path else name)
 
-    def children(self) -> list[tuple[str, "_Node"]]:
-        names = list(self._mapping())
-        if not all(isinstance(name, str) for name in names):
+    def names(self) -> list[Any]:
+        if not isinstance(self.value, dict):
+            raise self.misfit("a mapping")
+        return list(self.value)
+
+    def children(self) -> "list[tuple[str, _Part]]":
+        """Return the values of a mapping whose keys are the user's own names."""
+        if not all(isinstance(name, str) for name in self.names()):
             raise self.error("has a key that is not a string")
-        return [(name, self.child(name)) for name in names]
+        return [(name, self.child(name)) for name in self.value]
 
-    def child(self, name: str) -> "_Node":
-        mapping = self._mapping()
-        if name not in mapping:
-            raise self.error(f"lacks the key {name!r}")
-        return _Node(self._source, f"{self._path}.{name}" if self._path else name, mapping[name])
-
-    def optional(self, name: str) -> "_Node | None":
-        return self.child(name) if name in self._mapping() else None
-
-    def filled(self, name: str) -> "_Node | None":
-        """Return a child that may be missing, or have nothing below it, such as a section of comments."""
-        return self.child(name) if self._mapping().get(name) is not None else None
-
-    def text(self) -> str:
-        return self._typed(str, "a string")
-
-    def stem(self) -> str:
-        value = self.text()
-        if not is_stem(value):
-            raise self.error(
-                f"must be the name of a key file without its ending, of the characters A-Z a-z 0-9 . _ -, not {value!r}"
-            )
-        return value
-
-    def actions(self) -> frozenset[str]:
-        values = self._typed(list, "a list of actions")
-        granted: list[str] = []
-        for value in values:
-            if isinstance(value, dict):
-                granted += _Node(self._source, self._path, value).limited()
-            elif isinstance(value, str) and (_ACTION.fullmatch(value) or value == EVERY_ACTION):
-                granted.append(value)
-            else:
-                raise self.error(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {value!r}')
-        if SUBSCRIBE in granted and any(name.startswith(topic_grant("")) for name in granted):
-            raise self.error(f"has {SUBSCRIBE!r} with topics and without, which means all topics; keep one")
-        for name in OWNED:
-            if own_grant(name) in granted and name in granted:
-                raise self.error(f"has {name!r} limited to {OWN!r} and without that limit; keep one")
-        return frozenset(granted)
-
-    def limited(self) -> list[str]:
-        """Return the grants of an item that names what it is limited to: one action, with topics, `own`, or `any`."""
-        self.only(SUBSCRIBE, *OWNED)
-        if not self._value:
-            raise self.error(f"lacks the key {SUBSCRIBE!r}, or one of {', '.join(OWNED)}, in an empty item")
-        return [grant for name, node in self.children() for grant in node.limit(name)]
-
-    def limit(self, action: str) -> list[str]:
-        """Return the grants of one action with its limit."""
-        if action == SUBSCRIBE:
-            return self.topics()
-        if self._value not in (OWN, ANY):
-            raise self.error(f"must be {OWN!r} or {ANY!r}, not {self._value!r}")
-        return [own_grant(action) if self._value == OWN else action]
-
-    def topics(self) -> list[str]:
-        """Return the grants of the topics under `subscribe`."""
-        values = self._typed(list, f"a list of topics ({', '.join(TOPICS)})")
-        if not values:
-            raise self.error("names no topic; leave it out, or name some")
-        for value in values:
-            if value not in TOPICS:
-                raise self.error(f"has the unknown topic {value!r}; known topics: {', '.join(TOPICS)}")
-        return [topic_grant(value) for value in values]
-
-    def port(self) -> int:
-        return int(self._number(int, "a port number from 1 to 65535", lambda value: 0 < value < 65_536))
-
-    def count(self) -> int:
-        return int(self._number(int, "a whole number, more than 0", lambda value: value > 0))
-
-    def days(self) -> int:
-        return int(self._number(int, f"a number of days from 1 to {MAX_DAYS}", lambda value: 0 < value <= MAX_DAYS))
-
-    def seconds(self) -> float:
-        return self._number(float, "a number of seconds, more than 0", lambda value: value > 0)
-
-    def half_life_days(self) -> float:
-        wanted = f"a number of days, more than 0 and at most {MAX_DAYS}"
-        return self._number(float, wanted, lambda value: 0 < value <= MAX_DAYS)
-
-    def web_address(self, unencrypted: bool) -> str:
+    def read(self, kind: type[T]) -> T:
+        """Return a mapping as an object, whose annotations say what each key may have."""
+        hints = get_type_hints(kind, include_extras=True)
+        if unknown := sorted(str(name) for name in self.names() if name not in hints):
+            raise self.error(f"has the unknown key {unknown[0]!r}; known keys: {', '.join(hints)}")
         try:
-            return require_web_address(self.text(), unencrypted=unencrypted)
-        except ValueError as problem:
-            raise self.error(str(problem)) from None
-
-    def deadline(self) -> float:
-        wanted = f"a number of seconds, more than 0 and at most {MAX_EMBEDDING_DEADLINE_S:g}"
-        return self._number(float, wanted, lambda value: 0 < value <= MAX_EMBEDDING_DEADLINE_S)
-
-    def word_or_mapping(self, words: Collection[str]) -> str | None:
-        """Return one of some words, such as `off`, which YAML reads as false; None for a mapping."""
-        word = "off" if self._value is False else self._value
-        if isinstance(word, str) and word in words:
-            return word
-        self._mapping(f"{', '.join(words)}, or a mapping with `url` and `model`")
-        return None
-
-    def truth(self) -> bool:
-        return self._typed(bool, "true or false")
-
-    def forgetting(self) -> Literal["days", "passes"]:
-        if self._value == "days":
-            return "days"
-        if self._value == "passes":
-            return "passes"
-        raise self.error(f"must be days or passes, not {self._value!r}")
-
-    def address(self) -> str:
-        value = self.text()
-        if not is_address(value):
-            raise self.error(f"must be a host name or an IP address, not {value!r}")
-        return value
-
-    def _number(self, kind: type[int] | type[float], description: str, fits: Callable[[float], bool]) -> float:
-        value = self._value
-        is_number = isinstance(value, int | kind) and not isinstance(value, bool)
-        if not is_number or not -MAX_NUMBER < value < MAX_NUMBER or not fits(value):  # NaN compares as False
-            raise self.error(f"must be {description}, not {value!r}")
-        return float(value) if kind is float else value
-
-    def _typed(self, kind: type[T], description: str) -> T:
-        if not isinstance(self._value, kind):
-            raise self.error(f"must be {description}, not {self._value!r}")
-        return self._value
-
-    def _mapping(self, description: str = "a mapping") -> dict[Any, Any]:
-        return self._typed(dict, description)
+            return msgspec.convert(self.value, kind)
+        except msgspec.ValidationError as error:
+            problem, _, place = str(error).partition(" - at `$.")
+        if not place:
+            raise self.error(f"lacks the key {problem.split('`')[1]!r}")
+        name = re.split(r"\W", place)[0]
+        raise self.child(name).misfit(hints[name].__metadata__[0].description)
 
 
-def _endpoints(path: Path) -> _Node | None:
-    """Return the addresses and ports of an endpoints file; None where there is none."""
+def _endpoints(path: Path) -> "tuple[dict[str, _Part], dict[str, _Part]]":
+    """Return the hosts and the agents of an endpoints file; none where there is no file."""
     if not os.path.isfile(path):  # noqa: PTH113 - never raises
-        return None
-    root = _Node(str(path), "", read_yaml(path))
-    root.only("hosts", "agents")
-    return root
+        return {}, {}
+    root = _Part(str(path), _read_yaml(path))
+    root.read(_Endpoints)
+    return dict(root.child("hosts").children()), dict(root.child("agents").children())
 
 
-def _host(name: str, node: _Node, environment: Mapping[str, str], endpoints: _Node | None) -> Host:
-    node.only("address")
-    published = endpoints.child("hosts").optional(name) if endpoints else None
-    host = Host(name, (published or node).child("address").address())
+def _host(name: str, part: _Part, environment: Mapping[str, str], reached: "Mapping[str, _Part]") -> Host:
+    part.read(_Host)
+    address = reached.get(name, part)
+    host = Host(name, address.read(_Host).address)
+    if not is_address(host.address):
+        raise address.child("address").misfit("a host name or an IP address")
     variable = ADDRESS_VARIABLES.get(name, "")
     override = environment.get(variable)
     if not override:
@@ -324,83 +285,103 @@ def _host(name: str, node: _Node, environment: Mapping[str, str], endpoints: _No
     return replace(host, address=override)
 
 
-def _agent(name: str, node: _Node, hosts: Mapping[str, Host], endpoints: _Node | None) -> Agent:
-    node.only("host", "key", "ports")
-    host_name = node.child("host").text()
-    if host_name not in hosts:
-        raise node.child("host").error(f"must be one of the hosts ({', '.join(hosts)}), not {host_name!r}")
-    published = endpoints.child("agents").optional(name) if endpoints else None
-    ports = (published or node).child("ports")
-    ports.only("zmq", "http", "events")
-    events = ports.optional("events")
-    return Agent(
-        name,
-        hosts[host_name],
-        node.child("key").stem(),
-        ports.child("zmq").port(),
-        ports.child("http").port(),
-        events.port() if events else None,
-    )
+def _agent(name: str, part: _Part, hosts: Mapping[str, Host], reached: "Mapping[str, _Part]") -> Agent:
+    entry = part.read(_Agent)
+    if entry.host not in hosts:
+        raise part.child("host").misfit(f"one of the hosts ({', '.join(hosts)})")
+    if name in reached:
+        part = reached[name]
+        part.read(_ReachedAgent)
+    ports = part.child("ports").read(_Ports)
+    return Agent(name, hosts[entry.host], entry.key, ports.zmq, ports.http, ports.events or None)
 
 
-def _granted(role: str, node: _Node) -> frozenset[str]:
+def _granted(role: str, part: _Part) -> frozenset[str]:
     if role in RESERVED_GRANTS:
-        raise node.error(
+        raise part.error(
             f"can't be set: the grants of the role {role} are built in, for keys that are not enrolled yet; remove it"
         )
-    actions = node.actions()
-    if role == UNAUTHENTICATED_ROLE and EVERY_ACTION in actions:
-        raise node.error(
+    if not isinstance(part.value, list):
+        raise part.misfit("a list of actions")
+    grants = frozenset(grant for item in part.value for grant in _grants_of(replace(part, value=item)))
+    if SUBSCRIBE in grants and any(name.startswith(topic_grant("")) for name in grants):
+        raise part.error(f"has {SUBSCRIBE!r} with topics and without, which means all topics; keep one")
+    for name in OWNED:
+        if own_grant(name) in grants and name in grants:
+            raise part.error(f"has {name!r} limited to {OWN!r} and without that limit; keep one")
+    if role == UNAUTHENTICATED_ROLE and EVERY_ACTION in grants:
+        raise part.error(
             f'must name its actions: "{EVERY_ACTION}" would make every caller an operator where SECURE_ZMQ=0'
         )
-    return actions
+    return grants
 
 
-def _limits(node: _Node) -> Limits:
-    readers: dict[str, Callable[[_Node], float]] = {
-        "max_payload_bytes": _Node.count,
-        "heartbeat_s": _Node.seconds,
-        "registration_ttl_s": _Node.seconds,
-        "stored_replies_s": _Node.seconds,
-        "stored_replies_per_caller": _Node.count,
-        "key_lifetime_days": _Node.days,
-        "metrics_interval_s": _Node.seconds,
-    }
-    newer = {"sessions_per_key": _Node.count}  # older files lack it
-    node.only(*readers, *newer)
-    values: dict[str, Any] = {name: read(node.child(name)) for name, read in readers.items()}
-    values |= {name: read(child) for name, read in newer.items() if (child := node.optional(name)) is not None}
-    return Limits(**values)
+def _grants_of(item: _Part) -> list[str]:
+    """Return the grants of one item: an action, all of them, or one or more with what they are limited to."""
+    if isinstance(item.value, str) and (_ACTION.fullmatch(item.value) or item.value == EVERY_ACTION):
+        return [item.value]
+    if not isinstance(item.value, dict):
+        raise item.error(f'must list actions by name, or "{EVERY_ACTION}" for all of them, not {item.value!r}')
+    if not item.value:
+        raise item.error(f"lacks the key {SUBSCRIBE!r}, or one of {', '.join(OWNED)}, in an empty item")
+    item.read(_Limited)
+    topics = [topic_grant(topic) for topic in item.value.get(SUBSCRIBE, ())]
+    return topics + [own_grant(name) if whose == OWN else name for name, whose in item.value.items() if name in OWNED]
 
 
-def _recall(node: _Node, folder: Path) -> Recall:
-    node.without_weights()
-    node.only("word_pairs", "tokenizer", "embeddings")
-    pairs, file, embeddings = map(node.optional, ("word_pairs", "tokenizer", "embeddings"))
-    return Recall(
-        word_pairs=pairs is None or pairs.truth(),
-        tokenizer=folder / file.text() if file is not None else None,
-        embeddings=_embeddings(embeddings, folder) if embeddings is not None else BUILTIN_IF_INSTALLED,
-    )
+def _recall(part: _Part, folder: Path) -> Recall:
+    if found := [name for name in _WEIGHTS if name in part.names()]:
+        raise part.error(f"has {', '.join(found)}: since version 0.3 a search has no weights; delete these lines")
+    recall = part.read(_Recall)
+    tokenizer = folder / recall.tokenizer if recall.tokenizer else None
+    word = "off" if recall.embeddings is False else recall.embeddings  # YAML reads `off` as false
+    if isinstance(word, str) and word in _EMBEDDINGS:
+        return Recall(recall.word_pairs, tokenizer, _EMBEDDINGS[word])
+    return Recall(recall.word_pairs, tokenizer, _service(part.child("embeddings"), folder))
 
 
-def _embeddings(node: _Node, folder: Path) -> Embeddings | None:
-    if (word := node.word_or_mapping(_EMBEDDINGS)) is not None:
-        return _EMBEDDINGS[word]
-    node.only("url", "model", "api_key_file", "query_prefix", "text_prefix", "deadline_s", "unencrypted")
-    unencrypted, key, deadline = map(node.optional, ("unencrypted", "api_key_file", "deadline_s"))
-    before_query, before_text = map(node.optional, ("query_prefix", "text_prefix"))
-    return Embeddings(
-        node.child("url").web_address(unencrypted is not None and unencrypted.truth()),
-        node.child("model").text(),
-        folder / key.text() if key else None,
-        before_query.text() if before_query else "",
-        before_text.text() if before_text else "",
-        deadline.deadline() if deadline else EMBEDDING_DEADLINE_S,
-    )
+def _service(part: _Part, folder: Path) -> Embeddings:
+    if not isinstance(part.value, dict):
+        raise part.misfit(f"{', '.join(_EMBEDDINGS)}, or a mapping with `url` and `model`")
+    service = part.read(_Service)
+    try:
+        url = require_web_address(service.url, unencrypted=service.unencrypted)
+    except ValueError as problem:
+        raise part.child("url").error(str(problem)) from None
+    key = folder / service.api_key_file if service.api_key_file else None
+    return Embeddings(url, service.model, key, service.query_prefix, service.text_prefix, service.deadline_s)
 
 
-def _forgetting(node: _Node) -> Forgetting:
-    rule, half_life = "forgetting", "memory_half_life_days"
-    node.only(rule, half_life)
-    return Forgetting(node.child(rule).forgetting(), node.child(half_life).half_life_days())
+def _read_yaml(path: Path) -> Any:
+    """Return what a YAML file has.
+
+    Raises:
+        ConfigurationError: it is missing, not readable, or no YAML.
+    """
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{path} is missing; set {PATH_VARIABLE} to the configuration file, or, for a program outside the "
+            f"containers, {to_join(path.parent)}"
+        ) from None
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} can't be read ({error.strerror}); check its owner and mode: ls -l {path}"
+        ) from None
+    except (yaml.YAMLError, RecursionError, ValueError, TypeError, AttributeError, LookupError) as error:
+        # PyYAML raises the last four for 2026-99-99, `!!bool x`, `!!int ""` and the like, and for what is not UTF-8
+        raise ConfigurationError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+class _Loader(_SafeLoader):
+    """Refuses a duplicate key; PyYAML would use its last value."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                line = key.start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key.value!r} occurs twice, the second time in line {line}")
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)

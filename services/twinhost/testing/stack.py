@@ -24,8 +24,7 @@ from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR, SERVER, Layout, plan_layout
 from twinhost.certificates.revoke import revoke
 from twinhost.network_config import NetworkConfig, load_network_config
-from twinhost.network_config.load import CONFIG_FILE
-from twinhost.network_config.read import PATH_VARIABLE
+from twinhost.network_config.load import CONFIG_FILE, PATH_VARIABLE
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, FOLDER_VARIABLE, load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError

@@ -10,6 +10,8 @@ from tests.unit.network_config.test_load import GOOD, changed, refused
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 
+TOPICS = "AGENT, ERROR, EVENT, TRUST"
+
 
 def loaded(tmp_path: Path, document: dict[str, Any]) -> dict[str, frozenset[str]]:
     path = tmp_path / "network_config.yaml"
@@ -82,15 +84,11 @@ def test_a_grant_of_the_feed_names_its_topics(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("item", "complaint"),
     [
-        (
-            {"subscribe": ["EVENT", "NEWS"]},
-            "grants.agent.subscribe has the unknown topic 'NEWS'; known topics: AGENT, ",
+        *(
+            ({"subscribe": topics}, f"grants.agent.subscribe must be a list of topics ({TOPICS}), not {topics!r}")
+            for topics in (["EVENT", "NEWS"], ["EVENT:"], [["EVENT"]], [None], [])
         ),
-        ({"subscribe": ["EVENT:"]}, "grants.agent.subscribe has the unknown topic 'EVENT:'"),
-        ({"subscribe": [["EVENT"]]}, "grants.agent.subscribe has the unknown topic ['EVENT']"),
-        ({"subscribe": [None]}, "grants.agent.subscribe has the unknown topic None"),
-        ({"subscribe": []}, "grants.agent.subscribe names no topic"),
-        ({"subscribe": "EVENT"}, "grants.agent.subscribe must be a list of topics (AGENT, ERROR, EVENT, TRUST)"),
+        ({"subscribe": "EVENT"}, f"grants.agent.subscribe must be a list of topics ({TOPICS})"),
         ({"subscribe": None}, "grants.agent.subscribe must be a list of topics"),
         ({"ping": ["EVENT"]}, "grants.agent has the unknown key 'ping'; known keys: subscribe"),
         ({"subscribe": ["EVENT"], "ping": []}, "grants.agent has the unknown key 'ping'"),
