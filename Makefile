@@ -103,9 +103,10 @@ test-ready: image venv
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
 
-generate: venv ## write the list of actions, the typed clients and the list of public names again, from the code
+generate: venv ## write the list of actions, the typed clients, the diagrams and the list of public names again, from the code
 	@.venv/bin/python scripts/write_actions.py
 	@.venv/bin/python scripts/write_clients.py
+	@.venv/bin/python scripts/write_diagrams.py
 	@PYTHONPATH=services:. .venv/bin/python tests/unit/clients/test_public_api.py
 
 install: ## put the package alone into .venv, for programs and commands

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from scripts import write_actions
+from scripts import write_actions, write_diagrams
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = (".ci", "certs-init", "config", "docs", "examples", "scripts", "services", "tests")
@@ -127,6 +127,11 @@ def test_the_index_of_decisions_lists_what_exists() -> None:
 def test_the_reference_of_actions_is_current() -> None:
     """Otherwise run: .venv/bin/python scripts/write_actions.py."""
     assert write_actions.main(["--check"]) == 0
+
+
+def test_the_diagrams_are_current() -> None:
+    """Otherwise run: make generate."""
+    assert write_diagrams.main(["--check"]) == 0
 
 
 def test_pre_commit_runs_what_make_lint_runs() -> None:
