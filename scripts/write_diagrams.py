@@ -12,8 +12,10 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "services"))
 
+from twinhost.certificates.rotate import ROTATION  # noqa: E402  (after the path)
+
 Diagram = tuple[str, str, Callable[[], str]]  # the page, the diagram's name in its markers, and what draws it
-DIAGRAMS: tuple[Diagram, ...] = ()
+DIAGRAMS: tuple[Diagram, ...] = (("docs/explanation/rotation.md", "rotation", ROTATION.mermaid),)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
