@@ -12,10 +12,16 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY / "services"))
 
-from twinhost.certificates.rotate import ROTATION  # noqa: E402  (after the path)
+from twinhost.certificates.admission import ADMISSION  # noqa: E402  (after the path)
+from twinhost.certificates.join import JOIN  # noqa: E402
+from twinhost.certificates.rotate import ROTATION  # noqa: E402
 
 Diagram = tuple[str, str, Callable[[], str]]  # the page, the diagram's name in its markers, and what draws it
-DIAGRAMS: tuple[Diagram, ...] = (("docs/explanation/rotation.md", "rotation", ROTATION.mermaid),)
+DIAGRAMS: tuple[Diagram, ...] = (
+    ("docs/explanation/enrolment.md", "admission", ADMISSION.mermaid),
+    ("docs/explanation/enrolment.md", "join", JOIN.mermaid),
+    ("docs/explanation/rotation.md", "rotation", ROTATION.mermaid),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

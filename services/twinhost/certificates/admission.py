@@ -1,9 +1,12 @@
-"""Enrolment on mainpc: invitations and requests in its tree, made, accepted, listed, and withdrawn."""
+"""Enrolment on mainpc: invitations and requests in its tree, made, accepted, listed, and withdrawn.
+
+`ADMISSION` is the table of a name, whose standing is read from the files; its picture: docs/explanation/enrolment.md.
+"""
 
 import os
-import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 from twinhost.certificates.bundle import Invitation, TrustMaterial, material_of, request_fingerprint
@@ -34,6 +37,50 @@ from twinhost.secure_zmq.keys import (
     format_moment,
     load_certificate,
 )
+from twinhost.state_table import StateTable, Transition
+
+
+class Standing(Enum):
+    """What mainpc's tree has of a name."""
+
+    UNKNOWN = "Unknown"
+    INVITED = "Invited"  # by an open invitation, which neither expired nor was used
+    REQUESTED = "Requested"
+    AUTHORISED = "Authorised"
+
+
+class Command(Enum):
+    """What a person has certs-init do with a name on mainpc."""
+
+    INVITE = "invite"
+    AGAIN = "invite --again"
+    KEEP = "accept without the fingerprint"
+    ACCEPT = "accept with the compared fingerprint"
+    REJECT = "reject"
+
+
+class Admission(Enum):
+    """What is done then; a command that the table does not name is refused."""
+
+    INVITE = "a one-time key and its line"
+    KEEP = "the request is kept"
+    AUTHORISE = "the key is authorised"
+    WITHDRAW = "the file is removed"
+
+
+_S, _C, _A = Standing, Command, Admission
+ADMISSION: StateTable[Standing, Command, Admission] = StateTable(
+    _S.UNKNOWN,
+    *(
+        Transition(standing, command, _S.INVITED, _A.INVITE)
+        for standing in (_S.UNKNOWN, _S.REQUESTED)
+        for command in (_C.INVITE, _C.AGAIN)
+    ),
+    Transition(_S.INVITED, _C.AGAIN, _S.INVITED, _A.INVITE),
+    *(Transition(standing, _C.KEEP, _S.REQUESTED, _A.KEEP) for standing in (_S.UNKNOWN, _S.REQUESTED)),
+    *(Transition(standing, _C.ACCEPT, _S.AUTHORISED, _A.AUTHORISE) for standing in (_S.UNKNOWN, _S.REQUESTED)),
+    *(Transition(standing, _C.REJECT, _S.UNKNOWN, _A.WITHDRAW) for standing in (_S.INVITED, _S.REQUESTED)),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +89,7 @@ class Pending:
 
     what: str  # "invitation" or "request"
     certificate: Certificate
+    expired: bool = False
 
     def __str__(self) -> str:
         owner, validity, until = self.certificate.owner, self.certificate.validity, "-"
@@ -49,7 +97,7 @@ class Pending:
         if self.what == "invitation":
             fingerprint = self.certificate.public.fingerprint
             if validity.not_after is not None:
-                until = "expired" if validity.has_ended(time.time()) else format_moment(validity.not_after)
+                until = "expired" if self.expired else format_moment(validity.not_after)
         roles = " ".join(sorted(owner.roles))
         return f"{self.what:<10} {owner.name:<28} {owner.host:<8} {roles:<16} {until:<20} {fingerprint}"
 
@@ -89,28 +137,24 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
     server = config.agent(SERVER)
     with locked(layout):
         server_key = load_certificate(folder / f"{server.key}{PUBLIC_SUFFIX}").public
-        _require_unknown(layout, owner.name)
-        path = folder / INVITES_FOLDER / f"{owner.name}{PUBLIC_SUFFIX}"
-        if _open_invitation(layout, path) and not again:
-            raise ConfigurationError(
-                f"{owner.name} has an open invitation, whose line was shown once; for a new line in its place, repeat "
-                f"this with --again; to withdraw it: {layout.command('reject', owner.name)}"
-            )
-        now = int(time.time())
-        token = KeyPair.generate(owner, Validity(now, now + minutes * 60))
-        replace_certificate(token.certificate, path)
-    not_after = now + minutes * 60
+        _require_admissible(layout, owner.name, Command.AGAIN if again else Command.INVITE)
+        now = int(layout.clock.time())
+        not_after = now + minutes * 60
+        token = KeyPair.generate(owner, Validity(now, not_after))
+        replace_certificate(token.certificate, folder / INVITES_FOLDER / f"{owner.name}{PUBLIC_SUFFIX}")
     return Invitation(_published(config), server_key, token, not_after)
 
 
 def pending(layout: Layout) -> list[Pending]:
     """Return the invitations that nobody used yet, expired ones too, and the requests that were kept."""
-    folder = server_folder(layout, "pending")
-    invitations = [key for key in keys_in(folder / INVITES_FOLDER) if not is_revoked(layout, key.certificate)]
-    requests = keys_in(folder / REQUESTS_FOLDER)
+    folder, now = server_folder(layout, "pending"), layout.clock.time()
     return [
-        *(Pending("invitation", key.certificate) for key in invitations),
-        *(Pending("request", key.certificate) for key in requests),
+        *(
+            Pending("invitation", key.certificate, expired=key.certificate.validity.has_ended(now))
+            for key in keys_in(folder / INVITES_FOLDER)
+            if not is_revoked(layout, key.certificate)
+        ),
+        *(Pending("request", key.certificate) for key in keys_in(folder / REQUESTS_FOLDER)),
     ]
 
 
@@ -122,24 +166,16 @@ def reject(layout: Layout, name: str) -> list[Pending]:
     """
     folder = server_folder(layout, "reject")
     with locked(layout):
-        used = False
-        rejected: list[Pending] = []
-        for what, inner in (("invitation", INVITES_FOLDER), ("request", REQUESTS_FOLDER)):
+        withdrawn = [one for one in pending(layout) if one.certificate.owner.name == name]
+        standing = _standing(layout, name)
+        for inner in (INVITES_FOLDER, REQUESTS_FOLDER):
             for key in list(keys_in(folder / inner)):
                 if key.certificate.owner.name == name:
-                    is_used = what == "invitation" and is_revoked(layout, key.certificate)
-                    used = used or is_used
                     key.path.unlink()
                     fsync_folder(key.path.parent)
-                    if not is_used:
-                        rejected.append(Pending(what, key.certificate))
-    if rejected:
-        return rejected
-    if used or live_keys(layout, name):
-        raise ConfigurationError(f"{name} has a key already; to revoke it: {layout.command('revoke', name)}")
-    raise ConfigurationError(
-        f"there is no open invitation and no request of {name!r}; see: {layout.command('pending')}"
-    )
+    if not withdrawn:
+        raise _refusal(layout, name, standing)
+    return withdrawn
 
 
 def kept_request(layout: Layout, name: str) -> Certificate | None:
@@ -155,20 +191,15 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     Raises:
         ConfigurationError: it can't be accepted: it is revoked, the name has another key, or it is another owner's.
     """
-    folder = server_folder(layout, "accept")
+    server_folder(layout, "accept")
     place = require_newcomer(layout, config, request.owner)
     require_not_revoked(layout, request, source)
-    _require_unknown(layout, request.owner.name, but=request)
+    _require_admissible(layout, request.owner.name, Command.ACCEPT, but=request)
     for key in found_keys(layout):
         if key.certificate.public == request.public and key.certificate.owner != request.owner:
             raise ConfigurationError(
                 f"{source} is the key of {key.certificate.owner.name}; every owner makes a key of its own"
             )
-    if _open_invitation(layout, folder / INVITES_FOLDER / f"{request.owner.name}{PUBLIC_SUFFIX}"):
-        raise ConfigurationError(
-            f"{request.owner.name} has an open invitation; withdraw it first: "
-            f"{layout.command('reject', request.owner.name)}"
-        )
     return place
 
 
@@ -176,6 +207,7 @@ def keep_request(layout: Layout, request: Certificate) -> Path:
     """Keep a request until somebody accepts or rejects it, in place of an earlier one of that name."""
     folder = server_folder(layout, "accept") / REQUESTS_FOLDER
     with locked(layout):
+        _require_admissible(layout, request.owner.name, Command.KEEP, but=request)
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{request.owner.name}{PUBLIC_SUFFIX}"
         replace_certificate(request, path)
@@ -193,7 +225,15 @@ def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: 
     folder = server_folder(layout, "accept")
     with locked(layout):
         place = check_request(layout, config, request, source)
-        known = next(_known(layout, request), None)
+        at_server = (folder, folder / ENROLLED_FOLDER)
+        known = next(
+            (
+                key.certificate
+                for key in found_keys(layout)
+                if key.path.parent in at_server and key.certificate.public == request.public
+            ),
+            None,
+        )
         own = known or replace(request, validity=layout.new_validity())
         record = DistributionRecord(layout.root)
         if layout.identity_of(own.owner.name) is not None:
@@ -204,7 +244,7 @@ def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: 
                 replace_certificate(own, path)  # in place of a revoked one; there is no other
             record.add([path] if path.exists() else [], own)
         (folder / REQUESTS_FOLDER / f"{own.owner.name}{PUBLIC_SUFFIX}").unlink(missing_ok=True)
-        return material_of(own, read_folders([folder, folder / ENROLLED_FOLDER]))
+        return material_of(own, read_folders(at_server))
 
 
 def variables_to_set(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -254,28 +294,36 @@ def why_not_confirmed(given: str | None, request: Certificate) -> str:
     return "--fingerprint is of another request: name, host, roles, or key differ from what request printed there"
 
 
-def _known(layout: Layout, request: Certificate) -> Iterator[Certificate]:
-    """Return the requested key as it was accepted before."""
-    for key in found_keys(layout):
-        at_server = layout.server_folder in (key.path.parent, key.path.parent.parent)
-        if at_server and key.certificate.public == request.public:
-            yield key.certificate
+def _standing(layout: Layout, name: str, but: Certificate | None = None) -> Standing:
+    """Return what mainpc's tree has of a name, apart from one key."""
+    if any(but is None or key.public != but.public for key in live_keys(layout, name)):
+        return Standing.AUTHORISED
+    waiting = [one for one in pending(layout) if one.certificate.owner.name == name and not one.expired]
+    if not waiting:
+        return Standing.UNKNOWN
+    return Standing.INVITED if waiting[0].what == "invitation" else Standing.REQUESTED
 
 
-def _require_unknown(layout: Layout, name: str, but: Certificate | None = None) -> None:
-    for key in live_keys(layout, name):
-        if but is None or key.public != but.public:
-            raise ConfigurationError(
-                f"{name} has a key already, {key.public.fingerprint}; revoke it first: {layout.command('revoke', name)}"
+def _require_admissible(layout: Layout, name: str, command: Command, but: Certificate | None = None) -> None:
+    standing = _standing(layout, name, but)
+    if ADMISSION.after(standing, command).effect is None:
+        raise _refusal(layout, name, standing)
+
+
+def _refusal(layout: Layout, name: str, standing: Standing) -> ConfigurationError:
+    """Return why nothing is done with a name, and what to do."""
+    match standing:
+        case Standing.AUTHORISED:
+            key = live_keys(layout, name)[0].public.fingerprint
+            why = f"{name} has a key already, {key}; revoke it first: {layout.command('revoke', name)}"
+        case Standing.INVITED:
+            why = (
+                f"{name} has an open invitation, whose line was shown once; for a new line in its place, repeat "
+                f"invite with --again; to withdraw it: {layout.command('reject', name)}"
             )
-
-
-def _open_invitation(layout: Layout, path: Path) -> bool:
-    """Return whether somebody can enrol by the invitation in a file."""
-    if not path.exists():
-        return False
-    certificate = load_certificate(path)
-    return not is_revoked(layout, certificate) and not certificate.validity.has_ended(time.time())
+        case Standing.REQUESTED | Standing.UNKNOWN:
+            why = f"there is no open invitation and no request of {name!r}; see: {layout.command('pending')}"
+    return ConfigurationError(why)
 
 
 def require_newcomer(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Identity:

@@ -1,19 +1,16 @@
 """Enrolment on the new machine, whose secret is made there and stays there; the secret is put in place last.
 
-`join` enrols over the network, by an invitation. In this order, so that a run that is killed anywhere is finished by
-the next one with the same line: the pair is proposed with the one-time key; it is written as the next one of its place;
-it is recorded which invitation it is for; mainpc authorises it over a connection that is made with it; the public keys
-are put in place, the secret last.
-
-`request` is for a machine with no path to mainpc: its public key goes there as a file, and
+`join` enrols over the network, by an invitation. `JOIN` is its table, of which docs/explanation/enrolment.md has the
+picture: a run that is killed anywhere is finished by the next one with the same line, since the files and `.joined` say
+how far it got. `request` is for a machine with no path to mainpc: its public key goes there as a file, and
 `import_answer` imports the answer.
 """
 
 import os
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from twinhost.certificates.admission import require_file_name, require_newcomer
@@ -47,10 +44,54 @@ from twinhost.secure_zmq.keys import (
     load_key_pair,
 )
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.state_table import StateTable, Transition
 
 DEADLINE_S = 10.0
 _TRIES = 3  # with the client's back-off: mainpc reads a new invitation within 0.1 s
 _ANOTHER = f"for another one, on mainpc: {CERTS_INIT} invite NAME --host HOST --role ROLE"
+
+
+class JoinProgress(Enum):
+    """How far a join is."""
+
+    INVITED = "Invited"
+    PROPOSED = "Proposed"
+    REPEATED = "ProposedAgain"
+    AUTHORISED = "Authorised"
+    JOINED = "Joined"
+
+
+class JoinFinding(Enum):
+    """What a run finds in the files at first, and what came of each step."""
+
+    NO_KEY = "no key is here for the invitation"
+    WRITTEN = "STEM.next.key_secret is here for it"
+    IN_PLACE = "its key is in place here"
+    FORGOTTEN = "mainpc does not know the key"
+    CONFIRMED = "mainpc authorised the key"
+    INSTALLED = "the public keys are in place and the secret"
+
+
+class JoinWork(Enum):
+    """What a run does next; what fails ends it."""
+
+    PROPOSE = "enrol a new pair with the one-time key and write it"
+    CONFIRM = "confirm_key on a connection with it"
+    PROPOSE_AGAIN = "enrol it again"
+    INSTALL = "put mainpc's keys in place and the secret last"
+
+
+JOIN: StateTable[JoinProgress, JoinFinding, JoinWork] = StateTable(
+    JoinProgress.INVITED,
+    Transition(JoinProgress.INVITED, JoinFinding.NO_KEY, JoinProgress.INVITED, JoinWork.PROPOSE),
+    Transition(JoinProgress.INVITED, JoinFinding.WRITTEN, JoinProgress.PROPOSED, JoinWork.CONFIRM),
+    Transition(JoinProgress.INVITED, JoinFinding.IN_PLACE, JoinProgress.PROPOSED, JoinWork.CONFIRM),
+    Transition(JoinProgress.PROPOSED, JoinFinding.FORGOTTEN, JoinProgress.REPEATED, JoinWork.PROPOSE_AGAIN),
+    Transition(JoinProgress.REPEATED, JoinFinding.WRITTEN, JoinProgress.REPEATED, JoinWork.CONFIRM),
+    Transition(JoinProgress.PROPOSED, JoinFinding.CONFIRMED, JoinProgress.AUTHORISED, JoinWork.INSTALL),
+    Transition(JoinProgress.REPEATED, JoinFinding.CONFIRMED, JoinProgress.AUTHORISED, JoinWork.INSTALL),
+    Transition(JoinProgress.AUTHORISED, JoinFinding.INSTALLED, JoinProgress.JOINED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,103 +117,130 @@ def join(layout: Layout, invitation: Invitation, *, may_replace: bool) -> Joined
         ConnectionRefused, RequestError: mainpc can't be reached, or refuses.
     """
     with locked(layout, folders=False):
-        record = JoinRecord(layout.root)
-        joining = record.find(invitation.token.public.fingerprint)
-        if joining is not None:
-            place, pair, already = _resumed(layout, joining, may_replace=may_replace)
-        else:
-            _require_open(invitation)
-            place, pair = _proposed(layout, invitation, may_replace=may_replace)
-            record.add(Joining(invitation.token.public.fingerprint, place.folder, place.stem, pair.public.fingerprint))
-            already = False
-        material = read_answer(_confirmed(invitation, place, pair))
-        server = put_in_place(layout, place, pair, material, invitation.server_key)
-        return Joined(place, material.own, server.public, already)
+        return _Join(layout, invitation, may_replace=may_replace).run()
 
 
-def _resumed(layout: Layout, joining: Joining, *, may_replace: bool) -> tuple[Identity, KeyPair, bool]:
-    """Return the pair of an earlier run, and whether that put it in place."""
-    folder = layout.root / joining.folder
-    for suffix in (SECRET_SUFFIX, NEXT_SECRET_SUFFIX):
-        path = folder / f"{joining.stem}{suffix}"
-        if os.path.lexists(path):
-            pair = load_key_pair(path)
-            if pair.public.fingerprint == joining.fingerprint:
-                place = Identity(pair.certificate.owner, joining.stem, joining.folder)
-                already = suffix == SECRET_SUFFIX
-                if not already:
-                    _require_free(layout, place, may_replace=may_replace)
-                return place, pair, already
-    raise ConfigurationError(
-        f"the invitation was used here for {folder}/{joining.stem}{SECRET_SUFFIX}, and that key is missing; {_ANOTHER}"
-    )
+class _Join:
+    """One run: what each step does in the files, and asks of mainpc."""
 
+    _place: Identity
+    _pair: KeyPair
+    _material: TrustMaterial
+    _server: Certificate
+    _refusal: NotAuthorized
 
-def _proposed(layout: Layout, invitation: Invitation, *, may_replace: bool) -> tuple[Identity, KeyPair]:
-    """Make the pair, propose it, and write it to the disk; until it is confirmed, another can use the invitation."""
-    pair = KeyPair.generate(invitation.token.certificate.owner)
-    owner = _enrolled(invitation, pair)
-    require_file_name(layout, owner)
-    place = layout.place_of(owner)
-    if place.owner != owner:
+    def __init__(self, layout: Layout, invitation: Invitation, *, may_replace: bool) -> None:
+        self._layout, self._invitation, self._may_replace = layout, invitation, may_replace
+        self._token = invitation.token.public.fingerprint
+        self._record = JoinRecord(layout.root)
+
+    def run(self) -> Joined:
+        """Do what the table says."""
+        steps = {
+            JoinWork.PROPOSE: self._propose,
+            JoinWork.CONFIRM: self._confirm,
+            JoinWork.PROPOSE_AGAIN: self._propose_again,
+            JoinWork.INSTALL: self._install,
+        }
+        found = self._find()
+        transition = JOIN.after(JOIN.first, found)
+        while transition.effect is not None:
+            transition = JOIN.after(transition.then, steps[transition.effect]())
+        if transition.then is not JoinProgress.JOINED:
+            raise self._refusal
+        return Joined(self._place, self._material.own, self._server.public, found is JoinFinding.IN_PLACE)
+
+    def _find(self) -> JoinFinding:
+        joining = self._record.find(self._token)
+        if joining is None:
+            return JoinFinding.NO_KEY
+        folder = self._layout.root / joining.folder
+        for suffix, found in ((SECRET_SUFFIX, JoinFinding.IN_PLACE), (NEXT_SECRET_SUFFIX, JoinFinding.WRITTEN)):
+            path = folder / f"{joining.stem}{suffix}"
+            if os.path.lexists(path):
+                self._pair = load_key_pair(path)
+                if self._pair.public.fingerprint == joining.fingerprint:
+                    self._place = Identity(self._pair.certificate.owner, joining.stem, joining.folder)
+                    if found is JoinFinding.WRITTEN:
+                        self._require_free()
+                    return found
         raise ConfigurationError(
-            f"the invitation is for {described(owner)}, and the configuration here says {described(place.owner)}; "
-            "copy network_config.yaml from one machine to the other"
-        )
-    _require_free(layout, place, may_replace=may_replace)
-    make_host_folder(layout.root / place.folder, layout)
-    discard_next(layout, place)
-    pair = KeyPair(replace(pair.certificate, owner=owner), pair.secret_z85)
-    write_key_pair(pair, layout.next_secret_file(place))
-    return place, pair
-
-
-def _require_free(layout: Layout, place: Identity, *, may_replace: bool) -> None:
-    path = layout.secret_file(place)
-    if os.path.lexists(path) and not may_replace:
-        raise ConfigurationError(
-            f"{path} exists already, and the invitation was not used; to put the new key in its place, give the same "
-            f"line to: {layout.command('join', '--replace', '-', piped=True)}"
+            f"the invitation was used here for {folder}/{joining.stem}{SECRET_SUFFIX}, and that key is missing; "
+            f"{_ANOTHER}"
         )
 
-
-def _require_open(invitation: Invitation) -> None:
-    if Validity(not_after=invitation.not_after).has_ended(time.time()):
-        raise ConfigurationError(
-            f"the invitation expired {format_moment(invitation.not_after)} and this machine's clock says "
-            f"{format_moment(int(time.time()))}; {_ANOTHER}"
-        )
-
-
-def _enrolled(invitation: Invitation, pair: KeyPair) -> KeyOwner:
-    """Propose a pair with the one-time key, and return the owner that the invitation is for."""
-    try:
-        reply = _ask(invitation, invitation.token, ENROL, tries=_TRIES, public_key=pair.public.z85.decode())
-    except NotAuthorized:
-        raise NotAuthorized(
-            f"{invitation.endpoint} does not accept this invitation: it was used or withdrawn, it expired, or the line "
-            f"is mistyped; {_ANOTHER}"
-        ) from None
-    try:
-        return KeyOwner(str(reply["name"]), str(reply["host"]), frozenset(map(str, reply["roles"])))
-    except (KeyError, TypeError, KeyFileMalformed):
-        raise ConfigurationError(
-            "mainpc's answer does not name the invitation's owner; run the same version of twinhost on both machines"
-        ) from None
-
-
-def _confirmed(invitation: Invitation, place: Identity, pair: KeyPair) -> Mapping[str, Any]:
-    """Connect with the new pair, which proves that its secret is here, and return mainpc's answer."""
-    try:
-        return _ask(invitation, pair, CONFIRM_KEY)
-    except NotAuthorized:  # an interrupted run proposed it, and mainpc forgot it; or it was revoked since
-        _require_open(invitation)
-        owner = _enrolled(invitation, pair)
-        if owner != place.owner:
+    def _propose(self) -> JoinFinding:
+        """Make the pair, propose it, and write it; until it is confirmed, another can use the invitation."""
+        pair = KeyPair.generate(self._invitation.token.certificate.owner)
+        owner = self._enrolled(pair)
+        require_file_name(self._layout, owner)
+        self._place = self._layout.place_of(owner)
+        if self._place.owner != owner:
             raise ConfigurationError(
-                f"the invitation was for {described(place.owner)}, and is now for {described(owner)}; {_ANOTHER}"
+                f"the invitation is for {described(owner)}, and the configuration here says "
+                f"{described(self._place.owner)}; copy network_config.yaml from one machine to the other"
+            )
+        self._require_free()
+        make_host_folder(self._layout.root / self._place.folder, self._layout)
+        discard_next(self._layout, self._place)
+        self._pair = KeyPair(replace(pair.certificate, owner=owner), pair.secret_z85)
+        write_key_pair(self._pair, self._layout.next_secret_file(self._place))
+        self._record.add(Joining(self._token, self._place.folder, self._place.stem, pair.public.fingerprint))
+        return JoinFinding.WRITTEN
+
+    def _confirm(self) -> JoinFinding:
+        """Connect with the new pair, which proves that its secret is here."""
+        try:
+            self._material = read_answer(_ask(self._invitation, self._pair, CONFIRM_KEY))
+        except NotAuthorized as error:  # an interrupted run proposed it, and mainpc forgot it; or it was revoked since
+            self._refusal = error
+            return JoinFinding.FORGOTTEN
+        return JoinFinding.CONFIRMED
+
+    def _propose_again(self) -> JoinFinding:
+        owner = self._enrolled(self._pair)
+        if owner != self._place.owner:
+            raise ConfigurationError(
+                f"the invitation was for {described(self._place.owner)}, and is now for {described(owner)}; {_ANOTHER}"
+            )
+        return JoinFinding.WRITTEN
+
+    def _install(self) -> JoinFinding:
+        pinned = self._invitation.server_key
+        self._server = put_in_place(self._layout, self._place, self._pair, self._material, pinned)
+        return JoinFinding.INSTALLED
+
+    def _require_free(self) -> None:
+        path = self._layout.secret_file(self._place)
+        if os.path.lexists(path) and not self._may_replace:
+            raise ConfigurationError(
+                f"{path} exists already, and the invitation was not used; to put the new key in its place, give the "
+                f"same line to: {self._layout.command('join', '--replace', '-', piped=True)}"
+            )
+
+    def _enrolled(self, pair: KeyPair) -> KeyOwner:
+        """Propose a pair with the one-time key, and return the owner that the invitation is for."""
+        invitation = self._invitation
+        now = self._layout.clock.time()
+        if Validity(not_after=invitation.not_after).has_ended(now):
+            raise ConfigurationError(
+                f"the invitation expired {format_moment(invitation.not_after)} and this machine's clock says "
+                f"{format_moment(int(now))}; {_ANOTHER}"
+            )
+        try:
+            reply = _ask(invitation, invitation.token, ENROL, tries=_TRIES, public_key=pair.public.z85.decode())
+        except NotAuthorized:
+            raise NotAuthorized(
+                f"{invitation.endpoint} does not accept this invitation: it was used or withdrawn, it expired, or the "
+                f"line is mistyped; {_ANOTHER}"
             ) from None
-        return _ask(invitation, pair, CONFIRM_KEY)
+        try:
+            return KeyOwner(str(reply["name"]), str(reply["host"]), frozenset(map(str, reply["roles"])))
+        except (KeyError, TypeError, KeyFileMalformed):
+            raise ConfigurationError(
+                "mainpc's answer does not name the invitation's owner; run the same version of twinhost on both "
+                "machines"
+            ) from None
 
 
 def _ask(invitation: Invitation, pair: KeyPair, action: str, *, tries: int = 1, **fields: str) -> Mapping[str, Any]:

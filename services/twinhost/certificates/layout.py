@@ -1,11 +1,11 @@
 """Which file lies where: a folder per host and one for the operator, each with its own secret and all public keys."""
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import CERTIFICATES_VOLUME, ConfigurationError, certs_init_command
@@ -37,6 +37,7 @@ class Layout:
     server_host: str  # SystemDigitalTwin's
     lifetime_days: int  # of a new key
     newcomers: str | None = None  # the folder of all enrolled owners; None: each has one of its own name
+    clock: Clock = SYSTEM_CLOCK
     folders: Sequence[Path] = field(init=False, repr=False, compare=False)  # of the keys that belong on this machine
 
     def __post_init__(self) -> None:
@@ -63,7 +64,7 @@ class Layout:
 
     def new_validity(self) -> Validity:
         """Return the validity of a key that is made now."""
-        now = int(time.time())
+        now = int(self.clock.time())
         return Validity(now, now + self.lifetime_days * DAY_S)
 
     def command(self, *arguments: str, piped: bool = False) -> str:

@@ -1,6 +1,5 @@
 """Remarks on a tree that is right: keys that are revoked, expire soon, or are pending."""
 
-import time
 from collections.abc import Iterator
 from itertools import chain
 
@@ -38,7 +37,7 @@ def _pending(layout: Layout) -> Iterator[str]:
     folder = layout.server_folder
     if folder is None:
         return
-    now = time.time()
+    now = layout.clock.time()
     for key in keys_in(folder / INVITES_FOLDER):
         name, validity = key.certificate.owner.name, key.certificate.validity
         if not is_revoked(layout, key.certificate):  # it was not used
@@ -65,7 +64,7 @@ def _replaced(layout: Layout) -> Iterator[str]:
 
 def _ending(layout: Layout) -> Iterator[str]:
     """Yield a sentence for every key that expired, expires soon, or never expires."""
-    now = time.time()
+    now = layout.clock.time()
     keys: dict[bytes, Certificate] = {key.certificate.public.raw: key.certificate for key in found_keys(layout)}
     for key in keys.values():
         end = key.validity.not_after
