@@ -15,9 +15,11 @@ sys.path.insert(0, str(REPOSITORY / "services"))
 from twinhost.certificates.admission import ADMISSION  # noqa: E402  (after the path)
 from twinhost.certificates.join import JOIN  # noqa: E402
 from twinhost.certificates.rotate import ROTATION  # noqa: E402
+from twinhost.secure_zmq.link import LINK  # noqa: E402
 
 Diagram = tuple[str, str, Callable[[], str]]  # the page, the diagram's name in its markers, and what draws it
 DIAGRAMS: tuple[Diagram, ...] = (
+    ("docs/explanation/link.md", "link", LINK.mermaid),
     ("docs/explanation/enrolment.md", "admission", ADMISSION.mermaid),
     ("docs/explanation/enrolment.md", "join", JOIN.mermaid),
     ("docs/explanation/rotation.md", "rotation", ROTATION.mermaid),

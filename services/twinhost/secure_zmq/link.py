@@ -1,17 +1,9 @@
 """How a client connects and reconnects: the one state machine of `Client`, `AsyncClient` and `Subscriber`.
 
-    next_target() ──> connecting ──handshake──> connected ──connection lost──> connecting
-                          │                         │
-        refused, or wrong key; or, after    key or pin changed, or silent while a reply is due
-        backoff_s(), too many sessions              │
-                          │                         │
-                          └───────> step() <────────┘
-            RECONNECT: close the socket and open next_target(), which may have another pin;
-            ConnectionRefused: a retry would fail in the same way, so the caller gets the error, and the next
-            connection waits for backoff_s()
-
-The three clients own the sockets; this module decides. Its only input and output: a server that closes connections in
-the handshake is asked for its greeting, on the monitor's thread.
+`LINK` is its table, of which docs/explanation/link.md has the picture. What libzmq's monitor reports, what the owner
+waits for, and what the address says by now are its events. The three clients own the sockets; this module decides. Its
+only input and output: a server that closes connections in the handshake is asked for its greeting, on the monitor's
+thread.
 
 libzmq reports nothing to a client whose server key is wrong: the server closes the connection, and the client retries
 for ever. The client only sees its handshake closed several times in a row, without a success in between. An unencrypted
@@ -23,7 +15,7 @@ import errno
 import random
 import threading
 from collections.abc import Callable
-from enum import Enum, auto
+from enum import Enum
 
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
@@ -43,6 +35,7 @@ from twinhost.secure_zmq.server_address import (
     mechanism_of,
 )
 from twinhost.secure_zmq.wire import Reply
+from twinhost.state_table import StateTable, Transition
 
 BROKEN_OFF_BEFORE_VERDICT = 3  # handshakes, 0.1 to 0.4 s apart: one may be a server that is just stopping
 SILENT_AFTER_S = 2.0  # libzmq abandons some sockets without an event; the request_id makes a second copy harmless
@@ -69,6 +62,65 @@ _CLOSED_BEFORE_GREETING = (
 )
 _CLOSED_AFTER_GREETING = (
     "the other side ends every handshake (its key is not the pinned one, or the agent's ZAP handler has failed)"
+)
+
+
+class LinkState(Enum):
+    """Of one client's link."""
+
+    CLOSED = "Closed"  # also while its owner has not yet replaced the connection
+    CONNECTING = "Connecting"
+    SUSPICIOUS = "Suspicious"  # the server has closed a handshake
+    OPEN = "Open"
+    FULL = "Full"  # this key has too many sessions there, and libzmq tries no more
+    REFUSED = "Refused"
+
+
+class LinkEvent(Enum):
+    """What changes the state of a link."""
+
+    CONNECTION = "a connection is made for a call"
+    SESSION = "the handshake succeeds"
+    LOST = "the connection is lost"
+    DAMAGED = "a damaged message"
+    CLOSED_BY_SERVER = "the server closes the handshake"
+    GREETED_AGAIN = "a greeting, the first after none"
+    RULED_OUT = "closed too often, though there is a greeting"
+    TOO_MANY = "too many sessions of this key"
+    REFUSED = "a refusal that no retry would change"
+    SILENT = "no reply for 2 s, after a session"
+    WITHDRAWN = "own key, pin or address was replaced"
+    BACKOFF_OVER = "the backoff is over"
+    OTHER_PIN = "another pin is untried, or this one is replaced"
+    NO_OTHER = "no other pin"
+
+
+class Step(Enum):
+    """What a client does with its connection now."""
+
+    KEEP = "keep it"
+    RECONNECT = "reconnect"  # close it, and open one to `next_target()`
+    GIVE_UP = "typed error"
+
+
+_S, _E = LinkState, LinkEvent
+_WITHOUT_SESSION = (_S.CONNECTING, _S.SUSPICIOUS)
+LINK: StateTable[LinkState, LinkEvent, Step] = StateTable(
+    _S.CLOSED,
+    Transition(_S.CLOSED, _E.CONNECTION, _S.CONNECTING),
+    *(Transition(state, _E.SESSION, _S.OPEN) for state in (*_WITHOUT_SESSION, _S.REFUSED)),
+    *(Transition(state, _E.CLOSED_BY_SERVER, _S.SUSPICIOUS) for state in _WITHOUT_SESSION),
+    Transition(_S.SUSPICIOUS, _E.GREETED_AGAIN, _S.CONNECTING),
+    Transition(_S.SUSPICIOUS, _E.RULED_OUT, _S.REFUSED),
+    *(Transition(state, _E.TOO_MANY, _S.FULL) for state in _WITHOUT_SESSION),
+    *(Transition(state, _E.REFUSED, _S.REFUSED) for state in (*_WITHOUT_SESSION, _S.OPEN)),
+    Transition(_S.OPEN, _E.LOST, _S.CONNECTING),
+    Transition(_S.OPEN, _E.DAMAGED, _S.CONNECTING),
+    *(Transition(state, _E.SILENT, _S.CLOSED, Step.RECONNECT) for state in (*_WITHOUT_SESSION, _S.OPEN)),
+    *(Transition(state, _E.WITHDRAWN, _S.CLOSED, Step.RECONNECT) for state in (*_WITHOUT_SESSION, _S.OPEN, _S.FULL)),
+    Transition(_S.FULL, _E.BACKOFF_OVER, _S.CLOSED, Step.RECONNECT),
+    Transition(_S.REFUSED, _E.OTHER_PIN, _S.CLOSED, Step.RECONNECT),
+    Transition(_S.REFUSED, _E.NO_OTHER, _S.CLOSED, Step.GIVE_UP),
 )
 
 
@@ -103,26 +155,39 @@ class Diagnosis:
         self._verdict: ConnectionRefused | None = None
         self._absent = False  # the last request for a greeting got none
         self.last_seen = last_seen
-        self.connected = False  # whether there is a session now, as far as the monitor has reported
+        self.state = LINK.after(LINK.first, LinkEvent.CONNECTION).then
         self.broken_off = 0  # handshakes that the other side has ended since the last session
         self.generation = 0  # sessions so far
-        self.too_many_sessions = False  # libzmq makes no other attempt after this refusal
 
     @classmethod
     def blank(cls) -> "Diagnosis":
         """Return the diagnosis of no connection."""
-        return cls("", None, None, lambda _: None)
+        blank = cls("", None, None, lambda _: None)
+        blank.state = LINK.first
+        return blank
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session now, as far as the monitor has reported."""
+        return self.state is LinkState.OPEN
 
     def feed(self, event: SocketEvent) -> None:
         """Take one monitor event and wake the waiting threads; called by the monitor's thread only."""
-        broken_off = self.broken_off + 1 if event.kind is EventKind.BROKEN_OFF else 0
-        suspicious = broken_off > 0 and broken_off >= self._enough() - 1 and self._verdict is None
+        closed_again = event.kind is EventKind.BROKEN_OFF and self._verdict is None
+        suspicious = closed_again and self.broken_off + 1 >= self._enough() - 1
         mechanism = self._ask_mechanism(self._address) if suspicious else None
         with self._changed:
             self._note(event)
             if suspicious:
                 self._note_greeting(mechanism)
             self._changed.notify_all()
+
+    def change(self, event: LinkEvent) -> Step:
+        """Take an event; return what is to be done."""
+        with self._changed:
+            transition = LINK.after(self.state, event)
+            self.state = transition.then
+            return transition.effect or Step.KEEP
 
     def wait_until_settled(self, timeout_s: float) -> bool:
         """Wait for a session or a verdict; return whether there is a session."""
@@ -149,12 +214,13 @@ class Diagnosis:
     def _note(self, event: SocketEvent) -> None:
         match event.kind:
             case EventKind.SUCCEEDED:
-                self.connected, self.broken_off, self._absent, self._verdict = True, 0, False, None
+                self.broken_off, self._absent, self._verdict = 0, False, None
                 self.generation += 1
+                self.change(LinkEvent.SESSION)
             case EventKind.DISCONNECTED:
                 if self.connected:
                     self.last_seen = "the connection was lost"
-                self.connected = False
+                self.change(LinkEvent.LOST)
             case EventKind.CONNECTED if self.broken_off == 0 and self.last_seen != _TOO_MANY_SESSIONS:
                 self.last_seen = _NO_HANDSHAKE
             case EventKind.BROKEN_OFF if event.value == errno.EAGAIN:  # a peer that sends nothing is not a wrong key
@@ -162,12 +228,16 @@ class Diagnosis:
             case EventKind.BROKEN_OFF:
                 self.last_seen = _CLOSED_IN_HANDSHAKE
                 self.broken_off += 1
+                self.change(LinkEvent.CLOSED_BY_SERVER)
             case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
-                self.last_seen, self.too_many_sessions = _TOO_MANY_SESSIONS, True
+                self.last_seen = _TOO_MANY_SESSIONS
+                self.change(LinkEvent.TOO_MANY)
             case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
-                self.connected, self.last_seen = False, "a damaged message ended the session"
-            case _:
-                self._verdict = self._refusal(event) or self._verdict
+                self.last_seen = "a damaged message ended the session"
+                self.change(LinkEvent.DAMAGED)
+            case _ if (error := self._refusal(event)) is not None:
+                self._verdict = error
+                self.change(LinkEvent.REFUSED)
 
     def _refusal(self, event: SocketEvent) -> ConnectionRefused | None:
         """Return the error for an event that alone says why there will be no session."""
@@ -203,8 +273,10 @@ class Diagnosis:
             self._absent = True
         elif self._absent:
             self._absent, self.broken_off = False, 0
-        else:
-            self._verdict = self._judge(mechanism)
+            self.change(LinkEvent.GREETED_AGAIN)
+        elif (error := self._judge(mechanism)) is not None:
+            self._verdict = error
+            self.change(LinkEvent.RULED_OUT)
 
     def _judge(self, mechanism: str) -> ConnectionRefused | None:
         if self.broken_off < self._enough():  # this handshake timed out, and does not count
@@ -232,13 +304,6 @@ def wrong_server_key(address: str, broken_off: int, *pins: str) -> WrongServerKe
         "(a failed ZAP handler there looks the same); read that host's log, and compare the key on mainpc: ./twinhost "
         "keys list; after a rotation, a profile gets the new key by: twinhost join --refresh"
     )
-
-
-class Step(Enum):
-    """What a client does with its connection now."""
-
-    KEEP = auto()
-    RECONNECT = auto()  # close it, and open one to `next_target()`
 
 
 class Link:
@@ -290,7 +355,7 @@ class Link:
         """
         targets = self._server.targets()
         self._earlier_sessions += self.diagnosis.generation
-        last_seen = self.diagnosis.last_seen if self.diagnosis.too_many_sessions else _NO_ANSWER
+        last_seen = _TOO_MANY_SESSIONS if self.diagnosis.last_seen == _TOO_MANY_SESSIONS else _NO_ANSWER
         self.diagnosis, self.retry_at = Diagnosis.blank(), None
         if not targets:
             self._failures += 1
@@ -299,7 +364,7 @@ class Link:
                 "to see what to do, run: docker compose run --rm certs-init verify"
             )
         self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
-        target = min(targets, key=lambda each: (self._broken_off[each], each != self._in_use))
+        target = min(targets, key=lambda target: (self._broken_off[target], target != self._in_use))
         self._in_use = target
         own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
         pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
@@ -347,19 +412,32 @@ class Link:
         Raises:
             ConnectionRefused: a retry would fail in the same way; the owner closes the connection.
         """
-        if self.diagnosis.verdict() is not None:
+        diagnosis, error = self.diagnosis, None
+        if diagnosis.state is LinkState.CLOSED:
+            return Step.RECONNECT
+        if diagnosis.state is LinkState.REFUSED:
             error = self._final_error()
-            if error is None:
-                return Step.RECONNECT
+            event = LinkEvent.NO_OTHER if error else LinkEvent.OTHER_PIN
+        elif diagnosis.state is LinkState.FULL and now >= self._retry_at(now):
+            event = LinkEvent.BACKOFF_OVER
+        elif self.withdrawn():
+            event = LinkEvent.WITHDRAWN
+        elif waiting_since is not None and now - waiting_since >= SILENT_AFTER_S and self.had_session:
+            event = LinkEvent.SILENT
+        else:
+            return Step.KEEP
+        step = diagnosis.change(event)
+        if step is Step.GIVE_UP and error is not None:
             self._failures += 1
             raise error
-        if self.diagnosis.too_many_sessions and self.retry_at is None:
+        return step
+
+    def _retry_at(self, now: float) -> float:
+        """Return when the backoff is over, which begins where it is asked for first."""
+        if self.retry_at is None:
             self._failures += 1
             self.retry_at = now + self.backoff_s()
-        if self.retry_at is not None and now >= self.retry_at:
-            return Step.RECONNECT
-        silent = waiting_since is not None and now - waiting_since >= SILENT_AFTER_S and self.had_session
-        return Step.RECONNECT if silent or self.withdrawn() else Step.KEEP
+        return self.retry_at
 
     def worked(self) -> None:
         """Note that the target in use replies."""
