@@ -118,15 +118,12 @@ def test_a_page_without_its_script_reloads(watched: Watched) -> None:
 
 
 def test_all_is_well_where_nothing_happened(watched: Watched) -> None:
-    """A lesser error, an accepted handshake, and an announced probe change nothing."""
+    """A lesser error and an accepted handshake change nothing."""
     report(watched.twin, "warning")
     watched.twin.handshakes.accepted("operator", "SHA256:x", "127.0.0.1")
-    watched.twin.handshakes.announce_probes("operator", "SHA256:x", ["SHA256:y"], 1)
-    watched.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, fingerprint="SHA256:y")
     watched.draw()
     watched.headline("good", "All is well.", "2 machines and 2 agents respond")
     expect(watched.page.locator("#refused-count")).to_have_text("0")
-    expect(watched.page.locator("#probes")).to_contain_text("1 that an operator announced")
 
 
 @pytest.mark.parametrize("watched", [("attic", "annex")], indirect=True, ids=["four hosts"])

@@ -1,4 +1,4 @@
-"""Health checks, the health document, and the actions that every agent has: ping, health, peers, announced probes.
+"""Health checks, the health document, and the actions that every agent has: ping, health, peers.
 
 A reply repeats the request's `request_id` if it had one, and lists in `ignored_fields` the names of the request's
 fields that its action doesn't know, if any; the dispatcher adds both, so no type has them.
@@ -6,16 +6,13 @@ fields that its action doesn't know, if any; the dispatcher adds both, so no typ
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
-
-import msgspec
+from typing import Any, Literal, NotRequired, TypedDict
 
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS, WINDOW_S, Handshakes
+from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
@@ -143,18 +140,6 @@ class GetPeers(Request, tag="get_peers"):
     """The authorised peers, their sessions, and the handshakes by outcome; an operator's action."""
 
 
-class AnnounceProbes(Request, tag="announce_probes"):
-    """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's action.
-
-    For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a key.
-    """
-
-    attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)]
-    key_fingerprints: Annotated[
-        tuple[Annotated[str, msgspec.Meta(max_length=80)], ...], msgspec.Meta(max_length=4)
-    ] = ()
-
-
 class PeerDocument(TypedDict):
     """An authorised peer; `sessions` counts its connections, and `last_seen` is null until it asks for something."""
 
@@ -182,13 +167,6 @@ class Peers(TypedDict):
     seen_since: str | None
 
 
-class ProbesAnnounced(TypedDict):
-    """For how long the announced refusals are counted separately."""
-
-    status: Literal["ok", "success"]
-    window_s: float
-
-
 class HealthActions(Feature):
     """The health document, under both names of its action, and `ping`, which every agent answers."""
 
@@ -212,7 +190,7 @@ class HealthActions(Feature):
 
 
 class OperatorActions(Feature):
-    """The operator's actions of every agent: list the peers, and announce probes."""
+    """The operator's action of every agent: list the peers."""
 
     def __init__(
         self, peers: AuthorizedPeers, sessions: CallerSource, handshakes: Handshakes, success: Literal["ok", "success"]
@@ -247,13 +225,6 @@ class OperatorActions(Feature):
             "handshakes": self._handshakes.counts(),
             "seen_since": None if since is None else iso_time(since),
         }
-
-    @action()
-    def announce_probes(self, request: AnnounceProbes, caller: Caller) -> ProbesAnnounced:
-        if caller.fingerprint is None:
-            raise NotGranted("announce_probes needs an authenticated caller; set SECURE_ZMQ=1")
-        self._handshakes.announce_probes(caller.name, caller.fingerprint, request.key_fingerprints, request.attempts)
-        return {"status": self._success, "window_s": WINDOW_S}
 
 
 def _moment(seconds: int | None) -> str | None:

@@ -258,6 +258,10 @@ class ListedPeers(replies.Peers, frozen=True):
 
     seen_since: str | None = None
 
+    def refusals(self) -> dict[str, int]:
+        """Return the refused handshakes by cause."""
+        return {outcome: count for outcome, count in self.handshakes.items() if count and outcome != "accepted"}
+
 
 def read(reply: Reply, kind: type[T]) -> T:
     """Return a reply as a type.

@@ -31,7 +31,6 @@ _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
 _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
-_NO_REFUSALS = {"accepted", "announced_probe"}  # doctor announces its probes, which should be refused
 _ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
 
 
@@ -425,5 +424,4 @@ def _registrations_table(registered: Sequence[AgentInfo], now: str) -> Renderabl
 def _refused_handshakes(report: AgentReport) -> list[tuple[str, str, str]]:
     if report.peers is None:
         return []
-    counts = report.peers.handshakes.items()
-    return [(report.agent.host.name, outcome, str(n)) for outcome, n in counts if outcome not in _NO_REFUSALS and n]
+    return [(report.agent.host.name, outcome, str(n)) for outcome, n in report.peers.refusals().items()]

@@ -41,7 +41,6 @@ from twinhost.clients.memory_replies import (
     MemoryWritten,
     OutcomeReported,
     Peers,
-    ProbesAnnounced,
     ProposalDismissed,
     ProposalDocument,
     ProposalPage,
@@ -165,27 +164,6 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         True
         """
         return self._ask(InteractionAdded, "add_interaction", locals())
-
-    def announce_probes(
-        self,
-        attempts: int,
-        *,
-        key_fingerprints: list[str] | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-    ) -> ProbesAnnounced:
-        """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
-        action.
-
-        For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a
-        key.
-
-        Limits: `attempts` 1 to 16; `key_fingerprints` at most 4 items.
-
-        >>> memory.announce_probes(1).window_s
-        15.0
-        """
-        return self._ask(ProbesAnnounced, "announce_probes", locals())
 
     def backup_status(
         self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None

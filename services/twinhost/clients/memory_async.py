@@ -42,7 +42,6 @@ from twinhost.clients.memory_replies import (
     MemoryWritten,
     OutcomeReported,
     Peers,
-    ProbesAnnounced,
     ProposalDismissed,
     ProposalDocument,
     ProposalPage,
@@ -163,24 +162,6 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         True
         """
         return await self._ask(InteractionAdded, "add_interaction", locals())
-
-    async def announce_probes(
-        self,
-        attempts: int,
-        *,
-        key_fingerprints: list[str] | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-    ) -> ProbesAnnounced:
-        """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
-        action.
-
-        See `UnifiedMemoryReasoningAgent.announce_probes`.
-
-        >>> (await memory.announce_probes(1)).window_s
-        15.0
-        """
-        return await self._ask(ProbesAnnounced, "announce_probes", locals())
 
     async def backup_status(
         self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None

@@ -54,12 +54,6 @@ class InteractionAdded(Reply, frozen=True):
     window_size: int = NOT_SENT
 
 
-class ProbesAnnounced(Reply, frozen=True):
-    """For how long the announced refusals are counted separately."""
-
-    window_s: float = NOT_SENT
-
-
 class BackupDocument(Reply, frozen=True):
     """A backup that was begun at `begun` (ISO-8601).
 

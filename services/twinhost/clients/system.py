@@ -40,7 +40,6 @@ from twinhost.clients.system_replies import (
     OkAgents,
     Peers,
     Pong,
-    ProbesAnnounced,
     Proposed,
     RecentMetrics,
     Registered,
@@ -94,27 +93,6 @@ class SystemDigitalTwin(FeedClient):
         'operator'
         """
         return self._ask(ErrorsAcknowledged, "acknowledge_errors", locals())
-
-    def announce_probes(
-        self,
-        attempts: int,
-        *,
-        key_fingerprints: list[str] | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-    ) -> ProbesAnnounced:
-        """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
-        action.
-
-        For 15 s, at most `attempts` of them: with a key of `key_fingerprints`, or from the caller's address without a
-        key.
-
-        Limits: `attempts` 1 to 16; `key_fingerprints` at most 4 items.
-
-        >>> system.announce_probes(1).window_s
-        15.0
-        """
-        return self._ask(ProbesAnnounced, "announce_probes", locals())
 
     def check_subscription(
         self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None

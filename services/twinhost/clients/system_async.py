@@ -40,7 +40,6 @@ from twinhost.clients.system_replies import (
     OkAgents,
     Peers,
     Pong,
-    ProbesAnnounced,
     Proposed,
     RecentMetrics,
     Registered,
@@ -92,24 +91,6 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         'operator'
         """
         return await self._ask(ErrorsAcknowledged, "acknowledge_errors", locals())
-
-    async def announce_probes(
-        self,
-        attempts: int,
-        *,
-        key_fingerprints: list[str] | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-    ) -> ProbesAnnounced:
-        """Announce refused handshakes that the caller is about to cause, to count them separately; an operator's
-        action.
-
-        See `SystemDigitalTwin.announce_probes`.
-
-        >>> (await system.announce_probes(1)).window_s
-        15.0
-        """
-        return await self._ask(ProbesAnnounced, "announce_probes", locals())
 
     async def check_subscription(
         self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None

@@ -32,12 +32,6 @@ class ErrorsAcknowledged(Reply, frozen=True):
     acknowledged_at: str = NOT_SENT
 
 
-class ProbesAnnounced(Reply, frozen=True):
-    """For how long the announced refusals are counted separately."""
-
-    window_s: float = NOT_SENT
-
-
 class SubscriptionChecked(Reply, frozen=True):
     """The topics, all of which are granted."""
 

@@ -1,11 +1,4 @@
-"""Counts how handshakes end, by cause; and limits what an unauthenticated peer may send and hold until then.
-
-An operator may announce refusals before provoking them, so that they are counted separately from attacks. An
-announcement changes only the counters: every refusal is logged and audited under its cause as before, and the line
-names who announced it. It covers few attempts and a short time. A refused key matches by its fingerprint, which only
-the announcer knows in advance. A refusal without a key matches by the announcer's own address. Each attempt matches
-once, so if somebody else uses one up, one of the announcer's own is counted as an attack.
-"""
+"""Counts how handshakes end, by cause; and limits what an unauthenticated peer may send and hold until then."""
 
 import errno
 import socket
@@ -13,16 +6,16 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import assert_never
 
 import structlog
 
-from twinhost.rate_limit import LogBudget, WindowLimit
+from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.connections import Connection, Connections, held, most_pending, remote, shut, traffic_of
-from twinhost.secure_zmq.errors import LimitReached, PeerNotLive
+from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.worker import Worker
@@ -31,10 +24,6 @@ _log = structlog.get_logger(__name__)
 
 MAX_WAITING = 64  # accepted keys whose record failed; beyond this the ZAP handler refuses every key
 _MAX_UNLOGGED = 256  # recorded keys that have no line in the log yet
-MAX_ATTEMPTS = 16  # of one announcement
-WINDOW_S = 15.0  # how long an announcement is open
-_ANNOUNCEMENTS_PER_HOUR = 60  # by all operators
-_KEYLESS_PROBES = frozenset({Outcome.WRONG_KEYS, Outcome.MECHANISM_MISMATCH, Outcome.BROKEN_OFF})
 
 _GREETING_BYTES = 64
 _WELCOME_BYTES = 170
@@ -74,7 +63,6 @@ class Handshakes:
         self._counts: Counter[Outcome] = Counter()
         self._budget = LogBudget()  # by outcome, so that many of one don't suppress the lines of another
         self._accepted_budget = LogBudget()  # by peer
-        self._probes = Probes()
 
     def counts(self) -> dict[str, int]:
         """Return the number of handshakes by outcome since the start."""
@@ -88,14 +76,6 @@ class Handshakes:
         While it raises for an accepted key, that key is not served, and it is called again.
         """
         self._listeners.append(listener)
-
-    def announce_probes(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
-        """Count refusals that an operator will provoke separately; arguments and errors as of `Probes.announce`."""
-        self._probes.announce(by, own_fingerprint, fingerprints, attempts)
-        self._notify_all(
-            Outcome.ANNOUNCED_PROBE, {"peer": by, "fingerprint": own_fingerprint, "attempts": str(attempts)}
-        )
-        _log.info("probes_announced", peer=by, fingerprint=own_fingerprint, attempts=attempts)
 
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
@@ -143,27 +123,15 @@ class Handshakes:
         """Record a refusal; `fields` (address, fingerprint) have what is known of the peer."""
         self.record()  # in the order in which they came
         self.log_accepted()
-        announced_by = self._announced_by(outcome, fields)
-        if announced_by is not None:
-            fields["probe_by"] = announced_by
         with self._lock:
-            self._counts[outcome if announced_by is None else Outcome.ANNOUNCED_PROBE] += 1
-        self._notify_all(outcome, fields)
-        self._budget.log(_log.warning, "handshake_refused", outcome, cause=outcome.value, **fields)
-
-    def _announced_by(self, outcome: Outcome, fields: Mapping[str, str]) -> str | None:
-        if outcome is Outcome.KEY_NOT_AUTHORIZED:
-            return self._probes.claim(fields.get("fingerprint", ""), fields.get("address"))
-        return self._probes.claim(None, fields.get("address")) if outcome in _KEYLESS_PROBES else None
-
-    def _count_accepted(self, _: Outcome, known: Mapping[str, str]) -> None:
-        self._probes.note_session(known["fingerprint"], known["address"])
-        with self._lock:
-            self._counts[Outcome.ACCEPTED] += 1
-
-    def _notify_all(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
+            self._counts[outcome] += 1
         for listener in self._listeners:
             self._notify(listener, outcome, fields)
+        self._budget.log(_log.warning, "handshake_refused", outcome, cause=outcome.value, **fields)
+
+    def _count_accepted(self, _: Outcome, __: Mapping[str, str]) -> None:
+        with self._lock:
+            self._counts[Outcome.ACCEPTED] += 1
 
     def _notify(self, listener: HandshakeListener, outcome: Outcome, fields: Mapping[str, str]) -> bool:
         try:
@@ -215,72 +183,6 @@ def failure_of(event: SocketEvent) -> Outcome | None:
         case _:
             assert_never(event.kind)
     return None
-
-
-@dataclass(slots=True)
-class _Announcement:
-    address: str | None  # of the announcer's newest session
-    fingerprints: frozenset[str]
-    left: int
-    until: float
-
-
-class Probes:
-    """The announcements that are open; safe to use from any thread."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._addresses: dict[str, str] = {}  # of the newest handshake, by the fingerprint of an authorised key
-        self._open: dict[str, _Announcement] = {}  # by the announcer's name
-        self._limit = WindowLimit(_ANNOUNCEMENTS_PER_HOUR, 3_600, clock)
-
-    def note_session(self, fingerprint: str, address: str) -> None:
-        """Note from where a key was accepted."""
-        with self._lock:
-            self._addresses[fingerprint] = address.partition("%")[0]  # without its scope, which not all sources have
-
-    def announce(self, by: str, own_fingerprint: str, fingerprints: Collection[str], attempts: int) -> None:
-        """Open an announcement, in place of the announcer's last one.
-
-        Args:
-            by: the announcer's name.
-            own_fingerprint: of the key that announces.
-            fingerprints: of the keys that will be shown.
-            attempts: how many refusals will be provoked at most, with and without a key; up to MAX_ATTEMPTS.
-
-        Raises:
-            LimitReached: there were too many in the last hour.
-        """
-        with self._lock:
-            if not self._limit.take("announcements"):
-                raise LimitReached(f"{_ANNOUNCEMENTS_PER_HOUR} probes were announced within an hour; try again later")
-            attempts, until = min(attempts, MAX_ATTEMPTS), self._clock() + WINDOW_S
-            address = self._addresses.get(own_fingerprint)
-            self._open[by] = _Announcement(address, frozenset(fingerprints), attempts, until)
-
-    def claim(self, fingerprint: str | None, address: str | None) -> str | None:
-        """Return who announced a refusal, and use up one of its attempts; None if it was not announced.
-
-        Args:
-            fingerprint: of the key that was refused; None where none was shown.
-            address: of the refused peer; None where it is not known.
-        """
-        with self._lock:
-            now = self._clock()
-            for by, announced in tuple(self._open.items()):
-                if now >= announced.until or not announced.left:
-                    del self._open[by]
-                elif _matches(announced, fingerprint, address):
-                    announced.left -= 1
-                    return by
-        return None
-
-
-def _matches(announced: _Announcement, fingerprint: str | None, address: str | None) -> bool:
-    if fingerprint is not None:
-        return fingerprint in announced.fingerprints
-    return address is None or address.partition("%")[0] == announced.address
 
 
 class HandshakeGuard(Worker):

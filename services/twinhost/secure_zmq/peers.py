@@ -52,7 +52,6 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     OVERSIZED = "oversized_handshake"
     TOO_MANY_PENDING = "too_many_pending_handshakes"
-    ANNOUNCED_PROBE = "announced_probe"  # a refusal that an operator announced: counted here, logged under its cause
 
 
 Refusal = Literal[Outcome.KEY_NOT_AUTHORIZED, Outcome.KEY_REVOKED, Outcome.KEY_EXPIRED, Outcome.KEY_NOT_YET_VALID]

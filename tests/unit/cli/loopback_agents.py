@@ -197,9 +197,7 @@ class LoopbackAgent:
 
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         assert self.audit is not None
-        if outcome is Outcome.ANNOUNCED_PROBE:
-            self.audit.note(Event.PROBES_ANNOUNCED, **fields)
-        elif outcome is not Outcome.ACCEPTED:
+        if outcome is not Outcome.ACCEPTED:
             self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
     def _health_document(self) -> dict[str, Any]:

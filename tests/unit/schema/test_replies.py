@@ -47,7 +47,7 @@ def test_every_action_has_a_reply_and_nothing_else_has(
     """What is declared is what is assembled, and in both schemas; each may be refused instead."""
     requests = schema_of(name)["discriminator"]["mapping"].keys()
     assert schema.root["properties"].keys() == requests == declared.keys()
-    others = {"health", "health_check", "ping", "get_schema", "get_peers", "announce_probes"}  # every agent's
+    others = {"health", "health_check", "ping", "get_schema", "get_peers"}  # every agent's
     others |= {"check_subscription"} if name == "SystemDigitalTwin" else set()  # of an agent with an event feed
     assert {each.name for each in actions} == declared.keys() - others
     for action in requests:

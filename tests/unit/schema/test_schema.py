@@ -16,7 +16,7 @@ from tests.loopback.agent_processes import SERVICES
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.schema.json_schema import Schema, places, replaced
 from twinhost.agent.assembly import Assembly, Foundation
-from twinhost.agent.health import AnnounceProbes, GetPeers, HealthActions
+from twinhost.agent.health import GetPeers, HealthActions
 from twinhost.agent.health import Ping as BuiltInPing
 from twinhost.agent.schema import GetSchema, replies_schema, requests_schema
 from twinhost.agent.subscriptions import CheckSubscription
@@ -89,7 +89,7 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
         assembled = stack.enter_context(Assembled(name, migrations, assemble, environment))
         health = assembled.assembly.health or HealthActions(dict)
         actions = [*assembled.assembly.actions, *health.actions()]
-    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, AnnounceProbes, GetSchema]
+    requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, GetSchema]
     if name == twin.NAME:  # which has an event feed
         requests.append(CheckSubscription)
     types = {tag_of(each): each for each in requests}

@@ -3,7 +3,8 @@
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -220,6 +221,7 @@ ANSWERS, HEALTH, CLOCK, VERSIONS, KEYS_TIME, MACHINES, AUDIT, SAME_KEYS = (
 NEEDS_OPERATOR = "needs an operator's key"
 EVERYWHERE = "all agents"
 _DEADLINE_S = 5.0
+_COUNTED_WITHIN_S = 2.0  # where nothing answers, a check says so
 _WARN_AT_S = CLOCK_TOLERANCE_S / 2
 
 
@@ -344,6 +346,21 @@ def _of_operators(ask: Callable[[], Result]) -> Result:
         return Verdict.NOT_PLAYED, NEEDS_OPERATOR
     except TwinhostError as error:
         return Verdict.FAILED, str(error)
+
+
+def refusals_counted(settings: Settings, agents: Iterable[Agent]) -> dict[str, int]:
+    """Return how many handshakes each agent has refused since its start, where it answers an operator."""
+
+    def ask(agent: Agent) -> dict[str, int]:
+        try:
+            with settings.client(agent) as client:
+                peers = read(client.call("get_peers", deadline_s=_COUNTED_WITHIN_S), Peers)
+        except TwinhostError:
+            return {}
+        return {agent.name: sum(peers.refusals().values())}
+
+    with ThreadPoolExecutor() as pool:
+        return {name: count for counted in pool.map(ask, agents) for name, count in counted.items()}
 
 
 def compare_keys(reports: list[KeyReport | None]) -> Finding:

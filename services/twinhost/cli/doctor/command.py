@@ -13,15 +13,20 @@ from rich.text import Text
 
 from twinhost.adversary.attack import Finding, Target, Verdict
 from twinhost.adversary.campaign import play_all
-from twinhost.adversary.clients import new_pair
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.doctor.checks import AgentAnswers, compare_keys, examine_this_host
+from twinhost.cli.doctor.checks import (
+    EVERYWHERE,
+    NEEDS_OPERATOR,
+    AgentAnswers,
+    compare_keys,
+    examine_this_host,
+    refusals_counted,
+)
 from twinhost.cli.doctor.link import (
     PORT,
     RESOLVES,
-    announce_probes,
     examine_network,
     examine_refusals,
     refusals_not_tried,
@@ -32,7 +37,7 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
 Findings = Sequence[Finding]
-AGENT = "agent"
+AGENT, CAUSED = "agent", "refusals it caused"
 _HOST_FIRST = "correct this host's findings first"
 _UNREACHED = "it can't be reached"
 _SILENT = "it does not answer, so a refusal can't be tested"
@@ -61,7 +66,8 @@ def doctor(
 ) -> int:
     """Examine this host and both agents.
 
-    The report is a table of checks, each with what to do.
+    The report is a table of checks, each with what to do. At its end it says how many refusals it caused, which
+    `status`, the page, and the audit log show like any others.
 
     With --intruder it attacks the configured agents, and nothing else: some 20 attacks on each, bounded in number and
     time, each followed by a check that authorised clients are served. It takes a minute or two, and the agents' logs
@@ -82,8 +88,26 @@ def target_of(settings: Settings, agent: Agent) -> Target:
 
 
 def _attack(settings: Settings) -> Iterator[Finding]:
-    for agent in settings.config.agents.values():
-        yield from play_all(target_of(settings, agent))
+    agents = settings.config.agents.values()
+    played = (finding for agent in agents for finding in play_all(target_of(settings, agent)))
+    yield from _counting(settings, agents, played)
+
+
+def _counting(settings: Settings, agents: Iterable[Agent], findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Return the findings, and at last how many refusals the agents counted meanwhile."""
+    if not settings.secure:
+        yield from findings
+        return
+    before = refusals_counted(settings, agents)
+    yield from findings
+    after = refusals_counted(settings, agents)
+    caused = {name: after[name] - count for name, count in before.items() if after.get(name, 0) >= count}
+    if caused:
+        counted = ", ".join(f"{name} counted {count}" for name, count in caused.items())
+        sentence = f"{counted} while this ran; subtract them from those in `status`, on the page, and in the audit log"
+        yield Finding(CAUSED, EVERYWHERE, Verdict.OK, sentence)
+    else:
+        yield Finding(CAUSED, EVERYWHERE, Verdict.NOT_PLAYED, NEEDS_OPERATOR)
 
 
 def _collected(findings: Iterable[Finding], *, quiet: bool) -> list[Finding]:
@@ -109,16 +133,21 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
     asked = [
         AgentAnswers(settings, agent, own_sockets=agent.name in makers) for agent in settings.config.agents.values()
     ]
+    yield from _counting(
+        settings, [answers.agent for answers in asked if not answers.own_sockets], _examine_agents(settings, asked)
+    )
+
+
+def _examine_agents(settings: Settings, asked: Sequence[AgentAnswers]) -> Iterator[Finding]:
     with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays no other
-        for found in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
-            yield from found
+        for findings in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
+            yield from findings
     if settings.secure:
         yield compare_keys([answers.report for answers in asked if not answers.own_sockets])
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
-    agent, reached, unknown = answers.agent, True, new_pair()
-    announce_probes(settings, agent, unknown)
+    agent, reached = answers.agent, True
     for finding in examine_network(agent, settings.secure):
         reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
         yield finding
@@ -127,7 +156,7 @@ def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Findin
         return
     try:
         yield from answers.examine()
-        yield from refusals_not_tried(agent, _SILENT) if answers.silent else examine_refusals(settings, agent, unknown)
+        yield from refusals_not_tried(agent, _SILENT) if answers.silent else examine_refusals(settings, agent)
     except TwinhostError as error:  # such as: its public key is missing here
         yield Finding(AGENT, agent.name, Verdict.FAILED, str(error))
 

@@ -4,7 +4,6 @@ A client of libzmq can't distinguish a wrong pin from a fault of the server's ZA
 WELCOME opens only with the right pin, and a later refusal concerns our own key.
 """
 
-import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from twinhost.secure_zmq.errors import (
     TwinhostError,
     WrongServerKey,
 )
-from twinhost.secure_zmq.handshakes import MAX_ATTEMPTS
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import (
     FollowedAddress,
@@ -41,7 +39,6 @@ _GREETING_S = 2.0  # short, because an earlier check has waited for a silent por
 _ANOTHER_KEY = "the agent's key is not the pinned"
 PLAIN, UNKNOWN_KEY, WRONG_PIN = "plain client refused", "unknown key refused", "wrong pin refused"
 _DEADLINE_S = 4.0
-_ANNOUNCED_WITHIN_S = 2.0  # if nothing answers, the following checks say so
 _EXPECTED_REFUSALS: Mapping[type[ConnectionRefused], str] = {
     SecurityMismatch: "refused, with the reason that CURVE is required",
     NotAuthorized: "refused, with the reason that {} is not authorised",
@@ -166,23 +163,11 @@ def _initiate(client: CurveClient, cookie: bytes, own: str) -> str | None:
     return None
 
 
-def announce_probes(settings: Settings, agent: Agent, unknown: KeyPair) -> None:
-    """Have the agent count this examination's refusals apart from attacks, if it can and our key may."""
-    if settings.secure:
-        with contextlib.suppress(TwinhostError), settings.client(agent) as client:
-            client.call(
-                "announce_probes",
-                deadline_s=_ANNOUNCED_WITHIN_S,
-                attempts=MAX_ATTEMPTS,
-                key_fingerprints=[unknown.public.fingerprint],
-            )
-
-
-def examine_refusals(settings: Settings, agent: Agent, unknown: KeyPair) -> Sequence[Finding]:
-    """Try three connections at once that must all be refused; `unknown` is a key that is not authorised."""
+def examine_refusals(settings: Settings, agent: Agent) -> Sequence[Finding]:
+    """Try three connections at once that must all be refused."""
     attempts: Sequence[Callable[[], Finding]] = (
         lambda: try_plain(agent),
-        lambda: try_key(settings, agent, unknown),
+        lambda: try_key(settings, agent, new_pair()),
         lambda: try_pin(settings, agent, new_pair().public),
     )
     with ThreadPoolExecutor(len(attempts)) as pool:

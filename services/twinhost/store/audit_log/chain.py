@@ -55,8 +55,7 @@ class Event(StrEnum):
     INVITATION_EXPIRED = "invitation_expired"
     ENROLMENT_REFUSED = "enrolment_refused"  # cause
     HANDSHAKE_ACCEPTED = "handshake_accepted"  # peer
-    HANDSHAKE_REFUSED = "handshake_refused"  # cause; probe_by: the operator who announced it
-    PROBES_ANNOUNCED = "probes_announced"  # peer, attempts
+    HANDSHAKE_REFUSED = "handshake_refused"  # cause
     REQUEST_REFUSED = "request_refused"  # code, peer
     GRANTS_CHANGED = "grants_changed"
     GRANTS_REJECTED = "grants_rejected"
@@ -68,8 +67,7 @@ class Event(StrEnum):
 
 AGGREGATED: Mapping[Event, tuple[str, ...]] = {
     Event.HANDSHAKE_ACCEPTED: ("peer",),
-    Event.HANDSHAKE_REFUSED: ("cause", "peer", "probe_by"),
-    Event.PROBES_ANNOUNCED: ("peer",),
+    Event.HANDSHAKE_REFUSED: ("cause", "peer"),
     Event.REQUEST_REFUSED: ("code", "peer"),
     Event.ENROLMENT_REFUSED: ("cause", "peer"),
     Event.KEY_FILE_REJECTED: (),

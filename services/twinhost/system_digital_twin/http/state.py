@@ -14,6 +14,7 @@ from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import State
 from twinhost.moments import Clock, iso_time
 from twinhost.network_config import Agent
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
@@ -31,7 +32,6 @@ MAX_DISKS = 2  # of a host
 MAX_SAME_MACHINE = 4  # other hosts on a host's machine
 RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
 COUNT_EVERY_S = 1.0
-_ACCEPTED, _PROBES = "accepted", "announced_probe"
 _SAMPLE_EVERY_S = 900.0  # for the counts of refusals
 _NOW = {  # and the digits of each
     **dict.fromkeys(("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb"), 2),
@@ -118,7 +118,6 @@ class StateBoard:
             "sessions": self._sessions(state) if state else [],
             "refused": _refused(handshakes),
             "refused_24h": self._recent.of(_refused(handshakes)),
-            "probes": handshakes.get(_PROBES, 0),
             "events": [_event(each) for each in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
@@ -250,7 +249,7 @@ def _endpoint(agent: Agent) -> str:
 
 
 def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
-    return {cause: count for cause, count in handshakes.items() if count and cause not in (_ACCEPTED, _PROBES)}
+    return {cause: count for cause, count in handshakes.items() if count and cause != Outcome.ACCEPTED}
 
 
 class _RecentCounts:

@@ -107,8 +107,6 @@ class KeysAndAudit:
                 if self._audit.full:  # then the note would be lost, and the peer served unrecorded
                     raise StoreUnavailable("the audit log can't be written; free space on the agent's volume")
                 self._audit.note(Event.HANDSHAKE_ACCEPTED, **fields)
-            case Outcome.ANNOUNCED_PROBE:
-                self._audit.note(Event.PROBES_ANNOUNCED, **fields)
             case _:
                 self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 

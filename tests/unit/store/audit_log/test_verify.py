@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -43,6 +44,12 @@ def test_a_whole_chain_is_whole() -> None:
     """Nothing is found where nothing was done."""
     assert found(LINES) == Findings(12, 1, HEAD, ())
     assert found(LINES).summary() == "lines 1 to 12 are intact and end with the head in the database"
+
+
+def test_events_that_this_version_does_not_write_are_verified() -> None:
+    """As `probes_announced`, of 0.2.0."""
+    lines = rechained([re.sub(r'"event":"\w+"', '"event":"probes_announced"', line) for line in LINES])
+    assert found(lines, head=head_of(lines)).whole
 
 
 def test_an_empty_log_is_whole_only_where_the_database_says_so() -> None:

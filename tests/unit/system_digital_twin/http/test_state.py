@@ -265,17 +265,17 @@ def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, clock: Clo
 
 
 def test_refusals_are_recent_for_a_day(twin: Twin, clock: Clock) -> None:
-    """`refused` counts since the start, `refused_24h` those of the last day; probes are apart."""
+    """`refused` counts since the start, `refused_24h` those of the last day."""
     counts = dict.fromkeys(map(str, Outcome), 0)
 
     def state(**refused: int) -> Any:
         counts.update(refused)
-        handshakes = {**counts, "accepted": 7, "announced_probe": 10}
+        handshakes = {**counts, "accepted": 7}
         twin.telemetry.gather(dataclasses.replace(NO_STATE, handshakes=handshakes))
         return twin.state()
 
     first = state(not_zmtp=3)
-    assert (first["refused"], first["refused_24h"], first["probes"]) == ({"not_zmtp": 3}, {"not_zmtp": 3}, 10)
+    assert (first["refused"], first["refused_24h"]) == ({"not_zmtp": 3}, {"not_zmtp": 3})
     for _ in range(95):
         clock.let_pass(900)
         assert state()["refused_24h"] == {"not_zmtp": 3}

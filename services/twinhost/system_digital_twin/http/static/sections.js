@@ -183,12 +183,11 @@ export function drawLeases({ leases = [], counts = {} }) {
   table(byId("leases-table"), LEASES, leases.slice(0, MOST_ROWS));
 }
 
-export function drawRefused({ refused = {}, probes = 0 }) {
+export function drawRefused({ refused = {} }) {
   const causes = Object.entries(refused)
     .filter(([, times]) => times > 0)
     .sort(([, a], [, b]) => b - a);
   setText(byId("refused-count"), count(causes.reduce((sum, [, times]) => sum + times, 0)));
-  setText(byId("probes"), probes > 0 ? `Not counted here: ${count(probes)} that an operator announced, as ./twinhost doctor does.` : "");
   const most = causes[0]?.[1] ?? 1;
   const columns = [
     {
