@@ -14,15 +14,16 @@ from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.authenticator import SESSIONS_PER_KEY, Authenticator, SessionLimits
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_server_socket, open_unencrypted_server_socket
 from twinhost.secure_zmq.callers import Caller, Grants
+from twinhost.secure_zmq.connections import SESSIONS_PER_KEY, SessionLimits
 from twinhost.secure_zmq.dispatch import Dispatcher, Store
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
-from twinhost.secure_zmq.sockets import open_server_socket, open_unencrypted_server_socket
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog

@@ -18,7 +18,7 @@ import zmq
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
-from twinhost.secure_zmq.authenticator import LEAST_OPEN_FILES
+from twinhost.secure_zmq.connections import LEAST_OPEN_FILES
 from twinhost.secure_zmq.wire import Reply
 
 SHUTDOWN_S = 5.0  # the promise

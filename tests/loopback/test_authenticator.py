@@ -12,12 +12,13 @@ from zmq.auth.thread import ThreadAuthenticator
 from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, serving
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_server_socket, secure_unbound_server
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, NotAuthorized, ServerUnreachable, SocketMisuse, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, Refusal
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, open_server_socket, secure_unbound_server
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 
 Context = zmq.Context[zmq.Socket[bytes]]
 

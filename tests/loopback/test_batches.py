@@ -13,13 +13,14 @@ import zmq
 
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
+from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, together
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, MAX_READS_OF_MANY, Server
-from twinhost.secure_zmq.sockets import DONTWAIT, open_unencrypted_server_socket
+from twinhost.secure_zmq.sockets import DONTWAIT
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]

@@ -15,6 +15,7 @@ from tests.loopback.agent import ANY_PORT
 from tests.loopback.bare_zmq import endpoint
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_feed_socket, open_unencrypted_feed_socket
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.client import MAX_WAITING, Subscriber
 from twinhost.secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
@@ -24,7 +25,6 @@ from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
-from twinhost.secure_zmq.sockets import open_feed_socket, open_unencrypted_feed_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]

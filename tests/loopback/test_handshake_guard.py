@@ -24,8 +24,8 @@ from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import connect_to
-from twinhost.secure_zmq import connections
-from twinhost.secure_zmq import handshakes as handshakes_module
+from twinhost.secure_zmq import descriptors, handshake_guard
+from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.key_writer import write_key_pair
@@ -33,7 +33,6 @@ from twinhost.secure_zmq.keys import KeyPair, load_key_pair
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.sockets import open_unencrypted_server_socket
 
 STRANGERS = 60
 ATTACKS = 5
@@ -207,7 +206,7 @@ def test_it_looks_no_longer_once_a_stranger_has_gone(agent: ServedAgent) -> None
 def test_the_oldest_of_too_many_goes(
     home: Path, server_keys: KeyPair, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch, secured: bool
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_PENDING", 5)
+    monkeypatch.setattr(descriptors, "MAX_PENDING", 5)
     with serving(home, server_keys if secured else None) as agent, ExitStack() as stack:
         served = stack.enter_context(Client(agent.secured(peer_keys) if secured else agent.unencrypted()))
         served.call("who_am_i")
@@ -230,7 +229,7 @@ def test_a_reused_number_protects_whoever_has_it_now(context: "zmq.Context[zmq.S
         sender = connect(f"tcp://127.0.0.1:{other.getsockname()[1]}")
         receiver, _ = other.accept()
         with sender, receiver:
-            sender.sendall(bytes(2 * handshakes_module.MAX_HANDSHAKE_BYTES))
+            sender.sendall(bytes(2 * handshake_guard.MAX_HANDSHAKE_BYTES))
             event = _accepted(receiver.fileno(), opened.address)
             opened.sessions.connections.observe(event)
             opened.guard.observe(event)
@@ -256,7 +255,7 @@ def _accepted(fd: int, endpoint: str) -> SocketEvent:
 def _serve_in_this_process(home: Path, guarded: bool) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if not guarded:
-        handshakes_module.MAX_HANDSHAKE_BYTES = 1 << 40
+        handshake_guard.MAX_HANDSHAKE_BYTES = 1 << 40
     with serving(home, load_key_pair(home / "own.key_secret")) as agent:
         print(agent.address, flush=True)
         threading.Event().wait()

@@ -15,6 +15,7 @@ from tests.loopback.test_feed import subscribed
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq import connections
 from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.descriptors import shut
 from twinhost.secure_zmq.errors import KeyFileMissing
 from twinhost.secure_zmq.key_writer import revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyPair
@@ -85,7 +86,6 @@ def test_nothing_is_published_while_a_close_fails(
         subscribed(served, peer_keys, b"EVENT:") as revoked,
         subscribed(served, neighbour, b"EVENT:") as good,
     ):
-        shut = connections.shut
         monkeypatch.setattr(connections, "shut", lambda _: False)
         revoke(prepared, peer_keys)
         served.peers.reload()

@@ -15,12 +15,13 @@ from tests.loopback.test_authenticator import ask, question
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, open_session
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to
-from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_server_socket
+from twinhost.secure_zmq.connections import SessionLimits
 from twinhost.secure_zmq.handshakes import MAX_WAITING
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import open_server_socket
 
 Context = zmq.Context[zmq.Socket[bytes]]
 QUIET_S = 0.3  # without a reply, and none comes

@@ -15,7 +15,7 @@ from tests.loopback.bare_zmq import Clients, curve_server, endpoint
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import connect_to
-from twinhost.secure_zmq import bound_socket, sockets
+from twinhost.secure_zmq import bound_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused, SocketMisuse, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair
@@ -158,11 +158,11 @@ def test_an_address_that_is_taken_meanwhile_ends_the_server(
     doomed_agent: ServedAgent, next_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not go on without an address, and does not wait for ever; the process ends, and is started again."""
-    monkeypatch.setattr(sockets, "_BIND_AGAIN_S", 0.3)
+    monkeypatch.setattr(bound_socket, "_BIND_AGAIN_S", 0.3)
     address = doomed_agent.address
     thief_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     thief = thief_context.socket(zmq.ROUTER)
-    put_key = sockets.put_server_key
+    put_key = bound_socket.put_server_key
 
     def steal(*arguments: object) -> None:
         def bound() -> bool:

@@ -19,7 +19,6 @@ from tests.loopback.bare_zmq import endpoint
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.adversary.clients import PlainClient, open_session
 from twinhost.adversary.zmtp import connect_to
-from twinhost.secure_zmq.bound_socket import origin
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.connections import Connections
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
@@ -27,6 +26,7 @@ from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
+from twinhost.secure_zmq.sessions import origin
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
 WHO_AM_I = b'{"action": "who_am_i"}'

@@ -13,14 +13,14 @@ import zmq
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.secure_zmq.bound_socket import SecuredSessions, ServerSocket, Session
+from twinhost.secure_zmq.bound_socket import ServerSocket, open_server_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
 from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.secure_zmq.sockets import open_server_socket
+from twinhost.secure_zmq.sessions import SecuredSessions, Session
 
 pytestmark = pytest.mark.usefixtures("received_by")
 

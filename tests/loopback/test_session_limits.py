@@ -19,9 +19,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
 from twinhost.secure_zmq import connections
-from twinhost.secure_zmq.authenticator import SessionLimits
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.connections import Connection
+from twinhost.secure_zmq.connections import Connection, SessionLimits
 from twinhost.secure_zmq.errors import ServerUnreachable
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
@@ -157,8 +156,8 @@ def test_all_keys_together_stay_below_the_open_files() -> None:
     """With `nofile` at 1,024: there is room for handshakes, and for the agent's own files."""
     script = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024));"
-        "from twinhost.secure_zmq.authenticator import SessionLimits;"
-        "from twinhost.secure_zmq.connections import Connection, most_pending;"
+        "from twinhost.secure_zmq.connections import Connection, SessionLimits;"
+        "from twinhost.secure_zmq.descriptors import most_pending;"
         "limits = SessionLimits(10_000);"
         "at = '127.0.0.1';"
         "admitted = [(limits.opened(Connection(n, at)), limits.admit(f'key {n}', at))[1] for n in range(2000)];"

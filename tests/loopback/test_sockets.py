@@ -14,19 +14,14 @@ from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_server_socket, open_unencrypted_server_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sockets import (
-    client_context,
-    open_client_socket,
-    open_server_socket,
-    open_unencrypted_server_socket,
-    secure_unconnected_client,
-)
+from twinhost.secure_zmq.sockets import client_context, open_client_socket, secure_unconnected_client
 
 PAYLOAD = 1_000_000
 ZAP_ENFORCE_DOMAIN = 93

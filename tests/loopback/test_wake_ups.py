@@ -18,6 +18,7 @@ from twinhost.secure_zmq import authenticator as authenticator_module
 from twinhost.secure_zmq import feed as feed_module
 from twinhost.secure_zmq import server as server_module
 from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import open_feed_socket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized
@@ -25,7 +26,6 @@ from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.secure_zmq.sockets import open_feed_socket
 
 AT_ONCE_S = 0.5  # without a wake-up it takes minutes here
 NEVER_S = 600.0

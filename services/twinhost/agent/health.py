@@ -10,12 +10,12 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
-from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
+from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.wire import Request
 from twinhost.version import versions
 

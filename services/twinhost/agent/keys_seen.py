@@ -10,9 +10,9 @@ import msgspec
 import structlog
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sessions import SecuredSessions
 
 _log = structlog.get_logger(__name__)
 

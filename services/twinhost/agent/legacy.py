@@ -17,18 +17,12 @@ import zmq
 from twinhost.agent.trust_follower import TrustFollower
 from twinhost.deployment import REGISTRY_AGENT
 from twinhost.secure_zmq.authenticator import Authenticator
-from twinhost.secure_zmq.bound_socket import Watch, watch_unbound
+from twinhost.secure_zmq.bound_socket import Watch, let_clients_send_heartbeats, secure_unbound_server, watch_unbound
 from twinhost.secure_zmq.certificates import client_folder, folders_of_keys, load_certificates, secrets_in
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import SocketMisuse
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
-from twinhost.secure_zmq.sockets import (
-    let_clients_send_heartbeats,
-    limit_socket,
-    require_fresh,
-    secure_unbound_server,
-    secure_unconnected_client,
-)
+from twinhost.secure_zmq.sockets import limit_socket, require_fresh, secure_unconnected_client
 from twinhost.worker import Worker
 
 _CLOSE_EVERY_S = 0.5  # for keys that expire; a change of the list of keys closes at once

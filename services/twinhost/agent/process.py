@@ -31,9 +31,16 @@ from twinhost.agent.telemetry import Gauges, Telemetry
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
-from twinhost.secure_zmq.authenticator import Authenticator, SessionLimits, require_open_files
-from twinhost.secure_zmq.bound_socket import CallerSource, SecuredSessions, ServerSocket
+from twinhost.secure_zmq.authenticator import Authenticator
+from twinhost.secure_zmq.bound_socket import (
+    ServerSocket,
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
 from twinhost.secure_zmq.callers import Grants
+from twinhost.secure_zmq.connections import SessionLimits, require_open_files
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
 from twinhost.secure_zmq.feed import MAX_EVENT_BYTES, Feed
@@ -41,12 +48,7 @@ from twinhost.secure_zmq.framing.messages import MESSAGES
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.secure_zmq.sockets import (
-    open_feed_socket,
-    open_server_socket,
-    open_unencrypted_feed_socket,
-    open_unencrypted_server_socket,
-)
+from twinhost.secure_zmq.sessions import CallerSource, SecuredSessions
 from twinhost.store.backup import prepare
 from twinhost.store.damage import damage_warning, require_undamaged
 from twinhost.store.database import Database

@@ -27,10 +27,10 @@ from twinhost.agent.health import Health
 from twinhost.agent.host_gauges import HostCollector
 from twinhost.agent.host_metrics import HostSample
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.bound_socket import CallerSource
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.store.database import Database
 from twinhost.version import versions
 

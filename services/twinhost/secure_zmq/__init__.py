@@ -10,16 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twinhost.agent.legacy import (
-        ZMQAuthenticator,
-        configure_secure_client,
-        configure_secure_server,
-        create_secure_context,
-        secure_client_socket,
-        secure_server_socket,
-        start_auth,
-        stop_auth,
-    )
     from twinhost.secure_zmq.actions import Action
     from twinhost.secure_zmq.aio import AsyncClient
     from twinhost.secure_zmq.authenticator import Authenticator

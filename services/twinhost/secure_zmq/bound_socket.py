@@ -1,220 +1,43 @@
-"""A bound socket with its monitoring: its connections, their handshakes, and the keys that they belong to.
+"""The sockets of servers: limited, secured, checked, watched, and bound in one step.
 
-Only `sockets` calls this: it makes the socket and has it bound here, in one step.
+libzmq serves anyone on a CURVE socket without a ZAP handler, ignores options set after bind, and binds with an all-zero
+key if no secret was set. So no incomplete socket is returned, and callers can't change the order of the steps. The
+compatible API (`agent.legacy`) secures the sockets of existing agents with the same functions.
 """
 
+import errno
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import cast
 
-import msgspec
 import structlog
 import zmq
 
-from twinhost.secure_zmq.authenticator import SessionLimits
-from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
+from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.connections import Connections
-from twinhost.secure_zmq.errors import PeerNotLive, SocketMisuse
-from twinhost.secure_zmq.handshakes import (
-    MAX_SENT_BEFORE_READY_CURVE,
-    MAX_SENT_BEFORE_READY_NULL,
-    FailedHandshakes,
-    HandshakeGuard,
-    Handshakes,
-)
+from twinhost.secure_zmq.errors import SocketMisuse
+from twinhost.secure_zmq.handshake_guard import MAX_SENT_BEFORE_READY_CURVE, MAX_SENT_BEFORE_READY_NULL, HandshakeGuard
+from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
-from twinhost.secure_zmq.sockets import (
-    RunningAuthenticator,
-    bind_again,
-    last_endpoint,
-    put_server_key,
-    secure_unbound_server,
-    speaks_curve,
-)
+from twinhost.secure_zmq.sessions import CallerSource, OpenSessions, SecuredSessions
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, last_endpoint, limit_socket, require_fresh, speaks_curve
 
 _log = structlog.get_logger(__name__)
 
-
-def origin(frame: zmq.Frame) -> tuple[int, str]:
-    """Return the descriptor and the address that a message came from; a peer can claim neither.
-
-    Raises:
-        zmq.ZMQError: the message did not come over a connection.
-    """
-    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
-
-
-class Session(msgspec.Struct, frozen=True, gc=False):
-    """A connection over which messages came: its owner's name, its descriptor, and its remote address and port."""
-
-    name: str
-    fd: int
-    address: str | None  # None: it had ended before this was read
-    port: int
-
-    @property
-    def remote(self) -> tuple[str, int] | None:
-        return None if self.address is None else (self.address, self.port)
-
-
-class SecuredSessions:
-    """The caller of a message is the owner of the key that ZAP accepted for its connection, while that key is listed.
-
-    It is read from every message: a routing-id proves nothing, since a peer may choose any, even one that begins with a
-    zero byte like those that libzmq assigns. Routing-ids only serve to count sessions.
-    """
-
-    def __init__(
-        self, peers: AuthorizedPeers, limits: SessionLimits | None = None, handshakes: Handshakes | None = None
-    ) -> None:
-        self.connections = Connections(peers.live, limits)
-        self._peers = peers
-        self._handshakes = handshakes or Handshakes()
-        self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
-        self._sessions: dict[bytes, Session] = {}  # by routing-id
-        self._ended: deque[int] = deque()
-        self._last_seen: dict[str, float] = {}  # by fingerprint
-        self.seen_since: float | None = None  # when that record began
-
-    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
-        """Return the caller of a message, as of `now` in seconds since the epoch, and count its session.
-
-        Raises:
-            PeerNotLive: its key is refused now, or its handshake can't be recorded; its connection will be closed.
-        """
-        if self._ended:
-            self.forget_ended()
-        try:
-            identity = frame.get(IDENTITY_PROPERTY)
-        except zmq.ZMQError:
-            raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
-        caller = self._known.get(identity)
-        if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
-            caller = self._recognise(str(identity), frame, now)
-        if self._handshakes.waiting:
-            self._require_recorded(caller, frame)
-        session = self._sessions.get(routing_id)
-        if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
-            self._handshakes.log_accepted()
-            fd, address = origin(frame)
-            fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
-            remote = self.connections.remote_from(fd, address) or (None, 0)
-            self._sessions[routing_id] = Session(caller.name, fd, *remote)
-            if remote[0] is None:
-                self.disconnected(fd)  # it had ended before, so its end is not reported any more
-        self._last_seen[caller.fingerprint] = now
-        return caller
-
-    def caller_now(self, fingerprint: str | None) -> Caller | None:
-        """Return the caller that holds a key, as of now; None where the key is refused now."""
-        return None if fingerprint is None else self._peers.live(fingerprint)
-
-    def session_of(self, routing_id: bytes) -> Session | None:
-        """Return the session that the last message under a routing-id belongs to; None where none is known."""
-        return self._sessions.get(routing_id)
-
-    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
-        """Return whether a routing-id still leads to a session's owner, as far as is known; on the loop's thread."""
-        if session is not None and session.address is None:  # whoever has the routing-id now
-            return False
-        if not self._ended and self._sessions.get(routing_id) is session:
-            return True
-        self.forget_ended()
-        known = self._sessions.get(routing_id)
-        if session is None:
-            return known is None
-        if known is not None:
-            return known.name == session.name
-        if self.connections.remote(session.fd) != session.remote:
-            return False
-        self._sessions[routing_id] = session  # an older connection with the same descriptor had ended
-        return True
-
-    def disconnected(self, fd: int) -> None:
-        """Note, from any thread, that a connection ended."""
-        self._ended.append(fd)
-
-    def forget_ended(self) -> None:
-        """Drop the sessions whose connections ended; on the thread that owns the socket."""
-        if not self._ended:
-            return
-        ended = {self._ended.popleft() for _ in range(len(self._ended))}
-        for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
-            del self._sessions[routing_id]
-
-    def counts(self) -> dict[str, int]:
-        """Return the number of live sessions by caller's name."""
-        names = {session.fd: session.name for session in tuple(self._sessions.values())}  # one has each descriptor
-        return dict(Counter(names[fd] for fd in names.keys() - set(self._ended)))
-
-    def last_seen(self) -> dict[str, float]:
-        """Return when the last message of each key came, by fingerprint, in seconds since the epoch."""
-        return dict(self._last_seen)
-
-    def restore_last_seen(self, seen: Mapping[str, float], since: float) -> None:
-        """Start with what was known before this process; `since` is when that record began."""
-        self._last_seen, self.seen_since = dict(seen), since
-
-    def _require_recorded(self, caller: Peer, frame: zmq.Frame) -> None:
-        try:
-            self._handshakes.require_recorded(caller.fingerprint)
-        except PeerNotLive:
-            self.connections.mark_for_closing(*origin(frame), "its handshake can't be recorded")
-            raise
-
-    def _recognise(self, identity: str, frame: zmq.Frame, now: float) -> Peer:
-        """Return the accepted peer as it is listed now; or raise PeerNotLive, and have the connection closed."""
-        self._known.pop(identity, None)
-        fingerprint, _, name = identity.partition(" ")
-        verdict = self._peers.judge_fingerprint(fingerprint, now)
-        if isinstance(verdict, Peer):
-            if verdict.name == name:
-                self._known[identity] = verdict
-                return verdict
-            verdict = Outcome.KEY_NOT_AUTHORIZED  # by this name
-        reason = explain(verdict)
-        self.connections.mark_for_closing(*origin(frame), f"its key {reason}")
-        raise PeerNotLive(f"the key of {name} {reason} here; enrol a new key")
-
-
-class OpenSessions:
-    """SECURE_ZMQ=0: no caller is authenticated, whatever a message's metadata claims; methods as of SecuredSessions."""
-
-    def __init__(self) -> None:
-        self.connections = Connections(lambda _: True)
-        self.seen_since: float | None = None
-
-    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
-        return UNAUTHENTICATED
-
-    def caller_now(self, fingerprint: str | None) -> Caller | None:
-        return UNAUTHENTICATED
-
-    def session_of(self, routing_id: bytes) -> Session | None:
-        return None
-
-    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
-        return True
-
-    def disconnected(self, fd: int) -> None:
-        pass
-
-    def forget_ended(self) -> None:
-        pass
-
-    def counts(self) -> dict[str, int]:
-        return {}
-
-    def last_seen(self) -> dict[str, float]:
-        return {}
-
-
-CallerSource = SecuredSessions | OpenSessions
+_ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
+_BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address asynchronously
+_BIND_AGAIN_EVERY_S = 0.001
+_KEEPALIVE_IDLE_S = 10
+_KEEPALIVE_INTERVAL_S = 5
+_KEEPALIVE_COUNT = 3
+_REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; a page of a reply has 256 KiB at most
+_BACKLOG = 1_024  # connections waiting to be accepted
+_MAX_SUBSCRIPTION_BYTES = 1_024  # on the wire; also the handshake's commands, of which INITIATE takes about 300
+_SUBSCRIPTIONS_HIGH_WATER_MARK = 64  # queued per connection: libzmq keeps a tree node for every byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +49,7 @@ class ServerSocket:
     sessions: CallerSource
     handshakes: Handshakes
     guard: HandshakeGuard
-    authenticator: RunningAuthenticator | None  # None: an open link
+    authenticator: Authenticator | None  # None: an open link
 
     @property
     def address(self) -> str:
@@ -279,7 +102,16 @@ class ServerSocket:
         address = self.address
         self.socket.unbind(address)
         while_unbound()
-        bind_again(self.socket, address)
+        deadline = time.monotonic() + _BIND_AGAIN_S
+        while True:
+            try:
+                self.socket.bind(address)
+            except zmq.ZMQError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
+                    raise SocketMisuse(f"{address} can't be bound again ({error}); restart the agent") from None
+                time.sleep(_BIND_AGAIN_EVERY_S)
+            else:
+                break
         self.sessions.connections.unbound()
 
     def close(self) -> None:
@@ -298,8 +130,118 @@ class Watch:
     monitor: Monitor
 
 
-def bind_secured(
-    socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator, own_keys: KeyPair, address: str
+def open_server_socket(
+    authenticator: Authenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
+) -> ServerSocket:
+    """Bind a CURVE ROUTER on the authenticator's context.
+
+    Args:
+        authenticator: the running ZAP handler, which will decide about each peer.
+        own_keys: this agent's pair.
+        address: a ZeroMQ endpoint, `tcp://*:7120`.
+        max_payload_bytes: the largest request that is answered.
+
+    Raises:
+        SocketMisuse: the handler does not run, or the address can't be bound.
+    """
+    socket = authenticator.context.socket(zmq.ROUTER)
+    limit_router(socket, max_payload_bytes)
+    return _bind_secured(socket, authenticator, own_keys, address)
+
+
+def open_unencrypted_server_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: Handshakes
+) -> ServerSocket:
+    """Bind a ROUTER without encryption and authentication; for SECURE_ZMQ=0 alone."""
+    socket = context.socket(zmq.ROUTER)
+    limit_router(socket, max_payload_bytes)
+    return _bind(socket, address, OpenSessions(), handshakes, None)
+
+
+def open_feed_socket(
+    authenticator: Authenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
+) -> ServerSocket:
+    """Bind a CURVE XPUB that grants no subscription by itself; arguments and errors: see `open_server_socket`."""
+    socket = authenticator.context.socket(zmq.XPUB)
+    limit_feed(socket, max_payload_bytes)
+    return _bind_secured(socket, authenticator, own_keys, address)
+
+
+def open_unencrypted_feed_socket(
+    context: "zmq.Context[zmq.Socket[bytes]]", address: str, max_payload_bytes: int, handshakes: Handshakes
+) -> ServerSocket:
+    """Bind an XPUB without encryption and authentication; for SECURE_ZMQ=0 alone."""
+    socket = context.socket(zmq.XPUB)
+    limit_feed(socket, max_payload_bytes)
+    return _bind(socket, address, OpenSessions(), handshakes, None)
+
+
+def secure_unbound_server(socket: "zmq.Socket[bytes]", authenticator: Authenticator, own_keys: KeyPair) -> None:
+    """Make a socket a CURVE server whose peers the handler must accept, and check that the options are in force.
+
+    Raises:
+        SocketMisuse: it is bound or connected already, belongs to another Context, or an option is not in force.
+    """
+    require_fresh(socket)
+    put_server_key(socket, authenticator, own_keys)
+
+
+def put_server_key(socket: "zmq.Socket[bytes]", authenticator: Authenticator, own_keys: KeyPair) -> None:
+    """Set a key pair, CURVE and ZAP on a socket that is not bound, and check that they are in force.
+
+    Raises:
+        SocketMisuse: the handler does not run, or an option is not in force.
+    """
+    authenticator.guard(socket)
+    socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+    socket.setsockopt(_ZAP_ENFORCE_DOMAIN, 1)
+    socket.curve_secretkey = own_keys.secret_z85
+    socket.curve_publickey = own_keys.public.z85
+    socket.curve_server = True
+    domain = cast(bytes, socket.getsockopt(zmq.ZAP_DOMAIN)).rstrip(b"\0")
+    enforced = domain == ZAP_DOMAIN and socket.getsockopt(_ZAP_ENFORCE_DOMAIN) == 1
+    if not (speaks_curve(socket) and socket.curve_server and enforced):
+        raise SocketMisuse(
+            "libzmq did not apply CURVE with ZAP, so the socket would serve anyone; "
+            "run: pip install --force-reinstall pyzmq"
+        )
+
+
+def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
+    """Limit a ROUTER; a reply to a disconnected peer is an error, and not ignored."""
+    limit_socket(socket, max_payload_bytes)
+    let_clients_send_heartbeats(socket)
+    socket.router_mandatory = True
+    socket.sndhwm = _REPLIES_HIGH_WATER_MARK
+    socket.backlog = _BACKLOG
+
+
+def limit_feed(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
+    """Limit an XPUB; it receives only subscriptions, and grants none by itself."""
+    limit_socket(socket, max_payload_bytes)
+    let_clients_send_heartbeats(socket)
+    socket.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
+    socket.rcvhwm = _SUBSCRIPTIONS_HIGH_WATER_MARK
+    socket.backlog = _BACKLOG
+    socket.xpub_manual = True
+
+
+def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
+    """Have a bound socket send no heartbeats: their timer aborts the process if it fires on a failed connection.
+
+    Seen with repeated frames (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or anyone on the path,
+    can send. The TTL in the clients' heartbeats ends dead connections here; for other clients, TCP keepalive does.
+    """
+    socket.heartbeat_ivl = 0
+    socket.tcp_maxrt = 0  # as the system has it: with a limit, Linux ignores the keepalive's count
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_S
+    socket.tcp_keepalive_intvl = _KEEPALIVE_INTERVAL_S
+    socket.tcp_keepalive_cnt = _KEEPALIVE_COUNT
+
+
+def _bind_secured(
+    socket: "zmq.Socket[bytes]", authenticator: Authenticator, own_keys: KeyPair, address: str
 ) -> ServerSocket:
     """Secure a new socket, check that CURVE is in force, bind it, and watch its connections.
 
@@ -316,21 +258,12 @@ def bind_secured(
     return _bind(socket, address, sessions, authenticator.handshakes, authenticator)
 
 
-def bind_open(socket: "zmq.Socket[bytes]", address: str, handshakes: Handshakes) -> ServerSocket:
-    """Bind a socket whose peers are not authenticated, and watch its connections.
-
-    Raises:
-        SocketMisuse: the address can't be bound.
-    """
-    return _bind(socket, address, OpenSessions(), handshakes, None)
-
-
 def _bind(
     socket: "zmq.Socket[bytes]",
     address: str,
     sessions: CallerSource,
     handshakes: Handshakes,
-    authenticator: RunningAuthenticator | None,
+    authenticator: Authenticator | None,
 ) -> ServerSocket:
     watch = _watch(socket, sessions.connections, handshakes, sessions.disconnected)
     try:
@@ -343,7 +276,7 @@ def _bind(
     return ServerSocket(socket, watch.monitor, sessions, handshakes, watch.guard, authenticator)
 
 
-def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: RunningAuthenticator) -> Watch:
+def watch_unbound(socket: "zmq.Socket[bytes]", authenticator: Authenticator) -> Watch:
     """Watch a socket that another program secured, and will bind and serve by itself.
 
     No message is read here, so the key of a connection is not known: when a key is revoked or expires,

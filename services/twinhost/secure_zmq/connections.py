@@ -1,4 +1,4 @@
-"""The open connections of one server socket: the keys that they belong to, and closing those of refused keys.
+"""Open connections: the key that each belongs to, how many a key may have, and closing those of refused keys.
 
 libzmq asks ZAP only at the handshake and can't close a session afterwards, so the TCP connection itself is shut down.
 Its descriptor comes with its first message (`SRCFD`), as does the address that the message came from (`Peer-Address`);
@@ -15,159 +15,46 @@ predecessor with the same address and descriptor. Such a connection is closed wi
 nothing until then.
 """
 
-import contextlib
-import ctypes
 import functools
-import os
-import socket
-import struct
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from twinhost.rate_limit import LogBudget
+from twinhost.secure_zmq.descriptors import (
+    bare_address,
+    held,
+    most_open_files,
+    most_pending,
+    remote,
+    remote_of,
+    shared,
+    shut,
+)
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import Outcome
 
-if TYPE_CHECKING:
-    from twinhost.secure_zmq.authenticator import SessionLimits
-
 _log = structlog.get_logger(__name__)
 
-MAX_PENDING = 4_096  # connections of one socket in their handshake, where there are descriptors for them
-_PENDING_SHARE = 8  # at most one in this many descriptors is for such a connection
+SESSIONS_PER_KEY = 64
+_SOCKETS = 2  # that accept connections: requests, and the feed
+_OWN_FILES = 128  # that an agent has open besides its connections
+LEAST_OPEN_FILES = 256  # leave 48 connections for the keys; below 200 there is room for nobody
+_REPORTED_WITHIN_S = 1.0  # of an acceptance, by the monitor
+_MOST_UNREPORTED = 256  # acceptances whose connection seemed to have ended; beyond this the oldest is dropped
+
 _LATE_S = 0.1  # how long after a key was refused the monitor may report a connection that had been accepted with it
 MAX_LOST = 256  # connections of one socket that libzmq keeps after their end; each has a descriptor and up to 100 KB
 _LOOK_FOR_LOST_S = 2.0  # the monitor's report of an end that libzmq has noticed takes less
 _UNREPORTED_FOR_S = 3.0  # after an unbind: libzmq ends those sessions within LINGER and reports none of them
 
-# A descriptor of libzmq's may be closed and reused for another connection at any moment, so it is duplicated before it
-# is used. The duplicate gets a number that is reserved here, so `dup2` works even if no descriptor is left.
-_nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-_reserved = os.dup(_nothing)
-_reserved_lock = threading.Lock()
-_RESET = struct.pack("=ii", 1, 0)  # unsent data is dropped when libzmq closes
-
-# libc directly, where one system call is enough: a socket object would own libzmq's descriptor. A PyDLL keeps the GIL:
-# releasing it a thousand times for a microsecond each would mean waiting for a busy server a thousand times.
-_libc = ctypes.pythonapi
-_SocketAddress = ctypes.c_char * 128  # struct sockaddr_storage
-_TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
-_BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
-_TcpInfo = ctypes.c_char * _BYTES_ACKED_AND_RECEIVED.size
-_INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
-_FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
-
 Live = Callable[[str], object]  # of a fingerprint; None: the key is refused now
-
-
-@contextlib.contextmanager
-def held(fd: int) -> Iterator[socket.socket | None]:
-    """Hold the connection with this descriptor; None where there is none. Not to be nested: one number is reserved."""
-    with _reserved_lock:
-        try:
-            os.dup2(fd, _reserved, inheritable=False)
-            duplicate = socket.socket(fileno=_reserved)
-        except OSError:
-            os.dup2(_nothing, _reserved, inheritable=False)
-            yield None
-            return
-        try:
-            yield duplicate if duplicate.family in _FAMILIES else None
-        finally:
-            duplicate.detach()
-            os.dup2(_nothing, _reserved, inheritable=False)
-
-
-def shut(connection: socket.socket) -> bool:
-    """Shut a connection down in both directions; return whether that succeeded, or it had ended already."""
-    try:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        return remote(connection) is None
-    return True
-
-
-def remote(connection: socket.socket) -> tuple[str, int] | None:
-    """Return the remote address and port, IPv4 as such and IPv6 without a scope; None if the connection has ended.
-
-    A connection over IPC has neither: `("", 0)`.
-    """
-    try:
-        name = connection.getpeername()
-    except OSError:
-        return None
-    if not isinstance(name, tuple):
-        return "", 0
-    address, port = name[:2]
-    return bare_address(str(address)), int(port)
-
-
-def remote_of(fd: int) -> tuple[str, int] | None:
-    """Return the remote address and port of a descriptor's connection, as `remote` does."""
-    if sys.platform != "linux":  # elsewhere an address begins with its length
-        with held(fd) as connection:
-            return None if connection is None else remote(connection)
-    content, length = _SocketAddress(), ctypes.c_uint32(ctypes.sizeof(_SocketAddress))
-    if _libc.getpeername(fd, content, ctypes.byref(length)):
-        return None
-    raw = content.raw
-    family, port = int.from_bytes(raw[:2], sys.byteorder), int.from_bytes(raw[2:4], "big")
-    if family == _INET6:
-        return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
-    if family == _INET:
-        return shared(socket.inet_ntop(_INET, raw[4:8])), port
-    return ("", 0) if family == socket.AF_UNIX else None
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """The bytes of a connection, as TCP counts them."""
-
-    acknowledged: int  # retransmissions don't count, so a peer can't make it grow by itself
-    received: int
-
-
-def traffic_of(fd: int) -> Traffic | None:
-    """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection; on Linux only."""
-    content, length = _TcpInfo(), ctypes.c_uint32(ctypes.sizeof(_TcpInfo))
-    failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
-    if failed or length.value < ctypes.sizeof(_TcpInfo):
-        return None
-    return Traffic(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
-
-
-def bare_address(address: str) -> str:
-    """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
-    return shared(address.partition("%")[0].removeprefix("::ffff:"))
-
-
-@functools.lru_cache(maxsize=4_096)
-def shared(address: str) -> str:
-    """Return one object for all equal addresses (`sys.intern` would keep each for good in some versions of Python)."""
-    return address
-
-
-def most_open_files() -> int:
-    """Return how many descriptors this process may have; a large number if there is no limit or it is not known."""
-    try:
-        import resource  # noqa: PLC0415 - not on Windows
-    except ImportError:
-        return 1 << 20
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return min(soft, 1 << 20) if soft != resource.RLIM_INFINITY else 1 << 20
-
-
-def most_pending() -> int:
-    """Return how many connections of one socket may be in their handshake at a time."""
-    return min(MAX_PENDING, max(1, most_open_files() // _PENDING_SHARE))
 
 
 class Connection(msgspec.Struct, eq=False, gc=False):
@@ -184,13 +71,222 @@ class Connection(msgspec.Struct, eq=False, gc=False):
     shut: bool = False  # here; its end may not have been reported yet
 
 
+def require_open_files() -> None:
+    """Raise ConfigurationError if this process may have too few descriptors for an agent's connections."""
+    if (most := most_open_files()) < LEAST_OPEN_FILES:
+        raise ConfigurationError(
+            f"this process may open {most} files, and an agent needs {LEAST_OPEN_FILES}, since each connection is one; "
+            f"raise TWINHOST_NOFILE in .env, or outside a container: ulimit -n {LEAST_OPEN_FILES}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Acceptance:
+    """Of a key, which is not assigned to a connection yet."""
+
+    fingerprint: str
+    at: float  # by the monotonic clock
+
+
+class SessionLimits:
+    """Limits the connections of each key, over all sockets of one ZAP handler.
+
+    libzmq never reports which connection a key belongs to: a ZAP request has the key and an address, an accepted
+    connection has its descriptor and an address, and a message has all three. So an accepted key is assigned to a
+    connection in two steps. When a connection from that address has completed its handshake, the oldest acceptance
+    from there is assigned to it. That may mix up keys that connect from one address at the same time; the first message
+    of a connection, which proves its key, corrects it. The count of each key is right in either case, and the limit
+    depends on nothing else.
+
+    Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
+    """
+
+    def __init__(self, per_key: int = SESSIONS_PER_KEY, *, unreported_s: float = _REPORTED_WITHIN_S) -> None:
+        """Start with no connections.
+
+        Args:
+            per_key: the most connections of one key.
+            unreported_s: how long after an acceptance the monitor may still report its connection.
+        """
+        open_files = most_open_files()
+        self.per_key = per_key
+        self._unreported_s = unreported_s
+        self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
+        self._lock = threading.Lock()
+        self._connections: set[Connection] = set()
+        self._assigned: dict[str, list[Connection]] = {}  # by key, the oldest first
+        self._unassigned: Counter[str] = Counter()  # the connections without a key, by address
+        self._unplaced: dict[str, deque[_Acceptance]] = defaultdict(deque)  # by address, the oldest first
+        self._late: deque[tuple[str, str]] = deque(maxlen=_MOST_UNREPORTED)
+        self._counts: Counter[str] = Counter()
+        self._sum = 0  # of the counts
+
+    def admit(self, fingerprint: str, address: str) -> bool:
+        """Count a key at its handshake; return False if it, or all keys together, have reached the limit."""
+        with self._lock:
+            if self._is_full(fingerprint):
+                self._drop_ended(fingerprint)
+                if self._is_full(fingerprint):
+                    return False
+            self._count(fingerprint, 1)
+            self._unplaced[bare_address(address)].append(_Acceptance(fingerprint, time.monotonic()))
+            return True
+
+    def which_is_reached(self, fingerprint: str) -> str:
+        """Return which limit a key was refused for."""
+        if self._counts[fingerprint] >= self.per_key:
+            return f"the key has the {self.per_key} connections that limits.sessions_per_key allows"
+        return f"all keys together have the {self.total} connections that TWINHOST_NOFILE allows"
+
+    def count(self, fingerprint: str) -> int:
+        """Return how many connections a key has."""
+        with self._lock:
+            self._trim_all()
+            return self._counts[fingerprint]
+
+    def opened(self, connection: Connection) -> None:
+        """Add a connection that was accepted; its handshake follows."""
+        with self._lock:
+            self._add(connection)
+
+    def finished(self, connection: Connection) -> None:
+        """Note that a connection has completed its handshake."""
+        with self._lock:
+            if connection in self._connections and connection.counted_for is None:
+                self._assign(connection, self._oldest_at(connection.peer))
+
+    def proven(self, connection: Connection, fingerprint: str) -> None:
+        """Note the key of a connection, which its message proves."""
+        with self._lock:
+            connection.fingerprint = fingerprint
+            self._add(connection)
+            assumed = connection.counted_for
+            self._assign(connection, fingerprint)
+            if assumed is None and not self._take(connection.peer, fingerprint):
+                self._count(fingerprint, 1)
+            elif assumed is not None and assumed != fingerprint:
+                self._exchange(connection.peer, fingerprint, assumed)
+
+    def ended(self, connection: Connection) -> None:
+        """Note that a connection has ended."""
+        with self._lock:
+            self._end(connection)
+
+    def _add(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            self._connections.add(connection)
+            self._count_unassigned(connection.peer, 1)
+
+    def _assign(self, connection: Connection, fingerprint: str | None) -> None:
+        """Assign another key to a connection, or none."""
+        before, connection.counted_for = connection.counted_for, fingerprint
+        if before is None:
+            self._count_unassigned(connection.peer, -1)
+        else:
+            self._assigned[before].remove(connection)
+            if not self._assigned[before]:
+                del self._assigned[before]
+        if fingerprint is None:
+            self._count_unassigned(connection.peer, 1)
+        elif fingerprint in self._assigned:
+            self._assigned[fingerprint].append(connection)
+        else:
+            self._assigned[fingerprint] = [connection]  # most keys have one
+
+    def _count_unassigned(self, address: str, more: int) -> None:
+        self._unassigned[address] += more
+        if not self._unassigned[address]:
+            del self._unassigned[address]
+
+    def _is_full(self, fingerprint: str) -> bool:
+        return self._counts[fingerprint] >= self.per_key or self._sum >= self.total
+
+    def _drop_ended(self, fingerprint: str) -> None:
+        """Drop a key's ended connections before it is refused one more: an end is reported late, or never."""
+        for connection in tuple(self._assigned.get(fingerprint, ())):
+            if remote_of(connection.fd) is None:
+                self._end(connection)
+        self._trim_all()
+
+    def _oldest_at(self, address: str) -> str | None:
+        if waiting := self._unplaced.get(address):
+            return waiting.popleft().fingerprint
+        for late in self._late:
+            if late[0] == address:
+                self._late.remove(late)
+                self._count(late[1], 1)
+                return late[1]
+        return None
+
+    def _take(self, address: str, fingerprint: str) -> bool:
+        waiting = self._unplaced.get(address, ())
+        own = next((acceptance for acceptance in waiting if acceptance.fingerprint == fingerprint), None)
+        if own is None:
+            return False
+        self._unplaced[address].remove(own)
+        return True
+
+    def _exchange(self, address: str, proven: str, assumed: str) -> None:
+        """Assign the assumed key to the connection or acceptance to which the proven key was assigned."""
+        for other in self._assigned.get(proven, ()):
+            if other.peer == address and other.fingerprint is None:
+                self._assign(other, assumed)
+                return
+        if self._take(address, proven):
+            self._unplaced[address].append(_Acceptance(assumed, time.monotonic()))
+            return
+        self._count(assumed, -1)
+        self._count(proven, 1)
+
+    def _end(self, connection: Connection) -> None:
+        if connection not in self._connections:
+            return
+        if connection.counted_for is not None:
+            self._count(connection.counted_for, -1)
+            self._assign(connection, None)
+        self._connections.remove(connection)
+        self._count_unassigned(connection.peer, -1)
+        if connection.peer:
+            self._trim(connection.peer)
+        else:  # it had ended before its address was read
+            self._trim_all()
+
+    def _trim_all(self) -> None:
+        for address in tuple(self._unplaced):
+            self._trim(address)
+
+    def _trim(self, address: str) -> None:
+        """Drop acceptances in excess of the open connections: theirs ended before they were assigned.
+
+        A recent one stays: the monitor's thread may be behind, and not have reported its connection yet.
+        """
+        waiting = self._unplaced.get(address)
+        if not waiting:
+            self._unplaced.pop(address, None)
+            return
+        without = self._unassigned[address]
+        settled = time.monotonic() - self._unreported_s
+        while len(waiting) > without and waiting[0].at <= settled:
+            fingerprint = waiting.popleft().fingerprint
+            self._count(fingerprint, -1)
+            self._late.append((address, fingerprint))
+        if not waiting:
+            del self._unplaced[address]
+
+    def _count(self, fingerprint: str, more: int) -> None:
+        self._counts[fingerprint] += more
+        self._sum += more
+        if not self._counts[fingerprint]:
+            del self._counts[fingerprint]
+
+
 class Connections:
-    """The table of one socket: written by the threads of the monitor, the ZAP handler, and the guard.
+    """The open connections of one socket: written by the threads of the monitor, the ZAP handler, and the guard.
 
     The thread that owns the socket reads it, and closes connections.
     """
 
-    def __init__(self, live: Live, limits: "SessionLimits | None" = None) -> None:
+    def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
         """Start with an empty table.
 
         Args:
@@ -229,8 +325,8 @@ class Connections:
                 connection = known
             else:
                 self._forget(fd)
-                found = self.remote(fd)
-                connection = self._open[fd] = Connection(fd, found[0] if found else "", port)
+                peer = self.remote(fd)
+                connection = self._open[fd] = Connection(fd, peer[0] if peer else "", port)
             if self._limits is not None:
                 self._limits.opened(connection)
             if event.kind is EventKind.ACCEPTED:
@@ -301,12 +397,12 @@ class Connections:
                     self._mark(fd, address, reason)
             self._marked.clear()
             dead = {fingerprint for fingerprint in self._admitted if self._live(fingerprint) is None}
-            late = {each: since for each, since in self._just_refused.items() if self._live(each) is None}
+            late = {key: since for key, since in self._just_refused.items() if self._live(key) is None}
             suspects = dead | late.keys()
             self._admitted -= dead
             self._just_refused = dict.fromkeys(dead, now)
-            self._just_refused |= {each: since for each, since in late.items() if now - since < _LATE_S}
-            chosen = [(each, why) for each in self._open.values() if (why := _reason(each, suspects))]
+            self._just_refused |= {key: since for key, since in late.items() if now - since < _LATE_S}
+            chosen = [(connection, why) for connection in self._open.values() if (why := _reason(connection, suspects))]
         self.unclosed = sum(not self._close(connection, why) for connection, why in chosen)
         return self._drop_unreported() if now < self._unreported_until else []
 
@@ -369,13 +465,13 @@ class Connections:
         Returns:
             False if that failed; it is retried then.
         """
-        with held(connection.fd) as found:
-            peer = None if found is None else remote(found)
-            if found is None or peer is None or connection.port not in {None, found.getsockname()[1]}:
+        with held(connection.fd) as present:
+            peer = None if present is None else remote(present)
+            if present is None or peer is None or connection.port not in {None, present.getsockname()[1]}:
                 return True
             if connection.address is not None and bare_address(connection.address) != peer[0]:
                 return True
-            if not shut(found):
+            if not shut(present):
                 connection.close_reason = reason
                 return False
         if connection.shut:
@@ -399,8 +495,10 @@ def _port_of(endpoint: str) -> int | None:
 
 def _is_open(connection: Connection) -> bool:
     """Return whether its descriptor has an open connection with our port."""
-    with held(connection.fd) as found:
-        return found is not None and remote(found) is not None and connection.port in {None, found.getsockname()[1]}
+    with held(connection.fd) as present:
+        return (
+            present is not None and remote(present) is not None and connection.port in {None, present.getsockname()[1]}
+        )
 
 
 def _reason(connection: Connection, suspects: set[str]) -> str | None:

@@ -26,11 +26,12 @@ import structlog
 import zmq
 
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket, origin
+from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.connections import Connection
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.sessions import origin
 from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)

@@ -16,7 +16,7 @@ import zmq
 
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
-from twinhost.secure_zmq.bound_socket import CallerSource, RekeyRequests, ServerSocket
+from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
@@ -33,6 +33,7 @@ from twinhost.secure_zmq.framing.forms import (
 from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return, detached
 from twinhost.secure_zmq.framing.messages import Outgoing, discard_rest, receive, send
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.sockets import DONTWAIT
 from twinhost.worker import Heartbeat, Waker
 

@@ -14,8 +14,9 @@ from zmq.utils import z85
 from tests.benchmarks.speed.child import ready
 from tests.benchmarks.speed.messages import LOAD_AGENT, around_the_id, request
 from tests.benchmarks.speed.task import ANSWER_WITHIN_S, ID_CHARACTERS, Outcome, Task, one_by_one
+from twinhost.secure_zmq.bound_socket import limit_router
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT, limit_router
+from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
 
 _SOCKETS = 4_096  # of a context
 _MAX_BATCH = 256  # requests that share one commit, as in the product

@@ -11,9 +11,9 @@ from tests.identities import new_pair
 from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.keys_seen import KeysSeen
 from twinhost.moments import SYSTEM_CLOCK
-from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.key_writer import write_certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
+from twinhost.secure_zmq.sessions import SecuredSessions
 
 
 class Bench:

@@ -18,7 +18,13 @@ from twinhost.agent.http import HttpServer
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
-from twinhost.secure_zmq.bound_socket import ServerSocket
+from twinhost.secure_zmq.bound_socket import (
+    ServerSocket,
+    open_feed_socket,
+    open_server_socket,
+    open_unencrypted_feed_socket,
+    open_unencrypted_server_socket,
+)
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from twinhost.secure_zmq.client import Client
@@ -30,12 +36,6 @@ from twinhost.secure_zmq.keys import UNLIMITED, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
-from twinhost.secure_zmq.sockets import (
-    open_feed_socket,
-    open_server_socket,
-    open_unencrypted_feed_socket,
-    open_unencrypted_server_socket,
-)
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.chain import Event
 from twinhost.store.audit_log.log import AuditLog

@@ -11,12 +11,12 @@ from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts,
 from tests.unit.cli.running import Cli, run_on_terminal
 from twinhost.cli import keys
 from twinhost.moments import iso_time
-from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.certificates import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.sessions import SecuredSessions
 
 pytestmark = pytest.mark.thorough
 

@@ -38,7 +38,7 @@ from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
 from twinhost.cli.connect import load_settings
 from twinhost.cli.doctor.command import Format, show_report, target_of
-from twinhost.secure_zmq import handshakes, sockets
+from twinhost.secure_zmq import handshake_guard, sockets
 from twinhost.secure_zmq.feed import Feed
 
 pytestmark = pytest.mark.thorough
@@ -366,7 +366,7 @@ def test_red_where_strangers_are_answered(tmp_path: Path) -> None:
 
 def test_red_where_the_guard_is_off(start_hosts: StartHosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """libzmq by itself takes a handshake of any size, for 4 s."""
-    monkeypatch.setattr(handshakes, "MAX_HANDSHAKE_BYTES", 1 << 40)
+    monkeypatch.setattr(handshake_guard, "MAX_HANDSHAKE_BYTES", 1 << 40)
     monkeypatch.setattr(payloads, "CUT_WITHIN_S", SHORT_S)
     came_through(play("one huge frame, before the handshake", against(start_hosts())), "accepted")
 

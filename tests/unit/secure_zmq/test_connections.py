@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from twinhost.secure_zmq import connections as table
-from twinhost.secure_zmq.authenticator import SessionLimits
-from twinhost.secure_zmq.connections import Connections, held, remote, remote_of
+from twinhost.secure_zmq.connections import Connections, SessionLimits
+from twinhost.secure_zmq.descriptors import held, remote, remote_of
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 KEY = "SHA256:of-a-key"

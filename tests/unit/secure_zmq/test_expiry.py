@@ -10,12 +10,12 @@ from tests.identities import authorize, new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
 from twinhost.secure_zmq import peers as peers_module
 from twinhost.secure_zmq.authenticator import Authenticator
-from twinhost.secure_zmq.bound_socket import SecuredSessions
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
+from twinhost.secure_zmq.sessions import SecuredSessions
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN
 
 

@@ -19,7 +19,7 @@ from twinhost.secure_zmq.framing.forms import MAX_FIELDS, MESSAGEPACK_FROM_BYTES
 from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Answer, Reply, Request, RequestDecoder, as_json, encode_reply
 
 if TYPE_CHECKING:
-    from twinhost.secure_zmq.bound_socket import Session
+    from twinhost.secure_zmq.sessions import Session
 
 _log = structlog.get_logger(__name__)
 

@@ -1,0 +1,190 @@
+"""The sessions of a bound socket: who sent each message, by the key that its connection proved."""
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import msgspec
+import zmq
+
+from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
+from twinhost.secure_zmq.connections import Connections, SessionLimits
+from twinhost.secure_zmq.errors import PeerNotLive
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
+
+
+def origin(frame: zmq.Frame) -> tuple[int, str]:
+    """Return the descriptor and the address that a message came from; a peer can claim neither.
+
+    Raises:
+        zmq.ZMQError: the message did not come over a connection.
+    """
+    return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
+
+
+class Session(msgspec.Struct, frozen=True, gc=False):
+    """A connection over which messages came: its owner's name, its descriptor, and its remote address and port."""
+
+    name: str
+    fd: int
+    address: str | None  # None: it had ended before this was read
+    port: int
+
+    @property
+    def remote(self) -> tuple[str, int] | None:
+        return None if self.address is None else (self.address, self.port)
+
+
+class SecuredSessions:
+    """The caller of a message is the owner of the key that ZAP accepted for its connection, while that key is listed.
+
+    It is read from every message: a routing-id proves nothing, since a peer may choose any, even one that begins with a
+    zero byte like those that libzmq assigns. Routing-ids only serve to count sessions.
+    """
+
+    def __init__(
+        self, peers: AuthorizedPeers, limits: SessionLimits | None = None, handshakes: Handshakes | None = None
+    ) -> None:
+        self.connections = Connections(peers.live, limits)
+        self._peers = peers
+        self._handshakes = handshakes or Handshakes()
+        self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
+        self._sessions: dict[bytes, Session] = {}  # by routing-id
+        self._ended: deque[int] = deque()
+        self._last_seen: dict[str, float] = {}  # by fingerprint
+        self.seen_since: float | None = None  # when that record began
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
+        """Return the caller of a message, as of `now` in seconds since the epoch, and count its session.
+
+        Raises:
+            PeerNotLive: its key is refused now, or its handshake can't be recorded; its connection will be closed.
+        """
+        if self._ended:
+            self.forget_ended()
+        try:
+            identity = frame.get(IDENTITY_PROPERTY)
+        except zmq.ZMQError:
+            raise PeerNotLive("the connection carries no authenticated identity; use an authorised key") from None
+        caller = self._known.get(identity)
+        if caller is None or self._peers.judge_fingerprint(caller.fingerprint, now) is not caller:
+            caller = self._recognise(str(identity), frame, now)
+        if self._handshakes.waiting:
+            self._require_recorded(caller, frame)
+        session = self._sessions.get(routing_id)
+        if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
+            self._handshakes.log_accepted()
+            fd, address = origin(frame)
+            fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
+            remote = self.connections.remote_from(fd, address) or (None, 0)
+            self._sessions[routing_id] = Session(caller.name, fd, *remote)
+            if remote[0] is None:
+                self.disconnected(fd)  # it had ended before, so its end is not reported any more
+        self._last_seen[caller.fingerprint] = now
+        return caller
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        """Return the caller that holds a key, as of now; None where the key is refused now."""
+        return None if fingerprint is None else self._peers.live(fingerprint)
+
+    def session_of(self, routing_id: bytes) -> Session | None:
+        """Return the session that the last message under a routing-id belongs to; None where none is known."""
+        return self._sessions.get(routing_id)
+
+    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
+        """Return whether a routing-id still leads to a session's owner, as far as is known; on the loop's thread."""
+        if session is not None and session.address is None:  # whoever has the routing-id now
+            return False
+        if not self._ended and self._sessions.get(routing_id) is session:
+            return True
+        self.forget_ended()
+        known = self._sessions.get(routing_id)
+        if session is None:
+            return known is None
+        if known is not None:
+            return known.name == session.name
+        if self.connections.remote(session.fd) != session.remote:
+            return False
+        self._sessions[routing_id] = session  # an older connection with the same descriptor had ended
+        return True
+
+    def disconnected(self, fd: int) -> None:
+        """Note, from any thread, that a connection ended."""
+        self._ended.append(fd)
+
+    def forget_ended(self) -> None:
+        """Drop the sessions whose connections ended; on the thread that owns the socket."""
+        if not self._ended:
+            return
+        ended = {self._ended.popleft() for _ in range(len(self._ended))}
+        for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
+            del self._sessions[routing_id]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of live sessions by caller's name."""
+        names = {session.fd: session.name for session in tuple(self._sessions.values())}  # one has each descriptor
+        return dict(Counter(names[fd] for fd in names.keys() - set(self._ended)))
+
+    def last_seen(self) -> dict[str, float]:
+        """Return when the last message of each key came, by fingerprint, in seconds since the epoch."""
+        return dict(self._last_seen)
+
+    def restore_last_seen(self, seen: Mapping[str, float], since: float) -> None:
+        """Start with what was known before this process; `since` is when that record began."""
+        self._last_seen, self.seen_since = dict(seen), since
+
+    def _require_recorded(self, caller: Peer, frame: zmq.Frame) -> None:
+        try:
+            self._handshakes.require_recorded(caller.fingerprint)
+        except PeerNotLive:
+            self.connections.mark_for_closing(*origin(frame), "its handshake can't be recorded")
+            raise
+
+    def _recognise(self, identity: str, frame: zmq.Frame, now: float) -> Peer:
+        """Return the accepted peer as it is listed now; or raise PeerNotLive, and have the connection closed."""
+        self._known.pop(identity, None)
+        fingerprint, _, name = identity.partition(" ")
+        verdict = self._peers.judge_fingerprint(fingerprint, now)
+        if isinstance(verdict, Peer):
+            if verdict.name == name:
+                self._known[identity] = verdict
+                return verdict
+            verdict = Outcome.KEY_NOT_AUTHORIZED  # by this name
+        reason = explain(verdict)
+        self.connections.mark_for_closing(*origin(frame), f"its key {reason}")
+        raise PeerNotLive(f"the key of {name} {reason} here; enrol a new key")
+
+
+class OpenSessions:
+    """SECURE_ZMQ=0: no caller is authenticated, whatever a message's metadata claims; methods as of SecuredSessions."""
+
+    def __init__(self) -> None:
+        self.connections = Connections(lambda _: True)
+        self.seen_since: float | None = None
+
+    def caller_of(self, routing_id: bytes, frame: zmq.Frame, now: float) -> Caller:
+        return UNAUTHENTICATED
+
+    def caller_now(self, fingerprint: str | None) -> Caller | None:
+        return UNAUTHENTICATED
+
+    def session_of(self, routing_id: bytes) -> Session | None:
+        return None
+
+    def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
+        return True
+
+    def disconnected(self, fd: int) -> None:
+        pass
+
+    def forget_ended(self) -> None:
+        pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
+
+    def last_seen(self) -> dict[str, float]:
+        return {}
+
+
+CallerSource = SecuredSessions | OpenSessions
