@@ -42,11 +42,11 @@ class FaultyPeers(AuthorizedPeers):
         super().__init__([home])
         self.faults = faults
 
-    def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
+    def judge(self, raw_key: bytes) -> Peer | Refusal:
         if self.faults > 0:
             self.faults -= 1
             raise KeyError("a fault of the list")
-        return super().judge(raw_key, now)
+        return super().judge(raw_key)
 
 
 def ask(context: "Context", *frames: bytes) -> list[bytes]:

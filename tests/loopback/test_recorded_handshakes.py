@@ -157,7 +157,7 @@ def test_a_stranger_leaves_nothing_that_waits(context: Context, authenticator: A
         assert ask(context, *question(new_pair().public.raw))[2] == b"400"
         assert not authenticator.handshakes.waiting
         assert authenticator.handshakes.counts()["key_not_authorized"] == number + 1
-    assert len(authenticator.peers._snapshot.by_key) == 1
+    assert len(authenticator.peers._snapshot.by_fingerprint) == 1
 
 
 @pytest.mark.sdt_security

@@ -15,6 +15,7 @@ import pytest
 from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.test_rotation_of_pins import Kind, both
+from tests.unit.secure_zmq.wall_clock import LeapingClock, StandingClock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import PlainClient, Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
@@ -224,7 +225,7 @@ def test_a_connection_that_is_reported_late_counts_meanwhile() -> None:
 
 def test_an_end_that_nobody_reported_locks_no_key_out() -> None:
     """A descriptor that is no connection any more, and an acceptance without one, do not count against a key."""
-    limits = SessionLimits(per_key=2, unreported_s=0)
+    limits = SessionLimits(per_key=2, clock=LeapingClock())
     ended = os.open(os.devnull, os.O_RDONLY)
     connection = Connection(ended, "10.0.0.1")
     limits.opened(connection)
@@ -253,7 +254,7 @@ def test_an_end_that_is_reported_late_is_counted_once() -> None:
 
 def test_a_scoped_address_is_that_of_its_connection() -> None:
     """ZAP names a link-local address with its interface, and the kernel without: both are one place."""
-    limits = SessionLimits(per_key=2, unreported_s=0)
+    limits = SessionLimits(per_key=2, clock=LeapingClock())
     for fd in range(1_000, 1_020):
         connection = Connection(fd, "fe80::1")
         limits.opened(connection)
@@ -279,7 +280,7 @@ def test_two_sockets_with_one_descriptor_are_counted_apart() -> None:
 
 def seconds_of(agents: int) -> float:
     """Return the CPU seconds in which so many agents behind one address connect, show their keys, and leave."""
-    limits, shuffled = SessionLimits(unreported_s=3_600), random.Random(1)
+    limits, shuffled = SessionLimits(clock=StandingClock()), random.Random(1)
     limits.total = 2 * agents  # whatever `nofile` is here
     keys = [f"key {number}" for number in range(agents)]
     connections = [Connection(number, "192.0.2.1", 7_120) for number in range(agents)]

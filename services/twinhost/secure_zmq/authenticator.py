@@ -32,16 +32,16 @@ _SNDMORE = int(zmq.SNDMORE)  # a plain number: an enumeration's `|` takes ten ti
 
 
 @dataclass(frozen=True, slots=True)
-class _Verdict:
+class _ZapReply:
     status: bytes
     text: bytes
     user_id: bytes = b""
     metadata: bytes = b""
 
 
-_REFUSED = _Verdict(b"400", b"key not authorized")
-_TOO_MANY = _Verdict(b"500", b"too many sessions")  # a client shows the status, and retries
-_FAULT = _Verdict(b"300", b"handler fault, try again")
+_REFUSED = _ZapReply(b"400", b"key not authorized")
+_TOO_MANY = _ZapReply(b"500", b"too many sessions")  # a client shows the status, and retries
+_FAULT = _ZapReply(b"300", b"handler fault, try again")
 
 
 class Authenticator(Worker):
@@ -141,12 +141,12 @@ class Authenticator(Worker):
         request_id = frames[1] if len(frames) > 1 else b""
         fault: Exception | None = None
         try:
-            verdict = self._judge(frames)
+            reply = self._reply_to(frames)
         except Exception as error:  # boundary: without a handler every peer would be refused
-            verdict, fault = _FAULT, error
-        for part in (_VERSION, request_id, verdict.status, verdict.text, verdict.user_id):
+            reply, fault = _FAULT, error
+        for part in (_VERSION, request_id, reply.status, reply.text, reply.user_id):
             self._send(part, _SNDMORE)
-        self._send(verdict.metadata, 0)
+        self._send(reply.metadata, 0)
         if fault is not None:
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
@@ -154,17 +154,18 @@ class Authenticator(Worker):
         if self._record_first:  # no loop of ours has ticks
             self.handshakes.log_accepted()
 
-    def _judge(self, frames: list[bytes]) -> _Verdict:
-        """Return the verdict on `[version, request id, domain, address, routing id, mechanism, public key]`."""
+    def _reply_to(self, frames: list[bytes]) -> _ZapReply:
+        """Return the reply to `[version, request id, domain, address, routing id, mechanism, public key]`."""
         if len(frames) != 7 or frames[0] != _VERSION or frames[2] != ZAP_DOMAIN or frames[5] != b"CURVE":
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
         address, raw_key = shared(frames[3].decode(errors="replace").removeprefix("::ffff:")), frames[6]
-        peer = self.peers.judge(raw_key)
-        if not isinstance(peer, Peer):  # the peer doesn't learn which refusal it is
+        verdict = self.peers.judge(raw_key)
+        if not isinstance(verdict, Peer):  # the peer doesn't learn which refusal it is
             fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"
-            self.handshakes.refused(peer, address=address, fingerprint=fingerprint)
+            self.handshakes.refused(verdict, address=address, fingerprint=fingerprint)
             return _REFUSED
+        peer = verdict
         known = {"peer": peer.name, "fingerprint": peer.fingerprint, "address": address}
         if len(self.handshakes.waiting) >= MAX_WAITING:
             self.handshakes.refused(Outcome.HANDLER_FAULT, **known, reason="earlier handshakes can't be recorded")
@@ -180,8 +181,8 @@ class Authenticator(Worker):
         return _accept(peer)
 
 
-def _accept(peer: Peer) -> _Verdict:
+def _accept(peer: Peer) -> _ZapReply:
     value = f"{peer.fingerprint} {peer.name}".encode()
     name = bytes([len(IDENTITY_PROPERTY)]) + IDENTITY_PROPERTY
     metadata = name + len(value).to_bytes(4, "big") + value  # RFC 23, one property
-    return _Verdict(b"200", b"OK", peer.name.encode(), metadata)
+    return _ZapReply(b"200", b"OK", peer.name.encode(), metadata)

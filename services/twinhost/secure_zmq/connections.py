@@ -17,7 +17,6 @@ nothing until then.
 
 import functools
 import threading
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.descriptors import (
     bare_address,
@@ -101,16 +101,11 @@ class SessionLimits:
     Used by the ZAP handler, the monitors, the guards, and the sockets' own threads.
     """
 
-    def __init__(self, per_key: int = SESSIONS_PER_KEY, *, unreported_s: float = _REPORTED_WITHIN_S) -> None:
-        """Start with no connections.
-
-        Args:
-            per_key: the most connections of one key.
-            unreported_s: how long after an acceptance the monitor may still report its connection.
-        """
+    def __init__(self, per_key: int = SESSIONS_PER_KEY, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Start with no connections; `per_key` is the most connections of one key."""
         open_files = most_open_files()
         self.per_key = per_key
-        self._unreported_s = unreported_s
+        self._clock = clock
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
@@ -129,7 +124,7 @@ class SessionLimits:
                 if self._is_full(fingerprint):
                     return False
             self._count(fingerprint, 1)
-            self._unplaced[bare_address(address)].append(_Acceptance(fingerprint, time.monotonic()))
+            self._unplaced[bare_address(address)].append(_Acceptance(fingerprint, self._clock.monotonic()))
             return True
 
     def which_is_reached(self, fingerprint: str) -> str:
@@ -233,7 +228,7 @@ class SessionLimits:
                 self._assign(other, assumed)
                 return
         if self._take(address, proven):
-            self._unplaced[address].append(_Acceptance(assumed, time.monotonic()))
+            self._unplaced[address].append(_Acceptance(assumed, self._clock.monotonic()))
             return
         self._count(assumed, -1)
         self._count(proven, 1)
@@ -265,7 +260,7 @@ class SessionLimits:
             self._unplaced.pop(address, None)
             return
         without = self._unassigned[address]
-        settled = time.monotonic() - self._unreported_s
+        settled = self._clock.monotonic() - _REPORTED_WITHIN_S
         while len(waiting) > without and waiting[0].at <= settled:
             fingerprint = waiting.popleft().fingerprint
             self._count(fingerprint, -1)
@@ -286,16 +281,18 @@ class Connections:
     The thread that owns the socket reads it, and closes connections.
     """
 
-    def __init__(self, live: Live, limits: SessionLimits | None = None) -> None:
+    def __init__(self, live: Live, limits: SessionLimits | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
         """Start with an empty table.
 
         Args:
             live: returns None where the key of a fingerprint is refused now; called at every `close_refused()`.
             limits: where the connections of each key are counted; None on an open link.
+            clock: read for how long a report of the monitor may be late.
         """
         self.closed_count = 0  # since the start
         self.unclosed = 0  # connections that the last `close_refused()` could not close; the next one tries again
         self._limits = limits
+        self._clock = clock
         self._live = live
         self._lock = threading.Lock()
         self._open: dict[int, Connection] = {}  # by descriptor
@@ -390,7 +387,7 @@ class Connections:
         Returns:
             The descriptors of connections that ended without libzmq's reporting it.
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         with self._lock:
             for (fd, peer), (address, reason) in self._marked.items():
                 if self.remote(fd) == peer:  # again: an event that came late may have replaced it in the table since
@@ -409,14 +406,14 @@ class Connections:
     @property
     def unsettled(self) -> bool:
         """Whether `close_refused()` is to be called again soon, though no key has changed."""
-        return bool(self._just_refused or self.unclosed) or time.monotonic() < self._unreported_until
+        return bool(self._just_refused or self.unclosed) or self._clock.monotonic() < self._unreported_until
 
     def too_many_lost(self) -> bool:
         """Return whether libzmq keeps so many connections after their end that the socket is to be bound again.
 
         libzmq does not notice the end of a session in which a peer repeated an encrypted frame (decision 14).
         """
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if len(self._open) < MAX_LOST or now < self._look_at:
             return False
         ended = frozenset(connection for connection in self.open() if self.remote(connection.fd) is None)
@@ -425,7 +422,7 @@ class Connections:
 
     def unbound(self) -> None:
         """Note that the socket's address was unbound, which ends its sessions without an event."""
-        self._unreported_until = time.monotonic() + _UNREPORTED_FOR_S
+        self._unreported_until = self._clock.monotonic() + _UNREPORTED_FOR_S
 
     def end_all(self) -> None:
         """Note that the socket was closed, which ends its connections without an event."""

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import structlog
 import zmq
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
@@ -75,7 +76,11 @@ class Feed(Worker):
     """Publishes to granted subscriptions, and never to a connection whose key is refused now."""
 
     def __init__(
-        self, feed_socket: ServerSocket, may_subscribe: MaySubscribe, max_payload_bytes: int = MAX_EVENT_BYTES
+        self,
+        feed_socket: ServerSocket,
+        may_subscribe: MaySubscribe,
+        max_payload_bytes: int = MAX_EVENT_BYTES,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Take ownership of a bound feed socket; `start()` serves it.
 
@@ -83,6 +88,7 @@ class Feed(Worker):
             feed_socket: from `open_feed_socket` or `open_unencrypted_feed_socket`.
             may_subscribe: called for every subscription, and again after `request_review()`, on the feed's thread.
             max_payload_bytes: the largest event.
+            clock: by which keys begin and end.
         """
         super().__init__("event-feed", self._serve, stalled_after_s=_STALLED_AFTER_S)
         self.counters = FeedCounters()
@@ -90,6 +96,7 @@ class Feed(Worker):
         self._socket = feed_socket.socket
         self._sessions = feed_socket.sessions
         self._may_subscribe = may_subscribe
+        self._clock = clock
         self._max_payload_bytes = max_payload_bytes
         self._subscribers: dict[Connection, _Subscriber] = {}
         self._wanted: tuple[bytes, ...] = ()  # every topic with a subscriber, as of the last tick or since
@@ -237,7 +244,7 @@ class Feed(Worker):
             self._refuse(fd, address, None, "it sent a message that is not a subscription")
             return
         try:
-            caller = self._sessions.caller_of(b"%d" % fd, frame, time.time())
+            caller = self._sessions.caller_of(b"%d" % fd, frame, self._clock.time())
         except PeerNotLive:
             self.counters.refused += 1
             return

@@ -2,7 +2,6 @@
 
 import errno
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import assert_never
 
 import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
@@ -37,7 +37,8 @@ class _Accepted:
 class Handshakes:
     """Counts by outcome; safe to use from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self.waiting: deque[_Accepted] = deque()  # the oldest first
         self._unlogged: deque[_Accepted] = deque()  # recorded
         self._recording = threading.Lock()
@@ -64,7 +65,7 @@ class Handshakes:
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
         known = {"peer": peer, "fingerprint": fingerprint, "address": address}
-        self.waiting.append(_Accepted(known, self._listeners.copy(), time.time()))
+        self.waiting.append(_Accepted(known, self._listeners.copy(), self._clock.time()))
 
     def record(self) -> None:
         """Record the accepted keys that wait; one whose record fails goes on waiting, and the next call tries again."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Literal, NamedTuple, assert_never
 import structlog
 
 from twinhost.folder_events import FolderEvents, Looks
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, INVITATION_ROLE, Peer
 from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
@@ -74,7 +74,6 @@ def explain(refusal: Refusal) -> str:
 class _Snapshot:
     contents: FolderContents = NOTHING
     by_fingerprint: Mapping[str, Peer] = field(default_factory=dict)  # no revoked key is in it
-    by_key: Mapping[bytes, Peer] = field(default_factory=dict)  # the same peers, for a handshake: it shows the key
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +96,34 @@ class AuthorizedPeers:
     An invalid file is reported and skipped; it neither hides the others nor keeps a removed key authorised.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], clock: Clock = SYSTEM_CLOCK) -> None:
         self._folders = tuple(folders)
+        self._clock = clock
         self._snapshot = _Snapshot()
         self._candidates: dict[bytes, Certificate] = {}
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
-        self._watch = _FolderWatch(self._folders, self._on_change, lambda: self.contents.rejected)
+        self._watch = _FolderWatch(self._folders, self._on_change, lambda: self.contents.rejected, clock)
         self._callbacks: tuple[Callable[[], None], ...] = ()
         self.reload()
 
-    def judge(self, raw_key: bytes, now: float | None = None) -> Peer | Refusal:
-        """Return the owner of a key, or why it is refused at `now`, in seconds since the epoch; at this moment if None.
-
-        `raw_key` is the public key as the handshake shows it; one that is not 32 bytes long is not authorised.
-        """
-        now = time.time() if now is None else now
-        snapshot = self._snapshot
-        peer = snapshot.by_key.get(raw_key)
-        return _judged(snapshot, peer, fingerprint_of(raw_key) if peer is None else peer.fingerprint, now)
+    def judge(self, raw_key: bytes) -> Peer | Refusal:
+        """Judge a public key at this moment, as the handshake shows it; one without 32 bytes is not authorised."""
+        return self.judge_fingerprint(fingerprint_of(raw_key), self._clock.time())
 
     def judge_fingerprint(self, fingerprint: str, now: float) -> Peer | Refusal:
-        """Judge a key by its fingerprint, as `judge()` does; called for every message."""
+        """Return the owner of a key, or why it is refused at `now`, in seconds since the epoch.
+
+        This alone decides about keys: at a handshake, and at every message of an open session.
+        """
         snapshot = self._snapshot
-        return _judged(snapshot, snapshot.by_fingerprint.get(fingerprint), fingerprint, now)
+        peer = snapshot.by_fingerprint.get(fingerprint)
+        if peer is None:
+            revoked = fingerprint in snapshot.contents.revoked
+            return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
+        if peer.validity.holds(now):
+            return peer
+        return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
 
     def find(self, raw_key: bytes) -> Peer | None:
         """Return the peer of a public key that is authorised at this moment."""
@@ -128,12 +131,12 @@ class AuthorizedPeers:
 
     def live(self, fingerprint: str) -> Peer | None:
         """Return the peer of a key, by its fingerprint, that is authorised at this moment."""
-        verdict = self.judge_fingerprint(fingerprint, time.time())
+        verdict = self.judge_fingerprint(fingerprint, self._clock.time())
         return verdict if isinstance(verdict, Peer) else None
 
     def standing(self, fingerprint: str) -> str:
         """Return the status of a key at this moment: `live`, `expired`, `not_yet_valid`, `revoked` …"""
-        verdict = self.judge_fingerprint(fingerprint, time.time())
+        verdict = self.judge_fingerprint(fingerprint, self._clock.time())
         return "live" if isinstance(verdict, Peer) else verdict.value.removeprefix("key_")
 
     def all(self) -> tuple[Peer, ...]:
@@ -147,9 +150,7 @@ class AuthorizedPeers:
 
     def keys_of(self, name: str) -> list[PublicKey]:
         """Return a named peer's keys, the current one and then the next, whether valid at this moment or not."""
-        contents = self._snapshot.contents
-        found = [keys[name].public for keys in (contents.current, contents.next) if name in keys]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(key.public for key in self.contents.keys_of(name)))
 
     def pins_of(self, name: str) -> list[PublicKey]:
         """Return those of a named peer's keys that are valid at this moment, to pin them."""
@@ -164,8 +165,7 @@ class AuthorizedPeers:
 
     def caller_named(self, name: str) -> Peer | None:
         """Return a named peer, where one of its keys is valid at this moment."""
-        found = (self.find(key.raw) for key in self.keys_of(name))
-        return next((peer for peer in found if peer is not None), None)
+        return next((peer for key in self.keys_of(name) if (peer := self.find(key.raw)) is not None), None)
 
     def admit_candidate(self, certificate: Certificate) -> None:
         """Authorise a key to prove that its holder has the secret half, during its validity.
@@ -176,7 +176,7 @@ class AuthorizedPeers:
             LimitReached: there are MAX_CANDIDATES others.
         """
         with self._lock:
-            now = time.time()
+            now = self._clock.time()
             self._candidates = {
                 raw: candidate
                 for raw, candidate in self._candidates.items()
@@ -217,11 +217,11 @@ class AuthorizedPeers:
             report = ReloadReport(
                 authorized=self.all(),
                 added=tuple(peer for peer in peers.values() if before.by_fingerprint.get(peer.fingerprint) != peer),
-                removed=tuple(p for p in before.by_fingerprint.values() if p != peers.get(p.fingerprint)),
+                removed=tuple(peer for peer in before.by_fingerprint.values() if peers.get(peer.fingerprint) != peer),
                 rejected=tuple(contents.rejected),
                 revoked=contents.revoked - before.contents.revoked,
             )
-            newly_rejected = [each for each in contents.rejected if each not in before.contents.rejected]
+            newly_rejected = [reason for reason in contents.rejected if reason not in before.contents.rejected]
         _log_report(report, newly_rejected)
         if before.contents != contents:
             for listener in self._listeners:
@@ -252,13 +252,12 @@ class AuthorizedPeers:
 
     def _swap(self, contents: FolderContents) -> dict[str, Peer]:
         """Swap the list; a listed key takes precedence over the same key as a candidate or an invitation."""
-        listed = [(key, _restricted(INVITATION_ROLE, key)) for key in contents.invites]
-        listed += [(key, _restricted(CANDIDATE_ROLE, key)) for key in self._candidates.values()]
-        listed += [(key, _peer(key)) for keys in (contents.next, contents.current) for key in keys.values()]
-        by_key = {key.public.raw: peer for key, peer in listed if peer.fingerprint not in contents.revoked}
-        by_fingerprint = {peer.fingerprint: peer for peer in by_key.values()}
-        self._snapshot = _Snapshot(contents, by_fingerprint, by_key)
-        return by_fingerprint
+        listed = [_restricted(INVITATION_ROLE, key) for key in contents.invites]
+        listed += [_restricted(CANDIDATE_ROLE, key) for key in self._candidates.values()]
+        listed += [_peer(key) for keys in (contents.next, contents.current) for key in keys.values()]
+        peers = {peer.fingerprint: peer for peer in listed if peer.fingerprint not in contents.revoked}
+        self._snapshot = _Snapshot(contents, peers)
+        return peers
 
 
 class _Seen(NamedTuple):
@@ -272,7 +271,11 @@ class _FolderWatch(Worker):
     """Calls back, from its own thread, whenever something in the folders may have changed."""
 
     def __init__(
-        self, folders: Sequence[Path], changed: Callable[[], object], unread: Callable[[], Sequence[str]]
+        self,
+        folders: Sequence[Path],
+        changed: Callable[[], object],
+        unread: Callable[[], Sequence[str]],
+        clock: Clock,
     ) -> None:
         # While `unread` returns something, `changed` is called again, with a backoff that restarts if that differs.
         super().__init__("keys-watch", self._follow, join_timeout_s=1.0)
@@ -282,6 +285,7 @@ class _FolderWatch(Worker):
         ]  # not recursive: an agent's folder may contain other mounts
         self._changed = changed
         self._unread = unread
+        self._clock = clock
         self._last_unread: Sequence[str] = ()
         self._retry_s = _RETRY_S
         self._retry_at: float | None = None
@@ -323,7 +327,7 @@ class _FolderWatch(Worker):
             self._last_unread, self._retry_s, self._retry_at = unread, _RETRY_S, None
         if not unread:
             return False
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if self._retry_at is not None and now < self._retry_at:
             return False
         due, self._retry_at = self._retry_at is not None, now + self._retry_s
@@ -342,17 +346,7 @@ class _FolderWatch(Worker):
 
 
 def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
-    return {folder: each.place for folder, each in seen.items()}
-
-
-def _judged(snapshot: _Snapshot, peer: Peer | None, fingerprint: str, now: float) -> Peer | Refusal:
-    """Return a peer, or why its key is refused: at a handshake, and at every message of an open session."""
-    if peer is None:
-        revoked = fingerprint in snapshot.contents.revoked
-        return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
-    if peer.validity.holds(now):
-        return peer
-    return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
+    return {folder: at_present.place for folder, at_present in seen.items()}
 
 
 def _peer(key: Certificate) -> Peer:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.identities import authorize, new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.errors import LimitReached, NotGranted
 from twinhost.secure_zmq.key_writer import write_revocation
@@ -15,13 +15,13 @@ from twinhost.secure_zmq.peers import MAX_CANDIDATES, AuthorizedPeers, Outcome
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest.fixture
 def peers(tmp_path: Path, clock: WallClock) -> AuthorizedPeers:
-    return AuthorizedPeers([tmp_path])
+    return AuthorizedPeers([tmp_path], clock)
 
 
 def candidate(name: str = "agent", *roles: str, until: int = NOW + 120) -> KeyPair:

@@ -3,13 +3,13 @@
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.unit.secure_zmq.wall_clock import LeapingClock, StandingClock
 from twinhost.secure_zmq import connections as table
 from twinhost.secure_zmq.connections import Connections, SessionLimits
 from twinhost.secure_zmq.descriptors import held, remote, remote_of
@@ -17,7 +17,7 @@ from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
 KEY = "SHA256:of-a-key"
 HOST = "127.0.0.1"
-LOOK_S = 0.05
+LOOK_S = 2.0  # between two looks for lost connections
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def accepted() -> Iterator[socket.socket]:
 @pytest.mark.parametrize("proven", [True, False], ids=["by a live key", "doomed"])
 def test_a_connection_reported_late_is_counted_and_released(accepted: socket.socket, proven: bool) -> None:
     """Its message came before libzmq's event; at its end the key has as many connections as before."""
-    limits = SessionLimits(per_key=2, unreported_s=0)
+    limits = SessionLimits(per_key=2, clock=LeapingClock())
     connections = Connections(lambda _: None, limits)
     fd = accepted.fileno()
     endpoint = f"tcp://{HOST}:{accepted.getsockname()[1]}"
@@ -66,8 +66,8 @@ def test_a_mark_survives_an_event_that_comes_late(accepted: socket.socket, repor
 def test_a_connection_that_ended_just_now_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end may be reported yet: only one that has ended at two looks, some time apart, is what libzmq keeps."""
     monkeypatch.setattr(table, "MAX_LOST", 1)
-    monkeypatch.setattr(table, "_LOOK_FOR_LOST_S", LOOK_S)
-    connections = Connections(lambda _: True)
+    clock = StandingClock()
+    connections = Connections(lambda _: True, clock=clock)
     with closing(socket.create_server((HOST, 0))) as listener:
         client = socket.create_connection(listener.getsockname())
         server, _ = listener.accept()
@@ -79,9 +79,9 @@ def test_a_connection_that_ended_just_now_is_not_lost(monkeypatch: pytest.Monkey
         assert [connections.too_many_lost() for _ in range(2)] == [False, False]
         connections.observe(event._replace(kind=EventKind.DISCONNECTED))
         connections.observe(event)
-        time.sleep(LOOK_S)
+        clock.elapsed += LOOK_S
         assert not connections.too_many_lost()
-        time.sleep(LOOK_S)
+        clock.elapsed += LOOK_S
         assert connections.too_many_lost()
 
 

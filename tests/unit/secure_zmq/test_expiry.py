@@ -7,8 +7,7 @@ import pytest
 import zmq
 
 from tests.identities import authorize, new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
-from twinhost.secure_zmq import peers as peers_module
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY
 from twinhost.secure_zmq.errors import PeerNotLive
@@ -20,8 +19,8 @@ from twinhost.secure_zmq.sockets import ZAP_DOMAIN
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers", "twinhost.secure_zmq.bound_socket")
+def clock() -> WallClock:
+    return WallClock()
 
 
 def dated(not_before: int | None, not_after: int | None, name: str = "agent") -> KeyPair:
@@ -51,13 +50,13 @@ def test_a_key_is_good_within_its_time_and_the_tolerance(
     path = authorize(tmp_path, pair)
     (tmp_path / "invites").mkdir()
     path.rename(tmp_path / "invites/agent.key" if where == "invites" else tmp_path / f"agent{where}")
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     clock.now = now
     peer = peers.find(pair.public.raw)
     assert (peer is None) is (refusal is not None)
     assert peers.live(pair.public.fingerprint) is peer
     assert peers.judge(pair.public.raw) is (refusal or peer)
-    assert peers.judge(pair.public.raw, now) is (refusal or peer)
+    assert peers.judge_fingerprint(pair.public.fingerprint, now) is (refusal or peer)
     assert peers.standing(pair.public.fingerprint) == (refusal.removeprefix("key_") if refusal else "live")
 
 
@@ -65,7 +64,7 @@ def test_a_message_under_an_expired_key_says_that_it_expired(tmp_path: Path, clo
     """And under one that was removed, that it is not authorised."""
     pair = dated(None, NOW - 100_000)
     path = authorize(tmp_path, pair)
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     sessions = SecuredSessions(peers)
     frame = cast("zmq.Frame", AuthenticatedFrame(pair))
     with pytest.raises(PeerNotLive, match="the key of agent has expired here; enrol a new key"):
@@ -80,11 +79,11 @@ def test_a_new_cause_refuses_at_both_doors(tmp_path: Path, clock: WallClock, mon
     """Added where the page says, it refuses handshakes, and ends an open session of a key without dates too."""
     pair = new_pair("agent")
     authorize(tmp_path, pair)
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     sessions = SecuredSessions(peers)
     frame = cast("zmq.Frame", AuthenticatedFrame(pair))
     sessions.caller_of(b"a", frame, NOW)
-    monkeypatch.setattr(peers_module, "_judged", lambda *_: Outcome.KEY_REVOKED)
+    monkeypatch.setattr(peers, "judge_fingerprint", lambda *_: Outcome.KEY_REVOKED)
     assert peers.judge(pair.public.raw) is Outcome.KEY_REVOKED
     with pytest.raises(PeerNotLive):
         sessions.caller_of(b"a", frame, NOW)
@@ -106,7 +105,7 @@ def test_an_expired_key_stays_listed(tmp_path: Path, clock: WallClock) -> None:
     """So that an operator sees it, and nobody else enrols under its name unseen."""
     pair = dated(None, NOW - 100_000)
     authorize(tmp_path, pair)
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     assert [peer.name for peer in peers.all()] == ["agent"]
     assert peers.keys_of("agent") == [pair.public]
 
@@ -116,7 +115,7 @@ def test_an_expired_key_is_never_pinned(tmp_path: Path, clock: WallClock) -> Non
     over, good = dated(None, NOW + 1_000), dated(None, NOW + 9_000)
     authorize(tmp_path, over)
     write_certificate(good.certificate, tmp_path / "agent.next.key")
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     assert (peers.pins_of("agent"), peers.public_key_of("agent")) == ([over.public, good.public], over.public.z85)
     clock.now = NOW + 1_061
     assert (peers.pins_of("agent"), peers.public_key_of("agent")) == ([good.public], None)
@@ -127,7 +126,7 @@ def test_the_judge_knows_strangers_and_the_revoked(tmp_path: Path, clock: WallCl
     over = dated(None, NOW - 100_000)
     authorize(tmp_path, over)
     write_revocation(over.certificate, tmp_path / "revoked")
-    peers = AuthorizedPeers([tmp_path])
+    peers = AuthorizedPeers([tmp_path], clock)
     assert peers.judge(over.public.raw) is Outcome.KEY_REVOKED
     assert peers.judge(new_pair().public.raw) is Outcome.KEY_NOT_AUTHORIZED
     for nobodys in (b"", bytes(32), b"\1" * 31, b"\1" * 33):
@@ -142,12 +141,12 @@ def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock
         authorize(tmp_path, pair)
     write_revocation(revoked.certificate, tmp_path / "revoked")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    authenticator = Authenticator(context, AuthorizedPeers([tmp_path]))
+    authenticator = Authenticator(context, AuthorizedPeers([tmp_path], clock))
     outcomes: list[tuple[str, str | None]] = []
     authenticator.handshakes.listen(lambda outcome, fields: outcomes.append((outcome.value, fields.get("fingerprint"))))
     try:
-        verdicts = {
-            pair.certificate.owner.name: authenticator._judge(
+        replies = {
+            pair.certificate.owner.name: authenticator._reply_to(
                 [b"1.0", b"1", ZAP_DOMAIN, b"192.0.2.1", b"", b"CURVE", pair.public.raw]
             )
             for pair in (live, over, early, revoked, stranger)
@@ -155,8 +154,8 @@ def test_a_handshake_is_refused_with_its_cause_and_counted(tmp_path: Path, clock
     finally:
         authenticator.stop()
         context.term()
-    assert verdicts.pop("live").status == b"200"
-    assert {(verdict.status, verdict.text) for verdict in verdicts.values()} == {(b"400", b"key not authorized")}
+    assert replies.pop("live").status == b"200"
+    assert {(reply.status, reply.text) for reply in replies.values()} == {(b"400", b"key not authorized")}
     assert outcomes == [
         (outcome.value, pair.public.fingerprint)
         for outcome, pair in (

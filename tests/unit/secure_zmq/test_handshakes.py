@@ -2,9 +2,9 @@
 
 import threading
 
-import pytest
 from structlog.testing import capture_logs
 
+from tests.unit.secure_zmq.wall_clock import WallClock
 from twinhost.rate_limit import LINES_PER_WINDOW, WINDOW_S, LogBudget
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import Outcome
@@ -49,10 +49,10 @@ def test_each_is_recorded_once_whichever_thread_does_it() -> None:
     assert recorded == [str(number) for number in range(2_000)]
 
 
-def test_an_accepted_key_is_logged_later_with_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accepted_key_is_logged_later_with_its_time() -> None:
     """At a tick, ahead of a refusal that follows, or once 256 wait: never while its peer waits, and none is lost."""
-    handshakes = Handshakes()
-    monkeypatch.setattr("time.time", lambda: 1_764_300_000.5)
+    clock = WallClock()
+    handshakes, clock.now = Handshakes(clock), 1_764_300_000.5
     with capture_logs() as lines:
         handshakes.accepted("agent", "SHA256:x", "127.0.0.1")
         handshakes.record()

@@ -80,7 +80,7 @@ def test_a_handshake_is_judged_by_the_present_list(tmp_path: Path) -> None:
     assert peers.judge(kept.public.raw) == peers.live(kept.public.fingerprint)
     for _ in range(1_000):
         assert peers.judge(os.urandom(32)) is Outcome.KEY_NOT_AUTHORIZED
-    assert list(peers._snapshot.by_key) == [kept.public.raw]
+    assert list(peers._snapshot.by_fingerprint) == [kept.public.fingerprint]
 
 
 def test_a_secret_file_authorizes_nobody(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The clock by which keys begin and end, for a test to set."""
+"""Clocks for a test to set: the one by which keys begin and end, and monotonic ones."""
 
 import time
 
@@ -20,6 +20,23 @@ class WallClock(Clock):
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+class StandingClock(Clock):
+    """A monotonic clock that stands until a test moves it."""
+
+    elapsed = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+
+class LeapingClock(StandingClock):
+    """A monotonic clock by which a second passes between two looks at it."""
+
+    def monotonic(self) -> float:
+        self.elapsed += 1.0
+        return self.elapsed
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, *modules: str) -> WallClock:

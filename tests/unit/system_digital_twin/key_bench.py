@@ -54,7 +54,7 @@ class KeyBench:
         migrations = [*REPLY_LOG_MIGRATIONS, LEDGER_MIGRATION, MIGRATION_RESTORES, KEY_AUDIT_MIGRATION, DEBTS]
         self.database = open_database(self.root / "twin.sqlite3", migrations, self.clock)
         self.audit = AuditLog(self.database, self.root / "audit")
-        self.peers = AuthorizedPeers([self.folder, self.enrolled_folder])
+        self.peers = AuthorizedPeers([self.folder, self.enrolled_folder], self.clock)
         self.key_audit = KeyAudit(self.database, self.audit, self.peers)
         self.enrolled = EnrolledKeys(self.enrolled_folder)
         self.actions = KeyActions(

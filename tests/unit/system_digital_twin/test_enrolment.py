@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.identities import new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.sdt_security
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest.fixture

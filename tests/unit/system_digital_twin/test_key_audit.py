@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.identities import new_pair
-from tests.unit.secure_zmq.wall_clock import NOW, WallClock, set_clock
+from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import StoreUnavailable
@@ -24,8 +24,8 @@ from twinhost.system_digital_twin.trust.audit import KeyAudit
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> WallClock:
-    return set_clock(monkeypatch, "twinhost.secure_zmq.peers")
+def clock() -> WallClock:
+    return WallClock()
 
 
 @pytest.fixture
