@@ -13,7 +13,7 @@ import structlog
 from tests.adversary import floods, from_inside
 from tests.adversary.from_inside import Inside
 from tests.loopback.agent_processes import SDT
-from twinhost.adversary.attack import Attack, Outcome, Target, Verdict, breached
+from twinhost.adversary.attack import Attack, AttackedAgent, AttackOutcome, Verdict, breached
 from twinhost.adversary.campaign import ATTACKS, FEED_ATTACKS, NOT_FROM_OUTSIDE
 from twinhost.adversary.clients import Refused
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
@@ -82,9 +82,9 @@ def _work(environment: Mapping[str, str], inside: Inside, parent: Connection) ->
         parent.send(_play(by_name[name], target, for_s))
 
 
-def _play(attack: Attack, target: Target, for_s: float) -> Played:
+def _play(attack: Attack, target: AttackedAgent, for_s: float) -> Played:
     began = time.monotonic()
-    outcomes: list[Outcome] = []
+    outcomes: list[AttackOutcome] = []
     while not outcomes or (time.monotonic() < began + for_s and outcomes[-1].verdict is Verdict.OK):
         time.sleep(max(0.0, began + len(outcomes) / PLAYS_PER_S - time.monotonic()))
         outcomes.append(_outcome(attack, target))
@@ -92,7 +92,7 @@ def _play(attack: Attack, target: Target, for_s: float) -> Played:
     return Played(attack.name, began, time.monotonic(), len(outcomes), last.verdict is Verdict.OK, last.sentence)
 
 
-def _outcome(attack: Attack, target: Target) -> Outcome:
+def _outcome(attack: Attack, target: AttackedAgent) -> AttackOutcome:
     try:
         return attack.play(target)
     except (Disconnected, NoAnswer, Refused, TwinhostError, OSError) as error:

@@ -8,7 +8,7 @@ import struct
 import time
 
 from tests.benchmarks.agent_fleet import raise_file_limit
-from twinhost.adversary.attack import Attack, Outcome, Target, breached, defended
+from twinhost.adversary.attack import Attack, AttackedAgent, AttackOutcome, breached, defended
 from twinhost.adversary.zmtp import GREETING_BYTES, encode_frame, greeting
 
 HALF_OPEN = 5_000
@@ -20,7 +20,7 @@ _CONNECT_S = 5.0
 _RESET = struct.pack("=ii", 1, 0)
 
 
-def _half_open(target: Target) -> Outcome:
+def _half_open(target: AttackedAgent) -> AttackOutcome:
     raise_file_limit()
     selector = selectors.DefaultSelector()
     lines: list[socket.socket] = []
@@ -50,7 +50,7 @@ def _half_open(target: Target) -> Outcome:
     return _made(len(lines), HALF_OPEN, "half-open connections")
 
 
-def _garbage(target: Target) -> Outcome:
+def _garbage(target: AttackedAgent) -> AttackOutcome:
     noise = random.Random(GARBAGE)  # the same bytes each time
     began, made = time.monotonic(), 0
     for first in range(0, GARBAGE, _AT_ONCE):
@@ -71,7 +71,7 @@ def _garbage(target: Target) -> Outcome:
     return _made(made, GARBAGE, "connections with garbage")
 
 
-def _made(number: int, planned: int, what: str) -> Outcome:
+def _made(number: int, planned: int, what: str) -> AttackOutcome:
     """Return that so many were made and harmed nobody; some end before connect() returns, and most may not."""
     assert number > 0.9 * planned, f"{number:,} of {planned:,} {what} were made"
     return defended(f"{number:,} {what} were made and ended")
@@ -88,7 +88,7 @@ def _wait_for_turn(began: float, number: int) -> None:
     time.sleep(max(0.0, began + number / PER_S - time.monotonic()))
 
 
-def _connect(target: Target) -> socket.socket:
+def _connect(target: AttackedAgent) -> socket.socket:
     return socket.create_connection((target.agent.host.address, target.agent.zmq_port), timeout=_CONNECT_S)
 
 

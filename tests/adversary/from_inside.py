@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.adversary.attack import Attack, Outcome, Target, breached, defended
+from twinhost.adversary.attack import Attack, AttackedAgent, AttackOutcome, breached, defended
 from twinhost.adversary.clients import CurveClient, Refused
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.secure_zmq.client import Client
@@ -41,18 +41,18 @@ def attacks(inside: Inside) -> tuple[Attack, ...]:
     )
 
 
-def _revoked(inside: Inside, target: Target) -> Outcome:
+def _revoked(inside: Inside, target: AttackedAgent) -> AttackOutcome:
     with _let_in(inside, UNLIMITED) as pair:
         return _ends(target, pair, lambda: write_revocation(pair.certificate, inside.enrolled.parent / "revoked"))
 
 
-def _expired(inside: Inside, target: Target) -> Outcome:
+def _expired(inside: Inside, target: AttackedAgent) -> AttackOutcome:
     over_at = int(time.time()) - CLOCK_TOLERANCE_S + _LIVES_S
     with _let_in(inside, Validity(not_after=over_at)) as pair:
         return _ends(target, pair, lambda: time.sleep(max(0.0, over_at + CLOCK_TOLERANCE_S - time.time())))
 
 
-def _ends(target: Target, pair: KeyPair, withdraw: Callable[[], object]) -> Outcome:
+def _ends(target: AttackedAgent, pair: KeyPair, withdraw: Callable[[], object]) -> AttackOutcome:
     """Have a session with an authorised key, withdraw the key, and see the session closed and the next one refused."""
     session = _session(target, pair, time.monotonic() + SEEN_WITHIN_S)
     if session is None:
@@ -69,7 +69,7 @@ def _ends(target: Target, pair: KeyPair, withdraw: Callable[[], object]) -> Outc
     return defended("its live session was closed, and it got no other")
 
 
-def _files(inside: Inside, target: Target) -> Outcome:
+def _files(inside: Inside, target: AttackedAgent) -> AttackOutcome:
     good = render_certificate(KeyPair.generate(_owner("misfiled")).certificate)
     bad = {
         "cut.key": good[: len(good) // 2].encode(),
@@ -100,7 +100,7 @@ def _files(inside: Inside, target: Target) -> Outcome:
     return defended(f"beside {len(made)} bad files a good one was seen")
 
 
-def _store(inside: Inside, target: Target) -> Outcome:
+def _store(inside: Inside, target: AttackedAgent) -> AttackOutcome:
     """Let no file grow: a change is refused as not stored, reading goes on, and with the space changes come back."""
     assert target.own_keys is not None
     own = target.own_keys.certificate.owner.name
@@ -150,7 +150,7 @@ def _let_in(inside: Inside, validity: Validity) -> Iterator[KeyPair]:
         path.unlink(missing_ok=True)
 
 
-def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
+def _session(target: AttackedAgent, pair: KeyPair, until: float) -> CurveClient | None:
     """Return a session with the key as soon as it is accepted; None where it never was."""
     while time.monotonic() < until:
         with suppress(Disconnected), ExitStack() as ends:  # a connection may end while it is made
@@ -163,7 +163,7 @@ def _session(target: Target, pair: KeyPair, until: float) -> CurveClient | None:
     return None
 
 
-def _client(target: Target, pair: KeyPair) -> CurveClient:
+def _client(target: AttackedAgent, pair: KeyPair) -> CurveClient:
     assert target.pin is not None
     return CurveClient(target.connect(), pair, target.pin, target.properties)
 

@@ -47,7 +47,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AttackedAgent:
     """One configured agent under attack, the caller's key, and the legitimate client that must be served throughout.
 
     `own_keys` is None with SECURE_ZMQ=0; `find_pins` returns the agent's public keys, none on an open link.
@@ -127,7 +127,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AttackOutcome:
     """How an attack ended."""
 
     verdict: Verdict
@@ -140,19 +140,19 @@ class Attack:
 
     name: str
     proves: str
-    play: Callable[[Target], Outcome]
+    play: Callable[[AttackedAgent], AttackOutcome]
 
 
-def defended(sentence: str) -> Outcome:
+def defended(sentence: str) -> AttackOutcome:
     """The agent refused it as it should."""
-    return Outcome(Verdict.OK, sentence)
+    return AttackOutcome(Verdict.OK, sentence)
 
 
-def breached(sentence: str) -> Outcome:
+def breached(sentence: str) -> AttackOutcome:
     """The attack succeeded."""
-    return Outcome(Verdict.FAILED, sentence)
+    return AttackOutcome(Verdict.FAILED, sentence)
 
 
-def not_played(reason: str) -> Outcome:
+def not_played(reason: str) -> AttackOutcome:
     """The attack needs something that is not available here."""
-    return Outcome(Verdict.NOT_PLAYED, reason)
+    return AttackOutcome(Verdict.NOT_PLAYED, reason)

@@ -13,9 +13,9 @@ from twinhost.adversary import insiders, payloads, strangers, tampering
 from twinhost.adversary.attack import (
     SERVED_WITHIN_S,
     Attack,
+    AttackedAgent,
+    AttackOutcome,
     Finding,
-    Outcome,
-    Target,
     Verdict,
     breached,
     defended,
@@ -30,15 +30,15 @@ _PATHS = ("/healthz", "/metrics", "/api/state", "/")
 _REBOUND = "rebound.example"  # RFC 2606: reserved
 
 
-def _dns_rebinding(target: Target) -> Outcome:
+def _dns_rebinding(target: AttackedAgent) -> AttackOutcome:
     return _refuses(target, 421, {"Host": f"{_REBOUND}:{target.agent.http_port}"})
 
 
-def _cross_site(target: Target) -> Outcome:
+def _cross_site(target: AttackedAgent) -> AttackOutcome:
     return _refuses(target, 403, {"Sec-Fetch-Site": "cross-site"})
 
 
-def _refuses(target: Target, wanted: int, headers: Mapping[str, str]) -> Outcome:
+def _refuses(target: AttackedAgent, wanted: int, headers: Mapping[str, str]) -> AttackOutcome:
     """Request every path as such a page would, after an ordinary request was answered."""
     sent = ", ".join(f"{name}: {value}" for name, value in headers.items())
     good = _status(target, "/healthz", {})
@@ -52,7 +52,7 @@ def _refuses(target: Target, wanted: int, headers: Mapping[str, str]) -> Outcome
     return defended(f"with {sent!r} it answered {wanted} for {', '.join(_PATHS)}")
 
 
-def _status(target: Target, path: str, headers: Mapping[str, str]) -> int | None:
+def _status(target: AttackedAgent, path: str, headers: Mapping[str, str]) -> int | None:
     connection = http.client.HTTPConnection(target.agent.host.address, target.agent.http_port, timeout=TIMEOUT_S)
     try:
         connection.request("GET", path, headers=headers)
@@ -76,7 +76,7 @@ _CLOSED_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class FeedTarget(Target):
+class AttackedFeed(AttackedAgent):
     """The event feed of an agent; its legitimate client is a granted subscriber that stays connected."""
 
     @property
@@ -119,8 +119,8 @@ class FeedTarget(Target):
 def at_the_feed(attack: Attack) -> Attack:
     """Return the same attack on an agent's feed; a legitimate subscriber must be served afterwards."""
 
-    def play(target: Target) -> Outcome:
-        feed = FeedTarget(target.agent, target.config, target.own_keys, target.find_pins)
+    def play(target: AttackedAgent) -> AttackOutcome:
+        feed = AttackedFeed(target.agent, target.config, target.own_keys, target.find_pins)
         outcome = attack.play(feed)
         if outcome.verdict is Verdict.OK and feed.served_after_s() > SERVED_WITHIN_S:
             return breached(
@@ -131,11 +131,11 @@ def at_the_feed(attack: Attack) -> Attack:
     return Attack(f"{attack.name}, at the event feed", attack.proves, play)
 
 
-def _malformed_subscriptions(target: Target) -> Outcome:
+def _malformed_subscriptions(target: AttackedAgent) -> AttackOutcome:
     return _closed(target, {"a message that is not a subscription": [b"hello"], "an empty message": [b""]})
 
 
-def _too_many_subscriptions(target: Target) -> Outcome:
+def _too_many_subscriptions(target: AttackedAgent) -> AttackOutcome:
     many = [_SUBSCRIBE + b"topic-%d" % number for number in range(MAX_TOPICS + 1)]
     restless = [command + _TOPIC for _ in range(MAX_COMMANDS // 2 + 1) for command in (_SUBSCRIBE, _UNSUBSCRIBE)]
     return _closed(
@@ -148,7 +148,7 @@ def _too_many_subscriptions(target: Target) -> Outcome:
     )
 
 
-def _closed(target: Target, messages: Mapping[str, Iterable[bytes]]) -> Outcome:
+def _closed(target: AttackedAgent, messages: Mapping[str, Iterable[bytes]]) -> AttackOutcome:
     """Send each kind on its own connection, which must be closed."""
     for what, sent in messages.items():
         target.served_after_s()  # afterwards no connection is closed for an earlier message
@@ -214,12 +214,12 @@ LEGITIMATE_CLIENT = "a legitimate client"
 _PROVES_SERVED = "a legitimate client is served before anything is tried"
 
 
-def play_all(target: Target) -> Iterator[Finding]:
+def play_all(target: AttackedAgent) -> Iterator[Finding]:
     """Return the findings as the attacks end, those on the event feed too if the agent has one."""
     return play_against(target, ATTACKS if target.agent.events_port is None else (*ATTACKS, *FEED_ATTACKS))
 
 
-def play_against(target: Target, attacks: Sequence[Attack]) -> Iterator[Finding]:
+def play_against(target: AttackedAgent, attacks: Sequence[Attack]) -> Iterator[Finding]:
     """Play some attacks against one agent, one at a time."""
     name = target.agent.name
     try:
@@ -228,7 +228,7 @@ def play_against(target: Target, attacks: Sequence[Attack]) -> Iterator[Finding]
         sentence = f"it is not served, so no attack would prove anything: {error}; run: ./twinhost doctor"
         yield Finding(LEGITIMATE_CLIENT, name, Verdict.FAILED, sentence, _PROVES_SERVED)
         reason = "a legitimate client is not served to begin with"
-        yield from (Finding(each.name, name, Verdict.NOT_PLAYED, reason, each.proves) for each in attacks)
+        yield from (Finding(attack.name, name, Verdict.NOT_PLAYED, reason, attack.proves) for attack in attacks)
         return
     yield Finding(LEGITIMATE_CLIENT, name, Verdict.OK, f"answered after {took_s:.2f} s", _PROVES_SERVED, took_s)
     for attack in attacks:
@@ -239,7 +239,7 @@ def play_against(target: Target, attacks: Sequence[Attack]) -> Iterator[Finding]
         yield Finding(attack.name, name, outcome.verdict, outcome.sentence, attack.proves, time.monotonic() - started)
 
 
-def _play(attack: Attack, target: Target) -> Outcome:
+def _play(attack: Attack, target: AttackedAgent) -> AttackOutcome:
     try:
         return attack.play(target)
     except NoLibsodium as error:
@@ -250,7 +250,7 @@ def _play(attack: Attack, target: Target) -> Outcome:
         return breached(f"the attack could not be finished: {error}")
 
 
-def _still_serving(target: Target, outcome: Outcome) -> Outcome:
+def _still_serving(target: AttackedAgent, outcome: AttackOutcome) -> AttackOutcome:
     try:
         took_s = target.served_after_s()
     except TwinhostError as error:

@@ -9,8 +9,8 @@ from twinhost.adversary.attack import (
     OPERATORS_KEY,
     SERVED_WITHIN_S,
     Attack,
-    Outcome,
-    Target,
+    AttackedAgent,
+    AttackOutcome,
     breached,
     defended,
     not_played,
@@ -28,7 +28,7 @@ _TAKEN = 5  # routing-ids that are taken of each socket's sequence
 _APART = 100  # distance between two of them
 
 
-def _name_in_the_body(target: Target) -> Outcome:
+def _name_in_the_body(target: AttackedAgent) -> AttackOutcome:
     if target.operator:
         return not_played(OPERATORS_KEY)
     another = _somebody_else(target)
@@ -42,7 +42,7 @@ def _name_in_the_body(target: Target) -> Outcome:
     return defended("the names in the body are ignored: not_granted")
 
 
-def _not_granted(target: Target) -> Outcome:
+def _not_granted(target: AttackedAgent) -> AttackOutcome:
     if target.operator:
         return not_played(OPERATORS_KEY)
     with target.insider() as client:
@@ -55,7 +55,7 @@ def _not_granted(target: Target) -> Outcome:
     return defended("; ".join(f"{action}: {reply['code']}" for action, reply in replies.items()))
 
 
-def _forged_metadata(target: Target) -> Outcome:
+def _forged_metadata(target: AttackedAgent) -> AttackOutcome:
     """Claim another name in the metadata, where ZAP puts the true one; success gains or loses an operator's rights."""
     claimed = _somebody_else(target).name if target.operator else "operator"
     properties = {"User-Id": claimed.encode(), "Peer-Identity": b"SHA256:" + b"A" * 43 + b" " + claimed.encode()}
@@ -70,7 +70,7 @@ def _forged_metadata(target: Target) -> Outcome:
     return breached(f"a peer that claimed another name in its metadata was accepted as {claimed}: {_shown(reply)}")
 
 
-def _stolen_routing_id(target: Target) -> Outcome:
+def _stolen_routing_id(target: AttackedAgent) -> AttackOutcome:
     routing_id = {"Identity": b"victim-" + secrets.token_hex(8).encode()}
     with target.insider(routing_id) as victim:
         victim.call("ping")
@@ -81,7 +81,7 @@ def _stolen_routing_id(target: Target) -> Outcome:
             return _still_served(victim)
 
 
-def _predicted_routing_ids(target: Target) -> Outcome:
+def _predicted_routing_ids(target: AttackedAgent) -> AttackOutcome:
     """Take the routing-ids that libzmq would assign if its generator had no seed, and connect until one would be."""
     starts = predicted_starts(_SOCKETS)
     predicted = [(start + _APART * number) & 0xFFFFFFFF for start in starts for number in range(1, _TAKEN + 1)]
@@ -106,7 +106,7 @@ def _predicted_routing_ids(target: Target) -> Outcome:
     )
 
 
-def _too_many_sessions(target: Target) -> Outcome:
+def _too_many_sessions(target: AttackedAgent) -> AttackOutcome:
     """Open more connections with one key than allowed; after they end it may connect again."""
     if not target.secure:
         return not_played(OPEN_LINK)
@@ -142,7 +142,7 @@ def predicted_starts(count: int) -> list[int]:
     return [(low | high << 31) & 0xFFFFFFFF for low, high in zip(drawn[::2], drawn[1::2], strict=True)]
 
 
-def _compete(victim: PlainClient, thief: PlainClient) -> Outcome:
+def _compete(victim: PlainClient, thief: PlainClient) -> AttackOutcome:
     try:
         thief.call("ping", within_s=_SHORT_S)
     except (Disconnected, NoAnswer, Refused):
@@ -151,7 +151,7 @@ def _compete(victim: PlainClient, thief: PlainClient) -> Outcome:
     return breached(f"a second connection took over a routing-id and was answered; {outcome.sentence}")
 
 
-def _still_served(victim: PlainClient) -> Outcome:
+def _still_served(victim: PlainClient) -> AttackOutcome:
     try:
         victim.call("ping", within_s=SERVED_WITHIN_S)
     except (Disconnected, NoAnswer, Refused) as end:
@@ -159,7 +159,7 @@ def _still_served(victim: PlainClient) -> Outcome:
     return defended("the second connection that claims it gets nothing, and the first keeps its replies")
 
 
-def _somebody_else(target: Target) -> Agent:
+def _somebody_else(target: AttackedAgent) -> Agent:
     mine = target.own_keys.certificate.owner.name if target.own_keys else ""
     others = [agent for agent in target.config.agents.values() if agent.name != mine]
     return others[0] if others else target.agent

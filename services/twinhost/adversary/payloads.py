@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from twinhost.adversary.attack import Attack, Outcome, Target, breached, defended
+from twinhost.adversary.attack import Attack, AttackedAgent, AttackOutcome, breached, defended
 from twinhost.adversary.clients import PlainClient, Refused
 from twinhost.adversary.zmtp import (
     COMMAND,
@@ -45,7 +45,7 @@ _NO_REQUEST = {
 }
 
 
-def _huge_before(target: Target) -> Outcome:
+def _huge_before(target: AttackedAgent) -> AttackOutcome:
     size = 2 * target.max_payload_bytes  # the limit that libzmq itself has for a frame
 
     def push(connection: RawConnection) -> None:
@@ -56,12 +56,12 @@ def _huge_before(target: Target) -> Outcome:
     return _cut_before_the_handshake(target, push, f"a handshake of {size:,} bytes")
 
 
-def _many_before(target: Target) -> Outcome:
+def _many_before(target: AttackedAgent) -> AttackOutcome:
     frames = encode_frame(b"\x01x", COMMAND) * SMALL_FRAMES
     return _cut_before_the_handshake(target, lambda connection: connection.send(frames), f"{SMALL_FRAMES:,} frames")
 
 
-def _cut_before_the_handshake(target: Target, push: Callable[[RawConnection], None], what: str) -> Outcome:
+def _cut_before_the_handshake(target: AttackedAgent, push: Callable[[RawConnection], None], what: str) -> AttackOutcome:
     def greet_and_push(connection: RawConnection) -> None:
         connection.greet(b"CURVE" if target.secure else b"NULL")
         push(connection)
@@ -75,7 +75,7 @@ def _cut_before_the_handshake(target: Target, push: Callable[[RawConnection], No
     return defended(f"it closed the connection after {took:.2f} s, for {what}")
 
 
-def _huge_after(target: Target) -> Outcome:
+def _huge_after(target: AttackedAgent) -> AttackOutcome:
     limit = 2 * target.max_payload_bytes
 
     def push(connection: RawConnection) -> None:
@@ -102,7 +102,7 @@ def _is_cut(connection: RawConnection, push: Callable[[RawConnection], None]) ->
         return False
 
 
-def _many_after(target: Target) -> Outcome:
+def _many_after(target: AttackedAgent) -> AttackOutcome:
     with target.insider() as client:
         try:
             client.send_parts([b"x"] * SMALL_FRAMES)
@@ -127,7 +127,7 @@ ATTACKS = (
 )
 
 
-def _send_all(target: Target, documents: Mapping[str, bytes]) -> Outcome:
+def _send_all(target: AttackedAgent, documents: Mapping[str, bytes]) -> AttackOutcome:
     with target.insider() as client:
         for what, document in documents.items():
             if (complaint := _refused(client, document)) is not None:
@@ -153,7 +153,7 @@ def _refused(client: PlainClient, document: bytes) -> str | None:
     return None
 
 
-def _forms(target: Target) -> Outcome:
+def _forms(target: AttackedAgent) -> AttackOutcome:
     """Send frames of several requests, and of MessagePack, that are to be refused in whole or in part."""
     ping, bad, large = b'{"action":"ping"}', MalformedRequest.code, MessageTooLarge.code
     messagepack = msgspec.msgpack.encode
@@ -185,11 +185,11 @@ def _forms(target: Target) -> Outcome:
         for what, (frame, codes) in frames.items():
             try:
                 client.send(frame)
-                found = [reply.get("code") for reply in client.receive_all(2 * TIMEOUT_S)]
+                received = [reply.get("code") for reply in client.receive_all(2 * TIMEOUT_S)]
             except (Disconnected, NoAnswer, Refused, MalformedRequest) as end:
                 return breached(f"{what}: it got no reply ({end})")
-            if found != codes:
-                return breached(f"{what}: the replies are {found}, and {codes} is right")
+            if received != codes:
+                return breached(f"{what}: the replies are {received}, and {codes} is right")
     return defended(f"{len(frames)} frames were refused, as far as they were wrong")
 
 

@@ -11,8 +11,8 @@ from twinhost.adversary.attack import (
     OPEN_LINK,
     SERVED_WITHIN_S,
     Attack,
-    Outcome,
-    Target,
+    AttackedAgent,
+    AttackOutcome,
     breached,
     defended,
     not_played,
@@ -42,19 +42,19 @@ _NOT_ZMTP = {
 }
 
 
-def _plain(target: Target) -> Outcome:
+def _plain(target: AttackedAgent) -> AttackOutcome:
     with PlainClient(target.connect(), target.properties) as client:
         return _try(client, "a client without a key got a session")
 
 
-def _unknown_key(target: Target) -> Outcome:
+def _unknown_key(target: AttackedAgent) -> AttackOutcome:
     if target.pin is None:
         return not_played(OPEN_LINK)
     with CurveClient(target.connect(), new_pair(), target.pin, target.properties) as client:
         return _try(client, "a key that was generated just now got a session, so no ZAP handler is running")
 
 
-def _wrong_pin(target: Target) -> Outcome:
+def _wrong_pin(target: AttackedAgent) -> AttackOutcome:
     if target.own_keys is None:
         return not_played(OPEN_LINK)
     with CurveClient(target.connect(), target.own_keys, new_pair().public, target.properties) as client:
@@ -68,7 +68,7 @@ def _wrong_pin(target: Target) -> Outcome:
         return breached("a client that pinned another key got a WELCOME")
 
 
-def _mismatched_halves(target: Target) -> Outcome:
+def _mismatched_halves(target: AttackedAgent) -> AttackOutcome:
     if target.own_keys is None or target.pin is None:
         return not_played(OPEN_LINK)
     wrong_secret = secret_of(new_pair())
@@ -76,7 +76,7 @@ def _mismatched_halves(target: Target) -> Outcome:
         return _try(client, "an authorised public key got a session without its secret")
 
 
-def _try(client: PlainClient, complaint: str) -> Outcome:
+def _try(client: PlainClient, complaint: str) -> AttackOutcome:
     try:
         client.handshake()
     except (Disconnected, Refused) as end:
@@ -98,7 +98,7 @@ ATTACKS = (
 )
 
 
-def _impostor(target: Target) -> Outcome:
+def _impostor(target: AttackedAgent) -> AttackOutcome:
     """Listen as an agent without CURVE does, and record what a client of this host sends."""
     marker, received = secrets.token_hex(16), bytearray()
 
@@ -128,7 +128,7 @@ def _impostor(target: Target) -> Outcome:
 IMPOSTOR = (Attack("impostor without CURVE", "this host's client sends nothing to an agent without CURVE", _impostor),)
 
 
-def _noise(target: Target) -> Outcome:
+def _noise(target: AttackedAgent) -> AttackOutcome:
     with ExitStack() as stack:
         started = time.monotonic()
         connections = {what: stack.enter_context(target.connect()) for what in _NOT_ZMTP}
@@ -148,7 +148,7 @@ def _noise(target: Target) -> Outcome:
     return defended(f"it disconnected {', '.join(_NOT_ZMTP)} bytes and sent nothing but its greeting")
 
 
-def _half_open(target: Target) -> Outcome:
+def _half_open(target: AttackedAgent) -> AttackOutcome:
     with ExitStack() as stack:
         connections: list[RawConnection] = []
         for number in range(HALF_OPEN):

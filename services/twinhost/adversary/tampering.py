@@ -16,8 +16,8 @@ from twinhost.adversary.attack import (
     OPEN_LINK,
     SERVED_WITHIN_S,
     Attack,
-    Outcome,
-    Target,
+    AttackedAgent,
+    AttackOutcome,
     breached,
     defended,
     not_played,
@@ -144,22 +144,22 @@ def is_message(frame: Frame) -> bool:
     return not frame.command and len(frame.body) > _ANSWER_BYTES
 
 
-def _plaintext(target: Target) -> Outcome:
+def _plaintext(target: AttackedAgent) -> AttackOutcome:
     marker = secrets.token_hex(16)
     with _relay(target) as relay, target.client(relay.address) as client:
         _ask(client, marker)
         session = _session(relay)
         seen = bytes(session.up) + bytes(session.down)
-    found = [word for word in (marker, "request_id", "pong") if word.encode() in seen]
-    if found:
+    readable = [word for word in (marker, "request_id", "pong") if word.encode() in seen]
+    if readable:
         why = "" if target.secure else "; SECURE_ZMQ=0: set it to 1 on both hosts"
-        return breached(f"anybody on the path can read everything: {', '.join(found)}{why}")
+        return breached(f"anybody on the path can read everything: {', '.join(readable)}{why}")
     return defended(
         f"{len(seen)} bytes were recorded both ways, and nothing of the request or the reply can be read in them"
     )
 
 
-def _replay_same_connection(target: Target) -> Outcome:
+def _replay_same_connection(target: AttackedAgent) -> AttackOutcome:
     with _relay(target) as relay, target.client(relay.address) as client:
         _ask(client)
         conversation = _session(relay)
@@ -168,7 +168,7 @@ def _replay_same_connection(target: Target) -> Outcome:
         return _judge(conversation, mark, "a repeated request was answered twice")
 
 
-def _replay_new_connection(target: Target) -> Outcome:
+def _replay_new_connection(target: AttackedAgent) -> AttackOutcome:
     with _relay(target) as relay, target.client(relay.address) as client:
         _ask(client)
         recorded = bytes(_session(relay).up)
@@ -187,7 +187,7 @@ def _replay_new_connection(target: Target) -> Outcome:
             return defended("the recorded handshake got no answer")
 
 
-def _flipped_bit(target: Target) -> Outcome:
+def _flipped_bit(target: AttackedAgent) -> AttackOutcome:
     with _relay(target) as relay, target.client(relay.address) as client:
         _ask(client)
         conversation = _session(relay)
@@ -216,7 +216,7 @@ def _session(relay: Relay) -> Conversation:
     raise NoAnswer("the relay recorded no request and no answer, so nothing is proven")
 
 
-def _judge(conversation: Conversation, mark: int, complaint: str) -> Outcome:
+def _judge(conversation: Conversation, mark: int, complaint: str) -> AttackOutcome:
     """Wait for an answer that must not come, or the end that must."""
     deadline = time.monotonic() + _WAIT_S
     while not (conversation.ended.is_set() or conversation.answers_after(mark)) and time.monotonic() < deadline:
@@ -227,7 +227,7 @@ def _judge(conversation: Conversation, mark: int, complaint: str) -> Outcome:
     return defended("it closed the connection and did not answer" if ended else "it did not answer")
 
 
-def _relay(target: Target) -> Relay:
+def _relay(target: AttackedAgent) -> Relay:
     return Relay(target.agent.host.address, target.agent.zmq_port)
 
 
@@ -244,7 +244,7 @@ ATTACKS = (
 )
 
 
-def _damaged(target: Target) -> Outcome:
+def _damaged(target: AttackedAgent) -> AttackOutcome:
     if not target.secure:
         return not_played(OPEN_LINK)
     for _ in range(SESSIONS):

@@ -16,7 +16,7 @@ import zmq
 from tests.identities import host_folder
 from tests.identities import new_pair as named_pair
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
-from twinhost.adversary.attack import Target
+from twinhost.adversary.attack import AttackedAgent
 from twinhost.adversary.clients import Sodium, new_pair, secret_of
 from twinhost.adversary.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
 from twinhost.cli.connect import Settings
@@ -29,7 +29,7 @@ Answer = Callable[[dict[str, Any]], dict[str, Any]]
 SERVER = named_pair(SDT, "mainpc")
 
 
-def target_at(port: int, folder: Path, *roles: str, secure: bool = True) -> Target:
+def target_at(port: int, folder: Path, *roles: str, secure: bool = True) -> AttackedAgent:
     """Return a target at a port of this machine, with a key of such roles, `agent` where none is given, at hand."""
     certificates: Certificates | None = None
     if secure:

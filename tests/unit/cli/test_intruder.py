@@ -25,7 +25,7 @@ from tests.unit.cli.bare_agents import (
 from tests.unit.cli.loopback_agents import GRANTS, SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, Ran
 from twinhost.adversary import campaign, insiders, payloads, strangers, tampering
-from twinhost.adversary.attack import SERVED_WITHIN_S, Attack, Finding, Outcome, Target, Verdict, defended
+from twinhost.adversary.attack import SERVED_WITHIN_S, Attack, AttackedAgent, AttackOutcome, Finding, Verdict, defended
 from twinhost.adversary.campaign import (
     ATTACKS,
     FEED_ATTACKS,
@@ -49,22 +49,22 @@ OPERATORS_OWN = {"another's name in the body", "an action not granted"}  # every
 HANDOVER, MAXMSGSIZE = (zmq.ROUTER_HANDOVER, 1), (zmq.MAXMSGSIZE, -1)
 
 
-def play(name: str, target: Target) -> Outcome:
+def play(name: str, target: AttackedAgent) -> AttackOutcome:
     return BY_NAME[name].play(target)
 
 
-def against(hosts: TwoHosts, agent: str = SDT) -> Target:
+def against(hosts: TwoHosts, agent: str = SDT) -> AttackedAgent:
     settings = load_settings(hosts.environment)
     return target_of(settings, settings.config.agent(agent))
 
 
-def play_at_the_feed(name: str, target: Target) -> Outcome:
+def play_at_the_feed(name: str, target: AttackedAgent) -> AttackOutcome:
     """Play without the legitimate subscriber that follows: what the attack itself says counts."""
     (attack,) = (attack for attack in FEED_ATTACKS if attack.name == f"{name}, at the event feed")
     return attack.play(target)
 
 
-def came_through(outcome: Outcome, words: str) -> None:
+def came_through(outcome: AttackOutcome, words: str) -> None:
     assert outcome.verdict is Verdict.FAILED, outcome
     assert words in outcome.sentence, outcome
 
@@ -213,7 +213,7 @@ def test_without_a_legitimate_client_nothing_is_proven(hosts: TwoHosts) -> None:
 def test_an_attack_after_which_nobody_is_served_came_through(hosts: TwoHosts) -> None:
     """Whatever it says of itself."""
 
-    def stop_it(_: Target) -> Outcome:
+    def stop_it(_: AttackedAgent) -> AttackOutcome:
         hosts.mainpc.stop()
         return defended("refused")
 
@@ -233,7 +233,7 @@ def test_an_attack_can_be_played_again_and_again(hosts: TwoHosts) -> None:
 def test_an_attack_that_ends_early_is_no_success(hosts: TwoHosts) -> None:
     """A fault of the network is reported as one."""
 
-    def fail(_: Target) -> Outcome:
+    def fail(_: AttackedAgent) -> AttackOutcome:
         raise ConnectionRefusedError("nobody")
 
     _, finding = play_against(against(hosts), [Attack("fail", "nothing", fail)])
@@ -338,13 +338,13 @@ def test_red_on_an_open_link(open_hosts: TwoHosts, monkeypatch: pytest.MonkeyPat
 def test_red_where_nothing_was_recorded(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A relay that is passed by proves nothing."""
     target = against(hosts)
-    monkeypatch.setattr(Target, "client", lambda self, _=None: real_client(self))
+    monkeypatch.setattr(AttackedAgent, "client", lambda self, _=None: real_client(self))
     _, finding = play_against(target, [BY_NAME[name]])
     assert finding.verdict is Verdict.FAILED
     assert "nothing is proven" in finding.sentence
 
 
-real_client = Target.client
+real_client = AttackedAgent.client
 
 
 def test_red_where_strangers_are_put_up_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,7 +460,7 @@ def test_a_subscriber_that_is_ended_while_connecting_tries_again(
 
     monkeypatch.setattr(socket, "create_connection", create_connection)
     target = against(hosts)
-    feed = campaign.FeedTarget(target.agent, target.config, target.own_keys, target.find_pins)
+    feed = campaign.AttackedFeed(target.agent, target.config, target.own_keys, target.find_pins)
     assert feed.served_after_s() < SERVED_WITHIN_S
     assert not ends
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.adversary.attack import Finding, Target, Verdict
+from twinhost.adversary.attack import AttackedAgent, Finding, Verdict
 from twinhost.adversary.campaign import play_all
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
@@ -81,10 +81,10 @@ def doctor(
     return 1 if _failed(findings) else 0
 
 
-def target_of(settings: Settings, agent: Agent) -> Target:
+def target_of(settings: Settings, agent: Agent) -> AttackedAgent:
     """Return an agent of the configuration as a target of attacks, with this host's own key."""
     own_keys = settings.certificates.own_keys if settings.certificates else None
-    return Target(agent, settings.config, own_keys, lambda: settings.pins(agent))
+    return AttackedAgent(agent, settings.config, own_keys, lambda: settings.pins(agent))
 
 
 def _attack(settings: Settings) -> Iterator[Finding]:
