@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
+from twinhost.commands import CERTS_INIT_PIPED, certs_init_command
 from twinhost.folder_events import Looks
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
@@ -25,14 +26,12 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
-    CERTS_INIT_PIPED,
     ConfigurationError,
     KeyFileMalformed,
     KeyFileMissing,
     KeyMismatch,
     RequestError,
     TwinhostError,
-    certs_init_command,
 )
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, KeyPair, PublicKey, decode_z85_key, load_certificate
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress, is_secure_zmq_enabled

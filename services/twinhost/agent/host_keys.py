@@ -8,10 +8,11 @@ import structlog
 
 from twinhost.agent.settings import Settings
 from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.commands import CERTS_INIT
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates
-from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError, KeyMismatch, NotFound
+from twinhost.secure_zmq.errors import ConfigurationError, KeyMismatch, NotFound
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, KeyPair, format_moment
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress, UnencryptedAddress

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from twinhost.agent.state_folder import state_folder
 from twinhost.certificates.layout import HOST_VARIABLE, SERVER, Layout, plan_layout
+from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
-from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.files import RESTORING, exclusive_lock
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER

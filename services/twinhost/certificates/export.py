@@ -12,9 +12,10 @@ from twinhost.certificates.generate import complete, distribute, is_same_key, re
 from twinhost.certificates.layout import Identity, Layout, described, plan_layout
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import enrolled_key, found_keys, is_revoked, live_keys, locked
+from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, REVOKED_FOLDER
-from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMalformed, KeyMismatch
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyMismatch
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,

@@ -8,7 +8,8 @@ from pathlib import Path
 from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments, to_replace_revoked
 from twinhost.certificates.records import DistributionRecord, removal_notice
 from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
-from twinhost.secure_zmq.errors import CERTS_INIT_PIPED, ConfigurationError, KeyFileMissing, KeyMismatch, remove_command
+from twinhost.commands import CERTS_INIT_PIPED, remove_command
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, KeyMismatch
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, load_key_pair
 

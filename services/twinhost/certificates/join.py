@@ -19,18 +19,12 @@ from twinhost.certificates.generate import require_not_revoked
 from twinhost.certificates.layout import SERVER, Identity, Layout, described
 from twinhost.certificates.records import DistributionRecord, Joining, JoinRecord
 from twinhost.certificates.tree import discard_next, install_secret, locked, make_host_folder
+from twinhost.commands import CERTS_INIT
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.callers import CONFIRM_KEY, ENROL
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, NEXT_SUFFIX, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import (
-    CERTS_INIT,
-    ConfigurationError,
-    KeyFileMalformed,
-    KeyFileMissing,
-    KeyMismatch,
-    NotAuthorized,
-)
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed, KeyFileMissing, KeyMismatch, NotAuthorized
 from twinhost.secure_zmq.key_writer import replace_certificate, write_key_pair, write_revoked_fingerprint
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,

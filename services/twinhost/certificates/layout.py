@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.commands import CERTIFICATES_VOLUME, certs_init_command
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
-from twinhost.secure_zmq.errors import CERTIFICATES_VOLUME, ConfigurationError, certs_init_command
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
 
 AGENT_ROLE = "agent"

@@ -21,6 +21,7 @@ from twinhost.certificates.join import Joined, join, put_in_place
 from twinhost.certificates.layout import AGENT_ROLE, OPERATOR_HOST, SERVER, Identity, Layout
 from twinhost.certificates.records import JoinRecord
 from twinhost.certificates.tree import LOCK_FILE, locked
+from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.deployment import MEMORY_AGENT
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
 from twinhost.network_config.model import Host, is_address
@@ -37,7 +38,6 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, Client
 from twinhost.secure_zmq.errors import (
-    CERTS_INIT_PIPED,
     ConfigurationError,
     ConnectionRefused,
     KeyFileExposed,

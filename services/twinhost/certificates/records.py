@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import Identity
-from twinhost.secure_zmq.errors import ConfigurationError, remove_command
+from twinhost.commands import remove_command
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import Certificate
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Sequence
 
+from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
-    CERTS_INIT_PIPED,
     ConfigurationError,
     ConnectionRefused,
     NotAuthorized,

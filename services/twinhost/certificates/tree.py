@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.layout import OPERATOR, OPERATOR_HOST, Identity, Layout
+from twinhost.commands import own_command, remove_command
 from twinhost.secure_zmq.certificates import (
     ENROLLED_FOLDER,
     FAILURE_FILE,
@@ -19,7 +20,7 @@ from twinhost.secure_zmq.certificates import (
     TRUST_FOLDER,
     VOUCHED_FOLDER,
 )
-from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError, own_command, remove_command
+from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.key_writer import (
     fsync_folder,
     replace_certificate,

@@ -22,6 +22,7 @@ from twinhost.certificates.tree import (
     unfinished_restores,
 )
 from twinhost.certificates.verify_remarks import remarks_on
+from twinhost.commands import certs_init_command, change_mode_command, own_command, remove_command
 from twinhost.secure_zmq.certificates import (
     ENROLLED_FOLDER,
     FAILURE_FILE,
@@ -32,15 +33,7 @@ from twinhost.secure_zmq.certificates import (
     TRUST_FOLDER,
     VOUCHED_FOLDER,
 )
-from twinhost.secure_zmq.errors import (
-    KeyFileExposed,
-    KeyFileMissing,
-    TwinhostError,
-    certs_init_command,
-    change_mode_command,
-    own_command,
-    remove_command,
-)
+from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMissing, TwinhostError
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, Certificate, KeyOwner, load_certificate, load_key_pair
 from twinhost.store.files import RESTORING
 

@@ -13,8 +13,8 @@ from twinhost.certificates.tree import (
     own_pairs,
     replaced_folders,
 )
+from twinhost.commands import remove_command
 from twinhost.secure_zmq.certificates import INVITES_FOLDER
-from twinhost.secure_zmq.errors import remove_command
 from twinhost.secure_zmq.keys import Certificate, format_moment
 
 

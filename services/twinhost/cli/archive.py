@@ -17,9 +17,10 @@ from twinhost.archive.state import BROKEN_LOG, check_audit, contents_of
 from twinhost.certificates.layout import only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, run
+from twinhost.commands import CERTS_INIT
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
-from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.backup import count_readable_rows, count_rows
 from twinhost.store.damage import REPLACED
 from twinhost.store.files import new_file, part

@@ -38,6 +38,7 @@ from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.standalone import STANDARD_STREAM, application, read_line, say
 from twinhost.cli.standalone import run as run_standalone
+from twinhost.commands import CERTS_INIT
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
 from twinhost.network_config.model import Agent, NetworkConfig, is_address
 from twinhost.secure_zmq.certificates import (
@@ -48,7 +49,7 @@ from twinhost.secure_zmq.certificates import (
     profile_folder,
     secrets_in,
 )
-from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyOwner, format_moment, load_key_pair
 

@@ -31,7 +31,8 @@ from twinhost.cli.certs_commands import (
 )
 from twinhost.cli.output import Failure
 from twinhost.cli.standalone import STANDARD_STREAM
-from twinhost.secure_zmq.errors import CERTS_INIT, ConfigurationError
+from twinhost.commands import CERTS_INIT
+from twinhost.secure_zmq.errors import ConfigurationError
 
 _DOCKER = "docker"
 _OF_MAINPC = ("label=com.docker.compose.service=mainpc", "label=com.docker.compose.oneoff=False")

@@ -14,14 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.secure_zmq.errors import (
-    CERTIFICATES_VOLUME,
-    CERTS_INIT,
-    ConfigurationError,
-    KeyFileMissing,
-    TwinhostError,
-    certs_init_command,
-)
+from twinhost.commands import CERTIFICATES_VOLUME, CERTS_INIT, certs_init_command
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing, TwinhostError
 from twinhost.secure_zmq.keys import (
     PUBLIC_SUFFIX,
     SECRET_SUFFIX,

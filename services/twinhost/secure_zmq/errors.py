@@ -23,22 +23,12 @@ TwinhostError
     ├── StoreUnavailable
     │   └── TransactionLost
     └── InternalError
-
-Below the tree: the commands in messages about key files, for the reader's environment.
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-# In the containers all keys are in /certificates, a volume that has no path on the host. An agent and the cli mount a
-# part of it, read-only; certs-init mounts the whole at the same path and can change it. A program outside the
-# containers has its keys elsewhere, and its user can change them there.
-CERTIFICATES_VOLUME = Path("/certificates")
-CERTS_INIT = "docker compose run --rm certs-init"
-CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, so that bytes pass unchanged
 _MAX_GUESSED_CHARACTERS = 64
 _SIMILAR = 0.55  # of 1: `store` is similar to `store_memory`
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
@@ -56,11 +46,7 @@ class TwinhostError(Exception):
 
 
 class ConfigurationError(TwinhostError):
-    """Keys, configuration or environment are wrong; a process must not start.
-
-    >>> twinhost.ConfigurationError.EXIT_STATUS
-    78
-    """
+    """Keys, configuration or environment are wrong; a process must not start."""
 
     EXIT_STATUS: ClassVar[int] = 78  # EX_CONFIG of sysexits.h
 
@@ -77,35 +63,19 @@ class KeyFileMissing(ConfigurationError):
 
 
 class KeyFileMalformed(ConfigurationError):
-    """A key file does not have the required format.
-
-    >>> issubclass(twinhost.KeyFileMalformed, twinhost.ConfigurationError)
-    True
-    """
+    """A key file does not have the required format."""
 
 
 class KeyFileExposed(ConfigurationError):
-    """A secret key file can be read by users other than its owner.
-
-    >>> issubclass(twinhost.KeyFileExposed, twinhost.ConfigurationError)
-    True
-    """
+    """A secret key file can be read by users other than its owner."""
 
 
 class KeyMismatch(ConfigurationError):
-    """A secret key and a public key are not one pair.
-
-    >>> issubclass(twinhost.KeyMismatch, twinhost.ConfigurationError)
-    True
-    """
+    """A secret key and a public key are not one pair."""
 
 
 class SocketMisuse(TwinhostError):
-    """A socket or its ZAP handler is used in an order that would leave the socket unsecured.
-
-    >>> issubclass(twinhost.SocketMisuse, twinhost.TwinhostError)
-    True
-    """
+    """A socket or its ZAP handler is used in an order that would leave the socket unsecured."""
 
 
 class ConnectionRefused(TwinhostError):
@@ -122,47 +92,23 @@ class ConnectionRefused(TwinhostError):
 
 
 class NotAuthorized(ConnectionRefused):
-    """The server refused this client's key.
-
-    >>> issubclass(twinhost.NotAuthorized, twinhost.ConnectionRefused)
-    True
-    """
+    """The server refused this client's key."""
 
 
 class WrongServerKey(ConnectionRefused):
-    """The server ended the handshake, as it does when the pinned key is not its own.
-
-    >>> issubclass(twinhost.WrongServerKey, twinhost.ConnectionRefused)
-    True
-    """
+    """The server ended the handshake, as it does when the pinned key is not its own."""
 
 
 class SecurityMismatch(ConnectionRefused):
-    """One side is encrypted and the other is not.
-
-    >>> issubclass(twinhost.SecurityMismatch, twinhost.ConnectionRefused)
-    True
-    """
+    """One side is encrypted and the other is not."""
 
 
 class ServerUnreachable(ConnectionRefused):
-    """No reply within the deadline.
-
-    >>> try:
-    ...     twinhost.Client(twinhost.UnencryptedAddress("tcp://127.0.0.1:9")).call("ping", deadline_s=0.1)
-    ... except twinhost.ServerUnreachable as error:
-    ...     print(type(error).__name__)
-    ServerUnreachable
-    """
+    """No reply within the deadline."""
 
 
 class UnexpectedReply(TwinhostError, AttributeError):
-    """A typed reply has no such field, or one of another type: its agent has another version.
-
-    >>> from twinhost.clients.memory_replies import SearchResults
-    >>> hasattr(SearchResults(), "results")
-    False
-    """
+    """A typed reply has no such field, or one of another type: its agent has another version."""
 
 
 class EventsLost(TwinhostError):
@@ -195,11 +141,7 @@ class RequestError(TwinhostError):
 
     @property
     def reply_fields(self) -> Mapping[str, Any]:
-        """The further fields of the reply, besides the code and the sentence.
-
-        >>> dict(twinhost.Conflict("it was changed", revision=3).reply_fields)
-        {'revision': 3}
-        """
+        """The further fields of the reply, besides the code and the sentence."""
         return _NO_FIELDS
 
 
@@ -217,41 +159,25 @@ class MalformedRequest(RequestError):
 
 
 class MessageTooLarge(RequestError):
-    """The request is larger than `max_payload_bytes`.
-
-    >>> twinhost.MessageTooLarge.code
-    'message_too_large'
-    """
+    """The request is larger than `max_payload_bytes`."""
 
     code = "message_too_large"
 
 
 class UnknownAction(RequestError):
-    """The agent has no such action.
-
-    >>> twinhost.UnknownAction.code
-    'unknown_action'
-    """
+    """The agent has no such action."""
 
     code = "unknown_action"
 
 
 class NotGranted(RequestError):
-    """The caller's role may not call this action, or the request names another caller.
-
-    >>> twinhost.NotGranted.code
-    'not_granted'
-    """
+    """The caller's role may not call this action, or the request names another caller."""
 
     code = "not_granted"
 
 
 class PeerNotLive(RequestError):
-    """The key was revoked or has expired during the session.
-
-    >>> twinhost.PeerNotLive.code
-    'peer_not_live'
-    """
+    """The key was revoked or has expired during the session."""
 
     code = "peer_not_live"
 
@@ -292,41 +218,25 @@ class Conflict(RequestError):
 
 
 class RequestIdReused(RequestError):
-    """Another request had the same `request_id`.
-
-    >>> twinhost.RequestIdReused.code
-    'request_id_reused'
-    """
+    """Another request had the same `request_id`."""
 
     code = "request_id_reused"
 
 
 class LimitReached(RequestError):
-    """A limit of the agent is reached.
-
-    >>> twinhost.LimitReached.code
-    'limit_reached'
-    """
+    """A limit of the agent is reached."""
 
     code = "limit_reached"
 
 
 class AgentUnreachable(RequestError):
-    """The agent needs another agent for this, which does not answer or refuses it.
-
-    >>> twinhost.AgentUnreachable.code
-    'agent_unreachable'
-    """
+    """The agent needs another agent for this, which does not answer or refuses it."""
 
     code = "agent_unreachable"
 
 
 class StoreUnavailable(RequestError):
-    """The agent can't write its database, as on a full disk.
-
-    >>> twinhost.StoreUnavailable.code
-    'store_unavailable'
-    """
+    """The agent can't write its database, as on a full disk."""
 
     code = "store_unavailable"
 
@@ -336,11 +246,7 @@ class TransactionLost(StoreUnavailable):
 
 
 class InternalError(RequestError):
-    """A defect of the agent, whose log has the traceback.
-
-    >>> twinhost.InternalError.code
-    'internal'
-    """
+    """A defect of the agent, whose log has the traceback."""
 
     code = "internal"
 
@@ -361,46 +267,10 @@ def error_from_reply(code: str, sentence: str, reply: Mapping[str, Any] = _NO_FI
     return error
 
 
-def certs_init_command(path: Path, *arguments: str, piped: bool = False) -> str:
-    """Return a command line of certs-init for the key tree that a path belongs to."""
-    command = CERTS_INIT_PIPED if piped else CERTS_INIT
-    return " ".join([command if _in_volume(path) else "certs-init", *arguments])
-
-
-def protect_command(path: Path, mode: str = "600") -> str:
-    """Return the command that gives a file its mode; in the containers `verify`, whose output has the command."""
-    return certs_init_command(path, "verify") if _in_volume(path) else f"chmod {mode} {path}"
-
-
-def change_mode_command(path: Path, mode: str) -> str:
-    """Return the command that changes the mode of a path in the tree of certs-init."""
-    return _in_tree(path, "chmod", mode, str(path))
-
-
-def remove_command(*paths: Path) -> str:
-    """Return the command that removes paths in the tree of certs-init."""
-    return _in_tree(paths[0], "rm", "-r", *map(str, paths))
-
-
-def own_command(path: Path) -> str:
-    """Return the command, which needs root, that makes this process's user the owner of a path in that tree."""
-    root = "--user 0 --cap-add CHOWN --cap-add DAC_READ_SEARCH "
-    return _in_tree(path, "chown", str(os.getuid()), str(path), options=root)
-
-
-def _in_tree(path: Path, program: str, *arguments: str, options: str = "") -> str:
-    inside = f"docker compose run --rm {options}--entrypoint {program} certs-init"
-    return " ".join([inside if _in_volume(path) else program, *arguments])
-
-
-def _in_volume(path: Path) -> bool:
-    return path == CERTIFICATES_VOLUME or CERTIFICATES_VOLUME in path.parents
-
-
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return the end of a sentence that suggests the most similar one of the known words; empty if none is similar."""
     from difflib import get_close_matches  # noqa: PLC0415 - only an error needs it
 
     printable = [name for name in known if len(name) <= _MAX_GUESSED_CHARACTERS and name.isprintable()]  # of an agent
-    found = get_close_matches(word[:_MAX_GUESSED_CHARACTERS], printable, 1, _SIMILAR)
-    return f"; did you mean {found[0]}?" if found else ""
+    nearest = get_close_matches(word[:_MAX_GUESSED_CHARACTERS], printable, 1, _SIMILAR)
+    return f"; did you mean {nearest[0]}?" if nearest else ""

@@ -20,14 +20,8 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from twinhost.secure_zmq.errors import (
-    KeyFileExposed,
-    KeyFileMalformed,
-    KeyFileMissing,
-    KeyMismatch,
-    certs_init_command,
-    protect_command,
-)
+from twinhost.commands import CERTS_INIT, certs_init_command, protect_command
+from twinhost.secure_zmq.errors import KeyFileExposed, KeyFileMalformed, KeyFileMissing, KeyMismatch
 
 PUBLIC_SUFFIX = ".key"
 SECRET_SUFFIX = ".key_secret"  # noqa: S105 - a file name's ending
@@ -111,9 +105,7 @@ class Validity:
 
     def holds(self, now: float) -> bool:
         """Return whether it is valid at `now`; asked for every message."""
-        return (self.not_before is None or now >= self.not_before - CLOCK_TOLERANCE_S) and (
-            self.not_after is None or now <= self.not_after + CLOCK_TOLERANCE_S
-        )
+        return self.has_begun(now) and not self.has_ended(now)
 
     def days_left(self, now: float) -> float | None:
         """Return the days until `not_after`, negative after it; None where there is no end."""
@@ -296,7 +288,7 @@ def _read(path: Path) -> tuple[str, int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        raise KeyFileMissing(f"{path} is missing; run: docker compose run --rm certs-init") from None
+        raise KeyFileMissing(f"{path} is missing; run: {CERTS_INIT}") from None
     except OSError as error:
         raise KeyFileMissing(f"{path} can't be read ({error.strerror}); {_to_verify(path)}") from None
     try:  # not with open(): it raises for a folder

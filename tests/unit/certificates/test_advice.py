@@ -12,14 +12,9 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import Ran, certs_init
+from twinhost.commands import certs_init_command, change_mode_command, protect_command, remove_command
 from twinhost.secure_zmq.certificates import folders_of_keys, load_certificates, read_folders
-from twinhost.secure_zmq.errors import (
-    TwinhostError,
-    certs_init_command,
-    change_mode_command,
-    protect_command,
-    remove_command,
-)
+from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate, write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity, load_certificate
 

@@ -18,6 +18,7 @@ from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
 from twinhost.cli.machines import all_measured, ask_hosts, machines_sentence
 from twinhost.cli.output import ListedPeers, days, duration, parse_moment, read
 from twinhost.clients.system_replies import HealthDocument
+from twinhost.commands import CERTS_INIT, certs_init_command, protect_command
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     Certificates,
@@ -29,14 +30,11 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import (
-    CERTS_INIT,
     ConfigurationError,
     ConnectionRefused,
     NotGranted,
     ServerUnreachable,
     TwinhostError,
-    certs_init_command,
-    protect_command,
 )
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, SECRET_SUFFIX, WARN_BEFORE_S, Certificate, load_certificate
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
@@ -354,7 +352,7 @@ def refusals_counted(settings: Settings, agents: Iterable[Agent]) -> dict[str, i
     def ask(agent: Agent) -> dict[str, int]:
         try:
             with settings.client(agent) as client:
-                peers = read(client.call("get_peers", deadline_s=_COUNTED_WITHIN_S), Peers)
+                peers = read(client.call("get_peers", deadline_s=_COUNTED_WITHIN_S), ListedPeers)
         except TwinhostError:
             return {}
         return {agent.name: sum(peers.refusals().values())}

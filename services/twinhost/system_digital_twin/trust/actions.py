@@ -17,19 +17,12 @@ import structlog
 
 from twinhost.agent.trust import TrustHistory
 from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.commands import CERTS_INIT, certs_init_command
 from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, VOUCHED_FOLDER
-from twinhost.secure_zmq.errors import (
-    CERTS_INIT,
-    KeyFileMalformed,
-    LimitReached,
-    MalformedRequest,
-    NotGranted,
-    StoreUnavailable,
-    certs_init_command,
-)
+from twinhost.secure_zmq.errors import KeyFileMalformed, LimitReached, MalformedRequest, NotGranted, StoreUnavailable
 from twinhost.secure_zmq.key_writer import (
     render_certificate,
     replace_certificate,
