@@ -7,8 +7,8 @@ from pathlib import Path
 import structlog
 
 from twinhost.agent.settings import Settings
-from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.commands import CERTS_INIT
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.certificates import Certificates, folders_of_keys, load_certificates

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.commands import CERTIFICATES_VOLUME, certs_init_command
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError

@@ -25,8 +25,7 @@ from twinhost.certificates.running_agents import (
     wait_until_served_with,
 )
 from twinhost.certificates.tree import locked, own_folders, own_pairs
-from twinhost.commands import remove_command
-from twinhost.network_config import Agent, NetworkConfig
+from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SUFFIX, REVOKED_FOLDER, pins_of
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMissing
 from twinhost.secure_zmq.key_writer import (

@@ -2,8 +2,6 @@
 
 import time
 
-import pytest
-
 from twinhost.moments import Clock
 
 NOW = 1_800_000_000  # some moment of 2027
@@ -37,11 +35,3 @@ class LeapingClock(StandingClock):
     def monotonic(self) -> float:
         self.elapsed += 1.0
         return self.elapsed
-
-
-def set_clock(monkeypatch: pytest.MonkeyPatch, *modules: str) -> WallClock:
-    """Put one clock into modules, by name."""
-    clock = WallClock()
-    for module in modules:
-        monkeypatch.setattr(f"{module}.time", clock)
-    return clock

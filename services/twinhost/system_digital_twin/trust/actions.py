@@ -16,8 +16,8 @@ import msgspec
 import structlog
 
 from twinhost.agent.trust import TrustHistory
-from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.commands import CERTS_INIT, certs_init_command
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller

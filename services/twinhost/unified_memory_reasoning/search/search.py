@@ -19,13 +19,13 @@ import msgspec
 
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.memories.details import (
     NONE,
     decode_details,
     shown_details,
     shows_details_in_search,
 )
-from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
