@@ -27,9 +27,9 @@ SUCCESS = {"SystemDigitalTwin": "success", "UnifiedMemoryReasoningAgent": "ok"} 
 MAX_DEPTH = 2  # of a reply's field: a deeper one is in the JSON Schema
 MAX_COLUMNS = 120
 OPTIONS = {
-    "mutates": "It changes the database; a retry gets the stored reply.",
-    "apart": "It has transactions of its own.",
-    "forwardable": "Another agent may call it on behalf of its own caller.",
+    "mutates": "changes",
+    "apart": "apart",
+    "forwardable": "forwardable",
 }
 OPTIONAL = "; not always there |"
 FIELD = re.compile(r"\| `(?P<path>[^`.\[]+)(?:\[\]\.|\.)?(?P<inside>[^`]+)?` \| ")  # of a reply
@@ -44,6 +44,9 @@ and `/api/schema` of mainpc has it as JSON Schema.
 
 Where nothing else is said, a reply has the `status` `success` of SystemDigitalTwin, and `ok` of
 UnifiedMemoryReasoningAgent. The fields of an object stand after a colon, and `?` follows one that is not always there.
+An action that *changes* the database is executed once for a `request_id`: a retry gets the stored reply. One that is
+*forwardable* may be called by another agent on behalf of its own caller. One that is *apart* has transactions of its
+own.
 
 Every request may have `request_id`, a string. Every reply repeats it, and lists fields that were ignored in
 `ignored_fields`. A request may have `accepts`, which negotiates the [form of
@@ -73,8 +76,9 @@ def page() -> str:
     for agent in AGENTS:
         requests = msgspec.convert(schema_of(agent), RequestSchema)
         replies = msgspec.convert(replies_of(agent), Replies)
-        lines += [f"## {agent}", "", f"On {HOSTS[agent]}.", "", "| action | |", "|---|---|"]
-        lines += [f"| `{name}` | {_cell(_summary(requests, name))} |" for name in requests.actions]
+        lines += [f"## {agent}", "", f"On {HOSTS[agent]}:", ""]
+        listed = ", ".join(f"[{name}](#{agent.lower()}-{name})" for name in requests.actions)
+        lines += textwrap.wrap(listed, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False)
         for name in requests.actions:
             options = declarations_of(agent)[name].options
             lines += ["", f"### {agent}: {name}", "", *_described(requests, name, options)]
@@ -83,15 +87,11 @@ def page() -> str:
     return "\n".join(lines)
 
 
-def _summary(requests: RequestSchema, name: str) -> str:
-    return requests.description(name).partition("\n\n")[0]
-
-
 def _described(requests: RequestSchema, name: str, options: Mapping[str, bool]) -> Iterator[str]:
     for line in requests.description(name).splitlines():
         yield from textwrap.wrap(line, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False) or [""]
-    if sentences := " ".join(sentence for option, sentence in OPTIONS.items() if options.get(option)):
-        yield from ("", sentences)
+    if marks := ", ".join(mark for option, mark in OPTIONS.items() if options.get(option)):
+        yield from ("", f"*{marks.capitalize()}.*")
 
 
 def _gathered(rows: Iterable[str], success: str) -> list[str]:
