@@ -20,7 +20,7 @@ from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.http import HttpServer
-from twinhost.agent.telemetry import State
+from twinhost.agent.telemetry import AgentState
 from twinhost.cli.arguments import parse_fields
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.http import state as state_module
@@ -45,7 +45,7 @@ class Watched:
 
     def draw(self) -> None:
         counts = self.twin.handshakes.counts()
-        self.twin.telemetry.gather(State(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts))
+        self.twin.telemetry.gather(AgentState(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts))
         self.twin.turn()
 
     def let_pass(self, seconds: float) -> None:

@@ -19,7 +19,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.store.audit_log.verify import Findings
+from twinhost.store.audit_log.verify import ChainFindings
 from twinhost.store.files import COMMIT, RESTORING
 
 pytestmark = pytest.mark.sdt_security
@@ -130,7 +130,7 @@ def test_backed_up_amid_traffic_and_restored_elsewhere(here: Hosts, there: Hosts
     assert findings(there).whole
 
 
-def findings(hosts: Hosts) -> Findings:
+def findings(hosts: Hosts) -> ChainFindings:
     """Verify the log as it lies, once the agent that writes it has stopped."""
     for process in hosts.processes:
         if process.running:

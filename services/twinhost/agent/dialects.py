@@ -18,7 +18,9 @@ def first_of(*translators: Translator) -> Translator:
     """Return a translator that tries others in order."""
 
     def translate(payload: bytes) -> Translation | None:
-        return next((found for each in translators if (found := each(payload)) is not None), None)
+        return next(
+            (translation for translator in translators if (translation := translator(payload)) is not None), None
+        )
 
     return translate
 

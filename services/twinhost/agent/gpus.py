@@ -81,15 +81,17 @@ def _processes(handle: object) -> tuple[GpuProcess, ...]:
 
     In a container, a driver may hide the machine's processes.
     """
-    found: dict[int, GpuProcess] = {}
+    processes: dict[int, GpuProcess] = {}
     # The unversioned functions call the newest version; if the driver lacks it, their error is not an NVMLError.
     for ask in (pynvml.nvmlDeviceGetComputeRunningProcesses_v3, pynvml.nvmlDeviceGetGraphicsRunningProcesses_v3):
-        for each in _optional(partial(ask, handle)) or ():
-            if each.pid not in found:
-                name = _optional(partial(pynvml.nvmlSystemGetProcessName, each.pid))
-                used_mb = None if each.usedGpuMemory is None else each.usedGpuMemory / MB
-                found[each.pid] = GpuProcess(pid=each.pid, name=_program(name) if name else None, used_mb=used_mb)
-    return tuple(sorted(found.values(), key=lambda each: (-(each.used_mb or 0), each.pid)))
+        for process in _optional(partial(ask, handle)) or ():
+            if process.pid not in processes:
+                name = _optional(partial(pynvml.nvmlSystemGetProcessName, process.pid))
+                used_mb = None if process.usedGpuMemory is None else process.usedGpuMemory / MB
+                processes[process.pid] = GpuProcess(
+                    pid=process.pid, name=_program(name) if name else None, used_mb=used_mb
+                )
+    return tuple(sorted(processes.values(), key=lambda process: (-(process.used_mb or 0), process.pid)))
 
 
 def _program(command: str) -> str:

@@ -60,10 +60,10 @@ class OwnKeys:
         self.on_change()
 
     def _require_same_owner(self, pair: KeyPair) -> None:
-        mine, found = self._pair.certificate.owner, pair.certificate.owner
-        if found != mine:
+        mine, owner = self._pair.certificate.owner, pair.certificate.owner
+        if owner != mine:
             raise KeyMismatch(
-                f"{self._folder} now holds the key of {found.name}, and this agent is {mine.name}; restore its own key"
+                f"{self._folder} now holds the key of {owner.name}, and this agent is {mine.name}; restore its own key"
             )
 
 

@@ -125,7 +125,7 @@ _V1_ONLY_IN_THE_ROOT = "release_agent"
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class MemoryUse:
     """Memory in use that can't be reclaimed at once, and the limit if there is one; both in MB."""
 
     used_mb: float
@@ -133,7 +133,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Cpu:
+class CpuUse:
     """Seconds of CPU used since the group was created, and the quota in CPUs; None without a quota."""
 
     used_s: float
@@ -146,7 +146,7 @@ class Cgroup:
     def __init__(self, root: Path = ROOT) -> None:
         self._root = root
 
-    def memory(self) -> Memory | None:
+    def memory(self) -> MemoryUse | None:
         """Return the container's memory; idle page cache counts as free."""
         if (self._root / _V2_ONLY_BELOW_THE_ROOT).exists():
             used, limit = _number(self._root / "memory.current"), _number(self._root / "memory.max")
@@ -159,16 +159,16 @@ class Cgroup:
             return None
         if used is None:
             return None
-        return Memory(max(0, used - (idle or 0)) / MB, None if limit is None else limit / MB)
+        return MemoryUse(max(0, used - (idle or 0)) / MB, None if limit is None else limit / MB)
 
-    def cpu(self) -> Cpu | None:
+    def cpu(self) -> CpuUse | None:
         """Return the container's CPU usage."""
         if (self._root / _V2_ONLY_BELOW_THE_ROOT).exists():
             used_us = _field(self._root / "cpu.stat", "usage_usec")
-            return None if used_us is None else Cpu(used_us / 1e6, _quota_v2(self._root / "cpu.max"))
+            return None if used_us is None else CpuUse(used_us / 1e6, _quota_v2(self._root / "cpu.max"))
         folder = self._v1("cpuacct")
         used_ns = None if folder is None else _number(folder / "cpuacct.usage")
-        return None if used_ns is None else Cpu(used_ns / 1e9, self._quota_v1())
+        return None if used_ns is None else CpuUse(used_ns / 1e9, self._quota_v1())
 
     def _quota_v1(self) -> float | None:
         folder = self._v1("cpu")

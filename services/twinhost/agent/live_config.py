@@ -50,16 +50,16 @@ class LiveConfig:
         """
         return load_network_config(Path(self._started_with.source), self._environment)
 
-    def apply(self, found: NetworkConfig) -> bool:
+    def apply(self, loaded: NetworkConfig) -> bool:
         """Put a configuration into effect; return whether anything differs."""
-        if self.follows(found):
+        if self.follows(loaded):
             return False
-        self.current, self.pending = _without_fixed(found, self._started_with, self._agent.name)
+        self.current, self.pending = _without_fixed(loaded, self._started_with, self._agent.name)
         return True
 
-    def follows(self, found: NetworkConfig) -> bool:
+    def follows(self, loaded: NetworkConfig) -> bool:
         """Return whether a configuration is in effect, but for what waits for the next start."""
-        return _without_fixed(found, self._started_with, self._agent.name) == (self.current, self.pending)
+        return _without_fixed(loaded, self._started_with, self._agent.name) == (self.current, self.pending)
 
     def warnings(self) -> list[str]:
         """Return what the file has that takes effect only when this agent is started again."""
@@ -71,25 +71,25 @@ class LiveConfig:
         ]
 
 
-def _without_fixed(found: NetworkConfig, started: NetworkConfig, own: str) -> tuple[NetworkConfig, tuple[str, ...]]:
+def _without_fixed(loaded: NetworkConfig, started: NetworkConfig, own: str) -> tuple[NetworkConfig, tuple[str, ...]]:
     """Return a configuration with what a running agent can't change as it was at its start, and the paths of that."""
-    hosts, agents, pending = dict(found.hosts), dict(found.agents), []
+    hosts, agents, pending = dict(loaded.hosts), dict(loaded.agents), []
     for agent in (started.agents.get(name) for name in dict.fromkeys((own, MAINPC_AGENT))):
-        if agent is not None and found.agents.get(agent.name) != agent:
+        if agent is not None and loaded.agents.get(agent.name) != agent:
             moved = hosts.get(agent.host.name, agent.host) != agent.host
             pending += [f"hosts.{agent.host.name}"] if moved else [f"agents.{agent.name}"]
             hosts[agent.host.name], agents[agent.name] = agent.host, agent
     limits = {name: getattr(started.limits, name) for name in _FIXED_LIMITS}
     current = replace(
-        found,
+        loaded,
         hosts=hosts,
         agents=agents,
-        limits=replace(found.limits, **limits),
+        limits=replace(loaded.limits, **limits),
         recall=started.recall,
         memory=started.memory,
     )
     for section in ("limits", "recall", "memory"):
-        pending += _differing(section, getattr(found, section), getattr(current, section))
+        pending += _differing(section, getattr(loaded, section), getattr(current, section))
     return current, tuple(dict.fromkeys(pending))
 
 
@@ -134,20 +134,20 @@ class ConfigWatch(Worker):
     def look(self) -> None:
         """Read the file, and apply it if it is valid."""
         try:
-            found = self._live.load()
+            loaded = self._live.load()
         except ConfigurationError as error:
             self._reject(str(error))
             return
         except Exception as error:  # noqa: BLE001 - boundary: an invalid file must not end the watch, and so the agent
             self._reject(f"{self._path} can't be read as a configuration ({type(error).__name__}: {error}); correct it")
             return
-        if self._grants.replace(found.grants):  # first: a grant that was removed must not wait for anything
+        if self._grants.replace(loaded.grants):  # first: a grant that was removed must not wait for anything
             _log.info("grants_changed", source=str(self._path))
-            self._listener(None, found.grants)
+            self._listener(None, loaded.grants)
         if self._fault is not None:
             _log.info("configuration_accepted", source=str(self._path))
         self._fault = None
-        if self._live.apply(found):
+        if self._live.apply(loaded):
             _log.info("configuration_changed", source=str(self._path), pending=list(self._live.pending))
             self.on_change()
 

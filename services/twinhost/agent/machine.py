@@ -47,13 +47,13 @@ class Machine:
 
     def disks(self) -> tuple[DiskSample, ...]:
         """Return the filesystems that can be measured."""
-        found = []
+        samples = []
         for name, path in self._disks.items():
             with contextlib.suppress(OSError):
                 usage = psutil.disk_usage(str(path))
                 sizes = {"used_mb": usage.used, "free_mb": usage.free, "total_mb": usage.total}
-                found.append(DiskSample(name=name, **{field: round(size / MB, 2) for field, size in sizes.items()}))
-        return tuple(found)
+                samples.append(DiskSample(name=name, **{field: round(size / MB, 2) for field, size in sizes.items()}))
+        return tuple(samples)
 
     def traffic(self) -> tuple[ByteCounts | None, ByteCounts | None]:
         """Return the bytes of the machine's physical interfaces, or, if none is visible, of the container's own.

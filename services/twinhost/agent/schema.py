@@ -42,8 +42,10 @@ class SchemaActions(Feature):
     @action(forwardable=True)
     def get_schema(self, _: GetSchema, __: Caller) -> Schemas:
         if self._schemas is None:
-            declared = [Declaration(each.name, each.request, _replies(each), {}) for each in self._actions()]
-            by_name = {each.method: each for each in sorted(declared, key=lambda each: each.method)}
+            actions = sorted(self._actions(), key=lambda action: action.name)
+            by_name = {
+                action.name: Declaration(action.name, action.request, _replies(action), {}) for action in actions
+            }
             self._schemas = {
                 "status": self._success,
                 "agent": self._agent,
@@ -59,15 +61,15 @@ def _replies(action: Action[Any]) -> tuple[type, ...]:
         hint = get_type_hints(action.handle).get("return")
     except (NameError, TypeError):  # of a type that only a function knows, or of a callable object
         return ()
-    return tuple(dict.fromkeys(each for each in alternatives(hint) if is_typeddict(each)))
+    return tuple(dict.fromkeys(kind for kind in alternatives(hint) if is_typeddict(kind)))
 
 
 def requests_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict[str, Any]:
     """Return the schema of an agent's requests, which are distinguished by `action`."""
-    types = [each.request for each in declarations.values()]
+    types = [declaration.request for declaration in declarations.values()]
     union: Any = types[0]
-    for each in types[1:]:
-        union = union | each
+    for kind in types[1:]:
+        union = union | kind
     schema = msgspec.json.schema(union)
     _order_as_declared(schema, types)
     for reference in schema["discriminator"]["mapping"].values():  # an unknown field is ignored, and named in the reply
@@ -77,11 +79,11 @@ def requests_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict
 
 def replies_schema(agent: str, declarations: Mapping[str, Declaration]) -> dict[str, Any]:
     """Return the schema of an object that has, by action, a reply to it: a result, or a refusal."""
-    kinds = {name: (*each.replies, Refusal) for name, each in declarations.items()}
+    kinds = {name: (*declaration.replies, Refusal) for name, declaration in declarations.items()}
     schema = by_name(f"Replies of {agent}, by the request's action", kinds)
     for references in schema["properties"].values():
-        for each in references["anyOf"]:  # the dispatcher adds it
-            definition = schema["$defs"][each["$ref"].removeprefix(_DEFINITIONS)]
+        for reference in references["anyOf"]:  # the dispatcher adds it
+            definition = schema["$defs"][reference["$ref"].removeprefix(_DEFINITIONS)]
             definition["properties"]["request_id"] = {"type": "string"}
             for name in ("ignored_fields", "accepts"):
                 definition["properties"][name] = {"type": "array", "items": {"type": "string"}}
@@ -132,7 +134,7 @@ def _require_defaults(definitions: Mapping[str, Any], types: Iterable[type]) -> 
     """Mark the fields of Structs that have a default as required: a reply has them too, except one that is UNSET."""
     sent = {
         (kind.__name__, frozenset(kind.__struct_encode_fields__)): [
-            each.encode_name for each in msgspec.structs.fields(kind) if each.default is not msgspec.UNSET
+            field.encode_name for field in msgspec.structs.fields(kind) if field.default is not msgspec.UNSET
         ]
         for kind in _reachable(types)
         if hasattr(kind, "__struct_fields__") and not kind.__struct_config__.omit_defaults

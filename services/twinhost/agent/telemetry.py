@@ -45,7 +45,7 @@ _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class AgentState:
     """An agent at one moment: its authorised keys, the open connections by peer, and when each key was last used."""
 
     secure: bool
@@ -136,12 +136,12 @@ class Telemetry:
         self._requests.count(action or UNKNOWN_ACTION, outcome, seconds, number)
 
     @property
-    def state(self) -> State | None:
+    def state(self) -> AgentState | None:
         """The newest state; None before the first."""
         return self._state.latest
 
     @contextmanager
-    def collecting(self, state: Callable[[], State], then: Callable[[], None]) -> Iterator[None]:
+    def collecting(self, state: Callable[[], AgentState], then: Callable[[], None]) -> Iterator[None]:
         """After the block, also if it raises, take the agent's state and call a function, if it is time to.
 
         On the server's thread.
@@ -156,7 +156,7 @@ class Telemetry:
         finally:
             self.readers.collect(collect)
 
-    def gather(self, state: State) -> None:
+    def gather(self, state: AgentState) -> None:
         """Take the agent's newest state; on the server's thread."""
         self._state.latest = state
         self._state.longest_lag_s = max(self._state.longest_lag_s, state.loop_lag_s)
@@ -216,7 +216,7 @@ class _StateCollector(Collector):
 
     def __init__(self, agent: str) -> None:
         self._agent = agent
-        self.latest: State | None = None
+        self.latest: AgentState | None = None
         self.longest_lag_s = 0.0  # since the scrape before
 
     def collect(self) -> Iterator[Metric]:
@@ -282,9 +282,9 @@ class Gauges:
         self.longest_turn_s: Callable[[], float] = lambda: 0.0  # of the server's loop, since its last call
         self._started = database.clock.monotonic()
 
-    def read(self) -> State:
+    def read(self) -> AgentState:
         """Return the state at this moment."""
-        return State(
+        return AgentState(
             secure=self._secure,
             uptime_s=self._database.clock.monotonic() - self._started,
             store_bytes=self._database.size_bytes,

@@ -221,9 +221,9 @@ class TrustFolder:
         self._folder = folder
         self._refuse = refuse
         try:
-            for each in (folder, folder / REVOKED_FOLDER):
-                each.mkdir(mode=0o700, exist_ok=True)
-                sweep_drafts(each)
+            for path in (folder, folder / REVOKED_FOLDER):
+                path.mkdir(mode=0o700, exist_ok=True)
+                sweep_drafts(path)
         except OSError as error:
             raise ConfigurationError(
                 f"{error.filename} can't be created ({error.strerror}); check its volume"
@@ -310,8 +310,8 @@ def _changed(before: Mapping[str, Certificate], now: Mapping[str, Certificate]) 
 
 
 def _owner(text: str) -> str | None:
-    found = _OWNER.search(text)
-    return found[1] if found else None
+    owner = _OWNER.search(text)
+    return owner[1] if owner else None
 
 
 def _require_fingerprint(text: str) -> None:

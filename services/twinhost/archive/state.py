@@ -18,10 +18,10 @@ from twinhost.certificates.layout import Layout
 from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.keys import KeyPair
-from twinhost.store.audit_log.chain import LINE, Event
-from twinhost.store.audit_log.files import Files, Records, read_records
+from twinhost.store.audit_log.chain import LINE, AuditEvent
+from twinhost.store.audit_log.files import LogFiles, Records, read_records
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.store.audit_log.verify import Findings, Verifier
+from twinhost.store.audit_log.verify import ChainFindings, Verifier
 from twinhost.store.backup import Copy, copy_database, count_rows, require_space
 from twinhost.store.database import Database
 from twinhost.store.files import PARTS, part
@@ -67,7 +67,7 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
     _link_files(places.audit, log)
     records = _audit_records(folder / DATABASE)
     known = {anchor.seq for anchor in records.files}
-    files = Files(log)
+    files = LogFiles(log)
     for first in files.firsts():
         if first not in known:  # started after the copy
             files.drop(first)
@@ -76,7 +76,7 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
     return StateCopy(folder, moment_s, database)
 
 
-def check_audit(database: Path, log: Path) -> Findings:
+def check_audit(database: Path, log: Path) -> ChainFindings:
     """Check that a log is intact up to the line that a database names as the newest.
 
     Lines that the database has yet to write to a file count as well: the next start writes them.
@@ -85,7 +85,7 @@ def check_audit(database: Path, log: Path) -> Findings:
         MalformedRequest: there is a file that the database does not know.
     """
     records = _audit_records(database)
-    files = Files(log)
+    files = LogFiles(log)
     if unknown := set(files.firsts()) - {anchor.seq for anchor in records.files}:
         name = files.path(min(unknown)).name
         raise MalformedRequest(
@@ -118,7 +118,7 @@ def _audit_records(database: Path) -> Records:
 
 
 def _link_files(source: Path, target: Path) -> None:
-    originals, copies = Files(source), Files(target)
+    originals, copies = LogFiles(source), LogFiles(target)
     for first in originals.firsts() if source.is_dir() else ():
         if not os.path.lexists(copies.path(first)):
             try:
@@ -148,7 +148,7 @@ def _cut(path: Path, last: int) -> None:
     cut.replace(path)
 
 
-def _lines(files: Files, first: int) -> Iterator[str]:
+def _lines(files: LogFiles, first: int) -> Iterator[str]:
     page = files.at(f"{first}:0", _PAGE_LINES)
     while page.lines:
         yield from page.lines
@@ -169,7 +169,7 @@ def mark_restored(database: Path, log: Path, manifest: Manifest) -> None:
         with store.transaction():
             skip_numbers(store)
             audit.record(
-                Event.RESTORED,
+                AuditEvent.RESTORED,
                 moment=manifest.moment,
                 made_by=manifest.program,
                 backup_seq=backup.seq,
@@ -194,7 +194,7 @@ class Contents:
         return f"{self.agents} agents, {self.keys} keys, {lines} of the audit log; mainpc's key is {self.fingerprint}"
 
 
-def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings) -> Contents:
+def contents_of(layout: Layout, server: KeyPair, database: Path, audit: ChainFindings) -> Contents:
     """Return the contents of a tree and a database, both of them checked."""
     folder, enrolled = layout.server_folder, enrolled_folder(layout)
     found = [key.certificate for each in (folder, enrolled) if each for key in keys_in(each)]
@@ -206,7 +206,7 @@ def contents_of(layout: Layout, server: KeyPair, database: Path, audit: Findings
     return Contents(server.public.fingerprint, agents, len(keys), audit.lines, audit.starts_at, audit.head.seq)
 
 
-def require_whole(audit: Findings, *, broken_log: bool) -> list[str]:
+def require_whole(audit: ChainFindings, *, broken_log: bool) -> list[str]:
     """Return what is wrong with a log, as remarks.
 
     Raises:

@@ -23,7 +23,7 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MessageTooLarge, ServerUnreachable, TwinhostError, UnknownAction
 from twinhost.store.audit_log.chain import LINE, Anchor, Head, hash_fits
-from twinhost.store.audit_log.verify import Comparison, Findings, Restore, Seen, Verifier, compare, restore_of
+from twinhost.store.audit_log.verify import ChainFindings, Comparison, Restore, Seen, Verifier, compare, restore_of
 from twinhost.system_digital_twin.trust.audit import AuditPage
 
 audit = typer.Typer(help="The audit log of mainpc, read with the operator's key.")
@@ -63,7 +63,7 @@ class WitnessReport:
 class Verified:
     """The result for a whole log: its chain, its lines `restored`, and the witnesses' reports."""
 
-    findings: Findings
+    findings: ChainFindings
     restores: tuple[Restore, ...]
     witnesses: tuple[WitnessReport, ...]
 
@@ -202,13 +202,13 @@ def verify_with_witnesses(settings: Settings, client: Client) -> Verified:
     return Verified(findings, tuple(seen.restores), tuple(_report(name, answer, seen) for name, answer in asked))
 
 
-def summary(findings: Findings) -> str:
+def summary(findings: ChainFindings) -> str:
     """Return how many lines were read, from which to which, and the result."""
     lines = "1 line was" if findings.lines == 1 else f"{findings.lines} lines were"
     return f"{lines} checked, from {findings.starts_at} to {findings.head.seq}: {findings.summary()}"
 
 
-def _verify_over_the_wire(client: Client, also: Callable[[str], None]) -> Findings:
+def _verify_over_the_wire(client: Client, also: Callable[[str], None]) -> ChainFindings:
     verifier: Verifier | None = None
     for page in AuditReader(client).pages():
         if verifier is None:

@@ -163,9 +163,9 @@ def check_copy(path: Path, migrations: Sequence[str], sha256: str) -> Rows:
         StoreUnavailable: it can't be read.
     """
     try:
-        found = digest_of(path)
-        if found != sha256.lower():
-            raise MalformedRequest(f"the file arrived with SHA-256 {found}, expected {sha256}; send it again")
+        digest = digest_of(path)
+        if digest != sha256.lower():
+            raise MalformedRequest(f"the file arrived with SHA-256 {digest}, expected {sha256}; send it again")
         if (why := find_damage_of_rows(path)) is not None:
             raise MalformedRequest(f"the file is not an intact database ({why}); use another backup")
         _check_schema(path, migrations)
@@ -213,7 +213,7 @@ def prepare(
         else:
             _put_in_place(staged, path)
     findings = findings_of(path)
-    scripts = [rebuilds.get(damaged_index(each) or "", ()) for each in findings]
+    scripts = [rebuilds.get(damaged_index(finding) or "", ()) for finding in findings]
     if findings and all(scripts):
         if newest is not None and _schema_version(path) > newest:
             return
@@ -263,7 +263,7 @@ def digest_of(path: Path) -> str:
 def _check_schema(path: Path, migrations: Sequence[str]) -> None:
     version = _schema_version(path)
     with closing(connect_to_read(path)) as connection:
-        found = _objects(connection)
+        present = _objects(connection)
     if not 0 < version <= len(migrations):
         known = f"this program knows 1 to {len(migrations)}"
         raise MalformedRequest(f"the file has schema version {version} and {known}; restore it with its own version")
@@ -271,12 +271,12 @@ def _check_schema(path: Path, migrations: Sequence[str]) -> None:
         for script in migrations[:version]:
             blank.executescript(script)
         expected = _objects(blank)
-    names, own = _names(found), _names(expected)
+    names, own = _names(present), _names(expected)
     if missing := own - names:
         raise MalformedRequest(f"the file lacks {_listed(missing)}; use a backup of this agent")
     if unknown := names - own:  # an added trigger would run on every later write
         raise MalformedRequest(f"the file has {_listed(unknown)}, which this agent never creates; use another backup")
-    if changed := _names(found - expected):  # so would a changed one with a known name
+    if changed := _names(present - expected):  # so would a changed one with a known name
         raise MalformedRequest(f"the file has {_listed(changed)} with another definition; use another backup")
 
 

@@ -67,11 +67,11 @@ def findings_of(path: Path) -> list[str]:
             return ["its header can't be read: file is not a database"]
         with closing(connect_to_read(path)) as connection:
             rows = connection.execute(f"PRAGMA quick_check({_MAX_FINDINGS})").fetchall()
-            findings = [" ".join(str(each).split()) for (each,) in rows if each != "ok"]
+            findings = [" ".join(str(row).split()) for (row,) in rows if row != "ok"]
             if not all(map(damaged_index, findings)):
                 return findings
-            found = read_wal_index(shm)
-            of_log = _find_wal_damage(wal, index, found.frames if found else 0)
+            recovered = read_wal_index(shm)
+            of_log = _find_wal_damage(wal, index, recovered.frames if recovered else 0)
             return [*findings, of_log] if of_log is not None else findings
     except sqlite3.Error as error:
         return [str(error)] if _is_damage(error) else []
@@ -81,8 +81,8 @@ def findings_of(path: Path) -> list[str]:
 
 def damaged_index(finding: str) -> str | None:
     """Return the full-text index that a finding is about; None if it is about anything else."""
-    found = _DAMAGED_INDEX.fullmatch(finding)
-    return found[1] if found else None
+    match = _DAMAGED_INDEX.fullmatch(finding)
+    return match[1] if match else None
 
 
 def connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
@@ -176,8 +176,8 @@ def quarantined(path: Path, word: str) -> list[Quarantined]:
     pattern = re.compile(_STAMPED_NAME.format(re.escape(path.name), word))
     sizes: dict[str, int] = {}
     for entry in sorted(os.scandir(path.parent), key=lambda entry: entry.name):
-        if found := pattern.fullmatch(entry.name):
-            sizes[found["name"]] = sizes.get(found["name"], 0) + entry.stat().st_size
+        if match := pattern.fullmatch(entry.name):
+            sizes[match["name"]] = sizes.get(match["name"], 0) + entry.stat().st_size
     return [Quarantined(name, size) for name, size in sizes.items()]
 
 
@@ -187,7 +187,7 @@ def unacknowledged(path: Path) -> list[Quarantined]:
         known = set(part(path, ".acknowledged").read_text().split("\n"))
     except FileNotFoundError:
         known = set()
-    return [each for each in quarantined(path, DAMAGED) if each.name not in known]
+    return [database for database in quarantined(path, DAMAGED) if database.name not in known]
 
 
 def acknowledge(path: Path) -> list[Quarantined]:
@@ -201,7 +201,7 @@ def acknowledge(path: Path) -> list[Quarantined]:
         note = part(path, ".acknowledged")
         draft = note.with_name(f"{note.name}.new")
         try:
-            draft.write_text("\n".join(each.name for each in quarantined(path, DAMAGED)))
+            draft.write_text("\n".join(database.name for database in quarantined(path, DAMAGED)))
             draft.replace(note)
             sync_folder(path.parent)
         except OSError as error:
@@ -214,7 +214,7 @@ def damage_warning(path: Path) -> str | None:
     waiting = unacknowledged(path)
     if not waiting:
         return None
-    size = sum(each.size_bytes for each in quarantined(path, DAMAGED))
+    size = sum(database.size_bytes for database in quarantined(path, DAMAGED))
     return (
         f"the database was damaged: it was quarantined as {waiting[-1].name} and an empty one was created; "
         f"damaged databases take {size} bytes; restore a backup: ./twinhost memory restore - --yes < FILE, "

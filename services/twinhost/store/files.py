@@ -34,10 +34,10 @@ def make_private(path: Path) -> None:
     """
     for suffix in PARTS:
         with suppress(FileNotFoundError):
-            each = part(path, suffix)
-            mode = stat.S_IMODE(each.stat().st_mode)
+            file = part(path, suffix)
+            mode = stat.S_IMODE(file.stat().st_mode)
             if mode & _OTHERS:
-                each.chmod(mode & ~_OTHERS)
+                file.chmod(mode & ~_OTHERS)
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,14 +21,14 @@ from twinhost.agent.host_metrics import (
     MachineSample,
     Traffic,
 )
-from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, Readers, State, Telemetry
+from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, AgentState, Readers, Telemetry
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.keys import Validity
 from twinhost.version import VERSION
 
 NAME, FINGERPRINT = 'a "name"\n\\', "SHA256:x"
 PEER = Peer(NAME, "pc2", frozenset({"agent"}), FINGERPRINT, validity=Validity(0, 1_800_000_000))
-STATE = State(
+STATE = AgentState(
     secure=True,
     uptime_s=12.5,
     store_bytes=4_096,

@@ -20,7 +20,7 @@ from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import HOST_VARIABLE
 from twinhost.cli.archive import main
 from twinhost.secure_zmq.keys import SECRET_SUFFIX, load_key_pair
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
@@ -64,7 +64,7 @@ class Mainpc:
             with database.transaction():
                 for number in range(agents):
                     registry.put(_agent(f"agent-{number}"))
-                    audit.record(Event.KEY_AUTHORIZED, name=f"agent-{number}", host="pc2")
+                    audit.record(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}", host="pc2")
         return self
 
     @contextmanager
@@ -140,7 +140,7 @@ def add_agent(database: Database, audit: AuditLog, name: str) -> None:
     """Register one more, and log it."""
     with database.transaction():
         Registry(database, 60).put(_agent(name))
-        audit.record(Event.KEY_AUTHORIZED, name=name, host="pc2")
+        audit.record(AuditEvent.KEY_AUTHORIZED, name=name, host="pc2")
 
 
 def members_of(archive: bytes) -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from twinhost.certificates.revoke import revoke
 from twinhost.certificates.tree import vouchers
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import MAX_FILE_BYTES
 from twinhost.store.backup import copy_database
 from twinhost.store.damage import REPLACED, quarantined
@@ -347,7 +347,7 @@ def test_lines_are_recorded_of_the_restore_alone(here: Mainpc, there: Mainpc) ->
         assert there.run("restore", "-", "--replace", given=archive).status == 0
         archive = there.backup()
     events = [json.loads(line)["event"] for line in there.audit_lines()]
-    assert events.count(Event.RESTORED.value) == 2
+    assert events.count(AuditEvent.RESTORED.value) == 2
 
 
 def then(function: Callable[..., Any], meanwhile: Callable[[], object]) -> Callable[..., Any]:

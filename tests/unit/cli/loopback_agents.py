@@ -37,7 +37,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -188,7 +188,7 @@ class LoopbackAgent:
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:
             return []
-        record = lambda event, **fields: audit.record(Event(event), **fields)  # noqa: E731
+        record = lambda event, **fields: audit.record(AuditEvent(event), **fields)  # noqa: E731
         return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, 365).actions()
 
     def _on_tick(self) -> None:
@@ -198,7 +198,7 @@ class LoopbackAgent:
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         assert self.audit is not None
         if outcome is not Outcome.ACCEPTED:
-            self.audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+            self.audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
     def _health_document(self) -> dict[str, Any]:
         return {**self._health.document(), **self.document}

@@ -12,7 +12,7 @@ from tests.unit.cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli import audit
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 
 pytestmark = pytest.mark.thorough
 
@@ -25,7 +25,7 @@ def note(hosts: TwoHosts, count: int, **fields: str) -> None:
     assert hosts.mainpc.audit is not None
     due = hosts.mainpc.audit.head.seq + count
     for number in range(count):
-        hosts.mainpc.audit.note(Event.KEY_AUTHORIZED, name=f"agent-{number}", **fields)
+        hosts.mainpc.audit.note(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}", **fields)
     audit = hosts.mainpc.audit
     wait_until(lambda: audit.head.seq == due, PATIENCE_S, "the lines are written")
 

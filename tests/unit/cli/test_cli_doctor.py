@@ -30,7 +30,7 @@ from twinhost.secure_zmq.key_writer import write_key_pair, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.version import versions
 
 pytestmark = pytest.mark.thorough
@@ -391,7 +391,7 @@ def test_a_broken_audit_log_fails(hosts: TwoHosts, cli: Cli) -> None:
     audit = hosts.mainpc.audit
     assert audit is not None
     for _ in range(3):
-        audit.note(Event.GRANTS_CHANGED)
+        audit.note(AuditEvent.GRANTS_CHANGED)
     wait_until(lambda: audit.head.seq == 3, PATIENCE_S, "the lines are written")
     (path,) = (hosts.root / "audit").glob("audit-*.jsonl")
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.system_digital_twin.event_bench import EventBench, error
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin.events import events as events_module
 from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Topic
@@ -175,7 +175,7 @@ def test_acknowledged_errors_are_counted_on_request_only(bench: EventBench) -> N
     reply = bench.ask("acknowledge_errors", OPERATOR, shape_id=shape_id)
     assert (reply["acknowledged"], reply["acknowledged_by"]) == (3, OPERATOR.name)
     assert bench.audited == [
-        (Event.ERRORS_ACKNOWLEDGED, {"name": OPERATOR.name, "count": 3, "shape_id": shape_id}),
+        (AuditEvent.ERRORS_ACKNOWLEDGED, {"name": OPERATOR.name, "count": 3, "shape_id": shape_id}),
     ]
     bench.reopen()
     assert (bench.ask("get_error_counts")["total"], bench.events.count_severe_since(0)) == (1, 1)

@@ -2,7 +2,15 @@
 
 import pytest
 
-from twinhost.system_digital_twin.capacity.forecast import Card, Forecast, HostState, Leased, LoadType, forecast, place
+from twinhost.system_digital_twin.capacity.forecast import (
+    Card,
+    Forecast,
+    HostState,
+    Leased,
+    LoadType,
+    forecast_of,
+    place,
+)
 
 KNOWN = HostState(
     host="pc2",
@@ -33,7 +41,7 @@ def test_the_contracts_arithmetic(
     load_type: LoadType, value: float, recommendation: str, projection: dict[str, float]
 ) -> None:
     """VRAM over 95 %, RAM over 90 %, CPU over 90 and capped at 100, latency + 1.5 × value over 200."""
-    found = forecast(KNOWN, load_type, value)
+    found = forecast_of(KNOWN, load_type, value)
     assert (found.recommendation, found.projection) == (recommendation, projection)
     assert ("within" if found.fits else "over") in found.reason
 
@@ -51,7 +59,7 @@ def test_what_is_not_measured_is_not_promised(
     load_type: LoadType, recommendation: str, projection: dict[str, None]
 ) -> None:
     """No figure is made up for it, and nobody is advised to proceed."""
-    found = forecast(HostState(host="pc2"), load_type, 1)
+    found = forecast_of(HostState(host="pc2"), load_type, 1)
     assert (found.recommendation, found.projection, found.headroom) == (recommendation, projection, None)
     assert found.reason.endswith("is not measured now")
 
@@ -69,7 +77,7 @@ def test_what_is_not_measured_is_not_promised(
 def test_leases_count(leased: Leased, taken_mb: float) -> None:
     """What is to come is added; what is in use is in the measured figure, and counts where that shows less."""
     state = HostState(host="pc2", ram_used_mb=500, ram_total_mb=1_000, ram_leased=leased, vram_leased=Leased())
-    assert forecast(state, "ram", 1).projection["projected_ram_mb"] == taken_mb + 1
+    assert forecast_of(state, "ram", 1).projection["projected_ram_mb"] == taken_mb + 1
 
 
 def test_leases_of_one_resource_are_not_those_of_another() -> None:
@@ -79,17 +87,17 @@ def test_leases_of_one_resource_are_not_those_of_another() -> None:
         ram_total_mb=1_000,
         cards=(Card(index=0, used_mb=1, total_mb=1_000, leased=Leased(to_come_mb=9)),),
     )
-    assert forecast(state, "ram", 1).projection["projected_ram_mb"] == 2
-    assert forecast(state, "vram", 1).projection["projected_vram_mb"] == 11
+    assert forecast_of(state, "ram", 1).projection["projected_ram_mb"] == 2
+    assert forecast_of(state, "vram", 1).projection["projected_vram_mb"] == 11
 
 
 def test_vram_is_never_a_sum_over_cards() -> None:
     """A load goes to the card with the most headroom; if it fits none, the reason names the card with the most."""
     cards = tuple(Card(index=index, used_mb=used, total_mb=10_000) for index, used in enumerate((4_000, 3_500, 3_600)))
     state = HostState(host="pc2", cards=cards)
-    found = forecast(state, "vram", 5_000)
+    found = forecast_of(state, "vram", 5_000)
     assert (found.recommendation, found.gpu, found.headroom) == ("proceed", {"index": 1, "uuid": None}, 1_000)
-    found = forecast(state, "vram", 10_000)
+    found = forecast_of(state, "vram", 10_000)
     assert (found.recommendation, found.projection["vram_capacity_mb"]) == ("deny_insufficient_resources", 10_000)
     assert found.reason == (
         "pc2's VRAM on GPU 1 would be at 13500 of 10000 MB, over 95 %; "
@@ -98,7 +106,7 @@ def test_vram_is_never_a_sum_over_cards() -> None:
 
 
 def of(host: str, used_mb: float | None, value: float = 100) -> Forecast:
-    return forecast(HostState(host=host, ram_used_mb=used_mb, ram_total_mb=1_000), "ram", value)
+    return forecast_of(HostState(host=host, ram_used_mb=used_mb, ram_total_mb=1_000), "ram", value)
 
 
 def test_a_load_is_placed_where_most_is_left() -> None:
@@ -132,4 +140,4 @@ def test_where_it_fits_nowhere_every_reason_is_given() -> None:
 def test_the_cap_on_the_cpu_does_not_hide_which_host_is_better() -> None:
     """Both would be at 100 %; one of them by less."""
     states = [HostState(host="a", cpu_percent=90.0), HostState(host="b", cpu_percent=80.0)]
-    assert place([forecast(state, "cpu", 40) for state in states]).best.host == "b"
+    assert place([forecast_of(state, "cpu", 40) for state in states]).best.host == "b"

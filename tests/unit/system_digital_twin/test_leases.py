@@ -9,11 +9,11 @@ from tests.unit.system_digital_twin.metrics_bench import NEWCOMER, OPERATOR, UMR
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
 from twinhost.system_digital_twin.capacity import leases as leases_module
-from twinhost.system_digital_twin.capacity.forecast import HostState, Leased, Resource, forecast
+from twinhost.system_digital_twin.capacity.forecast import HostState, Leased, Resource, forecast_of
 from twinhost.system_digital_twin.capacity.leases import Lease, leased
 
 TTL_S = 30.0
-ON_PC2 = forecast(HostState(host="pc2", ram_used_mb=0.0, ram_total_mb=1_000.0), "ram", 100.0)
+ON_PC2 = forecast_of(HostState(host="pc2", ram_used_mb=0.0, ram_total_mb=1_000.0), "ram", 100.0)
 Act = Callable[[MetricsBench, Lease], Lease]
 
 

@@ -10,7 +10,7 @@ from tests.unit.system_digital_twin.metrics_bench import INTERVAL_S, Clock, Metr
 from twinhost.agent.host_metrics import DiskSample, HostSample, MachineSample
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.system_digital_twin.metrics import history as metrics_history
-from twinhost.system_digital_twin.metrics.history import Bucket, Figure, History
+from twinhost.system_digital_twin.metrics.history import Bucket, Figure, MetricsHistory
 from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3_600, 86_400
@@ -30,7 +30,7 @@ def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
     bench.stop()
 
 
-def figures(history: History, host: str = "pc2") -> list[tuple[float | None, float | None, int]]:
+def figures(history: MetricsHistory, host: str = "pc2") -> list[tuple[float | None, float | None, int]]:
     """Return mean, greatest, and number of the CPU's figures of every minute."""
     rows = history.read(host, "minute")
     return [(row.cpu_percent.mean, row.cpu_percent.greatest, row.cpu_percent.count) for row in rows]

@@ -180,7 +180,7 @@ class AuditWitness:
                 return
             gap = Gap(restore.seq, asked.seq, iso_time(self._clock.time()), restore.time)
             _log.warning("audit_log_restored", first=gap.first, last=gap.last, restored=gap.restored)
-            heads = tuple(each for each in kept.heads if each.seq < restore.seq)
+            heads = tuple(head for head in kept.heads if head.seq < restore.seq)
             kept = _Kept(heads, (*kept.gaps, gap)[-MAX_GAPS:])
         elif head is not None and (head.seq > 0 if asked is None else compared is not None and head.seq > asked.seq):
             seen = msgspec.structs.replace(head, seen_at=iso_time(self._clock.time()))

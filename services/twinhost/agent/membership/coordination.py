@@ -70,7 +70,7 @@ class ForwardedRequest:
 
 
 @dataclass(order=True, slots=True)
-class Pending:
+class PendingForward:
     """A request in the queue or under way; `deadline` is monotonic."""
 
     order: tuple[int, int]
@@ -93,10 +93,10 @@ class ForwardingQueue:
         self._clock = clock
         self._max_at_once = max(1, workers - 1)  # of a caller
         self._numbers = itertools.count()
-        self._waiting: list[Pending] = []
+        self._waiting: list[PendingForward] = []
         self._open: Counter[str] = Counter()  # requests by caller; the same one sent twice counts twice
         self._under_way: Counter[str] = Counter()  # busy threads by caller
-        self._by_id: dict[tuple[str, str], Pending] = {}
+        self._by_id: dict[tuple[str, str], PendingForward] = {}
         self._changed = threading.Condition()
         self._ended = False
 
@@ -119,7 +119,7 @@ class ForwardingQueue:
         pending.reply.add_done_callback(lambda _: self._close(request.caller))
         return pending.reply
 
-    def take(self) -> Pending | None:
+    def take(self) -> PendingForward | None:
         """Wait for the next request, on a free thread; None once `end()` was called."""
         with self._changed:
             while not self._ended:
@@ -128,7 +128,7 @@ class ForwardingQueue:
                     self._waiting.remove(chosen)
                     self._under_way[chosen.request.caller] += 1
                     return chosen
-                self._changed.wait(min((each.left_s for each in self._waiting), default=None))
+                self._changed.wait(min((pending.left_s for pending in self._waiting), default=None))
         return None
 
     def end(self) -> None:
@@ -137,7 +137,7 @@ class ForwardingQueue:
             self._ended = True
             self._changed.notify_all()
 
-    def done(self, pending: Pending) -> None:
+    def done(self, pending: PendingForward) -> None:
         """Record that a thread is free again; the reply is set after that."""
         request = pending.request
         with self._changed:
@@ -146,21 +146,21 @@ class ForwardingQueue:
                 del self._by_id[request.caller, request.request_id]
             self._changed.notify_all()
 
-    def _put(self, request: ForwardedRequest) -> Pending:
+    def _put(self, request: ForwardedRequest) -> PendingForward:
         order = (-request.priority, next(self._numbers))
-        pending = Pending(order, request, Future(), self._clock.monotonic() + DEADLINE_S, self._clock)
+        pending = PendingForward(order, request, Future(), self._clock.monotonic() + DEADLINE_S, self._clock)
         self._waiting.append(pending)
         if request.request_id is not None:
             self._by_id[request.caller, request.request_id] = pending
         self._changed.notify()
         return pending
 
-    def _next(self) -> Pending | None:
+    def _next(self) -> PendingForward | None:
         """Return the first request whose caller doesn't keep too many threads busy, or that is past its deadline."""
         eligible = [
-            each
-            for each in self._waiting
-            if self._under_way[each.request.caller] < self._max_at_once or each.left_s == 0
+            pending
+            for pending in self._waiting
+            if self._under_way[pending.request.caller] < self._max_at_once or pending.left_s == 0
         ]
         return min(eligible, default=None)
 
@@ -229,7 +229,7 @@ class Coordinator:
         finally:
             clients.close()
 
-    def _forward(self, clients: "_Clients", pending: Pending) -> None:
+    def _forward(self, clients: "_Clients", pending: PendingForward) -> None:
         reply: Reply | None = None
         error: RequestError | None = None
         try:
@@ -275,7 +275,7 @@ class _Clients:
         self._mainpc.close()
 
 
-def _call(clients: _Clients, pending: Pending) -> Reply:
+def _call(clients: _Clients, pending: PendingForward) -> Reply:
     request = pending.request
     if pending.left_s == 0:
         raise AgentUnreachable(
@@ -347,7 +347,7 @@ def find_addresses(settings: Settings, keys: HostKeys) -> AddressOf:
 def _resolve(host: str) -> str | None:
     """Return the address of a host, so that the address that was checked is the one connected to; None if unknown."""
     try:
-        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
         return None
-    return str(found[0][4][0])
+    return str(addresses[0][4][0])

@@ -74,7 +74,7 @@ def size_of(content_bytes: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class DeferredRequest:
     """A request that is added to the outbox with its next tick."""
 
     kind: Kind
@@ -90,7 +90,7 @@ class DeliveryQueue:
         self._waiting: OrderedDict[int, Undelivered] = OrderedDict()
         self._refused: dict[int, tuple[Undelivered, str]] = {}  # and the code of the error
         self._delivered: list[int] = []
-        self._deferred: list[Deferred] = []
+        self._deferred: list[DeferredRequest] = []
         self._dropped = dict.fromkeys(Kind, 0)
         self._foreign = 0
         self.on_put: Callable[[], object] = lambda: None  # called after a `put`, on its thread
@@ -135,17 +135,17 @@ class DeliveryQueue:
     def defer(self, kind: Kind, action: str, fields: Mapping[str, Any]) -> None:
         """Add a request to the outbox with its next tick; of more than 1,000 the oldest is dropped."""
         with self._lock:
-            self._deferred.append(Deferred(kind, action, fields))
+            self._deferred.append(DeferredRequest(kind, action, fields))
             self._limit_deferred()
 
-    def take_changes(self) -> tuple[list[int], list[Deferred]]:
+    def take_changes(self) -> tuple[list[int], list[DeferredRequest]]:
         """Return and remove the numbers of delivered requests, and the deferred requests."""
         with self._lock:
             delivered, self._delivered = self._delivered, []
             deferred, self._deferred = self._deferred, []
         return delivered, deferred
 
-    def put_changes_back(self, delivered: list[int], deferred: list[Deferred]) -> None:
+    def put_changes_back(self, delivered: list[int], deferred: list[DeferredRequest]) -> None:
         """Put back what `take_changes` returned and could not be written."""
         with self._lock:
             self._delivered = delivered + self._delivered

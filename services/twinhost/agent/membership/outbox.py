@@ -168,8 +168,8 @@ class Outbox:
             with self._database.transaction():
                 self._restore_usage_on_rollback()
                 self._delete(delivered)
-                for each in deferred:
-                    self._add_or_drop(each.kind, each.action, each.fields)
+                for request in deferred:
+                    self._add_or_drop(request.kind, request.action, request.fields)
         except StoreUnavailable:
             self.queue.put_changes_back(delivered, deferred)
             self._retry_at = clock + _RETRY_S
@@ -211,20 +211,20 @@ class Outbox:
 
     def _make_room(self, kind: Kind, size: int) -> None:
         """Drop older rows, least important first, until there is room for one of this kind."""
-        droppable = [each for each in _KINDS[: _KINDS.index(kind) + 1] if each is not Kind.ERROR]
+        droppable = [candidate for candidate in _KINDS[: _KINDS.index(kind) + 1] if candidate is not Kind.ERROR]
         rows = sum(usage.rows for usage in self._usage.values()) + 1
         total = sum(usage.size for usage in self._usage.values()) + size
-        too_many_rows = rows > self._max_rows + sum(self._usage[each].rows for each in droppable)
-        if too_many_rows or total > self._max_total_bytes + sum(self._usage[each].size for each in droppable):
+        too_many_rows = rows > self._max_rows + sum(self._usage[candidate].rows for candidate in droppable)
+        if too_many_rows or total > self._max_total_bytes + sum(self._usage[candidate].size for candidate in droppable):
             raise LimitReached(
                 f"the outbox is full: {rows - 1} requests wait for mainpc and none may be dropped for this; to check "
                 "the link to mainpc, run: ./twinhost doctor; see also the warnings in this agent's health"
             )
-        for each in droppable:
-            while self._usage[each].rows and (rows > self._max_rows or total > self._max_total_bytes):
-                total -= self._delete(self._oldest_of(each))
+        for candidate in droppable:
+            while self._usage[candidate].rows and (rows > self._max_rows or total > self._max_total_bytes):
+                total -= self._delete(self._oldest_of(candidate))
                 rows -= 1
-                self._database.after_commit(self._count_dropped, each)
+                self._database.after_commit(self._count_dropped, candidate)
 
     def _oldest_of(self, kind: Kind) -> list[int]:
         rows = self._database.execute("SELECT seq FROM outbox WHERE kind = ? ORDER BY seq LIMIT 1", (kind.value,))

@@ -37,7 +37,7 @@ import msgspec
 from twinhost.moments import SYSTEM_CLOCK, Clock
 
 
-class Event(StrEnum):
+class AuditEvent(StrEnum):
     """The event of a line. The comment names the fields that readers rely on."""
 
     STARTED = "started"
@@ -65,14 +65,14 @@ class Event(StrEnum):
     LOG_CONTRADICTED = "log_contradicted"  # reason; file, or witness: the agent that has seen a different log
 
 
-AGGREGATED: Mapping[Event, tuple[str, ...]] = {
-    Event.HANDSHAKE_ACCEPTED: ("peer",),
-    Event.HANDSHAKE_REFUSED: ("cause", "peer"),
-    Event.REQUEST_REFUSED: ("code", "peer"),
-    Event.ENROLMENT_REFUSED: ("cause", "peer"),
-    Event.KEY_FILE_REJECTED: (),
-    Event.GRANTS_REJECTED: (),
-    Event.LOG_CONTRADICTED: (),
+AGGREGATED: Mapping[AuditEvent, tuple[str, ...]] = {
+    AuditEvent.HANDSHAKE_ACCEPTED: ("peer",),
+    AuditEvent.HANDSHAKE_REFUSED: ("cause", "peer"),
+    AuditEvent.REQUEST_REFUSED: ("code", "peer"),
+    AuditEvent.ENROLMENT_REFUSED: ("cause", "peer"),
+    AuditEvent.KEY_FILE_REJECTED: (),
+    AuditEvent.GRANTS_REJECTED: (),
+    AuditEvent.LOG_CONTRADICTED: (),
 }
 """Events that others can cause as often as they like, each with the fields whose values are counted separately.
 
@@ -168,7 +168,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def make_line(head: Head, time: str, event: Event, fields: Fields) -> bytes:
+def make_line(head: Head, time: str, event: AuditEvent, fields: Fields) -> bytes:
     """Return the line that follows `head`, without its end of line: at most MAX_LINE_BYTES bytes of ASCII."""
     start = {"seq": head.seq + 1, "time": time, "event": event.value}
     body = b""
@@ -244,7 +244,7 @@ class Repetition:
         self._finished: list[dict[str, Value]] = []  # `repeated` lines to be fetched
         self._looked_at = float("-inf")  # for finished windows, of which there may be a thousand
 
-    def admit(self, event: Event, fields: Fields, wall: float) -> bool:
+    def admit(self, event: AuditEvent, fields: Fields, wall: float) -> bool:
         """Return whether to write this event; otherwise it was counted. `wall` is in seconds since the epoch."""
         now = self._clock.monotonic()
         with self._lock:
@@ -275,7 +275,7 @@ class Repetition:
             lines, self._finished = self._finished, []
             return lines
 
-    def _kind(self, event: Event, fields: Fields) -> Kind:
+    def _kind(self, event: AuditEvent, fields: Fields) -> Kind:
         fields = {name: fields[name] for name in AGGREGATED[event] if fields.get(name) is not None}
         kind = (event.value, *(str(part)[:_KEPT] for pair in fields.items() for part in pair))
         if kind in self._accounts or len(self._accounts) < MAX_KINDS:

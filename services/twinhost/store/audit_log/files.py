@@ -15,7 +15,7 @@ from twinhost.store.audit_log.chain import (
     MAX_LINE_BYTES,
     NO_HASH,
     Anchor,
-    Event,
+    AuditEvent,
     Fields,
     Head,
     hash_of,
@@ -43,7 +43,7 @@ class Slice:
     position: str
 
 
-class Files:
+class LogFiles:
     """The files in one folder. Every method may raise OSError, which the log reports as its fault."""
 
     def __init__(self, folder: Path) -> None:
@@ -205,10 +205,10 @@ def align(tail: bytes, lines: Sequence[bytes], before: str, *, from_start: bool)
         from_start: whether the first of them is also the first of the file.
     """
     mark = b'"hash":"' + before.encode() + b'"}\n'
-    found = -1 if from_start else tail.find(mark)  # the first match: a duplicated line is a contradiction
-    if not from_start and found < 0:
+    mark_at = -1 if from_start else tail.find(mark)  # the first match: a duplicated line is a contradiction
+    if not from_start and mark_at < 0:
         return _contradicted(tail, tail, lines, "the last written line is no longer at its end")
-    rest = tail if from_start else tail[found + len(mark) :]
+    rest = tail if from_start else tail[mark_at + len(mark) :]
     whole = b"".join(line + b"\n" for line in lines)
     if not whole.startswith(rest):
         return _contradicted(tail, rest, lines, "it ends with content that this program did not write")
@@ -251,7 +251,7 @@ _ALL = -1  # no limit, in SQLite
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingLine:
     """A line in the outbox."""
 
     seq: int
@@ -279,7 +279,7 @@ class Ledger:
         """The first line of the oldest file that is kept."""
         return self.files[0] if self.files else Anchor(1, NO_HASH)
 
-    def add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+    def add(self, entries: Sequence[tuple[str, AuditEvent, Fields]]) -> None:
         """Add the next lines, in the transaction under way or in a new one.
 
         Raises:
@@ -289,9 +289,9 @@ class Ledger:
         with database.savepoint() if database.in_transaction else database.transaction():
             self._add(entries)
 
-    def pending(self, after: int, limit: int) -> list[Pending]:
+    def pending(self, after: int, limit: int) -> list[PendingLine]:
         """Return the lines in the outbox after line `after`, oldest first."""
-        return self._database.select(Pending, _PENDING, (after, limit))
+        return self._database.select(PendingLine, _PENDING, (after, limit))
 
     def clear(self, last: int) -> None:
         """Remove the lines up to `last` from the outbox: a file has them."""
@@ -302,7 +302,7 @@ class Ledger:
         """Return the numbers of the lines `restored`; their content is in the files."""
         return [seq for (seq,) in self._database.execute("SELECT seq FROM audit_restores ORDER BY seq")]
 
-    def begin_file(self, first: Pending, keep: int) -> None:
+    def begin_file(self, first: PendingLine, keep: int) -> None:
         """Record that a file begins with this line; of all files the newest `keep` are kept."""
         files = (*self.files, Anchor(first.seq, first.before.hash))[-keep:]
         with self._database.transaction():
@@ -310,14 +310,14 @@ class Ledger:
             self._database.execute("DELETE FROM audit_files WHERE first_seq < ?", (files[0].seq,))
         self.files = files
 
-    def _add(self, entries: Sequence[tuple[str, Event, Fields]]) -> None:
+    def _add(self, entries: Sequence[tuple[str, AuditEvent, Fields]]) -> None:
         self._database.on_rollback(setattr, self, "head", self.head)
         lines = []
         for moment, event, fields in entries:
             line = make_line(self.head, moment, event, fields)
             self.head = Head(self.head.seq + 1, hash_of(line))
             lines.append((self.head.seq, line))
-            if event is Event.RESTORED:
+            if event is AuditEvent.RESTORED:
                 self._database.execute("INSERT INTO audit_restores VALUES (?)", (self.head.seq,))
         self._database.execute_many("INSERT INTO audit_outbox VALUES (?, ?)", lines)
         self._database.execute("UPDATE audit_head SET seq = ?, hash = ?", (self.head.seq, self.head.hash))
@@ -329,7 +329,7 @@ class Records:
 
     head: Head
     files: tuple[Anchor, ...]
-    pending: tuple[Pending, ...]
+    pending: tuple[PendingLine, ...]
 
     @property
     def anchor(self) -> Anchor:
@@ -347,5 +347,5 @@ def read_records(database: Path) -> Records:
         return Records(
             Head(*connection.execute(_HEAD).fetchone()),
             tuple(Anchor(*row) for row in connection.execute(_FILES)),
-            tuple(Pending(*row) for row in connection.execute(_PENDING, (0, _ALL))),
+            tuple(PendingLine(*row) for row in connection.execute(_PENDING, (0, _ALL))),
         )

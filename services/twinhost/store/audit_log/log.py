@@ -21,7 +21,7 @@ from twinhost.store.audit_log.chain import (
     LINE,
     MAX_LINE_BYTES,
     Anchor,
-    Event,
+    AuditEvent,
     Fields,
     Head,
     Repetition,
@@ -30,7 +30,7 @@ from twinhost.store.audit_log.chain import (
     hash_fits,
     iso,
 )
-from twinhost.store.audit_log.files import Files, Ledger, Pending, align
+from twinhost.store.audit_log.files import Ledger, LogFiles, PendingLine, align
 from twinhost.store.audit_log.verify import Restore, hash_before, restore_of
 from twinhost.store.database import Database
 
@@ -43,11 +43,11 @@ _NOTES_PER_FLUSH = 1_000  # in one transaction
 _LINES_PER_APPEND = 256  # half a MiB at most
 _APPENDS_PER_FLUSH = 8  # so that no tick takes long
 
-Note = tuple[float, Event, Fields]  # with the seconds since the epoch
+Note = tuple[float, AuditEvent, Fields]  # with the seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LogPage:
     """Raw lines as they are in the files, and where the next page begins.
 
     `anchor` and `head` are the first and the last line in the files at this moment: a verification that has read up to
@@ -83,7 +83,7 @@ class AuditLog:
             StoreUnavailable: the database can't be read.
         """
         self._ledger = Ledger(database)
-        self._files = Files(folder)
+        self._files = LogFiles(folder)
         self._max_file_bytes = max_file_bytes
         self._keep_files = keep_files
         self._database = database
@@ -134,7 +134,7 @@ class AuditLog:
         """Whether so many lines wait for the disk that a further note would be lost."""
         return len(self._notes) >= MAX_NOTES
 
-    def record(self, event: Event, /, **fields: Value) -> None:
+    def record(self, event: AuditEvent, /, **fields: Value) -> None:
         """Add a line in the transaction under way, or in a new one.
 
         An event in AGGREGATED is noted instead: it records no change with which it would have to be rolled back.
@@ -147,7 +147,7 @@ class AuditLog:
         else:
             self._ledger.add([(iso(self._clock.time()), event, checked(fields))])
 
-    def note(self, event: Event, /, **fields: Value) -> None:
+    def note(self, event: AuditEvent, /, **fields: Value) -> None:
         """Add a line with the next flush; callable from any thread, and never waits for a disk."""
         wall, entry = self._clock.time(), checked(fields)
         if event in AGGREGATED and not self._repetition.admit(event, entry, wall):
@@ -181,10 +181,10 @@ class AuditLog:
     def close(self) -> None:
         """Write everything, including the counts of repeated events."""
         for fields in self._repetition.finished(everything=True):
-            self.note(Event.REPEATED, **fields)
+            self.note(AuditEvent.REPEATED, **fields)
         self.flush()
 
-    def read_page(self, after_seq: int, limit: int, position: str | None = None) -> Page:
+    def read_page(self, after_seq: int, limit: int, position: str | None = None) -> LogPage:
         """Return at most `limit` lines, and at most about 1 MiB of them.
 
         Args:
@@ -197,10 +197,10 @@ class AuditLog:
             StoreUnavailable: the files can't be read.
         """
         try:
-            found = self._files.after(after_seq, limit) if position is None else self._files.at(position, limit)
+            chunk = self._files.after(after_seq, limit) if position is None else self._files.at(position, limit)
         except OSError as error:
             raise StoreUnavailable(f"the audit log can't be read ({error}); check the agent's volume") from error
-        return Page(found.lines, found.position, self.anchor, self._written)
+        return LogPage(chunk.lines, chunk.position, self.anchor, self._written)
 
     def hash_of(self, seq: int) -> str | None:
         """Return the hash of a line as the files have it now; None if the line is missing or was changed.
@@ -236,10 +236,10 @@ class AuditLog:
     def _record_notes(self, repeated: list[dict[str, Value]]) -> None:
         now = self._clock.time()
         with self._lock:
-            self._notes.extend((now, Event.REPEATED, fields) for fields in repeated)
+            self._notes.extend((now, AuditEvent.REPEATED, fields) for fields in repeated)
             notes = list(islice(self._notes, _NOTES_PER_FLUSH))
             lost = self._notes_lost
-        entries = [*notes, (now, Event.NOTES_LOST, {"count": lost})] if lost else notes
+        entries = [*notes, (now, AuditEvent.NOTES_LOST, {"count": lost})] if lost else notes
         if not entries:
             return
         self._ledger.add([(iso(wall), event, fields) for wall, event, fields in entries])
@@ -256,8 +256,8 @@ class AuditLog:
                 break
             self._append(self._ledger.pending(self._written.seq, _LINES_PER_APPEND))
 
-    def _append(self, pending: list[Pending]) -> None:
-        data = b"".join(each.line + b"\n" for each in pending)
+    def _append(self, pending: list[PendingLine]) -> None:
+        data = b"".join(line.line + b"\n" for line in pending)
         if not self._ledger.files or (self._size and self._size + len(data) > self._max_file_bytes):
             self._begin_file(pending[0])
         newest = self._ledger.files[-1].seq
@@ -271,7 +271,7 @@ class AuditLog:
         self._size += len(data)
         self._aligned = True
 
-    def _begin_file(self, first: Pending) -> None:
+    def _begin_file(self, first: PendingLine) -> None:
         self._ledger.begin_file(first, self._keep_files)
         self._size = 0
         self._drop_old()
@@ -280,15 +280,15 @@ class AuditLog:
         """Find out which lines of the outbox are in the newest file, and complete a torn one."""
         newest = self._ledger.files[-1].seq
         pending = self._ledger.pending(self._written.seq, _LINES_PER_APPEND)  # no more than that can be in both
-        lines = [each.line for each in pending]
+        lines = [line.line for line in pending]
         tail = self._files.tail(newest, sum(map(len, lines)) + len(lines) + MAX_LINE_BYTES + 1)
-        found = align(tail, lines, self._written.hash, from_start=self._written.seq + 1 == newest)
-        if found.contradiction is not None:
-            self._report_contradiction(newest, found.contradiction)
-        if found.written or found.complete:
-            self._files.complete(newest, found.complete)
-        if found.written:
-            self._written_up_to(pending[found.written - 1].head)
+        alignment = align(tail, lines, self._written.hash, from_start=self._written.seq + 1 == newest)
+        if alignment.contradiction is not None:
+            self._report_contradiction(newest, alignment.contradiction)
+        if alignment.written or alignment.complete:
+            self._files.complete(newest, alignment.complete)
+        if alignment.written:
+            self._written_up_to(pending[alignment.written - 1].head)
         self._size = self._files.size(newest)
         self._aligned = True
 
@@ -318,4 +318,4 @@ class AuditLog:
             self._contradiction = (
                 f"the audit log's {name} contradicts the database: {why}; run: ./twinhost audit verify"
             )
-        self.note(Event.LOG_CONTRADICTED, file=name, reason=why)
+        self.note(AuditEvent.LOG_CONTRADICTED, file=name, reason=why)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from twinhost.store.audit_log.chain import LINE, Anchor, Event, Head, hash_fits
+from twinhost.store.audit_log.chain import LINE, Anchor, AuditEvent, Head, hash_fits
 
 MAX_FINDINGS = 100
 _MAX_GAPS = 1_000
@@ -20,7 +20,7 @@ _SHOWN = 40  # characters of a text that is not a line
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ChainFinding:
     """One problem: the line at which it was found, and a sentence."""
 
     seq: int
@@ -28,7 +28,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class ChainFindings:
     """The result of a verification.
 
     `starts_at` is the oldest line that is kept: rotation dropped those before it. `findings` has the first 100, `more`
@@ -38,7 +38,7 @@ class Findings:
     lines: int
     starts_at: int
     head: Head
-    findings: tuple[Finding, ...]
+    findings: tuple[ChainFinding, ...]
     more: int = 0
 
     @property
@@ -65,7 +65,7 @@ class Verifier:
         self._prev = anchor.prev
         self._lines = 0
         self._gaps: list[range] = []
-        self._findings: list[Finding] = []
+        self._findings: list[ChainFinding] = []
         self._more = 0
 
     def feed(self, line: str) -> None:
@@ -86,7 +86,7 @@ class Verifier:
         else:
             self._follow(seq, prev, own)
 
-    def finish(self, head: Head) -> Findings:
+    def finish(self, head: Head) -> ChainFindings:
         """Return the result. `head` must be the log's head at the moment when the last line was read."""
         last = self._expected - 1
         if last < head.seq:
@@ -95,7 +95,7 @@ class Verifier:
             self._find(head.seq + 1, f"{_lines(head.seq + 1, last)} beyond the head, line {head.seq}: lines were added")
         elif self._prev != head.hash:
             self._find(last, f"line {last} is not the head in the database: it was rewritten")
-        return Findings(self._lines, self._anchor.seq, head, tuple(self._findings), self._more)
+        return ChainFindings(self._lines, self._anchor.seq, head, tuple(self._findings), self._more)
 
     def _follow(self, seq: int, prev: str, own: str) -> None:
         if seq != self._expected:
@@ -131,12 +131,12 @@ class Verifier:
 
     def _find(self, seq: int, sentence: str) -> None:
         if len(self._findings) < MAX_FINDINGS:
-            self._findings.append(Finding(seq, sentence))
+            self._findings.append(ChainFinding(seq, sentence))
         else:
             self._more += 1
 
 
-def verify(lines: Iterable[str], anchor: Anchor, head: Head) -> Findings:
+def verify(lines: Iterable[str], anchor: Anchor, head: Head) -> ChainFindings:
     """Verify a whole chain, reading it once.
 
     Args:
@@ -180,7 +180,7 @@ class _Record(msgspec.Struct):
 
 def restore_of(line: str) -> Restore | None:
     """Return the restore that a line records; None if it is not an intact line `restored`."""
-    if f'"event":"{Event.RESTORED.value}"' not in line:
+    if f'"event":"{AuditEvent.RESTORED.value}"' not in line:
         return None
     match = LINE.fullmatch(line)
     if match is None or not hash_fits(line):
@@ -189,7 +189,7 @@ def restore_of(line: str) -> Restore | None:
         record = msgspec.json.decode(line, type=_Record)
     except msgspec.MsgspecError:
         return None
-    if record.event != Event.RESTORED or not _TIME.fullmatch(record.time):  # the text is in another field
+    if record.event != AuditEvent.RESTORED or not _TIME.fullmatch(record.time):  # the text is in another field
         return None
     seq = int(match["seq"])
     return Restore(seq, match["hash"], record.time, Head(seq - 1, match["prev"]))
@@ -202,7 +202,7 @@ def hash_before(anchor: Anchor, seq: int) -> str | None:
 
 def newest_restore(restores: Iterable[Restore], seq: int) -> Restore | None:
     """Return the newest restore up to a line."""
-    return max((each for each in restores if each.seq <= seq), key=lambda each: each.seq, default=None)
+    return max((restore for restore in restores if restore.seq <= seq), key=lambda restore: restore.seq, default=None)
 
 
 def explained_by(seen: Seen, restores: Iterable[Restore]) -> Restore | None:

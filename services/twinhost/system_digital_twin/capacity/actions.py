@@ -16,7 +16,7 @@ from twinhost.system_digital_twin.capacity.forecast import (
     LoadType,
     Projection,
     Resource,
-    forecast,
+    forecast_of,
     place,
 )
 from twinhost.system_digital_twin.capacity.leases import MAX_TTL_S, LeaseReply, Leases
@@ -151,7 +151,7 @@ class LoadActions(Feature):
             raise MalformedRequest("Object missing required field `value`; add the amount of the load")
         hosts = self._reservations.hosts()
         names = hosts.names(request.host)
-        forecasts = [forecast(hosts.state(name), request.load_type, value) for name in names]
+        forecasts = [forecast_of(hosts.state(name), request.load_type, value) for name in names]
         placement = place(forecasts)
         chosen = placement.best
         reply: LoadSimulated = {

@@ -103,7 +103,7 @@ class Placement(msgspec.Struct, frozen=True):
     best: Forecast
 
 
-def forecast(state: HostState, load_type: LoadType, value: float) -> Forecast:
+def forecast_of(state: HostState, load_type: LoadType, value: float) -> Forecast:
     """Return what a load of `value` (MB, percent of the CPU, or units of network load) would do to a host.
 
     VRAM is never a sum over cards: the forecast is that of the card with the most headroom.
@@ -124,14 +124,14 @@ def by_card(state: HostState, value: float) -> list[Forecast]:
 
 def best_of(forecasts: Sequence[Forecast]) -> Forecast:
     """Return the forecast with the most headroom; the first of equals."""
-    return max(forecasts, key=lambda each: (each.fits, each.headroom is not None, each.headroom or 0.0))
+    return max(forecasts, key=lambda forecast: (forecast.fits, forecast.headroom is not None, forecast.headroom or 0.0))
 
 
 def place(forecasts: Sequence[Forecast]) -> Placement:
     """Return the host that a load fits on with the most headroom; the first of equals."""
     best = best_of(forecasts)
     if not best.fits:
-        return Placement(None, "it fits on no host: " + "; ".join(each.reason for each in forecasts), best)
+        return Placement(None, "it fits on no host: " + "; ".join(forecast.reason for forecast in forecasts), best)
     if len(forecasts) == 1:
         return Placement(best.host, best.reason, best)
     return Placement(best.host, f"{best.reason}; no other host has more headroom", best)

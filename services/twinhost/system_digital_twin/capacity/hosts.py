@@ -24,8 +24,8 @@ class Hosts:
         self._dead = dead
         self._leases = leases.by_host()
         self._by_machine: dict[str | None, list[OpenLease]] = {}
-        for each in itertools.chain.from_iterable(self._leases.values()):
-            self._by_machine.setdefault(self._machine_of(each), []).append(each)
+        for held in itertools.chain.from_iterable(self._leases.values()):
+            self._by_machine.setdefault(self._machine_of(held), []).append(held)
         self._states: dict[str, HostState] = {}
 
     def names(self, host: str | None) -> list[str]:
@@ -37,7 +37,7 @@ class Hosts:
         machine, own = self._metrics.machine_of(host), self._leases.get(host, [])
         if machine is None:
             return own
-        return [*self._by_machine.get(machine, []), *(each for each in own if self._machine_of(each) != machine)]
+        return [*self._by_machine.get(machine, []), *(held for held in own if self._machine_of(held) != machine)]
 
     def _machine_of(self, held: OpenLease) -> str | None:
         """Return the machine of a lease; where an older version stored it without, the one that its host is on now."""
@@ -70,7 +70,7 @@ class Hosts:
             measured_since = lambda _: since  # noqa: E731
         open_now = self.leases(host)
         return tuple(
-            msgspec.structs.replace(each, leased=leased(open_now, "vram", measured_since, each.gpu)) for each in cards
+            msgspec.structs.replace(card, leased=leased(open_now, "vram", measured_since, card.gpu)) for card in cards
         )
 
 

@@ -154,7 +154,7 @@ class Leases:
         open_now = self._live()
         if len(open_now) >= MAX_LEASES:
             raise LimitReached(f"{MAX_LEASES} leases are open, which is the limit; release some first")
-        if sum(each.lease.holder == holder for each in open_now) >= MAX_PER_HOLDER:
+        if sum(held.lease.holder == holder for held in open_now) >= MAX_PER_HOLDER:
             raise LimitReached(f"{holder} holds {MAX_PER_HOLDER} leases, which is the limit; release some first")
 
     def commit(self, lease_id: str, caller: Caller, ttl_s: float | None = None) -> Lease:
@@ -185,23 +185,28 @@ class Leases:
 
     def release_of(self, holders: Collection[str]) -> None:
         """End every lease of these holders."""
-        self._delete([each.lease.lease_id for each in self._live() if each.lease.holder in holders])
+        self._delete([held.lease.lease_id for held in self._live() if held.lease.holder in holders])
 
     def waited_for(self, resource: Resource, amount_mb: float, holder: str, request_id: str) -> Lease | None:
         """Return the open lease that a request has waited for, if it has been given one."""
         asked = (resource, amount_mb, holder, request_id)
         return next(
-            (each for each in self.all() if (each.resource, each.amount_mb, each.holder, each.waited_as) == asked), None
+            (
+                lease
+                for lease in self.all()
+                if (lease.resource, lease.amount_mb, lease.holder, lease.waited_as) == asked
+            ),
+            None,
         )
 
     def host_of(self, holder: str) -> str | None:
         """Return the host of a holder's leases; None if it has none, or has them on several hosts."""
-        hosts = {each.host for each in self.all() if each.holder == holder}
+        hosts = {lease.host for lease in self.all() if lease.holder == holder}
         return hosts.pop() if len(hosts) == 1 else None
 
     def all(self) -> list[Lease]:
         """Return the open leases, oldest first."""
-        return [each.lease for each in self._live()]
+        return [held.lease for held in self._live()]
 
     def expires_in_s(self, lease: Lease) -> float | None:
         """Return the seconds until an open lease expires; None if it does not."""
@@ -226,10 +231,10 @@ class Leases:
 
     def by_host(self) -> dict[str, list[OpenLease]]:
         """Return the open leases of each host, to sum with `leased`."""
-        found: dict[str, list[OpenLease]] = {}
-        for each in self._live():
-            found.setdefault(each.lease.host, []).append(each)
-        return found
+        by_host: dict[str, list[OpenLease]] = {}
+        for held in self._live():
+            by_host.setdefault(held.lease.host, []).append(held)
+        return by_host
 
     def on_tick(self) -> None:
         """Delete expired leases.
@@ -239,7 +244,7 @@ class Leases:
         """
         clock = self.clock.monotonic()
         expired = [
-            name for name, each in self._open.items() if each.expires_at is not None and each.expires_at <= clock
+            name for name, held in self._open.items() if held.expires_at is not None and held.expires_at <= clock
         ]
         if not expired or clock < self._retry_at:
             return
@@ -252,8 +257,8 @@ class Leases:
 
     def _live(self) -> list[OpenLease]:
         clock = self.clock.monotonic()
-        live = [each for each in self._open.values() if each.expires_at is None or each.expires_at > clock]
-        return sorted(live, key=lambda each: each.lease.created)
+        live = [held for held in self._open.values() if held.expires_at is None or held.expires_at > clock]
+        return sorted(live, key=lambda held: held.lease.created)
 
     def _held(self, lease_id: str, caller: Caller) -> OpenLease:
         known = self._open.get(lease_id)
@@ -295,11 +300,11 @@ def leased(
         gpu: on this card only; None: on all of them together.
     """
     to_come = in_use = 0.0
-    for each in leases:
-        if each.lease.resource != resource or (gpu is not None and not each.lease.on_card(gpu)):
+    for held in leases:
+        if held.lease.resource != resource or (gpu is not None and not held.lease.on_card(gpu)):
             continue
-        if each.lease.state == "committed" and each.committed_at <= measured_since(each.lease.holder):
-            in_use += each.lease.amount_mb
+        if held.lease.state == "committed" and held.committed_at <= measured_since(held.lease.holder):
+            in_use += held.lease.amount_mb
         else:
-            to_come += each.lease.amount_mb
+            to_come += held.lease.amount_mb
     return Leased(to_come_mb=to_come, in_use_mb=in_use)

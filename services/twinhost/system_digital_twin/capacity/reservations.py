@@ -28,7 +28,7 @@ from twinhost.system_digital_twin.capacity.forecast import (
     Resource,
     best_of,
     by_card,
-    forecast,
+    forecast_of,
     place,
 )
 from twinhost.system_digital_twin.capacity.hosts import Hosts
@@ -160,7 +160,7 @@ class Reservations:
             could=set(),
             reason="",
         )
-        ahead = [each.could for each in self._waiters if order_of(each) < order_of(waiter)]
+        ahead = [other.could for other in self._waiters if order_of(other) < order_of(waiter)]
         hosts = self.hosts()
         forecasts = self._consider(waiter, hosts, set().union(*ahead))
         placement = place(forecasts)
@@ -183,7 +183,7 @@ class Reservations:
         """
         self._leases.on_tick()
         self._dead, clock = self._find_dead(), self._clock.monotonic()
-        self._waiters = [each for each in self._waiters if not self._left(each, clock)]
+        self._waiters = [other for other in self._waiters if not self._left(other, clock)]
         ended = self._dead.intersection(lease.holder for lease in self._leases.all())
         if not (ended or self._waiters) or clock < self._retry_at:
             return
@@ -233,14 +233,16 @@ class Reservations:
         demand, best = waiter.demand, []
         waiter.could = set()
         for host in hosts.names(demand.host):
-            found = _on_places(demand, hosts.state(host))
+            options = _on_places(demand, hosts.state(host))
             waiter.could.update(
-                self._slot(demand.resource, each)
-                for each in found
-                if each.limit is not None and demand.amount_mb <= each.limit
+                self._slot(demand.resource, forecast)
+                for forecast in options
+                if forecast.limit is not None and demand.amount_mb <= forecast.limit
             )
-            allowed = [each for each in found if each.fits and self._slot(demand.resource, each) not in kept]
-            choice = best_of(allowed or found)
+            allowed = [
+                forecast for forecast in options if forecast.fits and self._slot(demand.resource, forecast) not in kept
+            ]
+            choice = best_of(allowed or options)
             if choice.fits and not allowed:
                 reason = f"{host}'s {demand.resource.upper()} is kept for requests that wait for it"
                 choice = msgspec.structs.replace(choice, recommendation=DENY, reason=reason)
@@ -262,9 +264,9 @@ class Reservations:
             machine=self._metrics.machine_of(on.host),
         )
         slot = self._slot(demand.resource, on)
-        for each in self._waiters:
-            if each.number < waiter.number and slot in each.could:
-                each.overtaken += 1
+        for other in self._waiters:
+            if other.number < waiter.number and slot in other.could:
+                other.overtaken += 1
         reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
         return reserved if demand.host is not None else {**reserved, "placement": placement_reply(placement, forecasts)}
 
@@ -284,7 +286,7 @@ class Reservations:
     def _require_place(self, holder: str) -> None:
         if len(self._waiters) >= MAX_WAITING:
             raise LimitReached(f"{MAX_WAITING} requests wait for memory, which is the limit; ask again later")
-        if sum(each.demand.holder == holder for each in self._waiters) >= MAX_WAITING_PER_HOLDER:
+        if sum(other.demand.holder == holder for other in self._waiters) >= MAX_WAITING_PER_HOLDER:
             raise LimitReached(f"{MAX_WAITING_PER_HOLDER} requests of {holder} wait, which is the limit; cancel one")
 
     def _left(self, waiter: _Waiter, clock: float) -> bool:
@@ -299,16 +301,16 @@ class Reservations:
         """Return the holders and reporters that have died, and have not come back within DEAD_AFTER_S."""
         clock, before = self._clock.monotonic(), self._silent_since
         holders = {lease.holder for lease in self._leases.all()} | self._reports.agents()
-        self._silent_since = {each: before.get(each, clock) for each in holders if self._has_died(each)}
-        return {each for each, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
+        self._silent_since = {holder: before.get(holder, clock) for holder in holders if self._has_died(holder)}
+        return {holder for holder, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
         """Notify the holders of leases whose release would help: once per request, of MAX_NOTIFIED leases at most."""
-        wanted = {each.lease_id: each for each in self._helpful(waiter.demand, hosts, slots)}
+        wanted = {lease.lease_id: lease for lease in self._helpful(waiter.demand, hosts, slots)}
         waiter.notify_at = self._clock.monotonic() + _NOTIFY_EVERY_S
-        for lease_id in [each for each in wanted if each not in waiter.notified][: MAX_NOTIFIED - len(waiter.notified)]:
-            lease = wanted[lease_id]
-            self._database.after_commit(waiter.notified.add, lease_id)
+        new = [lease for lease_id, lease in wanted.items() if lease_id not in waiter.notified]
+        for lease in new[: MAX_NOTIFIED - len(waiter.notified)]:
+            self._database.after_commit(waiter.notified.add, lease.lease_id)
             data = {
                 "lease_id": lease.lease_id,
                 "holder": lease.holder,
@@ -329,12 +331,12 @@ class Reservations:
                 if on.headroom is None or self._slot(demand.resource, on) not in slots:
                     continue
                 there = [
-                    each.lease
-                    for each in hosts.leases(host)
-                    if each.lease.resource == demand.resource and (on.gpu is None or each.lease.on_card(on.gpu))
+                    held.lease
+                    for held in hosts.leases(host)
+                    if held.lease.resource == demand.resource and (on.gpu is None or held.lease.on_card(on.gpu))
                 ]
-                alone = [each for each in there if on.headroom + each.amount_mb >= 0]
-                if on.headroom + sum(each.amount_mb for each in there) >= 0:
+                alone = [lease for lease in there if on.headroom + lease.amount_mb >= 0]
+                if on.headroom + sum(lease.amount_mb for lease in there) >= 0:
                     yield from alone or there
 
     def _slot(self, resource: Resource, on: Forecast) -> Slot:
@@ -346,27 +348,31 @@ class Reservations:
 def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:
     """Return a placement as a reply has it."""
     considered: list[Candidate] = []
-    for each in forecasts:
-        candidate: Candidate = {"host": each.host, "recommendation": each.recommendation, "reason": each.reason}
-        considered.append(candidate if each.gpu is None else {**candidate, "gpu": each.gpu})
+    for forecast in forecasts:
+        candidate: Candidate = {
+            "host": forecast.host,
+            "recommendation": forecast.recommendation,
+            "reason": forecast.reason,
+        }
+        considered.append(candidate if forecast.gpu is None else {**candidate, "gpu": forecast.gpu})
     return {"host": placement.host, "reason": placement.reason, "considered": considered}
 
 
 def _on_places(demand: Demand, state: HostState) -> list[Forecast]:
     if demand.resource == "vram":
         return by_card(state, demand.amount_mb)
-    return [forecast(state, "ram", demand.amount_mb)]
+    return [forecast_of(state, "ram", demand.amount_mb)]
 
 
 def _refused(demand: Demand, forecasts: Iterable[Forecast]) -> str:
-    reasons = "; ".join(each.reason for each in forecasts)
+    reasons = "; ".join(forecast.reason for forecast in forecasts)
     return f"{demand.amount_mb:g} MB of {demand.resource.upper()} can't be reserved: {reasons}"
 
 
 def _refusal(demand: Demand, forecasts: list[Forecast]) -> RequestError:
-    if all(each.headroom is None for each in forecasts):
+    if all(forecast.headroom is None for forecast in forecasts):
         what = "no GPU is measured" if demand.resource == "vram" else "no RAM is measured"
-        reasons = "; ".join(each.reason for each in forecasts)
+        reasons = "; ".join(forecast.reason for forecast in forecasts)
         return NotFound(f"{what} on which {demand.amount_mb:g} MB could be reserved ({reasons}); see get_metrics")
     return LimitReached(f"{_refused(demand, forecasts)}; see list_leases")
 

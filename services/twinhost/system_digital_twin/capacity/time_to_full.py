@@ -50,7 +50,7 @@ _EVERY_S = 60.0  # for each host: the history has a row per minute
 _SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arrive any time
 _KEPT_S = 30 * DAY_S  # episodes of hosts that have left
 
-Resource = Literal["ram", "vram", "disk"]
+GrowingResource = Literal["ram", "vram", "disk"]
 _ONE_SIZE_MB = 1.0  # sizes that differ by less are one size: the parts of a disk's are rounded apart
 
 
@@ -68,7 +68,7 @@ class ResourceForecast(TypedDict):
     """
 
     host: str
-    resource: Resource
+    resource: GrowingResource
     name: str | None
     used_mb: float | None
     total_mb: float | None
@@ -82,7 +82,7 @@ class _Gauge(msgspec.Struct, frozen=True):
     """One column of the history, `<field>_used_mb`: `ram`, `vram`, and a `<name>_disk` for each disk; or one `card`."""
 
     field: str
-    resource: Resource
+    resource: GrowingResource
     card: GpuSample | None = None
 
     @property
@@ -121,7 +121,7 @@ def _gauges() -> tuple[_Gauge, ...]:
     fields = [name.removesuffix("_used_mb") for name in Bucket.__struct_fields__ if name.endswith("_used_mb")]
     return tuple(
         _Gauge(field, resource)
-        for resource in cast("tuple[Resource, ...]", get_args(Resource))
+        for resource in cast("tuple[GrowingResource, ...]", get_args(GrowingResource))
         for field in fields
         if field == resource or (resource == "disk" and field.endswith("_disk"))
     )
@@ -160,7 +160,7 @@ class Forecasts:
             StoreUnavailable: an episode could not be written, and was not announced; this is retried.
         """
         clock, hosts = self._clock.monotonic(), self._metrics.hosts()
-        host = min(hosts, key=lambda each: self._due.get(each, 0.0))
+        host = min(hosts, key=lambda name: self._due.get(name, 0.0))
         if clock < self._due.get(host, 0.0):
             return
         self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
@@ -215,12 +215,12 @@ class Forecasts:
     def _episode(self, gauge: str, forecast: ResourceForecast) -> tuple[str, float | None] | None:
         """Return the episode of a resource: the host that began it, on the same machine, and since when it is calm."""
         host, machine, total_mb = forecast["host"], self._metrics.machine_of(forecast["host"]), forecast["total_mb"]
-        found: tuple[str, float | None] | None = self._database.execute(
+        episode: tuple[str, float | None] | None = self._database.execute(
             "SELECT host, calm_since FROM full_soon WHERE gauge = ? "
             "AND (host = ? OR machine = ? AND abs(total_mb - ?) < ?) ORDER BY host = ? DESC LIMIT 1",
             (gauge, host, machine, total_mb, _ONE_SIZE_MB, host),
         ).fetchone()
-        return found
+        return episode
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
         self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))
@@ -250,7 +250,7 @@ class GetForecast(Request, tag="get_forecast"):
     """Return when memory and disks will be full, of one host or all, from the trend of the last hour."""
 
     host: NAME | None = None
-    resource: Resource | None = None
+    resource: GrowingResource | None = None
 
 
 class ForecastList(Success):
@@ -269,6 +269,6 @@ class ForecastActions(Feature):
     @action(forwardable=True)
     def forecast(self, request: GetForecast, _: Caller) -> ForecastList:
         hosts = self._metrics.hosts() if request.host is None else [request.host]
-        forecasts = [each for host in hosts for each in self._forecasts.of(host)]
-        wanted = [each for each in forecasts if request.resource in (None, each["resource"])]
+        forecasts = [forecast for host in hosts for forecast in self._forecasts.of(host)]
+        wanted = [forecast for forecast in forecasts if request.resource in (None, forecast["resource"])]
         return {"status": SUCCESS, "forecasts": wanted}

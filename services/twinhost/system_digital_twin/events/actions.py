@@ -12,10 +12,10 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
-from twinhost.store.audit_log.chain import Event as AuditEvent
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
 from twinhost.system_digital_twin.events.errors import ErrorCounts, ErrorLog
-from twinhost.system_digital_twin.events.events import Events, Page, StoredError, StoredEvent, Topic
+from twinhost.system_digital_twin.events.events import EntryPage, Events, StoredError, StoredEvent, Topic
 from twinhost.system_digital_twin.events.filters import Filter
 from twinhost.system_digital_twin.registry.actions import require_shallow, require_speaks_for
 
@@ -283,7 +283,7 @@ class EventActions(Feature):
             "acknowledged_at": iso_time(at),
         }
 
-    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> Page:
+    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> EntryPage:
         since = request.since
         matching = Filter(
             type=request.type,
@@ -306,7 +306,7 @@ class EventActions(Feature):
         )
 
 
-def _bounds(page: Page) -> PageReply:
+def _bounds(page: EntryPage) -> PageReply:
     return {
         "status": SUCCESS,
         "more": page.more,

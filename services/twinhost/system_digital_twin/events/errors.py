@@ -85,12 +85,12 @@ class ErrorLog:
             NotFound: no stored error has it.
         """
         chosen, value = ("shape_id = ?", shape_id) if shape_id is not None else (f"{ERROR_ID} = ?", error_id)
-        found = f"FROM happenings WHERE topic = 'ERROR:' AND {chosen}"
-        if self._database.execute(f"SELECT 1 {found} LIMIT 1", (value,)).fetchone() is None:
+        rows = f"FROM happenings WHERE topic = 'ERROR:' AND {chosen}"
+        if self._database.execute(f"SELECT 1 {rows} LIMIT 1", (value,)).fetchone() is None:
             name = "shape_id" if shape_id is not None else "error_id"
             raise NotFound(f"no stored error has the {name} {str(value)[:64]!r}; list them with get_error_counts")
         update = "UPDATE happenings SET acknowledged_by = ?, acknowledged_ms = ? WHERE seq IN "
-        where = f"(SELECT seq {found} AND acknowledged_ms IS NULL)"
+        where = f"(SELECT seq {rows} AND acknowledged_ms IS NULL)"
         return self._database.execute(update + where, (by, int(at * 1_000), value)).rowcount
 
     def _group(

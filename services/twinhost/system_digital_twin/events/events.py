@@ -87,7 +87,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return {"timestamp": own["time"], **self.fields, **own}
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+class EntryPage(msgspec.Struct, frozen=True, kw_only=True):
     """Entries of one topic, newest first."""
 
     entries: list[Entry]
@@ -217,7 +217,7 @@ class Events:
         before_seq: int | None = None,
         limit: int,
         max_bytes: int,
-    ) -> Page:
+    ) -> EntryPage:
         """Return the newest entries of a topic that have not expired, newest first.
 
         A page has at least one if there is one, except in a text search: after MAX_SEARCHED_BYTES of records it ends,
@@ -255,7 +255,7 @@ class Events:
             entries.append(self._entry(*row))
         rows.close()
         let_go_to = self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0
-        return Page(entries=entries, next_before=next_before, last_seq=self.last_seq, let_go_to=let_go_to)
+        return EntryPage(entries=entries, next_before=next_before, last_seq=self.last_seq, let_go_to=let_go_to)
 
     def severe_since(self, since_time: float, limit: int) -> list[Entry]:
         """Return the newest errors of severity `error` or `critical` since a time, in seconds since the epoch.

@@ -84,9 +84,9 @@ def contains(record: bytes, text: str) -> bool:
 
 def _texts(value: Any) -> list[str]:
     if isinstance(value, Mapping):
-        return [text for name, each in value.items() for text in (name.casefold(), *_texts(each))]
+        return [text for name, part in value.items() for text in (name.casefold(), *_texts(part))]
     if isinstance(value, list):
-        return [text for each in value for text in _texts(each)]
+        return [text for part in value for text in _texts(part)]
     return [] if value is None else [str(value).casefold()]
 
 

@@ -11,7 +11,7 @@ import msgspec
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import HealthDocument
 from twinhost.agent.host_metrics import MachineSample
-from twinhost.agent.telemetry import State
+from twinhost.agent.telemetry import AgentState
 from twinhost.moments import Clock, iso_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.peers import Outcome
@@ -118,7 +118,7 @@ class StateBoard:
             "sessions": self._sessions(state) if state else [],
             "refused": _refused(handshakes),
             "refused_24h": self._recent.of(_refused(handshakes)),
-            "events": [_event(each) for each in self._newest(Topic.EVENT)],
+            "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
             "counts": {
@@ -131,7 +131,7 @@ class StateBoard:
         }
 
     def _host(self, host: str, records: Mapping[str, AgentRecord]) -> dict[str, Any]:
-        agent = next((each for each in self._settings.config.agents.values() if each.host.name == host), None)
+        agent = next((agent for agent in self._settings.config.agents.values() if agent.host.name == host), None)
         record = records.get(agent.name) if agent else None
         sample, samples = self._metrics.current(host), self._metrics.samples(host)
         return {
@@ -143,8 +143,8 @@ class StateBoard:
             "limited": sample.limited if sample else None,
             "now": {name: rounded(getattr(sample, name), digits) if sample else None for name, digits in _NOW.items()},
             "history": {
-                "t": [round(each.wall, 1) for each in samples],
-                **{name: [rounded(getattr(each, name), 3) for each in samples] for name in _HISTORY},
+                "t": [round(sample.wall, 1) for sample in samples],
+                **{name: [rounded(getattr(sample, name), 3) for sample in samples] for name in _HISTORY},
             },
             "machine": _shown(sample.machine) if sample and sample.machine else None,
             "container": sample.container if sample else None,
@@ -165,8 +165,10 @@ class StateBoard:
     def _agents(self, records: Mapping[str, AgentRecord]) -> list[dict[str, Any]]:
         """Return the agents by name. If not all fit, the hosts' own agents and those with problems take precedence."""
         of_hosts, ok = self._settings.config.agents, self._registry.is_ok
-        first = sorted(records.values(), key=lambda each: (each.name not in of_hosts, self._gone(each), ok(each)))
-        return sorted(_that_fit(self._agent(record) for record in first), key=lambda each: str(each["name"]))
+        first = sorted(
+            records.values(), key=lambda record: (record.name not in of_hosts, self._gone(record), ok(record))
+        )
+        return sorted(_that_fit(self._agent(record) for record in first), key=lambda document: str(document["name"]))
 
     def _agent(self, record: AgentRecord) -> dict[str, Any]:
         return {
@@ -185,7 +187,7 @@ class StateBoard:
         """Whether an agent has been silent for so long that it should be unregistered; never a host's own agent."""
         return record.name not in self._settings.config.agents and self._registry.silent_s(record.name) > RECENT_S
 
-    def _sessions(self, state: State) -> list[dict[str, Any]]:
+    def _sessions(self, state: AgentState) -> list[dict[str, Any]]:
         now = self._clock.time()
         return _that_fit(
             {
@@ -209,9 +211,11 @@ class StateBoard:
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that need attention."""
-        attention = {each.seq for each in severe}
-        others = (each for each in self._newest(Topic.ERROR) if each.seq not in attention)
-        return _that_fit(({**_error(each), "attention": each.seq in attention} for each in (*severe, *others)), SHOWN)
+        attention = {entry.seq for entry in severe}
+        others = (entry for entry in self._newest(Topic.ERROR) if entry.seq not in attention)
+        return _that_fit(
+            ({**_error(entry), "attention": entry.seq in attention} for entry in (*severe, *others)), SHOWN
+        )
 
     def _newest(self, topic: Topic) -> list[Entry]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)

@@ -254,7 +254,9 @@ class MetricsActions(Feature):
     def _needs_reports(self, host: str) -> bool:
         """Return whether a host is measured, and no driver on its machine measures cards."""
         samples = [self._metrics.current(name) for name in (host, *self._metrics.same_machine(host))]
-        return samples[0] is not None and not any(each and (each.gpus or each.vram_total_mb) for each in samples)
+        return samples[0] is not None and not any(
+            sample and (sample.gpus or sample.vram_total_mb) for sample in samples
+        )
 
     def _host_of_models(self, claimed: str | None, caller: Caller) -> str | None:
         """Return the host on which a report counts, None if that is not known.

@@ -70,23 +70,23 @@ class Column:
 
 
 COLUMNS = (
-    Column("cpu_percent", "cpu_usage", lambda each: each.cpu_percent),
-    Column("ram_used_mb", "ram_usage_mb", lambda each: each.ram_used_mb),
-    Column("vram_used_mb", "vram_usage_mb", lambda each: each.vram_used_mb),
-    Column("latency_ms", "network_latency_ms", lambda each: each.latency_ms, 3),
-    Column("ram_total_mb", "ram_total_mb", lambda each: each.ram_total_mb),
-    Column("swap_used_mb", "swap_usage_mb", lambda each: each.machine.swap_used_mb if each.machine else None),
-    Column("state_disk_used_mb", "state_disk_usage_mb", lambda each: each.disk_used_mb("state")),
-    Column("models_disk_used_mb", "models_disk_usage_mb", lambda each: each.disk_used_mb("models")),
+    Column("cpu_percent", "cpu_usage", lambda sample: sample.cpu_percent),
+    Column("ram_used_mb", "ram_usage_mb", lambda sample: sample.ram_used_mb),
+    Column("vram_used_mb", "vram_usage_mb", lambda sample: sample.vram_used_mb),
+    Column("latency_ms", "network_latency_ms", lambda sample: sample.latency_ms, 3),
+    Column("ram_total_mb", "ram_total_mb", lambda sample: sample.ram_total_mb),
+    Column("swap_used_mb", "swap_usage_mb", lambda sample: sample.machine.swap_used_mb if sample.machine else None),
+    Column("state_disk_used_mb", "state_disk_usage_mb", lambda sample: sample.disk_used_mb("state")),
+    Column("models_disk_used_mb", "models_disk_usage_mb", lambda sample: sample.disk_used_mb("models")),
     Column(
         "container_cpu_percent",
         "container_cpu_usage",
-        lambda each: each.container.cpu_percent if each.container else None,
+        lambda sample: sample.container.cpu_percent if sample.container else None,
     ),
     Column(
         "container_ram_used_mb",
         "container_ram_usage_mb",
-        lambda each: each.container.ram_used_mb if each.container else None,
+        lambda sample: sample.container.ram_used_mb if sample.container else None,
     ),
 )
 
@@ -109,7 +109,7 @@ class Figure(msgspec.Struct, frozen=True):
     def merge(self, other: "Figure") -> "Figure":
         if not other.count:
             return self
-        known = [each for each in (self.greatest, other.greatest) if each is not None]
+        known = [value for value in (self.greatest, other.greatest) if value is not None]
         return Figure(self.count + other.count, self.total + other.total, max(known, default=None))
 
 
@@ -150,13 +150,13 @@ class Bucket(msgspec.Struct, frozen=True, omit_defaults=True):
     def add(self, sample: HostSample) -> "tuple[Bucket, Bucket | None]":
         """Return the minute of this sample with it, and, if that is another minute, this one, which is complete."""
         into = self if self.holds(sample.wall) else Bucket.at(sample.wall)
-        added = {each.field: into.figure(each).add(each.of(sample)) for each in COLUMNS}
+        added = {column.field: into.figure(column).add(column.of(sample)) for column in COLUMNS}
         cards = {card_name(gpu): Figure().add(gpu.used_mb) for gpu in sample.gpus}
         return Bucket(into.start, **added, cards=_merged(into.cards, cards)), None if into is self else self
 
     def merge(self, other: "Bucket") -> "Bucket":
         """Return both as one, with the start of this one."""
-        merged = {each.field: self.figure(each).merge(other.figure(each)) for each in COLUMNS}
+        merged = {column.field: self.figure(column).merge(other.figure(column)) for column in COLUMNS}
         return Bucket(self.start, **merged, cards=_merged(self.cards, other.cards))
 
 
@@ -170,7 +170,7 @@ def _merged(cards: dict[str, Figure], newer: dict[str, Figure]) -> dict[str, Fig
     return {name: cards.get(name, _NONE).merge(newer.get(name, _NONE)) for name in names}
 
 
-class History:
+class MetricsHistory:
     """The two tables; `add` runs in the caller's transaction."""
 
     def __init__(self, database: Database) -> None:

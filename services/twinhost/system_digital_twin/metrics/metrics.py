@@ -18,7 +18,14 @@ from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication
-from twinhost.system_digital_twin.metrics.history import COLUMNS, Bucket, History, Resolution, TimeSeries, rounded
+from twinhost.system_digital_twin.metrics.history import (
+    COLUMNS,
+    Bucket,
+    MetricsHistory,
+    Resolution,
+    TimeSeries,
+    rounded,
+)
 
 KEPT_IN_MEMORY = 60  # samples of a host
 STALE_AFTER = 3  # intervals
@@ -76,7 +83,7 @@ class Metrics:
         self._write_due = 0.0
         self._queue: deque[tuple[HostSample, float]] = deque(maxlen=KEPT_IN_MEMORY)
         self._queued_at = 0.0  # used by the sampler's thread only
-        self.history_on_disk = History(database)
+        self.history_on_disk = MetricsHistory(database)
         self._once = Deduplication(database)
 
     def expect(self, hosts: Sequence[str]) -> None:
@@ -156,7 +163,7 @@ class Metrics:
         before = self._hosts.get(host)
         if before is None:
             return
-        samples = sorted((*before.samples, _past(sample)), key=lambda each: each.wall)
+        samples = sorted((*before.samples, _past(sample)), key=lambda sample: sample.wall)
         self._database.restore_on_rollback(self._hosts, host)
         self._hosts[host] = msgspec.structs.replace(before, samples=tuple(samples[-KEPT_IN_MEMORY:]))
 
@@ -222,9 +229,9 @@ class Metrics:
         if resolution != "sample":
             return self.history_on_disk.series(host, resolution)
         return {
-            "timestamps": [iso_time(each.wall) for each in samples],
+            "timestamps": [iso_time(sample.wall) for sample in samples],
             **{  # type: ignore[typeddict-item] # they are the keys of TimeSeries
-                column.title: [rounded(column.of(each), column.digits) for each in samples] for column in COLUMNS
+                column.title: [rounded(column.of(sample), column.digits) for sample in samples] for column in COLUMNS
             },
         }
 
@@ -267,7 +274,7 @@ class Metrics:
     def _latency_to_others(self) -> float | None:
         """Return the largest round trip that another host measured, which is on the same link."""
         others = [self.current(name) for name in self._hosts if name != self.own_host]
-        return max((each.latency_ms for each in others if each and each.latency_ms is not None), default=None)
+        return max((sample.latency_ms for sample in others if sample and sample.latency_ms is not None), default=None)
 
     def _make_room(self) -> None:
         """Evict the stale host whose last report is oldest, if there are MAX_HOSTS."""

@@ -69,8 +69,8 @@ def is_gpu(device: str) -> bool:
 
 def card_of(device: str) -> int | None:
     """Return the index of the card that a device's name has; None if it names none for certain."""
-    found = _name_of_card.fullmatch(device) if is_gpu(device) else None
-    return None if found is None else int(found[1])
+    match = _name_of_card.fullmatch(device) if is_gpu(device) else None
+    return None if match is None else int(match[1])
 
 
 class VramReports:
@@ -90,7 +90,7 @@ class VramReports:
         """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
         record = msgspec.structs.replace(record, wall=self._clock.time())
         if record.agent_name not in self._records and len(self._records) >= MAX_REPORTS:
-            oldest = min(self._records.values(), key=lambda each: each.wall).agent_name
+            oldest = min(self._records.values(), key=lambda record: record.wall).agent_name
             self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
             self._database.restore_on_rollback(self._records, oldest)
             del self._records[oldest]

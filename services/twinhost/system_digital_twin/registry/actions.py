@@ -302,8 +302,8 @@ class RegistryActions(Feature):
         """Return the record of a brief registration: fields that the request omits are unchanged."""
         name, status = request.agent_name, request.status
         if name is None or status is None:
-            given = {"agent_name": name, "status": status}
-            missing = [f"Object missing required field `{field}`" for field, value in given.items() if value is None]
+            required = {"agent_name": name, "status": status}
+            missing = [f"Object missing required field `{field}`" for field, value in required.items() if value is None]
             raise MalformedRequest(
                 f"{'; '.join(missing)}; give these, or `registration_data`; "
                 "./twinhost explain register_agent lists the fields"
@@ -347,7 +347,7 @@ def require_shallow(value: dict[str, Any] | None, field: str, depth: int) -> Non
     """Raise ValueError if a field is nested deeper than a reply may be; the decoder reports it as MalformedRequest."""
     level: list[Any] = [value] if value else []
     for _ in range(depth):
-        level = [inner for each in level for inner in _containers_in(each)]
+        level = [inner for container in level for inner in _containers_in(container)]
     if level:
         raise ValueError(f"Expected `{field}` nested at most {depth} deep")
 

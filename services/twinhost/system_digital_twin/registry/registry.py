@@ -87,7 +87,7 @@ class AgentEvent(TypedDict):
     registered_by: str
 
 
-class Seen(msgspec.Struct, frozen=True, gc=False):
+class LastHeartbeat(msgspec.Struct, frozen=True, gc=False):
     """The last heartbeat: `wall` in seconds since the epoch, to show; `clock` in monotonic seconds, to count from.
 
     With `stopping` no further one is expected.
@@ -111,7 +111,7 @@ class Registry:
         self.ttl_s = ttl_s
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
-        self._seen: dict[str, Seen] = {}
+        self._seen: dict[str, LastHeartbeat] = {}
         self._sent_heartbeat: set[str] = set()  # names, since the start
         self._waiting: set[str] = set()  # names whose rows are written at the end of the current transaction
         self._trust: dict[str, str] = {}  # sent with every heartbeat, so in memory only
@@ -120,7 +120,7 @@ class Registry:
         decoder = msgspec.json.Decoder(AgentRecord)
         for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
             self._records[name] = decoder.decode(record)
-            self._seen[name] = Seen(last_seen, clock - max(0.0, wall - last_seen))
+            self._seen[name] = LastHeartbeat(last_seen, clock - max(0.0, wall - last_seen))
         database.before_every_commit(self._write_rows)
 
     def put(self, record: AgentRecord) -> AgentRecord:
@@ -147,7 +147,7 @@ class Registry:
         self._announce(record.name, "registered", record.registered_by)
         return record
 
-    def heartbeat(self, name: str, status: str | None, *, stopping: bool = False) -> Seen:
+    def heartbeat(self, name: str, status: str | None, *, stopping: bool = False) -> LastHeartbeat:
         """Record a heartbeat, and a new status if one is given; NotFound where the agent is not registered."""
         record = self.get(name)
         self._sent_heartbeat.add(name)
@@ -177,7 +177,7 @@ class Registry:
 
     def keep_alive(self, name: str) -> None:
         """Record a heartbeat in memory only: the registry's own agent runs as long as this process."""
-        self._seen[name] = Seen(self.clock.time(), self.clock.monotonic())
+        self._seen[name] = LastHeartbeat(self.clock.time(), self.clock.monotonic())
 
     def remove(self, name: str) -> None:
         """Delete a registration; NotFound where there is none."""
@@ -293,9 +293,9 @@ class Registry:
         self._database.restore_on_rollback(self._records, name)
         self._records[name] = record
 
-    def _remember(self, name: str, *, stopping: bool = False) -> Seen:
+    def _remember(self, name: str, *, stopping: bool = False) -> LastHeartbeat:
         self._database.restore_on_rollback(self._seen, name)
-        seen = self._seen[name] = Seen(self.clock.time(), self.clock.monotonic(), stopping)
+        seen = self._seen[name] = LastHeartbeat(self.clock.time(), self.clock.monotonic(), stopping)
         self._waiting.add(name)
         return seen
 

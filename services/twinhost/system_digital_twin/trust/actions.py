@@ -150,8 +150,8 @@ class EnrolledKeys:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with contextlib.suppress(OSError):  # `fault` reports a folder that can't be written
-            for each in (folder, folder / REVOKED_FOLDER, folder / VOUCHED_FOLDER):
-                sweep_drafts(each)
+            for path in (folder, folder / REVOKED_FOLDER, folder / VOUCHED_FOLDER):
+                sweep_drafts(path)
 
     @property
     def fault(self) -> str | None:
@@ -303,7 +303,7 @@ class KeyActions(Feature):
         now = int(self._clock.time())
         self._peers.admit_candidate(Certificate(owner, key, Validity(now, now + PROOF_WITHIN_S)))
         self._vouchers[key.fingerprint] = voucher
-        self._vouchers = {key: each for key, each in self._vouchers.items() if self._peers.candidate(key) is not None}
+        self._vouchers = {of: by for of, by in self._vouchers.items() if self._peers.candidate(of) is not None}
 
     def _authorise(self, candidate: Certificate) -> Certificate:
         now = int(self._clock.time())

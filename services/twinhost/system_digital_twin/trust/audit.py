@@ -16,7 +16,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, Certificate
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.verify import Seen, explained_by, newest_restore
 from twinhost.store.database import Database
@@ -101,22 +101,22 @@ class _Key(NamedTuple):
         return self.name.startswith(_INVITED)
 
     @property
-    def event(self) -> Event:
+    def event(self) -> AuditEvent:
         """The event of a key that is listed or expired."""
         if self.state == "expired":
-            return Event.INVITATION_EXPIRED if self.is_invitation else Event.KEY_EXPIRED
-        return Event.INVITATION_MADE if self.is_invitation else Event.KEY_AUTHORIZED
+            return AuditEvent.INVITATION_EXPIRED if self.is_invitation else AuditEvent.KEY_EXPIRED
+        return AuditEvent.INVITATION_MADE if self.is_invitation else AuditEvent.KEY_AUTHORIZED
 
-    def end(self, contents: FolderContents) -> Event:
+    def end(self, contents: FolderContents) -> AuditEvent:
         """The event of a revocation: an invitation was used if its owner has a key, else withdrawn."""
         if not self.is_invitation:
-            return Event.KEY_REVOKED
+            return AuditEvent.KEY_REVOKED
         used = self.name.removeprefix(_INVITED) in contents.current
-        return Event.INVITATION_USED if used else Event.INVITATION_WITHDRAWN
+        return AuditEvent.INVITATION_USED if used else AuditEvent.INVITATION_WITHDRAWN
 
 
 _UNSEEN = _Key("", "", "", "revoked")  # a revoked key whose file was never on this host
-_Change = tuple[str, Event, _Key | None]  # a fingerprint, and its row from now on
+_Change = tuple[str, AuditEvent, _Key | None]  # a fingerprint, and its row from now on
 
 
 def _recorded(fingerprint: str, **columns: str) -> tuple[str, _Key]:
@@ -174,16 +174,18 @@ class KeyAudit:
                 changes.append((fingerprint, key.end(contents), key))
         for fingerprint, key in self._recorded.items():
             if fingerprint not in listed and fingerprint not in contents.revoked and key.state != "revoked":
-                event = Event.INVITATION_WITHDRAWN if key.is_invitation else Event.KEY_REMOVED
+                event = AuditEvent.INVITATION_WITHDRAWN if key.is_invitation else AuditEvent.KEY_REMOVED
                 changes.append((fingerprint, event, None))
         return changes
 
-    def _record(self, fingerprint: str, event: Event, key: _Key | None) -> None:
+    def _record(self, fingerprint: str, event: AuditEvent, key: _Key | None) -> None:
         name, host, roles, _ = key or self._recorded[fingerprint]
         name = name.removeprefix(_INVITED)
-        if event is Event.KEY_REVOKED and name == ITSELF:  # the only agent that retires its key without a request
+        if event is AuditEvent.KEY_REVOKED and name == ITSELF:  # the only agent that retires its key without a request
             for successor in self._peers.keys_of(name):
-                self._audit.record(Event.KEY_ROTATED, name=name, fingerprint=successor.fingerprint, retired=fingerprint)
+                self._audit.record(
+                    AuditEvent.KEY_ROTATED, name=name, fingerprint=successor.fingerprint, retired=fingerprint
+                )
         self._audit.record(event, name=name, host=host, roles=roles, fingerprint=fingerprint)
         if key is None:
             self._database.execute("DELETE FROM audited_keys WHERE fingerprint = ?", (fingerprint,))
@@ -354,4 +356,4 @@ class AuditWitnesses:
         if self._faults.get(name) != sentence:
             self._faults[name] = sentence
             _log.error("audit_log_contradicted", witness=name, reason=sentence)
-            self._audit.note(Event.LOG_CONTRADICTED, witness=name, reason=sentence)
+            self._audit.note(AuditEvent.LOG_CONTRADICTED, witness=name, reason=sentence)

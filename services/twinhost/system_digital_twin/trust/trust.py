@@ -12,7 +12,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
@@ -35,7 +35,7 @@ class KeysAndAudit:
             self._keys = KeyActions(
                 peers,
                 enrolled,
-                lambda event, **fields: self._audit.record(Event(event), **fields),
+                lambda event, **fields: self._audit.record(AuditEvent(event), **fields),
                 settings.config.limits.key_lifetime_days,
                 applied,
                 foundation.clock,
@@ -48,7 +48,7 @@ class KeysAndAudit:
         health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
-        self._audit.record(Event.STARTED, secure=settings.secure, **summary(settings.config.grants))
+        self._audit.record(AuditEvent.STARTED, secure=settings.secure, **summary(settings.config.grants))
         self._grants: Mapping[str, Set[str]] = settings.config.grants
 
     @property
@@ -85,20 +85,22 @@ class KeysAndAudit:
         """Record a request that was refused because of who sent it, or because of a limit."""
         if isinstance(error, NotGranted | PeerNotLive | LimitReached):
             name = caller.name if caller else "unknown"
-            self._audit.note(Event.REQUEST_REFUSED, code=error.code, peer=name, action=action or "", reason=str(error))
+            self._audit.note(
+                AuditEvent.REQUEST_REFUSED, code=error.code, peer=name, action=action or "", reason=str(error)
+            )
 
     def on_grants(self, fault: str | None, grants: Mapping[str, Set[str]]) -> None:
         """Record that other grants apply, or that a changed file was rejected."""
         if fault is None:
             before, self._grants = self._grants, grants
-            self._audit.note(Event.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
+            self._audit.note(AuditEvent.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
         else:
-            self._audit.note(Event.GRANTS_REJECTED, cause=fault)
+            self._audit.note(AuditEvent.GRANTS_REJECTED, cause=fault)
 
     def close(self) -> None:
         """Write the remaining lines."""
         with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops nevertheless
-            self._audit.record(Event.STOPPED)
+            self._audit.record(AuditEvent.STOPPED)
         self._audit.close()
 
     def _on_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
@@ -106,9 +108,9 @@ class KeysAndAudit:
             case Outcome.ACCEPTED:
                 if self._audit.full:  # then the note would be lost, and the peer served unrecorded
                     raise StoreUnavailable("the audit log can't be written; free space on the agent's volume")
-                self._audit.note(Event.HANDSHAKE_ACCEPTED, **fields)
+                self._audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
             case _:
-                self._audit.note(Event.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+                self._audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
 
 def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.unit.agent.host_metrics.groups import UNLIMITED_V1, container_v1, container_v2, write
-from twinhost.agent.host_metrics import Cgroup, Cpu, Memory
+from twinhost.agent.host_metrics import Cgroup, CpuUse, MemoryUse
 
 
 def test_version_2_is_read(tmp_path: Path) -> None:
     """Usage without idle cache, the limit, the CPU's seconds, and the quota in CPUs."""
     group = Cgroup(container_v2(tmp_path))
-    assert (group.memory(), group.cpu()) == (Memory(80.0, 512.0), Cpu(2.5, 0.5))
+    assert (group.memory(), group.cpu()) == (MemoryUse(80.0, 512.0), CpuUse(2.5, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -20,19 +20,19 @@ def test_version_2_is_read(tmp_path: Path) -> None:
 def test_version_1_is_read(tmp_path: Path, cpu: str, cpuacct: str) -> None:
     """The same figures, of controllers that are mounted apart or together."""
     group = Cgroup(container_v1(tmp_path, cpu, cpuacct))
-    assert (group.memory(), group.cpu()) == (Memory(80.0, 512.0), Cpu(2.5, 0.5))
+    assert (group.memory(), group.cpu()) == (MemoryUse(80.0, 512.0), CpuUse(2.5, 0.5))
 
 
 def test_version_2_without_limits(tmp_path: Path) -> None:
     """`max` is no number: usage is there, and no limit."""
     write(container_v2(tmp_path), {"memory.max": "max", "cpu.max": "max 100000"})
-    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (Memory(80.0, None), Cpu(2.5, None))
+    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (MemoryUse(80.0, None), CpuUse(2.5, None))
 
 
 def test_version_1_without_limits(tmp_path: Path) -> None:
     """No limit is written as the greatest number of pages, and no quota as -1."""
     write(container_v1(tmp_path), {"memory/memory.limit_in_bytes": UNLIMITED_V1, "cpu/cpu.cfs_quota_us": -1})
-    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (Memory(80.0, None), Cpu(2.5, None))
+    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (MemoryUse(80.0, None), CpuUse(2.5, None))
 
 
 def test_a_machine_of_version_2_is_no_container(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_what_can_not_be_read_is_not_guessed(tmp_path: Path, content: str) -> No
     write(container_v2(tmp_path), {"memory.current": content, "cpu.stat": content, "cpu.max": content})
     assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (None, None)
     write(container_v2(tmp_path), {"memory.stat": content, "memory.max": content, "cpu.max": content})
-    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (Memory(100.0, None), Cpu(2.5, None))
+    assert (Cgroup(tmp_path).memory(), Cgroup(tmp_path).cpu()) == (MemoryUse(100.0, None), CpuUse(2.5, None))
 
 
 def test_cache_beyond_the_usage_makes_no_negative_figure(tmp_path: Path) -> None:
     """Both files are read one after the other, and the counters move."""
     write(container_v2(tmp_path), {"memory.stat": f"inactive_file {900 * 2**20}"})
-    assert Cgroup(tmp_path).memory() == Memory(0.0, 512.0)
+    assert Cgroup(tmp_path).memory() == MemoryUse(0.0, 512.0)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from twinhost import moments
-from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, Event, Head, hash_of, make_line
+from twinhost.store.audit_log.chain import LINE, NO_HASH, Anchor, AuditEvent, Head, hash_of, make_line
 from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
 from twinhost.store.audit_log.log import KEEP_FILES, MAX_FILE_BYTES, AuditLog
-from twinhost.store.audit_log.verify import Findings, verify
+from twinhost.store.audit_log.verify import ChainFindings, verify
 from twinhost.store.database import Database
 
 GENESIS = Anchor(1, NO_HASH)
@@ -55,7 +55,7 @@ def read_all(log: AuditLog, limit: int = 1_000) -> list[str]:
     return lines
 
 
-def check(log: AuditLog) -> Findings:
+def check(log: AuditLog) -> ChainFindings:
     return verify(read_all(log), log.anchor, log.head)
 
 
@@ -65,7 +65,7 @@ def records(log: AuditLog) -> list[dict[str, Any]]:
 
 
 def names(log: AuditLog) -> list[str]:
-    return [record["name"] for record in records(log) if record["event"] == Event.KEY_AUTHORIZED]
+    return [record["name"] for record in records(log) if record["event"] == AuditEvent.KEY_AUTHORIZED]
 
 
 def chain(count: int, start: Head = BEFORE_ALL, word: str = "agent") -> list[str]:
@@ -73,7 +73,10 @@ def chain(count: int, start: Head = BEFORE_ALL, word: str = "agent") -> list[str
     lines: list[str] = []
     for number in range(count):
         line = make_line(
-            start, "2026-11-25T04:00:00.000Z", Event.KEY_AUTHORIZED, {"name": f"{word}-{number}", "roles": ["agent"]}
+            start,
+            "2026-11-25T04:00:00.000Z",
+            AuditEvent.KEY_AUTHORIZED,
+            {"name": f"{word}-{number}", "roles": ["agent"]},
         )
         start = Head(start.seq + 1, hash_of(line))
         lines.append(line.decode())

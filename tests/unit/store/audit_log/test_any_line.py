@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import GENESIS, chain, head_of
-from twinhost.store.audit_log.chain import LINE, Event, Head, hash_fits, make_line
+from twinhost.store.audit_log.chain import LINE, AuditEvent, Head, hash_fits, make_line
 from twinhost.store.audit_log.verify import verify
 
 GOOD = chain(3)
@@ -23,6 +23,6 @@ def test_any_lines_are_whole_or_found(lines: list[str]) -> None:
 @given(st.text(max_size=300))
 def test_any_text_is_no_line_by_chance(text: str) -> None:
     assert LINE.fullmatch(text) is None
-    line = make_line(Head(1, "0" * 64), "2026-11-25T04:00:00.000Z", Event.KEY_REVOKED, {"name": text}).decode()
+    line = make_line(Head(1, "0" * 64), "2026-11-25T04:00:00.000Z", AuditEvent.KEY_REVOKED, {"name": text}).decode()
     assert LINE.fullmatch(line)
     assert hash_fits(line)

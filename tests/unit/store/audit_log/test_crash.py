@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import THINGS, check, names, opened
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
@@ -124,7 +124,7 @@ class Life:
         with database.transaction():
             for name in batch:
                 database.execute("INSERT INTO things VALUES (?)", (name,))
-                log.record(Event.KEY_AUTHORIZED, name=name, roles=["agent"], host="pc2")
+                log.record(AuditEvent.KEY_AUTHORIZED, name=name, roles=["agent"], host="pc2")
         self.acknowledged += batch
 
 
@@ -165,27 +165,27 @@ def test_crash_upon_crash_loses_and_doubles_nothing(
 def test_a_rollback_takes_back_the_line_and_the_head(tmp_path: Path) -> None:
     """A change that does not last has no line, and the next line takes its number."""
     with opened(tmp_path) as (database, log):
-        log.record(Event.KEY_AUTHORIZED, name="first")
+        log.record(AuditEvent.KEY_AUTHORIZED, name="first")
 
         def undone() -> None:
             with database.savepoint():
-                log.record(Event.KEY_AUTHORIZED, name="undone")
+                log.record(AuditEvent.KEY_AUTHORIZED, name="undone")
                 raise KeyError
 
         with database.transaction():
-            log.record(Event.KEY_AUTHORIZED, name="second")
+            log.record(AuditEvent.KEY_AUTHORIZED, name="second")
             with pytest.raises(KeyError):
                 undone()
-            log.record(Event.KEY_AUTHORIZED, name="third")
+            log.record(AuditEvent.KEY_AUTHORIZED, name="third")
 
         def lost() -> None:
             with database.transaction():
-                log.record(Event.KEY_AUTHORIZED, name="lost")
+                log.record(AuditEvent.KEY_AUTHORIZED, name="lost")
                 raise KeyError
 
         with pytest.raises(KeyError):
             lost()
-        log.record(Event.KEY_AUTHORIZED, name="fourth")
+        log.record(AuditEvent.KEY_AUTHORIZED, name="fourth")
         log.flush()
         assert names(log) == ["first", "second", "third", "fourth"]
         assert check(log).whole
@@ -199,12 +199,12 @@ def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
             "BEGIN SELECT RAISE(ABORT, 'no'); END"
         )
         with database.transaction():
-            log.record(Event.KEY_AUTHORIZED, name="first")
+            log.record(AuditEvent.KEY_AUTHORIZED, name="first")
             with pytest.raises(StoreUnavailable):
-                log.record(Event.KEY_AUTHORIZED, name="bad")
-            log.record(Event.KEY_AUTHORIZED, name="second")
+                log.record(AuditEvent.KEY_AUTHORIZED, name="bad")
+            log.record(AuditEvent.KEY_AUTHORIZED, name="second")
         with pytest.raises(StoreUnavailable):
-            log.record(Event.KEY_AUTHORIZED, name="bad")
+            log.record(AuditEvent.KEY_AUTHORIZED, name="bad")
         log.flush()
         assert names(log) == ["first", "second"]
         assert check(log).whole
@@ -213,13 +213,13 @@ def test_a_line_that_can_not_be_added_leaves_no_hole(tmp_path: Path) -> None:
 PROCESS = """
 import sys
 from pathlib import Path
-from twinhost.store.audit_log.chain import Event
+from twinhost.store.audit_log.chain import AuditEvent
 from tests.unit.store.audit_log.books import opened
 with opened(Path(sys.argv[1]), max_file_bytes=20_000) as (database, log):
     for number in range(int(sys.argv[2]), sys.maxsize):
         with database.transaction():
             database.execute("INSERT INTO things VALUES (?)", (f"agent-{number}",))
-            log.record(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+            log.record(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
         print(number, flush=True)
         log.flush()
 """

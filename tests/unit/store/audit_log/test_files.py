@@ -9,13 +9,13 @@ import pytest
 
 from tests.unit.store.audit_log.books import check, names, opened, read_all, records
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, SocketMisuse, StoreUnavailable
-from twinhost.store.audit_log.chain import NO_HASH, Anchor, Event
+from twinhost.store.audit_log.chain import NO_HASH, Anchor, AuditEvent
 from twinhost.store.audit_log.log import AuditLog
 
 
 def fill(log: AuditLog, count: int, start: int = 0) -> None:
     for number in range(start, start + count):
-        log.record(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+        log.record(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
         log.flush()
 
 
@@ -253,7 +253,7 @@ def test_notes_come_from_any_thread(tmp_path: Path) -> None:
 
         def work(worker: int) -> None:
             for number in range(200):
-                log.note(Event.KEY_AUTHORIZED, name=f"{worker}-{number}")
+                log.note(AuditEvent.KEY_AUTHORIZED, name=f"{worker}-{number}")
 
         threads = [threading.Thread(target=work, args=(worker,)) for worker in range(4)]
         for thread in threads:

@@ -16,7 +16,7 @@ from twinhost.store.audit_log.chain import (
     MAX_FIELDS,
     MAX_LINE_BYTES,
     NO_HASH,
-    Event,
+    AuditEvent,
     Head,
     Value,
     checked,
@@ -46,7 +46,7 @@ VALUES: st.SearchStrategy[Value] = st.one_of(
 
 
 def line_of(fields: dict[str, Value]) -> bytes:
-    return make_line(Head(7, "a" * 64), "2026-11-25T04:00:00.000Z", Event.KEY_FILE_REJECTED, fields)
+    return make_line(Head(7, "a" * 64), "2026-11-25T04:00:00.000Z", AuditEvent.KEY_FILE_REJECTED, fields)
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=MAX_FIELDS))
@@ -100,7 +100,7 @@ def test_the_program_in_the_docstring_checks_the_files(tmp_path: Path) -> None:
 
     with opened(tmp_path, max_file_bytes=1_000) as (_, log):
         for number in range(9):
-            log.record(Event.KEY_AUTHORIZED, name=f"ä\n{number}")
+            log.record(AuditEvent.KEY_AUTHORIZED, name=f"ä\n{number}")
             log.flush()
         files = sorted((tmp_path / "audit").iterdir())
         assert len(files) > 2

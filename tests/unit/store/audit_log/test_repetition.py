@@ -11,7 +11,7 @@ from twinhost.store.audit_log.chain import (
     MAX_KINDS,
     MINUTE_S,
     WRITTEN_PER_MINUTE,
-    Event,
+    AuditEvent,
     Repetition,
 )
 
@@ -22,14 +22,14 @@ def test_a_flood_of_100_000_refusals_makes_21_lines(tmp_path: Path) -> None:
     with opened(tmp_path, clock=clock) as (_, log):
         for number in range(100_000):
             log.note(
-                Event.HANDSHAKE_REFUSED,
+                AuditEvent.HANDSHAKE_REFUSED,
                 cause="key_not_authorized",
                 address=f"10.0.{number % 256}.7",
                 fingerprint=f"{number:064x}",
             )
             if number == 50_000:
-                log.note(Event.KEY_REVOKED, name="rare")
-                log.note(Event.HANDSHAKE_REFUSED, cause="oversized_handshake", address="10.9.9.9")
+                log.note(AuditEvent.KEY_REVOKED, name="rare")
+                log.note(AuditEvent.HANDSHAKE_REFUSED, cause="oversized_handshake", address="10.9.9.9")
             if number % 10_000 == 0:
                 log.flush()
         log.flush()
@@ -55,7 +55,7 @@ def test_a_kind_takes_at_most_550_lines_a_day() -> None:
         came = written = counted = lines = 0
         while clock.now < 1_000.0 + DAY_S:
             came += 1
-            written += repetition.admit(Event.HANDSHAKE_REFUSED, {"cause": "x"}, clock.now)
+            written += repetition.admit(AuditEvent.HANDSHAKE_REFUSED, {"cause": "x"}, clock.now)
             over = repetition.finished()
             lines += len(over)
             counted += sum(int(str(line["count"])) for line in over)
@@ -72,7 +72,7 @@ def test_a_new_minute_is_written_until_the_days_share_is_used() -> None:
     repetition = Repetition(clock)
 
     def burst() -> int:
-        return sum(repetition.admit(Event.HANDSHAKE_REFUSED, {"cause": "x"}, 1.0) for _ in range(30))
+        return sum(repetition.admit(AuditEvent.HANDSHAKE_REFUSED, {"cause": "x"}, 1.0) for _ in range(30))
 
     for _ in range(25):
         assert burst() == WRITTEN_PER_MINUTE
@@ -92,7 +92,7 @@ def test_finished_windows_are_looked_for_once_a_second() -> None:
     clock = Clock()
     repetition = Repetition(clock)
     for _ in range(WRITTEN_PER_MINUTE + 1):
-        repetition.admit(Event.HANDSHAKE_REFUSED, {"cause": "x"}, 1.0)
+        repetition.admit(AuditEvent.HANDSHAKE_REFUSED, {"cause": "x"}, 1.0)
     found = []
     for passed_s in (MINUTE_S - 0.5, 0.7, 0.7, 0.7):  # the window ends before the second look, which comes too soon
         clock.now += passed_s
@@ -104,24 +104,24 @@ def test_kinds_do_not_share() -> None:
     """By event, cause or code, and peer: one peer's many requests take no line from another's."""
     repetition = Repetition(Clock())
     for _ in range(1_000):
-        repetition.admit(Event.HANDSHAKE_ACCEPTED, {"peer": "noisy", "address": "1.1.1.1"}, 1.0)
-    assert repetition.admit(Event.HANDSHAKE_ACCEPTED, {"peer": "quiet", "address": "1.1.1.1"}, 1.0)
-    assert repetition.admit(Event.REQUEST_REFUSED, {"peer": "noisy", "code": "not_granted"}, 1.0)
-    assert repetition.admit(Event.REQUEST_REFUSED, {"peer": "noisy", "code": "malformed_request"}, 1.0)
+        repetition.admit(AuditEvent.HANDSHAKE_ACCEPTED, {"peer": "noisy", "address": "1.1.1.1"}, 1.0)
+    assert repetition.admit(AuditEvent.HANDSHAKE_ACCEPTED, {"peer": "quiet", "address": "1.1.1.1"}, 1.0)
+    assert repetition.admit(AuditEvent.REQUEST_REFUSED, {"peer": "noisy", "code": "not_granted"}, 1.0)
+    assert repetition.admit(AuditEvent.REQUEST_REFUSED, {"peer": "noisy", "code": "malformed_request"}, 1.0)
 
 
 def test_a_sentence_makes_no_kind() -> None:
     """What a caller can vary as it likes, the action's name in a refusal's sentence, is not counted apart."""
     repetition = Repetition(Clock())
     refused = [{"code": "unknown_action", "peer": "b", "cause": f"no action x{number}"} for number in range(100)]
-    assert sum(repetition.admit(Event.REQUEST_REFUSED, fields, 1.0) for fields in refused) == WRITTEN_PER_MINUTE
+    assert sum(repetition.admit(AuditEvent.REQUEST_REFUSED, fields, 1.0) for fields in refused) == WRITTEN_PER_MINUTE
 
 
 def test_kinds_that_a_stranger_could_invent_are_bounded() -> None:
     """Beyond a thousand they are one kind, so neither memory nor the log grows with them."""
     repetition = Repetition(Clock())
     written = sum(
-        repetition.admit(Event.ENROLMENT_REFUSED, {"cause": f"cause {number}"}, 1.0) for number in range(10_000)
+        repetition.admit(AuditEvent.ENROLMENT_REFUSED, {"cause": f"cause {number}"}, 1.0) for number in range(10_000)
     )
     assert written == MAX_KINDS + WRITTEN_PER_MINUTE
     (line,) = repetition.finished(everything=True)
@@ -130,10 +130,10 @@ def test_kinds_that_a_stranger_could_invent_are_bounded() -> None:
 
 def test_what_changes_a_key_is_never_folded(tmp_path: Path) -> None:
     """A thousand keys that are authorised in a minute are a thousand lines."""
-    assert not {event for event in AGGREGATED if event.startswith("key_") and event != Event.KEY_FILE_REJECTED}
+    assert not {event for event in AGGREGATED if event.startswith("key_") and event != AuditEvent.KEY_FILE_REJECTED}
     with opened(tmp_path) as (_, log):
         for number in range(1_000):
-            log.note(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+            log.note(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
         log.flush()
         assert len(records(log)) == 1_000
 
@@ -142,7 +142,7 @@ def test_a_stop_writes_what_was_counted(tmp_path: Path) -> None:
     """The minute under way is not lost."""
     with opened(tmp_path) as (_, log):
         for _ in range(50):
-            log.record(Event.REQUEST_REFUSED, code="not_granted", peer="b")
+            log.record(AuditEvent.REQUEST_REFUSED, code="not_granted", peer="b")
         log.close()
         assert [line["count"] for line in records(log) if line["event"] == "repeated"] == [30]
 
@@ -151,7 +151,7 @@ def test_notes_beyond_the_queue_are_counted_and_said(tmp_path: Path) -> None:
     """A queue that is full loses a note and not the fact that it did."""
     with opened(tmp_path) as (_, log):
         for number in range(10_007):
-            log.note(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+            log.note(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
         for _ in range(10):
             log.flush()
         lines = records(log)

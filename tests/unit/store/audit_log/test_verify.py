@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from tests.unit.store.audit_log.books import BEFORE_ALL, GENESIS, chain, head_of
 from twinhost.store.audit_log.chain import Anchor, Head
-from twinhost.store.audit_log.verify import MAX_FINDINGS, Findings, verify
+from twinhost.store.audit_log.verify import MAX_FINDINGS, ChainFindings, verify
 
 LINES = chain(12)
 HEAD = head_of(LINES)
 
 
-def found(lines: list[str], anchor: Anchor = GENESIS, head: Head = HEAD) -> Findings:
+def found(lines: list[str], anchor: Anchor = GENESIS, head: Head = HEAD) -> ChainFindings:
     return verify(iter(lines), anchor, head)
 
 
@@ -42,7 +42,7 @@ def rechained(lines: list[str]) -> list[str]:
 
 def test_a_whole_chain_is_whole() -> None:
     """Nothing is found where nothing was done."""
-    assert found(LINES) == Findings(12, 1, HEAD, ())
+    assert found(LINES) == ChainFindings(12, 1, HEAD, ())
     assert found(LINES).summary() == "lines 1 to 12 are intact and end with the head in the database"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.store.audit_log.books import BEFORE_ALL, chain, head_of, opened, read_all
-from twinhost.store.audit_log.chain import Event, Head, hash_of, make_line
+from twinhost.store.audit_log.chain import AuditEvent, Head, hash_of, make_line
 from twinhost.store.audit_log.verify import Restore, Seen, compare, explained_by, restore_of
 
 TIME = "2026-11-27T01:02:03.004Z"
@@ -20,7 +20,7 @@ def test_every_line_is_found_by_its_number(tmp_path: Path, max_file_bytes: int) 
     """By halving, whatever the lines' lengths; beyond the log there is none."""
     with opened(tmp_path, max_file_bytes) as (_, log):
         for number in range(120):
-            log.record(Event.KEY_AUTHORIZED, name="x" * (number * 7 % 300))
+            log.record(AuditEvent.KEY_AUTHORIZED, name="x" * (number * 7 % 300))
         log.flush()
         lines = read_all(log)
         assert [log.hash_of(seq) for seq in range(1, 121)] == [hash_of(line.encode()) for line in lines]
@@ -32,7 +32,7 @@ def test_of_dropped_lines_the_newest_has_a_hash(tmp_path: Path) -> None:
     with opened(tmp_path, 2_000, keep_files=2) as (_, log):
         hashes = {}
         for number in range(60):
-            log.record(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+            log.record(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
             log.flush()
             hashes[log.head.seq] = log.head.hash
         first = log.anchor.seq
@@ -45,7 +45,7 @@ def test_a_changed_line_has_no_hash(tmp_path: Path) -> None:
     """What it says of itself does not count, and a file of other bytes is no fault."""
     with opened(tmp_path) as (_, log):
         for number in range(9):
-            log.record(Event.KEY_AUTHORIZED, name=f"agent-{number}")
+            log.record(AuditEvent.KEY_AUTHORIZED, name=f"agent-{number}")
         log.flush()
         (path,) = (tmp_path / "audit").iterdir()
         path.write_text(path.read_text().replace("agent-4", "agent-X"))
@@ -58,8 +58,8 @@ def test_a_changed_line_has_no_hash(tmp_path: Path) -> None:
 def test_a_restore_is_read_from_its_line(tmp_path: Path) -> None:
     """The table only has its position: a row without such a line is none."""
     with opened(tmp_path) as (database, log):
-        log.record(Event.KEY_AUTHORIZED, name="before")
-        log.record(Event.RESTORED, moment="2026-11-27T00:00:00Z")
+        log.record(AuditEvent.KEY_AUTHORIZED, name="before")
+        log.record(AuditEvent.RESTORED, moment="2026-11-27T00:00:00Z")
         log.flush()
         with database.transaction():
             database.execute("INSERT INTO audit_restores VALUES (1)")
@@ -72,13 +72,13 @@ def test_a_restore_is_read_from_its_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("event", "fields", "time"),
     [
-        (Event.KEY_AUTHORIZED, {"name": "restored"}, TIME),
-        (Event.KEY_AUTHORIZED, {"note": '"event":"restored"'}, TIME),
-        (Event.RESTORED, {}, "yesterday"),
+        (AuditEvent.KEY_AUTHORIZED, {"name": "restored"}, TIME),
+        (AuditEvent.KEY_AUTHORIZED, {"note": '"event":"restored"'}, TIME),
+        (AuditEvent.RESTORED, {}, "yesterday"),
     ],
     ids=["named so", "says so", "another time"],
 )
-def test_what_only_looks_like_a_restore_is_none(event: Event, fields: dict[str, str], time: str) -> None:
+def test_what_only_looks_like_a_restore_is_none(event: AuditEvent, fields: dict[str, str], time: str) -> None:
     line = make_line(BEFORE_ALL, time, event, fields).decode()
     assert restore_of(line) is None
 

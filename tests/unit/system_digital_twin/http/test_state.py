@@ -19,7 +19,7 @@ from tests.loopback.agent_processes import UMRA as UMRA_NAME
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.telemetry import State
+from twinhost.agent.telemetry import AgentState
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
@@ -34,7 +34,7 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 MAX_STATE_BYTES = 1_600_000  # of the worst that agents can bring about
 YEAR_S = 365 * 86_400
-NO_STATE = State(secure=True, uptime_s=0, store_bytes=0, loop_lag_s=0)
+NO_STATE = AgentState(secure=True, uptime_s=0, store_bytes=0, loop_lag_s=0)
 GPUS = [{"index": index, "name": "H100", "used_mb": 100 + index, "total_mb": 81_920} for index in range(2)]
 NOTHING = dict.fromkeys(
     ("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb", "latency_ms"), None
