@@ -42,12 +42,6 @@ def raw_strings(requests: Mapping[bytes, tuple[Request, Callable[[Answer], Answe
     return translate
 
 
-def all_status(reply: Answer) -> dict[str, Any]:
-    """Render the reply to GET_ALL_STATUS: the bare map of agents."""
-    agents: dict[str, Any] = reply["agents"]
-    return agents
-
-
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command of the command dialect."""

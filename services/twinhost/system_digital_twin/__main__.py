@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
-from twinhost.agent.dialects import Command, all_status, commands, first_of, raw_strings
+from twinhost.agent.dialects import Command, commands, first_of, raw_strings
 from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.process import run_agent
@@ -28,7 +28,6 @@ from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
-from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.state import StateBoard
@@ -145,7 +144,7 @@ def assemble(foundation: Foundation) -> Assembly:
         MetricsActions(metrics, reports, leases.host_of),
         LoadActions(reservations, leases),
         ForecastActions(forecasts, metrics),
-        EventActions(events, ErrorLog(database), min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
+        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
     )
 
     followed = settings.config
@@ -177,7 +176,9 @@ def assemble(foundation: Foundation) -> Assembly:
         actions=[action for feature in features for action in feature.actions()],
         success=SUCCESS,
         translate=first_of(
-            raw_strings({b"ping": (GetHealth(), None), b"GET_ALL_STATUS": (GetAllAgents(), all_status)}),
+            raw_strings(
+                {b"ping": (GetHealth(), None), b"GET_ALL_STATUS": (GetAllAgents(), lambda reply: reply["agents"])}
+            ),
             commands(COMMANDS),
         ),
         on_tick=on_tick,

@@ -8,8 +8,8 @@ from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION_MACHINE as FULL_SOON_OF_MACHINE
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
+from twinhost.system_digital_twin.events.events import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
-from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
 from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY

@@ -17,15 +17,14 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin import SUCCESS
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.events.actions import EventActions
-from twinhost.system_digital_twin.events.errors import ErrorLog
 from twinhost.system_digital_twin.events.events import (
     MIGRATION,
+    MIGRATION_FILTERS,
     MIGRATION_SEVERE,
     MOST,
     MOST_BYTES,
     Events,
 )
-from twinhost.system_digital_twin.events.filters import MIGRATION_FILTERS
 
 MAX_REPLY_BYTES = 262_144
 OLDER_MIGRATIONS = (MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE)  # of the version before errors had shapes
@@ -48,7 +47,7 @@ class EventBench:
         )
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
-        actions = EventActions(self.events, ErrorLog(self.database), MAX_REPLY_BYTES, self._audit).actions()
+        actions = EventActions(self.events, MAX_REPLY_BYTES, self._audit).actions()
         self.grants = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
         self._dispatcher = Dispatcher(
             [*actions, *SubscriptionActions(self.grants, SUCCESS).actions()],

@@ -13,9 +13,7 @@ from tests.unit.system_digital_twin.event_bench import EventBench, error
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin.events import events as events_module
-from twinhost.system_digital_twin.events.errors import ErrorLog
-from twinhost.system_digital_twin.events.events import Events, Topic
-from twinhost.system_digital_twin.events.filters import Filter
+from twinhost.system_digital_twin.events.events import Events, Filter, Topic
 
 MANY = 100_000
 SLOWEST_S = 1.0  # CPU time of one request at MANY rows; measured: 10 to 200 ms
@@ -236,13 +234,13 @@ def test_a_hundred_thousand_errors_are_searched_quickly(tmp_path: Path, clock: C
                 "VALUES ('ERROR:', ?, 1, 'x', ?, '0123456789abcdef')",
                 rows,
             )
-        events, errors = Events(bench.database), ErrorLog(bench.database)
+        events = Events(bench.database)
         for ask in (
             lambda: events.newest(Topic.ERROR, Filter(type="T3", agent="none"), limit=100, max_bytes=10**6),
             lambda: events.newest(Topic.ERROR, Filter(until=500.0), limit=100, max_bytes=10**6),
             lambda: events.newest(Topic.ERROR, Filter(text="not there"), limit=100, max_bytes=10**6),
-            lambda: errors.counts(Filter(severity="error"), 50),
-            lambda: errors.acknowledge("op", 0.0, error_id="77"),
+            lambda: events.error_counts(Filter(severity="error"), 50),
+            lambda: events.acknowledge("op", 0.0, error_id="77"),
         ):
             started = time.thread_time()
             ask()

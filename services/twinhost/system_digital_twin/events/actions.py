@@ -14,9 +14,15 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
 from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
-from twinhost.system_digital_twin.events.errors import ErrorCounts, ErrorLog
-from twinhost.system_digital_twin.events.events import EntryPage, Events, StoredError, StoredEvent, Topic
-from twinhost.system_digital_twin.events.filters import Filter
+from twinhost.system_digital_twin.events.events import (
+    EntryPage,
+    ErrorCounts,
+    Events,
+    Filter,
+    StoredError,
+    StoredEvent,
+    Topic,
+)
 from twinhost.system_digital_twin.registry.actions import require_shallow, require_speaks_for
 
 MAX_DEPTH = 32  # of an event's data: a reply nests it deeper than its request did, and must still be encoded
@@ -215,9 +221,8 @@ class PublishedError(StoredError):
 class EventActions(Feature):
     """The actions on events and errors."""
 
-    def __init__(self, events: Events, errors: ErrorLog, max_reply_bytes: int, audit: Callable[..., None]) -> None:
+    def __init__(self, events: Events, max_reply_bytes: int, audit: Callable[..., None]) -> None:
         self._events = events
-        self._errors = errors
         self._clock = events.clock
         self._audit = audit
         self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
@@ -266,13 +271,13 @@ class EventActions(Feature):
             acknowledged=None if request.acknowledged else False,
         )
         _require_order(matching)
-        counts = self._errors.counts(matching, request.limit)
+        counts = self._events.error_counts(matching, request.limit)
         return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
 
     @action(mutates=True)
     def acknowledge(self, request: AcknowledgeErrors, caller: Caller) -> ErrorsAcknowledged:
         at = self._clock.time()
-        count = self._errors.acknowledge(caller.name, at, shape_id=request.shape_id, error_id=request.error_id)
+        count = self._events.acknowledge(caller.name, at, shape_id=request.shape_id, error_id=request.error_id)
         if count:
             chosen = {"shape_id": request.shape_id} if request.shape_id else {"error_id": request.error_id}
             self._audit(AuditEvent.ERRORS_ACKNOWLEDGED, name=caller.name, count=count, **chosen)

@@ -8,17 +8,19 @@ field including the id and the timestamp, is stored once. With another content i
 same id; so is one without a timestamp, because it is dated when it arrives.
 """
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.agent.message_shape import message_shape
 from twinhost.moments import iso_time
-from twinhost.secure_zmq.errors import MessageTooLarge
+from twinhost.secure_zmq.errors import MessageTooLarge, NotFound
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication, digest_of
-from twinhost.system_digital_twin.events.filters import ANY, Filter, contains, shape_id_of
 
 
 class Topic(StrEnum):
@@ -64,6 +66,32 @@ class StoredError(StoredFields):
     shape_id: str
     acknowledged_by: NotRequired[str]
     acknowledged_at: NotRequired[str]
+
+
+class ErrorGroup(TypedDict):
+    """Errors of one shape: how many, when, how many are acknowledged, and the fields of the newest."""
+
+    shape_id: str
+    shape: str
+    count: int
+    acknowledged: int
+    first: str
+    last: str
+    error_type: str
+    agent_id: str
+    severity: str
+    message: str
+
+
+class ErrorCounts(TypedDict):
+    """How many errors match, by the most frequent names, and their shapes, newest first; `shapes` counts all shapes."""
+
+    total: int
+    by_type: dict[str, int]
+    by_agent: dict[str, int]
+    by_severity: dict[str, int]
+    shapes: int
+    groups: list[ErrorGroup]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,13 +148,105 @@ CREATE TABLE happenings_let_go (
 """
 _SEVERE = "topic = 'ERROR:' AND json_extract(CAST(record AS TEXT), '$.severity') IN ('error', 'critical')"
 MIGRATION_SEVERE = f"CREATE INDEX happenings_severe ON happenings (time_ms, expires_ms) WHERE {_SEVERE};"
+_FIELD = "json_extract(CAST(record AS TEXT), '$.{}')"
+
+
+def _column(name: str, *fields: str) -> str:
+    sources = ", ".join(map(_FIELD.format, fields))
+    return (
+        f"ALTER TABLE happenings ADD COLUMN {name} TEXT GENERATED ALWAYS AS "
+        f"(CAST(coalesce({sources}) AS TEXT)) VIRTUAL;"
+    )
+
+
+_ERROR_ID = _FIELD.format("error_id")
+_FILTERED = "type, agent, severity, shape_id, acknowledged_ms, expires_ms"
+# The indexes contain every column that is filtered by, so that a row which does not match is not read.
+MIGRATION_FILTERS = f"""
+{_column("type", "error_type", "event_type")}
+{_column("agent", "agent_id", "source_agent")}
+{_column("severity", "severity", "data.severity")}
+ALTER TABLE happenings ADD COLUMN shape_id TEXT;
+ALTER TABLE happenings ADD COLUMN acknowledged_by TEXT;
+ALTER TABLE happenings ADD COLUMN acknowledged_ms INTEGER;
+DROP INDEX happenings_by_topic;
+CREATE INDEX happenings_by_topic ON happenings (topic, seq, time_ms, {_FILTERED});
+CREATE INDEX happenings_by_time ON happenings (topic, time_ms, seq, {_FILTERED});
+CREATE INDEX happenings_by_error_id ON happenings ({_ERROR_ID}) WHERE topic = 'ERROR:';
+DROP INDEX happenings_severe;
+CREATE INDEX happenings_severe ON happenings (time_ms, expires_ms)
+    WHERE topic = 'ERROR:' AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL;
+"""
 MOST = 10_000  # per topic
 MOST_BYTES = 64 * 1024 * 1024  # per topic
 MAX_BYTES = 60_000  # of one; the feed adds some fields
 MAX_SEARCHED_BYTES = 16 * 1024 * 1024  # of records, in one request for a text
 SKIPPED = 1_000_000_000  # numbers; more than were used between a backup and its restore
+MOST_NAMES = 100  # of types, and of agents, in one reply
+_EXAMPLE_CHARACTERS = 1_000
+_ERRORS = (
+    "FROM happenings INDEXED BY happenings_by_time WHERE topic = 'ERROR:' AND (expires_ms IS NULL OR expires_ms > ?)"
+)
 _ENTRY = "seq, time_ms, written_by, record, shape_id, acknowledged_by, acknowledged_ms"
 _EXPIRY_EVERY_S = 10.0  # between deletions of expired ones; no reply has them in any case
+
+
+_SEARCHED = ("message", "stack_trace", "context", "data")
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event or error must have; None: anything. Times are those of arrival, in seconds since the epoch."""
+
+    type: str | None = None
+    agent: str | None = None
+    severity: str | None = None
+    shape_id: str | None = None
+    since: float | None = None  # this time or later
+    until: float | None = None  # before this time
+    acknowledged: bool | None = None
+    text: str | None = None  # which `contains` looks for
+
+    def where(self) -> tuple[str, list[str | int]]:
+        """Return the conditions on the columns, each with AND before it, and their values."""
+        conditions = {
+            "type = ?": self.type,
+            "agent = ?": self.agent,
+            "severity = ?": self.severity,
+            "shape_id = ?": self.shape_id,
+            "time_ms >= ?": None if self.since is None else round(self.since * 1_000),
+            "time_ms < ?": None if self.until is None else round(self.until * 1_000),
+        }
+        asked = {condition: value for condition, value in conditions.items() if value is not None}
+        sql = "".join(f" AND {condition}" for condition in asked)
+        if self.acknowledged is not None:
+            sql += f" AND acknowledged_ms IS {'NOT ' if self.acknowledged else ''}NULL"
+        return sql, list(asked.values())
+
+
+ANY = Filter()
+
+
+def contains(record: bytes, text: str) -> bool:
+    """Return whether a text is in the message, stack trace, context, or data of a record; case is ignored."""
+    wanted = text.casefold()
+    escaped = msgspec.json.encode(wanted)[1:-1].decode()
+    if escaped not in record.decode(errors="replace").casefold():
+        return False
+    fields = msgspec.json.decode(record)
+    return any(wanted in value for value in _texts([fields.get(name) for name in _SEARCHED]))
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, Mapping):
+        return [text for name, part in value.items() for text in (name.casefold(), *_texts(part))]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    return [] if value is None else [str(value).casefold()]
+
+
+def shape_id_of(message: str) -> str:
+    """Return the id of a message's shape: 16 hexadecimal digits, which are easier to type than the shape."""
+    return hashlib.blake2b(message_shape(message).encode(errors="replace"), digest_size=8).hexdigest()
 
 
 def skip_numbers(database: Database) -> None:
@@ -271,6 +391,67 @@ class Events:
         """Return the number of those."""
         select, values = self._severe_since(since_time)
         return int(self._database.value(f"SELECT count(*) {select}", values))
+
+    def error_counts(self, matching: Filter, limit: int) -> ErrorCounts:
+        """Return the counts of the errors that match, and their `limit` newest shapes."""
+        where, values = matching.where()
+        bound = (int(self.clock.time() * 1_000), *values)
+        types, agents, severities = Counter[str](), Counter[str](), Counter[str]()
+        for kind, agent, severity, count in self._database.execute(
+            f"SELECT type, agent, severity, count(*) {_ERRORS}{where} GROUP BY type, agent, severity", bound
+        ):
+            types[kind] += count
+            agents[agent] += count
+            severities[severity] += count
+        groups = self._database.execute(
+            "SELECT shape_id, count(*), count(acknowledged_ms), min(time_ms), max(time_ms), max(seq), "
+            f"count(*) OVER () {_ERRORS}{where} GROUP BY shape_id ORDER BY max(seq) DESC LIMIT ?",
+            (*bound, limit),
+        ).fetchall()
+        return {
+            "total": types.total(),
+            "by_type": dict(types.most_common(MOST_NAMES)),
+            "by_agent": dict(agents.most_common(MOST_NAMES)),
+            "by_severity": dict(severities.most_common()),
+            "shapes": groups[0][-1] if groups else 0,
+            "groups": [self._group(*columns) for *columns, _ in groups],
+        }
+
+    def acknowledge(self, by: str, at: float, *, shape_id: str | None = None, error_id: str | None = None) -> int:
+        """Acknowledge the stored errors of a shape, or with an id; return how many were not acknowledged before.
+
+        Those of the same shape that are reported later are not acknowledged. `at` is in seconds since the epoch.
+
+        Raises:
+            NotFound: no stored error has it.
+        """
+        chosen, value = ("shape_id = ?", shape_id) if shape_id is not None else (f"{_ERROR_ID} = ?", error_id)
+        rows = f"FROM happenings WHERE topic = 'ERROR:' AND {chosen}"
+        if self._database.execute(f"SELECT 1 {rows} LIMIT 1", (value,)).fetchone() is None:
+            name = "shape_id" if shape_id is not None else "error_id"
+            raise NotFound(f"no stored error has the {name} {str(value)[:64]!r}; list them with get_error_counts")
+        update = "UPDATE happenings SET acknowledged_by = ?, acknowledged_ms = ? WHERE seq IN "
+        where = f"(SELECT seq {rows} AND acknowledged_ms IS NULL)"
+        return self._database.execute(update + where, (by, int(at * 1_000), value)).rowcount
+
+    def _group(
+        self, shape_id: str, count: int, acknowledged: int, first_ms: int, last_ms: int, newest: int
+    ) -> ErrorGroup:
+        record = self._database.value("SELECT record FROM happenings WHERE seq = ?", (newest,))
+        fields: dict[str, Any] = msgspec.json.decode(record)
+        message = str(fields["message"])
+        return {
+            "shape_id": shape_id,
+            "shape": message_shape(message),
+            "count": count,
+            "acknowledged": acknowledged,
+            "first": iso_time(first_ms / 1_000),
+            "last": iso_time(last_ms / 1_000),
+            "error_type": fields["error_type"],
+            "agent_id": fields["agent_id"],
+            "severity": fields["severity"],
+            "message": message[:_EXAMPLE_CHARACTERS],
+        }
 
     @property
     def last_seq(self) -> int:
