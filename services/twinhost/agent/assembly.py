@@ -49,16 +49,12 @@ class Publisher:
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
-        self._feed: Feed | None = None
-
-    def bind(self, feed: Feed) -> None:
-        """Publish on this feed from now on."""
-        self._feed = feed
+        self.feed: Feed | None = None
 
     def publish(self, topic: bytes, **fields: Any) -> None:
         """Send an event to the subscribers of its topic; callable from any thread."""
-        if self._feed is not None and self._feed.wants(topic):
-            self._feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(self._clock.time()), **fields}))
+        if self.feed is not None and self.feed.wants(topic):
+            self.feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(self._clock.time()), **fields}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,18 +28,13 @@ class OwnKeys:
     def __init__(self, certificates: Certificates) -> None:
         self._folder = certificates.folder
         self._pair = certificates.own_keys
-        self._fault: str | None = None
+        self.fault: str | None = None  # what is wrong with the secret in the file now; the one before it is in use
         self._lock = threading.Lock()
         self.on_change: Callable[[], None] = lambda: None
 
     def __call__(self) -> KeyPair:
         """Return the pair; it is kept in memory."""
         return self._pair
-
-    @property
-    def fault(self) -> str | None:
-        """What is wrong with the secret in the file now; the one before it is in use."""
-        return self._fault
 
     def look(self) -> None:
         """Read the file again; another pair of the same owner takes effect, anything else is logged and ignored."""
@@ -48,11 +43,11 @@ class OwnKeys:
                 pair = load_certificates(self._folder).own_keys
                 self._require_same_owner(pair)
             except ConfigurationError as error:
-                if str(error) != self._fault:
+                if str(error) != self.fault:
                     _log.error("own_key_rejected", reason=str(error), effect="the key in use stays")
-                self._fault = str(error)
+                self.fault = str(error)
                 return
-            self._fault = None
+            self.fault = None
             if pair == self._pair:
                 return
             self._pair = pair
@@ -85,11 +80,6 @@ class HostKeys:
     def watch(self) -> None:
         """Start to watch the folders."""
         self.peers.watch(*([self.own.look] if self.own else []))
-
-    def call_on_own_change(self, call: Callable[[], None]) -> None:
-        """Have a function called after a change of this host's own key, on the thread that read the file."""
-        if self.own is not None:
-            self.own.on_change = call
 
     def address_of(self, agent: Agent) -> ServerAddress:
         """Return an agent's address, with this host's current key pair and the agent's current pins at each connection.

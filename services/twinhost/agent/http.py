@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from twinhost.agent.telemetry import CONTENT_TYPE
-from twinhost.network_config.model import is_address
+from twinhost.network_config.model import is_address, is_loopback
 from twinhost.rate_limit import LogBudget, TokenBuckets
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.worker import Worker
@@ -89,12 +89,10 @@ class HostGuard:
 
     def _is_allowed(self, host: str, own_address: str) -> bool:
         name = _name_of(host)
-        return name is not None and (name in self._allowed or _is_loopback(name) or name == _normal(own_address))
+        return name is not None and (name in self._allowed or is_loopback(name) or name == _normal(own_address))
 
     def _refused(self, status: int, host: str, sentence: str) -> PlainTextResponse:
-        left_out = self._budget.admit(status)
-        if left_out is not None:
-            _log.warning("http_request_refused", status=status, host=host[:_SHOWN], not_logged_before=left_out)
+        self._budget.log(_log.warning, "http_request_refused", status, status=status, host=host[:_SHOWN])
         return PlainTextResponse(f"{sentence}\n", status)
 
 
@@ -120,13 +118,6 @@ def _normal(name: str) -> str:
         return name.casefold().removesuffix(".")
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
-
-
-def _is_loopback(name: str) -> bool:
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return name == "localhost"
 
 
 MAX_CONNECTIONS = 64

@@ -117,19 +117,14 @@ class ConfigWatch(Worker):
         self._path = Path(live.current.source)
         self._grants = grants
         self._listener = listener
-        self._fault: str | None = None
+        self.fault: str | None = None  # what is wrong with the file now; the configuration before it still applies
         self._seen = self._signature()
         self._inode = self._seen[0] if self._seen else None  # of the file that was read last
         self.on_change: Callable[[], None] = lambda: None  # called on this thread once another configuration applies
 
-    @property
-    def fault(self) -> str | None:
-        """What is wrong with the file now; the configuration before it still applies."""
-        return self._fault
-
     def warnings(self) -> list[str]:
         """Return what is wrong with the file, or what in it does not apply yet."""
-        return [self._fault] if self._fault else self._live.warnings()
+        return [self.fault] if self.fault else self._live.warnings()
 
     def look(self) -> None:
         """Read the file, and apply it if it is valid."""
@@ -144,17 +139,17 @@ class ConfigWatch(Worker):
         if self._grants.replace(loaded.grants):  # first: a grant that was removed must not wait for anything
             _log.info("grants_changed", source=str(self._path))
             self._listener(None, loaded.grants)
-        if self._fault is not None:
+        if self.fault is not None:
             _log.info("configuration_accepted", source=str(self._path))
-        self._fault = None
+        self.fault = None
         if self._live.apply(loaded):
             _log.info("configuration_changed", source=str(self._path), pending=list(self._live.pending))
             self.on_change()
 
     def _reject(self, sentence: str) -> None:
-        if sentence != self._fault:
+        if sentence != self.fault:
             _log.error("configuration_rejected", reason=sentence, effect="everything stays as it was")
-            self._fault = sentence
+            self.fault = sentence
             self._listener(sentence, {})
 
     def _signature(self) -> tuple[int, int, int] | None:

@@ -269,12 +269,12 @@ def prepare_agent(
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick)
-    keys.call_on_own_change(server.request_tick)
+    if keys.own is not None:
+        keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
     gauges.longest_turn_s = server.take_longest_turn_s
     _add_checks(health, server, database, quarantines=rebuilds is not None)
-    if feed is not None:
-        publisher.bind(feed)
+    publisher.feed = feed
     _write_port(settings)
     for companion in companions:
         companion.start()

@@ -24,8 +24,6 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from twinhost.agent.health import Health
-from twinhost.agent.host_gauges import HostCollector
-from twinhost.agent.host_metrics import HostSample
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.handshakes import Handshakes
@@ -115,10 +113,6 @@ class Telemetry:
         self._state = _StateCollector(agent)
         self._registry.register(self._state)
         self.readers = Readers(clock)
-
-    def follow_host(self, current: Callable[[], HostSample | None]) -> None:
-        """Show the host's newest sample too, which `current` returns on any thread."""
-        self._registry.register(HostCollector(current))
 
     def register(self, collector: Collector) -> None:
         """Show further metrics, which the collector returns on any thread."""

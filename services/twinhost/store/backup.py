@@ -58,13 +58,8 @@ class Transfers:
 
     def __init__(self, database: Path, suffix: str) -> None:
         """Remove those of an earlier process; a file's name is the database's, the suffix, and its id."""
-        self._database, self._suffix = database, suffix
+        self._database, self._suffix, self.folder = database, suffix, database.parent
         self.remove_all()
-
-    @property
-    def folder(self) -> Path:
-        """Where they are: the database's folder."""
-        return self._database.parent
 
     def path(self, transfer_id: str) -> Path:
         """Return the file with this id."""
@@ -147,11 +142,13 @@ def copy_database(source: Path, target: Path) -> Copy:
             )
         rows = count_rows(target)
         return Copy(target.stat().st_size, digest_of(target), rows)
-    except (OSError, sqlite3.Error) as error:
-        _remove(target)
-        raise StoreUnavailable(f"the database can't be copied ({error}); free space on the agent's volume") from None
-    except BaseException:
-        _remove(target)
+    except BaseException as error:
+        with suppress(OSError):  # why the copy is useless is what matters
+            target.unlink(missing_ok=True)
+        if isinstance(error, OSError | sqlite3.Error):
+            raise StoreUnavailable(
+                f"the database can't be copied ({error}); free space on the agent's volume"
+            ) from None
         raise
 
 
@@ -282,8 +279,7 @@ def _check_schema(path: Path, migrations: Sequence[str]) -> None:
 
 def _schema_version(path: Path) -> int:
     with closing(connect_to_read(path)) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
+        return number_of(connection, "PRAGMA user_version")
 
 
 def _objects(connection: sqlite3.Connection) -> set[_SchemaObject]:
@@ -300,9 +296,19 @@ def _listed(names: set[tuple[str, str]]) -> str:
 
 
 def _count(connection: sqlite3.Connection, table: str) -> int:
-    quoted = table.replace('"', '""')
-    (number,) = connection.execute(f'SELECT count(*) FROM "{quoted}"').fetchone()  # noqa: S608 - a name from the schema
+    return number_of(connection, f"SELECT count(*) FROM {quoted(table)}")  # noqa: S608 - a name from the schema
+
+
+def number_of(connection: sqlite3.Connection, sql: str) -> int:
+    """Return the one number that a query has."""
+    (number,) = connection.execute(sql).fetchone()
     return int(number)
+
+
+def quoted(name: str) -> str:
+    """Return a name from a schema as SQL has it."""
+    doubled = name.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def _rebuild(path: Path, findings: list[str], scripts: list[Sequence[str]]) -> list[str]:
@@ -350,12 +356,6 @@ def _put_in_place(staged: Path, path: Path) -> None:
         ) from None
     acknowledge(path)
     _log.warning("backup_restored", database=path.name, kept_as=before.name)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file if possible; the reason why it is useless is what matters to the caller."""
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
 
 
 def _make_self_contained(path: Path) -> None:

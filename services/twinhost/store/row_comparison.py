@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.store.backup import tables_of
+from twinhost.store.backup import number_of, quoted, tables_of
 from twinhost.store.damage import connect_to_read, uri_to_read
 
 
@@ -61,22 +61,22 @@ def _compare(
     others: Sequence[str],
     keys: Mapping[str, Sequence[str]],
 ) -> Compared:
-    name = _quoted(table)
+    name = quoted(table)
     own, its = f"SELECT count(*) FROM main.{name} AS a", f"SELECT count(*) FROM other.{name} AS b"  # noqa: S608 - from the schema
     added = kept = replaced = missing = None
     with suppress(sqlite3.Error):  # a damaged page
         if table not in others:
-            return Compared(_number(connection, own), 0, 0, 0)
+            return Compared(number_of(connection, own), 0, 0, 0)
         if table not in tables:
-            return Compared(0, 0, 0, _number(connection, its))
+            return Compared(0, 0, 0, number_of(connection, its))
         columns = _columns(connection, table, "main") & _columns(connection, table, "other")
         key = set(keys.get(table) or _unique_key(connection, table))
         if not key or not key <= columns:
             key = columns
         together = f"{own} JOIN other.{name} AS b ON {_equal(key)}"
-        both = _number(connection, together)
-        added, missing = _number(connection, own) - both, _number(connection, its) - both
-        kept = _number(connection, f"{together} AND {_equal(key | columns - _assigned(connection, table))}")
+        both = number_of(connection, together)
+        added, missing = number_of(connection, own) - both, number_of(connection, its) - both
+        kept = number_of(connection, f"{together} AND {_equal(key | columns - _assigned(connection, table))}")
         replaced = both - kept
     return Compared(added, kept, replaced, missing)
 
@@ -110,14 +110,4 @@ def _assigned(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _equal(columns: Collection[str]) -> str:
-    return " AND ".join(f"a.{_quoted(name)} IS b.{_quoted(name)}" for name in sorted(columns))
-
-
-def _number(connection: sqlite3.Connection, sql: str) -> int:
-    (number,) = connection.execute(sql).fetchone()
-    return int(number)
-
-
-def _quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
+    return " AND ".join(f"a.{quoted(name)} IS b.{quoted(name)}" for name in sorted(columns))

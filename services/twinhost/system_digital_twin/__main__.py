@@ -144,7 +144,7 @@ def assemble(foundation: Foundation) -> Assembly:
         MetricsActions(metrics, reports, leases.host_of),
         LoadActions(reservations, leases),
         ForecastActions(forecasts, metrics),
-        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.record),
+        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record),
     )
 
     followed = settings.config

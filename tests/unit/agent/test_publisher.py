@@ -28,7 +28,7 @@ def test_an_event_is_made_where_somebody_wants_it(topics: list[bytes], published
     """With the moment, and its fields; before the feed is bound, nobody can."""
     feed, publisher = Listened(*topics), Publisher()
     publisher.publish(b"EVENT:", number=0)
-    publisher.bind(cast(Feed, feed))
+    publisher.feed = cast(Feed, feed)
     publisher.publish(b"EVENT:", number=1)
     assert [(topic, fields["number"]) for topic, fields in feed.published] == [(b"EVENT:", 1)] * published
     assert all("timestamp" in fields for _, fields in feed.published)

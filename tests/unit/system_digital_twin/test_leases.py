@@ -182,10 +182,10 @@ def test_a_store_that_fails_promises_nothing_and_forgets_nothing(bench: MetricsB
         assert bench.leases.all() == [lease]
     clock.let_pass(TTL_S)
     with pytest.raises(StoreUnavailable):
-        bench.leases.on_tick()
-    bench.leases.on_tick()  # not yet due
+        bench.reservations.on_tick()
+    bench.reservations.on_tick()  # not yet due
     assert bench.leases.all() == []
     bench.database.execute("ALTER TABLE away RENAME TO leases")
     clock.let_pass(2)
-    bench.leases.on_tick()
+    bench.reservations.on_tick()
     assert bench.rows("leases") == []

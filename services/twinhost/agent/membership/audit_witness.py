@@ -4,7 +4,6 @@ mainpc's reply to every heartbeat has its newest head, and whether its log still
 The file is separate from the agent's database: a restored or damaged database must not take the heads with it.
 """
 
-import os
 import threading
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
@@ -16,8 +15,8 @@ from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.files import sync_folder
 
 _log = structlog.get_logger(__name__)
 
@@ -212,13 +211,7 @@ class AuditWitness:
             _log.error("audit_log_contradicted", reason=self._alarm)
 
     def _write(self, kept: _Kept) -> None:
-        draft = self._path.with_name(f"{self._path.name}.new")
-        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600)) as stream:
-            stream.write(msgspec.json.encode(kept))
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(self._path)
-        sync_folder(self._path.parent)
+        replace_file(self._path, msgspec.json.encode(kept).decode())
 
 
 def _thinned(heads: tuple[SeenHead, ...]) -> tuple[SeenHead, ...]:

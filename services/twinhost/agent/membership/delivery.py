@@ -296,14 +296,13 @@ class Sender:
 
     def _refused(self, request: Undelivered, error: RequestError) -> None:
         self._queue.refused(request, error.code)
-        left_out = self._budget.admit(error.code)
-        if left_out is not None:
-            _log.warning(
-                "delivery_refused",
-                code=error.code,
-                kind=request.kind.value,
-                action=request.action,
-                number=request.seq,
-                reason=str(error),
-                not_logged_before=left_out,
-            )
+        self._budget.log(
+            _log.warning,
+            "delivery_refused",
+            error.code,
+            code=error.code,
+            kind=request.kind.value,
+            action=request.action,
+            number=request.seq,
+            reason=str(error),
+        )

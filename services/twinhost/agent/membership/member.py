@@ -61,15 +61,13 @@ class MainpcLink(Worker):
         trust: TrustFolder | None,
         queue: DeliveryQueue | None = None,
         status: Callable[[], str] = lambda: "HEALTHY",
-        agent_type: str = "agent",
-        capabilities: Sequence[str] = (),
-        dependencies: Sequence[str] = (),
+        description: "Description | None" = None,
         witness: AuditWitness | None = None,
         metadata: Mapping[str, Any] = MappingProxyType({}),
         feed: ServerAddress | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """Keep `agent` registered with the agent at `server`.
+        """Keep `agent` registered with mainpc's agent at `server`.
 
         Args:
             server: mainpc's agent.
@@ -79,20 +77,19 @@ class MainpcLink(Worker):
             trust: the folder that follows mainpc's list of keys.
             queue: the undelivered requests.
             status: returns the status that a heartbeat reports.
-            agent_type: what it registers as.
-            capabilities: what it registers with.
-            dependencies: the agents that it needs.
+            description: what it registers as.
             witness: keeps the heads of mainpc's audit log.
             metadata: what it registers with, besides its location.
             feed: mainpc's event feed, which announces a change of its list of keys.
             clock: that of this host.
         """
         super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
+        described = description or Description("agent", dependencies=())
         self._registration_data = {
             "agent_id": agent.name,
-            "agent_type": agent_type,
-            "capabilities": list(capabilities),
-            "dependencies": list(dependencies),
+            "agent_type": described.agent_type,
+            "capabilities": list(described.capabilities),
+            "dependencies": list(described.dependencies),
             "host": agent.host.address,
             "port": agent.zmq_port,
             "health_check_port": agent.http_port,
@@ -115,18 +112,13 @@ class MainpcLink(Worker):
         # Whether all agents may send this heartbeat at one moment: after a start, a reconnect, or a change of keys. The
         # wait after it is random (jitter), else they would stay synchronised.
         self._synchronised = True
-        self._fault: str | None = "not registered yet"
+        self.fault: str | None = "not registered yet"  # why it is not connected to mainpc; None while it is
         self._heartbeat_due = False  # before its time
         self._signal = threading.Event()  # something to send, or a heartbeat is due, or the thread must end
         self.follower = Subscriber(feed, [TRUST_TOPIC], lambda _: self.wake()) if trust and feed else None
         self._checked_session = 0  # of the follower: whether mainpc grants what it subscribed to
         self._not_followed: str | None = None
         queue.on_put = self._signal.set
-
-    @property
-    def fault(self) -> str | None:
-        """Why this agent is not connected to mainpc; None while it is."""
-        return self._fault
 
     def warnings(self) -> list[str]:
         """Return a sentence where mainpc's feed does not announce changes of the list of keys to this agent."""
@@ -163,7 +155,7 @@ class MainpcLink(Worker):
             self._signal.clear()  # before it looks: what comes after that sets it again
             if self._heartbeat_due or self.stopping:
                 return
-            if self._fault is not None:
+            if self.fault is not None:
                 self._samples.store_all()
                 self._signal.wait(left_s)
                 continue
@@ -182,18 +174,18 @@ class MainpcLink(Worker):
             self._registered = False
             return 0
         except (ConnectionRefused, RequestError) as error:
-            if self._fault is None or type(error).__name__ not in self._fault:
+            if self.fault is None or type(error).__name__ not in self.fault:
                 _log.warning("mainpc_disconnected", cause=type(error).__name__, reason=str(error))
-            self._fault = f"{type(error).__name__}: {error}"
+            self.fault = f"{type(error).__name__}: {error}"
             self._synchronised = True
             self._samples.store_all()  # here too: if the call timed out, the next heartbeat is due already
             return _RETRY_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         if again:
             return 0
-        if self._fault is not None:
+        if self.fault is not None:
             _log.info("mainpc_connected", server=self._server.address)
             self._sender.reconnected()
-        self._fault = None
+        self.fault = None
         share = random.random() if self._synchronised else 1.0  # noqa: S311 - jitter, not a secret
         self._synchronised = False
         return self.heartbeat_s * share
@@ -230,7 +222,7 @@ class MainpcLink(Worker):
 
     def _say_goodbye(self, client: Client) -> None:
         """Tell mainpc that this agent stops; else it would count as alive until its TTL is over."""
-        if self._fault is not None:
+        if self.fault is not None:
             return
         try:
             client.call(
@@ -359,9 +351,7 @@ class Membership:
             trust,
             self.outbox.queue,
             lambda: registry_status(health),
-            description.agent_type,
-            description.capabilities,
-            description.dependencies,
+            description,
             self._witness,
             settings.metadata,
             feed,

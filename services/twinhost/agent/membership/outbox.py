@@ -247,9 +247,7 @@ class Outbox:
 
     def _count_dropped(self, kind: Kind) -> None:
         self.queue.count_dropped(kind)
-        left_out = self._budget.admit(kind)
-        if left_out is not None:
-            _log.warning("outbox_dropped", kind=kind.value, not_logged_before=left_out)
+        self._budget.log(_log.warning, "outbox_dropped", kind, kind=kind.value)
 
     def _count(self, kind: Kind, rows: int, size: int) -> None:
         usage = self._usage[kind]

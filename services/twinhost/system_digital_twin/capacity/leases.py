@@ -16,7 +16,7 @@ import msgspec
 
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted, StoreUnavailable
+from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted
 from twinhost.store.database import Database
 from twinhost.system_digital_twin.capacity.forecast import CardId, Forecast, Leased, Resource
 from twinhost.system_digital_twin.metrics.history import rounded
@@ -30,7 +30,6 @@ CREATE TABLE leases (
 MAX_LEASES = 1_000
 MAX_PER_HOLDER = 100
 MAX_TTL_S = 86_400.0
-_RETRY_S = 1.0  # until a failed deletion of expired leases is retried
 
 State = Literal["reserved", "committed"]
 
@@ -103,7 +102,6 @@ class Leases:
         self._ended = ended
         self._encoder = msgspec.json.Encoder()
         self._open: dict[str, OpenLease] = {}
-        self._retry_at = 0.0
         wall, clock = self.clock.time(), self.clock.monotonic()
         decoder = msgspec.json.Decoder(Lease)
         for (record,) in database.execute("SELECT record FROM leases"):
@@ -180,12 +178,12 @@ class Leases:
     def release(self, lease_id: str, caller: Caller) -> Lease:
         """End a lease, and return it; raises as `commit`."""
         lease = self._held(lease_id, caller).lease
-        self._delete([lease_id])
+        self.delete([lease_id])
         return lease
 
-    def release_of(self, holders: Collection[str]) -> None:
-        """End every lease of these holders."""
-        self._delete([held.lease.lease_id for held in self._live() if held.lease.holder in holders])
+    def held_by(self, holders: Collection[str]) -> list[str]:
+        """Return the ids of the open leases of these holders."""
+        return [held.lease.lease_id for held in self._live() if held.lease.holder in holders]
 
     def waited_for(self, resource: Resource, amount_mb: float, holder: str, request_id: str) -> Lease | None:
         """Return the open lease that a request has waited for, if it has been given one."""
@@ -236,24 +234,24 @@ class Leases:
             by_host.setdefault(held.lease.host, []).append(held)
         return by_host
 
-    def on_tick(self) -> None:
-        """Delete expired leases.
-
-        Raises:
-            StoreUnavailable: they are still on disk; they no longer count, and the deletion is retried.
-        """
+    def expired(self) -> list[str]:
+        """Return the ids of the leases that have expired, which count no more."""
         clock = self.clock.monotonic()
-        expired = [
-            name for name, held in self._open.items() if held.expires_at is not None and held.expires_at <= clock
+        return [
+            lease_id
+            for lease_id, held in self._open.items()
+            if held.expires_at is not None and held.expires_at <= clock
         ]
-        if not expired or clock < self._retry_at:
-            return
-        try:
-            with self._database.transaction():
-                self._delete(expired)
-        except StoreUnavailable:
-            self._retry_at = clock + _RETRY_S
-            raise
+
+    def delete(self, lease_ids: Iterable[str]) -> None:
+        """End leases, in the transaction under way."""
+        for lease_id in lease_ids:
+            self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
+            self._database.restore_on_rollback(self._open, lease_id)
+            held = self._open.pop(lease_id)
+            if (held.lease.resource, held.lease.state) == ("vram", "committed"):
+                lease = held.lease
+                self._ended(lease.holder, lease.host, lease.gpu, lease.amount_mb, held.committed_at)
 
     def _live(self) -> list[OpenLease]:
         clock = self.clock.monotonic()
@@ -277,15 +275,6 @@ class Leases:
         )
         self._database.restore_on_rollback(self._open, entry.lease.lease_id)
         self._open[entry.lease.lease_id] = entry
-
-    def _delete(self, lease_ids: list[str]) -> None:
-        for lease_id in lease_ids:
-            self._database.execute("DELETE FROM leases WHERE lease_id = ?", (lease_id,))
-            self._database.restore_on_rollback(self._open, lease_id)
-            held = self._open.pop(lease_id)
-            if (held.lease.resource, held.lease.state) == ("vram", "committed"):
-                lease = held.lease
-                self._ended(lease.holder, lease.host, lease.gpu, lease.amount_mb, held.committed_at)
 
 
 def leased(

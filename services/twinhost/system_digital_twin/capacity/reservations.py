@@ -277,15 +277,14 @@ class Reservations:
         Raises:
             StoreUnavailable: nothing was given, and it is retried.
         """
-        self._leases.on_tick()
         self._dead, clock = self._find_dead(), self._clock.monotonic()
         self._waiters = [other for other in self._waiters if not self._left(other, clock)]
-        ended = self._dead.intersection(lease.holder for lease in self._leases.all())
+        ended = {*self._leases.expired(), *self._leases.held_by(self._dead)}
         if not (ended or self._waiters) or clock < self._retry_at:
             return
         try:
             with self._database.transaction():
-                self._leases.release_of(ended)
+                self._leases.delete(ended)
                 answers = self._serve()
         except StoreUnavailable:
             self._retry_at = clock + _RETRY_S

@@ -9,11 +9,9 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.health import HealthDocument
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import Clock, iso_time
-from twinhost.network_config import Agent
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
@@ -94,6 +92,7 @@ class StateBoard:
 
     def _document(self) -> dict[str, Any]:
         health, state = self._health.document(), self._telemetry.state
+        failed = [check["detail"] for check in health["checks"].values() if not check["ok"]]
         records = {record.name: record for record in self._registry.all()}
         hosts = [self._host(host, records) for host in self._metrics.hosts()]
         leases = self._leases.all()
@@ -107,7 +106,7 @@ class StateBoard:
             "version": health["version"],
             "uptime_s": health["uptime_s"],
             "status": health["status"],
-            "warnings": [*_failed(health), *health["warnings"]],
+            "warnings": [*failed, *health["warnings"]],
             "hosts": hosts,
             "link": {
                 "encrypted": health["secure"],
@@ -137,7 +136,7 @@ class StateBoard:
         return {
             "name": host,
             "agent": agent.name if agent else None,
-            "endpoint": _endpoint(agent) if agent else None,
+            "endpoint": agent.endpoint.removeprefix("tcp://") if agent else None,
             "status": self._registry.status(record) if record else "unknown",
             "stale": sample is None,
             "limited": sample.limited if sample else None,
@@ -226,10 +225,6 @@ def _shown(machine: MachineSample) -> MachineSample:
     return msgspec.structs.replace(machine, boot_id=None, disks=machine.disks[:MAX_DISKS])
 
 
-def _failed(health: HealthDocument) -> list[str]:
-    return [check["detail"] for check in health["checks"].values() if not check["ok"]]
-
-
 def _fills_in(forecast: ResourceForecast) -> float:
     """Return a key: what will be full first comes first."""
     left_s = forecast["time_to_full_s"]
@@ -246,10 +241,6 @@ def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list
             break
         shown.append(document)
     return shown
-
-
-def _endpoint(agent: Agent) -> str:
-    return agent.endpoint.removeprefix("tcp://")
 
 
 def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:

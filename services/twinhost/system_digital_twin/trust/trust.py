@@ -27,39 +27,34 @@ class KeysAndAudit:
     def __init__(self, foundation: Foundation, applied: Callable[[str, str], None]) -> None:
         """Open the log; `applied` is called with an agent's name and the revision of the trust document it follows."""
         settings, peers, health = foundation.settings, foundation.keys.peers, foundation.health
-        self._audit = AuditLog(foundation.database, settings.state / AUDIT_FOLDER)
-        self._key_audit = KeyAudit(foundation.database, self._audit, peers)
+        self.audit = AuditLog(foundation.database, settings.state / AUDIT_FOLDER)
+        self._key_audit = KeyAudit(foundation.database, self.audit, peers)
         self._keys: KeyActions | None = None
         if settings.certificates is not None:
             enrolled = EnrolledKeys(settings.certificates.folder / ENROLLED_FOLDER)
             self._keys = KeyActions(
                 peers,
                 enrolled,
-                lambda event, **fields: self._audit.record(AuditEvent(event), **fields),
+                lambda event, **fields: self.audit.record(AuditEvent(event), **fields),
                 settings.config.limits.key_lifetime_days,
                 applied,
                 foundation.clock,
             )
             health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
-        health.add("audit_log", lambda: self._audit.fault, essential=False)
+        health.add("audit_log", lambda: self.audit.fault, essential=False)
         self._settings = settings
-        self.witnesses = AuditWitnesses(self._audit, self._agents_elsewhere())
+        self.witnesses = AuditWitnesses(self.audit, self._agents_elsewhere())
         health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
         health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
-        self._audit.record(AuditEvent.STARTED, secure=settings.secure, **summary(settings.config.grants))
+        self.audit.record(AuditEvent.STARTED, secure=settings.secure, **summary(settings.config.grants))
         self._grants: Mapping[str, Set[str]] = settings.config.grants
 
     @property
     def features(self) -> tuple[Feature, ...]:
         """The actions on keys and on the log."""
-        return (*((self._keys,) if self._keys else ()), AuditActions(self._audit))
-
-    @property
-    def record(self) -> Callable[..., None]:
-        """Record an event in the log, in the current transaction."""
-        return self._audit.record
+        return (*((self._keys,) if self._keys else ()), AuditActions(self.audit))
 
     def trust_revision(self) -> str | None:
         """Return the revision of the trust document; None on an open link."""
@@ -79,13 +74,13 @@ class KeysAndAudit:
         """Record the changes of keys, and write the log; on the thread that owns the database."""
         if self._keys is not None:
             self._key_audit.look()
-        self._audit.flush()
+        self.audit.flush()
 
     def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
         """Record a request that was refused because of who sent it, or because of a limit."""
         if isinstance(error, NotGranted | PeerNotLive | LimitReached):
             name = caller.name if caller else "unknown"
-            self._audit.note(
+            self.audit.note(
                 AuditEvent.REQUEST_REFUSED, code=error.code, peer=name, action=action or "", reason=str(error)
             )
 
@@ -93,24 +88,24 @@ class KeysAndAudit:
         """Record that other grants apply, or that a changed file was rejected."""
         if fault is None:
             before, self._grants = self._grants, grants
-            self._audit.note(AuditEvent.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
+            self.audit.note(AuditEvent.GRANTS_CHANGED, **summary(grants), **changes(before, grants))
         else:
-            self._audit.note(AuditEvent.GRANTS_REJECTED, cause=fault)
+            self.audit.note(AuditEvent.GRANTS_REJECTED, cause=fault)
 
     def close(self) -> None:
         """Write the remaining lines."""
         with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops nevertheless
-            self._audit.record(AuditEvent.STOPPED)
-        self._audit.close()
+            self.audit.record(AuditEvent.STOPPED)
+        self.audit.close()
 
     def _on_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         match outcome:
             case Outcome.ACCEPTED:
-                if self._audit.full:  # then the note would be lost, and the peer served unrecorded
+                if self.audit.full:  # then the note would be lost, and the peer served unrecorded
                     raise StoreUnavailable("the audit log can't be written; free space on the agent's volume")
-                self._audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
+                self.audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
             case _:
-                self._audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+                self.audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
 
 
 def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:

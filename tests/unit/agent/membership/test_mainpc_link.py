@@ -11,7 +11,7 @@ import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent.membership.member import MainpcLink
+from twinhost.agent.membership.member import Description, MainpcLink
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
@@ -39,9 +39,9 @@ def address_of_mainpc(hosts: Hosts, by: str = UMRA) -> ServerAddress:
 @contextmanager
 def linked(hosts: Hosts, server: ServerAddress | None = None, heartbeat_s: float = HEARTBEAT_S) -> Iterator[MainpcLink]:
     """Run pc2's link for the length of the block."""
-    described: dict[str, Any] = {"agent_type": "memory", "capabilities": ["twins"], "dependencies": [SDT]}
+    description = Description("memory", ["twins"], [SDT])
     address, agent = server or address_of_mainpc(hosts), hosts.config.agent(UMRA)
-    link = MainpcLink(address, agent, heartbeat_s, 65_536, None, **described)
+    link = MainpcLink(address, agent, heartbeat_s, 65_536, None, description=description)
     link.start()
     try:
         yield link
