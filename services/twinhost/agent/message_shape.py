@@ -5,6 +5,9 @@ text, a URL, a path, a hexadecimal number (`0x...`, or at least eight digits), a
 colons (also a time or an IPv4 address) each become a class; a run of blanks becomes `\s+`; every other character stays.
 Messages that differ only in those have the same shape.
 
+A library that finds templates, such as drain3, learns them from the messages before: it would give one message another
+shape on each host and after a restart, and no pattern in RE2's syntax.
+
 A shape ends with `$`, unless the pattern or the line would be too long: then it is cut.
 """
 

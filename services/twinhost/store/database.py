@@ -102,8 +102,8 @@ class Database:
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
 
-    def select(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        """Run a query and return each row as `row_type(column=value, …)`.
+    def rows(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> Iterator[Row]:
+        """Run a query and yield each row as `row_type(column=value, …)`, read as it is asked for.
 
         Columns are matched by name, so their order in the query doesn't matter; name a computed one with AS.
 
@@ -113,9 +113,16 @@ class Database:
         cursor = self.execute(sql, parameters)
         names = [column[0] for column in cursor.description]
         try:
-            return [row_type(**dict(zip(names, row, strict=True))) for row in cursor]
+            for row in cursor:
+                yield row_type(**dict(zip(names, row, strict=True)))
         except sqlite3.Error as error:
             raise StoreUnavailable(f"the store failed ({error}); {_WHAT_TO_DO}") from error
+        finally:
+            cursor.close()
+
+    def select(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run a query as `rows` does, and return all of them."""
+        return list(self.rows(row_type, sql, parameters))
 
     def select_one(self, row_type: Callable[..., Row], sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         """Run a query as `select` does; return its first row, or None."""

@@ -46,8 +46,9 @@ MAX_MESSAGE_CHARACTERS = 16_384  # that mainpc accepts
 _RETRY_S = 1.0  # after a failed transaction
 _KINDS = tuple(Kind)  # least important first
 _SELECT_ALL = (  # text that may not be UTF-8 is read as bytes, and fields that may be too large are not read
-    "SELECT seq, CAST(kind AS BLOB), CAST(action AS BLOB), CASE WHEN length(fields) <= ? THEN fields END, "
-    "CAST(request_id AS BLOB), added FROM outbox ORDER BY seq"
+    "SELECT seq, CAST(kind AS BLOB) AS kind, CAST(action AS BLOB) AS action, "
+    "CASE WHEN length(fields) <= ? THEN fields END AS content, CAST(request_id AS BLOB) AS request_id, added "
+    "FROM outbox ORDER BY seq"
 )
 _MARK_FOREIGN = "UPDATE outbox SET kind = 'strange ' || kind WHERE seq = ? AND kind IN (?, ?, ?)"  # all of Kind
 _MAX_TIME = 253_402_300_799.0  # the last second that ISO-8601 can represent
@@ -143,11 +144,11 @@ class Outbox:
         self._restore_usage_on_rollback()
         self._make_room(kind, size_of(len(content)))
         request_id, now = uuid.uuid4().hex, self._clock.time()
-        (seq,) = self._database.execute(
+        seq = self._database.value(
             "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) VALUES (?, ?, ?, ?, ?, ?) "
             "RETURNING seq",
             (kind.value, action, content, request_id, now, written_by or self._agent),
-        ).fetchone()
+        )
         request = Undelivered(seq, kind, action, content, request_id, now)
         self._count(kind, 1, request.size)
         self._database.after_commit(self.queue.put, request)
@@ -183,10 +184,10 @@ class Outbox:
         """
         foreign: list[int] = []
         total = rows = 0
-        for seq, *columns in self._database.execute(_SELECT_ALL, (self._max_total_bytes,)):  # never all in memory
-            request = _parse(seq, *columns)
+        for row in self._database.rows(dict[str, Any], _SELECT_ALL, (self._max_total_bytes,)):  # never all in memory
+            request = _parse(**row)
             if request is None or rows == self._max_rows or total + request.size > self._max_total_bytes:
-                foreign.append(seq)
+                foreign.append(row["seq"])
                 continue
             rows, total = rows + 1, total + request.size
             self._count(request.kind, 1, request.size)

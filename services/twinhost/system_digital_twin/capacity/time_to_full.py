@@ -6,7 +6,7 @@ are on disk, so a restart announces none of them again. Hosts on one machine hav
 """
 
 import itertools
-from typing import Any, Literal, TypedDict, cast, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
 
 import msgspec
 
@@ -127,6 +127,11 @@ def _gauges() -> tuple[_Gauge, ...]:
     )
 
 
+class _Episode(NamedTuple):
+    host: str  # which began it
+    calm_since: float | None
+
+
 class Forecasts:
     """Forecasts of every host, and the episodes."""
 
@@ -212,15 +217,15 @@ class Forecasts:
                 "UPDATE full_soon SET calm_since = ? WHERE host = ? AND gauge = ?", (calm_since, begun_by, gauge)
             )
 
-    def _episode(self, gauge: str, forecast: ResourceForecast) -> tuple[str, float | None] | None:
+    def _episode(self, gauge: str, forecast: ResourceForecast) -> _Episode | None:
         """Return the episode of a resource: the host that began it, on the same machine, and since when it is calm."""
         host, machine, total_mb = forecast["host"], self._metrics.machine_of(forecast["host"]), forecast["total_mb"]
-        episode: tuple[str, float | None] | None = self._database.execute(
+        return self._database.select_one(
+            _Episode,
             "SELECT host, calm_since FROM full_soon WHERE gauge = ? "
             "AND (host = ? OR machine = ? AND abs(total_mb - ?) < ?) ORDER BY host = ? DESC LIMIT 1",
             (gauge, host, machine, total_mb, _ONE_SIZE_MB, host),
-        ).fetchone()
-        return episode
+        )
 
     def _announce(self, gauge: str, forecast: ResourceForecast, now: float) -> None:
         self._database.execute("DELETE FROM full_soon WHERE announced < ?", (now - _KEPT_S,))

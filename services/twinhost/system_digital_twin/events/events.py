@@ -352,7 +352,8 @@ class Events:
             max_bytes: the size of their records together.
         """
         where, values = matching.where()
-        rows = self._database.execute(
+        rows = self._database.rows(
+            dict[str, Any],
             f"SELECT {_ENTRY} FROM happenings INDEXED BY happenings_by_topic "  # noqa: S608 - of constants
             f"WHERE topic = ? AND seq > ? AND seq < ? AND (expires_ms IS NULL OR expires_ms > ?){where} "
             "ORDER BY seq DESC",
@@ -361,19 +362,17 @@ class Events:
         entries: list[Entry] = []
         size, searched, next_before = 0, 0, None
         for row in rows:
-            seq, record = row[0], row[3]
             if matching.text is not None and searched > MAX_SEARCHED_BYTES:
-                next_before = seq + 1
+                next_before = row["seq"] + 1
                 break
-            searched += len(record)
-            if matching.text is not None and not contains(record, matching.text):
+            searched += len(row["record"])
+            if matching.text is not None and not contains(row["record"], matching.text):
                 continue
-            size += len(record)
+            size += len(row["record"])
             if len(entries) == limit or (entries and size > max_bytes):
                 next_before = entries[-1].seq
                 break
-            entries.append(self._entry(*row))
-        rows.close()
+            entries.append(self._entry(**row))
         let_go_to = self._database.value("SELECT seq FROM happenings_let_go WHERE topic = ?", (topic.value,)) or 0
         return EntryPage(entries=entries, next_before=next_before, last_seq=self.last_seq, let_go_to=let_go_to)
 
@@ -397,24 +396,28 @@ class Events:
         where, values = matching.where()
         bound = (int(self.clock.time() * 1_000), *values)
         types, agents, severities = Counter[str](), Counter[str](), Counter[str]()
-        for kind, agent, severity, count in self._database.execute(
-            f"SELECT type, agent, severity, count(*) {_ERRORS}{where} GROUP BY type, agent, severity", bound
+        for row in self._database.rows(
+            dict[str, Any],
+            f"SELECT type, agent, severity, count(*) AS count {_ERRORS}{where} GROUP BY type, agent, severity",
+            bound,
         ):
-            types[kind] += count
-            agents[agent] += count
-            severities[severity] += count
-        groups = self._database.execute(
-            "SELECT shape_id, count(*), count(acknowledged_ms), min(time_ms), max(time_ms), max(seq), "
-            f"count(*) OVER () {_ERRORS}{where} GROUP BY shape_id ORDER BY max(seq) DESC LIMIT ?",
+            types[row["type"]] += row["count"]
+            agents[row["agent"]] += row["count"]
+            severities[row["severity"]] += row["count"]
+        groups = self._database.select(
+            dict[str, Any],
+            "SELECT shape_id, count(*) AS count, count(acknowledged_ms) AS acknowledged, min(time_ms) AS first_ms, "
+            "max(time_ms) AS last_ms, max(seq) AS newest, count(*) OVER () AS shapes "
+            f"{_ERRORS}{where} GROUP BY shape_id ORDER BY max(seq) DESC LIMIT ?",
             (*bound, limit),
-        ).fetchall()
+        )
         return {
             "total": types.total(),
             "by_type": dict(types.most_common(MOST_NAMES)),
             "by_agent": dict(agents.most_common(MOST_NAMES)),
             "by_severity": dict(severities.most_common()),
-            "shapes": groups[0][-1] if groups else 0,
-            "groups": [self._group(*columns) for *columns, _ in groups],
+            "shapes": groups[0]["shapes"] if groups else 0,
+            "groups": [self._group(row) for row in groups],
         }
 
     def acknowledge(self, by: str, at: float, *, shape_id: str | None = None, error_id: str | None = None) -> int:
@@ -434,19 +437,17 @@ class Events:
         where = f"(SELECT seq {rows} AND acknowledged_ms IS NULL)"
         return self._database.execute(update + where, (by, int(at * 1_000), value)).rowcount
 
-    def _group(
-        self, shape_id: str, count: int, acknowledged: int, first_ms: int, last_ms: int, newest: int
-    ) -> ErrorGroup:
-        record = self._database.value("SELECT record FROM happenings WHERE seq = ?", (newest,))
+    def _group(self, row: dict[str, Any]) -> ErrorGroup:
+        record = self._database.value("SELECT record FROM happenings WHERE seq = ?", (row["newest"],))
         fields: dict[str, Any] = msgspec.json.decode(record)
         message = str(fields["message"])
         return {
-            "shape_id": shape_id,
+            "shape_id": row["shape_id"],
             "shape": message_shape(message),
-            "count": count,
-            "acknowledged": acknowledged,
-            "first": iso_time(first_ms / 1_000),
-            "last": iso_time(last_ms / 1_000),
+            "count": row["count"],
+            "acknowledged": row["acknowledged"],
+            "first": iso_time(row["first_ms"] / 1_000),
+            "last": iso_time(row["last_ms"] / 1_000),
             "error_type": fields["error_type"],
             "agent_id": fields["agent_id"],
             "severity": fields["severity"],
