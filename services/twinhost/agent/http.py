@@ -61,12 +61,7 @@ class HostGuard:
     """Middleware that answers 421 to a `Host` that is not allowed, and 403 to a cross-site request."""
 
     def __init__(self, application: ASGIApp, allowed: frozenset[str]) -> None:
-        """Guard an application.
-
-        Args:
-            application: serves the other requests.
-            allowed: the hosts besides the loopback names and addresses, from `http_hosts`.
-        """
+        """Guard an application; besides the loopback names and addresses, these hosts of `http_hosts` are allowed."""
         self._application = application
         self._allowed = allowed
         self._budget = LogBudget()
@@ -234,9 +229,6 @@ class HttpServer(Worker):
 
         Args:
             port: 0 takes a free one.
-            health: the health document.
-            metrics: the metrics in Prometheus' format.
-            routes: the agent's own.
             hosts: the hosts to serve besides the loopback ones, from `http_hosts`.
             address: an IPv4 address of this machine to listen on; an empty one is every address.
 

@@ -193,13 +193,9 @@ def prepare_agent(
     """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
 
     Args:
-        settings: the agent's.
-        migrations: its tables, as `run_agent` takes them.
-        assemble: builds its actions.
         stack: closes what was opened, in the reverse order.
         rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
         further: threads besides those of the assembly.
-        clock: the one of all parts of the agent.
 
     Raises:
         ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.

@@ -70,18 +70,10 @@ class MainpcLink(Worker):
         """Keep `agent` registered with mainpc's agent at `server`.
 
         Args:
-            server: mainpc's agent.
-            agent: this agent.
-            heartbeat_s: between two heartbeats.
-            max_payload_bytes: of a request.
             trust: the folder that follows mainpc's list of keys.
-            queue: the undelivered requests.
             status: returns the status that a heartbeat reports.
-            description: what it registers as.
-            witness: keeps the heads of mainpc's audit log.
             metadata: what it registers with, besides its location.
             feed: mainpc's event feed, which announces a change of its list of keys.
-            clock: that of this host.
         """
         super().__init__("mainpc-link", self._run, join_timeout_s=CALL_DEADLINE_S + _GOODBYE_S + 0.5)
         described = description or Description("agent", dependencies=())

@@ -87,8 +87,6 @@ class Outbox:
         with the next tick.
 
         Args:
-            event_type: of the event.
-            data: of the event.
             written_by: the caller whose request caused it; None for the agent itself.
         """
         event = {
@@ -125,9 +123,7 @@ class Outbox:
         """Store a request for mainpc in the transaction under way; it is queued once it is durable.
 
         Args:
-            kind: how important it is.
             action: one that mainpc deduplicates.
-            fields: of the request.
             written_by: the caller whose request caused it; None for the agent itself.
 
         Raises:

@@ -262,15 +262,12 @@ class EventActions(Feature):
     def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
         until = self._clock.time() if request.until is None else seconds_of(request.until, "$.until")
         since = until - DEFAULT_WINDOW_S if request.since is None else seconds_of(request.since, "$.since")
-        matching = Filter(
-            type=request.type,
-            agent=request.agent,
-            severity=request.severity,
+        matching = _filter(
+            request,
             since=since,
             until=None if request.until is None else until,
             acknowledged=None if request.acknowledged else False,
         )
-        _require_order(matching)
         counts = self._events.error_counts(matching, request.limit)
         return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
 
@@ -290,17 +287,11 @@ class EventActions(Feature):
 
     def _page(self, topic: Topic, request: GetEvents | GetErrors) -> EntryPage:
         since = request.since
-        matching = Filter(
-            type=request.type,
-            agent=request.agent,
-            severity=request.severity,
-            text=request.text,
+        matching = _filter(
+            request,
             since=seconds_of(since, "$.since", _A_PLACE) if isinstance(since, str) else None,
             until=None if request.until is None else seconds_of(request.until, "$.until"),
-            acknowledged=request.acknowledged if isinstance(request, GetErrors) else None,
-            shape_id=request.shape_id if isinstance(request, GetErrors) else None,
         )
-        _require_order(matching)
         return self._events.newest(
             topic,
             matching,
@@ -329,6 +320,10 @@ def _fields(sent: Event | ErrorReport) -> dict[str, Any]:
     return fields
 
 
-def _require_order(matching: Filter) -> None:
+def _filter(request: Request, **fields: Any) -> Filter:
+    """Return what a request asks for: its fields with the names of the filter's, but for those that are given here."""
+    asked = {name: getattr(request, name) for name in Filter.__struct_fields__ if hasattr(request, name)}
+    matching = Filter(**(asked | fields))
     if matching.since is not None and matching.until is not None and matching.since >= matching.until:
         raise MalformedRequest("Expected a time after `since` - at `$.until`")
+    return matching

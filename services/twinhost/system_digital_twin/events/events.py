@@ -292,9 +292,6 @@ class Events:
         nothing is stored or sent.
 
         Args:
-            topic: its kind.
-            fields: as its sender gave them.
-            written_by: the caller.
             ttl_s: the age in seconds at which it expires; 0: never.
             propagate: False: it is not sent on the feed.
 
@@ -344,11 +341,8 @@ class Events:
         and `next_before` continues it.
 
         Args:
-            topic: the kind.
-            matching: only those that match.
             since_seq: only those after this number.
             before_seq: only those before this number.
-            limit: the number of entries.
             max_bytes: the size of their records together.
         """
         where, values = matching.where()

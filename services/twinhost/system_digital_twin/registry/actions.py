@@ -191,7 +191,6 @@ class RegistryActions(Feature):
         """Serve a registry.
 
         Args:
-            registry: the registrations.
             public_key_of: returns an agent's public key in Z85.
             trust_revision: returns the current revision of the trust document.
             witness: compares the audit log with what the sender of a heartbeat has seen of it.

@@ -206,12 +206,9 @@ class KeyActions(Feature):
         """Serve the keys.
 
         Args:
-            peers: the authorised keys.
-            enrolled: those that this agent authorises.
             audit: records an event: its name, and its fields.
             lifetime_days: of a new key.
             applied: called with a caller's name and the revision of the trust document that it has applied.
-            clock: dates the keys.
         """
         self._peers = peers
         self._applied = applied
