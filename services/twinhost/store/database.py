@@ -5,7 +5,7 @@ the file nor memory. Only the file's owner can read it; SQLite gives its log the
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +77,7 @@ class Database:
         files = (self.path, part(self.path, "-wal"))
         return sum(path.stat().st_size for path in files if path.exists())
 
-    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         """Run one statement.
 
         Raises:

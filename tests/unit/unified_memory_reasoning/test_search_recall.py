@@ -11,7 +11,8 @@ import pytest
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.language.dates import dates_of
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, SearchIndex
+from twinhost.unified_memory_reasoning.search.filters import EVERYTHING
+from twinhost.unified_memory_reasoning.search.index import SearchIndex
 from twinhost.unified_memory_reasoning.search.ranking import SHORT
 
 DAY_S = 86_400.0

@@ -78,8 +78,8 @@ def test_only_forms_that_occur_are_searched(bench: SearchBench, monkeypatch: pyt
     searched: list[str] = []
     execute = Database.execute
 
-    def noted(self: Database, sql: str, parameters: tuple[str, ...] = ()) -> sqlite3.Cursor:
-        searched.extend(str(each) for each in parameters[:1] if "words :" in str(each))
+    def noted(self: Database, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        searched.extend(str(each) for each in tuple(parameters)[:1] if "words :" in str(each))
         return execute(self, sql, parameters)
 
     monkeypatch.setattr(Database, "execute", noted)

@@ -26,7 +26,7 @@ from twinhost.unified_memory_reasoning.search.embedding import (
     EmbeddingFailed,
     Service,
 )
-from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import Meaning
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of

@@ -18,7 +18,7 @@ from twinhost.unified_memory_reasoning.conversations.context_text import Context
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.memories.details import described
-from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import passages_of, sentences_of
 from twinhost.unified_memory_reasoning.search.search import Ranked, Ranking, Search

@@ -21,6 +21,7 @@ CREATE TABLE quarantine_reasons (
     reason TEXT NOT NULL
 ) STRICT;
 """
+VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"  # of a row
 MOST = 1_000  # names; a reply has room for all of them
 MAX_NUMBER: Final = 2**63 - 1  # of a row
 _TIMES = frozenset(
@@ -40,7 +41,7 @@ def create_visible_views(database: Database, *tables: str) -> None:
     for table in tables:
         database.execute(
             f"CREATE TEMP VIEW IF NOT EXISTS visible_{table} AS "  # noqa: S608 - the stores' own tables
-            f"SELECT * FROM {table} WHERE written_by NOT IN (SELECT name FROM quarantined)"
+            f"SELECT * FROM {table} WHERE {VISIBLE}"
         )
 
 

@@ -15,7 +15,7 @@ from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
 from twinhost.unified_memory_reasoning.language import contradictions
 from twinhost.unified_memory_reasoning.memories.messages import KEYWORD
-from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Ranking, Search, SearchResult
 

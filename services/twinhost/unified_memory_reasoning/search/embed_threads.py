@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import structlog
 
 from twinhost.unified_memory_reasoning.search.embedding import Breaker, Embedder, EmbeddingFailed, State, Vector
-from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
 from twinhost.unified_memory_reasoning.search.vectors import (

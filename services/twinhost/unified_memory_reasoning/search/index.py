@@ -21,13 +21,8 @@ from typing import NamedTuple
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import Asked, AskedWord, names_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
-from twinhost.unified_memory_reasoning.search.index_tables import (
-    MEMORY_ROWS,
-    NOT_INDEXED,
-    define_passages,
-    interaction_moment,
-    memory_moment,
-)
+from twinhost.unified_memory_reasoning.search.filters import Filters
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, NOT_INDEXED, define_passages
 from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
 
@@ -36,34 +31,15 @@ MOST_READ = 10_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
 IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language
-_ALWAYS = (0.0, 1e11)  # seconds since the epoch
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
-_MOST_IN_MATCH = 16  # quarantined writers that a match excludes
 _ROW = f"recall_passages.rowid / {MOST}"
+_IS_ROW = f"= {_ROW} - {{offset}}"
 _IS_INTERACTION = f"recall_passages.rowid < {MEMORY_ROWS * MOST}"
-_VISIBLE = (  # if there are more of them; this reads the row of every text
-    f"CASE WHEN {_IS_INTERACTION} THEN EXISTS (SELECT 1 FROM visible_interactions WHERE id = {_ROW}) "  # noqa: S608
-    f"ELSE EXISTS (SELECT 1 FROM visible_memories WHERE number = {_ROW} - {MEMORY_ROWS}) END"
-)
-_WITHIN = (
-    f"CASE WHEN {_IS_INTERACTION} THEN EXISTS (SELECT 1 FROM interactions "  # noqa: S608
-    f"WHERE id = {_ROW} AND {interaction_moment('interactions')} BETWEEN ?2 AND ?3) "
-    f"ELSE EXISTS (SELECT 1 FROM memories WHERE number = {_ROW} - {MEMORY_ROWS} "
-    f"AND {memory_moment('memories')} BETWEEN ?2 AND ?3) END"
-)
-_HAS_KEYWORD = (
-    f"EXISTS (SELECT 1 FROM memory_keywords WHERE number = {_ROW} - {MEMORY_ROWS} "  # noqa: S608
-    "AND keyword = CAST(x'{}' AS TEXT))"
-)
-OF_SPEAKERS = "(?2 IS NULL OR speaker IN (SELECT value FROM json_each(?2)))"  # of `speakers_json`
 _IN_INDEX_ALONE = f"EXISTS (SELECT 1 FROM recall_removed WHERE id = {_ROW})"  # noqa: S608 - deleted: see `upkeep`
 _BY_WORDS = "TRUE ORDER BY bm25(recall_passages, 1.0, 0.0, 0.0)"
 _NEWEST_FIRST = (f"{_IS_INTERACTION} ORDER BY rowid DESC", f"NOT {_IS_INTERACTION} ORDER BY rowid DESC")
-_FITTING = (
-    f"SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 AND ?2 <= ?3 AND NOT {_IN_INDEX_ALONE} "  # noqa: S608
-    "AND {} AND {} LIMIT ?4"
-)
+_FITTING = "SELECT rowid FROM recall_passages WHERE recall_passages MATCH :match AND {} AND {} LIMIT :most"
 _SAMPLED = (
     "SELECT count(*), min(rowid) FROM "
     "(SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 ORDER BY rowid DESC LIMIT ?2)"
@@ -76,45 +52,8 @@ _NEIGHBOURS = (
     f"SELECT {_BESIDE.format('<', 'DESC', 2)}, seed.id, {_BESIDE.format('>', '', 3)} "  # noqa: S608 - constants
     "FROM interactions AS seed WHERE seed.id IN (SELECT value FROM json_each(?1))"
 )
-_AS_FILTERED = (
-    "SELECT id FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?1)) "  # noqa: S608
-    f"AND {OF_SPEAKERS} AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL "
-    f"AND {interaction_moment('visible_interactions')} BETWEEN ?4 AND ?5 "
-    f"UNION ALL SELECT number + {MEMORY_ROWS} FROM visible_memories WHERE number IN "
-    f"(SELECT value - {MEMORY_ROWS} FROM json_each(?1)) AND ?2 IS NULL AND ?3 IS NULL "
-    "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
-    f"AND {memory_moment('visible_memories')} BETWEEN ?4 AND ?5"
-)
 _TOTALS = "SELECT block FROM recall_passages_data WHERE id = 1"  # of FTS5; the number of its rows is the first
 _LAST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELECT max(number) FROM memories), 0)"
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What a result must be; with a session, a speaker or a type, only interactions; with a keyword, only memories.
-
-    Times are in seconds since the epoch; the keyword is in folded case. `speakers` are the spellings of one name.
-    """
-
-    session_id: str | None = None
-    speakers: tuple[str, ...] | None = None
-    kind: str | None = None
-    since: float | None = None
-    until: float | None = None
-    keyword: str | None = None
-
-    @property
-    def within_session(self) -> bool:
-        """Whether of two turns in one session one may fit and the other not."""
-        return (self.speakers, self.kind, self.since, self.until) != (None, None, None, None)
-
-    @property
-    def speakers_json(self) -> str | None:
-        """The speakers, as SQL takes them."""
-        return None if self.speakers is None else json.dumps(self.speakers)
-
-
-EVERYTHING = Filters()
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,8 +140,9 @@ class SearchIndex:
 
     def fitting(self, rows: Collection[int], filters: Filters) -> set[int]:
         """Return those of some interactions and memories that are as the filters say."""
-        values = (json.dumps(list(rows)), filters.speakers_json, filters.kind, *_period(filters), filters.keyword)
-        return {row for (row,) in self._database.execute(_AS_FILTERED, values)}
+        values = {**filters.values, "rows": json.dumps(list(rows))}
+        sql = filters.selecting("IN (SELECT value - {offset} FROM json_each(:rows))")
+        return {row for (row,) in self._database.execute(sql, values)}
 
     def beside(self, rows: Iterable[int], before: int, after: int) -> list[list[int]]:
         """Return each of some interactions with the visible turns around it in its session, in their order.
@@ -283,37 +223,14 @@ class _Frequencies:
         return count, log(1 + (total - count + 0.5) / (count + 0.5))
 
 
-class _Scope(NamedTuple):
-    """Which texts are searched: terms of a match, an SQL condition, and the times that it compares."""
-
-    terms: str
-    condition: str
-    period: tuple[float, float]
-
-
 class _Lookup:
     """One search of the index, within its filters."""
 
     def __init__(self, database: Database, filters: Filters, most: int) -> None:
-        self._database = database
-        self._most = most
-        hidden = database.execute("SELECT name FROM quarantined LIMIT ?", (_MOST_IN_MATCH + 1,)).fetchall()
-        many = len(hidden) > _MOST_IN_MATCH
-        visible = _VISIBLE if many else "TRUE"
-        self._without = (
-            f" NOT scope : ({_either(_term('w', name) for (name,) in hidden)})" if hidden and not many else ""
-        )
-        of_session, since, until = _scope("s", filters.session_id), *_period(filters)
-        of_speaker, of_kind = _scope("p", *(filters.speakers or ())), _scope("t", filters.kind)
-        narrowed = of_session + of_speaker + of_kind + _months((since, until))
-        within = f"{visible} AND {_WITHIN}"
-        condition = within if (filters.since, filters.until) != (None, None) else visible
-        if filters.keyword is not None:
-            condition += f" AND {_HAS_KEYWORD.format(filters.keyword.encode().hex())}"
-        self._filtered = _Scope(narrowed, condition, (since, until))
-        bounded = within if filters.until is not None else visible
-        others = _Scope(of_session, bounded, (_ALWAYS[0], until))  # what is later lends nothing
-        self._others = others if filters.within_session and filters.keyword is None else None
+        self._database, self._most = database, most
+        self._hides = database.value("SELECT 1 FROM quarantined LIMIT 1") is not None
+        others = Filters(session_id=filters.session_id, until=filters.until)  # what is later lends nothing
+        self._scopes = [filters, others] if filters.within_session and filters.keyword is None else [filters]
 
     def passages(self, words: list[str], dates: list[str], names: list[str]) -> tuple[list[int], list[int]]:
         """Return the passages that fit best, and of those that the filters exclude.
@@ -329,18 +246,23 @@ class _Lookup:
                 searches += [(_any(about), of_table) for of_table in _NEWEST_FIRST]
             if words and about:
                 searches.append((f"({has_word}) AND ({_any(about)})", _BY_WORDS))
-        scopes = [self._filtered] if self._others is None else [self._filtered, self._others]
         found, *others = (
-            list(dict.fromkeys(row for expression, order in searches for row in self._select(expression, scope, order)))
-            for scope in scopes
+            list(dict.fromkeys(row for expression, order in searches for row in self._select(expression, order, scope)))
+            for scope in self._scopes
         )
         return found, others[0] if others else []
 
-    def _select(self, expression: str, scope: _Scope, order: str) -> list[int]:
-        match = f"(({expression}){scope.terms}){self._without}"
-        values = (match, *scope.period, self._most + 2 * MOST)
+    def _select(self, expression: str, order: str, filters: Filters) -> list[int]:
+        narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
+        checks_rows = self._hides or (filters.since, filters.until, filters.keyword) != (None, None, None)
+        condition = f"{_ROW} IN ({filters.selecting(_IS_ROW)})" if checks_rows else f"NOT {_IN_INDEX_ALONE}"
+        values = {
+            **filters.values,
+            "match": f"({expression}){narrowed}{_months(filters)}",
+            "most": self._most + 2 * MOST,
+        }
         found, of_text = list[int](), Counter[int]()
-        for (row,) in self._database.execute(_FITTING.format(scope.condition, order), values):
+        for (row,) in self._database.execute(_FITTING.format(condition, order), values):
             of_text[row // MOST] += 1
             if of_text[row // MOST] <= MOST_OF_A_TEXT:
                 found.append(row)
@@ -376,17 +298,11 @@ def _scope(kind: str, *names: str | None) -> str:
     return f" AND scope : ({_either(terms)})" if terms else ""
 
 
-def _period(filters: Filters) -> tuple[float, float]:
-    first, last = _ALWAYS
-    return (first if filters.since is None else filters.since, last if filters.until is None else filters.until)
-
-
-def _months(period: tuple[float, float]) -> str:
+def _months(filters: Filters) -> str:
     """Return what narrows a match to the months of a period; nothing for a long one."""
-    since, until = period
-    if until - since > _MOST_MONTHS * 28 * 86_400:
+    if filters.since is None or filters.until is None or filters.until - filters.since > _MOST_MONTHS * 28 * 86_400:
         return ""
-    days = range(int(since // 86_400), int(until // 86_400) + 1)
+    days = range(int(filters.since // 86_400), int(filters.until // 86_400) + 1)
     months = dict.fromkeys(f"{datetime.fromtimestamp(day * 86_400, UTC):m%Y%m}" for day in days)
     return f" AND about : ({_either(map(_quoted, months))})"
 

@@ -32,7 +32,7 @@ from twinhost.unified_memory_reasoning.search.embed_threads import (
     Texts,
 )
 from twinhost.unified_memory_reasoning.search.embedding import Embedder, embedder_of
-from twinhost.unified_memory_reasoning.search.index import Filters
+from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.vectors import StoredVectors, numpy
 
 __all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recalled", "meaning_of", "with_meaning"]

@@ -29,7 +29,8 @@ from twinhost.unified_memory_reasoning.memories.details import (
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, Filters, SearchIndex
+from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
+from twinhost.unified_memory_reasoning.search.index import SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import (
     MEMORY_ROWS,
     TERMS,

@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, TypeVar
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.index import EVERYTHING, OF_SPEAKERS, Filters
-from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import MOST
 
 MIGRATION = f"""
@@ -97,13 +98,12 @@ _AT_ONCE = 800_000  # numbers of the matrix that are compared, or read, together
 _PACKAGE = "numpy"
 
 _TABLES = (("interactions", "id", 0, "TRUE"), ("memories", "number", MEMORY_ROWS, "forgotten = 0"))
-_VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"
 _OF_MODEL = "e.row = {row} AND e.model = ?1 AND e.dimensions = ?2"
 # All but the text that is found is read from the index of writers, and from `embedded_texts`.
 _WITHOUT = tuple(
     f"SELECT {number} + {offset}, content, coalesce((SELECT embedded FROM embedded_texts AS e "  # noqa: S608 - constants
     f"WHERE {_OF_MODEL.format(row=f'{number} + {offset}')}), 0) FROM {table} "
-    f"WHERE written_by = ?3 AND {number} > ?4 - {offset} AND {number} < ?5 - {offset} AND {is_text} AND {_VISIBLE} "
+    f"WHERE written_by = ?3 AND {number} > ?4 - {offset} AND {number} < ?5 - {offset} AND {is_text} AND {VISIBLE} "
     f"AND NOT EXISTS (SELECT 1 FROM embedded_texts AS e WHERE {_OF_MODEL.format(row=f'{number} + {offset}')} "
     f"AND e.embedded >= min(e.passages, ?6)) ORDER BY {number} DESC LIMIT 1"
     for table, number, offset, is_text in _TABLES
@@ -134,16 +134,6 @@ _HIDDEN = (
     "SELECT id FROM interactions WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "  # noqa: S608
     f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined)"
 )
-_PERIOD = "coalesce(?4, 0.0) AND coalesce(?5, 1e11)"
-_FILTERED = (
-    f"SELECT id FROM interactions WHERE (?1 IS NULL OR session_id = ?1) AND {OF_SPEAKERS} "  # noqa: S608
-    f"AND (?3 IS NULL OR type = ?3) AND ?6 IS NULL AND {interaction_moment('interactions')} BETWEEN {_PERIOD} "
-    f"UNION ALL SELECT number + {MEMORY_ROWS} FROM memories WHERE ?1 IS NULL AND ?2 IS NULL AND ?3 IS NULL "
-    "AND (?6 IS NULL OR number IN (SELECT number FROM memory_keywords WHERE keyword = ?6)) "
-    f"AND {memory_moment('memories')} BETWEEN {_PERIOD}"
-)
-_OF_SESSION = _FILTERED.replace("(?1 IS NULL OR session_id = ?1)", "session_id = ?1")  # which the index finds
-
 T = TypeVar("T")
 
 
@@ -279,10 +269,7 @@ class VectorReader:
         """Return the rows that are as the filters say; None for all of them."""
         if filters == EVERYTHING:
             return None
-        of_turns = filters.session_id, filters.speakers_json, filters.kind
-        values = (*of_turns, filters.since, filters.until, filters.keyword)
-        sql = _FILTERED if filters.session_id is None else _OF_SESSION
-        return [row for (row,) in self._connection.execute(sql, values)]
+        return [row for (row,) in self._connection.execute(filters.selecting(), filters.values)]
 
     def count(self) -> int:
         """Return how many vectors of the model there are."""
