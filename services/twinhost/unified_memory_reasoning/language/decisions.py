@@ -7,9 +7,9 @@ or repeats what others say, if it takes a decision back, or if it or the next se
 Words are English and Filipino, whole, in any case.
 
 Commitments by grammar: `we` before a verb that is no state, after *so*, or with *will*; *from now on* and *effective
-May*; what one does beside what another does (*I do the lights, you do the sound*). In Filipino the actors *tayo* and
-*natin* after a verb, and *na*, which says that something is otherwise now, after a place (*sa Pila na tayo*), a date
-(*Mayo 2 na*), or before *ang* (*si Mara na ang gaganap*). A finished event (*dumating na*) is none.
+May*. In Filipino the actors *tayo* and *natin* after a verb, and *na*, which says that something is otherwise now,
+after a place (*sa Pila na tayo*), a date (*Mayo 2 na*), or before *ang* (*si Mara na ang gaganap*). A finished event
+(*dumating na*) is none.
 
 A short answer to a question of what to do decides it, and a turn that only accepts decides what was proposed: *Shall we
 take the night bus?* - *Yes.* Facts that are asked for, hesitation, and answers that ask in return decide nothing.
@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
+from twinhost.unified_memory_reasoning.language.lexicon import STOP_WORDS
+from twinhost.unified_memory_reasoning.language.lexicon import words as word_list
 from twinhost.unified_memory_reasoning.language.patterns import any_of, lines_of
 from twinhost.unified_memory_reasoning.language.text import plain, sentences_of
 
@@ -29,16 +31,12 @@ _DECIDES = any_of(r"""
     \b<we>(?:'ve|'re|'s)?(?: have| has| had| all| both| just| finally| of us)* <decided>\b
     \b(?:'s|is|are|was|were|been|all|now|already) (?:now |all )?(?:<decided>|final|done|official|unanimous)\b
     ^(?:<decided>|deal|done deal|booked|final|sold|count me in|go ahead|go for it|do it|book it|plan:)\b(?! \w+ed\b)
-    \b(?:our|the|final|my) (?:decision|choice|verdict|plan)(?: is| was|:| stands)|\bdecision:|\bnew (?:rule|plan)\b
-    \bmade (?:up )?(?:my|our|a) (?:minds?|decision)\b
     \bsaid yes\b|\b(?:sang-ayon|payag)\b.*\blahat\b|\blahat\b.*\b(?:sang-ayon|payag)\b
     \bwe (?:now )?have an? (?:\w+ )?(?:winner|date|plan|deal|name|venue|theme|decision|agreement|place|consensus)\b
     \bfinal(?: \w+){0,2}:|^(?:ok(?:ay)? |so |here's )*(?:the |our |new )*(?:plan|menu|schedule|arrangement|set-?up):
     \bw[io]ns?\b.*\bvotes?\b|\bvotes?\b.*\bw[io]ns?\b|\b(?:lock|locked|locking) (?:it )?in\b|\bdone deal\b
-    ^(?!(?:he|she|my \w+|his \w+|her \w+|their \w+)\b).*\b<decided> (?:to|on|that|against|not|for|na)\b
     ^(?!(?:he|she|my \w+|his \w+|her \w+|their \w+)\b).*\b(?:went|going|sticking|proceeding) with\b
     \bnag-?(?:decide|agree|settle|finalize)\b
-    |\bna-?(?:finalize|approve|confirm|book|settle|lock|aprub)\w*(?! a?[kq]o?\b)
     |\b(?:kasado|plantsado|pinal|sigurado|set|sure) na\b|\bbumoto na\b
     |\b(?:nahalal|itinalaga|hinirang|napagkaisahan)\b
     \b(?:let's|let us) (?!<state>\b|not\b)\w
@@ -48,7 +46,6 @@ _DECIDES = any_of(r"""
     (?<!\bhe )(?<!\bshe )(?<!\bwho )\b(?:(?:is|are|was) moved|moves?|shifts?|slips) (?:back |over |forward )?(?:in)?to\b
     |\bno more \w+ing\b|\bthat's (?:that|what we)\b|^(?:so |ok,? |okay,? )?no more [\w-]+s\b
     \bas (?:agreed|decided|we said)\b|\bthat settles\b|\bunanimous\b
-    \b(?:we're|i'm|we are) (?:gonna|set on)\b(?! <state>)
     (?:^|[,;:] |then |so |and |but )we(?:'re| are) (?:not |no longer )?<doing>\b
     (?:^|[,;:] |then |so |and |but |also |tsaka |saka )i(?:'m| am) (?:not )?<commit>\b(?! <idle>\b)
     (?:^|[,;:] |then |so )(?:and )?we (?:just |simply |both )?(?!<stative>\b|\w+ed\b|play\b)\w
@@ -60,7 +57,6 @@ _DECIDES = any_of(r"""
     [^ ] (?<!as )(?<!how )(?<!what )(?<!that )(?<!where )(?<!yes )(?<!so )(?<!no )it (?:is|stays)(?:,? then\b|[,.!]|$)
     \b(?:is|are|stays?) (?:in|out)[.!]?$|\b(?:stays|goes)(?:[,.!]|$)
     <from_then>|\bvotes?d?\b.* \d+ (?:to|-) ?\d
-    \bon second thought|^per (?:our|the) \w+
     ^(?:the |our )?verdict\b|\bganito(?: na lang)?:|^(?:g|game|deal|go|set) na\b
     \b(?:confirmed|approved|locked|booked|settled) na\b
     ^(?:ok,? |so )?(?:i|we)(?:'ve| have)? (?:accepted|declined|rejected|signed|resigned|enrolled|cancelled)\b
@@ -71,8 +67,7 @@ _DECIDES = any_of(r"""
     \bang (?:desisyon|pasya)\b|\b(?:desisyon|pasya) (?:<natin>|ko)\b|\bbuo na ang\b
     \b(?:na|pa rin|muna|lang)<po> (?:tayo|natin)\b|^(?:\S+ ){1,3}tayo[.!]?$|\b(?!na|beses)\w+ nating\b
     \b(?!ka\w+an\b)(?:i\w+|\w+(?:in|an))<po>(?: na)?<po> (?:natin|namin)\b
-    \b(?:wag|huwag) na (?:po )?(?:natin|nating|tayo(?:ng)?) \w
-    |\b(?:hindi|di) na (?:po )?(?:<natin>|tayo|kami|ako|ko) (?!maka)<will>
+    \b(?:hindi|di) na (?:po )?(?:<natin>|tayo|kami|ako|ko) (?!maka)<will>
     \b(?:piliin|kunin|kukunin|gawin|gagawin|bilhin|bibilhin|gamitin)(?: na)?(?: lang)?(?: ko| <natin>)\b
     \b(?<!hindi )(?<!di )tuloy (?:tayo|ang|pa rin)\b|(?<!buti )\bna(?: po| nga)? ?lang\b|\bimbes\b|\bbawal na\b
     \bgan(?:u|o|it)n? na\b|\bako na (?:ang )?(?:bahala|mag\w+)|\bsa halip\b|\bayoko na\b
@@ -88,21 +83,13 @@ _DECIDES = any_of(r"""
     <clause>(?!<no_verb>\b)[\w-]+(?: na| muna| lang)* tayo <there>\b
     \b<fine>(?: na)? (?:ako|kami)(?:ng \w+)?(?: na| po)* <there>\b
     \b(?:steps|fills|stands) in\b|\btakes over\b|\bbalik (?:na )?(?:tayo |kami )?sa \d
-    \btig-? ?\d[\d,.]*(?: pesos| piso)? (?:na lang|tayo|kami|bawat|kada|each)\b
-    <parallel>
     ^(?:ok,? |sige,? |o sya,? )?(?:si|kay|ako|ikaw|kami) (?:\w+ ){0,2}?na(?:[.!,]|$| (?:po|ang|muna|<will>)\b)
 """)
 _SIGNS = lines_of(r"""
     \bthen\b|^so\b
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ but\b|\bin place of\b|, hindi \w+
-    |\b(?:wag|huwag|hindi|di) na(?:ng)? [^,]{1,40}, \S
     ^(?:right[:,]? |ok,? |so |and |then )*no (?!\w+ing|one|idea|problem|worries|need|i\b|it\b|they\b|we\b|but\b)\w+
-    \b<will><po>(?: na)?<po> (?:ko|<natin>|tayo|kami|ako)\b
-    |\b(?:ako|kami|tayo|ko|<natin>)<po>(?: na)?<po>(?: ang)? <will>
     <clause>(?!(?:\S+ ){0,2}?<past>)(?:[^,]* )??(?:na|pa rin)<po> (?:ang|yung|si|sa|ako|ko|kami)\b|\bna nga\b
-    \bwon\b|\bwins\b|\bvotes?\b|\b(?:ikaw|sya|siya) na\b|\bmag-?\w+ (?:na )?(?:ako|kami)\b
-    |\b(?:can|may) have (?:the|it)\b
-    (?<!\d )(?<!\d po )\bang <will>
     \bpumayag\b|\bpayag\b|\bsang-ayon\b|\bsaid (?:yes|ok)\b|\b(?:is|are) (?:fine|ok|happy) with\b
     \bi've (?:booked|ordered|reserved|signed)|\bbooked\b
     (?<![\w-])(?:<day>|<month> \d|\d\d?(?:st|nd|rd|th)?(?: of)? <month>|\d ?(?:am|pm)|\d{1,2}:\d\d|alas-\w+)(?![\w-])
@@ -110,7 +97,6 @@ _SIGNS = lines_of(r"""
 """)
 _AGAINST = any_of(r"""
     \b(?:dapat|last (?:time|year|week)|kanina|kahapon|noon|nung|noong|yesterday|dati|buti|sana|ago|already|daw|raw)\b
-    |\b(?:kahit|lagi|palagi)\b
 """)
 _HAPPENED = any_of(r"^(?:<ok> )?<past> (?:na kami(?:ng)?\b[^,]*, |(?:ko |namin |ako |kami )?na\b[^,]*, (?=so |kaya ))")
 _AGREES_WITH_A_FACT = re.compile(r"^(?:yes|yep|yeah|oo|opo|right)\b")
@@ -121,8 +107,6 @@ _AFFIRMS = re.compile(
 )
 _REQUESTS = re.compile(r"\b(?:can|could|would|will) you\b|\bpu?wede (?:mo|nyo|ninyo|ka|kayo)\b|\bpaki\w+")
 _SAYS_NOT = any_of(r"""
-    \b(?:no|any|wala(?:ng)?(?: pa(?:ng)?)?) (?:final )?(?:decision|desisyon|plano)\b|\bundecided\b|\bstill open\b
-    \bnot an? (?:\w+ )?decision\b|\b(?:nothing|nothing's)(?: is| was)?(?: been)?(?: yet)? (?:<decided>|final)\b
     (?:\b<not>(?:'s)?|n't)\b(?: \S+){0,4} (?:<decided>|decide|<undecided>)\b|\b(?:on|about) nothing\b
     \b(?:<not>|wala pa|ayaw)\b(?: \S+){0,3} \w*(?:kasund[ou]|desisy[ou]n|pasya|final|sigurado|pili|usapan|plano)
 """)
@@ -137,43 +121,26 @@ _OTHERWISE = any_of(r"""
     \b(?:araw|linggo|buwan|taon|oras|minuto|days?|weeks?|months?|years?|hours?|minutes?|percent|%) na lang\b
     \b(?:\w?um|mag-?|ma)\w+ (?:ka|kayo)(?: na)?(?: lang| muna)\b|\bkailangan (?:pa |muna |pang )?(?:<natin>|ko(?:ng)?)\b
     , (?:take|keep|use|make|pick)\b.*\bplease\b|\bas usual\b|\bthe same \w+ every\b
-    ^(?:pa)?(?:padala|send|email|text|chat|pm|tawag\w*|sabihin|pasabi|bigay|iwan|bili) (?:mo|ka|nyo|kayo|naman)\b
     ^tell \w+|\blet me know\b|\b(?:what|when|whether|how|who|where) (?:you|they)(?: have| had|'ve)? <decided>\b
     \b(?:told (?:me|us)|(?:sabi|ayon) (?:ni|kay|nila|niya|ng|sa)|\w+ says|i heard)\b(?!.*, (?:so|then|kaya)\b)
-    \b(?:usually|normally)\b|\bkahit [^,]*\b(?:ok|okay|pwede)\b
     \bno idea\b|\b(?:claims?|rumou?rs?|allegedly|apparently|supposedly|imagine|suppose|supposing|torn between)\b
-    \b(?:ought|supposed) to\b|\bgusto (?:daw|raw)\b|^(?:<ok> )?tapos na\b|\bright now\b|\bat the moment\b
-    \bmungkahi\b|\bi(?: think| guess| suppose|'d| propose| doubt| hope| suggest)\b
     \b(?:baka|siguro|kung(?! gano?n)|sana|(?<!yung )parang|yata|ata|kapag|pwede|puwede|para na)\b
     \b(?:(?<!nag-)decide|discuss|pending|remind|wonder|almost|nearly|magdesisyon)\b
     |\b(?:pag-?(?:usapan|isipan)|mag-?usap|magkasundo)\b
-    ^(?:please|can you|could you|paki\w*)\b|\bplease (?!everybody)\w+|\bpaki\w+
 """)
 _WITHDRAWS = any_of(r"""
     \b(?:is|are|it's|that's|was) (?:now )?(?:off(?! (?:limits|to|sick)\b)|cancel+ed|called off)\b
-    |\b(?:is|are|it's|that's|was) (?:now )?(?:postponed|not happening)\b
-    \bscratch (?:that|my|the)\b
     \b(?:hindi|di|d|wag|huwag)(?: (?:na|<natin>|ko|tayo|kami|muna|po))* (?:i?(?:tu)?|matu)tuloy
     \bkansel\w+|\bcancel\w*|\bipagpaliban\b|\bbinabawi\b|\bwag muna\b|\bcall (?:it|the \w+) off\b|\bcalled off\b
     \bi withdraw\b|\bwithdrawn\b|\btake (?:it|that) back\b|\bchanged (?:my|our) minds?\b
-    \bforget (?:about )?(?:the|that)\b
 """)
 _REPLACES = any_of(r"""
     <from_then>|\bafter all\b|\b(?:steps|fills) in\b|\btakes over\b|\bbalik (?:na )?(?:tayo |kami )?sa\b
-    <clause>(?:si|sina|sa|kay) (?:\S+ ){0,3}?na (?:ang|yung)\b
     \binstead\b|\brather than\b|\bno longer\b|\bnot \w+ any ?more\b|\bin place of\b|\bactually\b|\bscrap\b
     \b(?:ni)?reject\w*|\bon second thought|^(?:hm+,? |ok,? )?not \w+,
     ^(?:ok,? |so |right: )?no \w+|\bchange of plan|\bpala\b|\bimbes\b|\bsa halip\b|\bayoko na\b
     \b(?:wag|huwag|hindi|di) na\b
 """)
-_COMMON = frozenset(  # of these, none says what a decision is about
-    """then that this they them with from have will what when were been just your ours mine also only into over than
-    some more here there about after before again still take keep make instead okay sige lang naman muna tayo natin
-    namin kami yung hindi huwag para pero kasi dito doon sila nila niya kung nating naming bukas ngayon lahat gawin
-    gawa simula the and for you are was not but can has had his her our its who how all any one two yes now get got out
-    too way let why she him did may off per use new old ang mga ito yan yun yon nga rin din daw raw kay sya kay pag cge
-    isa nay ako nyo ikaw kayo ninyo siya""".split()  # noqa: SIM905
-)
 _INSTEAD = re.compile(r", | so | kaya ")  # after what is withdrawn
 _NEGATED = re.compile(r"\b(?:not|no|hindi|di|wag|huwag|pag|when|until)\b|n't\b")
 _REFERS_BACK = re.compile(
@@ -185,56 +152,41 @@ _OWNER = re.compile(r"\bni(?:na)? \w+")  # whose it is: *pinsan ni Paolo* is not
 _STEM = 6  # characters by which words are compared: sublet, subletting
 _ENOUGH = 2  # signs
 _OPENING = 2  # sentences that an *ok* before them is about
-_NO_QUESTION = re.compile(r",? di ?ba\b")
-# A short turn of these words alone accepts what was proposed before it; one of the first line is among them.
-_ACCEPTING = frozenset(
-    """yes yep yeah yup ok okay oks okie sige cge osige oo opo sure fine great perfect good deal agreed agree game g go
-    tara payag approved done sold call ayos yun yan definitely absolutely works sounds in pwede
-    puwede confirmed""".split()  # noqa: SIM905
-)
-_BESIDE_ACCEPTING = frozenset(
-    """po ho na nga lang ako kami tayo ko sa akin amin samin then ha that it do let's for with by to me us all of course
-    i i'm we we're am are is please guys this lahat haha naman din rin diyan dyan too again right very plan that's so
-    see you let count and ah ay o oh sya everyone everybody""".split()  # noqa: SIM905
-)
+# A short turn of these, of stop words and of the proposal's words accepts it; one of these is among the first words.
+_ACCEPTING = word_list("""
+yes yep yeah yup ok okay oks okie sige cge osige oo opo sure fine great perfect good deal agreed agree game g go
+tara payag approved done sold call ayos yun yan definitely absolutely works sounds in pwede
+puwede confirmed
+""")
 _PROPOSES = any_of(r"""
-    \bi (?:vote|say) (?:that )?we\b
-    |\bpu?wede(?: na)?(?: po)? (?:ba|bang|kaya)\b(?!(?: po)? (?:mo|nyo|ninyo|paki\w*|\w+ (?:ka|kayo|mo)\b))
+    \bpu?wede(?: na)?(?: po)? (?:ba|bang|kaya)\b(?!(?: po)? (?:mo|nyo|ninyo|paki\w*|\w+ (?:ka|kayo|mo)\b))
     ^(?:\w+,? )?(?:let's|let us) (?!<state>\b|not\b)|\b(?:what if|why don't|why not)\b|\btara\b|\bmungkahi\b
     \bi (?:suggest|propose|say we|move that)\b|\b(?:we|you) (?:could|should)\b
     |\bi(?:'ll| can| will) .* if you\b|\b(?:proposal|suggestion):
-    \b(?:na lang|muna|kaya)(?: po)? (?:tayo(?:ng)?|nating?)\b
 """)
 _ASKS_ALL = any_of(r"""
     \b(?:are|is|all) (?:we|you|everyone|everybody|both|that)\b.*\b(?:ok(?:ay)?|fine|happy|good|agreed|in|set)\b
     \bsuits? (?:you|every|all)|\b(?:ok|okay|fine|all ?right|good) (?:with|by|for) (?:you|every|all)
-    \ball in favou?r\b
-    |\b(?:ok|okay|payag|papayag|game|g|tuloy|go)(?: na| lang)?(?: po)? (?:ba|ka|kayo|tayo|lahat|sa inyo)\b
-    ^(?:settled|agreed|deal|ok(?:ay)?|everyone (?:happy|agreed?))\?|\bikaw na\b
+    \b(?:ok|okay|payag|papayag|game|g|tuloy|go)(?: na| lang)?(?: po)? (?:ba|ka|kayo|tayo|lahat|sa inyo)\b
 """)
 _ASKS_WHAT_TO_DO = any_of(r"""
     \b(?:should|shall) (?:we|i)\b|\b(?:will|can|do) we\b(?! (?:have|know|need|still)\b)|\bshould \w+
     \bwould you (?:like|rather|prefer|take)\b|\bdo you (?:want|prefer)\b|\bwhich (?:one|do you|would you|should)
     \b(?:what|which|who|where|when|how)\b.*\bdo you (?:keep|take|choose|pick|use|go for)\b
     \b(?:what|which|who|where|when|how)\b.*\b(?:are we \w+ing|going to be)
-    \b(?:what|which|who|where|when|how)\b.*\b(?:(?:we|you) (?:will|going|want|take|use|decided?))
     \b(?:what|how) about\b|\bor\b|^who \w+s\b
     |\bwho(?:(?:'s| is) \w+ing|'ll| will| wants to)\b|\byour (?:pick|choice)|\bdeal\b
     \b(?:tayo(?:ng)?|nating?|gusto)\b| o (?!kaya)|\bpa?ano (?:yung|kung)
-    |\bsino\b.*\b(?:pa rin|captain|bahala)|\bi?tutuloy
     ^(?:and |so |e |eh )?(?:anong|aling|ilang|what|which) (?!oras na)\w+\?$
     |\bmay \w+(?: \w+)? na(?: po)? ba(?:ng)? (?:kayo|tayo)\b
-    \bmagkano\b.*\b(?:bawat|kada|ambag\w*|hati\w*)\b
     \bituloy|^(?:and |so )?(?:which|what|whose) \w+(?: \w+)? for\b|\b(?:what|where|when|how|which) to \w+
     \b(?:ilan|ilang|sino|sinong|saan|kailan|kelan|alin|aling|ano|anong)\b.* <will>|\b(?:pasya|desisyon)\b
 """)
 _QUESTION = any_of(r"""
     \?$|\bba(?:ng)?\b
     ^(?:so |and |but |ok )?(?:what about|who|which)\b|, who \w+s\b
-    ^(?:so |and |but |ok )?(?:what|where|when|how|why|who|which)(?: \w+)? (?:do|should|shall|will|can|are) (?:we|i)\b
     ^(?:so |and |but |ok )?(?:will|shall|should|do|does|can) (?:we|i|he|she|it|they|the|you)\b
 """)
-_ASKS_TO_DECIDE = re.compile(r"\b(?:please|someone|somebody|can you|you|paki)[ -]?(?:please )?(?:decide|choose|pick)\b")
 _ELSEWHERE = re.compile(  # what answers with a fact, or with none, begins with
     r"^(?:hm+,? |um+,? |well,? )?(?:no\b(?!,? (?:\w+ ){0,3}\w+,)|i (?!want|take|choose|pick)|they|she|he|it|"
     r"you(?:'re|'ve)?(?! (?:do|take|get|bring|write|go|drive|cook|keep|lead|play|call|ask|buy|make|book|and)\b)|"
@@ -246,8 +198,6 @@ _ELSEWHERE = re.compile(  # what answers with a fact, or with none, begins with
 _NO = re.compile(
     r"^no\b[,.!]? ?(?!idea|i\b|it\b|he\b|she\b|they\b|we (?:can't|don't|have)|not yet|because|why|thank|,)(?:\w|$)"
 )
-_YES = re.compile(r"^(?:yes|yep|yeah|oo|opo|ok(?:ay)?|sure)(?: nga| po)?[.!]*$")
-_ASKS_WHICH = re.compile(r"\b(?:what|who|which|where|when|how|sino|anong?|kailan|kelan|saan|paano|alin|ilan)\b")
 _ASKS_WHETHER = re.compile(r"^(?:so |ok,? |and )?(?:(?:should|shall|do) (?:we|i)|should (?:the|it|they))\b")
 _ASKS_A_FACT = re.compile(  # or what was done
     r"\bmagkano ba\b|\b(?:kahapon|kanina|kagabi|noong?|nung|yesterday|last (?:night|week|month|year|time))\b|"
@@ -280,14 +230,11 @@ def decisions_in(text: str, previous: str = "") -> tuple[str, ...]:
 
 def _decisions_in(text: str, previous: str) -> Iterator[str]:
     sentences = sentences_of(text)
-    searched = [_HAPPENED.sub("", _NO_QUESTION.sub("", plain(sentence))) for sentence in sentences] or [""]
+    searched = [_HAPPENED.sub("", plain(sentence)) for sentence in sentences] or [""]
     agrees = _AFFIRMS.search(searched[0]) is not None
-    known = (
-        (agrees or _accepts(searched[0], previous))
-        and not (_names_in(previous) & _names_in(text))
-        and any(decisions_in(previous))
-    )
-    decided = _answers(searched[0], previous) or (not known and _accepts(searched[0], previous))
+    accepts = _accepts(searched[0], previous)
+    known = (agrees or accepts) and _names_in(previous).isdisjoint(_names_in(text)) and any(decisions_in(previous))
+    decided = _answers(searched[0], previous) or (not known and accepts)
     agrees = agrees and not known and not (_agrees_to_else(searched[0], plain(previous)) and not proposal_in(previous))
     closing = searched[-1].endswith("?") and (1 if _TAG.search(searched[-1]) else -1)
     denied = [bool(_SAYS_NOT.search(words)) for words in (*searched, "")]
@@ -351,7 +298,7 @@ def replaced_by(withdrawal: str, decisions: Sequence[str]) -> int | None:
 def _names_in(text: str) -> frozenset[str]:
     """Return the words of a text that name things, by their beginnings: of 3 letters, a number, or in capitals."""
     words = map(str.casefold, _word.findall(_OWNER.sub("", text)))
-    return frozenset(word[:_STEM] for word in words if word not in _COMMON)
+    return frozenset(word[:_STEM] for word in words if word not in STOP_WORDS)
 
 
 def proposal_in(text: str) -> str:
@@ -370,8 +317,6 @@ def _answers(words: str, previous: str) -> bool:
     questions = [plain(each) for each in sentences_of(previous)]
     if len(words.split()) > _SHORT or not (any(map(_asks, questions)) or _picks(words, questions)):
         return False
-    if _YES.search(words) and any(map(_ASKS_WHICH.search, questions)):
-        return False
     return bool(_NO.search(words) and any(map(_ASKS_WHETHER.search, questions))) or not _ELSEWHERE.search(words)
 
 
@@ -388,7 +333,7 @@ def _accepts(words: str, previous: str) -> bool:
     said, before = _said.findall(words), set(_said.findall(plain(previous)))
     if len(said) > _SHORT or _ACCEPTING.isdisjoint(said[:4]):
         return False
-    if not all(each in _ACCEPTING or each in _BESIDE_ACCEPTING or each in before for each in said):
+    if not all(each in _ACCEPTING or each in STOP_WORDS or each in before for each in said):
         return False
     return any(map(_proposes, map(plain, sentences_of(previous)[-2:])))
 
@@ -399,8 +344,8 @@ def rejects(text: str, previous: str) -> bool:
 
 
 def _asks(sentence: str) -> bool:
-    asked = _QUESTION.search(sentence) and _ASKS_WHAT_TO_DO.search(sentence) and not _ASKS_A_FACT.search(sentence)
-    return bool(asked or _ASKS_TO_DECIDE.search(sentence))
+    asks = _QUESTION.search(sentence) and _ASKS_WHAT_TO_DO.search(sentence) and not _ASKS_A_FACT.search(sentence)
+    return bool(asks)
 
 
 def _proposes(sentence: str) -> bool:

@@ -30,13 +30,6 @@ _WORDS = {
     "from_then": r"\b(?:from (?:now|this|next|<day>)(?: \w+)? on(?:wards?)?|^from <day>|until further notice|"
     r"(?:as of|effective) (?!now|yesterday|immediate)(?:the )?\w+|"
     r"(?:starting|beginning|simula|mula|umpisa) (?:sa |this |next |the )?(?:<day>|<date>|<month>))\b(?!.* hanggang\b)",
-    # What a person does beside what another does: `I do the lights, you do the sound`, `Ana on drums, Ben on bass`.
-    "parallel": r"\b(?:i|you|we) (?P<same>\w+) [^,;]{1,40}(?:,| and|;) (?:i|you|we) (?P=same)\b|"
-    r"\b\w+ (?P<same>on|as) [^,;]{1,30}(?:,| and) \w+ (?P=same) \w|"
-    r"\b\w+ (?P<same>will|gets|takes|does|brings|plays|leads|drives|cooks) [^,;]{1,40}(?:,| and|;) "
-    r"(?!it|he|she|they)\w+ (?P=same)\b|"
-    r"\b(?:ikaw|ako|kami|kayo|si \w+) (?P<same>sa|ang) [^,;]{1,30}(?:,| at| tapos| saka) "
-    r"(?:ikaw|ako|kami|kayo|si \w+|yung iba) (?P=same) \w",
     "actor": r"(?:ang|yung|lang|(?:tayo|kami|ako|natin|namin)(?! na(?:ka|g)))\b",
     "there": "(?:sa|kay|doon|dun|dito|diyan|dyan)",
     "who": "(?:si|sina|ikaw|sya|siya|sila|kami|tayo)",
@@ -66,7 +59,6 @@ _WORDS = {
     # A contemplated verb of Filipino repeats its first syllable: kukunin, gagamitin, magpapadala.
     "will": r"(?<!nag-)(?<!pag-)(?<!nag)(?<!pag)(?!nanay|tatay|mamaya|lola|baba)"
     r"(?:mag|mang|maka|ma|ipag|i)?-?(?:(?!na)(?P<same>[bdghklmnprstwy]?[aeiou])(?P=same))\w+",
-    "verb": r"(?:<will>|mag\w+|mang\w+|[a-z]um\w+)",
     "not": f"{'|'.join(sorted(NEGATIONS))}|no ?one|nobody|none|neither|nothing|yet to|d|huwag|wag",
     "question": "what|who|which|where|when|why|how|did|do|does|can|could|should|shall|would|will|is|are|have|has|sino|"
     "ano|anong|kailan|kelan|saan|paano|pano|magkano|bakit|alin",
