@@ -266,7 +266,7 @@ def assemble(foundation: Foundation) -> Assembly:
     backups = BackupActions(database, max_bytes)
     written_by: dict[str, WrittenBy] = {
         "interactions": stored_interactions.written_by,
-        "memories": stored_memories.recall.written_by,
+        "memories": stored_memories.written_by,
         "error_patterns": known_errors.written_by,
         "solution_outcomes": known_errors.outcomes.written_by,
         "unknown_errors": proposed.written_by,

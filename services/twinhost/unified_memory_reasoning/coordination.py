@@ -5,7 +5,6 @@ A claim on an operation is won by the highest priority, and among equals by the 
 holder's claim is ignored: any caller can replace it, and it can't replace a visible one.
 """
 
-import time
 from concurrent.futures import Future
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
@@ -163,7 +162,7 @@ class Conflicts:
         held = self._database.select_one(Claim, _HELD, (op_id,))
         if held is not None and (priority <= held.priority or self._quarantine.hides(holder)):
             return False, held
-        claim = Claim(op_id, priority, time.time(), holder)
+        claim = Claim(op_id, priority, self._database.clock.time(), holder)
         self._database.execute(
             "INSERT OR REPLACE INTO operations (op_id, priority, since, written_by) VALUES (?, ?, ?, ?)",
             (op_id, priority, claim.since, holder),

@@ -54,7 +54,7 @@ class MemoryAgent(LoopbackAgent):
         written_by: dict[str, WrittenBy] = {
             "twins": self.twins.written_by,
             "interactions": self.interactions.written_by,
-            "memories": self.memories.recall.written_by,
+            "memories": self.memories.written_by,
             "error_patterns": self.patterns.written_by,
         }
         search = Search(self.memory)

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from tests.new_database import open_database
 from tests.unit.unified_memory_reasoning.memory import SDT
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import EVERY_ACTION, Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
@@ -30,13 +31,13 @@ class Bench:
 
     CALLER = SDT
 
-    def __init__(self, path: Path, max_bytes: int = MAX_REPLY_BYTES) -> None:
-        self.path, self._max_bytes = path, max_bytes
+    def __init__(self, path: Path, max_bytes: int = MAX_REPLY_BYTES, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.path, self._max_bytes, self._clock = path, max_bytes, clock
         self.open()
 
     def open(self, migrations: Sequence[str] = MIGRATIONS) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self.path, migrations)
+        self.database = open_database(self.path, migrations, self._clock)
         self.serve(self.make())
 
     def make(self) -> Iterable[Action[Any]]:

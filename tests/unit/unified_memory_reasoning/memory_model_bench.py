@@ -1,25 +1,19 @@
 """The memory model without a socket: its actions and its older dialect on a real database, with a settable clock."""
 
 import json
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
+from twinhost.moments import Clock
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.unified_memory_reasoning import coordination as conflicts_module
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
 from twinhost.unified_memory_reasoning.coordination import MOST as MOST_CLAIMS
 from twinhost.unified_memory_reasoning.coordination import MOST_OF_A_HOLDER, ConflictActions, Conflicts
-from twinhost.unified_memory_reasoning.memories import actions as actions_module
-from twinhost.unified_memory_reasoning.memories import audit as audit_module
-from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.memories.model import Fading
@@ -28,16 +22,16 @@ from twinhost.unified_memory_reasoning.memories.rows import (
     MOST_OF_A_WRITER,
 )
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
-from twinhost.unified_memory_reasoning.search import search as search_module
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
+from twinhost.unified_memory_reasoning.search.search import Search
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 
 
-class Clock:
-    """The time module as the stores see it: real time, plus what a test has let pass."""
+class SetableClock(Clock):
+    """Real time, plus what a test has let pass."""
 
     def __init__(self) -> None:
         self._passed_s = 0.0
@@ -52,10 +46,10 @@ class Clock:
         self._set_by_s += by_seconds
 
     def monotonic(self) -> float:
-        return time.monotonic() + self._passed_s
+        return super().monotonic() + self._passed_s
 
     def time(self) -> float:
-        return time.time() + self._passed_s + self._set_by_s
+        return super().time() + self._passed_s + self._set_by_s
 
 
 class MemoryBench(Bench):
@@ -66,7 +60,7 @@ class MemoryBench(Bench):
     def __init__(
         self,
         path: Path,
-        clock: Clock,
+        clock: SetableClock,
         *,
         half_life_days: float | None = None,  # None: the rule by passes
         most: int = MOST,
@@ -78,7 +72,7 @@ class MemoryBench(Bench):
         self.fading = Fading(half_life_days)
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
-        super().__init__(path)
+        super().__init__(path, clock=clock)
 
     def make(self) -> Iterable[Action[Any]]:
         self.memories = Memories(self.database, self.fading, most=self._most, most_of_a_writer=self._most_of_a_writer)
@@ -149,7 +143,7 @@ class SearchedBench(MemoryBench):
 
     def make(self) -> Iterable[Action[Any]]:
         memories = list(super().make())
-        search = search_module.Search(self.database, fading=self.fading)
+        search = Search(self.database, fading=self.fading)
         return [
             *memories,
             *SearchActions(search, self._max_bytes, self.memories.upkeep.note).actions(),
@@ -161,12 +155,3 @@ class SearchedBench(MemoryBench):
         assert reply["status"] == "ok", reply
         results: list[dict[str, Any]] = reply["results"]
         return results
-
-
-def setable_clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Return real time that a test can let pass, as the stores see it."""
-    clock = Clock()
-    for module in (upkeep_module, actions_module, conflicts_module, audit_module, search_module):
-        monkeypatch.setattr(module, "time", clock)
-    monkeypatch.setattr(actions_module, "SYSTEM_CLOCK", clock)
-    return clock

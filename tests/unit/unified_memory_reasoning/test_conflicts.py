@@ -8,16 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, Clock, MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, MemoryBench, SetableClock
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return setable_clock(monkeypatch)
+def clock() -> SetableClock:
+    return SetableClock()
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MemoryBench]:
+def bench(tmp_path: Path, clock: SetableClock) -> Iterator[MemoryBench]:
     with MemoryBench(tmp_path / "db", clock) as bench:
         yield bench
 
@@ -71,7 +71,7 @@ def test_who_holds_it_is_the_first_of_the_highest(bench: MemoryBench, claims: li
         assert won[number] == all(priority > earlier for earlier, _ in claims[:number])
 
 
-def test_the_oldest_gives_way(tmp_path: Path, clock: Clock) -> None:
+def test_the_oldest_gives_way(tmp_path: Path, clock: SetableClock) -> None:
     """Of all, and of one holder, so that nobody displaces another by many claims of its own."""
     with MemoryBench(tmp_path / "db", clock, most_claims=5, most_of_a_holder=3) as bench:
         claim(bench, 5, BEN, "of Ben")

@@ -10,19 +10,18 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
     OPERATOR,
-    Clock,
     MemoryBench,
-    setable_clock,
+    SetableClock,
 )
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return setable_clock(monkeypatch)
+def clock() -> SetableClock:
+    return SetableClock()
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MemoryBench]:
+def bench(tmp_path: Path, clock: SetableClock) -> Iterator[MemoryBench]:
     with MemoryBench(tmp_path / "db", clock) as bench:
         yield bench
 
@@ -107,7 +106,7 @@ def test_a_request_that_fails_leaves_the_count_as_it_was(bench: MemoryBench) -> 
     assert (bench.memories.count, bench.ids()) == (1, ["m"])
 
 
-def test_no_more_than_may_be_are_stored(tmp_path: Path, clock: Clock) -> None:
+def test_no_more_than_may_be_are_stored(tmp_path: Path, clock: SetableClock) -> None:
     """One more is refused with what to do; an update is not, a sync is whole or not at all, and deletion makes room."""
     with MemoryBench(tmp_path / "db", clock, most=2) as bench:
         for memory_id in ("a", "b"):
@@ -122,7 +121,7 @@ def test_no_more_than_may_be_are_stored(tmp_path: Path, clock: Clock) -> None:
         bench.store("c")
 
 
-def test_a_writer_has_a_share(tmp_path: Path, clock: Clock) -> None:
+def test_a_writer_has_a_share(tmp_path: Path, clock: SetableClock) -> None:
     """One more is refused with what to do, over a restart too; another's has room, and a deletion makes some."""
     with MemoryBench(tmp_path / "db", clock, most=9, most_of_a_writer=2) as bench:
         for memory_id in "ab":
@@ -145,7 +144,7 @@ def test_a_writer_has_a_share(tmp_path: Path, clock: Clock) -> None:
         assert bench.ask("store_memory", id="e", content="x")["code"] == "limit_reached"
 
 
-def test_an_operator_may_have_all_there_is_room_for(tmp_path: Path, clock: Clock) -> None:
+def test_an_operator_may_have_all_there_is_room_for(tmp_path: Path, clock: SetableClock) -> None:
     """It carries other stores over; what it stores again is no longer its first writer's, who has room then."""
     with MemoryBench(tmp_path / "db", clock, most=5, most_of_a_writer=2) as bench:
         for memory_id in "abcd":
@@ -157,7 +156,7 @@ def test_an_operator_may_have_all_there_is_room_for(tmp_path: Path, clock: Clock
         assert bench.memories.count == 5
 
 
-def test_a_request_that_fails_leaves_the_share_as_it_was(tmp_path: Path, clock: Clock) -> None:
+def test_a_request_that_fails_leaves_the_share_as_it_was(tmp_path: Path, clock: SetableClock) -> None:
     with MemoryBench(tmp_path / "db", clock, most=9, most_of_a_writer=2) as bench:
         bench.store("a")
         three = [{"id": each, "content": "x", "last_accessed": 1} for each in "bcd"]
@@ -169,7 +168,7 @@ def test_a_request_that_fails_leaves_the_share_as_it_was(tmp_path: Path, clock: 
         assert bench.ask("store_memory", id="c", content="x")["code"] == "limit_reached"
 
 
-def test_a_writers_tombstones_displace_its_own_alone(tmp_path: Path, clock: Clock) -> None:
+def test_a_writers_tombstones_displace_its_own_alone(tmp_path: Path, clock: SetableClock) -> None:
     """By a sync of deletions of what never was, too."""
     with MemoryBench(tmp_path / "db", clock, most=9, most_of_a_writer=2) as bench:
         bench.store("his", caller=BEN)
@@ -181,7 +180,7 @@ def test_a_writers_tombstones_displace_its_own_alone(tmp_path: Path, clock: Cloc
             bench.reopen()
 
 
-def test_tombstones_are_bounded_and_the_oldest_goes_first(tmp_path: Path, clock: Clock) -> None:
+def test_tombstones_are_bounded_and_the_oldest_goes_first(tmp_path: Path, clock: SetableClock) -> None:
     """Over a restart too, and when one is dug up and buried again."""
     with MemoryBench(tmp_path / "db", clock, most=2) as bench:
         for memory_id in ("a", "b", "a", "c", "d"):
@@ -206,7 +205,7 @@ def test_a_quarantined_writers_rows_are_not_returned(bench: MemoryBench) -> None
         assert bench.ask(action, memory_id="hers")["code"] == "not_found"
     assert bench.ask("sync_memories", OPERATOR, memories=[{**record, "strength": 2}])["memories"] == []
     assert bench.ask("memory_status")["total_memories"] == 1
-    assert [each["id"] for each in bench.memories.recall.written_by("Ana", None, 10)] == ["hers"]
+    assert [each["id"] for each in bench.memories.written_by("Ana", None, 10)] == ["hers"]
     bench.quarantine.lift("Ana")
     assert bench.ids(source="s") == ["his", "hers"]
     assert [each["id"] for each in bench.all()] == ["gone", "his", "hers"]
@@ -224,8 +223,8 @@ def test_what_somebody_wrote_is_listed_page_by_page(bench: MemoryBench) -> None:
     for number in range(5):
         bench.store(f"a{number}", caller=ANA)
         bench.store(f"b{number}", caller=BEN)
-    first = bench.memories.recall.written_by("Ana", None, 3)
-    rest = bench.memories.recall.written_by("Ana", first[-1]["number"], 3)
+    first = bench.memories.written_by("Ana", None, 3)
+    rest = bench.memories.written_by("Ana", first[-1]["number"], 3)
     assert [each["id"] for each in (*first, *rest)] == ["a4", "a3", "a2", "a1", "a0"]
     assert {each["written_by"] for each in (*first, *rest)} == {"Ana"}
 

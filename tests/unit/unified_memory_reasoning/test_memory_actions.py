@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, MemoryBench, SetableClock
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 
 RECORD: dict[str, Any] = {"id": "m", "content": "x", "last_accessed": "2026-01-02T03:04:05.678Z"}
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+def bench(tmp_path: Path) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         yield bench
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, SetableClock
 from twinhost.moments import iso_time
 from twinhost.unified_memory_reasoning.language import claims as claims_module
 from twinhost.unified_memory_reasoning.language.claims import Claims, claims_of, contradict, opposite
@@ -23,8 +23,8 @@ DAY_S = 86_400.0
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+def bench(tmp_path: Path) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
         yield bench
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, MemoryBench, SetableClock
 
 WORDS = {
     "TEST_PING", "STORE_MEMORY", "QUERY_MEMORY", "REINFORCE_MEMORY", "GET_MEMORY_STATUS", "SYNC_MEMORIES",
@@ -15,8 +15,8 @@ WORDS = {
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+def bench(tmp_path: Path) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         yield bench
 
 

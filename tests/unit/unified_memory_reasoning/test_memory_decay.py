@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, SetableClock
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.model import (
@@ -24,8 +24,8 @@ STRENGTHS = st.floats(0.0, 5.0)
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+def bench(tmp_path: Path) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         yield bench
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, Clock, SearchedBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, SearchedBench, SetableClock
 from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.memories.rows import strength_now
@@ -18,12 +18,12 @@ DAY_S = 86_400.0
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return setable_clock(monkeypatch)
+def clock() -> SetableClock:
+    return SetableClock()
 
 
 @pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[SearchedBench]:
+def bench(tmp_path: Path, clock: SetableClock) -> Iterator[SearchedBench]:
     with SearchedBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
         yield bench
 
@@ -103,7 +103,7 @@ def test_an_idle_memory_is_forgotten_in_time(bench: SearchedBench) -> None:
     assert [each["id"] for each in bench.search("gateway")] == ["m"]
 
 
-def test_a_search_finds_what_fades_by_passes(tmp_path: Path, clock: Clock) -> None:
+def test_a_search_finds_what_fades_by_passes(tmp_path: Path, clock: SetableClock) -> None:
     with SearchedBench(tmp_path / "passes", clock) as passes:
         passes.store("m", "gateway")
         assert [each["id"] for each in passes.search("gateway")] == ["m"]
@@ -146,7 +146,7 @@ def test_a_pinned_memory_never_fades(bench: SearchedBench, tmp_path: Path) -> No
         assert (passes.ids(), passes.get()["strength"]) == (["m"], 1.0)
 
 
-def test_another_rule_recovers_what_it_does_not_forget(tmp_path: Path, clock: Clock) -> None:
+def test_another_rule_recovers_what_it_does_not_forget(tmp_path: Path, clock: SetableClock) -> None:
     """At the start after a change of the configuration; strength that a pass removed is not restored."""
     with SearchedBench(tmp_path / "db", clock, half_life_days=1.0) as bench:
         bench.store("m", "gateway")

@@ -14,7 +14,7 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     OPERATOR,
     MemoryBench,
     SearchedBench,
-    setable_clock,
+    SetableClock,
 )
 from twinhost.mcp.graph import Item
 from twinhost.unified_memory_reasoning.memories.recall import MAY_CONTAIN
@@ -24,8 +24,8 @@ IN_BRIEF = ("id", "content", "written_by", "created", "key", "valid_from")
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchedBench]:
-    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+def bench(tmp_path: Path) -> Iterator[SearchedBench]:
+    with SearchedBench(tmp_path / "db", SetableClock()) as bench:
         yield bench
 
 
@@ -65,9 +65,9 @@ def test_further_values_of_one_key_keep_their_order(bench: SearchedBench) -> Non
     assert [each["superseded_by"] for each in history[:-1]] == [each["id"] for each in history[1:]]
 
 
-def test_all_further_memories_are_stored_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_further_memories_are_stored_or_none(tmp_path: Path) -> None:
     """At the limit of a writer, at that of all, and where one of them is malformed."""
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), most=6, most_of_a_writer=4) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock(), most=6, most_of_a_writer=4) as bench:
         assert bench.ask("store_memory", content="x", also=further(4))["code"] == "limit_reached"
         assert bench.ask("store_memory", content="x", also=further(3, key="\u2800"))["code"] == "malformed_request"
         assert (bench.memories.count, bench.all()) == (0, [])

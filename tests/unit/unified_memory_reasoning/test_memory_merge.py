@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, Clock, MemoryBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, OPERATOR, MemoryBench, SetableClock
 from twinhost.agent.request_times import stored_seconds_of
 from twinhost.moments import iso_time
 from twinhost.unified_memory_reasoning.memories.model import Memory, deleted, merge
@@ -99,11 +99,9 @@ STEPS = st.lists(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 @pytest.mark.thorough
-def test_two_stores_agree_once_each_has_synced_with_the_other(
-    monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, int, str, str, float]]
-) -> None:
+def test_two_stores_agree_once_each_has_synced_with_the_other(steps: list[tuple[str, int, str, str, float]]) -> None:
     """Whatever happened in either, in whichever order they sync; and to sync again changes nothing."""
-    clock = setable_clock(monkeypatch)
+    clock = SetableClock()
     with tempfile.TemporaryDirectory() as folder:
         pair = Path(folder, "first")
         pair.mkdir()
@@ -125,7 +123,7 @@ def test_two_stores_agree_once_each_has_synced_with_the_other(
 
 
 @contextmanager
-def both_of(folder: Path, clock: Clock) -> Iterator[tuple[MemoryBench, MemoryBench]]:
+def both_of(folder: Path, clock: SetableClock) -> Iterator[tuple[MemoryBench, MemoryBench]]:
     """Open the two stores of a folder."""
     with MemoryBench(folder / "one", clock) as one, MemoryBench(folder / "two", clock) as two:
         yield one, two
@@ -148,9 +146,9 @@ def take(stores: tuple[MemoryBench, MemoryBench], step: tuple[str, int, str, str
         store.ask(f"{what}_memory", OPERATOR, memory_id=memory_id)
 
 
-def test_only_what_is_new_is_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_new_is_returned(tmp_path: Path) -> None:
     """From the last change that is known on; decay is no change, since the greater strength wins."""
-    with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
+    with both_of(tmp_path, SetableClock()) as (one, two):
         one.store("a")
         one.store("b")
         page = one.ask("query_memory", changed_since=0)
@@ -173,9 +171,9 @@ def test_only_what_is_new_is_returned(tmp_path: Path, monkeypatch: pytest.Monkey
         assert [each["id"] for each in one.all(known)] == ["a"]
 
 
-def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
     """By its limit, and by what an answer can hold; each once, in the order of the changes."""
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         for number in range(9):
             bench.store(f"{number}", "x" * 40_000)
         bench.store("0", "again")
@@ -187,9 +185,9 @@ def test_a_page_of_changes_goes_on_where_the_last_one_ended(tmp_path: Path, monk
         assert first_of_a_session["count"] == 2
 
 
-def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deletion_is_propagated_and_permanent(tmp_path: Path) -> None:
     """A store that still has the memory does not bring it back; what its writer stores again later does."""
-    with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
+    with both_of(tmp_path, SetableClock()) as (one, two):
         one.store("m", "secret", keywords=["k"])
         one.sync_to(two)
         one.clock.let_pass(1)
@@ -204,9 +202,9 @@ def test_a_deletion_is_propagated_and_permanent(tmp_path: Path, monkeypatch: pyt
         assert one.get()["content"] == "back"
 
 
-def test_nobody_changes_what_another_wrote_by_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_changes_what_another_wrote_by_a_sync(tmp_path: Path) -> None:
     """Content, deletion, and creation are refused, and named; an access and a strength are taken."""
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         bench.store("m", "of Ana")
         before = bench.get()
         bench.clock.let_pass(10)
@@ -221,9 +219,9 @@ def test_nobody_changes_what_another_wrote_by_a_sync(tmp_path: Path, monkeypatch
         assert bench.get("of-ben")["written_by"] == "Ben"
 
 
-def test_written_by_is_the_writer_of_the_winning_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_by_is_the_writer_of_the_winning_record(tmp_path: Path) -> None:
     """The caller, whatever the record says; one whose record lost, or changed the marks alone, wrote nothing."""
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         bench.store("m", "of Ana")
         record = {**bench.get(), "written_by": "Ben"}
         bench.ask("sync_memories", OPERATOR, memories=[{**record, "strength": 2}])
@@ -234,9 +232,9 @@ def test_written_by_is_the_writer_of_the_winning_record(tmp_path: Path, monkeypa
         assert (bench.get()["written_by"], bench.get()["content"]) == ("operator", "new")
 
 
-def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path) -> None:
     """As older stores send it: the newer one wins, and a second sync changes nothing."""
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch)) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
         old = {"id": "m", "content": "old", "last_accessed": "2026-01-01T00:00:00", "forgotten": False}
         new = {"id": "m", "content": "new", "last_accessed": 1_767_225_601, "strength": 0.5}
         assert bench.ask("sync_memories", memories=[new])["added"] == 1
@@ -248,9 +246,9 @@ def test_a_record_without_a_revision_is_as_old_as_its_access(tmp_path: Path, mon
         assert kept["created"] == "2026-01-01T00:00:00.000+00:00"
 
 
-def test_a_sync_brings_a_forgotten_memory_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sync_brings_a_forgotten_memory_back(tmp_path: Path) -> None:
     """Where another store remembers it."""
-    with both_of(tmp_path, setable_clock(monkeypatch)) as (one, two):
+    with both_of(tmp_path, SetableClock()) as (one, two):
         one.store("m")
         one.sync_to(two)
         one.clock.let_pass(86_400)

@@ -19,7 +19,7 @@ from tests.unit.unified_memory_reasoning.memory_model_bench import (
     OPERATOR,
     MemoryBench,
     SearchedBench,
-    setable_clock,
+    SetableClock,
 )
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.details import FOLDED_KEYS_MIGRATION
@@ -31,8 +31,8 @@ MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "202
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+def bench(tmp_path: Path) -> Iterator[MemoryBench]:
+    with MemoryBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
         yield bench
 
 
@@ -65,7 +65,7 @@ def test_values_follow_each_other_in_the_order_of_their_start(bench: MemoryBench
 
 def test_a_new_value_counts_within_its_millisecond(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
-    clock = setable_clock(monkeypatch)
+    clock = SetableClock()
     monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
     bench.store("old", "The rent of the box room is 340")
     assert bench.store("new", "The rent of the box room is 355", supersedes=["old"])["conflicts"] == []
@@ -117,9 +117,9 @@ def test_keys_are_compared_without_case_and_spaces(bench: MemoryBench) -> None:
     assert (bench.get("a")["key"], bench.get("a")["valid_from"]) == ("WIFI password", begins)
 
 
-def test_older_keys_that_differ_in_case_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_older_keys_that_differ_in_case_become_one(tmp_path: Path) -> None:
     """Every value stays, in the history and by its id, with its spelling; blank keys stay apart, as they were."""
-    clock = setable_clock(monkeypatch)
+    clock = SetableClock()
     database = Database(tmp_path / "db", migrations_before(FOLDED_KEYS_MIGRATION))
     keys = ["Wifi", "wifi ", "\u00d1am", "\u00f1AM", " ", "  "]
     for number, key in enumerate(keys, start=1):
@@ -316,11 +316,9 @@ STEPS = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
 @pytest.mark.thorough
-def test_stores_agree_in_any_order_of_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[Any, ...]]
-) -> None:
+def test_stores_agree_in_any_order_of_records(tmp_path: Path, steps: list[tuple[Any, ...]]) -> None:
     """On every field, including the computed ones; each store has records of several writers."""
-    clock = setable_clock(monkeypatch)
+    clock = SetableClock()
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
     records: list[dict[str, Any]] = []
@@ -353,9 +351,9 @@ def test_stores_agree_in_any_order_of_records(
     assert all(each == known[0] for each in known)
 
 
-def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path) -> None:
     """The present value comes first, although the older one has more words of the query."""
-    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+    with SearchedBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
         bench.store("old", "box room rent", key="rent", valid_from=MAY)
         bench.store("new", "the rent of the box room is another one since the landlord came", key="rent")
         for number in range(20):
@@ -366,9 +364,9 @@ def test_a_search_marks_and_lowers_what_has_ended(tmp_path: Path, monkeypatch: p
         assert found[0].keys().isdisjoint({"superseded_by", "valid_until"})
 
 
-def test_a_search_marks_and_lowers_what_is_not_yet_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_marks_and_lowers_what_is_not_yet_valid(tmp_path: Path) -> None:
     """The present value comes first, however badly it fits; as of a later time, the next one is the present value."""
-    with SearchedBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+    with SearchedBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
         bench.store("now", "the usual code of the lot behind the house with the green gate is 1111", key="parking")
         bench.store("next", "parking code 2222", key="parking", valid_from="2999-06-01T00:00:00Z")
         bench.store("last", "parking code 3333", supersedes=["now"], valid_from="2999-07-01T00:00:00Z")
@@ -389,14 +387,14 @@ def test_a_search_marks_and_lowers_what_is_not_yet_valid(tmp_path: Path, monkeyp
 
 def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Starts are rounded to milliseconds, so half of them are ahead of an exact clock."""
-    clock = setable_clock(monkeypatch)
+    clock = SetableClock()
     monkeypatch.setattr(clock, "time", lambda: 1_800_000_000.0006)
     with SearchedBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
         bench.store("value", "parking code 1111", key="parking")
         assert "valid_from" not in bench.search("parking code")[0]
 
 
-def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_database_gains_the_details(tmp_path: Path) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
     database = Database(tmp_path / "db", migrations_before(DETAILS_MIGRATION))
     for number, amount in enumerate((340, 355, 355)):
@@ -407,7 +405,7 @@ def test_an_older_database_gains_the_details(tmp_path: Path, monkeypatch: pytest
             (f"m{number}", content),
         )
     database.close()
-    with MemoryBench(tmp_path / "db", setable_clock(monkeypatch), half_life_days=30.0) as bench:
+    with MemoryBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
         assert bench.ids(include_forgotten=True) == ["m2", "m1", "m0"]
         bench.memories.upkeep.on_tick()
         audit = bench.ask("memory_audit")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
-from tests.unit.unified_memory_reasoning.memory_model_bench import SearchedBench, setable_clock
+from tests.unit.unified_memory_reasoning.memory_model_bench import SearchedBench, SetableClock
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
@@ -27,8 +27,8 @@ def bench(tmp_path: Path) -> Iterator[SearchBench]:
 
 
 @pytest.fixture
-def memories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SearchedBench]:
-    with SearchedBench(tmp_path / "memories", setable_clock(monkeypatch)) as bench:
+def memories(tmp_path: Path) -> Iterator[SearchedBench]:
+    with SearchedBench(tmp_path / "memories", SetableClock()) as bench:
         yield bench
 
 

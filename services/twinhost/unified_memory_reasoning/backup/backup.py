@@ -7,10 +7,9 @@ is moved away, and the staged copy takes its place (`twinhost.store.backup.prepa
 
 import dataclasses
 import sqlite3
-import time
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -69,6 +68,7 @@ class Backups:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = database.clock
         self._current: Backup | None = None
         self._read_at = 0.0  # monotonic
         self._files = Transfers(database.path, ".backup-")
@@ -88,7 +88,7 @@ class Backups:
         self._files.remove_all()
         self._current = None
         require_space(self._files.folder, self._database.size_bytes)
-        backup = self._current = Backup(uuid.uuid4().hex, time.time())
+        backup = self._current = Backup(uuid.uuid4().hex, self._clock.time())
 
         def forget() -> None:
             self._current = None
@@ -126,7 +126,7 @@ class Backups:
             raise LimitReached(f"backup {backup_id} is being copied; poll `backup_status` until it is ready")
         if offset > backup.copy.size_bytes:
             raise MalformedRequest(f"Expected at most {backup.copy.size_bytes}, its size, got {offset} - at `$.offset`")
-        self._read_at = time.monotonic()
+        self._read_at = self._clock.monotonic()
         try:
             with self._files.path(backup_id).open("rb") as stream:
                 stream.seek(offset)
@@ -139,7 +139,7 @@ class Backups:
     def on_tick(self) -> None:
         """Remove a backup that nobody has read for 10 minutes."""
         current = self._current
-        if current is not None and current.state != "copying" and time.monotonic() - self._read_at > KEEP_S:
+        if current is not None and current.state != "copying" and self._clock.monotonic() - self._read_at > KEEP_S:
             self._files.remove_all()
             self._current = None
 
@@ -148,14 +148,14 @@ class Backups:
         work.start(lambda: self._make(backup), lambda error: self._end(dataclasses.replace(backup, failure=str(error))))
 
     def _make(self, backup: Backup) -> None:
-        began = time.monotonic()
+        began = self._clock.monotonic()
         copy = copy_database(self._database.path, self._files.path(backup.backup_id))
-        ms = round(1_000 * (time.monotonic() - began))
+        ms = round(1_000 * (self._clock.monotonic() - began))
         _log.info("backup_ready", backup_id=backup.backup_id, size_bytes=copy.size_bytes, ms=ms)
         self._end(dataclasses.replace(backup, copy=copy))
 
     def _end(self, backup: Backup) -> None:
-        self._read_at = time.monotonic()
+        self._read_at = self._clock.monotonic()
         self._current = backup
 
 
@@ -180,8 +180,8 @@ class _Incoming:
     stream: BinaryIO
     size: int | None
     sha256: str | None
+    touched: float  # monotonic, as are the others
     received: int = 0
-    touched: float = field(default_factory=time.monotonic)
     checking: bool = False
     failure: RequestError | None = None
     exchange: Exchange | None = None
@@ -194,6 +194,7 @@ class Restores:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._clock = database.clock
         self._incoming: _Incoming | None = None
         self._files = Transfers(database.path, ".incoming-")
 
@@ -219,7 +220,7 @@ class Restores:
             stream = path.open("wb")
         except OSError as error:
             raise StoreUnavailable(f"{path} can't be created ({error.strerror}); check the agent's volume") from None
-        self._incoming = _Incoming(restore_id, path, stream, size, sha256)
+        self._incoming = _Incoming(restore_id, path, stream, size, sha256, self._clock.monotonic())
         return restore_id
 
     def write(self, restore_id: str, offset: int, data: bytes) -> int:
@@ -253,7 +254,7 @@ class Restores:
             self._drop()
             raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin the restore again") from None
         incoming.received += len(data)
-        incoming.touched = time.monotonic()
+        incoming.touched = self._clock.monotonic()
         return incoming.received
 
     def finish(self, restore_id: str, size: int | None, sha256: str | None) -> Exchange | None:
@@ -271,7 +272,7 @@ class Restores:
             self._drop()
             raise incoming.failure
         if incoming.exchange is not None:
-            incoming.reported_at = incoming.reported_at or time.monotonic()
+            incoming.reported_at = incoming.reported_at or self._clock.monotonic()
             return incoming.exchange
         if not incoming.checking:
             self._check(incoming, size or incoming.size, sha256 or incoming.sha256)
@@ -286,7 +287,7 @@ class Restores:
         incoming = self._incoming
         if incoming is None:
             return
-        now = time.monotonic()
+        now = self._clock.monotonic()
         if incoming.exchange is not None:
             reported = incoming.reported_at is not None and now - incoming.reported_at > REPORTED_S
             if reported or now - incoming.staged_at > UNREPORTED_S:
@@ -330,13 +331,13 @@ class Restores:
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the backup can't be staged ({error}); check the agent's volume") from None
         _log.warning("restore_staged", restore_id=incoming.restore_id)
-        incoming.staged_at = time.monotonic()
+        incoming.staged_at = self._clock.monotonic()
         incoming.exchange = exchange  # after `staged_at`, which `on_tick` reads if there is an exchange
         self._end(incoming)
 
     def _end(self, incoming: _Incoming, failure: RequestError | None = None) -> None:
         incoming.failure = failure
-        incoming.touched = time.monotonic()
+        incoming.touched = self._clock.monotonic()
         incoming.checking = False
 
     def _find(self, restore_id: str) -> _Incoming:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import re2  # type: ignore[import-untyped]
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import TokenBuckets
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
 from twinhost.unified_memory_reasoning.errors.specificity import SHORTEST_TEXT, Requirement
@@ -117,8 +118,8 @@ class Found:
 class PatternIndex:
     """Patterns by number, and by a trigram of each text that they require."""
 
-    def __init__(self, budget_s: float = BUDGET_S) -> None:
-        self._budget_s = budget_s
+    def __init__(self, budget_s: float = BUDGET_S, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._budget_s, self._clock = budget_s, clock
         self._entries: dict[int, Entry] = {}
         self._trigrams: dict[int, frozenset[str]] = {}  # each is indexed under these
         self._under: dict[str, set[int]] = {}
@@ -156,7 +157,7 @@ class PatternIndex:
 
     def search(self, message: str, hides: Callable[[str], bool]) -> Found:
         """Return the most specific patterns that match a message, except those whose writer is hidden."""
-        deadline = time.perf_counter() + self._budget_s
+        deadline = self._clock.monotonic() + self._budget_s
         folded, coded = message.casefold(), message.encode(errors="replace")
         known: list[Entry] = []
         for entry in self._candidates(folded):
@@ -164,7 +165,7 @@ class PatternIndex:
                 break
             if hides(entry.written_by) or not entry.requirement.may_match(folded):
                 continue
-            if time.perf_counter() > deadline:
+            if self._clock.monotonic() > deadline:
                 return Found(tuple(known), complete=False)
             if found(entry.pattern, coded, ignores_case=entry.ignores_case):
                 known.append(entry)
@@ -193,10 +194,11 @@ REFILL = 0.5  # seconds of CPU time per second
 class CpuBudget:
     """The per-caller CPU budget for patterns and messages: a token bucket of seconds for each caller."""
 
-    def __init__(self, burst_s: float = BURST_S, refill: float = REFILL) -> None:
+    def __init__(self, burst_s: float = BURST_S, refill: float = REFILL, clock: Clock = SYSTEM_CLOCK) -> None:
         self._burst_s = burst_s
         self._refill = refill
-        self._buckets = TokenBuckets(burst_s, refill)  # of seconds of CPU time
+        self._clock = clock
+        self._buckets = TokenBuckets(burst_s, refill, clock.monotonic)  # of seconds of CPU time
 
     @contextmanager
     def spending(self, caller: str) -> Iterator[None]:
@@ -210,7 +212,7 @@ class CpuBudget:
                 f"the patterns and messages of {caller} used up its CPU budget of {self._burst_s:g} s; "
                 f"try again in {max(0.1, -left_s / self._refill):.1f} s"
             )
-        since, began = time.monotonic(), time.thread_time()  # of this thread: other load is not charged
+        since, began = self._clock.monotonic(), time.thread_time()  # of this thread: other load is not charged
         try:
             yield
         finally:

@@ -1,6 +1,5 @@
 """Error patterns, and the outcomes of their solutions by reporter, so that a reporter's outcomes can be hidden."""
 
-import time
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -84,7 +83,7 @@ class SolutionOutcomes:
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (pattern_id, written_by) DO UPDATE SET "
             "successes = successes + excluded.successes, failures = failures + excluded.failures, "
             "note = coalesce(excluded.note, note), updated = excluded.updated",
-            (pattern_id, int(success), int(not success), note, time.time(), written_by),
+            (pattern_id, int(success), int(not success), note, self._database.clock.time(), written_by),
         )
 
     def score(self, pattern_id: int) -> ScoreDocument:
@@ -232,7 +231,7 @@ class ErrorPatterns:
         self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
         self.outcomes = SolutionOutcomes(database)
         self._quarantine = Quarantine(database)
-        self._index = PatternIndex(budget_s)
+        self._index = PatternIndex(budget_s, database.clock)
         self._similar = SimilarPatterns()
         for number, kind, pattern, solution, ignores_case, writer in database.execute(_ALL):
             requirement = requirement_of(pattern, ignores_case=bool(ignores_case))
@@ -254,7 +253,7 @@ class ErrorPatterns:
             MalformedRequest: RE2 refuses the pattern, or it is too large.
             LimitReached: there are too many patterns, too many of this writer, or too many that require no text.
         """
-        reads, requirement, now = accept(pattern), requirement_of(pattern), time.time()
+        reads, requirement, now = accept(pattern), requirement_of(pattern), self._database.clock.time()
         known = self._database.select_one(
             _Stored,
             "SELECT id AS pattern_id, solution FROM error_patterns "
@@ -299,7 +298,7 @@ class ErrorPatterns:
         )
         self._database.execute(
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
-            (time.time(), best["pattern_id"]),
+            (self._database.clock.time(), best["pattern_id"]),
         )
         general = any(entry.requirement.general for entry in found.entries if entry.pattern_id == best["pattern_id"])
         return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)

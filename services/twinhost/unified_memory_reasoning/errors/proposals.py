@@ -1,6 +1,5 @@
 """Proposals of patterns, made from the shapes of error messages that no pattern matches (see `shapes`)."""
 
-import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
@@ -172,7 +171,7 @@ class PatternProposals:
         own = shape_of(message)
         if own is None:
             return None
-        now, example = time.time(), message[:_EXAMPLE_CHARACTERS]
+        now, example = self._database.clock.time(), message[:_EXAMPLE_CHARACTERS]
         shape, replaced = self._counted_as(own, example, written_by)
         if replaced and (self._quarantine.hides(written_by) or not is_specific(shape, message)):
             shape, replaced = own, []
@@ -254,7 +253,7 @@ class PatternProposals:
             raise NotFound(f"there is no proposal {proposal_id}; `get_pattern_proposals` lists them")
         self._database.execute(
             "UPDATE unknown_errors SET dismissed_by = ?, dismissed = ? WHERE id = ?",
-            (dismissed_by, time.time(), proposal_id),
+            (dismissed_by, self._database.clock.time(), proposal_id),
         )
         return proposals[0]
 
@@ -274,9 +273,9 @@ class PatternProposals:
         """
         if self._quarantine.hides(written_by):
             return 0
-        deadline, settled = time.perf_counter() + _SETTLE_S, 0
+        deadline, settled = self._database.clock.monotonic() + _SETTLE_S, 0
         for proposal in self._select("TRUE", (), "max(r.last_seen) DESC", _MOST_SETTLED):
-            if time.perf_counter() > deadline:
+            if self._database.clock.monotonic() > deadline:
                 break
             known = not own_shape_alone and found(pattern, proposal["example"].encode(errors="replace"))
             if known or proposal["pattern"] == pattern:

@@ -1,6 +1,5 @@
 """Memories: the handlers."""
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,14 +7,14 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.request_times import past_seconds_of, seconds_of
-from twinhost.moments import SYSTEM_CLOCK, iso_time
+from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.details import shown_details, stored_details, synced_details
-from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged
+from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged, Present
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     FurtherMemory,
@@ -40,9 +39,8 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     SyncedMemory,
     SyncMemories,
 )
-from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, Memory, deleted
+from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, deleted
 from twinhost.unified_memory_reasoning.memories.recall import Selection
-from twinhost.unified_memory_reasoning.memories.validity import NO_END, End
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
 _ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief
@@ -54,12 +52,13 @@ class MemoryActions(Feature):
 
     def __init__(self, memories: Memories, max_reply_bytes: int) -> None:
         self._memories = memories
+        self._clock = memories.clock
         self._max_bytes = max_reply_bytes // 2  # of memories; the rest of a reply is smaller
         self._max_brief_bytes = max_reply_bytes - _ENVELOPE_BYTES
 
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
-        changes = msgspec.structs.replace(_changes(request), strength=request.strength)
+        changes = msgspec.structs.replace(_changes(request, self._clock), strength=request.strength)
         entry, new, conflicts = self._memories.put(request.name, changes, caller)
         stored: MemoryStored = {
             "status": SUCCESS,
@@ -70,25 +69,20 @@ class MemoryActions(Feature):
             "conflicts": conflicts,
         }
         if request.also:
-            stored["also"] = self._memories.add(list(map(_changes, request.also)), caller)
+            stored["also"] = self._memories.add([_changes(memory, self._clock) for memory in request.also], caller)
         return stored
 
     @action()
     def get(self, request: GetMemory, _: Caller) -> MemoryFound:
-        if request.key is None and request.as_of is None:
-            found = self._memories.find(request.name)
-        else:
-            then = round(time.time(), 3) if request.as_of is None else seconds_of(request.as_of, "$.as_of")
-            key = self._memories.find(request.name).memory.details.key if request.key is None else request.key
-            found = self._memories.valid_at(key, request.name, then)
-        (entry,) = self._memories.upkeep.access([found])
+        moment = None if request.as_of is None else seconds_of(request.as_of, "$.as_of")
+        entry = self._memories.get(request.key, request.name, moment)
         return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": self._document(entry)}
 
     @action()
     def query(self, request: QueryMemory, _: Caller) -> MemoriesFound:
         if request.changed_since is not None:
             return self._changes(request, request.changed_since)
-        ids = [each for each in (request.memory_id, request.id, *(request.ids or ())) if each is not None]
+        ids = [name for name in (request.memory_id, request.id, *(request.ids or ())) if name is not None]
         chosen = Selection(
             ids=ids or None,
             keywords=request.keywords,
@@ -104,25 +98,25 @@ class MemoryActions(Feature):
         )
         if request.brief:
             return self._brief(chosen)
-        page = self._memories.recall.query(chosen, self._max_bytes)
-        entries = self._memories.upkeep.access(page.entries) if ids else page.entries
+        page = self._memories.query(chosen, self._max_bytes)
         return {
             "status": SUCCESS,
-            "memories": self._documents(entries),
-            "count": len(entries),
+            "memories": self._documents(page.entries),
+            "count": len(page.entries),
             "more": page.more,
-            "next_before": entries[-1].number if page.more else None,
+            "next_before": page.entries[-1].number if page.more else None,
         }
 
     @action(mutates=True)
     def reinforce(self, request: ReinforceMemory, caller: Caller) -> MemoryReinforced:
-        entry, recovered = self._memories.reinforce(request.name, caller, request.pin)
+        present, recovered = self._memories.reinforce(request.name, caller, request.pin)
+        memory = present.entry.memory
         return {
             "status": SUCCESS,
-            "message": f"memory {entry.memory.id} {'recovered' if recovered else 'reinforced'}",
-            "memory_id": entry.memory.id,
-            "strength": entry.memory.strength,
-            "forgotten": self._memories.fading.forgotten(entry.memory, time.time()),
+            "message": f"memory {memory.id} {'recovered' if recovered else 'reinforced'}",
+            "memory_id": memory.id,
+            "strength": memory.strength,
+            "forgotten": present.forgotten,
             "recovered": recovered,
         }
 
@@ -133,9 +127,11 @@ class MemoryActions(Feature):
 
     @action(mutates=True)
     def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
-        records = [_record(record, number) for number, record in enumerate(request.memories)]
+        records = [
+            _record(record, f"$.memories[{number}]", self._clock) for number, record in enumerate(request.memories)
+        ]
         merged = self._memories.merge(records, caller)
-        outcomes = Counter(each.outcome for each in merged)
+        outcomes = Counter(record.outcome for record in merged)
         counts: MergeCounts = {
             "added": outcomes["added"],
             "changed": outcomes["changed"],
@@ -147,7 +143,7 @@ class MemoryActions(Feature):
             "status": SUCCESS,
             "message": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
             **counts,
-            "refused_ids": [each.kept.memory.id for each in merged if each.outcome == "refused"],
+            "refused_ids": [record.kept.memory.id for record in merged if record.outcome == "refused"],
             "memories": memories,
             "left_out": left_out,
         }
@@ -166,11 +162,11 @@ class MemoryActions(Feature):
 
     @action()
     def audit(self, request: MemoryAuditRequest, _: Caller) -> MemoryAuditDocument:
-        return {"status": SUCCESS, **self._memories.audit.lists(request.limit)}
+        return {"status": SUCCESS, **self._memories.audit(request.limit)}
 
     @action()
     def status(self, _: MemoryStatus, __: Caller) -> MemoryStatusDocument:
-        counted, last = self._memories.recall.counted(), self._memories.upkeep.last_pass
+        counted, last = self._memories.counted(), self._memories.upkeep.last_pass
         return {
             "status": SUCCESS,
             "total_memories": counted.total,
@@ -189,7 +185,7 @@ class MemoryActions(Feature):
                 "`changed_since` returns everything that changed; leave out all other fields except `limit` - "
                 "at `$.changed_since`"
             )
-        page = self._memories.recall.changes(since, request.limit, self._max_bytes)
+        page = self._memories.changes(since, request.limit, self._max_bytes)
         return {
             "status": SUCCESS,
             "memories": self._documents(page.entries),
@@ -199,7 +195,7 @@ class MemoryActions(Feature):
         }
 
     def _brief(self, chosen: Selection) -> MemoriesFound:
-        found, more = self._memories.recall.brief(chosen, self._max_brief_bytes)
+        found, more = self._memories.brief(chosen, self._max_brief_bytes)
         return {
             "status": SUCCESS,
             "memories": [],
@@ -214,25 +210,18 @@ class MemoryActions(Feature):
 
     def _documents(self, entries: Iterable[Kept]) -> list[MemoryDocument]:
         """Return memories as a reply has them; `sync_memories` of another store accepts them unchanged."""
-        kept, now = list(entries), time.time()
-        ends = self._memories.validity.ends(each.number for each in kept if not each.memory.deleted)
-        return [
-            _document(
-                each, NO_END if each.memory.deleted else ends.get(each.number, NO_END), self._memories.fading, now
-            )
-            for each in kept
-        ]
+        return list(map(_document, self._memories.present(entries)))
 
     def _stored_now(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
         """Return the stored memories of a sync, as many as fit, and the ids of the others."""
-        last = {each.kept.memory.id: each for each in merged}  # an id may occur twice
+        last = {record.kept.memory.id: record for record in merged}  # an id may occur twice
         memories: list[MemoryDocument] = []
         left_out: list[str] = []
         size = 0
-        for memory_id, each in last.items():
-            if not each.visible:
+        for memory_id, record in last.items():
+            if not record.visible:
                 continue
-            stored = self._document(each.kept)
+            stored = self._document(record.kept)
             size += len(msgspec.json.encode(stored))
             if size <= min(self._max_bytes, MAX_SYNC_REPLY_BYTES):
                 memories.append(stored)
@@ -241,11 +230,9 @@ class MemoryActions(Feature):
         return memories, left_out
 
 
-def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocument:
-    memory, details = entry.memory, entry.memory.details
-    strength = fading.strength(memory.strength, memory.last_accessed, now, pinned=details.pinned)
-    if strength != memory.strength:
-        strength = round(strength, 3)
+def _document(present: Present) -> MemoryDocument:
+    memory, details, end = present.entry.memory, present.entry.memory.details, present.end
+    strength = present.strength if present.strength == memory.strength else round(present.strength, 3)
     shown: Any = {
         "id": memory.id,
         "content": memory.content,
@@ -254,9 +241,9 @@ def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocume
         "strength": strength,
         "created": iso_time(memory.created),
         "last_accessed": iso_time(memory.last_accessed),
-        "forgotten": fading.forgotten(memory, now),
+        "forgotten": present.forgotten,
         "revised": iso_time(memory.revised),
-        "written_by": entry.written_by,
+        "written_by": present.entry.written_by,
         **({"deleted": True} if memory.deleted else {}),
         **shown_details(msgspec.structs.replace(details, valid_until=end.valid_until)),
         **({} if end.superseded_by is None else {"superseded_by": end.superseded_by}),
@@ -268,24 +255,23 @@ def _document(entry: Kept, end: End, fading: Fading, now: float) -> MemoryDocume
     return document
 
 
-def _changes(memory: StoreMemory | FurtherMemory) -> Changes:
+def _changes(memory: StoreMemory | FurtherMemory, clock: Clock) -> Changes:
     keywords = None if memory.keywords is None else _unique(memory.keywords)
-    details = stored_details(memory, SYSTEM_CLOCK)
+    details = stored_details(memory, clock)
     return Changes(content=memory.content, keywords=keywords, source=memory.source, details=details)
 
 
-def _record(record: SyncedMemory, number: int) -> Memory:
+def _record(record: SyncedMemory, where: str, clock: Clock) -> Memory:
     """Return a record of another store as it is stored here; of a deletion, it has no body."""
-    where = f"$.memories[{number}]"
 
     def moment(name: str) -> float | None:
         value = getattr(record, name)
-        return None if value is None else past_seconds_of(value, f"{where}.{name}", SYSTEM_CLOCK, _MAX_AHEAD_S)
+        return None if value is None else past_seconds_of(value, f"{where}.{name}", clock, _MAX_AHEAD_S)
 
     strength = record.strength
     if (stored := record.as_stored) is not None:
         strength, record = stored.strength, msgspec.structs.replace(record, valid_until=stored.valid_until)
-    accessed = past_seconds_of(record.last_accessed, f"{where}.last_accessed", SYSTEM_CLOCK, _MAX_AHEAD_S)
+    accessed = past_seconds_of(record.last_accessed, f"{where}.last_accessed", clock, _MAX_AHEAD_S)
     created, revised = moment("created"), moment("revised")
     memory = Memory(
         id=record.id,
@@ -299,7 +285,7 @@ def _record(record: SyncedMemory, number: int) -> Memory:
     )
     if record.deleted:
         return deleted(memory, memory.revised)
-    details = synced_details(record, where, SYSTEM_CLOCK, _MAX_AHEAD_S)
+    details = synced_details(record, where, clock, _MAX_AHEAD_S)
     memory = msgspec.structs.replace(memory, details=details)
     if details.valid_from is None and (details.key is not None or details.supersedes):
         memory = msgspec.structs.replace(memory, details=msgspec.structs.replace(details, valid_from=memory.occurred))

@@ -6,7 +6,6 @@ and if neither supersedes the other, at once or later.
 """
 
 import hashlib
-import time
 from collections.abc import Iterable, Iterator
 from itertools import combinations, islice, product
 from typing import TypedDict
@@ -15,7 +14,7 @@ from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.language import MAX_CLAIMING_CHARACTERS, claims_of, contradict, opposite
-from twinhost.unified_memory_reasoning.memories.model import Memory
+from twinhost.unified_memory_reasoning.memories.model import Memory, now_ms
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 
 MOST_CONFLICTS = 10  # that the reply to a `store_memory` names
@@ -136,7 +135,7 @@ class MemoryAudit:
 
     def lists(self, limit: int) -> Audited:
         """Return the lists, each with at most `limit` entries."""
-        now = round(time.time(), 3)
+        now = now_ms(self._database.clock)
         contradictory = list(islice(self._contradictory(), limit + 1))
         duplicates = list(islice(self._duplicates(), limit + 1))
 
@@ -194,7 +193,7 @@ class MemoryAudit:
 
     def _valid(self, numbers: Iterable[int]) -> list[int]:
         """Return the memories whose validity has not ended."""
-        kept, now = list(numbers), round(time.time(), 3)
+        kept, now = list(numbers), now_ms(self._database.clock)
         ends = self._validity.ends(kept)
         return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
 

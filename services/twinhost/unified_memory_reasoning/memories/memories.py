@@ -5,7 +5,7 @@ it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.audit import BriefMemory, MemoryAudit
+from twinhost.unified_memory_reasoning.memories.audit import Audited, BriefMemory, MemoryAudit
 from twinhost.unified_memory_reasoning.memories.details import NONE, Details
 from twinhost.unified_memory_reasoning.memories.model import (
     BY_DAYS,
@@ -24,18 +24,19 @@ from twinhost.unified_memory_reasoning.memories.model import (
     deleted,
     folded_key,
     merge,
+    now_ms,
     reinforced,
     same_body,
 )
-from twinhost.unified_memory_reasoning.memories.recall import MemoryRecall
+from twinhost.unified_memory_reasoning.memories.recall import MemoryReads
 from twinhost.unified_memory_reasoning.memories.rows import MOST, MOST_OF_A_WRITER, MemoryRows
-from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep, now_ms
-from twinhost.unified_memory_reasoning.memories.validity import Validity
+from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, End, Validity
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
 _ONE_MS = 0.001  # times are whole milliseconds, as on the wire
 
-Outcome = Literal["added", "changed", "unchanged", "refused"]
+MergeOutcome = Literal["added", "changed", "unchanged", "refused"]
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,11 +61,20 @@ class Merged(msgspec.Struct, frozen=True):
     """The outcome of one record of a sync: what is stored now, and whether it is visible."""
 
     kept: Kept
-    outcome: Outcome
+    outcome: MergeOutcome
     visible: bool
 
 
-class Memories:
+class Present(NamedTuple):
+    """A memory as it is now: when it ceases to be valid, how strong it is, and whether it is forgotten."""
+
+    entry: Kept
+    end: End
+    strength: float
+    forgotten: bool
+
+
+class Memories(MemoryReads):
     """Memories by id."""
 
     def __init__(
@@ -75,14 +85,14 @@ class Memories:
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
     ) -> None:
-        self.fading = fading
-        self.validity = Validity(database)
-        self.validity.fold_keys()
-        self.audit = MemoryAudit(database, self.validity)
+        self._validity = Validity(database)
+        self._validity.fold_keys()
+        self._audit = MemoryAudit(database, self._validity)
         self._quarantine = Quarantine(database)
-        self._rows = MemoryRows(database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms()))
-        self.upkeep = MemoryUpkeep(database, self._rows, fading, self.audit)
-        self.recall = MemoryRecall(database, self._rows, self.upkeep.fresh, fading)
+        rows = MemoryRows(
+            database, most, most_of_a_writer, lambda memory: fading.forgotten(memory, now_ms(database.clock))
+        )
+        super().__init__(database, rows, MemoryUpkeep(database, rows, fading, self._audit), fading)
         self.upkeep.recover_by_rule()
 
     @property
@@ -99,7 +109,7 @@ class Memories:
             NotGranted: the memory belongs to another caller.
             LimitReached: there are too many memories, or too many of this writer.
         """
-        now = now_ms()
+        now = now_ms(self.clock)
         before = self._find(memory_id) if memory_id is not None else None
         if before is None or before.memory.deleted:
             details = self._details(NONE, changes.details, now)
@@ -107,7 +117,7 @@ class Memories:
             return self._put(memory, caller, before, new=True)
         self._require_writer(before, caller)
         was = before.memory
-        kept_strength = FIRST_STRENGTH if self.fading.forgotten(was, now) else was.strength
+        kept_strength = FIRST_STRENGTH if self._fading.forgotten(was, now) else was.strength
         memory = msgspec.structs.replace(
             was,
             content=changes.content,
@@ -126,7 +136,7 @@ class Memories:
         Raises:
             LimitReached: there would be too many memories, or too many of this writer; none is stored.
         """
-        now = now_ms()
+        now = now_ms(self.clock)
         starts: dict[str | None, float] = {}  # of the last value of each key
         memories: list[Memory] = []
         for changes in several:
@@ -137,10 +147,48 @@ class Memories:
                 details = msgspec.structs.replace(details, valid_from=start) if start != details.valid_from else details
             memories.append(_new(None, changes, details, now, now))
         numbers = self._rows.insert(memories, caller.name, of_an_operator=caller.operator)
-        self.audit.mark_new(
-            (number, each.details.key, each.content) for number, each in zip(numbers, memories, strict=True)
+        self._audit.mark_new(
+            (number, memory.details.key, memory.content) for number, memory in zip(numbers, memories, strict=True)
         )
-        return [each.id for each in memories]
+        return [memory.id for memory in memories]
+
+    def get(self, key: str | None, memory_id: str, moment: float | None = None) -> Kept:
+        """Return a memory, or the value of its key or its history at a time; unless it is forgotten, it is accessed.
+
+        Args:
+            key: whose value; None if the memory is named by its id.
+            memory_id: the id, if there is no key.
+            moment: the time; None: now, or what has the id.
+
+        Raises:
+            NotFound: there is none, or its writer is quarantined.
+        """
+        if key is None and moment is None:
+            found = self.find(memory_id)
+        else:
+            known = self.find(memory_id).memory.details.key if key is None else key
+            found = self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
+        return self.upkeep.access([found])[0]
+
+    def present(self, entries: Iterable[Kept]) -> list[Present]:
+        """Return memories as they are now."""
+        kept, now = list(entries), self.clock.time()
+        ends = self._validity.ends(entry.number for entry in kept if not entry.memory.deleted)
+        return [
+            Present(
+                entry,
+                NO_END if entry.memory.deleted else ends.get(entry.number, NO_END),
+                self._fading.strength(
+                    entry.memory.strength, entry.memory.last_accessed, now, pinned=entry.memory.details.pinned
+                ),
+                self._fading.forgotten(entry.memory, now),
+            )
+            for entry in kept
+        ]
+
+    def audit(self, limit: int) -> Audited:
+        """Return the memories that need attention, in lists of at most `limit` entries."""
+        return self._audit.lists(limit)
 
     def find(self, memory_id: str) -> Kept:
         """Return a memory, also a forgotten one.
@@ -152,13 +200,13 @@ class Memories:
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
         return found
 
-    def valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
+    def _valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
         """Return the value of a key, or of a memory's history, that was valid at a time; also a forgotten one.
 
         Raises:
             NotFound: there was none.
         """
-        found = self._rows.read(self.validity.valid_at(key, memory_id, moment))
+        found = self._rows.read(self._validity.valid_at(key, memory_id, moment))
         if found is None:
             raise NotFound("the memory was deleted; `memory_history` lists what is left")
         return self.upkeep.fresh(found)
@@ -171,12 +219,12 @@ class Memories:
         """
         if key is None:
             key = self.find(memory_id or "").memory.details.key
-        numbers = self.validity.history(key, memory_id or "", limit, skip)
+        numbers = self._validity.history(key, memory_id or "", limit, skip)
         if not numbers and not skip:
             raise NotFound(f"no value of the key {(key or '')[:64]!r} is stored; `store_memory` stores one")
-        return [self.upkeep.fresh(each) for each in map(self._rows.read, numbers) if each is not None]
+        return [self.upkeep.fresh(entry) for entry in map(self._rows.read, numbers) if entry is not None]
 
-    def reinforce(self, memory_id: str, caller: Caller, pin: bool | None = None) -> tuple[Kept, bool]:
+    def reinforce(self, memory_id: str, caller: Caller, pin: bool | None = None) -> tuple[Present, bool]:
         """Make a memory stronger, and pin or unpin it; return it, and whether it had been forgotten.
 
         Raises:
@@ -184,7 +232,7 @@ class Memories:
             NotGranted: it would be pinned or unpinned, and belongs to another caller.
         """
         before = self.find(memory_id)
-        was, now = before.memory, now_ms()
+        was, now = before.memory, now_ms(self.clock)
         memory = msgspec.structs.replace(
             was, strength=reinforced(was.strength), last_accessed=max(now, was.last_accessed)
         )
@@ -192,7 +240,8 @@ class Memories:
             self._require_writer(before, caller)
             details = msgspec.structs.replace(was.details, pinned=pin)
             memory = msgspec.structs.replace(memory, details=details, revised=_after(before, now))
-        return self._rows.write(memory, before.written_by, before), self.fading.forgotten(was, now)
+        (present,) = self.present([self._rows.write(memory, before.written_by, before)])
+        return present, self._fading.forgotten(was, now)
 
     def remove(self, memory_id: str, caller: Caller) -> None:
         """Delete a memory; a tombstone without its body stays.
@@ -205,7 +254,7 @@ class Memories:
         if before is None or before.memory.deleted or (self._hidden(before) and not caller.operator):
             raise NotFound(f"there is no memory {memory_id[:64]!r} to delete; `query_memory` lists them")
         self._require_writer(before, caller)
-        self._write(deleted(before.memory, max(now_ms(), before.memory.revised)), caller, before)
+        self._write(deleted(before.memory, max(now_ms(self.clock), before.memory.revised)), caller, before)
 
     def merge(self, records: Sequence[Memory], caller: Caller) -> list[Merged]:
         """Merge another store's records into this one; the n-th result is for the n-th record.
@@ -239,8 +288,8 @@ class Memories:
         if memory.id in details.supersedes:
             raise MalformedRequest("a memory can't supersede itself; name other memories - at `$.supersedes`")
         known = () if before is None else before.memory.details.supersedes
-        added = [each for each in details.supersedes if each not in known]
-        later = self.validity.later(memory.id) if added else set()
+        added = [superseded for superseded in details.supersedes if superseded not in known]
+        later = self._validity.later(memory.id) if added else set()
         for superseded in added:
             if self._visible(superseded) is None:
                 raise NotFound(
@@ -253,7 +302,7 @@ class Memories:
                     "value under another id - at `$.supersedes`"
                 )
         entry = self._write(memory, caller, before)
-        return Put(entry, new, [] if self._hidden(entry) else self.audit.conflicts(entry.number, memory))
+        return Put(entry, new, [] if self._hidden(entry) else self._audit.conflicts(entry.number, memory))
 
     def _details(self, was: Details, given: dict[str, Any], now: float) -> Details:
         """Return the details after a change; the value of a key, or what supersedes another, begins at some time."""
@@ -262,7 +311,7 @@ class Memories:
         if "valid_from" in given or not begins:
             return details
         if details.occurred_at is None:
-            start = now if details.key is None else self.validity.free_start(details.key, now)
+            start = now if details.key is None else self._validity.free_start(details.key, now)
         else:
             start = details.occurred_at
         return msgspec.structs.replace(details, valid_from=start)
@@ -271,11 +320,11 @@ class Memories:
         entry = self._rows.write(memory, caller.name, before, of_an_operator=caller.operator)
         if not memory.deleted:
             if before is not None and not before.memory.deleted:
-                self.audit.forget(entry.number)
-            self.audit.mark_new([(entry.number, memory.details.key, memory.content)])
+                self._audit.forget(entry.number)
+            self._audit.mark_new([(entry.number, memory.details.key, memory.content)])
         return entry
 
-    def _merged(self, entry: Kept, outcome: Outcome) -> Merged:
+    def _merged(self, entry: Kept, outcome: MergeOutcome) -> Merged:
         return Merged(entry, outcome, not self._hidden(entry))
 
     def _find(self, memory_id: str) -> Kept | None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from twinhost.moments import Clock
 from twinhost.unified_memory_reasoning.memories.details import NONE, Details
 
 MAX_CONTENT_CHARACTERS = 65_536
@@ -29,6 +30,11 @@ REINFORCE_FACTOR = 1.2
 MOST_STRENGTH = 5.0
 _SHOWING_NOTHING = "\u115f\u1160\u2800\u3164\uffa0"  # fillers of Hangul, and the empty pattern of Braille
 FIRST_STRENGTH = 1.0
+
+
+def now_ms(clock: Clock) -> float:
+    """Return seconds since the epoch in whole milliseconds, as on the wire."""
+    return round(clock.time(), 3)
 
 
 def idle_since(now: float) -> float:

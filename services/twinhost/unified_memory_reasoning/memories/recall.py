@@ -5,7 +5,7 @@ All of them skip the rows of quarantined writers, except `written_by`, which is 
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NotRequired, TypedDict
 
 import msgspec
@@ -14,14 +14,14 @@ from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import page_of
 from twinhost.unified_memory_reasoning.memories.details import decode_details
-from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key
+from twinhost.unified_memory_reasoning.memories.model import Fading, Kept, folded_key, now_ms
 from twinhost.unified_memory_reasoning.memories.rows import (
     GRAPH,
     GRAPH_SOURCE,
     MemoryRows,
     strength_now,
 )
-from twinhost.unified_memory_reasoning.memories.upkeep import now_ms
+from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep
 from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY, OF_KEYS
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
 
@@ -85,7 +85,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True):
     entities_with: str | None = None  # parts of the graph whose entities may have this text
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
+class MemoryPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of memories; `last_change` is the number of the last one's change."""
 
     entries: list[Kept]
@@ -140,23 +140,27 @@ class Counted(msgspec.Struct, frozen=True, kw_only=True):
     strength: StrengthDocument
 
 
-class MemoryRecall:
-    """The reads; `fresh` adds to a row an access that is not on disk yet."""
+class MemoryReads:
+    """The reads of all memories."""
 
-    def __init__(self, database: Database, rows: MemoryRows, fresh: Callable[[Kept], Kept], fading: Fading) -> None:
+    def __init__(self, database: Database, rows: MemoryRows, upkeep: MemoryUpkeep, fading: Fading) -> None:
         create_visible_views(database, "memories")
         database.execute(_CHANGES_VIEW)
+        self.clock = database.clock
+        self.upkeep = upkeep
         self._database = database
         self._rows = rows
-        self._fresh = fresh
         self._fading = fading
 
-    def query(self, chosen: Selection, max_bytes: int) -> Page:
-        """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them."""
+    def query(self, chosen: Selection, max_bytes: int) -> MemoryPage:
+        """Return the selected memories, newest first: at least one, and no more than `max_bytes` of them.
+
+        Naming them by id counts as an access.
+        """
         numbers_found = self._database.execute(*self._selecting("m.number", chosen)).fetchall()
         found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
-        entries, more = page_of((self._fresh(each) for each in found if each), chosen.limit, max_bytes)
-        return Page(entries=entries, more=more)
+        entries, more = page_of((self.upkeep.fresh(entry) for entry in found if entry), chosen.limit, max_bytes)
+        return MemoryPage(entries=self.upkeep.access(entries) if chosen.ids else entries, more=more)
 
     def brief(self, chosen: Selection, max_bytes: int) -> tuple[list[MemoryInBrief], bool]:
         """Return what `query` does, in brief, and whether there are more."""
@@ -181,7 +185,7 @@ class MemoryRecall:
             conditions.append("+m.source = ?" if few else "m.source = ?")
             values.append(chosen.source)
         if chosen.min_strength is not None:
-            conditions.append(f"{strength_now(self._fading, 'm', repr(now_ms()))} >= ?")
+            conditions.append(f"{strength_now(self._fading, 'm', repr(now_ms(self.clock)))} >= ?")
             values.append(chosen.min_strength)
         if chosen.key is not None:
             conditions.append(OF_KEY)
@@ -211,20 +215,20 @@ class MemoryRecall:
         same = self._database.execute(_OF_SAME_ENTITIES, (json.dumps(numbers),))
         return [number for (number,) in same]
 
-    def changes(self, since: int, limit: int, max_bytes: int) -> Page:
+    def changes(self, since: int, limit: int, max_bytes: int) -> MemoryPage:
         """Return what changed after the change `since`, oldest change first, with tombstones and forgotten ones."""
         rows = self._database.execute(
             "SELECT change, id FROM visible_memory_changes WHERE change > ? ORDER BY change LIMIT ?", (since, limit + 1)
         ).fetchall()
         found = ((change, self._rows.find(memory_id)) for change, memory_id in rows)
-        changed = ((change, self._fresh(each)) for change, each in found if each)
+        changed = ((change, self.upkeep.fresh(entry)) for change, entry in found if entry)
         page, more = page_of(changed, limit, max_bytes, lambda change: change[1])
-        return Page(entries=[each for _, each in page], more=more, last_change=page[-1][0] if page else since)
+        return MemoryPage(entries=[entry for _, entry in page], more=more, last_change=page[-1][0] if page else since)
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenMemory]:
         """Return a caller's memories, quarantined or not, newest first."""
         found = self._rows.written_by(name, MAX_NUMBER if before is None else before, limit)
-        return [_written(self._fresh(each)) for each in found]
+        return [_written(self.upkeep.fresh(entry)) for entry in found]
 
     def counted(self) -> Counted:
         """Return how many memories there are, and how strong they are."""
@@ -233,7 +237,9 @@ class MemoryRecall:
             found: Any = {**strength, "bands": msgspec.json.decode(bands)}
             return Counted(total=total, forgotten=forgotten, strength=found)
 
-        return self._database.select(counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms()))))[0]
+        return self._database.select(
+            counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms(self.clock))))
+        )[0]
 
 
 def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrief:

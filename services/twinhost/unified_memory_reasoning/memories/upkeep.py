@@ -1,7 +1,6 @@
 """What happens to memories between requests: accesses are written, decay passes run, older texts are indexed."""
 
 import itertools
-import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.audit import MemoryAudit
-from twinhost.unified_memory_reasoning.memories.model import PASS_EVERY_S, Fading, Idle, Kept, next_pass_in_s
+from twinhost.unified_memory_reasoning.memories.model import PASS_EVERY_S, Fading, Idle, Kept, next_pass_in_s, now_ms
 from twinhost.unified_memory_reasoning.memories.rows import DecayPass, MemoryRows, Place
 
 _WRITE_ACCESSES_EVERY_S = 5.0
@@ -38,10 +37,10 @@ class MemoryUpkeep:
         self._accessed: dict[str, float] = {}  # times by id
         self._last_pass = rows.last_pass()
         self._under_way: _UnderWay | None = None
-        clock = time.monotonic()
+        self._clock = database.clock
         ran = self._last_pass.ran if self._last_pass is not None else None
-        self._decay_at = clock + next_pass_in_s(ran, time.time())
-        self._write_accesses_at = clock + _WRITE_ACCESSES_EVERY_S
+        self._decay_at = self._clock.monotonic() + next_pass_in_s(ran, self._clock.time())
+        self._write_accesses_at = self._clock.monotonic() + _WRITE_ACCESSES_EVERY_S
 
     @property
     def last_pass(self) -> DecayPass | None:
@@ -50,18 +49,18 @@ class MemoryUpkeep:
 
     def recover_by_rule(self) -> None:
         """Recover memories that the configured rule does not forget; at a start, since the rule may have changed."""
-        now = now_ms()
+        now = now_ms(self._clock)
         self._rows.recover(lambda idle: self._fading.idle_forgotten(idle, now))
 
     def access(self, entries: Iterable[Kept]) -> list[Kept]:
         """Note that memories were accessed, unless they are forgotten; return them with the new time."""
-        now, accessed = now_ms(), list(entries)
+        now, accessed = now_ms(self._clock), list(entries)
         self.note(each.memory.id for each in accessed if not self._fading.forgotten(self.fresh(each).memory, now))
         return [self.fresh(each) for each in accessed]
 
     def note(self, memory_ids: Iterable[str]) -> None:
         """Note that memories that are not forgotten were accessed now; they are written within 5 s."""
-        now = now_ms()
+        now = now_ms(self._clock)
         for memory_id in memory_ids:
             self._accessed[memory_id] = max(now, self._accessed.get(memory_id, 0.0))
 
@@ -81,7 +80,7 @@ class MemoryUpkeep:
         """
         self.decay_if_due()
         self._audit.index_older()
-        if time.monotonic() >= self._write_accesses_at:
+        if self._clock.monotonic() >= self._write_accesses_at:
             self.write_accesses()
 
     def decay_if_due(self) -> None:
@@ -90,13 +89,15 @@ class MemoryUpkeep:
         Raises:
             StoreUnavailable: these did not decay; the next call tries again.
         """
-        clock = time.monotonic()
-        if clock < self._decay_at:
+        monotonic = self._clock.monotonic()
+        if monotonic < self._decay_at:
             return
-        self._decay_at = clock + _RETRY_S
+        self._decay_at = monotonic + _RETRY_S
         if self._under_way is None:
-            now = now_ms()
-            self._under_way = _UnderWay(DecayPass(now), clock + PASS_EVERY_S, self._fading.idle_since(now), (-1.0, 0))
+            now = now_ms(self._clock)
+            self._under_way = _UnderWay(
+                DecayPass(now), monotonic + PASS_EVERY_S, self._fading.idle_since(now), (-1.0, 0)
+            )
         begun = self._under_way
         idle = self._rows.idle(begun.idle_since, begun.after, _BATCH)
         faded, read = self._faded(idle, begun)
@@ -115,7 +116,7 @@ class MemoryUpkeep:
             self._under_way, self._decay_at = None, begun.next_at
         else:
             after_last = (idle[read - 1].last_accessed, idle[read - 1].number)
-            self._under_way, self._decay_at = begun._replace(done=done, after=after_last), clock
+            self._under_way, self._decay_at = begun._replace(done=done, after=after_last), monotonic
 
     def _faded(self, idle: Sequence[Idle], begun: _UnderWay) -> tuple[list[tuple[float, bool, int]], int]:
         """Return what the pass changes of idle memories, and how many of them it took, in their order."""
@@ -141,14 +142,14 @@ class MemoryUpkeep:
         Raises:
             StoreUnavailable: not on disk yet; the next call tries again.
         """
-        self._write_accesses_at = time.monotonic() + _RETRY_S
+        self._write_accesses_at = self._clock.monotonic() + _RETRY_S
         some = list(itertools.islice(self._accessed.items(), _BATCH))
         if some:
             with self._database.transaction():
                 self._rows.touch(some)
             for memory_id, _ in some:
                 del self._accessed[memory_id]
-        self._write_accesses_at = time.monotonic() + (0.0 if self._accessed else _WRITE_ACCESSES_EVERY_S)
+        self._write_accesses_at = self._clock.monotonic() + (0.0 if self._accessed else _WRITE_ACCESSES_EVERY_S)
 
     def on_stop(self) -> None:
         """Write all accesses, before the database is closed.
@@ -158,8 +159,3 @@ class MemoryUpkeep:
         """
         while self._accessed:
             self.write_accesses()
-
-
-def now_ms() -> float:
-    """Return seconds since the epoch in whole milliseconds, as on the wire."""
-    return round(time.time(), 3)

@@ -1,6 +1,5 @@
 """Who wrote which rows, and which writers are quarantined: their rows are hidden from every reply and not deleted."""
 
-import time
 from collections.abc import Callable
 from typing import Any, Final, NotRequired, TypedDict, TypeVar
 
@@ -109,7 +108,7 @@ class Quarantine:
             )
         self._database.execute(
             "INSERT INTO quarantined (name, since, quarantined_by) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING",
-            (name, time.time(), quarantined_by),
+            (name, self._database.clock.time(), quarantined_by),
         )
         if reason:
             self._database.execute(

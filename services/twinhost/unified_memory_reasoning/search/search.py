@@ -8,7 +8,6 @@ below those that it will follow. Of two with the same score, the newer comes fir
 """
 
 import json
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -190,7 +189,7 @@ class Search:
             nearness: how near passages are to the query's meaning.
             most: how many rows are wanted; there may be more.
         """
-        now = time.time() if now is None else now
+        now = self._database.clock.time() if now is None else now
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
         found = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]

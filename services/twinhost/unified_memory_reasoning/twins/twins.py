@@ -8,7 +8,6 @@ A user's revisions are never used again, not even after a deletion. A quarantine
 """
 
 import itertools
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict
@@ -337,7 +336,7 @@ class Twins:
 
     def _add(self, change: Change, kind: Kind, visible: _Row | None, data: bytes | None, twin: bytes | None) -> int:
         """Store a change, and the twin with everybody's changes; return its revision."""
-        user, writer, now = change.user_id, change.written_by, time.time()
+        user, writer, now = change.user_id, change.written_by, self._database.clock.time()
         revision = self._last_revision(user) + 1
         owner = visible.owner if visible is not None else writer
         self._database.execute(_ADD, (user, revision, kind, writer, owner, now, data))
