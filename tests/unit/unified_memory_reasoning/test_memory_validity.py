@@ -394,6 +394,25 @@ def test_a_value_is_current_from_its_own_millisecond_on(tmp_path: Path, monkeypa
         assert "valid_from" not in bench.search("parking code")[0]
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["a-millisecond-before", "at-its-end"])
+def test_all_agree_when_a_memory_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool) -> None:
+    """A search puts it back, an audit calls it expired, it contradicts nothing, and it has no present value."""
+    clock = SetableClock()
+    end = 1_800_000_000.0
+    monkeypatch.setattr(clock, "time", lambda: end - 60.0)
+    with SearchedBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
+        bench.store("code", "The parking code is 1111.", valid_until="2027-01-15T08:00:00Z")
+        bench.store("board", "The board shows the parking code.", key="board")
+        monkeypatch.setattr(clock, "time", lambda: end if ended else end - 0.001)
+        found = {result["id"]: result for result in bench.search("parking code")}["code"]
+        assert (found["score"] < found["similarity"]) == ended
+        assert [each["memory_id"] for each in bench.ask("memory_audit")["expired"]] == ["code"] * ended
+        stored = bench.store("other", "The parking code is 2222.")
+        assert [each["memory_id"] for each in stored["conflicts"]] == ["code"] * (not ended)
+        valid = bench.ids(as_of="2027-01-15T08:00:00Z" if ended else "2027-01-15T07:59:59.999Z")
+        assert ("code" in valid) == (not ended)
+
+
 def test_an_older_database_gains_the_details(tmp_path: Path) -> None:
     """Rows of the previous version are unchanged, and found by their claims once the agent has indexed them."""
     database = Database(tmp_path / "db", migrations_before(DETAILS_MIGRATION))

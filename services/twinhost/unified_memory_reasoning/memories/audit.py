@@ -15,7 +15,7 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.language import MAX_CLAIMING_CHARACTERS, claims_of, contradict, opposite
 from twinhost.unified_memory_reasoning.memories.model import Memory, now_ms
-from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
+from twinhost.unified_memory_reasoning.memories.validity import Validity
 
 MOST_CONFLICTS = 10  # that the reply to a `store_memory` names
 MOST_CHARACTERS = 200  # of a content
@@ -193,9 +193,9 @@ class MemoryAudit:
 
     def _valid(self, numbers: Iterable[int]) -> list[int]:
         """Return the memories whose validity has not ended."""
-        kept, now = list(numbers), now_ms(self._database.clock)
-        ends = self._validity.ends(kept)
-        return [each for each in kept if (ends.get(each, NO_END).valid_until or now + 1.0) > now]
+        kept = list(numbers)
+        ended = self._validity.ended(kept, now_ms(self._database.clock))
+        return [number for number in kept if number not in ended]
 
     def _supersedes(self, one: int, other: int) -> bool:
         """Return whether one of two memories supersedes the other, even if it is not valid yet."""

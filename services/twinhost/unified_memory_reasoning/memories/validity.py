@@ -5,6 +5,9 @@ is earlier. It is followed by the next value of its key, in the order of (start,
 it in `supersedes`. So a value that is deleted, or whose writer is quarantined, ends no other value; and stores with the
 same rows agree, in whatever order they received the rows.
 
+From its end on, a memory is no longer valid: a search puts it back, and it contradicts nothing. One whose own
+`valid_until` has passed has expired, whatever follows it: an audit lists it.
+
 A key is shared by all writers: anybody may store the next value, nobody can change another writer's.
 """
 
@@ -133,6 +136,11 @@ class Validity:
             memory_id, starts = json.loads(following) if following else (None, None)
             found[number] = End(min(each for each in (own, starts) if each is not None), memory_id)
         return found
+
+    def ended(self, numbers: Iterable[int], moment: float) -> set[int]:
+        """Return which memories, by number, are no longer valid at a time."""
+        ends = self.ends(numbers).items()
+        return {number for number, end in ends if end.valid_until is not None and end.valid_until <= moment}
 
     def not_yet(self, numbers: Iterable[int], moment: float) -> dict[int, NotYet]:
         """Return those memories by number that are not valid yet at a time."""

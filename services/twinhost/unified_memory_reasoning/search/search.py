@@ -238,8 +238,9 @@ class Search:
         self, texts: list[_Text], relevance: Mapping[int, float], own: Mapping[int, Fit], now: float
     ) -> list[Ranked]:
         memories = [text.row - MEMORY_ROWS for text in texts if text.row >= MEMORY_ROWS]
-        ends, coming = self._validity.ends(memories), self._validity.not_yet(memories, round(now, 3))
-        invalid = {number for number, end in ends.items() if (end.valid_until or now) <= now} | coming.keys()
+        moment = round(now, 3)
+        coming = self._validity.not_yet(memories, moment)
+        invalid = self._validity.ended(memories, moment) | coming.keys()
         similarity = {text.row: max(0.0, relevance[text.row]) for text in texts}  # may exceed 1, which orders them
         scores = {
             row: similar * (NOT_VALID if row - MEMORY_ROWS in invalid else 1.0) for row, similar in similarity.items()
