@@ -20,7 +20,7 @@ from twinhost.unified_memory_reasoning.conversations.context_text import (
     one_line,
     without_fence,
 )
-from twinhost.unified_memory_reasoning.memories.details import described
+from twinhost.unified_memory_reasoning.memories.details import DETAILS
 
 _REPORTED_CHARACTERS = 256  # of a name or a text that an agent reports: no action takes a longer one
 
@@ -96,7 +96,7 @@ def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:
 
 def _kind(result: Mapping[str, Any]) -> str:
     kind = f"memory {name_of(str(result['id']))}" if result["kind"] == "memory" else str(result["kind"])
-    return ", ".join([kind, *described(result)])
+    return ", ".join([kind, *DETAILS.described(result)])
 
 
 def _day(timestamp: str) -> str:

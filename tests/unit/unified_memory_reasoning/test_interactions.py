@@ -390,9 +390,9 @@ def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> No
     bench.say("first", occurred_at="2026-05-01T08:00:00+08:00")
     bench.say("third")
     assert bench.shown() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
-    third, first, second = bench.interactions.written_by(SDT.name, None, 9)
-    assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < first["created"]
-    assert ("occurred_at" in third, second["occurred_at"][:10]) == (False, "2026-05-02")
+    third, first, second = map(dict, bench.interactions.written_by(SDT.name, None, 9))
+    assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < str(first["created"])
+    assert ("occurred_at" in third, str(second["occurred_at"])[:10]) == (False, "2026-05-02")
     bench.say("old", session_id="t", occurred_at="2026-05-01T00:00:00Z")
     assert bench.context(session_id="t")["last_updated"] == "2026-05-01T00:00:00.000+00:00"
     bench.say("gone", session_id="t", speaker="Ann")

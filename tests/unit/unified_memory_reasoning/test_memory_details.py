@@ -6,14 +6,7 @@ import msgspec
 import pytest
 
 from twinhost.moments import SYSTEM_CLOCK
-from twinhost.unified_memory_reasoning.memories.details import (
-    Details,
-    decode_details,
-    described,
-    shown_details,
-    stored_details,
-    synced_details,
-)
+from twinhost.unified_memory_reasoning.memories.details import DETAILS, Details, decode_details
 from twinhost.unified_memory_reasoning.memories.messages import MemoryDocument, StoreMemory, SyncedMemory
 
 TIME = "2026-05-01T08:00:00.000+00:00"
@@ -27,7 +20,7 @@ SENT: dict[str, Any] = {  # in `store_memory`; a new field needs a line
     "pin": True,
 }
 SHOWN = SENT | {"key": "rent", "supersedes": ["a", "b"], "pinned": True}
-FIELDS = Details.__struct_fields__
+FIELDS = DETAILS.names
 
 
 def test_requests_records_and_replies_have_each_field() -> None:
@@ -40,21 +33,21 @@ def test_requests_records_and_replies_have_each_field() -> None:
 def test_a_field_keeps_its_value_from_request_to_reply(name: str) -> None:
     sent_as = "pin" if name == "pinned" else name
     request = msgspec.convert({"action": "store_memory", "content": "x", sent_as: SENT[sent_as]}, StoreMemory)
-    details = Details(**stored_details(request, SYSTEM_CLOCK))
-    assert shown_details(details) == {name: SHOWN[name]}
+    details = Details(**DETAILS.stored(request, SYSTEM_CLOCK))
+    assert DETAILS.shown(details) == {name: SHOWN[name]}
     assert decode_details(msgspec.json.encode(details)) == details
     record = msgspec.convert({"id": "m", "content": "x", "last_accessed": TIME, name: SHOWN[name]}, SyncedMemory)
-    assert synced_details(record, "$", SYSTEM_CLOCK, 300.0) == details
+    assert DETAILS.synced(record, "$", SYSTEM_CLOCK, 300.0) == details
 
 
 def test_fields_that_are_omitted_are_absent() -> None:
     request = msgspec.convert({"action": "store_memory", "content": "x"}, StoreMemory)
-    assert stored_details(request, SYSTEM_CLOCK) == {}
-    assert shown_details(Details()) == {}
-    assert described({"content": "x"}) == []
+    assert DETAILS.stored(request, SYSTEM_CLOCK) == {}
+    assert DETAILS.shown(Details()) == {}
+    assert DETAILS.described({"content": "x"}) == []
 
 
 def test_what_a_search_shows_is_named_in_words() -> None:
     details = Details(key="rent", valid_from=1.0, valid_until=2.0)
-    assert sorted(shown_details(details, in_search=True)) == ["valid_from", "valid_until"]
-    assert described({"valid_until": TIME, "key": "rent"}) == ["valid until 2026-05-01"]
+    assert sorted(DETAILS.shown(details, in_search=True)) == ["valid_from", "valid_until"]
+    assert DETAILS.described({"valid_until": TIME, "key": "rent"}) == ["valid until 2026-05-01"]

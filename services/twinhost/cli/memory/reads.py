@@ -26,7 +26,7 @@ from twinhost.clients.memory_replies import (
     TwinHistory,
 )
 from twinhost.secure_zmq.client import Client
-from twinhost.unified_memory_reasoning.memories.details import described
+from twinhost.unified_memory_reasoning.memories.details import DETAILS
 
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 _MAX_VALUE_CHARACTERS = 240
@@ -305,7 +305,7 @@ def _minute(moment: str) -> str:
 
 
 def _details(memory: SearchResult | MemoryDocument) -> str:
-    words = described(msgspec.to_builtins(memory), _minute)
+    words = DETAILS.described(msgspec.to_builtins(memory), _minute)
     return f"[{', '.join(words)}] " if words else ""
 
 

@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
-from twinhost.agent.request_times import ISO_TIME, past_seconds_of
-from twinhost.moments import SYSTEM_CLOCK, iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
+from twinhost.unified_memory_reasoning.conversations.interactions import CIRCUMSTANCES, Interactions, Kind
 from twinhost.unified_memory_reasoning.conversations.recollection import Recollection, filters_of
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
@@ -33,18 +32,20 @@ SPEAKER = Annotated[str, msgspec.Meta(max_length=256)]  # empty: none
 TOKENS = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
 
-class AddInteraction(Request, tag="add_interaction"):
-    """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON.
-
-    `occurred_at` is when it was said, if that is not now.
-    """
-
+@CIRCUMSTANCES.stored_by
+class _SentInteraction(Request):
     session_id: NAME
     interaction_type: Kind
     content: CONTENT
     speaker: SPEAKER | None = None
     metadata: dict[str, Any] | None = None
-    occurred_at: ISO_TIME | None = None
+
+
+class AddInteraction(_SentInteraction, tag="add_interaction"):
+    """Store something that was said in a session; `content` has at most 64 KiB, `metadata` 16 KiB of JSON.
+
+    `occurred_at` is when it was said, if that is not now.
+    """
 
     def __post_init__(self) -> None:
         size = len(self.content.encode())
@@ -189,9 +190,7 @@ class ContextActions(Feature):
             caller.name,
             speaker=request.speaker or "",
             metadata=request.metadata,
-            occurred_at=None
-            if request.occurred_at is None
-            else past_seconds_of(request.occurred_at, "$.occurred_at", SYSTEM_CLOCK),
+            **CIRCUMSTANCES.stored(request, self._interactions.clock),
         )
         return {
             "status": SUCCESS,

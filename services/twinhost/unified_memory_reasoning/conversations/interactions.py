@@ -11,11 +11,10 @@ window, which is rebuilt from the newest 1250 visible rows. The rows stay, and c
 """
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
@@ -33,6 +32,7 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
 )
 from twinhost.unified_memory_reasoning.conversations.summary import Part
 from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
+from twinhost.unified_memory_reasoning.fields import PAST, Field, Fields
 from twinhost.unified_memory_reasoning.language import importance_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
@@ -41,9 +41,22 @@ from twinhost.unified_memory_reasoning.search.upkeep import keep_for_index
 Kind = Literal["code", "user_query", "system_response", "error"]
 
 
-class WrittenInteraction(WrittenRow):
-    """An interaction; `speaker` is empty if none was given, `importance` is 0 to 1."""
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """The optional fields of an interaction, each in a column of its name; times in seconds since the epoch.
 
+    `occurred_at` is when it was said, if that is not when it was stored.
+    """
+
+    occurred_at: Annotated[float | None, Field(PAST)] = None
+
+
+CIRCUMSTANCES = Fields(Circumstances)
+_OPTIONAL = "".join(f", {name}" for name in CIRCUMSTANCES.names)
+_MARKS = ", ?" * len(CIRCUMSTANCES.names)
+
+
+@CIRCUMSTANCES.shown_by
+class _WrittenInteraction(WrittenRow):
     id: int
     session_id: NotRequired[str]
     speaker: NotRequired[str]
@@ -53,9 +66,36 @@ class WrittenInteraction(WrittenRow):
     importance: float
     strength: float
     created: str
-    occurred_at: NotRequired[str]
+
+
+class WrittenInteraction(_WrittenInteraction):
+    """An interaction; `speaker` is empty if none was given, `importance` is 0 to 1."""
+
     tier: int
     written_by: str
+
+
+@CIRCUMSTANCES.shown_by
+class _StoredInteraction(TypedDict):
+    id: int
+    interaction_type: Kind
+    speaker: str
+    content: str
+    metadata: dict[str, Any]
+    importance: float
+    created: str
+
+
+class StoredInteraction(_StoredInteraction):
+    """An interaction as it was stored; `speaker` is empty if none was given, times are in ISO-8601."""
+
+    written_by: str
+
+
+STORED_INTERACTION = (
+    "SELECT id, type AS interaction_type, speaker, content, metadata, importance, created, written_by"  # noqa: S608
+    f"{_OPTIONAL} FROM interactions WHERE id = ?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +145,10 @@ _PAGE = 64  # turns that are read together
 MOST_NEWEST = 256  # interactions among which a context names those that its text leaves out
 
 _UTTERANCE = f"id, type AS kind, speaker, content, importance, {AT} AS at"
+_INSERT = (
+    "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "  # noqa: S608
+    f"tier, written_by{_OPTIONAL}) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?{_MARKS}) RETURNING id"
+)
 _VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PREVIOUS = (
     f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
@@ -131,8 +175,9 @@ _BESIDE = (
     f"WHERE session_id = within AND {_AFTER.format('since', 'hit')} 1) END FROM hits"
 )
 _WRITTEN = (
-    "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, created, "
-    "occurred_at, tier, written_by FROM interactions WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+    "SELECT id AS number, id, session_id, speaker, type AS kind, content, metadata, importance, strength, "  # noqa: S608
+    f"created, tier, written_by{_OPTIONAL} FROM interactions "
+    "WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
     "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) ORDER BY id DESC LIMIT ?3"
@@ -166,13 +211,6 @@ _RANK_AGAIN = (
 )
 
 
-def _written(**columns: Any) -> WrittenInteraction:
-    if columns["occurred_at"] is None:
-        del columns["occurred_at"]
-    written: WrittenInteraction = columns  # type: ignore[assignment]  # the query has its fields
-    return written
-
-
 def _aged(tier: int, written_by: str, **utterance: Any) -> Aged:
     return Utterance(**utterance), tier, written_by
 
@@ -188,6 +226,7 @@ class Interactions:
     def __init__(self, database: Database) -> None:
         define_passages(database)
         create_visible_views(database, "interactions")
+        self.clock = database.clock
         self._database = database
         self._contexts = Contexts(database)
         self._counts = SessionCounts(database)
@@ -204,7 +243,7 @@ class Interactions:
         metadata: dict[str, Any] | None = None,
         importance: float | None = None,
         created: float | None = None,
-        occurred_at: float | None = None,
+        **circumstances: Any,
     ) -> Added:
         """Store an interaction, inside a transaction.
 
@@ -217,18 +256,18 @@ class Interactions:
             metadata: any JSON object.
             importance: 0 to 1; computed from the content, and what was said before it, if omitted.
             created: when it is stored, in seconds since the epoch; now if omitted.
-            occurred_at: when it happened or was said; when it is stored if omitted.
+            circumstances: fields of `Circumstances`.
         """
-        now = time.time() if created is None else created
-        at = now if occurred_at is None else occurred_at
+        now = self._database.clock.time() if created is None else created
+        further = Circumstances(**circumstances)
+        at = now if further.occurred_at is None else further.occurred_at
         said = Utterance(0, kind, speaker, content, 0.0, at=at).after(self._previous(session_id, _NEWEST_ID))
         weight = importance_of(content, said.previous) if importance is None else importance
         number = self._database.value(
-            "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "
-            "occurred_at, tier, written_by) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, ?, 0, ?) RETURNING id",
+            _INSERT,
             (
                 *(session_id, speaker, kind, content, self._encoder.encode(metadata or {}), weight),
-                *(now, occurred_at, written_by),
+                *(now, written_by, *msgspec.structs.astuple(further)),
             ),
         )
         utterance = msgspec.structs.replace(said, id=number, importance=weight)
@@ -300,7 +339,7 @@ class Interactions:
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
         """Return what a caller wrote, quarantined or not, newest first."""
-        return rows_written_by(self._database, _written, _WRITTEN, name, before, limit)
+        return rows_written_by(self._database, WrittenInteraction, _WRITTEN, name, before, limit)
 
     def clear(self, session_id: str, speaker: str | None = None, written_by: str | None = None) -> int:
         """Remove a session, or what one speaker said in it, or one caller wrote, and return how many rows.

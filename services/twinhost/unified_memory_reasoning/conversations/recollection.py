@@ -17,7 +17,7 @@ import msgspec
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import Part
-from twinhost.unified_memory_reasoning.memories.details import described
+from twinhost.unified_memory_reasoning.memories.details import DETAILS
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import passages_of, sentences_of
@@ -118,7 +118,7 @@ class Recollection:
         return Turn(
             id=ranked.row,
             session_id="",
-            kind=", ".join(["memory", *described(found)]),
+            kind=", ".join(["memory", *DETAILS.described(found)]),
             speaker="",
             content=found["content"],
             longer=found["cut"],

@@ -1,19 +1,22 @@
 """The interactions of a session one by one, as they were stored: a page of them, and the deletion of some."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
-from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
-from twinhost.unified_memory_reasoning.conversations.interactions import Interactions, Kind
-from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, create_visible_views
+from twinhost.unified_memory_reasoning.conversations.interactions import (
+    STORED_INTERACTION,
+    Interactions,
+    StoredInteraction,
+)
+from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, create_visible_views, document_of
 
 MAX_AT_ONCE = 1_000
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
@@ -39,20 +42,6 @@ class DeleteInteractions(Request, tag="delete_interactions"):
     ids: IDS
 
 
-class StoredInteraction(TypedDict):
-    """An interaction as it was stored; `speaker` is empty if none was given, times are in ISO-8601."""
-
-    id: int
-    interaction_type: Kind
-    speaker: str
-    content: str
-    metadata: dict[str, Any]
-    importance: float
-    created: str
-    occurred_at: NotRequired[str]
-    written_by: str
-
-
 class InteractionsFound(TypedDict):
     """A page of interactions; `next_before` is null on the last one."""
 
@@ -72,10 +61,6 @@ class InteractionsDeleted(TypedDict):
 
 
 _IDS = "SELECT id FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT ?"
-_ROW = (
-    "SELECT id, type AS interaction_type, speaker, content, metadata, importance, created, occurred_at, written_by "
-    "FROM interactions WHERE id = ?"
-)
 _OWNERS = (
     "SELECT id, written_by FROM visible_interactions WHERE session_id = ? AND id IN (SELECT value FROM json_each(?))"
 )
@@ -120,15 +105,6 @@ class TranscriptActions(Feature):
 
     def _last(self, request: GetInteractions) -> Iterator[StoredInteraction]:
         """Yield the last interactions; each is read when it is needed, since all together may be large."""
-        before = MAX_NUMBER if request.before is None else request.before
+        before, document = MAX_NUMBER if request.before is None else request.before, document_of(StoredInteraction)
         for (number,) in self._database.execute(_IDS, (request.session_id, before, request.limit + 1)).fetchall():
-            yield self._database.select(_stored, _ROW, (number,))[0]
-
-
-def _stored(metadata: bytes, created: float, occurred_at: float | None, **columns: Any) -> StoredInteraction:
-    times = {"created": iso_time(created)}
-    if occurred_at is not None:
-        times["occurred_at"] = iso_time(occurred_at)
-    stored: Any = {**columns, "metadata": msgspec.json.decode(metadata), **times}
-    found: StoredInteraction = stored
-    return found
+            yield self._database.select(document, STORED_INTERACTION, (number,))[0]

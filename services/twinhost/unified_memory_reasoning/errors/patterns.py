@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
@@ -15,6 +14,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     Quarantine,
     WrittenRow,
     create_visible_views,
+    document_of,
     rows_written_by,
 )
 
@@ -187,7 +187,7 @@ class WrittenErrorPattern(WrittenRow):
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedPattern:
     """A stored pattern; `reads` is how many bytes of a message are searched for it."""
 
     pattern_id: int
@@ -244,7 +244,7 @@ class ErrorPatterns:
         """The number of patterns, with quarantined writers'; kept in memory, for any thread to read."""
         return len(self._index)
 
-    def add(self, error_type: str, pattern: str, solution: str | None, written_by: str) -> Added:
+    def add(self, error_type: str, pattern: str, solution: str | None, written_by: str) -> AddedPattern:
         """Store a pattern; if this writer has stored it already, replace its solution if one is given.
 
         A solution that differs from the previous one begins without outcomes.
@@ -269,7 +269,7 @@ class ErrorPatterns:
                 )
                 undo = self._similar.put(known.pattern_id, error_type, pattern, solution, written_by)
                 self._database.on_rollback(undo)
-            return Added(known.pattern_id, requirement, reads, new=False)
+            return AddedPattern(known.pattern_id, requirement, reads, new=False)
         self._require_room(written_by, requirement)
         number = self._database.value(
             "INSERT INTO error_patterns "
@@ -285,7 +285,7 @@ class ErrorPatterns:
         self._database.on_rollback(forget)
         if solution is not None:
             self._database.on_rollback(self._similar.put(number, error_type, pattern, solution, written_by))
-        return Added(number, requirement, reads, new=True)
+        return AddedPattern(number, requirement, reads, new=True)
 
     def match(self, message: str) -> Match:
         """Find the pattern that matches a message, and count that it was seen."""
@@ -376,22 +376,18 @@ def specificity_document(specificity: Specificity) -> SpecificityDocument:
     return {"literals": specificity.literals, "classes": specificity.classes, "anchors": specificity.anchors}
 
 
-def _document(pattern: str, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
-    last_seen, requirement = columns["last_seen"], requirement_of(pattern, ignores_case=bool(columns["ignores_case"]))
-    return {
-        "pattern_id": columns["pattern_id"],
-        "error_type": columns["error_type"],
-        "pattern": pattern,
-        "solution": columns["solution"],
-        "ignores_case": requirement.ignores_case,
-        "specificity": specificity_document(requirement.specificity),
-        "occurrence_count": columns["occurrence_count"],
-        "last_seen": None if last_seen is None else iso_time(last_seen),
-        "created": iso_time(columns["created"]),
-        "updated": iso_time(columns["updated"]),
-        "written_by": columns["written_by"],
+_shown = document_of(ErrorPatternDocument)
+
+
+def _document(pattern: str, ignores_case: int, successes: int, failures: int, **columns: Any) -> ErrorPatternDocument:
+    requirement = requirement_of(pattern, ignores_case=bool(ignores_case))
+    return _shown(
+        **columns,
+        pattern=pattern,
+        ignores_case=requirement.ignores_case,
+        specificity=specificity_document(requirement.specificity),
         **_score(successes, failures),
-    }
+    )
 
 
 def _not_found(pattern_id: int) -> NotFound:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import found
@@ -24,6 +23,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     Quarantine,
     WrittenRow,
     create_visible_views,
+    document_of,
     rows_written_by,
 )
 
@@ -329,13 +329,8 @@ class PatternProposals:
         return True
 
 
-def _proposal(writers: str, first_seen: float, last_seen: float, **columns: Any) -> ProposalDocument:
-    return {
-        "proposal_id": columns["proposal_id"],
-        "pattern": columns["pattern"],
-        "seen": columns["seen"],
-        "first_seen": iso_time(first_seen),
-        "last_seen": iso_time(last_seen),
-        "written_by": sorted(writers.split("\0")),
-        "example": columns["example"],
-    }
+_shown = document_of(ProposalDocument)
+
+
+def _proposal(writers: str, **columns: Any) -> ProposalDocument:
+    return _shown(**columns, written_by=sorted(writers.split("\0")))

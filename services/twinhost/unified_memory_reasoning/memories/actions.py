@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
-from twinhost.unified_memory_reasoning.memories.details import shown_details, stored_details, synced_details
+from twinhost.unified_memory_reasoning.memories.details import DETAILS
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged, Present
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
@@ -245,7 +245,7 @@ def _document(present: Present) -> MemoryDocument:
         "revised": iso_time(memory.revised),
         "written_by": present.entry.written_by,
         **({"deleted": True} if memory.deleted else {}),
-        **shown_details(msgspec.structs.replace(details, valid_until=end.valid_until)),
+        **DETAILS.shown(msgspec.structs.replace(details, valid_until=end.valid_until)),
         **({} if end.superseded_by is None else {"superseded_by": end.superseded_by}),
     }
     if strength != memory.strength or end.valid_until != details.valid_until:
@@ -257,7 +257,7 @@ def _document(present: Present) -> MemoryDocument:
 
 def _changes(memory: StoreMemory | FurtherMemory, clock: Clock) -> Changes:
     keywords = None if memory.keywords is None else _unique(memory.keywords)
-    details = stored_details(memory, clock)
+    details = DETAILS.stored(memory, clock)
     return Changes(content=memory.content, keywords=keywords, source=memory.source, details=details)
 
 
@@ -285,7 +285,7 @@ def _record(record: SyncedMemory, where: str, clock: Clock) -> Memory:
     )
     if record.deleted:
         return deleted(memory, memory.revised)
-    details = synced_details(record, where, clock, _MAX_AHEAD_S)
+    details = DETAILS.synced(record, where, clock, _MAX_AHEAD_S)
     memory = msgspec.structs.replace(memory, details=details)
     if details.valid_from is None and (details.key is not None or details.supersedes):
         memory = msgspec.structs.replace(memory, details=msgspec.structs.replace(details, valid_from=memory.occurred))

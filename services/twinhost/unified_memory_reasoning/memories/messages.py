@@ -10,7 +10,7 @@ import msgspec
 from twinhost.agent.request_times import ISO_TIME, TIME
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
-from twinhost.unified_memory_reasoning.memories.details import KEY, shows_details, stores_details, syncs_details
+from twinhost.unified_memory_reasoning.memories.details import DETAILS, KEY
 from twinhost.unified_memory_reasoning.memories.model import (
     FIRST_STRENGTH,
     FORGOTTEN_UNDER,
@@ -48,7 +48,7 @@ class FurtherMemory(msgspec.Struct, kw_only=True):
         _require_key(self)
 
 
-@stores_details
+@DETAILS.stored_by
 class _StoredMemory(Request):
     content: CONTENT
     id: NAME | None = None
@@ -195,7 +195,7 @@ class StoredBefore(msgspec.Struct, kw_only=True):
     valid_until: TIME | None = None
 
 
-@syncs_details
+@DETAILS.synced_by
 class _SyncedMemory(msgspec.Struct, kw_only=True):
     id: NAME
     content: Annotated[str, msgspec.Meta(max_length=MAX_CONTENT_CHARACTERS, examples=["my content"])] = ""
@@ -268,7 +268,7 @@ class AsStored(TypedDict):
     valid_until: str | None
 
 
-@shows_details
+@DETAILS.shown_by
 class _ShownMemory(TypedDict):
     id: str
     content: str

@@ -104,9 +104,9 @@ _COLUMNS = "number, id, strength, created, last_accessed, written_by"
 _BODY = "content, keywords, source"
 _WRITTEN = f"id, {_BODY}, strength, created, last_accessed, forgotten, written_by"
 _REVISED = "(SELECT revised FROM memory_changes WHERE memory_changes.id = {}.id)"
-DETAILS = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number) AS details"
+DETAILS_OF_ROW = "(SELECT details FROM memory_details WHERE memory_details.number = memories.number) AS details"
 _LIVE = (
-    f"SELECT {_COLUMNS}, {_BODY}, {DETAILS}, "  # noqa: S608
+    f"SELECT {_COLUMNS}, {_BODY}, {DETAILS_OF_ROW}, "  # noqa: S608
     f"coalesce({_REVISED.format('memories')}, last_accessed) AS revised FROM memories"
 )
 _TOMBSTONE = (

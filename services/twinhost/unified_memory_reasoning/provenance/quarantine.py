@@ -1,7 +1,7 @@
 """Who wrote which rows, and which writers are quarantined: their rows are hidden from every reply and not deleted."""
 
 from collections.abc import Callable
-from typing import Any, Final, NotRequired, TypedDict, TypeVar
+from typing import Any, Final, NotRequired, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -24,7 +24,7 @@ VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"  # of a row
 MOST = 1_000  # names; a reply has room for all of them
 MAX_NUMBER: Final = 2**63 - 1  # of a row
 _TIMES = frozenset(
-    {"created", "updated", "last_seen", "last_accessed", "revised", "since", "occurred_at"}
+    {"created", "updated", "last_seen", "last_accessed", "revised", "since", "occurred_at", "first_seen"}
 )  # seconds since the epoch
 _JSON = frozenset({"metadata", "data", "score"})
 
@@ -44,6 +44,32 @@ def create_visible_views(database: Database, *tables: str) -> None:
         )
 
 
+def document_of(kind: type[Row]) -> Callable[..., Row]:
+    """Return what makes a document of a row: times in ISO-8601, JSON decoded.
+
+    A field that may be absent, and may not be null, is absent if its column is null.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    absent = {name for name, hint in hints.items() if get_origin(hint) is NotRequired and not _nullable(hint)}
+
+    def document(**columns: Any) -> Row:
+        shown = {}
+        for column, value in columns.items():
+            if value is None and column in absent:
+                continue
+            if column in _TIMES and value is not None:
+                shown[column] = iso_time(value)
+            else:
+                shown[column] = msgspec.json.decode(value) if column in _JSON else value
+        return kind(**shown)
+
+    return document
+
+
+def _nullable(hint: Any) -> bool:
+    return type(None) in get_args(get_args(hint)[0])
+
+
 class WrittenRow(TypedDict):
     """A row and its number; if the row is too large for a reply, the missing fields and its size in bytes."""
 
@@ -53,7 +79,7 @@ class WrittenRow(TypedDict):
 
 
 def rows_written_by(
-    database: Database, row_type: Callable[..., Row], query: str, name: str, before: int | None, limit: int
+    database: Database, row_type: type[Row], query: str, name: str, before: int | None, limit: int
 ) -> list[Row]:
     """Return a caller's rows, quarantined or not, as a reply has them: times in ISO-8601, JSON decoded.
 
@@ -65,16 +91,7 @@ def rows_written_by(
         before: rows with numbers below it; all if None.
         limit: the most rows.
     """
-
-    def row(**columns: Any) -> Row:
-        for column, value in columns.items():
-            if column in _TIMES and value is not None:
-                columns[column] = iso_time(value)
-            elif column in _JSON:
-                columns[column] = msgspec.json.decode(value)
-        return row_type(**columns)
-
-    return database.select(row, query, (name, MAX_NUMBER if before is None else before, limit))
+    return database.select(document_of(row_type), query, (name, MAX_NUMBER if before is None else before, limit))
 
 
 class QuarantinedWriter(TypedDict):
@@ -133,17 +150,8 @@ class Quarantine:
 
     def all(self) -> list[QuarantinedWriter]:
         """Return the quarantined callers, newest first."""
-
-        def writer(since: float, **columns: str) -> QuarantinedWriter:
-            return {
-                "name": columns["name"],
-                "since": iso_time(since),
-                "quarantined_by": columns["quarantined_by"],
-                "reason": columns["reason"],
-            }
-
         return self._database.select(
-            writer,
+            document_of(QuarantinedWriter),
             "SELECT name, since, quarantined_by, coalesce(reason, '') AS reason FROM quarantined "
             "LEFT JOIN quarantine_reasons USING (name) ORDER BY since DESC, name",
         )

@@ -19,14 +19,9 @@ import msgspec
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import asked_in
-from twinhost.unified_memory_reasoning.memories.details import (
-    NONE,
-    decode_details,
-    shown_details,
-    shows_details_in_search,
-)
+from twinhost.unified_memory_reasoning.memories.details import DETAILS, NONE, decode_details
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
-from twinhost.unified_memory_reasoning.memories.rows import DETAILS, strength_now
+from twinhost.unified_memory_reasoning.memories.rows import DETAILS_OF_ROW, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
 from twinhost.unified_memory_reasoning.search.index import SearchIndex
@@ -81,11 +76,11 @@ _INTERACTION = (
 )
 _MEMORY = (
     f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
-    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT}, {DETAILS} FROM memories WHERE number = ?"
+    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT}, {DETAILS_OF_ROW} FROM memories WHERE number = ?"
 )
 
 
-@shows_details_in_search
+@DETAILS.shown_by_search
 class _Result(TypedDict):
     id: int | str
     kind: Literal["interaction", "memory"]
@@ -301,7 +296,7 @@ class Search:
                 result["passage"] = text[begins:ends].strip()
             known = NONE if details is None else decode_details(details)
             now_valid = msgspec.structs.replace(known, valid_from=ranked.valid_from, valid_until=end.valid_until)
-            shown: Any = result | shown_details(now_valid, in_search=True)
+            shown: Any = result | DETAILS.shown(now_valid, in_search=True)
             if end.superseded_by is not None:
                 shown["superseded_by"] = end.superseded_by
             read: SearchResult = shown

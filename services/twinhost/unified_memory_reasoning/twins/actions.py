@@ -9,7 +9,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.unified_memory_reasoning import SUCCESS
+from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
 from twinhost.unified_memory_reasoning.twins.twins import (
     MAX_CHANGES,
@@ -119,14 +119,12 @@ class TwinActions(Feature):
 
     @action(mutates=True)
     def update_twin(self, request: UpdateTwin, caller: Caller) -> TwinUpdated:
-        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
-        revision = self._twins.put(change, request.twin_data)
+        revision = self._twins.put(_change(request, caller), request.twin_data)
         return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
 
     @action(mutates=True)
     def patch_twin(self, request: PatchTwin, caller: Caller) -> TwinUpdated:
-        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
-        revision = self._twins.patch(change, request.patch)
+        revision = self._twins.patch(_change(request, caller), request.patch)
         return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
 
     @action(forwardable=True)
@@ -136,21 +134,14 @@ class TwinActions(Feature):
     @action(forwardable=True)
     def get_twin_history(self, request: GetTwinHistory, _: Caller) -> TwinHistory:
         before = MAX_NUMBER if request.before is None else request.before
-        changes: list[TwinChange] = []
-        left, more = self._page_bytes, False
-        for change in self._twins.history(request.user_id, before, request.limit + 1):
-            left -= len(msgspec.json.encode(change))
-            more = len(changes) == request.limit or (left < 0 and bool(changes))
-            if more:
-                break
-            changes.append(change)
-        next_before = changes[-1]["revision"] if more else None
+        history = self._twins.history(request.user_id, before, request.limit + 1)
+        changes, more = page_of(history, request.limit, self._page_bytes)
         return {
             "status": SUCCESS,
             "user_id": request.user_id,
             "changes": changes,
             "more": more,
-            "next_before": next_before,
+            "next_before": changes[-1]["revision"] if more else None,
         }
 
     @action(mutates=True)
@@ -160,6 +151,9 @@ class TwinActions(Feature):
                 f"{caller.name} is not an operator and can't erase a history; omit `erase`, or let an operator run: "
                 "./twinhost call UnifiedMemoryReasoningAgent delete_twin user_id=USER erase=true"
             )
-        change = Change(request.user_id, caller.name, caller.own_only, request.if_revision)
-        revision = self._twins.remove(change, erase=request.erase)
+        revision = self._twins.remove(_change(request, caller), erase=request.erase)
         return {"status": SUCCESS, "user_id": request.user_id, "revision": revision}
+
+
+def _change(request: UpdateTwin | PatchTwin | DeleteTwin, caller: Caller) -> Change:
+    return Change(request.user_id, caller.name, caller.own_only, request.if_revision)

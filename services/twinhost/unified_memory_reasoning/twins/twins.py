@@ -8,7 +8,6 @@ A user's revisions are never used again, not even after a deletion. A quarantine
 """
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -23,6 +22,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     Quarantine,
     WrittenRow,
     create_visible_views,
+    document_of,
     rows_written_by,
 )
 
@@ -117,10 +117,8 @@ _LAST_REVISION = "SELECT coalesce(max(revision), 0) FROM twin_changes WHERE user
 _ANY_HIDDEN = (
     "SELECT EXISTS (SELECT 1 FROM twin_changes WHERE user_id = ? AND written_by IN (SELECT name FROM quarantined))"
 )
-_VISIBLE = (
-    f"SELECT {_COLUMNS} FROM visible_twin_changes "  # noqa: S608 - constants
-    "WHERE user_id = ? AND revision < ? ORDER BY revision DESC LIMIT ?"
-)
+_CHANGES = "SELECT {} FROM visible_twin_changes WHERE user_id = ? AND revision < ? ORDER BY revision DESC LIMIT ?"
+_VISIBLE, _SHOWN = _CHANGES.format(_COLUMNS), _CHANGES.format("revision, change, data, written_by, updated")
 _SIZE = f"sum(max({_CHANGE_BYTES}, coalesce(length(data), 0)))"
 _TOTAL_SIZE = f"SELECT {_SIZE} FROM twin_changes WHERE user_id = ?"  # noqa: S608 - constants
 _OLDEST_OF_LARGEST_SHARE = (  # of the writers with more than one change before the newest, if there are any
@@ -264,18 +262,9 @@ class Twins:
             "updated": iso_time(found.updated),
         }
 
-    def history(self, user_id: str, before: int, limit: int) -> Iterator[TwinChange]:
-        """Yield the visible changes with revisions below `before`, newest first."""
-        for row in self._database.select(_Row, _VISIBLE, (user_id, before, limit)):
-            change: TwinChange = {
-                "revision": row.revision,
-                "change": row.change,
-                "written_by": row.written_by,
-                "updated": iso_time(row.updated),
-            }
-            if row.data is not None:
-                change["data"] = row.decoded()
-            yield change
+    def history(self, user_id: str, before: int, limit: int) -> list[TwinChange]:
+        """Return the visible changes with revisions below `before`, newest first."""
+        return self._database.select(document_of(TwinChange), _SHOWN, (user_id, before, limit))
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenTwin]:
         """Return the twins that a caller updated last, quarantined or not, newest user first."""
@@ -303,8 +292,8 @@ class Twins:
             return None
         patches = list(itertools.takewhile(lambda row: row.change == "patch", rows))
         twin = rows[len(patches)].decoded() if len(patches) < len(rows) else {}
-        for each in reversed(patches):
-            twin = merge_patch(twin, each.decoded())
+        for patch in reversed(patches):
+            twin = merge_patch(twin, patch.decoded())
         return replace(rows[0], data=msgspec.json.encode(twin))
 
     def _last_revision(self, user_id: str) -> int:
@@ -370,10 +359,5 @@ class Twins:
         return True
 
     def _add_to_count(self, change: int) -> None:
-        before = self._count
+        self._database.on_rollback(setattr, self, "_count", self._count)
         self._count += change
-
-        def undo() -> None:
-            self._count = before
-
-        self._database.on_rollback(undo)
