@@ -16,8 +16,7 @@ from mcp import Client, StdioServerParameters
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import call, in_process, refusal, texts
-from twinhost.mcp.graph import Call, Item, KnowledgeGraph
-from twinhost.mcp.shapes import Entity, Relation
+from twinhost.mcp.graph import Call, Entity, Item, KnowledgeGraph, Relation
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.conversations.context_text import CLOSING, OPENING

@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import msgspec
 
-from twinhost.mcp.shapes import Added, Entity, Graph, Observed, Relation, Unobserved
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound
 from twinhost.secure_zmq.wire import Reply
 from twinhost.unified_memory_reasoning.memories.model import MAX_CONTENT_CHARACTERS
@@ -38,6 +37,50 @@ _PARTS = {"entity": 2, "observation": 2, "relation": 3}
 Call = Callable[..., Awaitable[Reply]]
 Kind = Literal["entity", "observation", "relation"]
 T = TypeVar("T")
+
+
+class Entity(msgspec.Struct, rename="camel"):
+    """A node: its name, its type, and what was observed of it."""
+
+    name: str
+    entity_type: str
+    observations: list[str]
+
+
+class Relation(msgspec.Struct, frozen=True, rename={"from_": "from", "relation_type": "relationType"}):
+    """An edge from one entity to another; its type is in active voice."""
+
+    from_: str
+    to: str
+    relation_type: str
+
+
+class Observed(msgspec.Struct, rename="camel"):
+    """What to add to an entity."""
+
+    entity_name: str
+    contents: list[str]
+
+
+class Added(msgspec.Struct, rename="camel"):
+    """What was added to an entity."""
+
+    entity_name: str
+    added_observations: list[str]
+
+
+class Unobserved(msgspec.Struct, rename="camel"):
+    """What to delete from an entity."""
+
+    entity_name: str
+    observations: list[str]
+
+
+class Graph(msgspec.Struct):
+    """Entities and relations, in the order in which they were added."""
+
+    entities: list[Entity]
+    relations: list[Relation]
 
 
 class _Identified(NamedTuple):
@@ -100,7 +143,7 @@ class Value(NamedTuple):
         return self.item.kind == kind
 
 
-class Found(NamedTuple):
+class GraphRead(NamedTuple):
     """A graph, and the days of the first and the last part that each writer wrote."""
 
     graph: Graph
@@ -192,11 +235,11 @@ class KnowledgeGraph:
         """Delete relations; what is not there is ignored."""
         return await self._delete(list(map(_relation, relations)))
 
-    async def read(self) -> Found:
+    async def read(self) -> GraphRead:
         """Return the whole graph."""
         return _found(_by_key(await self._pages()))
 
-    async def search(self, query: str) -> Found:
+    async def search(self, query: str) -> GraphRead:
         """Return the entities with the query in name, type or an observation, in any case, and their relations."""
         if len(query) > MAX_CONTENT_CHARACTERS:  # no part is as long
             return _found({})
@@ -209,7 +252,7 @@ class KnowledgeGraph:
         }
         return _found(values, fits)
 
-    async def open(self, names: Sequence[str]) -> Found:
+    async def open(self, names: Sequence[str]) -> GraphRead:
         """Return entities by name, those that exist, and their relations."""
         return _found(await self._read(set(names)), set(names))
 
@@ -369,7 +412,7 @@ def _present(values: Mapping[str, list[Value]]) -> list[Value]:
     return [each[-1] for each in values.values() if not each[-1].withdrawn]
 
 
-def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> Found:
+def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> GraphRead:
     """Return the entities with these names, or all, with their observations and relations, and who wrote them."""
     present = _present(values)
     named = [each for each in present if names is None or not names.isdisjoint(each.item.names)]
@@ -392,7 +435,7 @@ def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> 
         day, writer = str(each.memory["created"])[:10], str(each.memory["written_by"])
         first, last = writers.get(writer, (day, day))
         writers[writer] = min(first, day), max(last, day)
-    return Found(Graph(list(entities.values()), relations), writers)
+    return GraphRead(Graph(list(entities.values()), relations), writers)
 
 
 def _together(requests: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

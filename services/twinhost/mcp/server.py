@@ -29,8 +29,7 @@ from mcp_types import (
 
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.refusals import refusal
-from twinhost.mcp.shapes import SearchMemory
-from twinhost.mcp.tools import NOTHING, TOOLS, content_of, search_memory
+from twinhost.mcp.tools import NOTHING, TOOLS, SearchMemory, content_of, search_memory
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.version import VERSION
 
