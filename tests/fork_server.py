@@ -25,7 +25,7 @@ from typing import Any
 
 _ROOT = Path(__file__).resolve().parents[1]
 _IMPORTED = (
-    *(f"twinhost.cli.{name}" for name in ("archive", "audit", "certs_init", "certs_commands", "keys", "memory")),
+    *(f"twinhost.cli.{name}" for name in ("archive", "audit", "certs_init", "keys", "memory")),
     *(f"twinhost.cli.{name}" for name in ("program", "status", "watch", "call")),
     "twinhost.system_digital_twin.__main__",
     "twinhost.unified_memory_reasoning.__main__",

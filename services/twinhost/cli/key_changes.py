@@ -20,7 +20,7 @@ import typer
 
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
-from twinhost.cli.certs_commands import (
+from twinhost.cli.certs_init import (
     run_accept,
     run_invite,
     run_pending,
