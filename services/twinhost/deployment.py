@@ -1,7 +1,6 @@
 """From the environment to clients of one deployment: its agents, the keys they may prove, and the key to call with."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from twinhost.commands import CERTS_INIT_PIPED, certs_init_command
 from twinhost.folder_events import Looks
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     PROFILE_VARIABLE,
@@ -57,11 +57,14 @@ class FollowedKeys:
     small files are read when keys change.
     """
 
-    def __init__(self, certificates: Certificates, agent: str, pins: Sequence[PublicKey]) -> None:
+    def __init__(
+        self, certificates: Certificates, agent: str, pins: Sequence[PublicKey], clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """Begin with keys that were read; `pins` are used while the folder has none of the agent."""
         self._folder, self._agent, self._pins = certificates.folder, agent, pins
         self._own = certificates.own_keys
-        self._looks, self._look_at = Looks(self._changes()), time.monotonic() + _LOOK_S
+        self._clock = clock
+        self._looks, self._look_at = Looks(self._changes()), clock.monotonic() + _LOOK_S
         self._contents = read_folders(folders_of_keys(self._folder))
         self._incomplete = self._unread
 
@@ -86,7 +89,7 @@ class FollowedKeys:
 
     def _look(self) -> None:
         """Read the keys again if a file was replaced; while our own pair can't be read, the one before stays in use."""
-        if (now := time.monotonic()) < self._look_at:
+        if (now := self._clock.monotonic()) < self._look_at:
             return
         self._look_at = now + _LOOK_S
         seen = self._changes()
@@ -204,9 +207,9 @@ class Settings:
         assert self.certificates is not None
         try:
             with self.client(self.registry_agent) as client:
-                found = client.call("get_agent_endpoint", agent_name=agent.name).get("public_key")
-            if found is not None:
-                key = PublicKey(decode_z85_key(str(found).encode("ascii", "replace"), f"the key from {REGISTRY_AGENT}"))
+                text = client.call("get_agent_endpoint", agent_name=agent.name).get("public_key")
+            if text is not None:
+                key = PublicKey(decode_z85_key(str(text).encode("ascii", "replace"), f"the key from {REGISTRY_AGENT}"))
                 revoked = read_folders(folders_of_keys(self.certificates.folder)).revoked
                 return [] if key.fingerprint in revoked else [key]
             why = f"it knows no key of {agent.name}"
@@ -236,9 +239,9 @@ def load_settings(
     secure = is_secure_zmq_enabled(environment)
     config = load_network_config(environment=environment)
     certificates = load_certificates(client_folder(environment)) if secure else None
-    if certificates is not None and name not in (None, found := certificates.own_keys.certificate.owner.name):
+    if certificates is not None and name not in (None, owner := certificates.own_keys.certificate.owner.name):
         raise ConfigurationError(
-            f"{certificates.folder} has the key of {found}, not of {name}; name the profile with that key, or set "
+            f"{certificates.folder} has the key of {owner}, not of {name}; name the profile with that key, or set "
             "TWINHOST_CERTIFICATES to its folder; to make one: twinhost join --profile NAME LINE"
         )
     return Settings(config, certificates)

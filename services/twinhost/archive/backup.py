@@ -16,9 +16,9 @@ from twinhost.archive.file_format import (
     MANIFEST,
     PIECE_BYTES,
     STATE,
+    ArchiveWriter,
     Manifest,
     Member,
-    Writer,
     mode_of,
     render_manifest,
 )
@@ -91,7 +91,7 @@ def _write(places: Places, state: StateCopy, keys: KeyFiles, write: Callable[[by
     ]
     moment, host = format_moment(state.moment_s), places.layout.server_host
     manifest = render_manifest(Manifest(FORMAT, FORMAT_VERSION, VERSION, moment, host, tuple(members)))
-    writer = Writer(write, state.moment_s)
+    writer = ArchiveWriter(write, state.moment_s)
     writer.add(MANIFEST, 0o600, len(manifest), [manifest])
     files[DATABASE_MEMBER] = state.folder / DATABASE
     for member in members:

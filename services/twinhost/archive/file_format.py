@@ -141,7 +141,7 @@ _END = bytes(2 * tarfile.BLOCKSIZE)
 _AGAIN = "copy it again, or use another backup"
 
 
-class Writer:
+class ArchiveWriter:
     """Writes one archive; `finish` completes it."""
 
     def __init__(self, write: Callable[[bytes], object], moment_s: int) -> None:
@@ -171,7 +171,7 @@ class Writer:
         self._write(content)
 
 
-class Reader:
+class ArchiveReader:
     """Reads one archive in the order of its members."""
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -188,16 +188,16 @@ class Reader:
         """
         header = self._take(tarfile.BLOCKSIZE, "its first member")
         try:
-            found = tarfile.TarInfo.frombuf(header, "ascii", "strict")
-            self._moment_s = int(found.mtime)
-            expected = _header(MANIFEST, _MODE, found.size, self._moment_s)
+            member = tarfile.TarInfo.frombuf(header, "ascii", "strict")
+            self._moment_s = int(member.mtime)
+            expected = _header(MANIFEST, _MODE, member.size, self._moment_s)
         except (tarfile.HeaderError, ValueError):
             expected = b""
-        if header != expected or found.size > MAX_MANIFEST_BYTES:
+        if header != expected or member.size > MAX_MANIFEST_BYTES:
             raise MalformedRequest(
                 "this is not an archive of mainpc, which begins with a manifest; use a file that `archive backup` wrote"
             )
-        return b"".join(self._content(MANIFEST, found.size))
+        return b"".join(self._content(MANIFEST, member.size))
 
     def member(self, name: str, mode: int, size: int) -> Iterator[bytes]:
         """Return the pieces of the next member, which must be this one.

@@ -53,13 +53,13 @@ def read_keys(layout: Layout) -> KeyFiles:
     before = None
     for _ in range(_MAX_READS):
         try:
-            found = _read(layout)
+            keys = _read(layout)
         except FileNotFoundError:  # the agent removed it since it was listed
             continue
-        if found == before:
-            check_keys(layout, found.contents)
-            return found
-        before = found
+        if keys == before:
+            check_keys(layout, keys.contents)
+            return keys
+        before = keys
     raise ConfigurationError(f"the keys in {layout.root} keep changing; run the backup again later")
 
 
@@ -121,20 +121,20 @@ def merge_records(present: Path, received: Path, folders: Iterable[str]) -> None
 
 
 def _read(layout: Layout) -> KeyFiles:
-    found = KeyFiles({}, [])
-    folders = [folder for folder in layout.folders if folder.is_dir()] + list(_joined_here(layout, found))
+    keys = KeyFiles({}, [])
+    folders = [folder for folder in layout.folders if folder.is_dir()] + list(_joined_here(layout, keys))
     for folder in folders:
         for path in sorted(folder.rglob("*")):
-            _add(layout, path, found)
+            _add(layout, path, keys)
     names = {folder.name for folder in folders}
     for member, name in zip(RECORDS, (RECORD_FILE, JOINED_FILE), strict=True):
         lines = [line for line in _record(layout.root / name) if _folder_of(name, line) in names]
         if lines:
-            found.contents[member] = "".join(f"{line}\n" for line in lines).encode("ascii")
-    return found
+            keys.contents[member] = "".join(f"{line}\n" for line in lines).encode("ascii")
+    return keys
 
 
-def _joined_here(layout: Layout, found: KeyFiles) -> Iterator[Path]:
+def _joined_here(layout: Layout, keys: KeyFiles) -> Iterator[Path]:
     """Return the folders that `join` made here for owners on this host."""
     remote = {identity.folder for identity in layout.remote}
     for folder in joined_folders(layout):
@@ -143,13 +143,13 @@ def _joined_here(layout: Layout, found: KeyFiles) -> Iterator[Path]:
         try:
             hosts = {load_key_pair(path).certificate.owner.host for path in folder.glob(f"*{SECRET_SUFFIX}")}
         except TwinhostError as error:
-            found.left_out.append(f"{folder} is left out: {error}")
+            keys.left_out.append(f"{folder} is left out: {error}")
             continue
         if hosts == {layout.server_host}:
             yield folder
 
 
-def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
+def _add(layout: Layout, path: Path, keys: KeyFiles) -> None:
     """Add a file, unless it is a draft, or not one of this host's keys."""
     name = f"{KEYS}/{path.relative_to(layout.root)}"
     if path.is_dir() and not path.is_symlink():
@@ -158,12 +158,12 @@ def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
         return
     if not KEY_FILE.fullmatch(name) or path.is_symlink() or not path.is_file():
         if path.exists() or path.is_symlink():
-            found.left_out.append(f"{path} is left out: it is not a key file")
+            keys.left_out.append(f"{path} is left out: it is not a key file")
         return
     if path.name.endswith(SECRET_SUFFIX):
         host = load_key_pair(path).certificate.owner.host
         if host != layout.server_host:
-            found.left_out.append(f"{path} is left out: it is a secret of {host}, and is backed up only there")
+            keys.left_out.append(f"{path} is left out: it is a secret of {host}, and is backed up only there")
             return
     elif path.parent.name not in (REVOKED_FOLDER, VOUCHED_FOLDER):
         try:
@@ -171,9 +171,9 @@ def _add(layout: Layout, path: Path, found: KeyFiles) -> None:
         except KeyFileMissing:
             raise FileNotFoundError(path) from None
         except TwinhostError as error:
-            found.left_out.append(f"{path} is left out: {error}")
+            keys.left_out.append(f"{path} is left out: {error}")
             return
-    found.contents[name] = _bytes_of(path)
+    keys.contents[name] = _bytes_of(path)
 
 
 def _bytes_of(path: Path) -> bytes:

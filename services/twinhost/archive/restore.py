@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, Manifest, Member, Reader, parse_manifest
+from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, ArchiveReader, Manifest, Member, parse_manifest
 from twinhost.archive.keys import carry_revocations, check_keys, merge_records, trust_notice
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
 from twinhost.archive.state import Contents, check_audit, contents_of, mark_restored, require_whole
@@ -86,7 +86,7 @@ def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, br
         if begun is not None:
             finish(places, begun)
             say(f"the interrupted restore of the state of {begun.moment} is complete")
-        reader = Reader(stream)
+        reader = ArchiveReader(stream)
         content = reader.manifest()
         if begun is not None and begun.manifest_sha256 == hashlib.sha256(content).hexdigest():
             return Restored(begun, None)
@@ -115,7 +115,7 @@ def check(places: Places, stream: BinaryIO, *, broken_log: bool = False) -> Chec
         stack.callback(places.hold_archives())
         require_no_restore(places.layout.root)
         stack.enter_context(_received(places))
-        reader = Reader(stream)
+        reader = ArchiveReader(stream)
         return _receive(places, reader, reader.manifest(), broken_log=broken_log)
 
 
@@ -139,7 +139,7 @@ def _received(places: Places) -> Iterator[None]:
                 drop(folder)
 
 
-def _receive(places: Places, reader: Reader, content: bytes, *, broken_log: bool) -> Checked:
+def _receive(places: Places, reader: ArchiveReader, content: bytes, *, broken_log: bool) -> Checked:
     manifest = parse_manifest(content)
     if manifest.host != places.layout.server_host:
         raise MalformedRequest(
@@ -181,7 +181,7 @@ def _make_folders(root: Path, file: str) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def _write(path: Path, member: Member, reader: Reader) -> None:
+def _write(path: Path, member: Member, reader: ArchiveReader) -> None:
     mode = int(member.mode, 8)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     digest = hashlib.sha256()
@@ -241,7 +241,7 @@ def unfinished(places: Places) -> Commit | None:
 
 def free_stamp(places: Places) -> str:
     """Return the present moment as UTC, made unique among the names of replaced states."""
-    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(places.layout.clock.time()))
     stamp, number = moment, 1
     while any(os.path.lexists(path) for path in kept_as(places, stamp)):
         number += 1
@@ -315,7 +315,7 @@ def drop(folder: Path) -> None:
 
 def holds_files(path: Path) -> bool:
     """Return whether there is any file at, or below, a path."""
-    return path.is_file() or path.is_symlink() or any(each.is_file() for each in path.rglob("*"))
+    return path.is_file() or path.is_symlink() or any(inner.is_file() for inner in path.rglob("*"))
 
 
 def _exchange_database(places: Places, stamp: str) -> None:

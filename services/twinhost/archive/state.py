@@ -6,7 +6,6 @@
 import os
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,12 +56,12 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
         raise ConfigurationError(
             f"{places.database} is missing, so there is no state to be backed up; run: docker compose up -d mainpc"
         )
-    size = sum(each.stat().st_size for each in (part(places.database, suffix) for suffix in PARTS) if each.exists())
+    size = sum(path.stat().st_size for path in (part(places.database, suffix) for suffix in PARTS) if path.exists())
     require_space(places.state, size)
     log = folder / AUDIT_FOLDER
     log.mkdir(mode=0o700)
     _link_files(places.audit, log)
-    moment_s = int(time.time())
+    moment_s = int(places.layout.clock.time())
     database = copy_database(places.database, folder / DATABASE)
     _link_files(places.audit, log)
     records = _audit_records(folder / DATABASE)
@@ -97,9 +96,9 @@ def check_audit(database: Path, log: Path) -> ChainFindings:
         verifier.feed(line)
         match = LINE.fullmatch(line)
         last = int(match["seq"]) if match else last
-    for each in records.pending:
-        if each.seq > last:
-            verifier.feed(each.line.decode("ascii", "replace"))
+    for waiting in records.pending:
+        if waiting.seq > last:
+            verifier.feed(waiting.line.decode("ascii", "replace"))
     return verifier.finish(records.head)
 
 
@@ -197,8 +196,8 @@ class Contents:
 def contents_of(layout: Layout, server: KeyPair, database: Path, audit: ChainFindings) -> Contents:
     """Return the contents of a tree and a database, both of them checked."""
     folder, enrolled = layout.server_folder, enrolled_folder(layout)
-    found = [key.certificate for each in (folder, enrolled) if each for key in keys_in(each)]
-    keys = {key.public for key in found if not is_revoked(layout, key)}
+    certificates = [key.certificate for place in (folder, enrolled) if place for key in keys_in(place)]
+    keys = {key.public for key in certificates if not is_revoked(layout, key)}
     try:
         agents = count_rows(database)["agents"]
     except sqlite3.Error as error:

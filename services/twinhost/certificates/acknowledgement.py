@@ -11,6 +11,7 @@ from twinhost.certificates.admission import server_folder
 from twinhost.certificates.layout import OPERATOR, SERVER, Layout
 from twinhost.certificates.running_agents import NO_RESPONSE, client_of
 from twinhost.certificates.tree import is_revoked, live_keys
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
@@ -56,13 +57,13 @@ def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], con
     texts = (*trust["current"], *trust["next"])
     hosts = {key.owner.name: key.owner.host for key in (parse_certificate(text, "mainpc's answer") for text in texts)}
     registered = {str(agent["name"]): agent for agent in agents}
-    found = []
+    following = []
     for name in sorted(hosts):
         record: Mapping[str, Any] = registered.get(name, {})
         if name != SERVER and (name in config.agents or record.get("port") is not None):
             silent = record.get("status") == NO_RESPONSE
-            found.append(Follower(name, hosts[name], record.get("trust_revision"), bool(record), silent))
-    return found
+            following.append(Follower(name, hosts[name], record.get("trust_revision"), bool(record), silent))
+    return following
 
 
 def wait_until_acknowledged(
@@ -81,7 +82,8 @@ def wait_until_acknowledged(
         sentence = f"{SECURE_ZMQ_VARIABLE}=0, so no agent checks keys; set it to 1 in .env on every host"
         return [HostAnswer(server.host.name, sentence, missing=True)]
     folder = server_folder(layout, "revoke")
-    return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked)).answers()
+    until = layout.clock.monotonic() + WITHIN_S
+    return _Wait(layout, config, folder, server, frozenset(fingerprints), list(revoked), until, layout.clock).answers()
 
 
 @dataclass(slots=True)
@@ -92,9 +94,10 @@ class _Wait:
     server: Agent
     fingerprints: frozenset[str]
     revoked: Sequence[Certificate]
+    until: float  # by the monotonic clock
+    clock: Clock = SYSTEM_CLOCK
     revisions: set[str] = field(default_factory=set)  # of mainpc's lists that revoke the keys
     stopped: dict[str, bool] = field(default_factory=dict)  # by name: whether nothing listened
-    until: float = field(default_factory=lambda: time.monotonic() + WITHIN_S)
 
     def answers(self) -> list[HostAnswer]:
         """Ask until nothing is missing, or the deadline has passed."""
@@ -106,7 +109,7 @@ class _Wait:
             except TwinhostError as error:
                 missing = HostAnswer(self.server.host.name, f"{SERVER} did not answer ({error})", missing=True)
                 answers = [missing, *self._unasked()]
-            left_s = self.until - time.monotonic()
+            left_s = self.until - self.clock.monotonic()
             if left_s <= 0 or not any(answer.missing for answer in answers):
                 return answers
             time.sleep(min(step_s, left_s))
@@ -137,14 +140,14 @@ class _Wait:
         else:
             unread = f"{SERVER} has not read the revocation yet; run: ./twinhost status"
             yield HostAnswer(self.server.host.name, unread, missing=True)
-        for one in following:
-            if one.follows in self.revisions:
-                yield HostAnswer(one.host, f"acknowledged by {one.name}")
-            elif (one.silent or not one.registered) and self._is_here(one.name):
-                yield self._local(self.config.agents[one.name], _why(one))
+        for follower in following:
+            if follower.follows in self.revisions:
+                yield HostAnswer(follower.host, f"acknowledged by {follower.name}")
+            elif (follower.silent or not follower.registered) and self._is_here(follower.name):
+                yield self._local(self.config.agents[follower.name], _why(follower))
             else:
-                yield HostAnswer(one.host, f"{one.name} {_why(one)}", missing=True)
-        yield from self._without_key({one.name for one in following})
+                yield HostAnswer(follower.host, f"{follower.name} {_why(follower)}", missing=True)
+        yield from self._without_key({follower.name for follower in following})
 
     def _unasked(self) -> Iterator[HostAnswer]:
         """Return an answer for each configured agent that has a key, where mainpc can't be asked."""
@@ -209,16 +212,16 @@ class _Wait:
     def _deadline_s(self) -> float:
         """Return a call's deadline in seconds; the last look, which begins at the end, has time to connect too."""
         longest_s = _CALL_S if self.server.name in self.stopped else _FIRST_CALL_S
-        return max(_FIRST_CALL_S, min(longest_s, self.until - time.monotonic()))
+        return max(_FIRST_CALL_S, min(longest_s, self.until - self.clock.monotonic()))
 
 
-def _why(one: Follower) -> str:
+def _why(follower: Follower) -> str:
     """Return why an agent has not acknowledged, and what to do."""
-    if one.silent:
+    if follower.silent:
         return "is not connected to mainpc; it is notified when it reconnects, and may accept the key until then"
-    if not one.registered:
+    if not follower.registered:
         return "has not registered with mainpc, and may accept the key until it does"
-    if one.follows is None:
+    if follower.follows is None:
         return "does not follow mainpc's list; remove the public key from its folder by hand"
     return "has not applied the revocation; run: ./twinhost status"
 

@@ -49,7 +49,7 @@ class Standing(Enum):
     AUTHORISED = "Authorised"
 
 
-class Command(Enum):
+class AdmissionCommand(Enum):
     """What a person has certs-init do with a name on mainpc."""
 
     INVITE = "invite"
@@ -68,8 +68,8 @@ class Admission(Enum):
     WITHDRAW = "the file is removed"
 
 
-_S, _C, _A = Standing, Command, Admission
-ADMISSION: StateTable[Standing, Command, Admission] = StateTable(
+_S, _C, _A = Standing, AdmissionCommand, Admission
+ADMISSION: StateTable[Standing, AdmissionCommand, Admission] = StateTable(
     _S.UNKNOWN,
     *(
         Transition(standing, command, _S.INVITED, _A.INVITE)
@@ -84,7 +84,7 @@ ADMISSION: StateTable[Standing, Command, Admission] = StateTable(
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingEntry:
     """An invitation that nobody used yet, or a request that was kept."""
 
     what: str  # "invitation" or "request"
@@ -137,7 +137,7 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
     server = config.agent(SERVER)
     with locked(layout):
         server_key = load_certificate(folder / f"{server.key}{PUBLIC_SUFFIX}").public
-        _require_admissible(layout, owner.name, Command.AGAIN if again else Command.INVITE)
+        _require_admissible(layout, owner.name, AdmissionCommand.AGAIN if again else AdmissionCommand.INVITE)
         now = int(layout.clock.time())
         not_after = now + minutes * 60
         token = KeyPair.generate(owner, Validity(now, not_after))
@@ -145,20 +145,20 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
     return Invitation(_published(config), server_key, token, not_after)
 
 
-def pending(layout: Layout) -> list[Pending]:
+def pending(layout: Layout) -> list[PendingEntry]:
     """Return the invitations that nobody used yet, expired ones too, and the requests that were kept."""
     folder, now = server_folder(layout, "pending"), layout.clock.time()
     return [
         *(
-            Pending("invitation", key.certificate, expired=key.certificate.validity.has_ended(now))
+            PendingEntry("invitation", key.certificate, expired=key.certificate.validity.has_ended(now))
             for key in keys_in(folder / INVITES_FOLDER)
             if not is_revoked(layout, key.certificate)
         ),
-        *(Pending("request", key.certificate) for key in keys_in(folder / REQUESTS_FOLDER)),
+        *(PendingEntry("request", key.certificate) for key in keys_in(folder / REQUESTS_FOLDER)),
     ]
 
 
-def reject(layout: Layout, name: str) -> list[Pending]:
+def reject(layout: Layout, name: str) -> list[PendingEntry]:
     """Withdraw an invitation, or drop a request; return what there was.
 
     Raises:
@@ -166,7 +166,7 @@ def reject(layout: Layout, name: str) -> list[Pending]:
     """
     folder = server_folder(layout, "reject")
     with locked(layout):
-        withdrawn = [one for one in pending(layout) if one.certificate.owner.name == name]
+        withdrawn = [entry for entry in pending(layout) if entry.certificate.owner.name == name]
         standing = _standing(layout, name)
         for inner in (INVITES_FOLDER, REQUESTS_FOLDER):
             for key in list(keys_in(folder / inner)):
@@ -181,8 +181,8 @@ def reject(layout: Layout, name: str) -> list[Pending]:
 def kept_request(layout: Layout, name: str) -> Certificate | None:
     """Return a request that was kept."""
     folder = server_folder(layout, "accept")
-    found = (key.certificate for key in keys_in(folder / REQUESTS_FOLDER) if key.certificate.owner.name == name)
-    return next(found, None)
+    requests = (key.certificate for key in keys_in(folder / REQUESTS_FOLDER) if key.certificate.owner.name == name)
+    return next(requests, None)
 
 
 def check_request(layout: Layout, config: NetworkConfig, request: Certificate, source: str) -> Identity:
@@ -194,7 +194,7 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     server_folder(layout, "accept")
     place = require_newcomer(layout, config, request.owner)
     require_not_revoked(layout, request, source)
-    _require_admissible(layout, request.owner.name, Command.ACCEPT, but=request)
+    _require_admissible(layout, request.owner.name, AdmissionCommand.ACCEPT, but=request)
     for key in found_keys(layout):
         if key.certificate.public == request.public and key.certificate.owner != request.owner:
             raise ConfigurationError(
@@ -207,7 +207,7 @@ def keep_request(layout: Layout, request: Certificate) -> Path:
     """Keep a request until somebody accepts or rejects it, in place of an earlier one of that name."""
     folder = server_folder(layout, "accept") / REQUESTS_FOLDER
     with locked(layout):
-        _require_admissible(layout, request.owner.name, Command.KEEP, but=request)
+        _require_admissible(layout, request.owner.name, AdmissionCommand.KEEP, but=request)
         folder.mkdir(mode=0o700, exist_ok=True)
         path = folder / f"{request.owner.name}{PUBLIC_SUFFIX}"
         replace_certificate(request, path)
@@ -282,11 +282,11 @@ def _published(config: NetworkConfig, environment: Mapping[str, str] = os.enviro
     return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
 
 
-def why_not_confirmed(given: str | None, request: Certificate) -> str:
+def why_not_confirmed(fingerprint: str | None, request: Certificate) -> str:
     """Return why a fingerprint does not confirm a request."""
-    if given is None:
+    if fingerprint is None:
         return "no --fingerprint was given"
-    if given.rstrip("=") == request.public.fingerprint:
+    if fingerprint.rstrip("=") == request.public.fingerprint:
         return (
             "--fingerprint is that of the key alone, which does not cover name, host, and roles (an older version's "
             "request printed it: update that machine and run request there again)"
@@ -298,13 +298,13 @@ def _standing(layout: Layout, name: str, but: Certificate | None = None) -> Stan
     """Return what mainpc's tree has of a name, apart from one key."""
     if any(but is None or key.public != but.public for key in live_keys(layout, name)):
         return Standing.AUTHORISED
-    waiting = [one for one in pending(layout) if one.certificate.owner.name == name and not one.expired]
+    waiting = [entry for entry in pending(layout) if entry.certificate.owner.name == name and not entry.expired]
     if not waiting:
         return Standing.UNKNOWN
     return Standing.INVITED if waiting[0].what == "invitation" else Standing.REQUESTED
 
 
-def _require_admissible(layout: Layout, name: str, command: Command, but: Certificate | None = None) -> None:
+def _require_admissible(layout: Layout, name: str, command: AdmissionCommand, but: Certificate | None = None) -> None:
     standing = _standing(layout, name, but)
     if ADMISSION.after(standing, command).effect is None:
         raise _refusal(layout, name, standing)

@@ -36,13 +36,13 @@ def find_public_key(layout: Layout, key: str) -> Certificate:
     Raises:
         ConfigurationError: there is none, or it is revoked.
     """
-    identity = next((one for one in layout.everybody if key in (one.stem, one.owner.name)), None)
+    identity = next((place for place in layout.everybody if key in (place.stem, place.owner.name)), None)
     if identity is not None:
         certificate = _public_key_of(layout, identity)
     else:
         others = live_keys(layout, key)
         if not others:
-            known = ", ".join(one.stem for one in layout.everybody)
+            known = ", ".join(place.stem for place in layout.everybody)
             raise ConfigurationError(f"there is no key {key!r}; there are: {known}")
         certificate = others[0]
     require_not_revoked(layout, certificate, f"the key {key}")
@@ -218,13 +218,13 @@ def copy_to(folder: Path, target: Path) -> Path:
 
 def _files(folder: Path) -> list[Path]:
     """Return the files that a host's agent reads; none of a rotation in progress."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in folder.iterdir():
         if path.name == REVOKED_FOLDER and path.is_dir():
-            found += [path, *path.glob(f"*{PUBLIC_SUFFIX}")]
+            files += [path, *path.glob(f"*{PUBLIC_SUFFIX}")]
         elif path.suffix in (PUBLIC_SUFFIX, SECRET_SUFFIX) and not path.name.endswith(NEXT_SECRET_SUFFIX):
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def _contents(folder: Path, files: list[Path]) -> dict[str, bytes]:

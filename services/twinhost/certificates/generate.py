@@ -15,7 +15,7 @@ from twinhost.secure_zmq.keys import Certificate, KeyPair, load_certificate, loa
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class KeyPresence:
     """What was done about one identity's key: `created`, `already present`, `not here yet`, `removed`, or `revoked`."""
 
     identity: Identity
@@ -24,7 +24,7 @@ class Outcome:
     removed: Collection[Path] = ()  # public files that somebody removed, and that stay removed
 
 
-def make_keys(layout: Layout) -> list[Outcome]:
+def make_keys(layout: Layout) -> list[KeyPresence]:
     """Complete the tree and return what was done, identity by identity.
 
     Raises:
@@ -34,15 +34,15 @@ def make_keys(layout: Layout) -> list[Outcome]:
         return complete(layout)
 
 
-def complete(layout: Layout) -> list[Outcome]:
+def complete(layout: Layout) -> list[KeyPresence]:
     """Do what `make_keys` does, for a caller that holds the tree's lock."""
     record = DistributionRecord(layout.root)
     outcomes = [_own_pair(layout, identity) for identity in layout.local]
-    outcomes += [Outcome(identity, *_known_certificate(layout, identity)) for identity in layout.remote]
+    outcomes += [KeyPresence(identity, *_known_certificate(layout, identity)) for identity in layout.remote]
     return [_completed(layout, record, outcome) for outcome in outcomes]
 
 
-def report(layout: Layout, outcomes: Sequence[Outcome]) -> Iterator[str]:
+def report(layout: Layout, outcomes: Sequence[KeyPresence]) -> Iterator[str]:
     """Yield the lines that say what was done, what lies where, and what is to be done."""
     for outcome in outcomes:
         owner = outcome.identity.owner
@@ -58,7 +58,7 @@ def report(layout: Layout, outcomes: Sequence[Outcome]) -> Iterator[str]:
         yield from _next_steps(layout, outcome)
 
 
-def _next_steps(layout: Layout, outcome: Outcome) -> Iterator[str]:
+def _next_steps(layout: Layout, outcome: KeyPresence) -> Iterator[str]:
     identity, owner = outcome.identity, outcome.identity.owner
     if outcome.what == "revoked":
         yield f"\nThe key of {owner.name} on {owner.host} was revoked permanently: no host accepts it."
@@ -99,14 +99,14 @@ def distribute(
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
     present = {path: load_certificate(path) for path in files if path not in missing}
-    different = [path for path, found in present.items() if not is_same_key(found, certificate)]
+    different = [path for path, copy in present.items() if not is_same_key(copy, certificate)]
     if different:
         raise KeyMismatch(
             f"{different[0]} holds another key than {certificate.public.fingerprint} for {identity.owner.name}; if "
             f"the file is wrong, remove it by hand: {remove_command(*different)}, then run this again"
         )
     if certificate.validity.not_after is not None:
-        missing += [path for path, found in present.items() if found.validity.not_after is None]
+        missing += [path for path, copy in present.items() if copy.validity.not_after is None]
     for path in missing:
         if os.path.lexists(path):
             replace_certificate(certificate, path)
@@ -119,19 +119,19 @@ def is_same_key(one: Certificate, other: Certificate) -> bool:
     return (one.owner, one.public) == (other.owner, other.public)
 
 
-def _own_pair(layout: Layout, identity: Identity) -> Outcome:
+def _own_pair(layout: Layout, identity: Identity) -> KeyPresence:
     secret_file = layout.secret_file(identity)
     if os.path.lexists(secret_file):  # the loader refuses a dangling link; nothing is written through it
         pair = load_key_pair(secret_file)
         if pair.certificate.owner != identity.owner:
             raise KeyMismatch(f"{secret_file} is not the key of {identity.owner.name}; run: {layout.command('verify')}")
         revoked = is_revoked(layout, pair.certificate)
-        return Outcome(identity, "revoked" if revoked else "already present", pair.certificate)
+        return KeyPresence(identity, "revoked" if revoked else "already present", pair.certificate)
     _require_free(layout, identity, secret_file)
     pair = KeyPair.generate(identity.owner, layout.new_validity())
     if not write_key_pair(pair, secret_file):
         raise KeyMismatch(f"another process made {secret_file} at the same time; run again: {layout.command()}")
-    return Outcome(identity, "created", pair.certificate)
+    return KeyPresence(identity, "created", pair.certificate)
 
 
 def _require_free(layout: Layout, identity: Identity, secret_file: Path) -> None:
@@ -182,7 +182,7 @@ def _known_certificate(layout: Layout, identity: Identity) -> tuple[str, Certifi
     return ("already present", enrolled) if enrolled is not None else (what, None)
 
 
-def _completed(layout: Layout, record: DistributionRecord, outcome: Outcome) -> Outcome:
+def _completed(layout: Layout, record: DistributionRecord, outcome: KeyPresence) -> KeyPresence:
     """Distribute a key to the folders that never had it, and say from which ones it was removed.
 
     An identity's own folder is no exception: its public key there authorises its holder too, and whoever removes every

@@ -136,28 +136,28 @@ class _Join:
             JoinWork.PROPOSE_AGAIN: self._propose_again,
             JoinWork.INSTALL: self._install,
         }
-        found = self._find()
-        transition = JOIN.after(JOIN.first, found)
+        finding = self._find()
+        transition = JOIN.after(JOIN.first, finding)
         while transition.effect is not None:
             transition = JOIN.after(transition.then, steps[transition.effect]())
         if transition.then is not JoinProgress.JOINED:
             raise self._refusal
-        return Joined(self._place, self._material.own, self._server.public, found is JoinFinding.IN_PLACE)
+        return Joined(self._place, self._material.own, self._server.public, finding is JoinFinding.IN_PLACE)
 
     def _find(self) -> JoinFinding:
         joining = self._record.find(self._token)
         if joining is None:
             return JoinFinding.NO_KEY
         folder = self._layout.root / joining.folder
-        for suffix, found in ((SECRET_SUFFIX, JoinFinding.IN_PLACE), (NEXT_SECRET_SUFFIX, JoinFinding.WRITTEN)):
+        for suffix, finding in ((SECRET_SUFFIX, JoinFinding.IN_PLACE), (NEXT_SECRET_SUFFIX, JoinFinding.WRITTEN)):
             path = folder / f"{joining.stem}{suffix}"
             if os.path.lexists(path):
                 self._pair = load_key_pair(path)
                 if self._pair.public.fingerprint == joining.fingerprint:
                     self._place = Identity(self._pair.certificate.owner, joining.stem, joining.folder)
-                    if found is JoinFinding.WRITTEN:
+                    if finding is JoinFinding.WRITTEN:
                         self._require_free()
-                    return found
+                    return finding
         raise ConfigurationError(
             f"the invitation was used here for {folder}/{joining.stem}{SECRET_SUFFIX}, and that key is missing; "
             f"{_ANOTHER}"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.commands import CERTIFICATES_VOLUME, certs_init_command
@@ -39,12 +39,11 @@ class Layout:
     lifetime_days: int  # of a new key
     newcomers: str | None = None  # the folder of all enrolled owners; None: each has one of its own name
     clock: Clock = SYSTEM_CLOCK
-    folders: Sequence[Path] = field(init=False, repr=False, compare=False)  # of the keys that belong on this machine
 
-    def __post_init__(self) -> None:
-        """Set what every look at a tree asks for, many times."""
-        names = dict.fromkeys(identity.folder for identity in self.local)
-        object.__setattr__(self, "folders", [self.root / name for name in names])
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the keys that belong on this machine."""
+        return [self.root / name for name in dict.fromkeys(identity.folder for identity in self.local)]
 
     @property
     def everybody(self) -> list[Identity]:

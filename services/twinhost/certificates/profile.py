@@ -64,7 +64,7 @@ limits: {{max_payload_bytes: {DEFAULT_MAX_PAYLOAD_BYTES}, heartbeat_s: 5, regist
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class AgentPlace:
     """Where an agent is: its address, and its ports by name, `zmq` among them."""
 
     address: str
@@ -122,7 +122,7 @@ def join_profile(folder: Path, invitation: Invitation, *, may_replace: bool) -> 
                 f"twinhost join --profile NAME LINE; to replace it: {join_command(folder, '--replace LINE')}"
             )
         address, _, port = invitation.authority.rpartition(":")
-        server = Place(address.strip("[]"), {"zmq": int(port)})
+        server = AgentPlace(address.strip("[]"), {"zmq": int(port)})
         with _explained(folder):
             _resolve(server)
             joined = join(layout, invitation, may_replace=may_replace)
@@ -155,13 +155,13 @@ def refresh_profile(folder: Path) -> list[Reached]:
         place = layout.place_of(certificates.own_keys.certificate.owner)
         put_in_place(layout, place, certificates.own_keys, material)
     known = {
-        name: Place(agent.host.address, ports_of(agent.zmq_port, agent.http_port, agent.events_port))
+        name: AgentPlace(agent.host.address, ports_of(agent.zmq_port, agent.http_port, agent.events_port))
         for name, agent in config.agents.items()
     }
     return write_agents(folder, known)
 
 
-def require_same_mainpc(folder: Path, server: Place) -> None:
+def require_same_mainpc(folder: Path, server: AgentPlace) -> None:
     """Raise ConfigurationError if a profile is for another mainpc, which runs elsewhere, than the one at a place.
 
     One that holds the pinned key at neither place has new keys, since its state was deleted: the profile follows it.
@@ -169,9 +169,9 @@ def require_same_mainpc(folder: Path, server: Place) -> None:
     if not secrets_in(folder) or not os.path.lexists(folder / CONFIG_FILE):
         return
     agent = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER)
-    before = Place(agent.host.address, {"zmq": agent.zmq_port})
-    found = _first_that_answers(load_certificates(folder), SERVER, [server, before])
-    if found is not None and found.endpoint != server.endpoint:
+    before = AgentPlace(agent.host.address, {"zmq": agent.zmq_port})
+    answering = _first_that_answers(load_certificates(folder), SERVER, [server, before])
+    if answering is not None and answering.endpoint != server.endpoint:
         raise ConfigurationError(
             f"{folder} is for the mainpc at {before.endpoint}, and the one at {server.endpoint} has another key; for a "
             "profile of its own: twinhost join --profile NAME --local; to use this one for it: "
@@ -193,7 +193,7 @@ def own_folder(folder: Path) -> Iterator[None]:
         KeyFileExposed: it is there already, and others can read it.
         ConfigurationError: it can't be made.
     """
-    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         _make_own_folder(folder)
         yield
@@ -201,8 +201,8 @@ def own_folder(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # it holds a key, with which the command goes on when it is repeated
             if missing and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
                 (folder / LOCK_FILE).unlink()
-            for each in missing:
-                each.rmdir()
+            for parent in missing:
+                parent.rmdir()
         raise
 
 
@@ -224,7 +224,7 @@ def _make_own_folder(folder: Path) -> None:
         )
 
 
-def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
+def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]:
     """Ask mainpc which agents are registered, try where each answers, and write both into the profile.
 
     Args:
@@ -240,20 +240,23 @@ def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
     agents, endpoints, reached = {}, {}, []
     registrations = msgspec.convert(reply, _Registrations).agents
     # This project's agents first: the name of a host is theirs, whatever others register there.
-    for each in sorted(registrations, key=lambda each: each.name not in (SERVER, MEMORY_AGENT)):
-        if each.host is None or each.port is None or not (is_address(each.host) and is_stem(each.name)):
+    for registration in sorted(registrations, key=lambda agent: agent.name not in (SERVER, MEMORY_AGENT)):
+        name, address, port = registration.name, registration.host, registration.port
+        if address is None or port is None or not (is_address(address) and is_stem(name)):
             continue  # it can't be called
-        registered = Place(each.host, ports_of(each.port, each.health_check_port, each.metadata.get("events_port")))
-        found = _found(certificates, each, registered, known)
-        place = found or registered
+        events = registration.metadata.get("events_port")
+        registered = AgentPlace(address, ports_of(port, registration.health_check_port, events))
+        reached_at = _found(certificates, registration, registered, known)
+        place = reached_at or registered
         addresses = (registered.address, place.address)
-        names = (each.location, each.name, f"{each.name}@{each.location}")  # no agent has an @ in its name
-        host = next((name for name in names if hosts.get(name, addresses) == addresses), names[-1])
+        location = registration.location
+        names = (location, name, f"{name}@{location}")  # no agent has an @ in its name
+        host = next((label for label in names if hosts.get(label, addresses) == addresses), names[-1])
         hosts[host] = addresses
-        stem = SERVER_KEY_STEM if each.name == SERVER else each.name
-        agents[each.name] = {"host": host, "key": stem, "ports": dict(registered.ports)}
-        endpoints[each.name] = {"ports": {**registered.ports, **place.ports}}
-        reached.append(Reached(each.name, place.endpoint, found is not None))
+        stem = SERVER_KEY_STEM if name == SERVER else name
+        agents[name] = {"host": host, "key": stem, "ports": dict(registered.ports)}
+        endpoints[name] = {"ports": {**registered.ports, **place.ports}}
+        reached.append(Reached(name, place.endpoint, reached_at is not None))
     theirs = {name: {"address": address} for name, (address, _) in hosts.items()}
     ours = {name: {"address": address} for name, (_, address) in hosts.items()}
     replace_file(folder / ENDPOINTS_FILE, _yaml({"hosts": ours, "agents": endpoints}))
@@ -262,16 +265,16 @@ def write_agents(folder: Path, known: Mapping[str, Place]) -> list[Reached]:
 
 
 def _found(
-    certificates: Certificates, registration: _Registration, registered: Place, known: Mapping[str, Place]
-) -> Place | None:
+    certificates: Certificates, registration: _Registration, registered: AgentPlace, known: Mapping[str, AgentPlace]
+) -> AgentPlace | None:
     """Return where a registered agent is reached; None if it answers nowhere."""
     server, moved = known[SERVER], _published(registration.metadata)
     published = {**registered.ports, **moved}
     if registration.name == SERVER:
         by_published = server.ports["zmq"] == published["zmq"]  # and not between containers
         return replace(server, ports={**server.ports, **moved}) if by_published else server
-    elsewhere = [Place(address, published) for address in (registered.address, server.address)]
-    beside_mainpc = Place(server.address, registered.ports)
+    elsewhere = [AgentPlace(address, published) for address in (registered.address, server.address)]
+    beside_mainpc = AgentPlace(server.address, registered.ports)
     return _first_that_answers(
         certificates, registration.name, [known.get(registration.name), *elsewhere, registered, beside_mainpc]
     )
@@ -280,8 +283,8 @@ def _found(
 def _published(metadata: Mapping[str, Any]) -> dict[str, int]:
     """Return the ports that an agent registered as published under other numbers; what is no port is left out."""
     ports = metadata.get("published_ports")
-    given = ports if isinstance(ports, dict) else {}
-    return {name: port for name in ("zmq", "events") if is_port(port := given.get(name))}
+    published = ports if isinstance(ports, dict) else {}
+    return {name: port for name in ("zmq", "events") if is_port(port := published.get(name))}
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
@@ -301,9 +304,11 @@ def is_port(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
 
 
-def _first_that_answers(certificates: Certificates, name: str, places: Sequence[Place | None]) -> Place | None:
+def _first_that_answers(
+    certificates: Certificates, name: str, places: Sequence[AgentPlace | None]
+) -> AgentPlace | None:
     """Return the first place at which a server has the agent's key, whatever it answers."""
-    for place in {each.endpoint: each for each in places if each is not None}.values():
+    for place in {place.endpoint: place for place in places if place is not None}.values():
         try:
             _resolve(place)
             _ask(certificates, name, place.endpoint, "ping", _ANSWERED_WITHIN_S)
@@ -328,7 +333,7 @@ def _ask(certificates: Certificates, name: str, endpoint: str, action: str, dead
                     raise
 
 
-def _resolve(place: Place) -> None:
+def _resolve(place: AgentPlace) -> None:
     """Raise ServerUnreachable where a name has no address, sooner than a call would."""
     try:
         socket.getaddrinfo(place.address, place.ports["zmq"], type=socket.SOCK_STREAM)

@@ -109,7 +109,7 @@ def _read(path: Path, line: re.Pattern[str], to_do: str) -> list[re.Match[str]]:
         lines = path.read_bytes().decode("utf-8", "replace").splitlines()
     except FileNotFoundError:
         return []
-    matches = [line.fullmatch(each) for each in lines]
+    matches = [line.fullmatch(text) for text in lines]
     if None in matches:
         number = matches.index(None) + 1
         raise ConfigurationError(f"{path} is malformed at line {number}; {to_do}")

@@ -40,7 +40,7 @@ _FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class RevocationTarget:
     """A key to revoke."""
 
     fingerprint: str
@@ -57,11 +57,11 @@ class Target:
 class Revocation:
     """What was done: the keys that were not revoked before, those that were, the removed files, and what failed."""
 
-    revoked: Sequence[Target]
-    before: Sequence[Target]
+    revoked: Sequence[RevocationTarget]
+    before: Sequence[RevocationTarget]
     removed: Sequence[Path]
     failures: Sequence[str]  # a sentence for each folder in which a revocation could not be written
-    others: Sequence[Target]  # keys of the same owner that stay
+    others: Sequence[RevocationTarget]  # keys of the same owner that stay
 
 
 def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
@@ -80,7 +80,7 @@ def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
         raise ConfigurationError(
             f"--only revokes the one key of a fingerprint, and {owner!r} is a name; give it a fingerprint"
         )
-    found: dict[str, Target] = {}
+    targets: dict[str, RevocationTarget] = {}
     before: set[str] = set()
     removed: list[Path] = []
     with locked(layout):
@@ -88,22 +88,22 @@ def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
         failures: list[str] = []
         while wave:  # SystemDigitalTwin may authorise another key in the meantime
             before |= {target.fingerprint for target in wave if _is_revoked_at_server(layout, target)}
-            found |= {target.fingerprint: target for target in wave}
+            targets |= {target.fingerprint: target for target in wave}
             for folder in own_folders(layout):  # SystemDigitalTwin's first: it notifies every host
                 for target in wave:
                     removed += _revoke_in(layout, folder, target, failures)
             present = _present(layout)
-            more = _named(present, owner) + ([] if only else _descendants(layout, found, present))
-            wave = [target for target in more if target.fingerprint not in found]
-        owners = {target.owner.name for target in found.values() if target.owner is not None}
+            more = _named(present, owner) + ([] if only else _descendants(layout, targets, present))
+            wave = [target for target in more if target.fingerprint not in targets]
+        owners = {target.owner.name for target in targets.values() if target.owner is not None}
         others = [
             target
             for name in sorted(owners)
             for target in _named(present, name)
             if target.certificate is not None and not is_revoked(layout, target.certificate)
         ]
-        new = [t for t in found.values() if t.fingerprint not in before and _is_revoked_at_server(layout, t)]
-    old = [target for target in found.values() if target.fingerprint in before]
+        new = [t for t in targets.values() if t.fingerprint not in before and _is_revoked_at_server(layout, t)]
+    old = [target for target in targets.values() if target.fingerprint in before]
     return Revocation(new, old, removed, failures, others)
 
 
@@ -156,14 +156,14 @@ def _was_distributed(layout: Layout, identity: Identity, certificate: Certificat
     return any(record.was_distributed(path, certificate) for path in layout.public_files(identity))
 
 
-def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
+def _targets(layout: Layout, server: Path, owner: str) -> list[RevocationTarget]:
     present, revoked = _present(layout), _revoked_by_hand(layout)
     if _FINGERPRINT.fullmatch(owner):
         owner = owner.removesuffix("=")
         revoked_file_name(owner)
         invited = _keys_by_fingerprint(server / INVITES_FOLDER)
         known = _retired(layout) | revoked | invited | present
-        targets = [Target(owner, known.get(owner), _owner_of(layout, owner, known))]
+        targets = [RevocationTarget(owner, known.get(owner), _owner_of(layout, owner, known))]
     else:
         targets = _named(present, owner) or _named(revoked, owner)
     if owner == SERVER or any(t.certificate is not None and t.certificate.owner.name == SERVER for t in targets):
@@ -178,9 +178,9 @@ def _targets(layout: Layout, server: Path, owner: str) -> list[Target]:
     return targets
 
 
-def _named(certificates: Mapping[str, Certificate], name: str) -> list[Target]:
+def _named(certificates: Mapping[str, Certificate], name: str) -> list[RevocationTarget]:
     keys = ((key, certificate) for key, certificate in certificates.items() if certificate.owner.name == name)
-    return [Target(key, certificate, certificate.owner) for key, certificate in keys]
+    return [RevocationTarget(key, certificate, certificate.owner) for key, certificate in keys]
 
 
 def _owner_of(layout: Layout, fingerprint: str, known: Mapping[str, Certificate]) -> KeyOwner | None:
@@ -219,48 +219,50 @@ def _keys_by_fingerprint(*folders: Path) -> dict[str, Certificate]:
     return {key.certificate.public.fingerprint: key.certificate for folder in folders for key in keys_in(folder)}
 
 
-def _descendants(layout: Layout, found: Mapping[str, Target], present: Mapping[str, Certificate]) -> list[Target]:
-    """Return the keys that the found ones vouched for, those of these, and so on, each after its voucher."""
+def _descendants(
+    layout: Layout, targets: Mapping[str, RevocationTarget], present: Mapping[str, Certificate]
+) -> list[RevocationTarget]:
+    """Return the keys that the targets vouched for, those of these, and so on, each after its voucher."""
     by_voucher: dict[str, list[str]] = {}
     for fingerprint, voucher in sorted(vouchers(layout).items()):
         by_voucher.setdefault(voucher, []).append(fingerprint)
-    if by_voucher.keys().isdisjoint(found):
+    if by_voucher.keys().isdisjoint(targets):
         return []
     certificates = {**_retired(layout), **_revoked_by_hand(layout), **present}
-    descendants: dict[str, Target] = {}
+    descendants: dict[str, RevocationTarget] = {}
 
-    def child(fingerprint: str, voucher: Target) -> Target:
+    def child(fingerprint: str, voucher: RevocationTarget) -> RevocationTarget:
         certificate = certificates.get(fingerprint)
         owner = certificate.owner if certificate is not None else voucher.owner
-        return Target(fingerprint, certificate, owner, voucher.fingerprint)
+        return RevocationTarget(fingerprint, certificate, owner, voucher.fingerprint)
 
-    wave = list(found)
+    wave = list(targets)
     while wave:
         children = [
-            child(fingerprint, descendants.get(voucher) or found[voucher])
+            child(fingerprint, descendants.get(voucher) or targets[voucher])
             for voucher in wave
             for fingerprint in by_voucher.get(voucher, [])
-            if fingerprint not in found and fingerprint not in descendants
+            if fingerprint not in targets and fingerprint not in descendants
         ]
         descendants |= {target.fingerprint: target for target in children}
         wave = [target.fingerprint for target in children]
     return list(descendants.values())
 
 
-def _is_revoked_at_server(layout: Layout, target: Target) -> bool:
+def _is_revoked_at_server(layout: Layout, target: RevocationTarget) -> bool:
     """Return whether a key is revoked in SystemDigitalTwin's folder."""
     folder = layout.server_folder
     name = revoked_file_name(target.fingerprint)
     return any((place / name).exists() for place in revoked_folders(layout) if folder in place.parents)
 
 
-def _revoke_in(layout: Layout, folder: Path, target: Target, failures: list[str]) -> list[Path]:
+def _revoke_in(layout: Layout, folder: Path, target: RevocationTarget, failures: list[str]) -> list[Path]:
     """Revoke a key in one folder; return the removed public files, and note where the volume is full."""
     revoked = folder / REVOKED_FOLDER
     inner = (ENROLLED_FOLDER, INVITES_FOLDER) if folder == layout.server_folder else ()
     keys = [key for place in (folder, *(folder / name for name in inner)) for key in keys_in(place)]
-    found = [key.path for key in keys if key.certificate.public.fingerprint == target.fingerprint]
-    for path in found:
+    paths = [key.path for key in keys if key.certificate.public.fingerprint == target.fingerprint]
+    for path in paths:
         with suppress(OSError):  # the file is removed anyway, and the revocation is tried again below
             move_to_revoked(path, target.fingerprint, revoked)
     try:
@@ -273,4 +275,4 @@ def _revoke_in(layout: Layout, folder: Path, target: Target, failures: list[str]
             f"{revoked} can't be written ({error.strerror}), so {target.fingerprint} is not revoked there; free space "
             f"on the volume, and run: {layout.command('revoke', target.fingerprint)}"
         )
-    return [path for path in found if not path.exists()]
+    return [path for path in paths if not path.exists()]

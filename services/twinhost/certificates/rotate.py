@@ -39,7 +39,7 @@ from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, Public
 from twinhost.state_table import StateTable, Transition
 
 
-class Progress(Enum):
+class RotationProgress(Enum):
     """How far a rotation is."""
 
     CURRENT = "Current"
@@ -52,7 +52,7 @@ class Progress(Enum):
     PROVEN = "Proven"
 
 
-class Finding(Enum):
+class RotationFinding(Enum):
     """What a run finds in the files at first, and what came of each step."""
 
     NO_NEXT = "there is no next key"
@@ -66,7 +66,7 @@ class Finding(Enum):
     REFUSED = "the old key and the old pin are refused"
 
 
-class Work(Enum):
+class RotationWork(Enum):
     """What a run does next; what fails ends it, and the next run begins with what it finds."""
 
     MAKE = "make the next pair"
@@ -78,18 +78,19 @@ class Work(Enum):
     PROVE = "try the old key and the old pin"
 
 
-ROTATION: StateTable[Progress, Finding, Work] = StateTable(
-    Progress.CURRENT,
-    Transition(Progress.CURRENT, Finding.NO_NEXT, Progress.CURRENT, Work.MAKE),
-    Transition(Progress.CURRENT, Finding.NEXT_PAIR, Progress.PREPARED, Work.PUBLISH),
-    Transition(Progress.PREPARED, Finding.NEXT_PUBLIC, Progress.PUBLISHED, Work.AWAIT_FOLLOWERS),
-    Transition(Progress.PUBLISHED, Finding.FOLLOWED, Progress.FOLLOWED, Work.SWITCH),
-    Transition(Progress.FOLLOWED, Finding.NEXT_IN_USE, Progress.SWITCHED, Work.AWAIT_OWNER),
-    Transition(Progress.CURRENT, Finding.NEXT_IN_USE, Progress.SWITCHED, Work.AWAIT_OWNER),
-    Transition(Progress.SWITCHED, Finding.SERVED, Progress.SERVED, Work.RETIRE),
-    Transition(Progress.SWITCHED, Finding.NO_SERVER, Progress.SERVED, Work.RETIRE),
-    Transition(Progress.SERVED, Finding.REVOKED, Progress.RETIRED, Work.PROVE),
-    Transition(Progress.RETIRED, Finding.REFUSED, Progress.PROVEN),
+_P, _F, _W = RotationProgress, RotationFinding, RotationWork
+ROTATION: StateTable[RotationProgress, RotationFinding, RotationWork] = StateTable(
+    _P.CURRENT,
+    Transition(_P.CURRENT, _F.NO_NEXT, _P.CURRENT, _W.MAKE),
+    Transition(_P.CURRENT, _F.NEXT_PAIR, _P.PREPARED, _W.PUBLISH),
+    Transition(_P.PREPARED, _F.NEXT_PUBLIC, _P.PUBLISHED, _W.AWAIT_FOLLOWERS),
+    Transition(_P.PUBLISHED, _F.FOLLOWED, _P.FOLLOWED, _W.SWITCH),
+    Transition(_P.FOLLOWED, _F.NEXT_IN_USE, _P.SWITCHED, _W.AWAIT_OWNER),
+    Transition(_P.CURRENT, _F.NEXT_IN_USE, _P.SWITCHED, _W.AWAIT_OWNER),
+    Transition(_P.SWITCHED, _F.SERVED, _P.SERVED, _W.RETIRE),
+    Transition(_P.SWITCHED, _F.NO_SERVER, _P.SERVED, _W.RETIRE),
+    Transition(_P.SERVED, _F.REVOKED, _P.RETIRED, _W.PROVE),
+    Transition(_P.RETIRED, _F.REFUSED, _P.PROVEN),
 )
 
 
@@ -166,68 +167,68 @@ class _Rotation:
     def run(self, lock: ExitStack) -> None:
         """Do what the table says; the proof needs the tree's lock no more."""
         steps = {
-            Work.MAKE: self._make,
-            Work.PUBLISH: self._publish,
-            Work.AWAIT_FOLLOWERS: self._await_followers,
-            Work.SWITCH: self._switch,
-            Work.AWAIT_OWNER: self._await_owner,
-            Work.RETIRE: self._retire,
-            Work.PROVE: self._prove,
+            RotationWork.MAKE: self._make,
+            RotationWork.PUBLISH: self._publish,
+            RotationWork.AWAIT_FOLLOWERS: self._await_followers,
+            RotationWork.SWITCH: self._switch,
+            RotationWork.AWAIT_OWNER: self._await_owner,
+            RotationWork.RETIRE: self._retire,
+            RotationWork.PROVE: self._prove,
         }
         transition = ROTATION.after(ROTATION.first, self._find())
         while transition.effect is not None:
-            if transition.effect is Work.PROVE:
+            if transition.effect is RotationWork.PROVE:
                 lock.close()
             transition = ROTATION.after(transition.then, steps[transition.effect]())
 
-    def _find(self) -> Finding:
+    def _find(self) -> RotationFinding:
         if self._next_secret.exists():
-            return Finding.NEXT_PAIR
+            return RotationFinding.NEXT_PAIR
         if self._pair.public in [key.public for key in self._keys(NEXT_SUFFIX)]:
             self._say(f"continuing an earlier rotation, which had switched to {self._pair.public.fingerprint}")
-            return Finding.NEXT_IN_USE
-        return Finding.NO_NEXT
+            return RotationFinding.NEXT_IN_USE
+        return RotationFinding.NO_NEXT
 
-    def _make(self) -> Finding:
+    def _make(self) -> RotationFinding:
         pair = KeyPair.generate(self._place.owner, self._layout.new_validity())
         write_key_pair(pair, self._next_secret)
         self._say(f"the next key of {self._name} is {pair.public.fingerprint}")
-        return Finding.NEXT_PAIR
+        return RotationFinding.NEXT_PAIR
 
-    def _publish(self) -> Finding:
+    def _publish(self) -> RotationFinding:
         self._next = self._authorised(load_key_pair(self._next_secret))
         for path in self._files(NEXT_SUFFIX):
             replace_certificate(self._next.certificate, path)
-        return Finding.NEXT_PUBLIC
+        return RotationFinding.NEXT_PUBLIC
 
-    def _await_followers(self) -> Finding:
+    def _await_followers(self) -> RotationFinding:
         with client_of(self._mainpc, self._asker, self._pins) as client:
             self._say("waiting until every agent knows the next key")
             wait_until_followed(client, SERVER, self._next.public, self._grace_s, self._say)
-        return Finding.FOLLOWED
+        return RotationFinding.FOLLOWED
 
-    def _switch(self) -> Finding:
+    def _switch(self) -> RotationFinding:
         self._next_secret.rename(self._secret)
         fsync_folder(self._secret.parent)
         self._replaced, self._pair = self._pair, self._next
         self._say(f"{self._name} changes from {self._replaced.public.fingerprint} to {self._pair.public.fingerprint}")
-        return Finding.NEXT_IN_USE
+        return RotationFinding.NEXT_IN_USE
 
-    def _await_owner(self) -> Finding:
+    def _await_owner(self) -> RotationFinding:
         self._old = [key for key in self._keys(PUBLIC_SUFFIX) if key.public != self._pair.public]
         if self._owner is None:
-            return Finding.NO_SERVER
+            return RotationFinding.NO_SERVER
         if self._owner != self._mainpc and not is_reached(self._owner, self._asker, self._pair.public):
             self._say(
                 f"{self._name} can't be reached at {self._owner.endpoint}, so its old key is not tested; it will use "
                 "the new one"
             )
             self._owner = None
-            return Finding.NO_SERVER
+            return RotationFinding.NO_SERVER
         wait_until_served_with(self._owner, self._asker, self._pair.public)
-        return Finding.SERVED
+        return RotationFinding.SERVED
 
-    def _retire(self) -> Finding:
+    def _retire(self) -> RotationFinding:
         self._revoke()
         paths = self._files(PUBLIC_SUFFIX)
         for path in paths:
@@ -236,9 +237,9 @@ class _Rotation:
         for path in reversed(self._files(NEXT_SUFFIX)):  # by these files the next run sees what is left to do
             path.unlink(missing_ok=True)
             fsync_folder(path.parent)
-        return Finding.REVOKED
+        return RotationFinding.REVOKED
 
-    def _prove(self) -> Finding:
+    def _prove(self) -> RotationFinding:
         if self._replaced is None and not self._old:
             self._say(f"an earlier run had revoked the old key; {self._name} has {self._pair.public.fingerprint}")
         if self._replaced is not None:
@@ -248,7 +249,7 @@ class _Rotation:
             for key in self._old:
                 require_pin_refused(self._owner, self._asker, key.public)
                 self._say(f"proven: {self._name} does not answer a client that pins {key.public.fingerprint}")
-        return Finding.REFUSED
+        return RotationFinding.REFUSED
 
     @property
     def _asker(self) -> KeyPair:

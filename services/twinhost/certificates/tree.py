@@ -103,8 +103,8 @@ def joined_folders(layout: Layout) -> list[Path]:
     if not layout.root.is_dir():
         return []
     known = {folder.name for folder in layout.folders}
-    with os.scandir(layout.root) as found:
-        names = [each.name for each in found if each.name not in known and each.is_dir(follow_symlinks=False)]
+    with os.scandir(layout.root) as entries:
+        names = [entry.name for entry in entries if entry.name not in known and entry.is_dir(follow_symlinks=False)]
     stems = {identity.folder: identity.stem for identity in layout.everybody}
     return sorted(layout.root / name for name in names if _holds_secret(layout.root / name, stems.get(name, name)))
 
@@ -181,9 +181,9 @@ def read_vouching(path: Path) -> tuple[str, str] | None:
 
 def live_keys(layout: Layout, name: str) -> list[Certificate]:
     """Return the keys of a name that are not revoked, expired ones too, each once."""
-    found = [key.certificate for key in found_keys(layout)]
-    found += [pair.certificate for _, pair in own_pairs(layout)]
-    mine = {key.public: key for key in reversed(found) if key.owner.name == name}
+    certificates = [key.certificate for key in found_keys(layout)]
+    certificates += [pair.certificate for _, pair in own_pairs(layout)]
+    mine = {key.public: key for key in reversed(certificates) if key.owner.name == name}
     return [key for key in mine.values() if not is_revoked(layout, key)]
 
 
@@ -219,8 +219,8 @@ def discard_next(layout: Layout, place: Identity) -> None:
 
 def replaced_folders(root: Path) -> list[Path]:
     """Return the folders of keys that restores replaced, the oldest first."""
-    found = root.glob(f"{REPLACED_PREFIX}*") if root.is_dir() else ()
-    return sorted(path for path in found if path.is_dir() and not path.is_symlink())
+    folders = root.glob(f"{REPLACED_PREFIX}*") if root.is_dir() else ()
+    return sorted(path for path in folders if path.is_dir() and not path.is_symlink())
 
 
 def unfinished_restores(root: Path) -> list[str]:
@@ -284,4 +284,4 @@ def _holds_secret(folder: Path, stem: str) -> bool:
 
 def _folders(root: Path) -> list[Path]:
     present = root.iterdir() if root.is_dir() else ()
-    return [each for each in present if each.is_dir() and not each.is_symlink() and not each.name.startswith(".")]
+    return [path for path in present if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]

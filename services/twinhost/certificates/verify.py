@@ -56,35 +56,35 @@ from twinhost.store.files import RESTORING
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class TreeFindings:
     """A sentence for each thing that is wrong; a remark for what somebody decided, and for what expires."""
 
     problems: Sequence[str]
     remarks: Sequence[str] = ()
 
 
-def verify_tree(layout: Layout, attempts: int = 3) -> Findings:
+def verify_tree(layout: Layout, attempts: int = 3) -> TreeFindings:
     """Return what is wrong with a tree, and the remarks on it.
 
     Args:
         attempts: how often the check runs where an agent removes a file meanwhile, as at the end of a rotation.
     """
     if not layout.root.is_dir():
-        return Findings([f"{layout.root} is not a folder; run: {layout.command()}"])
+        return TreeFindings([f"{layout.root} is not a folder; run: {layout.command()}"])
     problems: list[str] = []
     remarks: list[str] = []
     try:
-        check = _Check(layout)
+        check = _TreeCheck(layout)
         problems.extend(check.problems())
         remarks.extend(check.remarks())
     except OSError as error:
         if isinstance(error, FileNotFoundError) and attempts > 1:
             return verify_tree(layout, attempts - 1)
         problems.append(f"{error.filename} can't be read ({error.strerror}); run as its owner, or correct its mode")
-    return Findings(problems, remarks)
+    return TreeFindings(problems, remarks)
 
 
-class _Check:
+class _TreeCheck:
     """One look at a tree; its methods yield a sentence for each finding."""
 
     def __init__(self, layout: Layout) -> None:
@@ -437,12 +437,12 @@ def mode_and_owner(path: Path) -> list[str]:
     return []
 
 
-def _another_owner(path: Path, found: Certificate, owner: KeyOwner) -> list[str]:
+def _another_owner(path: Path, certificate: Certificate, owner: KeyOwner) -> list[str]:
     """Return a problem where a file holds another owner's key."""
-    if found.owner == owner:
+    if certificate.owner == owner:
         return []
     return [
-        f"{path} is the key of {described(found.owner)}, not of {described(owner)}; "
+        f"{path} is the key of {described(certificate.owner)}, not of {described(owner)}; "
         f"remove it: {remove_command(path)}, then run {certs_init_command(path)}, which says how to continue"
     ]
 

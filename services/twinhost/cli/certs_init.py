@@ -233,10 +233,10 @@ def run_accept(
 @commands.command("pending")
 def run_pending(context: typer.Context) -> None:
     """On mainpc: list open invitations and kept requests."""
-    found = pending(_tree(context)[0])
-    for one in found:
-        say(str(one))
-    if not found:
+    entries = pending(_tree(context)[0])
+    for entry in entries:
+        say(str(entry))
+    if not entries:
         say("nothing is pending")
 
 
@@ -245,9 +245,9 @@ def run_reject(
     context: typer.Context, name: Annotated[str, typer.Argument(metavar="NAME", help="As pending shows it.")]
 ) -> None:
     """On mainpc: withdraw an invitation, or delete a request."""
-    for one in reject(_tree(context)[0], name):
-        done = "is withdrawn; no machine can enrol by it any more" if one.what == "invitation" else "is deleted"
-        say(f"the {one.what} of {described(one.certificate.owner)} {done}")
+    for entry in reject(_tree(context)[0], name):
+        done = "is withdrawn; no machine can enrol by it any more" if entry.what == "invitation" else "is deleted"
+        say(f"the {entry.what} of {described(entry.certificate.owner)} {done}")
 
 
 @commands.command("public")
@@ -323,9 +323,9 @@ def run_revoke(
     refused_everywhere = _say_hosts(layout, config, done)
     names = {target.owner.name for target in (*done.revoked, *done.before) if target.owner is not None}
     live = {target.owner.name for target in done.others if target.owner is not None}
-    for one in pending(layout):
-        if (name := one.certificate.owner.name) in names:
-            note(f"certs-init: {name} has an open {one.what}; to end it: {layout.command('reject', name)}")
+    for entry in pending(layout):
+        if (name := entry.certificate.owner.name) in names:
+            note(f"certs-init: {name} has an open {entry.what}; to end it: {layout.command('reject', name)}")
     for identity in layout.local:
         if identity.owner.name in names - live:
             note(f"Its secret is in this tree; for a new key: {CERTS_INIT} replace {identity.owner.name}")

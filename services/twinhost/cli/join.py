@@ -25,7 +25,7 @@ from twinhost.certificates.bundle import MAX_LINE_CHARACTERS, parse_bundle, pars
 from twinhost.certificates.join import import_answer, request
 from twinhost.certificates.layout import AGENT_ROLE, SERVER, Identity, Layout, described, plan_layout
 from twinhost.certificates.profile import (
-    Place,
+    AgentPlace,
     Reached,
     join_profile,
     own_folder,
@@ -113,7 +113,7 @@ class _Report:
             "name": self.own.owner.name,
             "fingerprint": self.own.public.fingerprint,
             "folder": str(self.folder),
-            "agents": [msgspec.to_builtins(each) for each in self.reached],
+            "agents": [msgspec.to_builtins(agent) for agent in self.reached],
         }
 
     def say(self) -> None:
@@ -125,12 +125,12 @@ class _Report:
                 f"Its key is {self.own.public.fingerprint}" + (f", valid until {format_moment(until)}" if until else "")
             )
             say(f"{SERVER} is trusted as {self.server}")
-        for each in self.reached:
-            if each.answered:
-                say(f"{each.name} answered at {each.endpoint}")
+        for agent in self.reached:
+            if agent.answered:
+                say(f"{agent.name} answered at {agent.endpoint}")
             else:
                 say(
-                    f"{each.name} did not answer at {each.endpoint}; start it, or write the address at which this "
+                    f"{agent.name} did not answer at {agent.endpoint}; start it, or write the address at which this "
                     f"machine reaches it into {ENDPOINTS_FILE}, and run: twinhost join --refresh"
                 )
         (secret,) = secrets_in(self.folder)
@@ -184,7 +184,7 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
             certificate = request(layout, config, owner)
             accept = ("run", "--rm", "-T", "--no-deps", "certs-init", "accept", "-", "--fingerprint")
             answer = _compose(
-                checkout, *accept, request_fingerprint(certificate), given=render_certificate(certificate)
+                checkout, *accept, request_fingerprint(certificate), typed=render_certificate(certificate)
             )
             server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
         return _Report(folder, write_agents(folder, known), "is authorised", server.public.fingerprint)
@@ -232,7 +232,7 @@ def _moved_aside(secret: Path) -> Iterator[None]:
     replaced.unlink(missing_ok=True)
 
 
-def _published(checkout: Path, config: NetworkConfig) -> dict[str, Place]:
+def _published(checkout: Path, config: NetworkConfig) -> dict[str, AgentPlace]:
     """Return where this machine publishes the agents' ports.
 
     Raises:
@@ -240,21 +240,23 @@ def _published(checkout: Path, config: NetworkConfig) -> dict[str, Place]:
     """
     listed = _compose(checkout, "ps", "--format", "json").splitlines()
     containers = [json.loads(line) for line in listed if line.startswith("{")]
-    places: dict[str, Place] = {}
+    places: dict[str, AgentPlace] = {}
     for agent in config.agents.values():
         for container in containers:
             if container["Service"] == agent.host.name:
-                found = {one["TargetPort"]: one for one in container["Publishers"] if one["PublishedPort"]}
-                if agent.zmq_port in found:
-                    places[agent.name] = Place(_reachable(found[agent.zmq_port]["URL"]), _ports(agent, found))
+                publishers = {port["TargetPort"]: port for port in container["Publishers"] if port["PublishedPort"]}
+                if agent.zmq_port in publishers:
+                    places[agent.name] = AgentPlace(
+                        _reachable(publishers[agent.zmq_port]["URL"]), _ports(agent, publishers)
+                    )
     if SERVER not in places:
         raise ConfigurationError("mainpc does not run on this machine, or publishes no port; start it with: make up")
     return places
 
 
-def _ports(agent: Agent, found: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
+def _ports(agent: Agent, publishers: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
     ports = ports_of(agent.zmq_port, agent.http_port, agent.events_port)
-    return {name: found[port]["PublishedPort"] if port in found else port for name, port in ports.items()}
+    return {name: publishers[port]["PublishedPort"] if port in publishers else port for name, port in ports.items()}
 
 
 def _reachable(address: str) -> str:
@@ -265,12 +267,12 @@ def _reachable(address: str) -> str:
     return "127.0.0.1" if parsed.version == 4 else "::1"
 
 
-def _compose(checkout: Path, *arguments: str, given: str = "") -> str:
+def _compose(checkout: Path, *arguments: str, typed: str = "") -> str:
     command = ["docker", "compose", "--progress", "quiet", *arguments]
     try:
         # The arguments are this command's own, and no shell reads them.
         done = subprocess.run(  # noqa: S603
-            command, cwd=checkout, input=given, capture_output=True, text=True, check=False
+            command, cwd=checkout, input=typed, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         raise ConfigurationError("docker is not installed here; run this on the machine where mainpc runs") from None

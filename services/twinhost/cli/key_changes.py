@@ -103,22 +103,22 @@ def _words(context: typer.Context, file: str | None) -> list[str]:
         if parameter.param_type_name == "argument":
             arguments += map(str, values)
         else:
-            words += [word for each in values for word in (parameter.opts[0], *([] if each is True else [str(each)]))]
+            words += [word for item in values for word in (parameter.opts[0], *([] if item is True else [str(item)]))]
     return [*words, *arguments]
 
 
-def _run_certs_init(words: Sequence[str], given: IO[bytes] | None, *, as_json: bool) -> int:
+def _run_certs_init(words: Sequence[str], stream: IO[bytes] | None, *, as_json: bool) -> int:
     """Run certs-init where mainpc runs, and return its exit status."""
     project = _project(words)
-    terminal = given is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = stream is None and not as_json and sys.stdin.isatty() and sys.stdout.isatty()
     compose = [_DOCKER, "compose", "--progress", "quiet", "--project-name", project.name]
     command = [*compose, "run", "--rm", "--no-deps", *([] if terminal else ["-T"]), "certs-init", *words]
     quiet = {**os.environ, "COMPOSE_IGNORE_ORPHANS": "1"}  # its advice would delete an agent of a second Compose file
     # The words are this command's arguments, and no shell reads them.
     if not as_json:
-        return subprocess.run(command, cwd=project.folder, env=quiet, stdin=given, check=False).returncode  # noqa: S603
+        return subprocess.run(command, cwd=project.folder, env=quiet, stdin=stream, check=False).returncode  # noqa: S603
     done = subprocess.run(  # noqa: S603
-        command, cwd=project.folder, env=quiet, stdin=given, capture_output=True, text=True, check=False
+        command, cwd=project.folder, env=quiet, stdin=stream, capture_output=True, text=True, check=False
     )
     sys.stderr.write(done.stderr)
     lines = done.stdout.splitlines()
@@ -147,17 +147,17 @@ def _project(words: Sequence[str]) -> Project:
     if listed.returncode:
         raise _elsewhere(f"docker can't be used here ({listed.stderr.strip()})", words)
     rows = (line.split("\t") for line in listed.stdout.splitlines())
-    found = sorted({Project(name, Path(folder)) for name, folder in rows})
+    projects = sorted({Project(name, Path(folder)) for name, folder in rows})
     if wanted := os.environ.get("COMPOSE_PROJECT_NAME"):
-        found = [project for project in found if project.name == wanted]
-    if len(found) > 1:
-        found = [project for project in found if project.folder == Path.cwd()] or found
-    if len(found) != 1:
-        names = ", ".join(f"{project.name} in {project.folder}" for project in found)
-        raise _elsewhere(f"several run here ({names})" if found else "mainpc does not run on this machine", words)
-    if not os.access(found[0].folder, os.X_OK):
-        raise _elsewhere(f"{found[0].folder}, where it was started, can't be entered", words)
-    return found[0]
+        projects = [project for project in projects if project.name == wanted]
+    if len(projects) > 1:
+        projects = [project for project in projects if project.folder == Path.cwd()] or projects
+    if len(projects) != 1:
+        names = ", ".join(f"{project.name} in {project.folder}" for project in projects)
+        raise _elsewhere(f"several run here ({names})" if projects else "mainpc does not run on this machine", words)
+    if not os.access(projects[0].folder, os.X_OK):
+        raise _elsewhere(f"{projects[0].folder}, where it was started, can't be entered", words)
+    return projects[0]
 
 
 def _elsewhere(why: str, words: Sequence[str]) -> ConfigurationError:

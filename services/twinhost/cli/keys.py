@@ -105,23 +105,23 @@ def list_keys(as_json: AsJson = False) -> int:
 
 def merge(reports: Sequence[KeyReport]) -> list[Key]:
     """Return one entry for each fingerprint that any agent lists, sorted by name."""
-    found: dict[str, Key] = {}
+    listed: dict[str, Key] = {}
     for report in reports:
         for peer in report.peers.peers:
             ended_s = seconds_between(peer.not_after, report.now)
             left_s = None if ended_s is None else -ended_s
             age_s = seconds_between(peer.not_before, report.now)
-            key = found.setdefault(peer.fingerprint, Key(peer, age_s, left_s))
+            key = listed.setdefault(peer.fingerprint, Key(peer, age_s, left_s))
             if peer.sessions:
                 key.sessions[report.host] = peer.sessions
             ago = seconds_between(peer.last_seen, report.now)
             if ago is not None and peer.last_seen is not None:
                 key.last_seen[report.host] = (max(0.0, ago), peer.last_seen)
-    for fingerprint, key in found.items():
+    for fingerprint, key in listed.items():
         key.standing = {report.host: _standing(fingerprint, report.peers) for report in reports}
         if key.invitation:  # only mainpc lists them
             key.standing = {host: standing for host, standing in key.standing.items() if standing != NOT_LISTED}
-    return sorted(found.values(), key=lambda key: (key.peer.name, key.peer.fingerprint))
+    return sorted(listed.values(), key=lambda key: (key.peer.name, key.peer.fingerprint))
 
 
 def unacknowledged(
@@ -135,13 +135,13 @@ def unacknowledged(
         following: the agents that follow mainpc's list, and the revisions that they reported to mainpc.
         revision: of mainpc's list.
     """
-    found = []
+    behind_mainpc = []
     for name, report in others.items():
         missing = sorted(set(mainpc.peers.revoked) - set(report.peers.revoked))
         if missing:
-            found.append(Unacknowledged(name, report.host, tuple(missing)))
-    behind = [one for one in following if one.name not in others and one.follows != revision]
-    return [*found, *(Unacknowledged(one.name, one.host, None) for one in behind)]
+            behind_mainpc.append(Unacknowledged(name, report.host, tuple(missing)))
+    behind = [follower for follower in following if follower.name not in others and follower.follows != revision]
+    return [*behind_mainpc, *(Unacknowledged(follower.name, follower.host, None) for follower in behind)]
 
 
 def standing_words(standing: Mapping[str, str]) -> Iterable[str]:
@@ -153,8 +153,8 @@ def standing_words(standing: Mapping[str, str]) -> Iterable[str]:
 def _standing(fingerprint: str, peers: ListedPeers) -> str:
     if fingerprint in peers.revoked:
         return REVOKED
-    found = next((peer.standing for peer in peers.peers if peer.fingerprint == fingerprint), NOT_LISTED)
-    return found.replace("_", " ")
+    standing = next((peer.standing for peer in peers.peers if peer.fingerprint == fingerprint), NOT_LISTED)
+    return standing.replace("_", " ")
 
 
 class PingReply(msgspec.Struct):

@@ -78,7 +78,7 @@ _Topics = Annotated[tuple[Literal["AGENT", "ERROR", "EVENT", "TRUST"], ...], Met
 _Whose = Annotated[Literal["own", "any"], Meta(description=f"{OWN!r} or {ANY!r}")]
 
 
-class _File(msgspec.Struct):
+class _ConfigFile(msgspec.Struct):
     hosts: Any
     agents: Any
     grants: Any
@@ -92,11 +92,11 @@ class _Endpoints(msgspec.Struct):
     agents: Any
 
 
-class _Host(msgspec.Struct):
+class _HostEntry(msgspec.Struct):
     address: Annotated[str, Meta(description="a host name or an IP address")]
 
 
-class _Agent(msgspec.Struct):
+class _AgentEntry(msgspec.Struct):
     host: _Text
     key: _Stem
     ports: Any
@@ -150,7 +150,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     path = Path(named or default_path(environment))
     reached_hosts, reached_agents = ({}, {}) if named else _endpoints(client_folder(environment) / ENDPOINTS_FILE)
     root = _Part(str(path), _read_yaml(path))
-    file = root.read(_File)
+    file = root.read(_ConfigFile)
     hosts = {name: _host(name, part, environment, reached_hosts) for name, part in root.child("hosts").children()}
     agents = {name: _agent(name, part, hosts, reached_agents) for name, part in root.child("agents").children()}
     grants = {role: _granted(role, part) for role, part in root.child("grants").children()}
@@ -179,12 +179,12 @@ def published_ports(agent: Agent, environment: Mapping[str, str] = os.environ) -
 
     Its variables say so, such as PC2_ZMQ_PORT; a port that the engine chooses (0) is not known here.
     """
-    found = {}
+    moved = {}
     for name, own in (("zmq", agent.zmq_port), ("events", agent.events_port)):
         text = environment.get(port_variable(agent, name), "")
         if own is not None and _PORT.fullmatch(text) and 0 < int(text) < 65_536 and int(text) != own:
-            found[name] = int(text)
-    return found
+            moved[name] = int(text)
+    return moved
 
 
 def port_variable(agent: Agent, name: str) -> str:
@@ -271,9 +271,9 @@ def _endpoints(path: Path) -> "tuple[dict[str, _Part], dict[str, _Part]]":
 
 
 def _host(name: str, part: _Part, environment: Mapping[str, str], reached: "Mapping[str, _Part]") -> Host:
-    part.read(_Host)
+    part.read(_HostEntry)
     address = reached.get(name, part)
-    host = Host(name, address.read(_Host).address)
+    host = Host(name, address.read(_HostEntry).address)
     if not is_address(host.address):
         raise address.child("address").misfit("a host name or an IP address")
     variable = ADDRESS_VARIABLES.get(name, "")
@@ -286,7 +286,7 @@ def _host(name: str, part: _Part, environment: Mapping[str, str], reached: "Mapp
 
 
 def _agent(name: str, part: _Part, hosts: Mapping[str, Host], reached: "Mapping[str, _Part]") -> Agent:
-    entry = part.read(_Agent)
+    entry = part.read(_AgentEntry)
     if entry.host not in hosts:
         raise part.child("host").misfit(f"one of the hosts ({', '.join(hosts)})")
     if name in reached:
@@ -330,8 +330,8 @@ def _grants_of(item: _Part) -> list[str]:
 
 
 def _recall(part: _Part, folder: Path) -> Recall:
-    if found := [name for name in _WEIGHTS if name in part.names()]:
-        raise part.error(f"has {', '.join(found)}: since version 0.3 a search has no weights; delete these lines")
+    if weights := [name for name in _WEIGHTS if name in part.names()]:
+        raise part.error(f"has {', '.join(weights)}: since version 0.3 a search has no weights; delete these lines")
     recall = part.read(_Recall)
     tokenizer = folder / recall.tokenizer if recall.tokenizer else None
     word = "off" if recall.embeddings is False else recall.embeddings  # YAML reads `off` as false

@@ -8,7 +8,6 @@ import re
 import socket
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -254,7 +253,7 @@ class Stack:
 
     def expire(self, name: str) -> None:
         """Let the key of a name expire; no agent serves it any more when this returns."""
-        ended = int(time.time()) - CLOCK_TOLERANCE_S - 1
+        ended = int(self._layout.clock.time()) - CLOCK_TOLERANCE_S - 1
         for path in (self.folder / "certificates").rglob(f"*{PUBLIC_SUFFIX}"):
             certificate = load_certificate(path)
             if certificate.owner.name == name:

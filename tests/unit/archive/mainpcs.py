@@ -14,7 +14,7 @@ from unittest import mock
 import msgspec
 
 from tests.unit.certificates.trees import tree_layout
-from twinhost.archive.file_format import MANIFEST, Manifest, Member, Writer, mode_of
+from twinhost.archive.file_format import MANIFEST, ArchiveWriter, Manifest, Member, mode_of
 from twinhost.archive.places import MIGRATIONS
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import HOST_VARIABLE
@@ -177,7 +177,7 @@ def forged(
 def written(manifest: Manifest, contents: dict[str, bytes]) -> bytes:
     """Return an archive with this manifest and these members."""
     out = io.BytesIO()
-    writer = Writer(out.write, 0)
+    writer = ArchiveWriter(out.write, 0)
     encoded = msgspec.json.encode(manifest)
     writer.add(MANIFEST, 0o600, len(encoded), [encoded])
     for member in manifest.members:

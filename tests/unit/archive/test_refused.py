@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.loopback.agent_processes import SmallVolume
 from tests.unit.archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from tests.unit.certificates.trees import certs_init
-from twinhost.archive.file_format import DATABASE_MEMBER, MANIFEST, Manifest, Member, Writer
+from twinhost.archive.file_format import DATABASE_MEMBER, MANIFEST, ArchiveWriter, Manifest, Member
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.store.files import COMMIT, RESTORING, exclusive_lock
 
@@ -173,7 +173,7 @@ def test_an_archives_text_cannot_pose_as_the_commands_output(
     for version in (1, 2):
         encoded = msgspec.json.encode({**msgspec.json.decode(found[MANIFEST]), "version": version, field: value})
         out = io.BytesIO()
-        Writer(out.write, 0).add(MANIFEST, 0o600, len(encoded), [encoded])
+        ArchiveWriter(out.write, 0).add(MANIFEST, 0o600, len(encoded), [encoded])
         ran = there.run("restore", "-", given=out.getvalue())
         assert (ran.status, ran.err.count("\n"), len(ran.err) < 500, ran.err[:-1].isprintable()) == (1, 1, True, True)
         assert version == 2 or "manifest can't be read" in ran.err

@@ -2,37 +2,37 @@
 
 import pytest
 
-from twinhost.certificates.admission import ADMISSION, Admission, Command, Standing
+from twinhost.certificates.admission import ADMISSION, Admission, AdmissionCommand, Standing
 from twinhost.certificates.join import JOIN, JoinFinding, JoinProgress, JoinWork
-from twinhost.certificates.rotate import ROTATION, Finding, Progress, Work
+from twinhost.certificates.rotate import ROTATION, RotationFinding, RotationProgress, RotationWork
 
 WENT_WELL = {
-    Work.MAKE: Finding.NEXT_PAIR,
-    Work.PUBLISH: Finding.NEXT_PUBLIC,
-    Work.AWAIT_FOLLOWERS: Finding.FOLLOWED,
-    Work.SWITCH: Finding.NEXT_IN_USE,
-    Work.AWAIT_OWNER: Finding.SERVED,
-    Work.RETIRE: Finding.REVOKED,
-    Work.PROVE: Finding.REFUSED,
+    RotationWork.MAKE: RotationFinding.NEXT_PAIR,
+    RotationWork.PUBLISH: RotationFinding.NEXT_PUBLIC,
+    RotationWork.AWAIT_FOLLOWERS: RotationFinding.FOLLOWED,
+    RotationWork.SWITCH: RotationFinding.NEXT_IN_USE,
+    RotationWork.AWAIT_OWNER: RotationFinding.SERVED,
+    RotationWork.RETIRE: RotationFinding.REVOKED,
+    RotationWork.PROVE: RotationFinding.REFUSED,
 }
 
 
 @pytest.mark.parametrize(
     ("found", "works"),
     [
-        (Finding.NO_NEXT, list(Work)),
-        (Finding.NEXT_PAIR, list(Work)[1:]),
-        (Finding.NEXT_IN_USE, [Work.AWAIT_OWNER, Work.RETIRE, Work.PROVE]),
+        (RotationFinding.NO_NEXT, list(RotationWork)),
+        (RotationFinding.NEXT_PAIR, list(RotationWork)[1:]),
+        (RotationFinding.NEXT_IN_USE, [RotationWork.AWAIT_OWNER, RotationWork.RETIRE, RotationWork.PROVE]),
     ],
 )
-def test_a_rotation_goes_on_from_what_it_finds(found: Finding, works: list[Work]) -> None:
+def test_a_rotation_goes_on_from_what_it_finds(found: RotationFinding, works: list[RotationWork]) -> None:
     """Whichever files are there, it ends with the proof, and a switch never precedes the followers."""
     done = []
     transition = ROTATION.after(ROTATION.first, found)
     while transition.effect is not None:
         done.append(transition.effect)
         transition = ROTATION.after(transition.then, WENT_WELL[transition.effect])
-    assert (done, transition.then) == (works, Progress.PROVEN)
+    assert (done, transition.then) == (works, RotationProgress.PROVEN)
 
 
 @pytest.mark.parametrize("found", [JoinFinding.NO_KEY, JoinFinding.WRITTEN, JoinFinding.IN_PLACE])
@@ -61,13 +61,13 @@ def test_a_key_that_mainpc_forgets_twice_is_not_proposed_again() -> None:
     assert (again.effect, again.then is JoinProgress.JOINED) == (None, False)
 
 
-@pytest.mark.parametrize("command", Command)
-def test_nothing_is_done_with_a_name_that_has_a_key(command: Command) -> None:
+@pytest.mark.parametrize("command", AdmissionCommand)
+def test_nothing_is_done_with_a_name_that_has_a_key(command: AdmissionCommand) -> None:
     """Until that key is revoked."""
     assert ADMISSION.after(Standing.AUTHORISED, command).effect is None
 
 
 def test_an_open_invitation_is_replaced_only_on_demand() -> None:
     """Its line was shown to somebody."""
-    assert ADMISSION.after(Standing.INVITED, Command.INVITE).effect is None
-    assert ADMISSION.after(Standing.INVITED, Command.AGAIN).effect is Admission.INVITE
+    assert ADMISSION.after(Standing.INVITED, AdmissionCommand.INVITE).effect is None
+    assert ADMISSION.after(Standing.INVITED, AdmissionCommand.AGAIN).effect is Admission.INVITE
