@@ -158,7 +158,7 @@ class ArchiveWriter:
             written += len(piece)
         if written != size:
             raise MalformedRequest(f"{name} changed while it was written; run the backup again")
-        self._put(_padding(size))
+        self._put(bytes(-size % tarfile.BLOCKSIZE))
 
     def finish(self) -> None:
         """Write the digest and the end."""
@@ -252,7 +252,3 @@ def _header(name: str, mode: int, size: int, moment_s: int) -> bytes:
         return info.tobuf(tarfile.USTAR_FORMAT, "ascii", "strict")
     except ValueError as error:
         raise MalformedRequest(f"{name} with {size} bytes is too large for an archive ({error})") from None
-
-
-def _padding(size: int) -> bytes:
-    return bytes(-size % tarfile.BLOCKSIZE)

@@ -7,7 +7,7 @@ bundle holds the new key with its validity and everybody's public keys, and neve
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -191,8 +191,8 @@ def render_bundle(material: TrustMaterial) -> str:
     bundle = _Bundle(
         BUNDLE_KIND,
         render_certificate(material.own),
-        _rendered(material.current),
-        _rendered(material.next),
+        tuple(map(render_certificate, material.current)),
+        tuple(map(render_certificate, material.next)),
         tuple(sorted(material.revoked)),
     )
     return msgspec.json.format(msgspec.json.encode(bundle), indent=2).decode() + "\n"
@@ -252,7 +252,3 @@ def _material(texts: _Texts | _Bundle, source: str) -> TrustMaterial:
         tuple(parse_certificate(text, source) for text in texts.next),
         frozenset(texts.revoked),
     )
-
-
-def _rendered(certificates: Iterable[Certificate]) -> tuple[str, ...]:
-    return tuple(render_certificate(certificate) for certificate in certificates)

@@ -7,7 +7,7 @@ how far it got. `request` is for a machine with no path to mainpc: its public ke
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -50,7 +50,6 @@ class JoinProgress(Enum):
 
     INVITED = "Invited"
     PROPOSED = "Proposed"
-    REPEATED = "ProposedAgain"
     AUTHORISED = "Authorised"
     JOINED = "Joined"
 
@@ -71,7 +70,7 @@ class JoinWork(Enum):
 
     PROPOSE = "enrol a new pair with the one-time key and write it"
     CONFIRM = "confirm_key on a connection with it"
-    PROPOSE_AGAIN = "enrol it again"
+    PROPOSE_AGAIN = "enrol it again, once, and confirm_key"
     INSTALL = "put mainpc's keys in place and the secret last"
 
 
@@ -80,10 +79,8 @@ JOIN: StateTable[JoinProgress, JoinFinding, JoinWork] = StateTable(
     Transition(JoinProgress.INVITED, JoinFinding.NO_KEY, JoinProgress.INVITED, JoinWork.PROPOSE),
     Transition(JoinProgress.INVITED, JoinFinding.WRITTEN, JoinProgress.PROPOSED, JoinWork.CONFIRM),
     Transition(JoinProgress.INVITED, JoinFinding.IN_PLACE, JoinProgress.PROPOSED, JoinWork.CONFIRM),
-    Transition(JoinProgress.PROPOSED, JoinFinding.FORGOTTEN, JoinProgress.REPEATED, JoinWork.PROPOSE_AGAIN),
-    Transition(JoinProgress.REPEATED, JoinFinding.WRITTEN, JoinProgress.REPEATED, JoinWork.CONFIRM),
+    Transition(JoinProgress.PROPOSED, JoinFinding.FORGOTTEN, JoinProgress.PROPOSED, JoinWork.PROPOSE_AGAIN),
     Transition(JoinProgress.PROPOSED, JoinFinding.CONFIRMED, JoinProgress.AUTHORISED, JoinWork.INSTALL),
-    Transition(JoinProgress.REPEATED, JoinFinding.CONFIRMED, JoinProgress.AUTHORISED, JoinWork.INSTALL),
     Transition(JoinProgress.AUTHORISED, JoinFinding.INSTALLED, JoinProgress.JOINED),
 )
 
@@ -121,7 +118,6 @@ class _Join:
     _pair: KeyPair
     _material: TrustMaterial
     _server: Certificate
-    _refusal: NotAuthorized
 
     def __init__(self, layout: Layout, invitation: Invitation, *, may_replace: bool) -> None:
         self._layout, self._invitation, self._may_replace = layout, invitation, may_replace
@@ -140,8 +136,6 @@ class _Join:
         transition = JOIN.after(JOIN.first, finding)
         while transition.effect is not None:
             transition = JOIN.after(transition.then, steps[transition.effect]())
-        if transition.then is not JoinProgress.JOINED:
-            raise self._refusal
         return Joined(self._place, self._material.own, self._server.public, finding is JoinFinding.IN_PLACE)
 
     def _find(self) -> JoinFinding:
@@ -185,10 +179,10 @@ class _Join:
     def _confirm(self) -> JoinFinding:
         """Connect with the new pair, which proves that its secret is here."""
         try:
-            self._material = read_answer(_ask(self._invitation, self._pair, CONFIRM_KEY))
-        except NotAuthorized as error:  # an interrupted run proposed it, and mainpc forgot it; or it was revoked since
-            self._refusal = error
+            answer = _ask(self._invitation, self._pair, CONFIRM_KEY)
+        except NotAuthorized:  # an interrupted run proposed it, and mainpc forgot it; or it was revoked since
             return JoinFinding.FORGOTTEN
+        self._material = read_answer(answer)
         return JoinFinding.CONFIRMED
 
     def _propose_again(self) -> JoinFinding:
@@ -197,7 +191,8 @@ class _Join:
             raise ConfigurationError(
                 f"the invitation was for {described(self._place.owner)}, and is now for {described(owner)}; {_ANOTHER}"
             )
-        return JoinFinding.WRITTEN
+        self._material = read_answer(_ask(self._invitation, self._pair, CONFIRM_KEY))
+        return JoinFinding.CONFIRMED
 
     def _install(self) -> JoinFinding:
         pinned = self._invitation.server_key
@@ -333,7 +328,7 @@ def _files(layout: Layout, place: Identity, material: TrustMaterial) -> dict[str
     """Return the public key files of the folder by name, the server's key first."""
     files: dict[str, Certificate] = {}
     for suffix, certificates in ((NEXT_SUFFIX, material.next), (PUBLIC_SUFFIX, material.current)):
-        for certificate in _server_first(certificates):
+        for certificate in sorted(certificates, key=lambda certificate: certificate.owner.name != SERVER):
             if certificate.owner.name == place.owner.name:
                 continue  # its own comes with its secret
             name = f"{layout.place_of(certificate.owner).stem}{suffix}"
@@ -344,7 +339,3 @@ def _files(layout: Layout, place: Identity, material: TrustMaterial) -> dict[str
                 )
             files[name] = certificate
     return files
-
-
-def _server_first(certificates: Iterable[Certificate]) -> list[Certificate]:
-    return sorted(certificates, key=lambda certificate: certificate.owner.name != SERVER)

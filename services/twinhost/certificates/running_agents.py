@@ -33,22 +33,9 @@ def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Cli
     return Client(FollowedAddress(agent.endpoint, lambda: own_keys, lambda: pins))
 
 
-def answers(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
-    """Return whether an agent proves to have exactly this key."""
-    try:
-        _ping(agent, own_keys, pin, PROBE_S)
-    except ConnectionRefused:
-        return False
-    return True
-
-
 def is_reached(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:
     """Return whether there is an agent with CURVE, whatever its key is and whichever keys it authorises."""
-    try:
-        _ping(agent, own_keys, pin, PROBE_S)
-    except ConnectionRefused as error:
-        return not isinstance(error, (ServerUnreachable, SecurityMismatch))
-    return True
+    return not isinstance(_refusal(agent, own_keys, pin, PROBE_S), ServerUnreachable | SecurityMismatch)
 
 
 def wait_until_served_with(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None:
@@ -57,7 +44,7 @@ def wait_until_served_with(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> N
     Raises:
         ServerUnreachable: it does not within SWITCH_S; both keys are valid until the command is run again.
     """
-    if not _wait(lambda: answers(agent, own_keys, pin)):
+    if not _wait(lambda: _refusal(agent, own_keys, pin, PROBE_S) is None):
         raise ServerUnreachable(
             f"{agent.name} at {agent.endpoint} does not use {pin.fingerprint} yet; see its log "
             f"({_log_of(agent)}), and run the command again"
@@ -70,15 +57,14 @@ def require_pin_refused(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> None
     Raises:
         ConfigurationError: it still serves them.
     """
-    try:
-        _ping(agent, own_keys, pin, DEADLINE_S)
-    except WrongServerKey:
-        return
-    except ConnectionRefused as error:
-        raise ServerUnreachable(f"{agent.name} could not be tried with its retired key: {error}") from None
-    raise ConfigurationError(
-        f"{agent.name} still serves clients that pin its retired key {pin.fingerprint}; see its log: {_log_of(agent)}"
-    )
+    refusal = _refusal(agent, own_keys, pin, DEADLINE_S)
+    if refusal is None:
+        raise ConfigurationError(
+            f"{agent.name} still serves clients that pin its retired key {pin.fingerprint}; see its log: "
+            f"{_log_of(agent)}"
+        )
+    if not isinstance(refusal, WrongServerKey):
+        raise ServerUnreachable(f"{agent.name} could not be tried with its retired key: {refusal}")
 
 
 def require_key_refused(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey]) -> None:
@@ -141,9 +127,14 @@ def _log_of(agent: Agent) -> str:
     return f"docker compose logs {agent.host.name}"
 
 
-def _ping(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> None:
-    with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
-        client.call("ping", deadline_s=deadline_s)
+def _refusal(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> ConnectionRefused | None:
+    """Return why an agent with exactly this key does not answer; None where it does."""
+    try:
+        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+            client.call("ping", deadline_s=deadline_s)
+    except ConnectionRefused as error:
+        return error
+    return None
 
 
 def _behind(

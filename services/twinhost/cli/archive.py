@@ -4,7 +4,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
@@ -16,11 +16,10 @@ from twinhost.archive.restore import Checked, Restored, check, kept_as, restore
 from twinhost.archive.state import BROKEN_LOG, check_audit, contents_of
 from twinhost.certificates.layout import only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
-from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, run
+from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, opened, run
 from twinhost.commands import CERTS_INIT
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
-from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.backup import count_readable_rows, count_rows
 from twinhost.store.damage import REPLACED
 from twinhost.store.files import new_file, part
@@ -105,17 +104,8 @@ def _new_file(file: str) -> Iterator[BinaryIO]:
     sys.stdout.buffer.flush()
 
 
-@contextmanager
-def _source(file: str) -> Iterator[BinaryIO]:
-    if file == STANDARD_STREAM:
-        yield sys.stdin.buffer
-        return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
-    with stream:
-        yield stream
+def _source(file: str) -> AbstractContextManager[BinaryIO]:
+    return nullcontext(sys.stdin.buffer) if file == STANDARD_STREAM else opened(file)
 
 
 def _report_of_check(checked: Checked) -> list[str]:

@@ -30,7 +30,7 @@ from twinhost.cli.certs_init import (
     run_rotate_server,
 )
 from twinhost.cli.output import Failure
-from twinhost.cli.standalone import STANDARD_STREAM
+from twinhost.cli.standalone import STANDARD_STREAM, opened
 from twinhost.commands import CERTS_INIT
 from twinhost.secure_zmq.errors import ConfigurationError
 
@@ -83,11 +83,7 @@ def _given(context: typer.Context) -> Iterator[tuple[str | None, IO[bytes] | Non
     if file is None or file == STANDARD_STREAM or not Path(file).exists():
         yield file, None
         return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
-    with stream:
+    with opened(file) as stream:
         yield STANDARD_STREAM, stream
 
 

@@ -5,8 +5,10 @@ Exit status: 0 success; 1 refused; 2 usage; 130 interrupted.
 
 import functools
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -37,6 +39,17 @@ def read_line(prompt: str, limit_bytes: int) -> str:
     if len(content) > limit_bytes:
         raise ConfigurationError(f"the line is longer than {limit_bytes} characters")
     return content.decode("ascii", "replace")
+
+
+@contextmanager
+def opened(file: str) -> Iterator[BinaryIO]:
+    """Open a file that an argument names."""
+    try:
+        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
+    with stream:
+        yield stream
 
 
 def ask(question: str) -> bool:

@@ -45,20 +45,14 @@ def test_a_join_goes_on_from_what_it_finds(found: JoinFinding, forgotten: int) -
     while (work := transition.effect) is not None:
         done.append(work)
         match work:
-            case JoinWork.PROPOSE | JoinWork.PROPOSE_AGAIN:
+            case JoinWork.PROPOSE:
                 came = JoinFinding.WRITTEN
-            case JoinWork.CONFIRM:
+            case JoinWork.CONFIRM | JoinWork.PROPOSE_AGAIN:
                 came = answers.pop(0)
             case JoinWork.INSTALL:
                 came = JoinFinding.INSTALLED
         transition = JOIN.after(transition.then, came)
     assert (done[-1], transition.then) == (JoinWork.INSTALL, JoinProgress.JOINED)
-
-
-def test_a_key_that_mainpc_forgets_twice_is_not_proposed_again() -> None:
-    """Somebody revoked it, or uses the same invitation."""
-    again = JOIN.after(JoinProgress.REPEATED, JoinFinding.FORGOTTEN)
-    assert (again.effect, again.then is JoinProgress.JOINED) == (None, False)
 
 
 @pytest.mark.parametrize("command", AdmissionCommand)
