@@ -26,23 +26,16 @@ RESERVED = {
 }
 
 
-def _seconds(*, zero: bool) -> Callable[[float | None], float | None]:
-    def check(value: float | None) -> float | None:
-        if value is None:
-            return None
-        if not (0 < value <= MAX_SECONDS or (zero and value == 0)):  # False for nan
-            least = "at least" if zero else "more than"
-            raise typer.BadParameter(f"it must be {least} 0 and at most {MAX_SECONDS:g} seconds")
-        return value
-
-    return check
-
-
 def not_nan(parameter: typer.CallbackParam, value: float | None) -> float | None:
     """Refuse nan, which is within every range."""
     if value is not None and math.isnan(value):
         raise typer.BadParameter(f"nan is not a number of {parameter.metavar}")
     return value
+
+
+def number(option: str, metavar: str, about: str, least: float, most: float | None = None) -> Any:
+    """Return an option that takes a number within bounds."""
+    return typer.Option(option, metavar=metavar, min=least, max=most, callback=not_nan, help=about)
 
 
 def _request_id(value: str | None) -> str | None:
@@ -54,19 +47,15 @@ def _request_id(value: str | None) -> str | None:
 AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one line of JSON, for programs.")]
 Deadline = Annotated[
     float | None,
-    typer.Option(
+    number(
         "--deadline",
-        metavar="SECONDS",
-        callback=_seconds(zero=False),
-        help=f"How long to wait for a reply; by default {DEFAULT_DEADLINE_S:g}, and as much longer as `wait_s` says.",
+        "SECONDS",
+        f"How long to wait for a reply; by default {DEFAULT_DEADLINE_S:g}, and as much longer as `wait_s` says.",
+        0.001,
+        MAX_SECONDS,
     ),
 ]
-Wait = Annotated[
-    float,
-    typer.Option(
-        "--wait", metavar="SECONDS", callback=_seconds(zero=True), help="How long to retry until everything is healthy."
-    ),
-]
+Wait = Annotated[float, number("--wait", "SECONDS", "How long to retry until everything is healthy.", 0, MAX_SECONDS)]
 RequestId = Annotated[
     str | None,
     typer.Option(
@@ -83,15 +72,16 @@ def find_agent(config: NetworkConfig, wanted: str) -> Agent:
         typer.BadParameter: there is none, or there are several on that host.
     """
     folded = wanted.casefold()
-    found = [agent for agent in config.agents.values() if agent.name == wanted]
-    found = found or [agent for agent in config.agents.values() if agent.name.casefold() == folded]
-    found = found or [agent for agent in config.agents.values() if agent.host.name.casefold() == folded]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(agent.name for agent in found)
+    agents = config.agents.values()
+    meant = [agent for agent in agents if agent.name == wanted]
+    meant = meant or [agent for agent in agents if agent.name.casefold() == folded]
+    meant = meant or [agent for agent in agents if agent.host.name.casefold() == folded]
+    if len(meant) == 1:
+        return meant[0]
+    if meant:
+        names = ", ".join(agent.name for agent in meant)
         raise typer.BadParameter(f"{wanted!r} is the host of {names}; name one of them", param_hint="AGENT")
-    known = ", ".join(f"{agent.name} (or {agent.host.name})" for agent in config.agents.values())
+    known = ", ".join(f"{agent.name} (or {agent.host.name})" for agent in agents)
     raise typer.BadParameter(f"there is no agent {wanted!r}; the agents are: {known}", param_hint="AGENT")
 
 

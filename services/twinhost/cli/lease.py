@@ -10,7 +10,7 @@ import typer
 
 from twinhost import connect
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS, not_nan
+from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS, number
 from twinhost.cli.connect import REGISTRY_AGENT
 from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
@@ -33,38 +33,20 @@ def lease(
     command: Annotated[
         list[str], typer.Argument(metavar="-- PROGRAM", help="After two hyphens, the program and its arguments.")
     ],
-    vram: Annotated[
-        float | None,
-        typer.Option("--vram", metavar="MB", min=0.001, max=1e12, callback=not_nan, help="VRAM, on one card."),
-    ] = None,
-    ram: Annotated[
-        float | None, typer.Option("--ram", metavar="MB", min=0.001, max=1e12, callback=not_nan, help="RAM.")
-    ] = None,
+    vram: Annotated[float | None, number("--vram", "MB", "VRAM, on one card.", 0.001, 1e12)] = None,
+    ram: Annotated[float | None, number("--ram", "MB", "RAM.", 0.001, 1e12)] = None,
     host: Annotated[
         str | None,
         typer.Option(
             "--host", metavar="HOST", help="Where the program runs; by default the key's host, or this machine."
         ),
     ] = None,
-    wait: Annotated[
-        float,
-        typer.Option(
-            "--wait", metavar="SECONDS", min=0, max=MAX_SECONDS, callback=not_nan, help="How long to wait for memory."
-        ),
-    ] = 0.0,
+    wait: Annotated[float, number("--wait", "SECONDS", "How long to wait for memory.", 0, MAX_SECONDS)] = 0.0,
     priority: Annotated[
         int, typer.Option("--priority", metavar="N", min=-100, max=100, help="Among those who wait, higher goes first.")
     ] = 0,
     ttl: Annotated[
-        float,
-        typer.Option(
-            "--ttl",
-            metavar="SECONDS",
-            min=5,
-            max=MAX_SECONDS,
-            callback=not_nan,
-            help="When the lease ends after a kill -9.",
-        ),
+        float, number("--ttl", "SECONDS", "When the lease ends after a kill -9.", 5, MAX_SECONDS)
     ] = DEFAULT_TTL_S,
 ) -> int:
     """Run a program with leased memory.
@@ -82,19 +64,19 @@ def lease(
     with connect(REGISTRY_AGENT) as client:
         fields = {"host": host or _own_host(client), "ttl_s": ttl, "wait_s": wait, "priority": priority}
         with _leased(client, wanted, fields) as leases:
-            for each in leases:
-                client.call("commit_lease", lease_id=each["lease_id"], ttl_s=ttl)
-                card = f", GPU {each['gpu']['index']}" if each.get("gpu") else ""
-                sentence = f"{each['amount_mb']:g} MB of {each['resource'].upper()} on {each['host']}{card}"
+            for reserved in leases:
+                client.call("commit_lease", lease_id=reserved["lease_id"], ttl_s=ttl)
+                card = f", GPU {reserved['gpu']['index']}" if reserved.get("gpu") else ""
+                sentence = f"{reserved['amount_mb']:g} MB of {reserved['resource'].upper()} on {reserved['host']}{card}"
                 output.say("leased:", output.FAINT, sentence)
-            renewal = Renewal([str(each["lease_id"]) for each in leases], ttl)
+            renewal = Renewal([str(reserved["lease_id"]) for reserved in leases], ttl)
             return _run(command, {**os.environ, **environment_of(leases)}, renewal)
 
 
 def environment_of(leases: list[Reply]) -> dict[str, str]:
     """Return a program's variables; NVML and CUDA number the cards alike only in the order of their PCI bus ids."""
-    variables = {"TWINHOST_LEASE_ID": ",".join(str(each["lease_id"]) for each in leases)}
-    for gpu in (each["gpu"] for each in leases if each.get("gpu")):
+    variables = {"TWINHOST_LEASE_ID": ",".join(str(reserved["lease_id"]) for reserved in leases)}
+    for gpu in (reserved["gpu"] for reserved in leases if reserved.get("gpu")):
         if gpu["uuid"] is None:
             variables["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         variables["CUDA_VISIBLE_DEVICES"] = str(gpu["index"]) if gpu["uuid"] is None else gpu["uuid"]
@@ -126,9 +108,9 @@ def _leased(client: Client, wanted: Mapping[str, float], fields: Mapping[str, An
             leases.append(reply)
         yield leases
     finally:
-        for each in leases:
+        for reserved in leases:
             try:
-                client.call("release_lease", lease_id=each["lease_id"])
+                client.call("release_lease", lease_id=reserved["lease_id"])
             except NotFound:
                 pass  # it had ended before, which has been reported
             except TwinhostError as error:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan, parse_fields
+from twinhost.cli.arguments import DEADLINE_S, AsJson, number, parse_fields
 from twinhost.cli.connect import REGISTRY_AGENT, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
@@ -38,7 +38,7 @@ def watch(
     After a lost connection, the events that were missed are shown. With --json each event is one line of JSON.
     """
     topics = topic or list(TOPICS)
-    if unknown := [each for each in topics if each not in TOPICS]:
+    if unknown := [name for name in topics if name not in TOPICS]:
         raise typer.BadParameter(f"{unknown[0]!r} is not a topic; use {', '.join(TOPICS)}", param_hint="--topic")
     settings = load_settings()
     mainpc = settings.registry_agent
@@ -65,10 +65,7 @@ def publish(
     event_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="The event's id; a new one if omitted.")
     ] = None,
-    ttl: Annotated[
-        float | None,
-        typer.Option("--ttl", metavar="SECONDS", min=0, callback=not_nan, help="After them the event expires."),
-    ] = None,
+    ttl: Annotated[float | None, number("--ttl", "SECONDS", "After them the event expires.", 0)] = None,
     stored_only: Annotated[bool, typer.Option("--stored-only", help="Keep it off the feed.")] = False,
     as_json: AsJson = False,
 ) -> int:
