@@ -45,12 +45,6 @@ def _host(text: str) -> str:
     return text
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) < 65_536:
-        raise typer.BadParameter(f"{text!r} is not a port from 1 to 65535")
-    return int(text)
-
-
 @app.command()
 def main(
     secure: Annotated[bool, typer.Option("--secure", help="Use CURVE; the default where SECURE_ZMQ=1 is set.")] = False,
@@ -58,7 +52,7 @@ def main(
         str | None, typer.Option(parser=_host, metavar="HOST", help=f"Name or address; {_DEFAULTS} {DEFAULT_HOST}.")
     ] = None,
     port: Annotated[
-        int | None, typer.Option(parser=_port, metavar="PORT", help=f"ZeroMQ port; {_DEFAULTS} {DEFAULT_PORT}.")
+        int | None, typer.Option(min=1, max=65_535, metavar="PORT", help=f"ZeroMQ port; {_DEFAULTS} {DEFAULT_PORT}.")
     ] = None,
     register: Annotated[bool, typer.Option("--register", help="Register an agent too.")] = False,
     agent_name: Annotated[str, typer.Option(metavar="NAME", help="The name to register.")] = "secure_sdt_client",

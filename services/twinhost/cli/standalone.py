@@ -3,7 +3,6 @@
 Exit status: 0 success; 1 refused; 2 usage; 130 interrupted.
 """
 
-import functools
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,11 +12,10 @@ from typing import Annotated, BinaryIO
 import typer
 
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
+from twinhost.version import version_line
 
 STANDARD_STREAM = "-"  # in place of a file name
 USAGE = 2
-
-_command = functools.cache(typer.main.get_command)  # once, however many commands a process runs
 
 
 def say(line: str = "") -> None:
@@ -61,8 +59,6 @@ def ask(question: str) -> bool:
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from twinhost.version import version_line  # noqa: PLC0415 - it loads pyzmq
-
         say(version_line())
         raise typer.Exit
 
@@ -86,8 +82,7 @@ def application(help_text: str) -> typer.Typer:
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command and return the exit status; every error of twinhost becomes one sentence on standard error."""
     try:
-        command = _command(app)
-        return int(command.main(list(arguments), prog_name=program, standalone_mode=False) or 0)
+        return int(typer.main.get_command(app).main(list(arguments), prog_name=program, standalone_mode=False) or 0)
     except typer.TyperException as error:
         note(f"usage: {program} [OPTIONS] COMMAND [ARGS]..., see {program} --help")
         note(f"{program}: {error.format_message()}")
