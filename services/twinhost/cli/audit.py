@@ -40,7 +40,7 @@ _NOT_SHOWN = frozenset({"seq", "time", "event", "prev", "hash"})
 _SEQ = re.compile(r'\{"seq":([1-9][0-9]{0,17}),')
 
 
-class Verdict(StrEnum):
+class WitnessVerdict(StrEnum):
     """How the log compares with what a witness has seen."""
 
     AGREES = "agrees"
@@ -54,7 +54,7 @@ class WitnessReport:
     """The comparison with one agent; `restores` are sentences about lines that it saw and that are gone."""
 
     agent: str
-    verdict: Verdict
+    verdict: WitnessVerdict
     sentence: str
     restores: tuple[str, ...] = ()
 
@@ -74,7 +74,7 @@ class Verified:
 
     @property
     def contradictions(self) -> list[WitnessReport]:
-        return [report for report in self.witnesses if report.verdict is Verdict.CONTRADICTED]
+        return [report for report in self.witnesses if report.verdict is WitnessVerdict.CONTRADICTED]
 
 
 @audit.command("tail")
@@ -117,10 +117,10 @@ def verify(as_json: AsJson = False) -> int:
         output.show_value(_verified_document(verified), as_json=True)
     else:
         restored = [
-            f"line {each.seq}: restored on {each.time} from a backup that ended with line {each.backup.seq}"
-            for each in verified.restores
+            f"line {restore.seq}: restored on {restore.time} from a backup that ended with line {restore.backup.seq}"
+            for restore in verified.restores
         ]
-        witnessed = [line for each in verified.witnesses for line in (each.sentence, *each.restores)]
+        witnessed = [line for report in verified.witnesses for line in (report.sentence, *report.restores)]
         for line in (summary(findings), *restored, *witnessed):
             output.show_line(printable(line))
     for finding in findings.findings:
@@ -269,7 +269,7 @@ def _ask_witness(settings: Settings, agent: Agent) -> AuditHeads | str:
 
 def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessReport:
     if isinstance(answer, str):
-        return WitnessReport(name, Verdict.NOT_COMPARED, f"not compared with what {name} has seen: {answer}")
+        return WitnessReport(name, WitnessVerdict.NOT_COMPARED, f"not compared with what {name} has seen: {answer}")
     gaps = tuple(
         f"{name} saw lines {gap.first} to {gap.last}, which are gone since "
         + (f"the restore of {gap.restored}" if gap.restored else "a log that does not extend them was accepted")
@@ -279,28 +279,29 @@ def _report(name: str, answer: AuditHeads | str, lines: _SeenLines) -> WitnessRe
     )
     if not answer.heads:
         why = answer.fault or "no head yet, so a log that was rewritten as a whole would not be detected"
-        return WitnessReport(name, Verdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
+        return WitnessReport(name, WitnessVerdict.NOTHING_SEEN, f"{name} has seen {why}", gaps)
     heads = [Seen(head.seq, head.hash, head.restored) for head in answer.heads]
     # The oldest lines of a long log are deleted, file by file; the rest must still be as it was seen.
     kept = [seen for seen in heads if seen.seq >= lines.first - 1] or heads
-    found = compare(kept, lines.hashes.get, lines.restores)
+    comparison = compare(kept, lines.hashes.get, lines.restores)
     gaps += tuple(
         f"{name} saw line {seen.seq}, which is gone since the restore of {restore.time} (line {restore.seq})"
-        for seen, restore in found.replaced
+        for seen, restore in comparison.replaced
     )
-    verdict = Verdict.AGREES if found.missing is None else Verdict.CONTRADICTED
-    return WitnessReport(name, verdict, _compared(name, answer, kept, found), gaps)
+    verdict = WitnessVerdict.AGREES if comparison.missing is None else WitnessVerdict.CONTRADICTED
+    return WitnessReport(name, verdict, _compared(name, answer, kept, comparison), gaps)
 
 
-def _compared(name: str, answer: AuditHeads, kept: Sequence[Seen], found: Comparison) -> str:
-    if found.missing is None:
+def _compared(name: str, answer: AuditHeads, kept: Sequence[Seen], comparison: Comparison) -> str:
+    missing = comparison.missing
+    if missing is None:
         deleted = len(answer.heads) - len(kept)
         older = f"; {deleted} older heads are of lines that are deleted by now" if deleted else ""
         return f"it extends the {len(kept)} heads that {name} has seen, lines {kept[0].seq} to {kept[-1].seq}{older}"
     moments = {head.seq: head.seen_at for head in answer.heads}
     return (
-        f"line {found.missing.seq} is not the line that {name} saw on {moments[found.missing.seq]}: the log "
-        f"agrees up to line {found.agrees_to}; what follows was rewritten or cut off, or an older state was restored"
+        f"line {missing.seq} is not the line that {name} saw on {moments[missing.seq]}: the log agrees up to line "
+        f"{comparison.agrees_to}; what follows was rewritten or cut off, or an older state was restored"
     )
 
 
@@ -316,16 +317,13 @@ def _verified_document(verified: Verified) -> dict[str, Any]:
         "lines": findings.lines,
         "first_seq": findings.starts_at,
         "last_seq": findings.head.seq,
-        "findings": [{"seq": finding.seq, "sentence": finding.sentence} for finding in findings.findings],
+        "findings": msgspec.to_builtins(findings.findings),
         "more_findings": findings.more,
         "restores": [
-            {"seq": each.seq, "time": each.time, "backup_seq": each.backup.seq, "backup_hash": each.backup.hash}
-            for each in verified.restores
+            {"seq": line.seq, "time": line.time, "backup_seq": line.backup.seq, "backup_hash": line.backup.hash}
+            for line in verified.restores
         ],
-        "witnesses": [
-            {"agent": each.agent, "verdict": each.verdict, "sentence": each.sentence, "restores": list(each.restores)}
-            for each in verified.witnesses
-        ],
+        "witnesses": msgspec.to_builtins(verified.witnesses),
     }
 
 

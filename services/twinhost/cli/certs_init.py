@@ -39,10 +39,10 @@ from twinhost.certificates.rotate import rotate_client, rotate_server
 from twinhost.certificates.tree import forget_failure, own_folders, record_failure
 from twinhost.certificates.verify import verify_tree
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, run, say
+from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED, remove_command
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import certificates_folder
-from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED, remove_command
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, KeyOwner, format_moment, parse_certificate

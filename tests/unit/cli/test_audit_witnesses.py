@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from twinhost.cli.audit import Verdict, WitnessReport, _report, _SeenLines
+from twinhost.cli.audit import WitnessReport, WitnessVerdict, _report, _SeenLines
 from twinhost.clients.memory_replies import AuditHeads, SeenHeadDocument
 from twinhost.store.audit_log.chain import NO_HASH
 
@@ -39,7 +39,7 @@ def test_lines_that_are_dropped_contradict_nothing(dropped: int) -> None:
     """Files of a long log are removed from its beginning; what is left is as it was seen, and that is said."""
     lines = log(12)
     report = compared(lines[dropped:], hashes(lines, 2, 5, 9))
-    assert report.verdict is Verdict.AGREES
+    assert report.verdict is WitnessVerdict.AGREES
     assert report.sentence == "it extends the 2 heads that pc2 has seen, lines 5 to 9; 1 older heads are of lines " + (
         "that are deleted by now"
     )
@@ -49,6 +49,6 @@ def test_what_is_left_must_be_as_it_was_seen() -> None:
     """One that was rewritten behind the dropped lines is found, and so is a log that has none of what was seen."""
     lines = log(12)
     rewritten = {**hashes(lines, 2, 5), 9: "f" * 64}
-    assert compared(lines[3:], rewritten).verdict is Verdict.CONTRADICTED
-    assert compared(lines[:7], hashes(lines, 2, 9)).verdict is Verdict.CONTRADICTED
-    assert compared(lines[10:], hashes(lines, 2, 5)).verdict is Verdict.CONTRADICTED
+    assert compared(lines[3:], rewritten).verdict is WitnessVerdict.CONTRADICTED
+    assert compared(lines[:7], hashes(lines, 2, 9)).verdict is WitnessVerdict.CONTRADICTED
+    assert compared(lines[10:], hashes(lines, 2, 5)).verdict is WitnessVerdict.CONTRADICTED

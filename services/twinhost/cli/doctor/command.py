@@ -1,6 +1,7 @@
 """`doctor`: examine a running deployment, or attack it."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
@@ -140,8 +141,8 @@ def examine(environment: Mapping[str, str]) -> Iterator[Finding]:
 
 def _examine_agents(settings: Settings, asked: Sequence[AgentAnswers]) -> Iterator[Finding]:
     with ThreadPoolExecutor(max(1, len(asked))) as pool:  # an agent that hangs delays no other
-        for findings in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
-            yield from findings
+        for of_agent in pool.map(lambda answers: tuple(_examine_agent(settings, answers)), asked):
+            yield from of_agent
     if settings.secure:
         yield compare_keys([answers.report for answers in asked if not answers.own_sockets])
 
@@ -168,20 +169,26 @@ def show_report(title: str, findings: Findings, form: Format) -> None:
     elif form is Format.JUNIT:
         output.show_line(_as_junit(title, findings))
     else:
-        places = dict.fromkeys(finding.where for finding in findings)
-        tables = [_table([finding for finding in findings if finding.where == place]) for place in places]
-        output.show(*tables, output.words(output.styled(f"{title}:", output.HEADING), _summary(findings)))
+        output.show(
+            *map(_table, _by_place(findings)),
+            output.words(output.styled(f"{title}:", output.HEADING), _summary(findings)),
+        )
 
 
 def _failed(findings: Findings) -> list[Finding]:
     return [finding for finding in findings if finding.verdict is Verdict.FAILED]
 
 
-def _counted(findings: Findings) -> dict[Verdict, int]:
-    counts = dict.fromkeys(Verdict, 0)
+def _by_place(findings: Findings) -> list[Findings]:
+    places: dict[str, list[Finding]] = {}
     for finding in findings:
-        counts[finding.verdict] += 1
-    return counts
+        places.setdefault(finding.where, []).append(finding)
+    return list(places.values())
+
+
+def _counted(findings: Findings) -> dict[Verdict, int]:
+    counts = Counter(finding.verdict for finding in findings)
+    return {verdict: counts[verdict] for verdict in Verdict}
 
 
 def _summary(findings: Findings) -> Text:
@@ -203,35 +210,28 @@ def _as_document(findings: Findings) -> dict[str, Any]:
 
 def _as_junit(title: str, findings: Findings) -> str:
     """Return JUnit XML: a suite for each place, a case for each check."""
-    counts = _counted(findings)
-    root = ElementTree.Element(
-        "testsuites",
-        name=title,
-        tests=str(len(findings)),
-        failures=str(counts[Verdict.FAILED]),
-        skipped=str(counts[Verdict.NOT_PLAYED]),
-    )
-    for where in dict.fromkeys(finding.where for finding in findings):
-        here = [finding for finding in findings if finding.where == where]
-        counts = _counted(here)
-        suite = ElementTree.SubElement(
-            root,
-            "testsuite",
-            name=printable(where),
-            tests=str(len(here)),
-            failures=str(counts[Verdict.FAILED]),
-            errors="0",
-            skipped=str(counts[Verdict.NOT_PLAYED]),
-            time=f"{sum(finding.took_s for finding in here):.3f}",
-        )
+    root = ElementTree.Element("testsuites", {"name": title, **_totals(findings)})
+    for here in _by_place(findings):
+        took_s = f"{sum(finding.took_s for finding in here):.3f}"
+        attributes = {"name": printable(here[0].where), **_totals(here), "errors": "0", "time": took_s}
+        suite = ElementTree.SubElement(root, "testsuite", attributes)
         for finding in here:
             _add_case(suite, finding)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
 
 
+def _totals(findings: Findings) -> dict[str, str]:
+    counts = _counted(findings)
+    failed, skipped = counts[Verdict.FAILED], counts[Verdict.NOT_PLAYED]
+    return {"tests": str(len(findings)), "failures": str(failed), "skipped": str(skipped)}
+
+
 def _table(findings: Findings) -> RenderableType:
-    rows = [(each.check, output.styled(each.verdict.value, _STYLES[each.verdict]), each.sentence) for each in findings]
+    rows = [
+        (finding.check, output.styled(finding.verdict, _STYLES[finding.verdict]), finding.sentence)
+        for finding in findings
+    ]
     return output.table(printable(findings[0].where), ("check", "verdict", "finding"), rows, whole=("finding",))
 
 
