@@ -30,7 +30,7 @@ class _Tally:
 
     def pytest_terminal_summary(self, terminalreporter: "pytest.TerminalReporter") -> None:
         """Take the outcomes from pytest's own summary: a set-up or tear-down that breaks fails the test."""
-        found = {
+        by_outcome = {
             category: {
                 report.nodeid
                 for report in terminalreporter.stats.get(category, [])
@@ -38,8 +38,8 @@ class _Tally:
             }
             for category in ("passed", "failed", "error", "skipped")
         }
-        self.failed = found["failed"] | found["error"]
-        self.passed, self.skipped = found["passed"] - self.failed, found["skipped"]
+        self.failed = by_outcome["failed"] | by_outcome["error"]
+        self.passed, self.skipped = by_outcome["passed"] - self.failed, by_outcome["skipped"]
 
     @property
     def succeeded(self) -> bool:

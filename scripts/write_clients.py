@@ -112,13 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def modules() -> dict[Path, str]:
     """Return the text of each generated module."""
-    found = {}
+    texts = {}
     for agent in AGENTS:
         classes = classes_of(agent)
         for suffix, asynchronous in (("", False), ("_async", True)):
-            found[FOLDER / f"{agent.module}{suffix}.py"] = _formatted(classes.module(asynchronous=asynchronous))
-        found[FOLDER / f"{agent.module}_replies.py"] = _formatted(_types(agent, classes.written))
-    return found
+            texts[FOLDER / f"{agent.module}{suffix}.py"] = _formatted(classes.module(asynchronous=asynchronous))
+        texts[FOLDER / f"{agent.module}_replies.py"] = _formatted(_types(agent, classes.written))
+    return texts
 
 
 def classes_of(agent: Agent) -> "AgentClasses":
@@ -146,7 +146,9 @@ def _types(agent: Agent, written: WrittenTypes) -> str:
 def method_name(agent: Agent, action: str, actions: Iterable[str]) -> str:
     """Return the name of an action's method."""
     short = re.sub(agent.suffix, "", action) if agent.suffix else action
-    return action if short != action and sum(re.sub(agent.suffix, "", each) == short for each in actions) > 1 else short
+    return (
+        action if short != action and sum(re.sub(agent.suffix, "", other) == short for other in actions) > 1 else short
+    )
 
 
 def iterator_name(method: str) -> str:
@@ -247,13 +249,13 @@ class AgentClasses(Classes):
 
     def _chosen(self, action: str, field: str, value: str, *, asynchronous: bool) -> Iterator[str]:
         name, arguments = self.name_of(action), self.arguments(action)
-        default, other = (self.reply_types.reply([each], action) for each in self.replies[action])
-        (chosen,) = (each for each in arguments if each.name == field)
+        default, other = (self.reply_types.reply([kind], action) for kind in self.replies[action])
+        (chosen,) = (argument for argument in arguments if argument.name == field)
         rest = Argument(field, chosen.type.replace(f', "{value}"', "").replace(f'"{value}", ', ""))
         last = Argument(field, f'Literal["{value}"]', required=True)
         for narrow, reply in ((rest, default), (last, other)):
             yield "    @overload"
-            narrowed = [narrow if each is chosen else each for each in arguments]
+            narrowed = [narrow if argument is chosen else argument for argument in arguments]
             yield f"{self.head(name, narrowed, reply, asynchronous=asynchronous, by_name=True)} ..."
         yield self.head(name, arguments, f"{default} | {other}", asynchronous=asynchronous)
         yield self.docstring(action, asynchronous=asynchronous)
@@ -266,9 +268,11 @@ class AgentClasses(Classes):
         method = self.name_of(action)
         kind, prefix = self.reply_types.reply(self.replies[action], action), "Async" if asynchronous else ""
         arguments = [
-            Argument(each.name, each.type.removesuffix(" | None"), required=True) if each.name == pages.needs else each
-            for each in self.arguments(action)
-            if each.name not in (pages.cursor, *pages.without)
+            Argument(field.name, field.type.removesuffix(" | None"), required=True)
+            if field.name == pages.needs
+            else field
+            for field in self.arguments(action)
+            if field.name not in (pages.cursor, *pages.without)
         ]
         name = iterator_name(method)
         yield self.head(name, arguments, f"{prefix}Iterator[{pages.row}]", repeatable=False)
@@ -281,7 +285,7 @@ class AgentClasses(Classes):
     def call(self, name: str) -> str:
         """Return an example of a method that has none of its own."""
         action = next(action for action in self.requests.actions if self.name_of(action) == name)
-        required = [each.name for each in self.arguments(action) if each.required]
+        required = [argument.name for argument in self.arguments(action) if argument.required]
         values = self.requests.example(action)
         given = [
             f"{field}={values[field]!r}" if number else repr(values[field]) for number, field in enumerate(required)
@@ -321,16 +325,16 @@ def _awaited(line: str, variable: str) -> str:
         return prompt + source
     shift = len(source) - len(source.lstrip()) if prompt == "... " else 0
     calls = [
-        each
-        for each in ast.walk(tree)
-        if isinstance(each, ast.Call)
-        and isinstance(each.func, ast.Attribute)
-        and isinstance(each.func.value, ast.Name)
-        and each.func.value.id == variable
-        and not each.func.attr.startswith(("iter_", "events", "close"))
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == variable
+        and not node.func.attr.startswith(("iter_", "events", "close"))
     ]
     whole = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.Expr)]
-    for call in sorted(calls, key=lambda each: -each.col_offset):
+    for call in sorted(calls, key=lambda call: -call.col_offset):
         start, end = call.col_offset + shift, (call.end_col_offset or 0) + shift
         awaited = f"await {source[start:end]}"
         source = source[:start] + (awaited if call in whole else f"({awaited})") + source[end:]

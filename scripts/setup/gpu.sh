@@ -7,7 +7,7 @@ exec python3 -c '
 import json, sys
 
 engine = json.load(sys.stdin)
-devices = {each.get("ID") for each in engine.get("DiscoveredDevices") or () if each.get("Source") == "cdi"}
+devices = {device.get("ID") for device in engine.get("DiscoveredDevices") or () if device.get("Source") == "cdi"}
 if "nvidia" in (engine.get("Runtimes") or {}):
     print("nvidia all")
 elif "nvidia.com/gpu=all" in devices:

@@ -52,8 +52,8 @@ else
 fi
 
 echo
-for each in "${hosts[@]}"; do
-    case $each in
+for name in "${hosts[@]}"; do
+    case $name in
         mainpc) printf 'Page             http://%s/\nHTTP on mainpc   http://%s/healthz\n' \
             "$(docker compose port mainpc 8120)" "$(docker compose port mainpc 8120)" ;;
         pc2) printf 'HTTP on pc2      http://%s/healthz\n' "$(docker compose port pc2 8230)" ;;

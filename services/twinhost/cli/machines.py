@@ -94,14 +94,16 @@ def _remarks(host: HostFigures) -> Sequence[str]:
 
 
 def _warnings(host: HostFigures) -> Sequence[str]:
-    found = []
+    warnings = []
     if host.stale:
-        found.append("it has no current metrics")
+        warnings.append("it has no current metrics")
     if host.limited:
-        found.append("its version measures only its container; update it")
+        warnings.append("its version measures only its container; update it")
     if host.machine is not None and host.machine.virtual_machine is not None:
-        found.append(f"these are figures of the virtual machine of {host.machine.virtual_machine}, not of the computer")
-    return found
+        warnings.append(
+            f"these are figures of the virtual machine of {host.machine.virtual_machine}, not of the computer"
+        )
+    return warnings
 
 
 def _cards(host: HostFigures) -> Sequence[str]:

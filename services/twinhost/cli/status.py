@@ -19,6 +19,7 @@ from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
 from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
+from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
@@ -57,23 +58,28 @@ class Survey:
     """One round of questions to every agent."""
 
     settings: Settings
-    reports: tuple[AgentReport, ...]
+    by_agent: Mapping[str, AgentReport]
+
+    @property
+    def reports(self) -> list[AgentReport]:
+        """The reports in the configuration's order."""
+        return [self.by_agent[name] for name in self.settings.config.agents if name in self.by_agent]
 
     @property
     def registry(self) -> AgentReport:
         """The report of the agent with which the others register."""
-        return next(report for report in self.reports if report.agent == self.settings.registry_agent)
+        return self.by_agent[self.settings.registry_agent.name]
 
     def failures(self) -> list[Failure]:
         """Return what is wrong: no answer, refusals, failed checks, and agents that are not registered."""
-        found = [report.failure.about(report.agent.name) for report in self.reports if report.failure]
+        failures = [report.failure.about(report.agent.name) for report in self.reports if report.failure]
         for report in self.reports:
-            found.extend(_unhealthy(report))
+            failures.extend(_unhealthy(report))
         if self.registry.registered is not None:
             for report in self.reports:
                 if report is not self.registry:
-                    found.extend(_unregistered(report, _registration_of(report.agent, self.registry)))
-        return found
+                    failures.extend(_unregistered(report, _registration_of(report.agent, self.registry)))
+        return failures
 
 
 def status(
@@ -158,7 +164,7 @@ def survey_until_healthy(
     Raises:
         ConfigurationError: SystemDigitalTwin is missing in the configuration.
     """
-    ends = time.monotonic() + wait_s
+    ends = SYSTEM_CLOCK.monotonic() + wait_s
     everybody = tuple(settings.config.agents.values())
     asked = [agent for agent in everybody if not awaited or agent in (settings.registry_agent, *awaited)]
     opened: dict[str, Client] = {}
@@ -171,44 +177,38 @@ def survey_until_healthy(
             return opened[agent.name]
 
         while True:
-            left_s = ends - time.monotonic()
+            left_s = ends - SYSTEM_CLOCK.monotonic()
             deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
-            reports = _reports(settings, asked, client_of, deadline_s)
-            failures = _survey(settings, reports).failures()
-            pause_s = min(_PAUSE_S, ends - time.monotonic())
+            registry = _ask(settings, settings.registry_agent, client_of, deadline_s)
+            reports = _reports(settings, registry, asked, client_of, deadline_s)
+            failures = Survey(settings, reports).failures()
+            pause_s = min(_PAUSE_S, ends - SYSTEM_CLOCK.monotonic())
             if not failures or pause_s <= 0:
                 break
             on_retry(failures)
             time.sleep(pause_s)
-        if others := [agent for agent in everybody if agent not in asked]:
-            reports |= _reports(settings, others, client_of, QUESTION_DEADLINE_S, reports[settings.registry_agent.name])
-    return _survey(settings, reports)
-
-
-def _survey(settings: Settings, reports: Mapping[str, AgentReport]) -> Survey:
-    """Return the reports in the configuration's order."""
-    return Survey(settings, tuple(reports[name] for name in settings.config.agents if name in reports))
+        others = [agent for agent in everybody if agent not in asked]
+        return Survey(settings, reports | _reports(settings, registry, others, client_of, QUESTION_DEADLINE_S))
 
 
 def _reports(
     settings: Settings,
+    registry: AgentReport,
     agents: Collection[Agent],
     client_of: Callable[[Agent], Client],
     deadline_s: float,
-    registry: AgentReport | None = None,
 ) -> dict[str, AgentReport]:
-    """Ask agents, and first, unless its report is given, the one that knows how the others have registered."""
-    if registry is None:
-        registry = _ask(settings, settings.registry_agent, client_of, deadline_s)
+    """Ask agents, and add the report of the one that knows how the others have registered."""
     reports = {registry.agent.name: registry}
     for agent in agents:
-        if agent == settings.registry_agent:
-            continue
-        registration = _registration_of(agent, registry)
-        makes_own_sockets = registration is not None and not _answers_health(registration)
-        reports[agent.name] = (
-            _reach(settings, agent, deadline_s) if makes_own_sockets else _ask(settings, agent, client_of, deadline_s)
-        )
+        if agent != registry.agent:
+            registration = _registration_of(agent, registry)
+            makes_own_sockets = registration is not None and not _answers_health(registration)
+            reports[agent.name] = (
+                _reach(settings, agent, deadline_s)
+                if makes_own_sockets
+                else _ask(settings, agent, client_of, deadline_s)
+            )
     return reports
 
 

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from twinhost.cli.machines import all_measured, ask_hosts, machines_sentence
 from twinhost.cli.output import ListedPeers, days, duration, parse_moment, read
 from twinhost.clients.system_replies import HealthDocument
 from twinhost.commands import CERTS_INIT, certs_init_command, protect_command
+from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (
     Certificates,
@@ -126,10 +126,10 @@ def _require_same_public_half(certificates: Certificates) -> None:
     for path in certificates.folder.glob(f"*{SECRET_SUFFIX}"):
         public = path.with_suffix(".key")
         if public.exists() and not path.name.endswith(f".next{SECRET_SUFFIX}"):
-            found, own = load_certificate(public).public, certificates.own_keys.public
-            if found != own:
+            beside, own = load_certificate(public).public, certificates.own_keys.public
+            if beside != own:
                 raise ConfigurationError(
-                    f"{public} has the key {found.fingerprint} and {path} has {own.fingerprint}; "
+                    f"{public} has the key {beside.fingerprint} and {path} has {own.fingerprint}; "
                     f"run: {certs_init_command(path, 'verify')}"
                 )
 
@@ -168,29 +168,27 @@ def _files(folder: Path, contents: FolderContents) -> Result:
         return Verdict.FAILED, "; ".join(contents.rejected)
     if not contents.current:
         return Verdict.FAILED, f"{folder} holds no public key; run: {certs_init_command(folder)}"
-    found = f"{len(contents.current)} keys, {len(contents.next)} next ones, {len(contents.revoked)} revoked"
-    return Verdict.OK, found
+    counts = f"{len(contents.current)} keys, {len(contents.next)} next ones, {len(contents.revoked)} revoked"
+    return Verdict.OK, counts
 
 
 def _own_time(own: Certificate, contents: FolderContents) -> Result:
     if own.public.fingerprint in contents.revoked:
         sentence = f"{own.public.fingerprint} is revoked; run {CERTS_INIT} verify, which shows how to replace it"
         return Verdict.FAILED, sentence
-    if not own.validity.has_begun(time.time()):
+    if not own.validity.has_begun(SYSTEM_CLOCK.time()):
         sentence = "it is not yet valid: its host's clock was ahead, or this host's clock is behind; run NTP on both"
         return Verdict.FAILED, sentence
-    return _time_left(own, time.time())
+    return _time_left(own, SYSTEM_CLOCK.time())
 
 
 def _listed_time(certificates: Sequence[Certificate]) -> Result:
-    now = time.time()
-    found = [(key.owner.name, *_time_left(key, now)) for key in certificates]
+    now = SYSTEM_CLOCK.time()
+    left = [(key.owner.name, *_time_left(key, now)) for key in certificates]
     for wanted in (Verdict.FAILED, Verdict.WARNING):
-        if any(verdict is wanted for _, verdict, _ in found):
-            return wanted, "; ".join(
-                f"{name}: {sentence}" for name, verdict, sentence in found if verdict != Verdict.OK
-            )
-    return Verdict.OK, f"none of {len(found)} {NOT_SOON}"
+        if any(verdict is wanted for _, verdict, _ in left):
+            return wanted, "; ".join(f"{name}: {sentence}" for name, verdict, sentence in left if verdict != Verdict.OK)
+    return Verdict.OK, f"none of {len(left)} {NOT_SOON}"
 
 
 def _time_left(certificate: Certificate, now: float) -> Result:
@@ -241,9 +239,9 @@ class AgentAnswers:
                 yield self._finding(ANSWERS, verdict, f"{sentence}; it makes its own sockets, so it is not asked")
                 return
             with self._settings.client(self.agent) as client:
-                asked_at = time.time()
+                asked_at = SYSTEM_CLOCK.time()
                 health = read(client.call("health", deadline_s=_DEADLINE_S), HealthDocument)
-                middle = (asked_at + time.time()) / 2
+                middle = (asked_at + SYSTEM_CLOCK.time()) / 2
                 yield self._finding(ANSWERS, *self._answered())
                 yield self._finding(HEALTH, *self._healthy(health))
                 yield self._finding(CLOCK, *_clock(health, middle))

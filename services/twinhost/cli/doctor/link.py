@@ -66,7 +66,7 @@ def examine_network(agent: Agent, secure: bool) -> Iterator[Finding]:
 def _resolve(agent: Agent) -> Finding:
     address = agent.host.address
     try:
-        found = socket.getaddrinfo(address, agent.zmq_port, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(address, agent.zmq_port, type=socket.SOCK_STREAM)
     except OSError as error:
         variable = ADDRESS_VARIABLES.get(agent.host.name)
         advice = (
@@ -74,7 +74,7 @@ def _resolve(agent: Agent) -> Finding:
         )
         sentence = f"{address!r} does not resolve ({error.strerror or error}); {advice}"
         return Finding(RESOLVES, agent.name, Verdict.FAILED, sentence)
-    return Finding(RESOLVES, agent.name, Verdict.OK, f"{address} is {found[0][4][0]}")
+    return Finding(RESOLVES, agent.name, Verdict.OK, f"{address} is {resolved[0][4][0]}")
 
 
 def _port(agent: Agent, port: int) -> str | None:

@@ -23,18 +23,18 @@ def inspect(files: Files, as_json: AsJson = False) -> int:
 
     Exit status 0: all of it may stay; 1: something has to change; 2: a file can't be read, or is not Python 3.
     """
-    found = {file: _read(file) for file in files}
-    changes = sum(finding.change for findings in found.values() for finding in findings)
+    by_file = {file: _read(file) for file in files}
+    changes = sum(finding.change for findings in by_file.values() for finding in findings)
     if as_json:
-        document = {file: [asdict(finding) for finding in findings] for file, findings in found.items()}
+        document = {file: [asdict(finding) for finding in findings] for file, findings in by_file.items()}
         output.show_value({"status": "ok", "changes": changes, "files": document}, as_json=True)
         return min(changes, 1)
-    for file, findings in found.items():
+    for file, findings in by_file.items():
         for finding in findings:
             output.show_line(printable(f"{file}:{finding.line}: {finding.kind}: {finding.sentence}"))
             if finding.instead:
                 output.show_line(f"    {printable(finding.instead)}")
-    uses = sum(map(len, found.values()))
+    uses = sum(map(len, by_file.values()))
     output.show_line(f"{uses} uses of ZeroMQ: {changes} to change, {uses - changes} may stay")
     return min(changes, 1)
 

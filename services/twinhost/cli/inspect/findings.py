@@ -67,7 +67,7 @@ def _of_nodes(source: Source) -> Iterator[Finding]:
             case ast.ImportFrom(module=str() as module, names=aliases, lineno=line):
                 yield from _of_import(module, [alias.name for alias in aliases], line)
             case ast.Try(body=body, handlers=handlers) if any(map(_secures, body)):
-                yield from (_fails_open(each) for each in handlers if _goes_on(each))
+                yield from (_fails_open(handler) for handler in handlers if _goes_on(handler))
             case ast.Constant(value=str() as text, lineno=line) if _ADDRESS.fullmatch(text):
                 yield _fixed(line, text)
             case (
@@ -76,9 +76,9 @@ def _of_nodes(source: Source) -> Iterator[Finding]:
             ):
                 yield from _of_ports([(text_of(target), value)])
             case ast.arguments(args=arguments, defaults=defaults) if defaults:
-                yield from _of_ports(zip([each.arg for each in arguments[-len(defaults) :]], defaults, strict=True))
+                yield from _of_ports(zip([word.arg for word in arguments[-len(defaults) :]], defaults, strict=True))
             case ast.JoinedStr(values=values, lineno=line):
-                text = "".join(text_of(each) if isinstance(each, ast.Constant) else "{}" for each in values)
+                text = "".join(text_of(part) if isinstance(part, ast.Constant) else "{}" for part in values)
                 if _ADDRESS.fullmatch(text):
                     yield _fixed(line, text)
 
@@ -115,9 +115,9 @@ def _secures(node: ast.AST) -> bool:
 
 def _goes_on(handler: ast.ExceptHandler) -> bool:
     inside = [inner for statement in handler.body for inner in ast.walk(statement)]
-    ends = any(isinstance(each, ast.Call) and called_name(each) in _ENDS for each in inside)
-    caught = {text_of(each).rpartition(".")[2] for each in ast.walk(handler.type)} if handler.type else set()
-    return not (ends or caught & _STOPS or any(isinstance(each, ast.Raise) for each in inside))
+    ends = any(isinstance(node, ast.Call) and called_name(node) in _ENDS for node in inside)
+    caught = {text_of(node).rpartition(".")[2] for node in ast.walk(handler.type)} if handler.type else set()
+    return not (ends or caught & _STOPS or any(isinstance(node, ast.Raise) for node in inside))
 
 
 def _fails_open(handler: ast.ExceptHandler) -> Finding:
@@ -139,8 +139,8 @@ def _of_calls(source: Source) -> Iterator[Finding]:
         name, line, function = called_name(call), call.lineno, text_of(call.func)
         if kind := socket_kind(call):
             yield Finding(line, "socket", f"makes a {kind} socket", _INSTEAD_OF.get(kind, _STAYS), change=False)
-        given = [text_of(each) for each in call.args]
-        if name in {"get", "getenv"} and given[:1] == ["SECURE_ZMQ"] and given[1:2] != ["1"]:
+        arguments = [text_of(argument) for argument in call.args]
+        if name in {"get", "getenv"} and arguments[:1] == ["SECURE_ZMQ"] and arguments[1:2] != ["1"]:
             instead = "is_secure_zmq_enabled() of main_pc_code.src.network.secure_zmq"
             yield Finding(line, "off-by-default", "has no security if SECURE_ZMQ is unset", instead)
         if name == "recv_pyobj" or (name == "loads" and "pickle" in function and _receives(call)):
@@ -160,11 +160,11 @@ def _receives(node: ast.AST) -> bool:
 
 def _of_receive(source: Source, place: Place, call: ast.Call, owner: ast.expr) -> Iterator[Finding]:
     socket, name = source.socket(owner, place), text_of(owner)
-    given = " ".join(text_of(each) for each in (*call.args, *(keyword.value for keyword in call.keywords)))
+    arguments = " ".join(map(text_of, (*call.args, *(keyword.value for keyword in call.keywords))))
     options = source.options | (socket.options if socket else set())
     unknown = socket is None and called_name(call) == "recv"  # perhaps of a socket of TCP, or a pipe
     timed = options & {"RCVTIMEO", POLL} or source.is_timed(owner, place)
-    if not (unknown or timed or _AT_ONCE.search(given)):
+    if not (unknown or timed or _AT_ONCE.search(arguments)):
         serves = socket is not None and socket.kind not in _CONNECTING
         instead = f"if {name}.poll(1000): {text_of(call)}" if serves else f"{name}.rcvtimeo = 5000, before this line"
         yield Finding(call.lineno, "no-timeout", "waits for ever", instead)
@@ -173,9 +173,9 @@ def _of_receive(source: Source, place: Place, call: ast.Call, owner: ast.expr) -
 def _of_sockets(source: Source) -> Iterator[Finding]:
     for socket in source.sockets.values():
         name, options = socket.name, socket.options | source.options
-        missing = [each for each in ("REQ_RELAXED", "REQ_CORRELATE") if each not in options]
+        missing = [option for option in ("REQ_RELAXED", "REQ_CORRELATE") if option not in options]
         if socket.kind == "REQ" and missing and CLOSED not in options:
-            instead = "; ".join(f"{name}.setsockopt(zmq.{each}, 1)" for each in missing)
+            instead = "; ".join(f"{name}.setsockopt(zmq.{option}, 1)" for option in missing)
             yield Finding(socket.line, "stuck-req", f"{name} can't send again after a lost reply", instead)
         if socket.opened and not (socket.secured or source.secures_others or socket.opened.startswith("inproc:")):
             secure = "secure_client_socket" if socket.kind in _CONNECTING else "secure_server_socket"
@@ -227,19 +227,19 @@ class _Walk:
                 continue
             blocks = [getattr(statement, name, []) for name in ("body", "orelse", "finalbody")]
             blocks += [handler.body for handler in getattr(statement, "handlers", [])]
-            inside = {inner for each in blocks for node in each for inner in ast.walk(node)}
-            calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and node not in inside]
-            for call in sorted(calls, key=lambda each: (each.end_lineno or 0, each.end_col_offset or 0)):
+            within = {inner for inside in blocks for node in inside for inner in ast.walk(node)}
+            calls = [node for node in ast.walk(statement) if isinstance(node, ast.Call) and node not in within]
+            for call in sorted(calls, key=lambda call: (call.end_lineno or 0, call.end_col_offset or 0)):
                 yield from self._of(call)
             if any(map(socket_kind, calls)):  # a new socket under a name that another may have had
                 items = getattr(statement, "items", ())
                 for target in (*getattr(statement, "targets", ()), *(item.optional_vars for item in items)):
                     self.opened.pop(self._key(target), None)
             before, after = dict(self.opened), dict(self.opened)
-            for each in blocks:
+            for inside in blocks:
                 self.opened = dict(before) if isinstance(statement, ast.If) else self.opened
-                yield from self.follow(each)
-                if not each or not isinstance(each[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
+                yield from self.follow(inside)
+                if not inside or not isinstance(inside[-1], ast.Return | ast.Raise | ast.Continue | ast.Break):
                     after |= self.opened
             self.opened = after
 
@@ -254,7 +254,7 @@ class _Walk:
             self.opened.pop(self._key(call.func.value), None)
         elif target and target in self.followed and self.depth:
             function = self.source.functions[target]
-            parameters = [each.arg for each in function.args.args if each.arg != "self"]
+            parameters = [parameter.arg for parameter in function.args.args if parameter.arg != "self"]
             given = {name: self._key(node) for name, node in zip(parameters, call.args, strict=False)}
             place = Place(function, target.rpartition(".")[0], target)
             inner = _Walk(self.source, place, self.followed, given, self.opened, self.depth - 1)

@@ -67,14 +67,14 @@ class Source:
             SyntaxError, ValueError: it is not Python source.
         """
         self.places = list(Place(ast.parse(text)).inside())
-        self.calls = [(each, each.node) for each in self.places if isinstance(each.node, ast.Call)]
+        self.calls = [(place, place.node) for place in self.places if isinstance(place.node, ast.Call)]
         self.functions = {
-            f"{each.owner}.{each.node.name}": each.node for each in self.places if isinstance(each.node, Function)
+            f"{place.owner}.{place.node.name}": place.node for place in self.places if isinstance(place.node, Function)
         }
         self._bases = {
-            each.node.name: [text_of(base) for base in each.node.bases]
-            for each in self.places
-            if isinstance(each.node, ast.ClassDef)
+            place.node.name: [text_of(base) for base in place.node.bases]
+            for place in self.places
+            if isinstance(place.node, ast.ClassDef)
         }
         self.sockets: dict[str, Socket] = {}
         self.options: set[str] = set()  # of a Context, or of a parameter
@@ -127,7 +127,7 @@ class Source:
         """The names of which a timeout or a poll is found; each is looked at once a round, as they may be a circle."""
         timed: set[str | None] = {
             *self._polled,
-            *(name for name, each in self.sockets.items() if each.options & _TIMED),
+            *(name for name, socket in self.sockets.items() if socket.options & _TIMED),
         }
         while given := {name for name, those in self._parameters.items() if not timed.isdisjoint(those)} - timed:
             timed |= given
@@ -149,7 +149,7 @@ class Source:
         if function is None:
             return [self._name(node, place)]
         there = Place(self.functions[function], function.rpartition(".")[0], function)
-        returned = [each.node.value for each in there.inside() if isinstance(each.node, ast.Return)]
+        returned = [inner.node.value for inner in there.inside() if isinstance(inner.node, ast.Return)]
         return [None if value is None else self._name(value, there) for value in returned] or [None]
 
     def _follow_names(self, place: Place) -> None:
@@ -173,9 +173,9 @@ class Source:
         name = called_name(call)
         polled: list[ast.AST] = [call.func.value] if name == "poll" and isinstance(call.func, ast.Attribute) else []
         polled += [inner for node in call.args[:1] if name in {"register", "select"} for inner in ast.walk(node)]
-        self._polled |= {found for node in polled if (found := self._name(node, place))}
+        self._polled |= {known for node in polled if (known := self._name(node, place))}
         if function := self.called(call.func, place):
-            parameters = [each.arg for each in self.functions[function].args.args if each.arg != "self"]
+            parameters = [parameter.arg for parameter in self.functions[function].args.args if parameter.arg != "self"]
             given = dict(zip(parameters, call.args, strict=False))
             given |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg in parameters}
             for parameter, node in given.items():
@@ -186,10 +186,10 @@ class Source:
 
     def _family(self, owner: str) -> list[str]:
         """Return a class and its bases in this file, the nearest first."""
-        found = [owner]
-        for each in found:
-            found += [base for base in self._bases.get(each, ()) if base not in found]
-        return found
+        family = [owner]
+        for member in family:
+            family += [base for base in self._bases.get(member, ()) if base not in family]
+        return family
 
     def _find_socket(self, place: Place) -> None:
         match place.node:
@@ -293,6 +293,6 @@ def socket_kind(node: ast.AST) -> str:
     """Return the kind of socket that a call makes, such as `REQ`; empty for any other node."""
     if not isinstance(node, ast.Call) or called_name(node) != "socket":
         return ""
-    given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "socket_type")]
-    words = [text_of(each).rpartition(".")[2] for each in given]
+    arguments = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "socket_type")]
+    words = [text_of(argument).rpartition(".")[2] for argument in arguments]
     return next((word for word in words if word in KINDS), "")

@@ -99,15 +99,14 @@ def _free_ports(name: str, stem: str) -> tuple[int, int]:
     agents, ports = dict(_BUILT_IN), set[int]()
     if default_path().exists():
         config = load_network_config()
-        agents |= {each.name: each.host.name for each in config.agents.values()}
-        ports = {
-            port for each in config.agents.values() for port in (each.zmq_port, each.http_port, each.events_port or 0)
-        }
-        taken = {*config.hosts, *(each.key for each in config.agents.values())}
+        known = config.agents.values()
+        agents |= {other.name: other.host.name for other in known}
+        ports = {port for other in known for port in (other.zmq_port, other.http_port, other.events_port or 0)}
+        taken = {*config.hosts, *(other.key for other in known)}
     else:
         taken = set()
     taken |= {*agents, *agents.values(), *_STEMS}
-    if {name.casefold(), stem} & {each.casefold() for each in taken}:
+    if {name.casefold(), stem} & {word.casefold() for word in taken}:
         raise typer.BadParameter(f"{name!r} is taken by an agent or a host; choose another name", param_hint="NAME")
     zmq_port, http_port = _EXAMPLE_PORTS
     while {zmq_port, http_port} & ports:
@@ -139,7 +138,7 @@ def _write(folder: Path, stem: str, words: Mapping[str, str]) -> list[str]:
         ) from None
     try:
         for source in sources:
-            text = pattern.sub(lambda found: words[found[0]], source.read_text(encoding="utf-8"))
+            text = pattern.sub(lambda match: words[match[0]], source.read_text(encoding="utf-8"))
             (folder / source.name.replace(_EXAMPLE_STEM, stem)).write_text(text, encoding="utf-8")
     except OSError as error:
         shutil.rmtree(folder, ignore_errors=True)

@@ -126,25 +126,27 @@ def _selected(words: list[str], config: NetworkConfig) -> tuple[dict[str, Reques
         raise typer.BadParameter(
             f"{words[2]!r} is a third argument; name an agent and an action", param_hint="[AGENT] [ACTION]"
         )
-    found = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
-    found |= _schemas_of_others([agent for name, agent in config.agents.items() if name not in found], config, words)
+    schemas = {name: schema for name in config.agents if (schema := schema_of_agent(name)) is not None}
+    schemas |= _schemas_of_others(
+        [agent for name, agent in config.agents.items() if name not in schemas], config, words
+    )
     action = words[-1] if words else None
-    if len(words) == 1 and not any(action in schema.actions for schema in found.values()):
-        if nearest := did_you_mean(words[0], {name for schema in found.values() for name in schema.actions}):
+    if len(words) == 1 and not any(action in schema.actions for schema in schemas.values()):
+        if nearest := did_you_mean(words[0], {name for schema in schemas.values() for name in schema.actions}):
             raise typer.BadParameter(
                 f"there is no agent and no action {words[0]!r}{nearest}", param_hint="[AGENT] [ACTION]"
             )
         words, action = [words[0], ""], None  # no action, so it must be an agent
     if len(words) == 2:
         agent = find_agent(config, words[0]).name
-        if agent not in found:
+        if agent not in schemas:
             raise typer.BadParameter(f"{agent} returns no schema; see its own documentation", param_hint="AGENT")
-        found = {agent: found[agent]}
+        schemas = {agent: schemas[agent]}
     if action is None:
-        return found, None
-    having = {name: schema for name, schema in found.items() if action in schema.actions}
+        return schemas, None
+    having = {name: schema for name, schema in schemas.items() if action in schema.actions}
     if not having:
-        agent, known = next(iter(found)), next(iter(found.values())).actions
+        agent, known = next(iter(schemas)), next(iter(schemas.values())).actions
         advice = did_you_mean(action, known) or f"; its actions: {', '.join(known)}"
         raise typer.BadParameter(f"{agent} has no action {action!r}{advice}", param_hint="ACTION")
     return having, action
@@ -154,10 +156,10 @@ def _schemas_of_others(
     agents: Sequence[Agent], config: NetworkConfig, words: Sequence[str]
 ) -> dict[str, RequestSchema]:
     """Return the schemas of agents outside this project, or of the one that the words name, which must be reachable."""
-    found: dict[str, RequestSchema] = {}
+    schemas: dict[str, RequestSchema] = {}
     first = words[0].casefold() if words else ""
-    named = [each for each in config.agents.values() if first in (each.name.casefold(), each.host.name.casefold())]
-    for agent in [each for each in agents if not named or each in named]:
+    named = [agent for agent in config.agents.values() if first in (agent.name.casefold(), agent.host.name.casefold())]
+    for agent in [agent for agent in agents if not named or agent in named]:
         try:
             with load_settings().client(agent) as client:
                 schema = schema_from(client, agent.name, DEADLINE_S if named else _UNNAMED_DEADLINE_S)
@@ -167,8 +169,8 @@ def _schemas_of_others(
             output.say("warning:", output.WARN, f"{agent.name} was not asked for its schema: {error}")
             continue
         if schema is not None:
-            found[agent.name] = schema
-    return found
+            schemas[agent.name] = schema
+    return schemas
 
 
 def _document(schemas: Mapping[str, RequestSchema], action: str | None, reader: Reader) -> dict[str, Any]:

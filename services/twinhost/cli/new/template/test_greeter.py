@@ -18,7 +18,7 @@ def stack(twinhost_stack: Stack) -> Stack:
 def greeted(stack: Stack) -> list[dict[str, str]]:
     """Return what mainpc has of the agent's events."""
     with stack.client("SystemDigitalTwin") as mainpc:
-        return [each["data"] for each in mainpc.call("get_events")["events"] if each["event_type"] == "greeted"]
+        return [event["data"] for event in mainpc.call("get_events")["events"] if event["event_type"] == "greeted"]
 
 
 def test_it_greets(stack: Stack) -> None:
