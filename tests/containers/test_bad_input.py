@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from tests.containers.stack import KEY_STEMS, Stack
-from twinhost.secure_zmq.sockets import open_client_socket
+from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
 
 REPLY_TIMEOUT_MS = 10_000
 LIMIT_BYTES = 4 * 1024 * 1024
@@ -38,14 +38,9 @@ def raw(request: pytest.FixtureRequest, stack: Stack) -> Iterator[tuple[str, "zm
     """An authenticated DEALER without the client's manners, and the host it is connected to."""
     keys = stack.keys("operator")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    connection = open_client_socket(
-        context,
-        keys.own_keys,
-        keys.public_key(KEY_STEMS[request.param]),
-        stack.zmq_address(request.param),
-        2 * LIMIT_BYTES,
-        lambda _: None,
-    )
+    pin = keys.public_key(KEY_STEMS[request.param])
+    server = SecuredAddress(stack.zmq_address(request.param), keys.own_keys, pin)
+    connection = open_connection(server, context, lambda _: None, 2 * LIMIT_BYTES)
     connection.socket.rcvtimeo = connection.socket.sndtimeo = REPLY_TIMEOUT_MS
     yield request.param, connection.socket
     connection.close()

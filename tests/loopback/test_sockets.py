@@ -21,7 +21,8 @@ from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sockets import client_context, open_client_socket, secure_unconnected_client
+from twinhost.secure_zmq.server_address import SecuredAddress, open_connection
+from twinhost.secure_zmq.sockets import client_context, secure_unconnected_client
 
 PAYLOAD = 1_000_000
 ZAP_ENFORCE_DOMAIN = 93
@@ -83,7 +84,9 @@ def test_a_server_socket_is_a_curve_server_with_zap(authenticator: Authenticator
 
 def test_a_client_socket_is_a_curve_client(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
     """It can't speak in the open, and queues nothing for a server that is not there."""
-    client = open_client_socket(context, peer_keys, server_keys.public, "tcp://127.0.0.1:1", PAYLOAD, ignore)
+    client = open_connection(
+        SecuredAddress("tcp://127.0.0.1:1", peer_keys, server_keys.public), context, ignore, PAYLOAD
+    )
     assert option(client.socket, zmq.MECHANISM) == zmq.CURVE
     assert option(client.socket, zmq.CURVE_SERVER) == 0
     assert option(client.socket, zmq.IMMEDIATE) == 1
@@ -95,8 +98,7 @@ def test_the_system_has_the_limit_of_tcp(agent: ServedAgent, peer_keys: KeyPair)
     """What TCP can't deliver within 10 s is never delivered; libzmq sets it where the system has it."""
     connected: list[SocketEvent] = []
     server = agent.secured(peer_keys)
-    pin, own_keys = server.server_key, server.own_keys
-    client = open_client_socket(client_context(), own_keys, pin, server.address, PAYLOAD, connected.append)
+    client = open_connection(server, client_context(), connected.append, PAYLOAD)
     wait_until(lambda: connected, PATIENCE_S, "the client has connected")
     with socket_module.fromfd(connected[0].value, socket_module.AF_INET6, socket_module.SOCK_STREAM) as connection:
         assert connection.getsockopt(socket_module.IPPROTO_TCP, socket_module.TCP_USER_TIMEOUT) == 10_000
@@ -134,7 +136,7 @@ def test_a_taken_port_is_refused(context: "Context", authenticator: Authenticato
 def test_a_client_of_nonsense_is_refused(context: "Context", server_keys: KeyPair, peer_keys: KeyPair) -> None:
     """An address that is no endpoint is an error at once."""
     with pytest.raises(SocketMisuse, match="nonsense is not an endpoint"):
-        open_client_socket(context, peer_keys, server_keys.public, "nonsense", PAYLOAD, ignore)
+        open_connection(SecuredAddress("nonsense", peer_keys, server_keys.public), context, ignore, PAYLOAD)
 
 
 def test_all_clients_of_a_process_share_one_context(open_agent: ServedAgent) -> None:
@@ -218,7 +220,7 @@ def test_a_connection_without_an_answer_is_retried(
         address = listener.getsockname()
         with socket_module.create_connection(address):  # fills the backlog: Linux drops further connection attempts
             url = f"tcp://127.0.0.1:{address[1]}"
-            client = open_client_socket(context, peer_keys, server_keys.public, url, PAYLOAD, ignore)
+            client = open_connection(SecuredAddress(url, peer_keys, server_keys.public), context, ignore, PAYLOAD)
             first = wait_until(lambda: connecting_to(address[1]), PATIENCE_S, "the client connects")
             wait_until(lambda: connecting_to(address[1]) - first, PATIENCE_S, "it connects again")
             client.close()

@@ -5,14 +5,14 @@ import os
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import KeyFileMalformed
-from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, Validity, format_moment
+from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, Certificate, KeyPair, format_moment
 
 FINGERPRINT_BYTES = 32  # of SHA-256
 
 
 def write_key_pair(pair: KeyPair, secret_path: Path) -> bool:
     """Write a pair, the secret half first; return False, and change nothing, if there is one already."""
-    created = _write_new(secret_path, _render(pair.certificate, pair.secret_z85), 0o600)
+    created = _write_new(secret_path, render_certificate(pair.certificate, pair.secret_z85), 0o600)
     if created:
         write_certificate(pair.certificate, secret_path.with_suffix(PUBLIC_SUFFIX))
     return created
@@ -20,12 +20,12 @@ def write_key_pair(pair: KeyPair, secret_path: Path) -> bool:
 
 def write_certificate(certificate: Certificate, path: Path) -> bool:
     """Write a public key file; return False, and change nothing, if there is one already."""
-    return _write_new(path, _render(certificate, None), 0o644)
+    return _write_new(path, render_certificate(certificate), 0o644)
 
 
 def replace_certificate(certificate: Certificate, path: Path) -> None:
     """Write a public key file, replacing an existing one."""
-    replace_file(path, _render(certificate, None), 0o644)
+    replace_file(path, render_certificate(certificate), 0o644)
 
 
 def write_revocation(certificate: Certificate, folder: Path) -> bool:
@@ -85,11 +85,6 @@ def revoked_file_name(fingerprint: str) -> str:
     return digest.hex() + PUBLIC_SUFFIX
 
 
-def render_certificate(certificate: Certificate) -> str:
-    """Return the text of a public key file."""
-    return _render(certificate, None)
-
-
 def replace_file(path: Path, text: str, mode: int = 0o600) -> None:
     """Replace a file durably; after a crash it has either its old content or its new content."""
     draft = _write_draft(path, text, mode)
@@ -145,7 +140,10 @@ def _write_draft(path: Path, text: str, mode: int) -> Path:
     return draft
 
 
-def _render(certificate: Certificate, secret_z85: bytes | None) -> str:
+def render_certificate(certificate: Certificate, secret_z85: bytes | None = None) -> str:
+    """Return the text of a public key file, or with a secret that of a secret key file."""
+    validity = certificate.validity
+    moments = (("not_before", validity.not_before), ("not_after", validity.not_after))
     kind = "SECRET key: it never leaves this host" if secret_z85 else "public key: made to be passed on"
     lines = [
         f"#   twinhost CURVE {kind}",
@@ -154,15 +152,10 @@ def _render(certificate: Certificate, secret_z85: bytes | None) -> str:
         f'    name = "{certificate.owner.name}"',
         f'    host = "{certificate.owner.host}"',
         f'    roles = "{" ".join(sorted(certificate.owner.roles))}"',
-        *_render_validity(certificate.validity),
+        *(f'    {name} = "{format_moment(moment)}"' for name, moment in moments if moment is not None),
         "curve",
         f'    public-key = "{certificate.public.z85.decode()}"',
     ]
     if secret_z85:
         lines.append(f'    secret-key = "{secret_z85.decode()}"')
     return "\n".join(lines) + "\n"
-
-
-def _render_validity(validity: Validity) -> list[str]:
-    moments = (("not_before", validity.not_before), ("not_after", validity.not_after))
-    return [f'    {name} = "{format_moment(moment)}"' for name, moment in moments if moment is not None]

@@ -13,7 +13,7 @@ import zmq
 
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
-from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, open_client_socket, open_unencrypted_client_socket
+from twinhost.secure_zmq.sockets import ClientSocket, EventCallback, connect, limit_socket, secure_unconnected_client
 
 SECURE_ZMQ_VARIABLE = "SECURE_ZMQ"
 OPEN_LINK_WARNING = "SECURE_ZMQ=0: the link is open, nobody is authenticated and nothing is encrypted"
@@ -106,11 +106,19 @@ def open_connection(
     max_payload_bytes: int,
     kind: int = zmq.DEALER,
 ) -> ClientSocket:
-    """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`."""
-    if isinstance(target, SecuredAddress):
-        keys, pin = target.own_keys, target.server_key
-        return open_client_socket(context, keys, pin, target.address, max_payload_bytes, on_event, kind)
-    return open_unencrypted_client_socket(context, target.address, max_payload_bytes, on_event, kind)
+    """Connect a DEALER, or a SUB; every event of its monitor goes to `on_event`.
+
+    Raises:
+        SocketMisuse: the address is not an endpoint, or CURVE is not in force.
+    """
+    socket = context.socket(kind)
+    limit_socket(socket, max_payload_bytes)
+    match target:
+        case SecuredAddress():
+            secure_unconnected_client(socket, target.own_keys, target.server_key)
+        case UnencryptedAddress():  # anyone on the path can read or forge what is sent
+            pass
+    return connect(socket, target.address, on_event)
 
 
 class ServerAddress(Protocol):

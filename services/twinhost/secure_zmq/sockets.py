@@ -74,39 +74,6 @@ def client_context() -> "zmq.Context[zmq.Socket[bytes]]":
     return _client_context_of(os.getpid())
 
 
-def open_client_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]",
-    own_keys: KeyPair,
-    server_key: PublicKey,
-    address: str,
-    max_payload_bytes: int,
-    on_event: EventCallback,
-    kind: int = zmq.DEALER,
-) -> ClientSocket:
-    """Connect a CURVE DEALER, or a SUB, that talks only to the holder of `server_key`.
-
-    Raises:
-        SocketMisuse: the address is not an endpoint, or CURVE is not in force.
-    """
-    socket = context.socket(kind)
-    limit_socket(socket, max_payload_bytes)
-    secure_unconnected_client(socket, own_keys, server_key)
-    return _connect(socket, address, on_event)
-
-
-def open_unencrypted_client_socket(
-    context: "zmq.Context[zmq.Socket[bytes]]",
-    address: str,
-    max_payload_bytes: int,
-    on_event: EventCallback,
-    kind: int = zmq.DEALER,
-) -> ClientSocket:
-    """Connect a socket whose traffic anyone on the path can read or forge; for SECURE_ZMQ=0 only."""
-    socket = context.socket(kind)
-    limit_socket(socket, max_payload_bytes)
-    return _connect(socket, address, on_event)
-
-
 def plain_send(socket: "zmq.Socket[bytes]") -> PlainSend:
     """Return the socket's `send(data, flags)` without pyzmq's options, whose handling costs as much as sending."""
     return cast(PlainSend, super(zmq.Socket, socket).send)
@@ -198,7 +165,12 @@ def last_endpoint(socket: "zmq.Socket[bytes]") -> str:
     return cast(bytes, socket.getsockopt(zmq.LAST_ENDPOINT)).rstrip(b"\0").decode()
 
 
-def _connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback) -> ClientSocket:
+def connect(socket: "zmq.Socket[bytes]", address: str, on_event: EventCallback) -> ClientSocket:
+    """Connect a socket that is limited, and secured unless the link is open; watch its connection.
+
+    Raises:
+        SocketMisuse: the address is not an endpoint.
+    """
     # Nothing is queued for a peer that is not connected. A SUB sends nothing; and with this option libzmq ends the pipe
     # of a lost connection at once: between two frames of an event that aborts the process (fq.cpp, `!_more`).
     socket.immediate = socket.type != zmq.SUB
