@@ -1,8 +1,8 @@
 """Events of the files in folders, from inotify: a thread that follows a folder sleeps until something changes there.
 
 Only Linux has inotify, and each user may have a limited number of its instances. Where it can't be used, or does not
-report every change, the caller looks at the folders' times at intervals. Not `watchfiles`: it
-wakes 20 times a second while nothing changes, and would add a compiled package and anyio to what every client installs.
+report every change, the caller looks at the folders' times at intervals. Not `watchfiles`: it wakes 20 times a second
+while nothing changes, and would add a compiled package and anyio to what every client installs.
 """
 
 import contextlib

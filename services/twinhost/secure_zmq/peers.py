@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, NamedTuple, assert_never
+from typing import Literal, assert_never
 
 import structlog
 
@@ -260,11 +260,7 @@ class AuthorizedPeers:
         return peers
 
 
-class _Seen(NamedTuple):
-    """A folder at one moment."""
-
-    place: tuple[int, int]  # device and inode
-    changed_ns: int  # when a file was last added to it, or removed from it
+_Seen = tuple[int, int, int]  # of a folder: device, inode, and when a file was last added to it, or removed from it
 
 
 class _FolderWatch(Worker):
@@ -341,12 +337,12 @@ class _FolderWatch(Worker):
         for folder in self._folders:
             with contextlib.suppress(OSError):
                 status = folder.stat()
-                seen[folder] = _Seen((status.st_dev, status.st_ino), status.st_mtime_ns)
+                seen[folder] = status.st_dev, status.st_ino, status.st_mtime_ns
         return seen
 
 
 def _places(seen: Mapping[Path, _Seen]) -> dict[Path, tuple[int, int]]:
-    return {folder: at_present.place for folder, at_present in seen.items()}
+    return {folder: (device, inode) for folder, (device, inode, _) in seen.items()}
 
 
 def _peer(key: Certificate) -> Peer:
