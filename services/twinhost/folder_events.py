@@ -31,11 +31,7 @@ class FolderEvents:
     """The events of some folders, without those inside their subfolders; used on one thread."""
 
     def __init__(self, folders: Iterable[Path], waker: Waker) -> None:
-        """Watch from now on; `close()` ends it.
-
-        Args:
-            folders: that exist.
-            waker: ends a wait early.
+        """Watch folders that exist, until `close()`; `waker` ends a wait early.
 
         Raises:
             OSError: the system has no inotify, or no watch is left; FileNotFoundError: a folder is missing.

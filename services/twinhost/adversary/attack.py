@@ -86,12 +86,8 @@ class AttackedAgent:
     def insider(self, properties: Mapping[str, bytes] | None = None, within_s: float = SERVED_WITHIN_S) -> PlainClient:
         """Return a hand-made client that has a session: with an authorised key, or without one on an open link.
 
-        While the key has too many sessions it connects again, as the ordinary client does: an agent may count one for a
-        second after its end.
-
-        Args:
-            properties: metadata of the handshake, beside the target's own.
-            within_s: for how long, in seconds.
+        While the key has too many sessions it connects again, for `within_s`, as the ordinary client does: an agent may
+        count one for a second after its end.
 
         Raises:
             Disconnected, NoAnswer, Refused: it got no session.

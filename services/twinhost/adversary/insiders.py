@@ -124,13 +124,10 @@ def _too_many_sessions(target: AttackedAgent) -> AttackOutcome:
 
 
 def predicted_starts(count: int) -> list[int]:
-    """Return the first routing-id of each of a process's first sockets, if nothing seeded libzmq's generator.
+    """Return the first routing-id of each of a process's first ROUTERs and REPs, if nothing seeded libzmq's generator.
 
     The generator is that of glibc's `rand()` (random_r.c, TYPE_3) with its default seed, 1; libzmq joins two values
     (random.cpp).
-
-    Args:
-        count: how many ROUTER or REP sockets, in the order in which they are made.
     """
     values = [1]
     for _ in range(30):

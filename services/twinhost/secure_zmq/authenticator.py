@@ -61,9 +61,7 @@ class Authenticator(Worker):
 
         Args:
             context: the one whose CURVE server sockets it authenticates.
-            peers: the authorised keys.
-            handshakes: where each is counted.
-            limits: how many connections a key may have; the default is `SessionLimits()`.
+            peers, handshakes, limits: who is accepted, where that is recorded, and how often at a time.
             on_end: called on the handler's thread when it ends, at the latest with the context.
             record_first: record an accepted key before the answer, for sockets that `SecuredSessions` doesn't read.
 

@@ -133,13 +133,7 @@ class Watch:
 def open_server_socket(
     authenticator: Authenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
 ) -> ServerSocket:
-    """Bind a CURVE ROUTER on the authenticator's context.
-
-    Args:
-        authenticator: the running ZAP handler, which will decide about each peer.
-        own_keys: this agent's pair.
-        address: a ZeroMQ endpoint, `tcp://*:7120`.
-        max_payload_bytes: the largest request that is answered.
+    """Bind a CURVE ROUTER on the context of the running ZAP handler, which will decide about each peer.
 
     Raises:
         SocketMisuse: the handler does not run, or the address can't be bound.
@@ -161,7 +155,7 @@ def open_unencrypted_server_socket(
 def open_feed_socket(
     authenticator: Authenticator, own_keys: KeyPair, address: str, max_payload_bytes: int
 ) -> ServerSocket:
-    """Bind a CURVE XPUB that grants no subscription by itself; arguments and errors: see `open_server_socket`."""
+    """Bind a CURVE XPUB that grants no subscription by itself; errors as of `open_server_socket`."""
     socket = authenticator.context.socket(zmq.XPUB)
     limit_feed(socket, max_payload_bytes)
     return _bind_secured(socket, authenticator, own_keys, address)

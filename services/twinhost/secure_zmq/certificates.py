@@ -153,10 +153,7 @@ def folders_of_keys(folder: Path) -> list[Path]:
 
 
 def load_certificates(folder: Path | None = None) -> Certificates:
-    """Return this host's keys.
-
-    Args:
-        folder: where they are; the default is `client_folder()`.
+    """Return this host's keys, which are in `client_folder()` unless a folder is named.
 
     Raises:
         KeyFileMissing: there is no secret key.
@@ -233,11 +230,11 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
     revocations = _key_files(folders, rejected, REVOKED_FOLDER)
     if rejected:
         return FolderContents({}, {}, (), known_revoked, rejected)
-    found = frozenset(
+    in_files = frozenset(
         fingerprint for path in revocations if (fingerprint := _revoked_fingerprint(path, rejected)) is not None
     )
-    revoked = found | known_revoked
-    for fingerprint in sorted(revoked - found):
+    revoked = in_files | known_revoked
+    for fingerprint in sorted(revoked - in_files):
         rejected.append(
             f"no file here revokes {fingerprint} (it was removed, or the volume is full); this agent refuses the key "
             f"until it is restarted; free space on the volume, and on mainpc run: {_revoke(folders[0], fingerprint)}"
@@ -257,11 +254,11 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
 
 
 def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = "") -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for folder in folders:
         place = folder / subfolder
         try:  # not glob(), which treats an unreadable folder as empty
-            found += sorted(path for path in place.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
+            files += sorted(path for path in place.iterdir() if path.name.endswith(PUBLIC_SUFFIX))
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -269,7 +266,7 @@ def _key_files(folders: Sequence[Path], rejected: list[str], subfolder: str = ""
             run = f"run: {certs_init_command(place, 'verify')}"
             step = "this is retried; raise TWINHOST_NOFILE in .env" if too_many else run
             rejected.append(f"{place} can't be read ({error.strerror}); {step}")
-    return found
+    return files
 
 
 def _load(path: Path, rejected: list[str]) -> Certificate | None:

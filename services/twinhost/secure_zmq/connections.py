@@ -282,13 +282,7 @@ class Connections:
     """
 
     def __init__(self, live: Live, limits: SessionLimits | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
-        """Start with an empty table.
-
-        Args:
-            live: returns None where the key of a fingerprint is refused now; called at every `close_refused()`.
-            limits: where the connections of each key are counted; None on an open link.
-            clock: read for how long a report of the monitor may be late.
-        """
+        """Start with none; `live` is called at every `close_refused()`, and an open link has no `limits`."""
         self.closed_count = 0  # since the start
         self.unclosed = 0  # connections that the last `close_refused()` could not close; the next one tries again
         self._limits = limits

@@ -39,13 +39,7 @@ class HandshakeGuard(Worker):
     """
 
     def __init__(self, connections: Connections, handshakes: Handshakes, max_sent_before_ready: int) -> None:
-        """Watch from now on.
-
-        Args:
-            connections: of the socket; the end of a handshake is noted there.
-            handshakes: where a closed connection is counted.
-            max_sent_before_ready: the most bytes that the server sends in a handshake before READY.
-        """
+        """Watch a socket's connections; `max_sent_before_ready` is the most bytes that it sends one before READY."""
         super().__init__("handshake-guard", self._watch)
         self.looks = 0  # polls of the pending connections; none while there are none
         self._connections = connections

@@ -140,13 +140,7 @@ class FailedHandshakes:
         self._failed: Outcome | None = None
 
     def observe(self, event: SocketEvent, address: str | None, *, caused_here: bool) -> None:
-        """Note a server's event.
-
-        Args:
-            event: from the socket's monitor.
-            address: of the connection that ended, where the event is an end.
-            caused_here: whether this side caused the failure, and recorded it.
-        """
+        """Note a server's event, and of an end the address; `caused_here`: this side caused and recorded a failure."""
         if self._failed is not None:  # without an address if another event came in between
             self._handshakes.refused(self._failed, **({} if address is None else {"address": address}))
         self._failed = None if caused_here else failure_of(event)

@@ -107,10 +107,6 @@ class Validity:
         """Return whether it is valid at `now`; asked for every message."""
         return self.has_begun(now) and not self.has_ended(now)
 
-    def days_left(self, now: float) -> float | None:
-        """Return the days until `not_after`, negative after it; None where there is no end."""
-        return None if self.not_after is None else (self.not_after - now) / DAY_S
-
     def ends_soon(self, now: float) -> bool:
         """Return whether a warning is due: within 14 days of the end, or after it."""
         return self.not_after is not None and self.not_after - now < WARN_BEFORE_S
@@ -158,10 +154,7 @@ def fingerprint_of(content: bytes) -> str:
 
 
 def load_certificate(path: Path) -> Certificate:
-    """Read a public key file.
-
-    Args:
-        path: `NAME.key`.
+    """Read a public key file, `NAME.key`.
 
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.
@@ -187,10 +180,7 @@ def parse_certificate(text: str, source: str) -> Certificate:
 
 
 def load_key_pair(path: Path) -> KeyPair:
-    """Read a secret key file, which only its owner may access.
-
-    Args:
-        path: `NAME.key_secret`.
+    """Read a secret key file, `NAME.key_secret`, which only its owner may access.
 
     Raises:
         KeyFileMissing: there is no such file, or it can't be read.

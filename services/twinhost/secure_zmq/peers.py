@@ -80,7 +80,6 @@ class _Snapshot:
 class ReloadReport:
     """What one read of the folders found."""
 
-    authorized: tuple[Peer, ...]
     added: tuple[Peer, ...]
     removed: tuple[Peer, ...]
     rejected: tuple[str, ...]  # one sentence for each file that was skipped
@@ -215,7 +214,6 @@ class AuthorizedPeers:
             contents = read_folders(self._folders, before.contents.revoked | revoked)
             peers = self._swap(contents)
             report = ReloadReport(
-                authorized=self.all(),
                 added=tuple(peer for peer in peers.values() if before.by_fingerprint.get(peer.fingerprint) != peer),
                 removed=tuple(peer for peer in before.by_fingerprint.values() if peers.get(peer.fingerprint) != peer),
                 rejected=tuple(contents.rejected),
