@@ -15,7 +15,7 @@ def configure_logging(agent: str) -> None:
         processors=[
             structlog.contextvars.merge_contextvars,  # the trace_id of a request
             structlog.processors.add_log_level,
-            structlog.processors.MaybeTimeStamper(fmt="iso"),  # an event that is logged later has its own
+            structlog.processors.TimeStamper(fmt="iso"),
             _named(agent),
             finish,
         ],

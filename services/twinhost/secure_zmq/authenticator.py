@@ -149,8 +149,6 @@ class Authenticator(Worker):
             self.handshakes.refused(Outcome.HANDLER_FAULT)
             _log.error("zap_handler_fault", exc_info=fault)
         self.handshakes.record()
-        if self._record_first:  # no loop of ours has ticks
-            self.handshakes.log_accepted()
 
     def _reply_to(self, frames: list[bytes]) -> _ZapReply:
         """Return the reply to `[version, request id, domain, address, routing id, mechanism, public key]`."""

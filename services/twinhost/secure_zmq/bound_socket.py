@@ -75,7 +75,6 @@ class ServerSocket:
             SocketMisuse: the address can't be bound again then; the process must end.
         """
         self.handshakes.record()  # of a key that was revoked since it was accepted
-        self.handshakes.log_accepted()
         for fd in self.sessions.connections.close_refused():
             self.sessions.disconnected(fd)
         if self.sessions.connections.too_many_lost():
@@ -118,7 +117,6 @@ class ServerSocket:
         self.guard.stop()
         self.monitor.close()
         self.socket.close()
-        self.handshakes.log_accepted()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,10 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import assert_never
 
 import structlog
 
-from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
@@ -19,7 +17,6 @@ from twinhost.secure_zmq.peers import Outcome
 _log = structlog.get_logger(__name__)
 
 MAX_WAITING = 64  # accepted keys whose record failed; beyond this the ZAP handler refuses every key
-_MAX_UNLOGGED = 256  # recorded keys that have no line in the log yet
 
 HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # the fields: peer, fingerprint, address, if known
 
@@ -30,19 +27,15 @@ class _Accepted:
 
     known: Mapping[str, str]
     listeners: list[HandshakeListener]  # that have not recorded it
-    at: float  # in seconds since the epoch
     failed: bool = False  # the last attempt
 
 
 class Handshakes:
     """Counts by outcome; safe to use from any thread."""
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self.waiting: deque[_Accepted] = deque()  # the oldest first
-        self._unlogged: deque[_Accepted] = deque()  # recorded
         self._recording = threading.Lock()
-        self._logging = threading.Lock()
         self._listeners: list[HandshakeListener] = []
         self._lock = threading.Lock()
         self._counts: Counter[Outcome] = Counter()
@@ -65,7 +58,7 @@ class Handshakes:
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
         known = {"peer": peer, "fingerprint": fingerprint, "address": address}
-        self.waiting.append(_Accepted(known, self._listeners.copy(), self._clock.time()))
+        self.waiting.append(_Accepted(known, self._listeners.copy()))
 
     def record(self) -> None:
         """Record the accepted keys that wait; one whose record fails goes on waiting, and the next call tries again."""
@@ -74,32 +67,22 @@ class Handshakes:
         with self._recording:
             for _ in range(len(self.waiting)):
                 accepted = self.waiting[0]
+                known = accepted.known
                 accepted.listeners = [
-                    listener
-                    for listener in accepted.listeners
-                    if not self._notify(listener, Outcome.ACCEPTED, accepted.known)
+                    listener for listener in accepted.listeners if not self._notify(listener, Outcome.ACCEPTED, known)
                 ]
-                if accepted.listeners or not self._notify(self._count_accepted, Outcome.ACCEPTED, accepted.known):
+                if accepted.listeners:
                     accepted.failed = True
                     self.waiting.rotate(-1)
-                else:
-                    self._unlogged.append(accepted)
-                    self.waiting.popleft()  # only now: nobody may find nothing waiting before all is recorded
-        if len(self._unlogged) >= _MAX_UNLOGGED:
-            self.log_accepted()
-
-    def log_accepted(self) -> None:
-        """Write the log's lines of recorded keys: before a peer's first reply, and at every tick."""
-        with self._logging:  # so that who finds none knows that all are written
-            while self._unlogged:
-                accepted = self._unlogged.popleft()
-                known, at = accepted.known, datetime.fromtimestamp(accepted.at, UTC).isoformat().replace("+00:00", "Z")
-                self._accepted_budget.log(_log.info, "handshake_accepted", known["peer"], timestamp=at, **known)
+                    continue
+                with self._lock:
+                    self._counts[Outcome.ACCEPTED] += 1
+                self._accepted_budget.log(_log.info, "handshake_accepted", known["peer"], **known)
+                self.waiting.popleft()  # only now: nobody may find nothing waiting before all is recorded
 
     def require_recorded(self, fingerprint: str) -> None:
         """Record what waits; raise PeerNotLive if that fails for a handshake of this key, which must not be served."""
         self.record()
-        self.log_accepted()
         if any(key.failed and key.known["fingerprint"] == fingerprint for key in tuple(self.waiting)):
             raise PeerNotLive(
                 "the handshake of this connection can't be recorded, so nothing is answered; free space on the "
@@ -109,16 +92,11 @@ class Handshakes:
     def refused(self, outcome: Outcome, **fields: str) -> None:
         """Record a refusal; `fields` (address, fingerprint) have what is known of the peer."""
         self.record()  # in the order in which they came
-        self.log_accepted()
         with self._lock:
             self._counts[outcome] += 1
         for listener in self._listeners:
             self._notify(listener, outcome, fields)
         self._budget.log(_log.warning, "handshake_refused", outcome, cause=outcome.value, **fields)
-
-    def _count_accepted(self, _: Outcome, __: Mapping[str, str]) -> None:
-        with self._lock:
-            self._counts[Outcome.ACCEPTED] += 1
 
     def _notify(self, listener: HandshakeListener, outcome: Outcome, fields: Mapping[str, str]) -> bool:
         try:

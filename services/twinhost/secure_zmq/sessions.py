@@ -73,7 +73,6 @@ class SecuredSessions:
             self._require_recorded(caller, frame)
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
-            self._handshakes.log_accepted()
             fd, address = origin(frame)
             fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
             remote = self.connections.remote_from(fd, address) or (None, 0)

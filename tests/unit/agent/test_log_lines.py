@@ -41,11 +41,6 @@ def test_a_line_has_the_event_with_level_time_and_agent(stream: io.StringIO) -> 
     assert abs((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()) < 60
 
 
-def test_what_is_logged_later_keeps_its_own_time(stream: io.StringIO) -> None:
-    structlog.get_logger().info("handshake_accepted", timestamp="2026-11-28T03:20:00Z")
-    assert only(stream)["timestamp"] == "2026-11-28T03:20:00Z"
-
-
 @pytest.mark.parametrize("value", [PurePosixPath("/state"), {1, 2}, b"bytes", ValueError("x")], ids=repr)
 def test_a_value_that_json_lacks_is_written_as_python_shows_it(stream: io.StringIO, value: object) -> None:
     structlog.get_logger().info("found", value=value)
