@@ -15,7 +15,6 @@ predecessor with the same address and descriptor. Such a connection is closed wi
 nothing until then.
 """
 
-import functools
 import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -33,7 +32,6 @@ from twinhost.secure_zmq.descriptors import (
     most_pending,
     remote,
     remote_of,
-    shared,
     shut,
 )
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -109,7 +107,7 @@ class SessionLimits:
         self.total = max(1, open_files - _SOCKETS * most_pending() - open_files // 16 - _OWN_FILES)
         self._lock = threading.Lock()
         self._connections: set[Connection] = set()
-        self._assigned: dict[str, list[Connection]] = {}  # by key, the oldest first
+        self._assigned: defaultdict[str, list[Connection]] = defaultdict(list)  # by key, the oldest first
         self._unassigned: Counter[str] = Counter()  # the connections without a key, by address
         self._unplaced: dict[str, deque[_Acceptance]] = defaultdict(deque)  # by address, the oldest first
         self._late: deque[tuple[str, str]] = deque(maxlen=_MOST_UNREPORTED)
@@ -183,10 +181,8 @@ class SessionLimits:
                 del self._assigned[before]
         if fingerprint is None:
             self._count_unassigned(connection.peer, 1)
-        elif fingerprint in self._assigned:
-            self._assigned[fingerprint].append(connection)
         else:
-            self._assigned[fingerprint] = [connection]  # most keys have one
+            self._assigned[fingerprint].append(connection)
 
     def _count_unassigned(self, address: str, more: int) -> None:
         self._unassigned[address] += more
@@ -352,7 +348,7 @@ class Connections:
         """Note the key of a connection, from its message; return the connection."""
         with self._lock:
             connection = self._of(fd, address)
-            connection.address, connection.fingerprint = shared(address), fingerprint
+            connection.address, connection.fingerprint = address, fingerprint
             if self._limits is not None and fingerprint is not None and fd in self._open:
                 self._limits.proven(connection, fingerprint)
             return connection
@@ -476,12 +472,8 @@ class Connections:
 
 def _own_port(event: SocketEvent) -> int | None:
     """Return the port on which a connection was accepted; None for one over IPC, and for one that this side opened."""
-    return _port_of(event.endpoint) if event.kind is EventKind.ACCEPTED else None
-
-
-@functools.lru_cache(maxsize=16)  # all connections of a socket share the number
-def _port_of(endpoint: str) -> int | None:
-    return int(endpoint.rpartition(":")[2]) if endpoint.startswith("tcp://") else None
+    accepted = event.kind is EventKind.ACCEPTED and event.endpoint.startswith("tcp://")
+    return int(event.endpoint.rpartition(":")[2]) if accepted else None
 
 
 def _is_open(connection: Connection) -> bool:

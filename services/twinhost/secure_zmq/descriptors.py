@@ -6,7 +6,6 @@ changed. The duplicate gets a number that is reserved here, so `dup2` works even
 
 import contextlib
 import ctypes
-import functools
 import os
 import socket
 import struct
@@ -90,7 +89,7 @@ def remote_of(fd: int) -> tuple[str, int] | None:
     if family == _INET6:
         return bare_address(socket.inet_ntop(_INET6, raw[8:24])), port
     if family == _INET:
-        return shared(socket.inet_ntop(_INET, raw[4:8])), port
+        return socket.inet_ntop(_INET, raw[4:8]), port
     return ("", 0) if family == socket.AF_UNIX else None
 
 
@@ -113,13 +112,7 @@ def traffic_of(fd: int) -> Traffic | None:
 
 def bare_address(address: str) -> str:
     """Return an address without its scope, which Python omits and libzmq does not; an IPv4-mapped one as IPv4."""
-    return shared(address.partition("%")[0].removeprefix("::ffff:"))
-
-
-@functools.lru_cache(maxsize=4_096)
-def shared(address: str) -> str:
-    """Return one object for all equal addresses (`sys.intern` would keep each for good in some versions of Python)."""
-    return address
+    return address.partition("%")[0].removeprefix("::ffff:")
 
 
 def most_open_files() -> int:

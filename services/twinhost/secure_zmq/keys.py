@@ -14,7 +14,6 @@ import string
 import struct
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 import zmq
@@ -299,18 +298,12 @@ def _read(path: Path) -> tuple[str, int]:
 def _certificate(source: str, sections: dict[str, dict[str, str]]) -> Certificate:
     metadata = sections["metadata"]
     try:
-        owner = KeyOwner(metadata["name"], metadata["host"], _roles(metadata["roles"]))
+        owner = KeyOwner(metadata["name"], metadata["host"], frozenset(metadata["roles"].split()))
         public = PublicKey(decode_z85_key(_characters(sections["curve"]["public-key"]), "the public key"))
         moments = {name: parse_moment(metadata[name]) for name in ("not_before", "not_after") if name in metadata}
         return Certificate(owner, public, Validity(**moments) if moments else UNLIMITED)
     except KeyFileMalformed as error:
         raise KeyFileMalformed(f"{source}: {error}") from None
-
-
-@lru_cache(maxsize=256)
-def _roles(text: str) -> frozenset[str]:
-    """Return the roles in a key file; most keys have the same ones, and then share the set."""
-    return frozenset(text.split())
 
 
 def _to_verify(path: Path) -> str:

@@ -74,7 +74,7 @@ class SecuredSessions:
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
-            fd = self.connections.note_key(fd, address, caller.fingerprint).fd  # an equal number, which is kept already
+            self.connections.note_key(fd, address, caller.fingerprint)
             remote = self.connections.remote_from(fd, address) or (None, 0)
             self._sessions[routing_id] = Session(caller.name, fd, *remote)
             if remote[0] is None:
