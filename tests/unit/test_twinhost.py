@@ -94,15 +94,6 @@ def test_importing_twinhost_loads_nothing_else() -> None:
     assert run_with_package(f"import sys, twinhost; print(sorted({others} & set(sys.modules)))") == "[]\n"
 
 
-def test_an_agent_does_not_load_rich_or_greenlet() -> None:
-    """Where they are installed, structlog would import them: 6 MB of an agent's memory."""
-    agents = "twinhost.system_digital_twin.__main__, twinhost.unified_memory_reasoning.__main__"
-    assert run_with_package(f"import sys, {agents}; print({{'greenlet', 'rich', 'structlog'}} & set(sys.modules))") == (
-        "{'structlog'}\n"
-    )
-    assert run_with_package(f"import {agents}, rich; print(rich.__name__)") == "rich\n"
-
-
 @pytest.mark.skipif(os.name != "posix", reason="libc's rand()")
 def test_importing_twinhost_makes_routing_ids_random() -> None:
     """libc's generator, from which libzmq takes them, has a seed of its own in every process."""

@@ -19,6 +19,7 @@ from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Twin
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.cli.schemas.explain import explain
 from twinhost.cli.schemas.requests import schema_of_agent
+from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.schema import declarations_of, replies_of, schema_of
 from twinhost.secure_zmq.actions import Feature, action
@@ -67,7 +68,7 @@ def feature_of_the_page() -> Feature:
     exec(compile(blocks("python")[0], str(PAGE), "exec"), module)
     feature: type[Feature] = module["RegistryActions"]
     uptime = feature.__new__(feature)
-    vars(uptime)["_started"] = time.monotonic()  # as the page says of the constructor
+    vars(uptime).update(_clock=SYSTEM_CLOCK, _started=SYSTEM_CLOCK.monotonic())  # as the page says of the constructor
     return uptime
 
 
