@@ -12,7 +12,6 @@ busy, so that another caller's request never waits for all of one caller's.
 """
 
 import hashlib
-import itertools
 import socket
 import threading
 from collections import Counter
@@ -69,15 +68,16 @@ class ForwardedRequest:
     traceparent: str | None = field(default_factory=current_traceparent, compare=False)  # a repetition may have another
 
 
-@dataclass(order=True, slots=True)
+@dataclass(eq=False, slots=True)
 class PendingForward:
-    """A request in the queue or under way; `deadline` is monotonic."""
+    """A request in the queue, or `taken` by a thread; `deadline` is monotonic, `asked` counts its repetitions too."""
 
-    order: tuple[int, int]
-    request: ForwardedRequest = field(compare=False)
-    reply: "Future[Reply]" = field(compare=False)
-    deadline: float = field(compare=False)
-    clock: Clock = field(compare=False)
+    request: ForwardedRequest
+    deadline: float
+    clock: Clock
+    reply: "Future[Reply]" = field(default_factory=Future)
+    asked: int = 1
+    taken: bool = False
 
     @property
     def left_s(self) -> float:
@@ -92,11 +92,7 @@ class ForwardingQueue:
         """Serve that many threads."""
         self._clock = clock
         self._max_at_once = max(1, workers - 1)  # of a caller
-        self._numbers = itertools.count()
-        self._waiting: list[PendingForward] = []
-        self._open: Counter[str] = Counter()  # requests by caller; the same one sent twice counts twice
-        self._under_way: Counter[str] = Counter()  # busy threads by caller
-        self._by_id: dict[tuple[str, str], PendingForward] = {}
+        self._open: list[PendingForward] = []  # in the order of their arrival; MAX_OPEN at most
         self._changed = threading.Condition()
         self._ended = False
 
@@ -107,28 +103,42 @@ class ForwardingQueue:
             LimitReached: too many requests wait, of this caller or in total.
             RequestIdReused: the same id is under way with another body.
         """
+        name = request.caller, request.request_id
         with self._changed:
             self._require_room(request.caller)
-            same = self._by_id.get((request.caller, request.request_id)) if request.request_id is not None else None
-            if same is not None and same.request != request:
-                raise RequestIdReused(
-                    f"request_id {request.request_id!r} is in progress with another body; use a new request_id"
-                )
-            self._open[request.caller] += 1
-            pending = same or self._put(request)
-        pending.reply.add_done_callback(lambda _: self._close(request.caller))
-        return pending.reply
+            for pending in self._open:
+                if request.request_id is None or (pending.request.caller, pending.request.request_id) != name:
+                    continue
+                if pending.request != request:
+                    raise RequestIdReused(
+                        f"request_id {request.request_id!r} is in progress with another body; use a new request_id"
+                    )
+                pending.asked += 1
+                return pending.reply
+            new = PendingForward(request, self._clock.monotonic() + DEADLINE_S, self._clock)
+            self._open.append(new)
+            self._changed.notify()
+            return new.reply
 
     def take(self) -> PendingForward | None:
-        """Wait for the next request, on a free thread; None once `end()` was called."""
+        """Wait for the next request, on a free thread; None once `end()` was called.
+
+        It is the first whose caller doesn't keep too many threads busy, or that is past its deadline.
+        """
         with self._changed:
             while not self._ended:
-                chosen = self._next()
-                if chosen is not None:
-                    self._waiting.remove(chosen)
-                    self._under_way[chosen.request.caller] += 1
+                waiting = [pending for pending in self._open if not pending.taken]
+                busy = Counter(pending.request.caller for pending in self._open if pending.taken)
+                eligible = [
+                    pending
+                    for pending in waiting
+                    if busy[pending.request.caller] < self._max_at_once or pending.left_s == 0
+                ]
+                if eligible:
+                    chosen = min(eligible, key=lambda pending: -pending.request.priority)  # the first of equals
+                    chosen.taken = True
                     return chosen
-                self._changed.wait(min((pending.left_s for pending in self._waiting), default=None))
+                self._changed.wait(min((pending.left_s for pending in waiting), default=None))
         return None
 
     def end(self) -> None:
@@ -139,48 +149,18 @@ class ForwardingQueue:
 
     def done(self, pending: PendingForward) -> None:
         """Record that a thread is free again; the reply is set after that."""
-        request = pending.request
         with self._changed:
-            _decrement(self._under_way, request.caller)
-            if request.request_id is not None:
-                del self._by_id[request.caller, request.request_id]
+            self._open.remove(pending)
             self._changed.notify_all()
 
-    def _put(self, request: ForwardedRequest) -> PendingForward:
-        order = (-request.priority, next(self._numbers))
-        pending = PendingForward(order, request, Future(), self._clock.monotonic() + DEADLINE_S, self._clock)
-        self._waiting.append(pending)
-        if request.request_id is not None:
-            self._by_id[request.caller, request.request_id] = pending
-        self._changed.notify()
-        return pending
-
-    def _next(self) -> PendingForward | None:
-        """Return the first request whose caller doesn't keep too many threads busy, or that is past its deadline."""
-        eligible = [
-            pending
-            for pending in self._waiting
-            if self._under_way[pending.request.caller] < self._max_at_once or pending.left_s == 0
-        ]
-        return min(eligible, default=None)
-
     def _require_room(self, caller: str) -> None:
-        total, own = self._open.total(), self._open[caller]
+        own = sum(pending.asked for pending in self._open if pending.request.caller == caller)
+        total = sum(pending.asked for pending in self._open)
         if own >= MAX_OF_A_CALLER or total >= MAX_OPEN:
             raise LimitReached(
                 f"{own} requests of {caller} and {total} in total wait for other agents, {MAX_OF_A_CALLER} and "
                 f"{MAX_OPEN} are allowed; wait for a reply, then retry"
             )
-
-    def _close(self, caller: str) -> None:
-        with self._changed:
-            _decrement(self._open, caller)
-
-
-def _decrement(counts: Counter[str], name: str) -> None:
-    counts[name] -= 1
-    if not counts[name]:
-        del counts[name]
 
 
 class Coordinator:
