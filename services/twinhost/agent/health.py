@@ -95,6 +95,11 @@ class Health:
         checks = [check for name, check in self._checks.items() if name not in without]
         return _status([check for check in checks if check.probe() is not None])
 
+    @property
+    def uptime_s(self) -> float:
+        """For how long the agent has been running."""
+        return self._clock.monotonic() - self._started
+
     def checks(self) -> dict[str, bool]:
         """Run the checks and return which of them pass."""
         return {name: check.probe() is None for name, check in self._checks.items()}
@@ -109,7 +114,7 @@ class Health:
             "agent": self._agent,
             "version": versions(),
             "timestamp": iso_time(self._clock.time()),
-            "uptime_s": round(self._clock.monotonic() - self._started, 3),
+            "uptime_s": round(self.uptime_s, 3),
             "secure": self._secure,
             "checks": {name: {"ok": fault is None, "detail": fault or "ok"} for name, fault in faults.items()},
             "warnings": [sentence for probe in self._warnings for sentence in probe()],

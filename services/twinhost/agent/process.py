@@ -27,7 +27,7 @@ from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
-from twinhost.agent.telemetry import Gauges, Telemetry
+from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
@@ -247,7 +247,6 @@ def prepare_agent(
         on_answer=telemetry.answered,
         caller_named=keys.peers.caller_named,
     )
-    gauges = Gauges(settings.secure, database, handshakes, keys.peers, server_socket.sessions, health)
     companions: list[Companion] = [http, config_watch, *([feed] if feed else []), *assembly.companions, *further]
     vital |= {type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions}
 
@@ -256,10 +255,23 @@ def prepare_agent(
         if feed is not None:
             feed.request_rekey(pair)
 
+    def read_state() -> AgentState:
+        return AgentState(
+            secure=settings.secure,
+            uptime_s=health.uptime_s,
+            store_bytes=database.size_bytes,
+            loop_lag_s=server.take_longest_turn_s(),
+            handshakes=handshakes.counts(),
+            checks=health.checks(),
+            peers=keys.peers.all(),
+            sessions=server_socket.sessions.counts(),
+            last_seen=server_socket.sessions.last_seen(),
+        )
+
     def on_tick() -> None:
         _follow_limits(settings.config.limits, replies, session_limits)
         follow_keys()
-        with telemetry.collecting(gauges.read, assembly.on_collect):
+        with telemetry.collecting(read_state, assembly.on_collect):
             assembly.on_tick()
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
@@ -268,7 +280,6 @@ def prepare_agent(
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
-    gauges.longest_turn_s = server.take_longest_turn_s
     _add_checks(health, server, database, quarantines=rebuilds is not None)
     publisher.feed = feed
     _write_port(settings)

@@ -23,13 +23,8 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from twinhost.agent.health import Health
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.callers import Peer
-from twinhost.secure_zmq.handshakes import Handshakes
-from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.sessions import CallerSource
-from twinhost.store.database import Database
 from twinhost.version import versions
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -253,39 +248,3 @@ class _StateCollector(Collector):
             if peer.validity.not_after is not None:
                 expiry.add_metric([peer.name, peer.fingerprint], peer.validity.not_after)
         yield expiry
-
-
-class Gauges:
-    """Gathers an agent's state, on the server's thread."""
-
-    def __init__(
-        self,
-        secure: bool,
-        database: Database,
-        handshakes: Handshakes,
-        peers: AuthorizedPeers,
-        sessions: CallerSource,
-        health: Health,
-    ) -> None:
-        self._secure = secure
-        self._database = database
-        self._handshakes = handshakes
-        self._peers = peers
-        self._sessions = sessions
-        self._health = health
-        self.longest_turn_s: Callable[[], float] = lambda: 0.0  # of the server's loop, since its last call
-        self._started = database.clock.monotonic()
-
-    def read(self) -> AgentState:
-        """Return the state at this moment."""
-        return AgentState(
-            secure=self._secure,
-            uptime_s=self._database.clock.monotonic() - self._started,
-            store_bytes=self._database.size_bytes,
-            loop_lag_s=self.longest_turn_s(),
-            handshakes=self._handshakes.counts(),
-            checks=self._health.checks(),
-            peers=self._peers.all(),
-            sessions=self._sessions.counts(),
-            last_seen=self._sessions.last_seen(),
-        )

@@ -31,7 +31,7 @@ from twinhost.store.audit_log.chain import (
     iso,
 )
 from twinhost.store.audit_log.files import Ledger, LogFiles, PendingLine, align
-from twinhost.store.audit_log.verify import Restore, hash_before, restore_of
+from twinhost.store.audit_log.verify import Restore, restore_of
 from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -209,7 +209,7 @@ class AuditLog:
             StoreUnavailable: the files can't be read.
         """
         if seq < self.anchor.seq:
-            return hash_before(self.anchor, seq)
+            return self.anchor.prev if seq == self.anchor.seq - 1 else None
         line = self._line(seq) if seq <= self._written.seq else None
         match = LINE.fullmatch(line) if line is not None else None
         return match["hash"] if match is not None and hash_fits(match.string) else None

@@ -195,11 +195,6 @@ def restore_of(line: str) -> Restore | None:
     return Restore(seq, match["hash"], record.time, Head(seq - 1, match["prev"]))
 
 
-def hash_before(anchor: Anchor, seq: int) -> str | None:
-    """Return the hash of the line just before the oldest one that is kept; None for any other number."""
-    return anchor.prev if seq == anchor.seq - 1 else None
-
-
 def newest_restore(restores: Iterable[Restore], seq: int) -> Restore | None:
     """Return the newest restore up to a line."""
     return max((restore for restore in restores if restore.seq <= seq), key=lambda restore: restore.seq, default=None)
