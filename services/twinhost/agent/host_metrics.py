@@ -114,7 +114,7 @@ class HostSample(msgspec.Struct, frozen=True, kw_only=True):
 
 def boot_id(proc: Path = Path("/proc")) -> str | None:
     """Return what identifies this machine until it restarts, the same in each of its containers."""
-    return _text(proc / "sys/kernel/random/boot_id").strip() or None
+    return read_text(proc / "sys/kernel/random/boot_id").strip() or None
 
 
 ROOT = Path("/sys/fs/cgroup")
@@ -185,7 +185,8 @@ class Cgroup:
         return None
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a file of the kernel; an empty one if it can't be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -200,11 +201,11 @@ def _whole(word: str) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    return _whole(_text(path).strip())
+    return _whole(read_text(path).strip())
 
 
 def _field(path: Path, name: str) -> int | None:
-    for line in _text(path).splitlines():
+    for line in read_text(path).splitlines():
         words = line.split()
         if len(words) == 2 and words[0] == name:
             return _whole(words[1])
@@ -212,7 +213,7 @@ def _field(path: Path, name: str) -> int | None:
 
 
 def _quota_v2(path: Path) -> float | None:
-    words = [_whole(word) for word in _text(path).split()]
+    words = [_whole(word) for word in read_text(path).split()]
     if len(words) != 2 or words[0] is None or not words[1]:
         return None
     return words[0] / words[1]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from twinhost.agent.host_metrics import MB, DiskSample, boot_id
+from twinhost.agent.host_metrics import MB, DiskSample, boot_id, read_text
 
 _CPU_SENSORS = ("x86_pkg_temp", "coretemp", "k10temp", "zenpower", "cpu", "soc")  # how their names begin
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # beyond that a sensor is not connected
@@ -35,7 +35,7 @@ class Machine:
         self._disks = dict(disks or {})
         self._sys = sys
         self.boot_id = boot_id(proc)
-        release = _text(proc / "sys/kernel/osrelease").lower()
+        release = read_text(proc / "sys/kernel/osrelease").lower()
         self.virtual_machine = next((name for word, name in _VIRTUAL_MACHINES.items() if word in release), None)
 
     def cpu_used_s(self) -> float:
@@ -70,8 +70,10 @@ class Machine:
 
     def temperature_c(self) -> float | None:
         """Return the temperature of the hottest CPU sensor; without one, that of the hottest thermal zone."""
-        zones = [(_text(zone / "type"), zone / "temp") for zone in self._sys.glob("class/thermal/thermal_zone*")]
-        chips = [(_text(input_.parent / "name"), input_) for input_ in self._sys.glob("class/hwmon/hwmon*/temp*_input")]
+        zones = [(read_text(zone / "type"), zone / "temp") for zone in self._sys.glob("class/thermal/thermal_zone*")]
+        chips = [
+            (read_text(input_.parent / "name"), input_) for input_ in self._sys.glob("class/hwmon/hwmon*/temp*_input")
+        ]
         cpu = [path for name, path in (*zones, *chips) if name.startswith(_CPU_SENSORS)]
         for paths in (cpu, [path for _, path in zones]):
             known = [value for path in paths if (value := _celsius(path)) is not None]
@@ -80,16 +82,9 @@ class Machine:
         return None
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="ascii", errors="replace").strip()
-    except OSError:
-        return ""
-
-
 def _celsius(path: Path) -> float | None:
     try:
-        value = int(_text(path)) / 1_000
+        value = int(read_text(path)) / 1_000
     except ValueError:
         return None
     return value if _COLDEST_C < value < _HOTTEST_C else None

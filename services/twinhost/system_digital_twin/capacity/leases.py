@@ -18,6 +18,7 @@ from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted
 from twinhost.store.database import Database
+from twinhost.system_digital_twin import reply_from
 from twinhost.system_digital_twin.capacity.forecast import CardId, Forecast, Leased, Resource
 from twinhost.system_digital_twin.metrics.history import rounded
 
@@ -214,18 +215,14 @@ class Leases:
         return max(0.0, known.expires_at - self.clock.monotonic())
 
     def describe(self, lease: Lease) -> LeaseReply:
-        return {
-            "lease_id": lease.lease_id,
-            "resource": lease.resource,
-            "host": lease.host,
-            "amount_mb": lease.amount_mb,
-            "holder": lease.holder,
-            "state": lease.state,
-            "created": iso_time(lease.created),
-            "expires": None if lease.deadline is None else iso_time(lease.deadline),
-            "expires_in_s": rounded(self.expires_in_s(lease), 3),
-            "gpu": lease.card,
-        }
+        return reply_from(
+            LeaseReply,
+            lease,
+            created=iso_time(lease.created),
+            expires=None if lease.deadline is None else iso_time(lease.deadline),
+            expires_in_s=rounded(self.expires_in_s(lease), 3),
+            gpu=lease.card,
+        )
 
     def by_host(self) -> dict[str, list[OpenLease]]:
         """Return the open leases of each host, to sum with `leased`."""

@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
 from twinhost.store.audit_log.chain import AuditEvent
-from twinhost.system_digital_twin import SUCCESS, Success
+from twinhost.system_digital_twin import SUCCESS, Success, reply_from
 from twinhost.system_digital_twin.events.events import (
     EntryPage,
     ErrorCounts,
@@ -303,13 +303,7 @@ class EventActions(Feature):
 
 
 def _bounds(page: EntryPage) -> PageReply:
-    return {
-        "status": SUCCESS,
-        "more": page.more,
-        "next_before": page.next_before,
-        "last_seq": page.last_seq,
-        "let_go_to": page.let_go_to,
-    }
+    return reply_from(PageReply, page, status=SUCCESS)
 
 
 def _fields(sent: Event | ErrorReport) -> dict[str, Any]:

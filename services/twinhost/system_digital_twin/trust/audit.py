@@ -20,7 +20,7 @@ from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.verify import Seen, explained_by, newest_restore
 from twinhost.store.database import Database
-from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success, reply_from
 
 MIGRATION = """
 CREATE TABLE audited_keys (
@@ -75,13 +75,8 @@ class AuditActions(Feature):
     @action()
     def page(self, request: GetAudit, _: Caller) -> AuditPage:
         page = self._audit.read_page(request.after_seq, request.limit, request.position)
-        return {
-            "status": SUCCESS,
-            "lines": page.lines,
-            "position": page.position,
-            "anchor": {"seq": page.anchor.seq, "prev": page.anchor.prev},
-            "head": {"seq": page.head.seq, "hash": page.head.hash},
-        }
+        anchor, head = reply_from(AuditAnchor, page.anchor), reply_from(AuditHead, page.head)
+        return reply_from(AuditPage, page, status=SUCCESS, anchor=anchor, head=head)
 
 
 class _Key(NamedTuple):
@@ -340,7 +335,7 @@ class AuditWitnesses:
             )
             return {"extends": False, "restore": None}
         self._faults.pop(name, None)
-        return {"extends": False, "restore": {"seq": restore.seq, "hash": restore.hash, "time": restore.time}}
+        return {"extends": False, "restore": reply_from(WitnessedRestore, restore)}
 
     def _note_restored(self, name: str, restored: AuditRestored | None) -> None:
         if restored is None:
