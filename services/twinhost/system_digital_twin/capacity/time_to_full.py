@@ -31,7 +31,7 @@ CREATE TABLE full_soon (
     PRIMARY KEY (host, gauge)
 ) STRICT, WITHOUT ROWID;
 """
-# Of the host's machine: its boot id, and the size of the resource; null in a row that an older version wrote.
+# Of the host's machine: its boot id, and the size of the resource; null where they are not known.
 MIGRATION_MACHINE = """
 ALTER TABLE full_soon ADD COLUMN machine TEXT;
 ALTER TABLE full_soon ADD COLUMN total_mb REAL;

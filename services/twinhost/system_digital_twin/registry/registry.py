@@ -29,7 +29,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One registration as it is stored. Times are seconds since the epoch; `revision` counts its registrations.
 
     `registration` is a digest of what the agent registered. The agent compares it to detect a change by somebody else.
-    It is empty until it is computed, and in a row that an older version wrote.
+    It is empty until it is computed.
     """
 
     name: str
