@@ -13,6 +13,7 @@ import pytest
 
 from tests.benchmarks.speed.tls import make_certificates
 from tests.embedding_service import DIMENSIONS, EmbeddingService
+from twinhost.moments import Clock
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.search.embedding import (
@@ -23,6 +24,15 @@ from twinhost.unified_memory_reasoning.search.embedding import (
     EmbeddingFailed,
     Service,
 )
+
+
+class SteppedClock(Clock):
+    """A clock that stands still between the steps of a test."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
 
 
 @pytest.fixture
@@ -211,19 +221,19 @@ def test_a_file_without_a_key_is_refused(tmp_path: Path, content: bytes | None) 
 
 def test_the_breaker_opens_after_three_failures_in_a_row() -> None:
     """It lets one trial through after a while, waits longer after each further failure, and closes on success."""
-    now = [0.0]
-    breaker = Breaker(lambda: now[0])
+    clock = SteppedClock()
+    breaker = Breaker(clock)
     for _ in range(OPENS_AFTER):
         assert breaker.allows()
         breaker.failed()
     assert (breaker.state, breaker.allows()) == ("open", False)
-    now[0] = FIRST_OPEN_S
+    clock.now = FIRST_OPEN_S
     assert breaker.state == "half-open"
     assert [breaker.allows(), breaker.allows()] == [True, False]
     breaker.failed()
-    now[0] += 1.9 * FIRST_OPEN_S
+    clock.now += 1.9 * FIRST_OPEN_S
     assert not breaker.allows()
-    now[0] += MOST_OPEN_S
+    clock.now += MOST_OPEN_S
     assert breaker.allows()
     breaker.succeeded()
     assert (breaker.state, breaker.allows()) == ("closed", True)

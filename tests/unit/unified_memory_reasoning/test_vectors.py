@@ -16,19 +16,20 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import MAX_EMBEDDING_DEADLINE_S, Embeddings
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.errors import StoreUnavailable
-from twinhost.unified_memory_reasoning.search import embed_threads, index_tables, vectors
+from twinhost.unified_memory_reasoning.search import index_tables, vectors
+from twinhost.unified_memory_reasoning.search import meaning as meaning_module
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
-from twinhost.unified_memory_reasoning.search.embed_threads import MOST_HITS, Call, Turns
 from twinhost.unified_memory_reasoning.search.embedding import (
     LEAST_MAGNITUDE,
     MOST_MAGNITUDE,
     OPENS_AFTER,
+    Call,
     EmbeddingFailed,
     Service,
 )
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
-from twinhost.unified_memory_reasoning.search.meaning import Meaning
+from twinhost.unified_memory_reasoning.search.meaning import MOST_HITS, Meaning, Turns
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
 from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.search.vectors import Nearness, Source
@@ -204,7 +205,7 @@ def test_vectors_are_stored_only_behind_those_before_them(bench: MeaningBench) -
 
 
 def test_texts_wait_while_queries_do(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embed_threads, "_MOST_PAUSE_S", PATIENCE_S)
+    monkeypatch.setattr(meaning_module, "_MOST_PAUSE_S", PATIENCE_S)
     bench.interaction("the kotse is red")
     bench.embed(1)
     assert bench.near("automobile") == [1]
@@ -586,11 +587,11 @@ def test_without_vectors_there_is_no_meaning() -> None:
 
 def test_a_text_whose_rest_is_refused_is_sent_once(bench: MeaningBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Even if so many were refused that no more are noted."""
-    monkeypatch.setattr(embed_threads, "_MOST_REFUSED", 0)
+    monkeypatch.setattr(meaning_module, "_MOST_REFUSED", 0)
     bench.service.refuses = "poison"
     bench.interaction(f"{story('of Ana')} poison")
     bench.interaction("rice is ready")
     bench.embed(2)
     wait_until(lambda: any("poison" in text for text in bench.service.texts()), PATIENCE_S, "the rest is sent")
-    time.sleep(3 * embed_threads._POLL_S)
+    time.sleep(3 * meaning_module._POLL_S)
     assert sum("poison" in text for text in bench.service.texts()) <= 3

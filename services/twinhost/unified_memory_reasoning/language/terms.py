@@ -24,6 +24,9 @@ _PREFIXES = (  # the longest first
     *("nakapag", "makapag", "ipinag", "nagpa", "magpa", "ipina", "pinag", "ipag", "naka", "maka", "pina"),
     *("nag", "mag", "pag", "ipa", "ini", "na", "ma", "pa", "ni", "i"),
 )
+_MADE = (
+    *("nag", "mag", "pag", "ipinag", "ipag", "naka", "maka", "na", "ma", "pa", "pina", "nagpa", "magpa", "ipina", "i"),
+)
 
 
 @lru_cache(maxsize=4_096)
@@ -98,7 +101,7 @@ def _forms(root: str) -> set[str]:
     forms = {doubled}
     for stem in (root, doubled):
         before_suffix = stem[:-2] + stem[-2:].replace("o", "u")
-        forms |= {f"{prefix}{stem}" for prefix in _PREFIXES} | {_infixed(stem, "um"), _infixed(stem, "in")}
+        forms |= {f"{prefix}{stem}" for prefix in _MADE} | {_infixed(stem, "um"), _infixed(stem, "in")}
         forms |= {f"{before_suffix}{suffix}" for suffix in suffixes}
         forms |= {f"{_infixed(before_suffix, 'in')}{suffix}" for suffix in suffixes if suffix.endswith("an")}
     if root[0] in "lrwy":

@@ -10,9 +10,8 @@ import re
 import socket
 import ssl
 import threading
-import time
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from math import hypot
 from pathlib import Path
@@ -20,9 +19,13 @@ from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.errors import ConfigurationError
+
+_log = structlog.get_logger(__name__)
 
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 MAX_DIMENSIONS = 4_096
@@ -80,12 +83,13 @@ class Service:
 
     batch = 16
 
-    def __init__(self, settings: Embeddings) -> None:
+    def __init__(self, settings: Embeddings, clock: Clock = SYSTEM_CLOCK) -> None:
         """Prepare the calls; nothing is sent.
 
         Raises:
             ConfigurationError: the file with the API key can't be used.
         """
+        self._clock = clock
         url = settings.url or ""
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "", parts.port
@@ -100,11 +104,11 @@ class Service:
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
         prefix = self._prefixes[is_query]
         request = {"model": self._model, "input": [prefix + text for text in texts], "encoding_format": "float"}
-        until = time.monotonic() + within_s
+        until = self._clock.monotonic() + within_s
         try:
             body = self._post(msgspec.json.encode(request), until)
         except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, TimeoutError) or time.monotonic() >= until:
+            if isinstance(error, TimeoutError) or self._clock.monotonic() >= until:
                 raise EmbeddingFailed(f"the embedding service did not answer within {within_s:.1f} s") from None
             # What an HTTPException says is from the service, which may repeat a text or the key.
             why = str(error) if isinstance(error, OSError) and not isinstance(error, http.client.HTTPException) else ""
@@ -112,12 +116,12 @@ class Service:
         return _vectors_of(body, len(texts))
 
     def _post(self, body: bytes, until: float) -> bytes:
-        connection = self._connection(_left_s(until))
+        connection = self._connection(self._left_s(until))
         watchdog: threading.Timer | None = None
         try:
             connection.connect()
             # A socket's time-out is for each of its calls: a service that sends single bytes would never exceed it.
-            watchdog = threading.Timer(_left_s(until), _shut_down, [connection.sock])
+            watchdog = threading.Timer(self._left_s(until), _shut_down, [connection.sock])
             watchdog.daemon = True
             watchdog.start()
             connection.request("POST", self._target, body, self._headers)
@@ -127,7 +131,7 @@ class Service:
                 received += part
                 if len(received) > MAX_REPLY_BYTES:
                     raise EmbeddingFailed(f"the embedding service sent more than {MAX_REPLY_BYTES} bytes")
-            _left_s(until)  # what the watchdog has cut off looks like an end
+            self._left_s(until)  # what the watchdog has cut off looks like an end
         finally:
             if watchdog is not None:
                 watchdog.cancel()
@@ -139,6 +143,12 @@ class Service:
             )
         return bytes(received)
 
+    def _left_s(self, until: float) -> float:
+        left = until - self._clock.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._tls is not None:
             return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._tls)
@@ -148,13 +158,6 @@ class Service:
 def _shut_down(connected: socket.socket) -> None:
     with suppress(OSError):  # it has been closed
         socket.socket.shutdown(connected, socket.SHUT_RDWR)  # that of an SSLSocket would take its state from a reader
-
-
-def _left_s(until: float) -> float:
-    left = until - time.monotonic()
-    if left <= 0:
-        raise TimeoutError
-    return left
 
 
 def _key_of(file: Path) -> str:
@@ -240,13 +243,13 @@ def _lacking() -> list[str]:
     return sorted(_X86_FEATURES.difference(flags[1].split())) if flags else []
 
 
-def embedder_of(settings: Embeddings) -> Embedder:
+def embedder_of(settings: Embeddings, clock: Clock) -> Embedder:
     """Return what the configuration names.
 
     Raises:
         ConfigurationError: it can't be used.
     """
-    return Builtin() if settings.url is None else Service(settings)
+    return Builtin() if settings.url is None else Service(settings, clock)
 
 
 State = Literal["closed", "open", "half-open"]
@@ -258,7 +261,7 @@ class Breaker:
     Once that time has passed, one call tries whether it works again. Safe to use from any thread.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._failures = 0
@@ -270,7 +273,7 @@ class Breaker:
         """`closed` if calls are made, `open` if not, `half-open` if the next one is a trial."""
         if self._failures < OPENS_AFTER:
             return "closed"
-        return "open" if self._clock() < self._open_until else "half-open"
+        return "open" if self._clock.monotonic() < self._open_until else "half-open"
 
     def allows(self) -> bool:
         """Return whether a call may be made now; its result must be reported."""
@@ -292,4 +295,61 @@ class Breaker:
             self._failures, self._trying = self._failures + 1, False
             beyond = min(self._failures - OPENS_AFTER, 10)
             if beyond >= 0:
-                self._open_until = self._clock() + min(MOST_OPEN_S, FIRST_OPEN_S * 2**beyond)
+                self._open_until = self._clock.monotonic() + min(MOST_OPEN_S, FIRST_OPEN_S * 2**beyond)
+
+
+class Failures:
+    """Logs what nobody expected of a thread, or that the store can't be read: each kind once, with its trace."""
+
+    def __init__(self) -> None:
+        self._logged: set[type[Exception]] = set()
+
+    def log(self, error: Exception) -> None:
+        if type(error) not in self._logged:
+            self._logged.add(type(error))
+            _log.error("embedding_thread_failed", reason=str(error), exc_info=error)
+
+
+class Call:
+    """Calls an embedder through a circuit breaker."""
+
+    def __init__(self, embedder: Embedder, *, is_query: bool, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._embedder = embedder
+        self._is_query = is_query
+        self._breaker = Breaker(clock)
+        self._has_worked = False
+        self._failures = Failures()
+        self.batch = embedder.batch
+        self.fault: str | None = None
+
+    @property
+    def state(self) -> State:
+        """That of the circuit breaker."""
+        return self._breaker.state
+
+    def embed(self, texts: Sequence[str], within_s: float) -> Sequence[Vector]:
+        """Return the vectors.
+
+        Raises:
+            EmbeddingFailed: there are none, or no call is made because of earlier failures.
+        """
+        if not self._breaker.allows():
+            raise EmbeddingFailed(f"no call is made for a while after failures; the last one: {self.fault}")
+        try:
+            vectors = self._embedder.embed(texts, is_query=self._is_query, within_s=within_s)
+        except EmbeddingFailed as error:
+            if error.refused and self._has_worked:
+                self._breaker.succeeded()
+            else:
+                self.fault = str(error)
+                self._breaker.failed()
+                _log.warning("embedding_failed", reason=self.fault, queries=self._is_query, breaker=self.state)
+            raise
+        except Exception as error:
+            self.fault = f"the model failed ({type(error).__name__}); the agent's log says why"
+            self._breaker.failed()
+            self._failures.log(error)
+            raise EmbeddingFailed(self.fault) from error
+        self._breaker.succeeded()
+        self._has_worked, self.fault = True, None
+        return vectors

@@ -7,39 +7,446 @@ comparison is there, or at its deadline by the words alone.
 """
 
 import queue
-import time
-from collections.abc import Callable, Iterator
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import Future
-from dataclasses import replace
-from typing import Literal, NotRequired, TypedDict, TypeVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
+import structlog
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from twinhost.moments import Clock
 from twinhost.network_config.model import Embeddings
 from twinhost.secure_zmq.actions import Completed
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.search.embed_threads import (
-    MOST_UNSTORED,
-    MOST_WAITING,
+from twinhost.unified_memory_reasoning.search.embedding import (
     Call,
-    Channels,
-    Queries,
-    Query,
-    Recalled,
-    Shared,
-    Texts,
+    Embedder,
+    EmbeddingFailed,
+    Failures,
+    Vector,
+    embedder_of,
 )
-from twinhost.unified_memory_reasoning.search.embedding import Embedder, embedder_of
 from twinhost.unified_memory_reasoning.search.filters import Filters
-from twinhost.unified_memory_reasoning.search.vectors import StoredVectors, numpy
+from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
+from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
+from twinhost.unified_memory_reasoning.search.vectors import (
+    FIRST,
+    Embedded,
+    Matrix,
+    Nearness,
+    Source,
+    StoredVectors,
+    UnembeddedText,
+    VectorReader,
+    numpy,
+    packed,
+)
+from twinhost.worker import Worker
 
-__all__ = ["Channels", "Meaning", "MeaningCollector", "MeaningDocument", "Recalled", "meaning_of", "with_meaning"]
-
+_log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+MOST_HITS = 100  # passages that are nearest to a query
+MOST_WAITING = 256  # queries
+MAX_CHARACTERS = 2_000  # of a passage; the last one of a very long text has all the rest of it
+_REST = 16  # passages after the first ones, of a text in its turn
+_TEXTS_S = 30.0  # for the vectors of some passages
+MOST_UNSTORED = 64  # texts whose vectors wait for the loop
+_POLL_S = 0.5
+_MOST_PAUSE_S = 1.0  # of the texts' thread before a call, while queries wait
+_COUNT_S = 1.0  # between two looks at how many there are
+_RESCAN_S = 60.0  # then older texts are looked at again: changed ones, and those of a released writer
 _RETRY_S = 5.0  # after vectors could not be stored
+_STORED_POLL_S = 0.05
+_NOTHING = (0, MEMORY_ROWS)
+_MOST_REFUSED = 10_000  # texts that the service refuses; each is tried again after a restart
+
+# Everyday sentences that a query has nothing to do with, so that few stored texts have a mean to be compared with.
+_ORDINARY = (
+    "The weather was warm and a little windy.", "Please open the window before you leave.",
+    "She bought bread and milk at the corner store.", "The bus was late again this morning.",
+    "We watched a film about two brothers.", "His new shoes are too tight.", "The meeting starts after lunch.",
+    "I forgot where I put my keys.", "The error disappears after a restart.", "Turn left at the second light.",
+    "Thank you, that was very kind of you.", "The test failed because of a missing file.",
+    "Umuulan na naman sa labas.", "Kumain na ba kayo ng tanghalian?", "Ang ganda ng tanawin mula sa bundok.",
+    "Hindi ko pa natatapos ang trabaho ko.", "Pakisara ang pinto paglabas mo.", "May pasok ba bukas ang mga bata?",
+    "Masarap ang luto ni Lola kahapon.", "Nawala ang signal sa gitna ng tawag.",
+)  # fmt: skip
+
+
+_OTHER_LENGTH = "the model's vectors have another length than before; all texts are embedded again"
+
+Channels = list[Literal["words", "meaning"]]  # that a search went by
+
+
+class Recalled(NamedTuple):
+    """What is near to a query's meaning, or why that is not known."""
+
+    nearness: Nearness = Nearness()
+    missing: str | None = None
+    asked: bool = True  # False: embeddings are off
+
+    @property
+    def channels(self) -> Channels:
+        """What the search goes by."""
+        return ["words", "meaning"] if self.asked and self.missing is None else ["words"]
+
+
+def _set_event() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
+
+
+@dataclass(slots=True)
+class Shared:
+    """What both threads and the loop read; each field but the events is written by one thread."""
+
+    ordinary: Sequence[Vector] = ()  # vectors, once the model has answered
+    doubted: threading.Event = field(default_factory=threading.Event)  # a call failed, or vectors changed their length
+    quiet: threading.Event = field(default_factory=_set_event)  # no query waits
+    embedded: int = 0
+    texts: int = 0
+    unstored: "deque[Embedded]" = field(default_factory=deque)
+    refused: set[int] = field(default_factory=set)
+
+
+class Query(NamedTuple):
+    text: str
+    filters: Filters
+    until: float  # monotonic
+    found: "Future[Recalled]"
+
+
+class Queries(Worker):
+    """Makes the vectors of queries, and compares them with those of the texts."""
+
+    def __init__(self, path: Path, model: str, call: Call, shared: Shared, clock: Clock) -> None:
+        super().__init__("embed-queries", self._work, join_timeout_s=2.0)
+        self._path, self._model = path, model
+        self._call, self._shared, self._clock = call, shared, clock
+        self._failures = Failures()
+        self._took_s = 0.0  # the last answer; a tenth less after each query that is not sent
+        self._waiting: queue.Queue[Query | None] = queue.Queue(MOST_WAITING)
+
+    def ask(self, query: Query) -> None:
+        """Have a query answered; from any thread.
+
+        Raises:
+            queue.Full: too many wait.
+        """
+        self._waiting.put_nowait(query)
+        self._shared.quiet.clear()
+
+    def _interrupt(self) -> None:
+        try:
+            self._waiting.put_nowait(None)
+        except queue.Full:  # the thread sees the stop request after the next one
+            return
+
+    def _work(self) -> None:
+        reader, matrix = VectorReader(self._path, self._model), None
+        try:
+            while not self.stopping:
+                queries = self._next()
+                try:
+                    ordinary = self._shared.ordinary
+                    if ordinary and (matrix is None or matrix.dimensions != len(ordinary[0])):
+                        matrix = Matrix(len(ordinary[0]))
+                    if queries:
+                        self._answer(queries, matrix, ordinary, reader)
+                    elif matrix is not None:
+                        matrix.follow(reader)  # so that a query finds most of it read
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
+                    self._failures.log(error)
+                    matrix = None  # it may be half changed
+                    _fail(queries, "the comparison failed; the agent's log says why")
+                    self.wait(_POLL_S)
+        finally:
+            reader.close()
+
+    def _next(self) -> list[Query]:
+        """Wait for queries; return as many as one call should have, none after a while."""
+        queries: list[Query] = []
+        if self._waiting.empty():
+            self._shared.quiet.set()
+        try:
+            query = self._waiting.get(timeout=_POLL_S)
+            while query is not None:
+                queries.append(query)
+                query = self._waiting.get_nowait() if len(queries) < self._call.batch else None
+        except queue.Empty:
+            pass
+        return queries
+
+    def _answer(
+        self, queries: Sequence[Query], matrix: Matrix | None, ordinary: Sequence[Vector], reader: VectorReader
+    ) -> None:
+        if matrix is None:
+            _fail(queries, "the model has not answered yet")
+            return
+        began = self._clock.monotonic()
+        timely = [query for query in queries if self._is_timely(query)]
+        if not timely:
+            return
+        try:
+            vectors = self._call.embed([query.text for query in timely], max(query.until for query in timely) - began)
+        except EmbeddingFailed as error:
+            if not error.refused or len(timely) == 1:
+                _fail(timely, str(error))
+            else:
+                for query in timely:  # one that is refused takes no vector from the others
+                    self._answer([query], matrix, ordinary, reader)
+            return
+        for query, vector in zip(timely, vectors, strict=True):
+            query.found.set_result(self._compare(query, vector, matrix, ordinary, reader))
+        self._took_s = self._clock.monotonic() - began
+
+    def _is_timely(self, query: Query) -> bool:
+        """Return whether a call would be answered in time; one that is late would say nothing of the service."""
+        if query.until - self._clock.monotonic() > self._took_s:
+            return True
+        self._took_s *= 0.9
+        _fail([query], "earlier queries kept the model busy")
+        return False
+
+    def _compare(
+        self, query: Query, vector: Vector, matrix: Matrix, ordinary: Sequence[Vector], reader: VectorReader
+    ) -> Recalled:
+        if len(vector) != matrix.dimensions:
+            self._shared.doubted.set()
+            return Recalled(missing=_OTHER_LENGTH)
+        try:
+            matrix.follow(reader)
+            only = reader.filtered(query.filters)
+            return Recalled(matrix.nearness(vector, ordinary, reader.hidden(), only, MOST_HITS))
+        except sqlite3.Error as error:
+            return Recalled(missing=f"the store can't be read ({error})")
+
+
+def _fail(queries: Sequence[Query], why: str) -> None:
+    for query in queries:
+        if not query.found.done():
+            query.found.set_result(Recalled(missing=why))
+
+
+Find = Callable[[Source, int, int, int], UnembeddedText | None]  # see `VectorReader.next_without`
+
+
+class Turns:
+    """Whose text is next: each writer's interactions and memories have their turn, with the newest text that is left.
+
+    So a writer of many long texts holds up those of the others for one text each.
+    """
+
+    def __init__(self, passages: int) -> None:
+        self._passages = passages  # of a text, the first ones, that should have a vector
+        self._unseen: dict[Source, list[tuple[int, int]]] = {}  # the next source first; its rows between these, last
+
+    def __bool__(self) -> bool:
+        return bool(self._unseen)
+
+    def add(self, source: Source, after: int, before: int) -> None:
+        """Have the rows between these looked at, before the others of that source."""
+        self._unseen.setdefault(source, []).append((after, before))
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._unseen.clear()
+
+    def take(self, find: Find) -> UnembeddedText | None:
+        """Return the next text, which is not looked at again unless it is added; None if there is none."""
+        while self._unseen:
+            source = next(iter(self._unseen))
+            unseen = self._unseen.pop(source)
+            while unseen:
+                after, before = unseen.pop()
+                if (found := find(source, after, before, self._passages)) is not None:
+                    self._unseen[source] = [*unseen, (after, found.row)]
+                    return found
+        return None
+
+
+class Texts(Worker):
+    """Makes the vectors of stored texts that lack some: of the first passages of all, and then of the others."""
+
+    def __init__(self, path: Path, model: str, call: Call, shared: Shared, clock: Clock) -> None:
+        super().__init__("embed-texts", self._work, join_timeout_s=2.0)
+        self._path, self._model = path, model
+        self._call, self._shared, self._clock = call, shared, clock
+        self._failures = Failures()
+        self._firsts, self._rests = Turns(FIRST), Turns(MOST)
+        self._newest = _NOTHING  # the rows up to which all have been looked at, or will be
+        self._rescan_at = self._count_at = 0.0  # monotonic
+        self._version = self._counted = -1
+        self._singly = 0  # so many of the next calls are for one text each
+
+    def _interrupt(self) -> None:
+        self._shared.quiet.set()
+
+    def _work(self) -> None:
+        reader = VectorReader(self._path, self._model)
+        try:
+            while not self.wait(_POLL_S):
+                if self._call.state == "open":
+                    continue
+                try:
+                    self._embed_waiting(reader)
+                except EmbeddingFailed:  # has been logged; the breaker says when the next call is made
+                    self._rescan_at = 0.0
+                    self._shared.doubted.set()
+                except Exception as error:  # noqa: BLE001 - boundary: the agent ends with this thread
+                    self._rescan_at = 0.0
+                    self._failures.log(error)
+        finally:
+            reader.close()
+
+    def _embed_waiting(self, reader: VectorReader) -> None:
+        if self._shared.doubted.is_set() or not self._shared.ordinary:
+            self._shared.doubted.clear()
+            self._shared.ordinary = self._call.embed(_ORDINARY, _TEXTS_S)  # which no service refuses
+        # Each call's texts are read just before it: some may be hidden, changed or deleted meanwhile.
+        while not self.stopping:
+            self._look(reader)
+            if texts := self._next_firsts(reader):
+                self._embed(texts, FIRST)
+            elif (text := self._next_rest(reader)) is not None:
+                self._embed([text], text.embedded + _REST, reader)
+                if text.made and text.embedded + len(text.made) < len(text.passages):
+                    self._rests.add(*text.place)
+            else:
+                return
+
+    def _look(self, reader: VectorReader) -> None:
+        """Look for texts that are new since the last call; at all texts, if that was long ago."""
+        version, now = reader.version(), self._clock.monotonic()
+        if version != self._counted and now >= self._count_at:
+            self._count_at, self._counted = now + _COUNT_S, version
+            self._shared.embedded, self._shared.texts = reader.counts()
+        if now >= self._rescan_at:
+            self._newest, self._rescan_at = _NOTHING, now + _RESCAN_S
+            self._firsts.clear()
+            self._rests.clear()
+        elif version == self._version:
+            return
+        newest = reader.newest()
+        for source in reader.sources(self._newest):
+            for turns in (self._firsts, self._rests):
+                turns.add(source, self._newest[source.is_memory], newest[source.is_memory] + 1)
+        self._newest, self._version = newest, version
+
+    @property
+    def _dimensions(self) -> int:
+        return len(self._shared.ordinary[0])
+
+    def _next_firsts(self, reader: VectorReader) -> list["_Text"]:
+        """Return texts whose first passages are next, as many as one call should have."""
+        texts: list[_Text] = []
+        skipped = self._unstored() | self._shared.refused
+        most = 1 if self._singly else self._call.batch
+        while not texts or sum(len(text.passages[:FIRST]) for text in texts) + FIRST <= most:
+            if (text := self._next(self._firsts, reader, skipped)) is None:
+                break
+            texts.append(text)
+        self._singly = max(0, self._singly - len(texts))
+        return texts
+
+    def _next_rest(self, reader: VectorReader) -> "_Text | None":
+        """Return the text whose other passages are next; None also if vectors of it wait for the loop."""
+        text = self._next(self._rests, reader, self._shared.refused)
+        if text is not None and text.row in self._unstored():
+            self._rests.add(*text.place)
+            return None
+        return text
+
+    def _next(self, turns: Turns, reader: VectorReader, skipped: Set[int]) -> "_Text | None":
+        def find(source: Source, after: int, before: int, passages: int) -> UnembeddedText | None:
+            return reader.next_without(source, self._dimensions, after, before, passages)
+
+        while (found := turns.take(find)) is not None:
+            if found.row not in skipped and found.content.strip():
+                return _Text(found)
+        return None
+
+    def _unstored(self) -> set[int]:
+        return {text.row for text in self._shared.unstored.copy()}
+
+    def _embed(self, texts: Sequence["_Text"], upto: int, reader: VectorReader | None = None) -> None:
+        """Embed passages of some texts; if the model refuses them together, each has a turn alone.
+
+        Args:
+            texts: as many as one call should have.
+            upto: the place in its text that no passage has reached.
+            reader: of other texts, for whose first passages these wait; None: they don't wait.
+        """
+        wanted = [(text, passage) for text in texts for passage in text.passages[text.embedded : upto]]
+        for start in range(0, len(wanted), self._call.batch):
+            if self.stopping or (start and reader is not None and self._others_wait(reader)):
+                break
+            part = wanted[start : start + self._call.batch]
+            vectors = self._vectors([passage for _, passage in part])
+            if vectors is None and len(texts) > 1:
+                self._singly = len(texts)
+                for text in texts:
+                    self._firsts.add(*text.place)
+                return
+            if vectors is None:
+                self._refuse(texts[0].row)
+                break
+            for (text, _), vector in zip(part, vectors, strict=True):
+                text.made.append(vector)
+        self._hand_over(texts)
+
+    def _refuse(self, row: int) -> None:
+        if len(self._shared.refused) < _MOST_REFUSED:
+            self._shared.refused.add(row)
+
+    def _hand_over(self, texts: Sequence["_Text"]) -> None:
+        """Give vectors to the loop, which stores them; wait while it has many."""
+        self._shared.unstored.extend(
+            Embedded(text.row, text.content, len(text.passages), text.embedded, text.made)
+            for text in texts
+            if text.made
+        )
+        while len(self._shared.unstored) >= MOST_UNSTORED and not self.wait(_STORED_POLL_S):
+            pass
+
+    def _others_wait(self, reader: VectorReader) -> bool:
+        self._look(reader)
+        return bool(self._firsts)
+
+    def _vectors(self, passages: Sequence[str]) -> list[bytes] | None:
+        """Return the vectors of some passages, once no query waits; None if the model has none of one of them."""
+        self._shared.quiet.wait(_MOST_PAUSE_S)
+        try:
+            made = self._call.embed(passages, _TEXTS_S)
+        except EmbeddingFailed as error:
+            if not error.refused:
+                self._call.embed(_ORDINARY[:1], _TEXTS_S)
+            return None
+        if len(made[0]) != self._dimensions:
+            _log.warning("embedding_length_changed", before=self._dimensions, now=len(made[0]))
+            raise EmbeddingFailed(_OTHER_LENGTH)
+        vectors = [vector for vector in map(packed, made) if vector is not None]
+        return vectors if len(vectors) == len(made) else None
+
+
+class _Text:
+    """A text whose turn it is, and the vectors that were made in it."""
+
+    def __init__(self, found: UnembeddedText) -> None:
+        self.row, self.content, self.embedded = found.row, found.content, found.embedded
+        self.place = found.source, found.row - 1, found.row + 1  # in the order of turns
+        self.made: list[bytes] = []
+        bare = found.content.replace("\0", " ")  # a NUL would end the text
+        self.passages = [bare[begins:ends][:MAX_CHARACTERS] for begins, ends in passages_of(bare)]
 
 
 class MeaningDocument(TypedDict):
@@ -70,9 +477,10 @@ class Meaning:
         self._shared = Shared()
         self._store_at = 0.0  # monotonic
         self._stored = StoredVectors(database, self.model)
-        self._of_queries, self._of_texts = Call(embedder, is_query=True), Call(embedder, is_query=False)
-        self._queries = Queries(database.path, self.model, self._of_queries, self._shared)
-        self._texts = Texts(database.path, self.model, self._of_texts, self._shared)
+        self._clock = database.clock
+        self._of_queries, self._of_texts = (Call(embedder, is_query=of, clock=self._clock) for of in (True, False))
+        self._queries = Queries(database.path, self.model, self._of_queries, self._shared, self._clock)
+        self._texts = Texts(database.path, self.model, self._of_texts, self._shared, self._clock)
 
     def start(self) -> None:
         self._queries.start()
@@ -94,12 +502,14 @@ class Meaning:
         Raises:
             StoreUnavailable: they are not on disk yet; a call in 5 s or later tries again.
         """
-        if time.monotonic() < self._store_at:
+        if self._clock.monotonic() < self._store_at:
             return
         unstored = self._shared.unstored
         some = [unstored[place] for place in range(min(len(unstored), MOST_UNSTORED))]
         if some:
-            self._store_at = time.monotonic() + _RETRY_S  # if it fails: what follows in a tick must have its turn
+            self._store_at = (
+                self._clock.monotonic() + _RETRY_S
+            )  # if it fails: what follows in a tick must have its turn
             with self._database.transaction():
                 self._stored.add(some)
             self._store_at = 0.0
@@ -137,7 +547,7 @@ class Meaning:
         if self._of_queries.state == "open":
             found.set_result(Recalled(missing=f"the model is not called after failures: {self._of_queries.fault}"))
             return found
-        until = time.monotonic() + self.deadline_s
+        until = self._clock.monotonic() + self.deadline_s
         try:
             self._queries.ask(Query(query, filters, until, found))
         except queue.Full:
@@ -175,7 +585,7 @@ def meaning_of(settings: Embeddings | None, database: Database) -> tuple[Meaning
         return None, "recall.embeddings is off"
     try:
         numpy()
-        return Meaning(database, settings, embedder_of(settings)), None
+        return Meaning(database, settings, embedder_of(settings, database.clock)), None
     except ConfigurationError as error:
         if not settings.optional:
             raise

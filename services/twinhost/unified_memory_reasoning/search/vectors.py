@@ -327,20 +327,14 @@ class Nearness:
         """Return of each text, by row, the number of its nearest passage, and how near that is."""
         if not self:
             return {}
-        np = numpy()
-        texts = np.fromiter(rows, np.int64)
-        first, end = (np.searchsorted(self._passages, edge * MOST) for edge in (texts, texts + 1))
-        texts, first, sizes = (values[end > first] for values in (texts, first, end - first))
-        if not len(texts):
-            return {}
-        starts = np.cumsum(sizes) - sizes
-        places = np.repeat(first - starts, sizes) + np.arange(int(sizes.sum()))
-        cosines = self._cosines[places]
-        highest = np.maximum.reduceat(cosines, starts)
-        best = np.flatnonzero(cosines == np.repeat(highest, sizes))[::-1]  # of equal ones, the first is entered last
-        owners = np.repeat(texts, sizes)[best]
-        near = zip(self._passages[places[best]].tolist(), cosines[best].tolist(), strict=True)
-        return dict(zip(owners.tolist(), near, strict=True))
+        texts = numpy().fromiter(rows, numpy().int64)
+        firsts, ends = (self._passages.searchsorted(edge * MOST).tolist() for edge in (texts, texts + 1))
+        nearest = dict[int, tuple[int, float]]()
+        for row, first, end in zip(texts.tolist(), firsts, ends, strict=True):
+            if first < end:
+                place = first + int(self._cosines[first:end].argmax())
+                nearest[row] = int(self._passages[place]), float(self._cosines[place])
+        return nearest
 
 
 NOTHING_NEAR = Nearness()
