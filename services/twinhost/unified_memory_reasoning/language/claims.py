@@ -10,8 +10,8 @@ more than MOST_WORDS, such as a line of metrics, makes none:
 - the only number, time, or day of a sentence in the present, with its other words: *The choir sings on Tuesdays*.
 - a word of a subject that has one, such as a colour: *Lea's favourite colour is blue*.
 - whether something is so: a sentence of few significant words, with or without a negation.
-- a denial: `not`, `instead of`, `no longer`, `imbes na`, `huwag na` and the like before a value, or `any more` after
-  it, in a text that states another value of that kind: *it comes to 355, not 340*.
+- a denial: `not`, `instead of`, `no longer`, `imbes na`, `huwag na` and the like before a value, in a text that
+  states another value of that kind: *it comes to 355, not 340*.
 
 Two texts contradict each other if they have the same subject with values that exclude each other, or if one denies a
 value that the other states and does not deny, and they share a significant word or the value is rare. See `values`.
@@ -24,7 +24,7 @@ from functools import lru_cache
 from itertools import combinations, islice
 from typing import NamedTuple, TypeVar
 
-from twinhost.unified_memory_reasoning.language.lexicon import DENIALS, DENIALS_AFTER, NEGATIONS, words
+from twinhost.unified_memory_reasoning.language.lexicon import DENIALS, NEGATIONS, words
 from twinhost.unified_memory_reasoning.language.text import sentences_of
 from twinhost.unified_memory_reasoning.language.values import EDGES, Value, significant, values_of
 
@@ -64,7 +64,7 @@ _RELATIONS = {
     for form in forms.split()
 }
 _CHANGES = frozenset({"moved", "changed", "went", "rose", "fell", "raised", "lowered"})  # *to* a value
-_COPULA, _HAS, _LIVES = "is", "has", "lives"
+_COPULA = "is"
 # What has one value, in whatever words: *the favourite colour is blue*.
 _SINGLE = words(
     "colour color favourite favorite password passcode wifi status language hometown nickname size brand flavour "
@@ -79,7 +79,6 @@ _UNSURE = words(
 )
 _PAST = frozenset({"was", "were"})
 _WHEN = frozenset({"date", "month", "time", "weekday"})
-_CURRENCIES = words("peso pesos php piso euro euros eur dollar dollars usd pounds gbp")
 _LINKS = words("wag huwag mula hanggang each month day time imbes instead")  # not what a text is about
 _SAME_PREPOSITION = {"at": "", "on": "", "in": "in", "to": "", "sa": "", "with": "", "for": ""}
 _PARTICLES = frozenset({"na", "po", "pa", "rin", "lang", "nga", "ang", "yung", "si", "sa", "kay", "nasa"})
@@ -158,7 +157,7 @@ def claims_of(text: str) -> Claims:
         if sentence.rstrip().endswith("?"):
             continue
         stated.update((value, None) for _, _, value in found)
-        denied.update(value for begin, end, value in found if _is_denied(tokens, begin, end))
+        denied.update(value for begin, _, value in found if _is_denied(tokens, begin))
         for subject, value in _claims(tokens, found):
             if len(subjects) < MOST_VALUES:
                 subjects.setdefault(subject, value)
@@ -176,9 +175,7 @@ def _clauses(text: str) -> Iterator[str]:
     return (clause for sentence in sentences_of(text) for clause in _clause_end.split(sentence))
 
 
-def _is_denied(tokens: list[str], begin: int, end: int) -> bool:
-    if " ".join(token.strip(EDGES).casefold() for token in tokens[end : end + 2]).startswith(DENIALS_AFTER):
-        return True
+def _is_denied(tokens: list[str], begin: int) -> bool:
     before = [token.strip(EDGES).casefold() for token in tokens[max(0, begin - 4) : begin]]
     while before and before[-1] in _AFTER_DENIAL:
         before.pop()
@@ -250,7 +247,7 @@ def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) ->
         return (Subject(f"word {' '.join(sorted(subject))}"), Value("word", " ".join(said))) if said else None
     if found is None:
         return None
-    return _stated(_subject(about), _LIVES if change and is_name else relation, preposition, found, tokens)
+    return _stated(_subject(about), relation, preposition, found, tokens)
 
 
 def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
@@ -274,9 +271,6 @@ def _stated(
     if not least <= len(subject) <= MOST_SUBJECT:
         return None
     unit = next(iter(significant(tokens[end])), "") if value.kind == "number" and end < len(tokens) else ""
-    unit = "" if unit in _CURRENCIES else unit
-    if relation == _HAS and not unit:
-        return None
     how = "" if relation != _COPULA else _SAME_PREPOSITION.get(preposition, preposition)
     return Subject(f"{value.kind} {how} {relation} {unit} {' '.join(sorted(subject))}"), value
 

@@ -63,8 +63,16 @@ yung
 """)
 
 NEGATIONS = words("not never hindi di cannot wala walang")  # beside those that end in n't
-DENIALS = ("not", "instead of", "rather than", "no longer", "imbes na", "hindi na", "wag na", "huwag na")  # before
-DENIALS_AFTER = ("any more", "anymore")  # what is denied
+DENIALS = (
+    "not",
+    "instead of",
+    "rather than",
+    "no longer",
+    "imbes na",
+    "hindi na",
+    "wag na",
+    "huwag na",
+)  # before what is denied
 ABBREVIATIONS = words("Mr Ms Mrs Dr Dra Prof Engr Atty Bb Gng St vs")  # whose full stop ends no sentence
 TITLES = words("mr mrs ms dr dra prof engr atty sir")  # before a name
 
