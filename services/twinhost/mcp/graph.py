@@ -188,9 +188,9 @@ class KnowledgeGraph:
 
     async def create_relations(self, relations: Sequence[Relation]) -> list[Relation]:
         """Add relations, and return the new ones."""
-        items = {each: _relation(each) for each in relations}
+        items = {relation: _relation(relation) for relation in relations}
         values = await self._values(items.values())
-        new = [each for each, item in items.items() if not _has(values, item)]
+        new = [relation for relation, item in items.items() if not _has(values, item)]
         await self._add(values, map(items.__getitem__, new))
         return new
 
@@ -200,19 +200,21 @@ class KnowledgeGraph:
         Raises:
             NotFound: there is no such entity; nothing was added.
         """
-        named = {each.entity_name: Item("entity", (each.entity_name, "")) for each in observed}
-        texts = [Item("observation", (each.entity_name, text)) for each in observed for text in each.contents]
+        named = {addition.entity_name: Item("entity", (addition.entity_name, "")) for addition in observed}
+        texts = [
+            Item("observation", (addition.entity_name, text)) for addition in observed for text in addition.contents
+        ]
         values = await self._values([*named.values(), *texts])
-        for each in observed:
-            if not _has(values, named[each.entity_name]):
-                raise NotFound(f"there is no entity {each.entity_name[:64]!r}; create it with create_entities")
+        for addition in observed:
+            if not _has(values, named[addition.entity_name]):
+                raise NotFound(f"there is no entity {addition.entity_name[:64]!r}; create it with create_entities")
         added: list[Added] = []
         items: dict[Item, None] = {}
-        for each in observed:
-            wanted = [Item("observation", (each.entity_name, text)) for text in dict.fromkeys(each.contents)]
+        for addition in observed:
+            wanted = [Item("observation", (addition.entity_name, text)) for text in dict.fromkeys(addition.contents)]
             new = [item for item in wanted if item not in items and not _has(values, item)]
             items |= dict.fromkeys(new)
-            added.append(Added(each.entity_name, [item.parts[1] for item in new]))
+            added.append(Added(addition.entity_name, [item.parts[1] for item in new]))
         await self._add(values, items)
         return added
 
@@ -220,15 +222,21 @@ class KnowledgeGraph:
         """Delete entities with their observations and relations; what is not there is ignored."""
         wanted = set(names)
         values = await self._read(wanted)
-        groups = [each for each in values.values() if not wanted.isdisjoint(each[0].item.names)]
+        groups = [group for group in values.values() if not wanted.isdisjoint(group[0].item.names)]
         removed = _removed(values, [Item("entity", (name, "")) for name in dict.fromkeys(names)])
-        parts = Counter(each[-1].item.kind for each in groups if not each[-1].withdrawn and not each[-1].of("entity"))
+        parts = Counter(
+            group[-1].item.kind for group in groups if not group[-1].withdrawn and not group[-1].of("entity")
+        )
         await self._remove(groups)
         return removed._replace(parts=parts)
 
     async def delete_observations(self, deletions: Sequence[Unobserved]) -> Removed:
         """Delete observations; what is not there is ignored."""
-        items = [Item("observation", (each.entity_name, text)) for each in deletions for text in each.observations]
+        items = [
+            Item("observation", (deletion.entity_name, text))
+            for deletion in deletions
+            for text in deletion.observations
+        ]
         return await self._delete(items)
 
     async def delete_relations(self, relations: Sequence[Relation]) -> Removed:
@@ -246,9 +254,9 @@ class KnowledgeGraph:
         values = _by_key(await self._pages(entities_with=query) if query else await self._pages())
         text = query.lower()
         fits = {
-            each.item.parts[0]
-            for each in _present(values)
-            if each.item.kind != "relation" and any(text in part.lower() for part in each.item.parts)
+            value.item.parts[0]
+            for value in _present(values)
+            if value.item.kind != "relation" and any(text in part.lower() for part in value.item.parts)
         }
         return _found(values, fits)
 
@@ -267,11 +275,9 @@ class KnowledgeGraph:
     async def _selected(self, field: str, chosen: list[str], at_once: int) -> dict[str, list[Value]]:
         """Return the values that a field of the query selects, by so many of its values in each."""
         some = [chosen[begin : begin + at_once] for begin in range(0, len(chosen), at_once)]
-        pages = await _all(self._pages(**{field: each}) for each in some)
-        found = {value.memory["id"]: value for page in pages for value in page}
-        return _by_key(
-            sorted(found.values(), key=lambda value: value.memory.get("number", 0))
-        )  # an older agent has none
+        pages = await _all(self._pages(**{field: part}) for part in some)
+        by_id = {value.memory["id"]: value for page in pages for value in page}
+        return _by_key(sorted(by_id.values(), key=lambda value: value.memory["number"]))
 
     async def _pages(self, **chosen: Any) -> list[Value]:
         """Return the values in the chosen memories of the graph, the oldest first."""
@@ -283,8 +289,7 @@ class KnowledgeGraph:
                 if more := page["more"]:
                     asked = self._ask(page["next_before"], chosen)
                     await asyncio.sleep(0)  # it is sent, and answered while this page is read
-                memories = page.get("brief") or page["memories"]  # which an older agent sends
-                pages.append([value for memory in reversed(memories) if (value := _value(memory)) is not None])
+                pages.append([value for memory in reversed(page["brief"]) if (value := _value(memory)) is not None])
                 if not more:
                     return list(chain.from_iterable(reversed(pages)))
         finally:
@@ -306,9 +311,7 @@ class KnowledgeGraph:
     async def _store(self, requests: list[dict[str, Any]]) -> None:
         """Store memories with one request: all of them or none, in one commit."""
         first, *others = requests
-        stored = await self._call("store_memory", **first, **({"also": others} if others else {}))
-        if others and "also" not in stored:  # an older agent has stored the first alone
-            await _all(self._call("store_memory", **request) for request in others)
+        await self._call("store_memory", **first, **({"also": others} if others else {}))
 
     async def _delete(self, items: Sequence[Item]) -> Removed:
         values = await self._values(items)
@@ -324,7 +327,7 @@ class KnowledgeGraph:
 
         In this order, and without deleting the present withdrawal: at no time is the item shown again.
         """
-        kept = [each for each in values if self._owner is not None and each.memory["written_by"] != self._owner]
+        kept = [value for value in values if self._owner is not None and value.memory["written_by"] != self._owner]
         if kept and not kept[-1].withdrawn:
             if values[-1].withdrawn:
                 kept.append(values[-1])
@@ -333,7 +336,7 @@ class KnowledgeGraph:
                 request["content"] = f"{WITHDRAWN}\n{request['content']}"
                 request["keywords"].append(WITHDRAWN)
                 await self._call("store_memory", **request)
-        await _all(self._delete_memory(each.memory["id"]) for each in values if each not in kept)
+        await _all(self._delete_memory(value.memory["id"]) for value in values if value not in kept)
 
     async def _delete_memory(self, memory_id: str) -> None:
         with suppress(NotFound):  # another call has deleted it
@@ -409,30 +412,30 @@ def _removed(values: Mapping[str, list[Value]], items: list[Item]) -> Removed:
 
 
 def _present(values: Mapping[str, list[Value]]) -> list[Value]:
-    return [each[-1] for each in values.values() if not each[-1].withdrawn]
+    return [group[-1] for group in values.values() if not group[-1].withdrawn]
 
 
 def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> GraphRead:
     """Return the entities with these names, or all, with their observations and relations, and who wrote them."""
     present = _present(values)
-    named = [each for each in present if names is None or not names.isdisjoint(each.item.names)]
+    named = [value for value in present if names is None or not names.isdisjoint(value.item.names)]
     entities = {
         name: Entity(name, entity_type, [])
-        for name, entity_type in (each.item.parts for each in named if each.of("entity"))
+        for name, entity_type in (value.item.parts for value in named if value.of("entity"))
     }
     relations: list[Relation] = []
     writers: dict[str, tuple[str, str]] = {}
-    for each in named:
-        parts = each.item.parts
-        if each.of("relation"):
-            if names is not None and entities.keys().isdisjoint(each.item.names):
+    for value in named:
+        parts = value.item.parts
+        if value.of("relation"):
+            if names is not None and entities.keys().isdisjoint(value.item.names):
                 continue
             relations.append(Relation(parts[0], parts[2], parts[1]))
         elif parts[0] not in entities:
             continue
-        elif each.of("observation"):
+        elif value.of("observation"):
             entities[parts[0]].observations.append(parts[1])
-        day, writer = str(each.memory["created"])[:10], str(each.memory["written_by"])
+        day, writer = str(value.memory["created"])[:10], str(value.memory["written_by"])
         first, last = writers.get(writer, (day, day))
         writers[writer] = min(first, day), max(last, day)
     return GraphRead(Graph(list(entities.values()), relations), writers)
