@@ -124,7 +124,7 @@ def import_files(
         output.show_value({"status": "ok", "files": counts}, as_json=True)
     else:
         for name, count in counts.items():
-            further = "".join(f", {count[each]} {each}" for each in ("replaced", "missing") if count[each])
+            further = "".join(f", {count[outcome]} {outcome}" for outcome in ("replaced", "missing") if count[outcome])
             output.show_line(printable(f"{name}: {count['added']} added, {count['kept']} already present{further}"))
         if forgotten:
             output.say(
@@ -194,7 +194,7 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
 
 
 def _restore_table(rows: Mapping[str, Mapping[str, object]]) -> RenderableType:
-    damaged = ["damaged"] if any("damaged" in each for each in rows.values()) else []
+    damaged = ["damaged"] if any("damaged" in counts for counts in rows.values()) else []
     columns = ["present", "backup", *damaged, "added", "kept", "replaced", "missing"]
     return output.table(
         "Rows before and after",

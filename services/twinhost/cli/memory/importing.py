@@ -32,11 +32,10 @@ from typing import Any, Literal
 import msgspec
 
 from twinhost.cli.output import Progress, parse_moment, read
+from twinhost.clients.memory_replies import MemoriesFound, MemoriesMerged, QuarantineList, TwinFound
 from twinhost.secure_zmq.client import CHANGES_IN_FLIGHT, Client
 from twinhost.secure_zmq.errors import ConfigurationError, Conflict, MalformedRequest, RequestError
 from twinhost.secure_zmq.wire import Reply
-from twinhost.unified_memory_reasoning.memories.messages import MemoriesFound, MemoriesMerged
-from twinhost.unified_memory_reasoning.twins.twins import TwinFound
 
 MEMORY_STORE, ERROR_PATTERNS, TWIN_STORE = "memory_store.json", "error_patterns.json", "digital_twin_store.json"
 _PAGE = 500  # items, and entries that the agent lists
@@ -44,7 +43,7 @@ _DEADLINE_S = 15.0
 _NEW_MEMORY_FIELDS = frozenset({"id", "content", "keywords", "source", "strength"})
 IMPORT_ID = "import_id"  # in an interaction's metadata
 _INTERACTION_KINDS = ("code", "user_query", "system_response", "error")
-_Outcome = Literal["added", "kept", "replaced"]
+_Stored = Literal["added", "kept", "replaced"]
 _CREATED, _OCCURRED = ("created", "created_at", "timestamp"), ("occurred_at", "timestamp", "created_at", "created")
 
 
@@ -55,28 +54,6 @@ class Item:
     place: str
     action: str
     fields: dict[str, Any]
-
-
-class Quarantine(msgspec.Struct, frozen=True):
-    """The used part of `list_quarantine`; the agent's own reply types import the whole agent, which takes 0.2 s."""
-
-    quarantined: tuple[dict[str, Any], ...]
-
-
-class WrittenPage(msgspec.Struct, frozen=True):
-    """A page of one kind of entry."""
-
-    entries: tuple[dict[str, Any], ...]
-    more: bool
-    next_before: int | None = None
-
-
-class Written(msgspec.Struct, frozen=True):
-    """The reply to `memory_by`, of any kind of entry."""
-
-    name: str
-    quarantined: bool
-    written: dict[str, WrittenPage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +85,7 @@ class Importer:
             MalformedRequest: the agent refuses an item; the sentence has its place in the file.
             TwinhostError: the agent can't be asked, or refuses for another reason.
         """
-        outcomes: Counter[_Outcome] = Counter()
+        outcomes: Counter[_Stored] = Counter()
         stored: list[Item] = []
         for begin in range(0, len(items), _PAGE):
             page = items[begin : begin + _PAGE]
@@ -125,7 +102,7 @@ class Importer:
         self._known.clear()
         return Imported(outcomes["added"], outcomes["kept"], outcomes["replaced"], missing)
 
-    def _send(self, file: str, items: list[Item]) -> Iterator[tuple[Item, _Outcome]]:
+    def _send(self, file: str, items: list[Item]) -> Iterator[tuple[Item, _Stored]]:
         """Send items, several at once, and yield what became of each."""
         deleted: list[Item] = []
         for item, reply in self._replies(file, items, [(item.action, item.fields) for item in items]):
@@ -139,17 +116,20 @@ class Importer:
                 deleted.append(item)
         # They were deleted after their last change in the file: store them as new, then give them the file's `created`.
         memories = [item.fields["memories"][0] for item in deleted]
-        new = [{name: value for name, value in each.items() if name in _NEW_MEMORY_FIELDS} for each in memories]
-        for requests in ([("store_memory", each) for each in new], [(item.action, item.fields) for item in deleted]):
+        new = [{name: value for name, value in memory.items() if name in _NEW_MEMORY_FIELDS} for memory in memories]
+        for requests in (
+            [("store_memory", fields) for fields in new],
+            [(item.action, item.fields) for item in deleted],
+        ):
             for _ in self._replies(file, deleted, requests):
                 pass
         yield from ((item, "added") for item in deleted)
 
-    def _merged(self, reply: Reply) -> _Outcome | None:
+    def _merged(self, reply: Reply) -> _Stored | None:
         """Return what became of a memory that keeps its times; None: nothing, since it was deleted here."""
         merged = read(reply, MemoriesMerged)
-        self.forgotten += sum(memory["forgotten"] for memory in merged["memories"])
-        return "added" if merged["added"] else "replaced" if merged["changed"] else None
+        self.forgotten += sum(memory.forgotten for memory in merged.memories)
+        return "added" if merged.added else "replaced" if merged.changed else None
 
     def _replies(
         self, file: str, items: list[Item], requests: list[tuple[str, dict[str, Any]]]
@@ -186,14 +166,14 @@ class Importer:
     def _shows(self, item: Item, reply: Reply) -> bool:
         """Return whether a reply has what an item would store, or a quarantined writer has it."""
         if item.action == "update_twin":
-            return read(reply, TwinFound)["revision"] > 0 or item.fields["user_id"] in self._hidden("twins", "user_id")
-        return read(reply, MemoriesFound)["count"] > 0 or _key(item)[1] in self._hidden("memories", "id")
+            return read(reply, TwinFound).revision > 0 or item.fields["user_id"] in self._hidden("twins", "user_id")
+        return read(reply, MemoriesFound).count > 0 or _key(item)[1] in self._hidden("memories", "id")
 
     def _hidden(self, kind: str, name: str) -> set[Any]:
         """Return the field `name` of all quarantined entries of a kind, which no other reply shows."""
         if (key := f"hidden {kind}") not in self._known:
-            writers = read(self._call("list_quarantine"), Quarantine).quarantined
-            entries = (entry for writer in writers for entry in self._written_by(writer["name"], kind))
+            writers = read(self._call("list_quarantine"), QuarantineList).quarantined
+            entries = (entry for writer in writers for entry in self._written_by(writer.name, kind))
             self._known[key] = {entry.get(name) for entry in entries}
         return self._known[key]
 
@@ -207,11 +187,11 @@ class Importer:
         """Return everything that a caller wrote of one kind, newest first."""
         before: dict[str, int] = {}
         while True:
-            page = read(self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before), Written).written[kind]
-            yield from page.entries
-            if not page.more or page.next_before is None:
+            page = self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before)["written"][kind]
+            yield from page["entries"]
+            if not page["more"]:
                 return
-            before = {"before": page.next_before}
+            before = {"before": page["next_before"]}
 
     def _call(self, action: str, **fields: Any) -> Reply:
         return self.client.call(action, deadline_s=_DEADLINE_S, **fields)

@@ -1,7 +1,7 @@
 """`memory search`, `context`, `audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -13,7 +13,6 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
 from twinhost.cli.connect import Settings, load_settings
-from twinhost.cli.memory.importing import Written, WrittenPage
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.clients.memory_replies import (
     BriefMemory,
@@ -82,7 +81,7 @@ def search(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply, SearchResults)
+    searched = read(reply, SearchResults)
     rows = [
         (
             (
@@ -95,21 +94,21 @@ def search(
             ),
             f"{_details(result)}{_shown(result)}",
         )
-        for result in found.results
+        for result in searched.results
     ]
     columns = ("when (UTC)", "similarity", "kind", "speaker", "session", "by")
     output.show(output.records(f"Found ({len(rows)})", columns, rows))
-    places = {result.id: place for place, result in enumerate(found.results, 1)}
-    for one, other in found.contradictions or ():
+    places = {result.id: place for place, result in enumerate(searched.results, 1)}
+    for one, other in searched.contradictions or ():
         output.say("note:", output.WARN, f"results {places[one]} and {places[other]} state different values")
-    if found.words_left_out and not rows:
-        output.say("words:", output.FAINT, f"nothing has {', '.join(found.words_left_out)}")
-    if found.without_meaning:
-        output.say("warning:", output.WARN, f"searched by words alone: {found.without_meaning}")
-    if found.not_indexed:
-        texts = f"up to {found.not_indexed:,} texts are not in the index yet; they are added in the background"
+    if searched.words_left_out and not rows:
+        output.say("words:", output.FAINT, f"nothing has {', '.join(searched.words_left_out)}")
+    if searched.without_meaning:
+        output.say("warning:", output.WARN, f"searched by words alone: {searched.without_meaning}")
+    if searched.not_indexed:
+        texts = f"up to {searched.not_indexed:,} texts are not in the index yet; they are added in the background"
         output.say("warning:", output.WARN, texts)
-    if found.more:
+    if searched.more:
         output.say("more:", output.FAINT, "there are further results; raise -n")
     return 0
 
@@ -143,11 +142,11 @@ def context(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply, ContextFound).context
-    for line in found.text.splitlines():
+    shown = read(reply, ContextFound).context
+    for line in shown.text.splitlines():
         output.show_line(printable(line))
-    left_out = f"{found.dropped} of {found.stored} turns are left out"
-    output.say("context:", output.FAINT, f"{found.tokens} of {found.max_tokens} tokens; {left_out}")
+    left_out = f"{shown.dropped} of {shown.stored} turns are left out"
+    output.say("context:", output.FAINT, f"{shown.tokens} of {shown.max_tokens} tokens; {left_out}")
     return 0
 
 
@@ -164,9 +163,9 @@ def audit(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply, MemoryAuditDocument)
-    groups = {"contradictory": found.contradictory, "duplicates": found.duplicates}
-    lists = {"never read": found.never_read, "expired": found.expired, "review due": found.review_due}
+    audited = read(reply, MemoryAuditDocument)
+    groups = {"contradictory": audited.contradictory, "duplicates": audited.duplicates}
+    lists = {"never read": audited.never_read, "expired": audited.expired, "review due": audited.review_due}
     parts = [
         _briefs(f"{kind.capitalize()} {number}", group)
         for kind in groups
@@ -177,8 +176,8 @@ def audit(
         output.show(*parts)
     else:
         output.show_line("no memory needs attention")
-    if found.more:
-        output.say("more:", output.FAINT, f"{', '.join(found.more)} have further entries; raise -n")
+    if audited.more:
+        output.say("more:", output.FAINT, f"{', '.join(audited.more)} have further entries; raise -n")
     return 0
 
 
@@ -197,11 +196,11 @@ def history(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    found = read(reply, HistoryFound)
-    rows = [_value_row(value) for value in found.memories]
+    values = read(reply, HistoryFound)
+    rows = [_value_row(value) for value in values.memories]
     output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
-    if found.more:
-        _say_more("there are later values; run", "memory_history", **named, skip=found.next_skip)
+    if values.more:
+        _say_more("there are later values; run", "memory_history", **named, skip=values.next_skip)
     return 0
 
 
@@ -219,17 +218,17 @@ def by(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    written = read(reply, Written)
-    pages = {kind: page for kind, page in written.written.items() if page.entries}
+    written = reply["written"]
+    pages = {kind: page for kind, page in written.items() if page["entries"]}
     if pages:
         output.show(*(_page_table(kind, page) for kind, page in pages.items()))
     else:
         output.show_line(printable(f"{name} wrote nothing that is stored"))
-    for kind, page in written.written.items():
-        if page.more:
+    for kind, page in written.items():
+        if page["more"]:
             older = f"there are older {kind}; raise -n, or run"
-            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
-    if written.quarantined:
+            _say_more(older, "memory_by", name=name, kind=kind, before=page["next_before"])
+    if reply["quarantined"]:
         output.say(
             "quarantined:",
             output.WARN,
@@ -269,10 +268,10 @@ def _say_more(sentence: str, action: str, **fields: object) -> None:
     output.say("more:", output.FAINT, printable(f"{sentence}: ./twinhost call {MEMORY_AGENT} {action} {pairs}"))
 
 
-def _page_table(kind: str, page: WrittenPage) -> RenderableType:
-    number = f", newest {len(page.entries)}" if page.more else f" ({len(page.entries)})"
+def _page_table(kind: str, page: Mapping[str, Any]) -> RenderableType:
+    number = f", newest {len(page['entries'])}" if page["more"] else f" ({len(page['entries'])})"
     title = f"{kind.replace('_', ' ').capitalize()}{number}"
-    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page.entries))
+    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page["entries"]))
 
 
 def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
