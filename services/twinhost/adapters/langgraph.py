@@ -91,7 +91,7 @@ class TwinhostStore(base.BaseStore):
         """Delete the expired items whose last value this client's key has put; return how many."""
         with self._lock:
             values = self._last_values([_expiring_keyword(())])
-            expired = {_place(each) for each in values if _expired(each)}
+            expired = {_place(memory) for memory in values if _expired(memory)}
         return sum(map(self._sweep, expired))  # one after the other, so that other threads get their turn
 
     def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
@@ -153,26 +153,26 @@ class TwinhostStore(base.BaseStore):
     def _get(self, op: base.GetOp) -> base.Item | None:
         key = _memory_key((op.namespace, op.key))
         try:
-            found = [self._client.call("get_memory", key=key, as_of=_LATEST)["memory"]]
+            memories = [self._client.call("get_memory", key=key, as_of=_LATEST)["memory"]]
         except NotFound:  # or it expires
-            found = [each for each in self._values(key)[-1:] if "valid_until" in each and not _expired(each)]
+            memories = [memory for memory in self._values(key)[-1:] if "valid_until" in memory and not _expired(memory)]
         if op.refresh_ttl:
-            self._refresh(found)
-        return next((base.Item(**each) for each in _documents(found)), None)
+            self._refresh(memories)
+        return next((base.Item(**document) for document in _documents(memories)), None)
 
     def _search(self, op: base.SearchOp) -> list[base.SearchItem]:
         """Return what fits the query, then the other items: as if each were near to the query to some degree."""
         most = op.offset + op.limit
-        found: dict[_Place, tuple[base.SearchItem, _Memory]] = {}
+        items: dict[_Place, tuple[base.SearchItem, _Memory]] = {}
         sources = [self._listed(op.namespace_prefix, _MOST_ON_A_PAGE if op.filter else most)]
         if op.query:
             sources.insert(0, self._ranked(op.query, op.namespace_prefix))
-        for item, memory in (each for source in sources for each in source):
+        for item, memory in (pair for source in sources for pair in source):
             if fits(item.value, op.filter or {}):
-                found.setdefault((item.namespace, item.key), (item, memory))
-            if len(found) >= most:
+                items.setdefault((item.namespace, item.key), (item, memory))
+            if len(items) >= most:
                 break
-        page = list(found.values())[op.offset : most]
+        page = list(items.values())[op.offset : most]
         if op.refresh_ttl:
             self._refresh([memory for _, memory in page])
         return [item for item, _ in page]
@@ -181,10 +181,12 @@ class TwinhostStore(base.BaseStore):
         """Yield what fits a query, best first."""
         text = query.encode()[:_MOST_QUERY_BYTES].decode(errors="ignore")
         results = self._client.call("search_memory", query=text, keyword=_keyword(prefix), limit=_MOST_FOUND)["results"]
-        found = [each for each in results if "superseded_by" not in each and _UNINDEXED not in each["content"]]
-        wholes = self._client.map(("query_memory", {"ids": [each["id"]]}) for each in found)
-        for each, whole in zip(found, cast("Iterator[Reply]", wholes), strict=True):  # an error is raised
-            yield from _items(whole["memories"], each["score"])
+        fitting = [
+            result for result in results if "superseded_by" not in result and _UNINDEXED not in result["content"]
+        ]
+        wholes = self._client.map(("query_memory", {"ids": [result["id"]]}) for result in fitting)
+        for result, whole in zip(fitting, cast("Iterator[Reply]", wholes), strict=True):  # an error is raised
+            yield from _items(whole["memories"], result["score"])
 
     def _listed(self, prefix: tuple[str, ...], limit: int) -> Iterator[tuple[base.SearchItem, _Memory]]:
         """Yield the items under a namespace, the last one that was put first."""
@@ -195,7 +197,7 @@ class TwinhostStore(base.BaseStore):
 
     def _last_values(self, keywords: list[str], limit: int = _MOST_ON_A_PAGE) -> Iterator[_Memory]:
         """Yield the last values of items, also of those that have expired."""
-        return (each for each in self._pages(limit, keywords=keywords) if "superseded_by" not in each)
+        return (memory for memory in self._pages(limit, keywords=keywords) if "superseded_by" not in memory)
 
     def _pages(self, limit: int, **fields: Any) -> Iterator[_Memory]:
         page: dict[str, Any] = {"more": True, "next_before": None}
@@ -205,9 +207,13 @@ class TwinhostStore(base.BaseStore):
 
     def _namespaces(self, op: base.ListNamespacesOp) -> list[tuple[str, ...]]:
         conditions = op.match_conditions or ()
-        prefixes = (each.path for each in conditions if each.match_type == "prefix" and "*" not in each.path)
-        found = {item.namespace for item, _ in self._listed(max(prefixes, key=len, default=()), _MOST_ON_A_PAGE)}
-        matching = {each[: op.max_depth] for each in found if all(_matches(each, one) for one in conditions)}
+        prefixes = (
+            condition.path for condition in conditions if condition.match_type == "prefix" and "*" not in condition.path
+        )
+        namespaces = {item.namespace for item, _ in self._listed(max(prefixes, key=len, default=()), _MOST_ON_A_PAGE)}
+        matching = {
+            namespace[: op.max_depth] for namespace in namespaces if all(_matches(namespace, one) for one in conditions)
+        }
         return sorted(matching)[op.offset : op.offset + op.limit]
 
     def _refresh(self, memories: Iterable[_Memory]) -> None:
@@ -221,7 +227,7 @@ class TwinhostStore(base.BaseStore):
             for memory in memories
             if memory["written_by"] not in self._others and (ttl := _ttl(memory)) is not None
         ]
-        replies = self._client.map(("sync_memories", {"memories": [each]}) for each in longer)
+        replies = self._client.map(("sync_memories", {"memories": [memory]}) for memory in longer)
         for memory, reply in zip(longer, cast("Iterator[Reply]", replies), strict=True):
             if reply["refused_ids"]:
                 self._others.add(memory["written_by"])
@@ -242,7 +248,7 @@ class TwinhostStore(base.BaseStore):
         """Put and delete items: first the new values, so that no reader finds an item missing meanwhile."""
         values = {place: self._values(_memory_key(place)) for place in puts}
         new = (_value(op, values[place]) for place, op in puts.items() if op.value is not None)
-        list(self._client.map(("store_memory", each) for each in new))
+        list(self._client.map(("store_memory", value) for value in new))
         for place, op in puts.items():
             mine = self._mine(values[place])
             if op.value is not None:
@@ -253,13 +259,13 @@ class TwinhostStore(base.BaseStore):
 
     def _hide_others(self, place: _Place, values: Sequence[_Memory]) -> None:
         """Let a mark follow what is left of an item's values: nobody can delete another's."""
-        left = [each for each in values if each["written_by"] in self._others]
+        left = [memory for memory in values if memory["written_by"] in self._others]
         if any(_documents(left[-1:])):
             mark: dict[str, Any] = {"content": _json({"deleted": True}), "source": _ROOT, **_start(left)}
             self._client.call("store_memory", key=_memory_key(place), **mark)
 
     def _mine(self, values: Sequence[_Memory]) -> list[_Memory]:
-        return [each for each in values if each["written_by"] not in self._others]
+        return [memory for memory in values if memory["written_by"] not in self._others]
 
     def _values(self, key: str) -> list[_Memory]:
         values: list[_Memory] = []
@@ -295,7 +301,7 @@ def _memory_key(place: _Place) -> str:
     with a dot and a digest.
     """
     namespace, key = place
-    parts = (_encoded.sub(lambda found: f"%{found[0].encode().hex('%')}", each) for each in (*namespace, key))
+    parts = (_encoded.sub(lambda character: f"%{character[0].encode().hex('%')}", label) for label in (*namespace, key))
     text = "/".join((_ROOT, *parts))
     if len(text) <= _MOST_KEY_CHARACTERS:
         return text
@@ -304,7 +310,7 @@ def _memory_key(place: _Place) -> str:
 
 def _value(op: base.PutOp, values: Sequence[_Memory]) -> dict[str, Any]:
     document: dict[str, Any] = {"namespace": op.namespace, "key": op.key}
-    for before in _documents(each for each in values[-1:] if not _expired(each)):
+    for before in _documents(memory for memory in values[-1:] if not _expired(memory)):
         document["created_at"] = before["created_at"].isoformat()
     if op.index is None:
         document["value"] = op.value
@@ -351,7 +357,7 @@ def _expired(memory: _Memory) -> bool:
 
 def _start(values: Sequence[_Memory]) -> dict[str, str]:
     """Return when a value has to begin to be the present one, if others begin in the future; else nothing."""
-    starts = max((datetime.fromisoformat(each["valid_from"]) for each in values), default=None)
+    starts = max((datetime.fromisoformat(memory["valid_from"]) for memory in values), default=None)
     if starts is None or starts < datetime.now(UTC):
         return {}
     return {"valid_from": (starts + timedelta(milliseconds=2)).isoformat()}  # a time is cut to milliseconds
@@ -360,22 +366,24 @@ def _start(values: Sequence[_Memory]) -> dict[str, str]:
 def _json(value: object) -> str:
     """Return JSON with line feeds and tabs as they are: a search would not find the word after an escaped one."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    return _escape.sub(lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[0]), text)
+    return _escape.sub(lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[0]), text)
 
 
 def _documents(memories: Iterable[_Memory]) -> Iterator[dict[str, Any]]:
     """Yield what items are made of, without marks of deletions, and without what no store has put."""
     for memory in memories:
         with suppress(ValueError, TypeError, KeyError):
-            found = json.loads(memory["content"], strict=False)
-            if memory["key"] != _memory_key((tuple(found["namespace"]), found["key"])):
+            document = json.loads(memory["content"], strict=False)
+            if memory["key"] != _memory_key((tuple(document["namespace"]), document["key"])):
                 continue  # another program's, which names an item that it is not
             stored = memory.get("timestamp") or memory["created"]  # by the put of this value: it is not changed
             yield {
-                "namespace": tuple(found["namespace"]),
-                "key": found["key"],
-                "value": found["value"] if "value" in found else json.loads(base64.b64decode(found["encoded"])),
-                "created_at": datetime.fromisoformat(found.get("created_at") or stored),
+                "namespace": tuple(document["namespace"]),
+                "key": document["key"],
+                "value": document["value"]
+                if "value" in document
+                else json.loads(base64.b64decode(document["encoded"])),
+                "created_at": datetime.fromisoformat(document.get("created_at") or stored),
                 "updated_at": datetime.fromisoformat(stored),
             }
 
@@ -384,12 +392,12 @@ def _items(memories: Iterable[_Memory], score: float | None = None) -> Iterator[
     """Yield the items that have not expired, with their memories."""
     for memory in memories:
         if not _expired(memory):
-            yield from ((base.SearchItem(**each, score=score), memory) for each in _documents([memory]))
+            yield from ((base.SearchItem(**document, score=score), memory) for document in _documents([memory]))
 
 
 def _place(memory: _Memory) -> _Place:
     """Return the namespace and the key of an item; of what is none, a place where none is."""
-    return next(((each["namespace"], each["key"]) for each in _documents([memory])), ((), ""))
+    return next(((document["namespace"], document["key"]) for document in _documents([memory])), ((), ""))
 
 
 def _matches(namespace: tuple[str, ...], condition: base.MatchCondition) -> bool:

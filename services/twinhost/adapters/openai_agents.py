@@ -70,12 +70,14 @@ class TwinhostSession:
         if limit is None and self.session_settings is not None:
             limit = self.session_settings.limit
         most = None if limit is None or limit < 0 else limit
-        return [each.item for each in reversed(await self._newest(most)) if each.item is not None]
+        return [stored.item for stored in reversed(await self._newest(most)) if stored.item is not None]
 
     async def add_items(self, items: list[TResponseInputItem]) -> None:
         """Add items after those that there are; a cancelled call adds them anyway."""
-        fields = [each for item in items for each in _interactions(item)]
-        calls = (self._client.call("add_interaction", session_id=self.session_id, **each) for each in fields)
+        fields = [interaction for item in items for interaction in _interactions(item)]
+        calls = (
+            self._client.call("add_interaction", session_id=self.session_id, **interaction) for interaction in fields
+        )
         await _finished(asyncio.gather(*calls))  # the requests leave, and are executed, in this order
 
     async def pop_item(self) -> TResponseInputItem | None:
@@ -106,22 +108,22 @@ class TwinhostSession:
 
     async def _newest(self, most: int | None, without: Collection[str] = ()) -> list[_Stored]:
         """Return the newest items, newest first, except those of some writers; an item that lacks a part is none."""
-        found: dict[tuple[str, str], _Stored] = {}
+        items: dict[tuple[str, str], _Stored] = {}
         page: dict[str, Any] = {"more": most != 0, "next_before": None}
-        while page["more"] and (most is None or sum(each.item is not None for each in found.values()) < most):
+        while page["more"] and (most is None or sum(stored.item is not None for stored in items.values()) < most):
             page = await self._client.call(
                 "get_interactions",
                 session_id=self.session_id,
                 before=page["next_before"],
                 limit=_MOST_ON_A_PAGE if most is None else min(most + 1, _MOST_ON_A_PAGE),
             )
-            for each in page["interactions"]:
-                if each["written_by"] not in without:
-                    _take(each, found)
-        return [each for each in found.values() if each.item is not None][:most]
+            for interaction in page["interactions"]:
+                if interaction["written_by"] not in without:
+                    _take(interaction, items)
+        return [stored for stored in items.values() if stored.item is not None][:most]
 
 
-def _take(interaction: Mapping[str, Any], found: dict[tuple[str, str], _Stored]) -> None:
+def _take(interaction: Mapping[str, Any], items: dict[tuple[str, str], _Stored]) -> None:
     """Add what an interaction has of an item; nothing where it is no item's, since anybody may say something here.
 
     The parts of an item have one writer, so that no other caller can change it, or keep its writer from removing it.
@@ -135,11 +137,11 @@ def _take(interaction: Mapping[str, Any], found: dict[tuple[str, str], _Stored])
         case _:
             return
     writer = interaction["written_by"]
-    stored = found.setdefault((writer, name), _Stored(writer))
+    stored = items.setdefault((writer, name), _Stored(writer))
     stored.parts[number] = text
     stored.ids.append(interaction["id"])
     with suppress(ValueError, KeyError):  # it is not whole yet
-        item: Any = json.loads("".join(stored.parts[each] for each in range(count)))
+        item: Any = json.loads("".join(stored.parts[part] for part in range(count)))
         stored.item = item if isinstance(item, dict) else None  # type: ignore[assignment]  # as it was added
 
 
@@ -163,8 +165,8 @@ def _shown(fields: Mapping[str, Any], text: str) -> str:
     """Return the text of a message, or the JSON of another item, as far as an interaction has room."""
     content = fields.get("content")
     parts = [content] if isinstance(content, str) else content if isinstance(content, list) else []
-    texts = (each.get("text") if isinstance(each, dict) else each for each in parts)
-    shown = "\n".join(each for each in texts if isinstance(each, str)) or text
+    texts = (part.get("text") if isinstance(part, dict) else part for part in parts)
+    shown = "\n".join(text for text in texts if isinstance(text, str)) or text
     return shown.encode(errors="replace")[:_MOST_CONTENT_BYTES].decode(errors="ignore")
 
 

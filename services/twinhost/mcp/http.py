@@ -38,20 +38,20 @@ def listener(address: str) -> socket.socket:
     """
     host, _, port = address.rpartition(":")
     try:
-        found = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+        listening = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
         number = int(port)
     except ValueError:
         raise ConfigurationError(f"{address!r} is no ADDRESS:PORT; write --http 127.0.0.1:8765") from None
-    if not found.is_loopback:
+    if not listening.is_loopback:
         raise ConfigurationError(
-            f"{found} can be reached from other machines, and MCP over HTTP is not encrypted; "
+            f"{listening} can be reached from other machines, and MCP over HTTP is not encrypted; "
             "write --http 127.0.0.1:8765"
         )
-    family = socket.AF_INET6 if found.version == 6 else socket.AF_INET
+    family = socket.AF_INET6 if listening.version == 6 else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sets TCP_NODELAY by the protocol
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((str(found), number))
+        bound.bind((str(listening), number))
         bound.listen()
     except (OSError, OverflowError) as error:
         bound.close()
@@ -88,13 +88,13 @@ def token(file: Path | None, environment: Mapping[str, str] = os.environ) -> tup
         ) from None
 
 
-def _checked(found: str, source: str) -> str:
-    if len(found) < LEAST_TOKEN_CHARACTERS or not found.isascii() or not found.isprintable() or " " in found:
+def _checked(secret: str, source: str) -> str:
+    if len(secret) < LEAST_TOKEN_CHARACTERS or not secret.isascii() or not secret.isprintable() or " " in secret:
         raise ConfigurationError(
             f"the token in {source} must have at least {LEAST_TOKEN_CHARACTERS} visible ASCII characters; "
             "make one: openssl rand -hex 32"
         )
-    return found
+    return secret
 
 
 async def serve_http(agents: Agents, bound: socket.socket, secret: str, ready: Callable[[str], None]) -> None:

@@ -32,32 +32,32 @@ def fenced(results: Iterable[Mapping[str, Any]]) -> str:
     """
     lines: list[str] = []
     before = ""
-    for each in results:
-        session = ", memories" if each["session_id"] is None else f", session {name_of(each['session_id'])}"
-        heading = f"{_day(each['timestamp'])}, by {name_of(each['written_by'])}{session}:"
+    for result in results:
+        session = ", memories" if result["session_id"] is None else f", session {name_of(result['session_id'])}"
+        heading = f"{_day(result['timestamp'])}, by {name_of(result['written_by'])}{session}:"
         if heading != before:
             lines.append(heading)
         before = heading
-        content = f"{each['content']}{CUT}" if each["cut"] else each["content"]
-        if "passage" in each:
-            content = f"{CUT}{each['passage']}{CUT}"
-        lines.append(lines_of(each["speaker"] or "", _kind(each), content))
+        content = f"{result['content']}{CUT}" if result["cut"] else result["content"]
+        if "passage" in result:
+            content = f"{CUT}{result['passage']}{CUT}"
+        lines.append(lines_of(result["speaker"] or "", _kind(result), content))
     return "\n".join([OPENING, *lines, CLOSING]) if lines else ""
 
 
-def memories(found: Iterable[Mapping[str, Any]]) -> str:
+def memories(briefs: Iterable[Mapping[str, Any]]) -> str:
     """Return memories with `content`, `written_by` and `since` as one fenced text."""
     return fenced(
         {
-            **each,
-            "id": each["memory_id"],
-            "timestamp": each["since"],
+            **memory,
+            "id": memory["memory_id"],
+            "timestamp": memory["since"],
             "session_id": None,
             "speaker": None,
             "kind": "memory",
             "cut": False,
         }
-        for each in found
+        for memory in briefs
     )
 
 
@@ -67,9 +67,9 @@ def reported(value: Any) -> Any:
         case str():
             return without_fence(one_line(value, _REPORTED_CHARACTERS))
         case Mapping():
-            return {reported(name): reported(each) for name, each in value.items()}
+            return {reported(name): reported(part) for name, part in value.items()}
         case list():
-            return [reported(each) for each in value]
+            return [reported(part) for part in value]
     return value
 
 
@@ -80,7 +80,7 @@ def fenced_json(value: Any) -> str:
 
 
 _ESCAPED = f"\\\\u{ord('<'):04x}"  # as a template of re
-_in_json = {ord(each): f"\\u{ord(each):04x}" for each in LINE_BREAKS if each > "\x1f"}  # JSON escapes the others
+_in_json = {ord(mark): f"\\u{ord(mark):04x}" for mark in LINE_BREAKS if mark > "\x1f"}  # JSON escapes the others
 
 
 def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:

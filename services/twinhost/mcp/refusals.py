@@ -55,7 +55,7 @@ _GRAPH_TOOLS = ("entities", "relations", "observations", "graph", "nodes")
 
 def _of_arguments(tool: Tool, arguments: Mapping[str, Any], sentence: str) -> str:
     schema = tool.input_schema
-    path = found[1] if (found := _PATH.search(sentence)) else ""
+    path = at[1] if (at := _PATH.search(sentence)) else ""
     if unknown := _UNKNOWN.search(sentence):
         known = _listed(schema.get("properties", {}))
         return (
@@ -75,7 +75,7 @@ def _at(schema: Schema, path: str) -> Schema:
     part = schema
     for name, index in _STEP.findall(path):
         wanted = "items" if index else "properties"
-        part = next(each for each in _choices(part) if wanted in each)[wanted]
+        part = next(choice for choice in _choices(part) if wanted in choice)[wanted]
         part = part if index else part[name]
     return part
 
@@ -93,7 +93,7 @@ def _allowed(part: Schema) -> str:
 
 def _words(part: Schema) -> str:
     if "enum" in part:
-        return " or ".join(msgspec.json.encode(each).decode() for each in part["enum"])
+        return " or ".join(msgspec.json.encode(value).decode() for value in part["enum"])
     words = _WORDS.get(part["type"], str(part["type"]))
     if "exclusiveMinimum" in part:
         words += f" above {part['exclusiveMinimum']:g}"

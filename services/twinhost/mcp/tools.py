@@ -117,7 +117,7 @@ class Entities(msgspec.Struct):
 @tool(Entities, ADDS)
 async def create_entities(agents: Agents, request: CreateEntities) -> Answer:
     new = await _graph(agents).create_entities(request.entities)
-    return Answer(Entities(new), _created(new, len({each.name for each in request.entities}), "entities"))
+    return Answer(Entities(new), _created(new, len({entity.name for entity in request.entities}), "entities"))
 
 
 class CreateRelations(msgspec.Struct):
@@ -149,8 +149,8 @@ class Results(msgspec.Struct):
 @tool(Results, ADDS)
 async def add_observations(agents: Agents, request: AddObservations) -> Answer:
     added = await _graph(agents).add_observations(request.observations)
-    given = {(each.entity_name, text) for each in request.observations for text in each.contents}
-    new = sum(len(each.added_observations) for each in added)
+    given = {(addition.entity_name, text) for addition in request.observations for text in addition.contents}
+    new = sum(len(addition.added_observations) for addition in added)
     return Answer(Results(added), [fenced_json(added), *_known(len(given) - new, "observations")])
 
 
@@ -272,11 +272,11 @@ class Hits(msgspec.Struct):
 
 @tool(Hits, READS)
 async def search_memory(agents: Agents, request: SearchMemory) -> Answer:
-    found = await agents.memory("search_memory", **_given(request))
-    text = fenced(found["results"])
-    hits = [Hit(str(each["id"]), each["similarity"], each["session_id"] or "") for each in found["results"]]
-    pairs = [[str(number) for number in pair] for pair in found.get("contradictions", ())]
-    return Answer(Hits(text, hits, found["more"], pairs), [text or NOTHING])
+    reply = await agents.memory("search_memory", **_given(request))
+    text = fenced(reply["results"])
+    hits = [Hit(str(result["id"]), result["similarity"], result["session_id"] or "") for result in reply["results"]]
+    pairs = [[str(number) for number in pair] for pair in reply.get("contradictions", ())]
+    return Answer(Hits(text, hits, reply["more"], pairs), [text or NOTHING])
 
 
 class GetContext(msgspec.Struct, forbid_unknown_fields=True):
@@ -305,8 +305,8 @@ class Context(msgspec.Struct):
 
 @tool(Context, READS)
 async def get_context(agents: Agents, request: GetContext) -> Answer:
-    found = (await agents.memory("get_context", **_given(request)))["context"]
-    return Answer(msgspec.convert(found, Context), [found["text"] or NOTHING])
+    context = (await agents.memory("get_context", **_given(request)))["context"]
+    return Answer(msgspec.convert(context, Context), [context["text"] or NOTHING])
 
 
 class Remember(msgspec.Struct, forbid_unknown_fields=True):
@@ -331,7 +331,7 @@ class Remembered(msgspec.Struct):
 async def remember(agents: Agents, request: Remember) -> Answer:
     stored = await agents.memory("store_memory", **_given(request))
     conflicts = memories(stored["conflicts"])
-    reply = Remembered(stored["memory_id"], conflicts, [each["memory_id"] for each in stored["conflicts"]])
+    reply = Remembered(stored["memory_id"], conflicts, [memory["memory_id"] for memory in stored["conflicts"]])
     sentence = f"stored as {reply.memory_id}"
     return Answer(reply, [sentence, f"these memories contradict it:\n{conflicts}"] if conflicts else [sentence])
 
@@ -377,8 +377,8 @@ class AgentsFound(msgspec.Struct, kw_only=True):
 
 @tool(AgentsFound, READS)
 async def where_is(agents: Agents, request: WhereIs) -> Answer:
-    found = (await agents.system("discover", agent_type=request.agent_type))["agents"]
-    chosen = [each for each in found if request.agent_name in (None, each["agent_name"])]
+    agents_listed = (await agents.system("discover", agent_type=request.agent_type))["agents"]
+    chosen = [agent for agent in agents_listed if request.agent_name in (None, agent["agent_name"])]
     if request.agent_name is not None and not chosen:
         raise NotFound(f"no agent {request.agent_name[:64]!r} is registered; call where_is without a name to list all")
     agents_found = msgspec.convert({"agents": reported(chosen)}, AgentsFound)
@@ -406,12 +406,12 @@ async def system_status(agents: Agents, _: SystemStatus) -> Answer:
     registered, metrics, errors = await asyncio.gather(
         agents.system("get_all_agents"), agents.system("get_metrics"), agents.system("get_error_counts", limit=1)
     )
-    found = {
+    status = {
         "agents": reported(registered["agents"]),
         "hosts": reported(metrics["metrics"]["hosts"]),
         "errors": reported(errors["by_severity"]),
     }
-    return Answer(Status(**found), [fenced_json(found)])
+    return Answer(Status(**status), [fenced_json(status)])
 
 
 class ReserveVram(msgspec.Struct, forbid_unknown_fields=True):
@@ -463,10 +463,10 @@ def _graph(agents: Agents) -> KnowledgeGraph:
     return KnowledgeGraph(agents.memory, agents.owner)
 
 
-def _graph_read(found: GraphRead) -> Answer:
-    if not found.writers:
-        return Answer(found.graph, [NOTHING])
-    return Answer(found.graph, [fenced_json(found.graph), writers_note(found.writers)])
+def _graph_read(read: GraphRead) -> Answer:
+    if not read.writers:
+        return Answer(read.graph, [NOTHING])
+    return Answer(read.graph, [fenced_json(read.graph), writers_note(read.writers)])
 
 
 def _created(new: Sequence[msgspec.Struct], given: int, what: str) -> list[str]:

@@ -17,7 +17,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ErrorPatternBench,
 )
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
-from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, Entry, PatternIndex, accept, found
+from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, Entry, PatternIndex, accept, matches
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 STALL_S = 1.0  # of the processor; nothing that anybody sends may take longer. Measured: 0.3 s at the worst
@@ -127,9 +127,9 @@ def test_most_patterns_are_not_searched_for(monkeypatch: pytest.MonkeyPatch) -> 
 
     def counted(pattern: str, message: bytes, *, ignores_case: bool) -> bool:
         searched.append(pattern)
-        return found(pattern, message, ignores_case=ignores_case)
+        return matches(pattern, message, ignores_case=ignores_case)
 
-    monkeypatch.setattr("twinhost.unified_memory_reasoning.errors.matching.found", counted)
+    monkeypatch.setattr("twinhost.unified_memory_reasoning.errors.matching.matches", counted)
     result = index.search("failure 01234: and failure 04321: of a part", lambda _: False)
     assert [entry.pattern_id for entry in result.entries] == [4321, 1234]
     assert len(searched) == 2
@@ -163,7 +163,7 @@ def test_the_index_finds_what_trying_every_pattern_finds(drawn: list[tuple[str, 
     assert len(index) == len(entries)
     assert index.general == sum(entry.requirement.general for entry in entries)
     message = data.draw(st.sampled_from(["", *(text for _, text in drawn)])) + data.draw(st.text(max_size=5))
-    known = [entry for entry in entries if found(entry.pattern, message.encode())]
+    known = [entry for entry in entries if matches(entry.pattern, message.encode())]
     best = max((entry.requirement.specificity for entry in known), default=None)
     expected = [entry for entry in reversed(known) if entry.requirement.specificity == best]
     assert list(index.search(message, lambda _: False).entries) == expected

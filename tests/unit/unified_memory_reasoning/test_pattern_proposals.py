@@ -19,7 +19,7 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, accept, found
+from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, accept, matches
 from twinhost.unified_memory_reasoning.errors.proposals import PROPOSED, PatternProposals
 from twinhost.unified_memory_reasoning.errors.shapes import FEWEST_LITERALS, shape_of
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
@@ -61,8 +61,8 @@ def test_what_differs_in_numbers_names_and_places_has_one_shape(one: str, other:
     shape = shape_of(one)
     assert shape is not None
     assert shape == shape_of(other)
-    assert found(shape, one.encode())
-    assert found(shape, other.encode())
+    assert matches(shape, one.encode())
+    assert matches(shape, other.encode())
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_the_shape_of_a_long_line_is_cut(line: str) -> None:
     shape = shape_of(line)
     assert shape is not None
     assert not shape.endswith("$")
-    assert found(shape, f"{line}and so on".encode())
+    assert matches(shape, f"{line}and so on".encode())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_shape_is_a_pattern_that_is_found_in_its_message(words: list[str], bet
         return
     accept(shape)
     requirement = requirement_of(shape)
-    assert found(shape, message.encode())
+    assert matches(shape, message.encode())
     assert requirement.may_match(message.casefold())
     assert not requirement.general
     assert requirement.specificity.literals >= FEWEST_LITERALS

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.error_pattern_bench import PATTERNS_WITH_MATCHES
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.unified_memory_reasoning.errors.matching import accept, found
+from twinhost.unified_memory_reasoning.errors.matching import accept, matches
 from twinhost.unified_memory_reasoning.errors.specificity import LONGEST_TEXT, requirement_of
 
 
@@ -92,7 +92,7 @@ def test_the_most_specific_text_is_required(pattern: str, texts: set[str]) -> No
 def test_a_long_repetition_requires_only_what_matches_have() -> None:
     """An exact text that is cut short must not be joined with what follows it."""
     for pattern, message in (("xa{1000}b", "x" + "a" * 1_000 + "b"), ("x(?:ab){200}y", "x" + "ab" * 200 + "y")):
-        assert found(pattern, message.encode())
+        assert matches(pattern, message.encode())
         assert requirement_of(pattern).may_match(message)
 
 
@@ -107,7 +107,7 @@ def test_no_match_is_left_out(drawn: tuple[str, str], before: str, after: str) -
     except MalformedRequest:
         reject()
     message = before + text + after
-    assume(found(pattern, message.encode()))  # a text may match less than it was drawn for, of (?i) and é
+    assume(matches(pattern, message.encode()))  # a text may match less than it was drawn for, of (?i) and é
     requirement = requirement_of(pattern)
     assert requirement.may_match(message.casefold())
     assert requirement.specificity.literals + requirement.specificity.classes <= len(message)
@@ -124,7 +124,7 @@ def test_any_pattern_that_re2_accepts_is_read(pattern: str, message: str) -> Non
     except MalformedRequest:
         return
     requirement = requirement_of(pattern)
-    if found(pattern, message.encode()):
+    if matches(pattern, message.encode()):
         assert requirement.may_match(message.casefold())
         assert requirement.specificity.literals + requirement.specificity.classes <= len(message)
 

@@ -227,13 +227,13 @@ class BackupActions(Feature):
     @action()
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
         acknowledged = damage.acknowledge(self._database.path)
-        for each in acknowledged:
-            _log.warning("damage_acknowledged", kept_as=each.name, by=caller.name)
+        for file in acknowledged:
+            _log.warning("damage_acknowledged", kept_as=file.name, by=caller.name)
         kept = damage.quarantined(self._database.path, damage.DAMAGED)
         return {
             "status": SUCCESS,
-            "acknowledged": [each.name for each in acknowledged],
-            "kept": [{"name": each.name, "size_bytes": each.size_bytes} for each in kept],
+            "acknowledged": [file.name for file in acknowledged],
+            "kept": [{"name": file.name, "size_bytes": file.size_bytes} for file in kept],
         }
 
 

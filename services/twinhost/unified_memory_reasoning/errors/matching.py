@@ -68,7 +68,7 @@ def accept(pattern: str) -> int:
     return _reads(size)
 
 
-def found(pattern: str, message: bytes, *, ignores_case: bool = True) -> bool:
+def matches(pattern: str, message: bytes, *, ignores_case: bool = True) -> bool:
     """Return whether a pattern matches the part of a message that it is searched for in."""
     try:
         compiled = re2.compile(pattern, _OPTIONS[ignores_case])
@@ -105,7 +105,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Matches:
     """The most specific patterns that match a message, newest first; several if they are equally specific.
 
     `complete` is False if time ran out before every candidate was tried.
@@ -155,7 +155,7 @@ class PatternIndex:
                 del self._under[trigram]
         return entry
 
-    def search(self, message: str, hides: Callable[[str], bool]) -> Found:
+    def search(self, message: str, hides: Callable[[str], bool]) -> Matches:
         """Return the most specific patterns that match a message, except those whose writer is hidden."""
         deadline = self._clock.monotonic() + self._budget_s
         folded, coded = message.casefold(), message.encode(errors="replace")
@@ -166,10 +166,10 @@ class PatternIndex:
             if hides(entry.written_by) or not entry.requirement.may_match(folded):
                 continue
             if self._clock.monotonic() > deadline:
-                return Found(tuple(known), complete=False)
-            if found(entry.pattern, coded, ignores_case=entry.ignores_case):
+                return Matches(tuple(known), complete=False)
+            if matches(entry.pattern, coded, ignores_case=entry.ignores_case):
                 known.append(entry)
-        return Found(tuple(known), complete=True)
+        return Matches(tuple(known), complete=True)
 
     def _candidates(self, folded: str) -> list[Entry]:
         numbers = set(self._general)

@@ -289,19 +289,19 @@ class ErrorPatterns:
 
     def match(self, message: str) -> Match:
         """Find the pattern that matches a message, and count that it was seen."""
-        found = self._index.search(message, cache(self._quarantine.hides))
-        if not found.entries:
-            return Match(None, general=False, complete=found.complete)
+        matches = self._index.search(message, cache(self._quarantine.hides))
+        if not matches.entries:
+            return Match(None, general=False, complete=matches.complete)
         best = max(
-            (self._read(entry.pattern_id) for entry in found.entries),
+            (self._read(entry.pattern_id) for entry in matches.entries),
             key=lambda known: (success_rate(known["successes"], known["failures"]), known["pattern_id"]),
         )
         self._database.execute(
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
             (self._database.clock.time(), best["pattern_id"]),
         )
-        general = any(entry.requirement.general for entry in found.entries if entry.pattern_id == best["pattern_id"])
-        return Match(self._read(best["pattern_id"]), general=general, complete=found.complete)
+        general = any(entry.requirement.general for entry in matches.entries if entry.pattern_id == best["pattern_id"])
+        return Match(self._read(best["pattern_id"]), general=general, complete=matches.complete)
 
     def similar(self, message: str, known: ErrorPatternDocument | None) -> list[SuggestionDocument]:
         """Return the solutions of patterns that a message resembles, the most similar first, each solution once.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.errors.matching import found
+from twinhost.unified_memory_reasoning.errors.matching import matches
 from twinhost.unified_memory_reasoning.errors.shapes import (
     BLANKS,
     OR,
@@ -277,7 +277,7 @@ class PatternProposals:
         for proposal in self._select("TRUE", (), "max(r.last_seen) DESC", _MOST_SETTLED):
             if self._database.clock.monotonic() > deadline:
                 break
-            known = not own_shape_alone and found(pattern, proposal["example"].encode(errors="replace"))
+            known = not own_shape_alone and matches(pattern, proposal["example"].encode(errors="replace"))
             if known or proposal["pattern"] == pattern:
                 self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (proposal["proposal_id"],))
                 settled += 1

@@ -8,6 +8,9 @@ that was seen three times by itself, and so is proposed already, stays.
 
 Programs word one error differently (*429 Too Many Requests*, *rate limit exceeded*). Shapes that name the same kinds of
 error, of different writers, become one that matches any of them, once they were seen three times together.
+
+Log parsers such as Drain find templates too, with state of their own; these rows are the only state here, and hide with
+their writers.
 """
 
 import re
@@ -15,7 +18,7 @@ from typing import NamedTuple
 
 from twinhost.agent.message_shape import message_shape
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.unified_memory_reasoning.errors.matching import accept, found
+from twinhost.unified_memory_reasoning.errors.matching import accept, matches
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 _LINES, _BEGIN, _END, BLANKS, _ANY_WORD = "(?m)", r"^\s*", r"\s*$", r"\s+", r"\S+"
@@ -42,7 +45,7 @@ def is_specific(shape: str, message: str) -> bool:
     requirement = requirement_of(shape)
     if requirement.general or requirement.specificity.literals < FEWEST_LITERALS:
         return False
-    return found(shape, message.encode(errors="replace"))
+    return matches(shape, message.encode(errors="replace"))
 
 
 class SeenShape(NamedTuple):
@@ -89,7 +92,7 @@ def generalised(shape: str, stored: list[SeenShape], enough: int) -> tuple[str, 
     for places in sorted(together, key=lambda places: (len(places), sorted(places))):
         alike = [known for known, differ in near.items() if 0 < known.seen < enough and differ <= places]
         values = {
-            tuple(_words(each)[place] for place in places) for each in (shape, *(known.pattern for known in alike))
+            tuple(_words(text)[place] for place in places) for text in (shape, *(known.pattern for known in alike))
         }
         names = all(_name.search(word) for value in values for word in value)
         if len(values) >= (2 if names else enough) and sum(known.seen for known in alike) + 1 >= enough:
@@ -120,5 +123,5 @@ def united(shape: str, missing: int, others: list[SeenShape]) -> tuple[str, list
         taken.append(other)
     if sum(known.seen for known in taken) < missing:
         return shape, []
-    branches = sorted(branch_of(each) for each in (shape, *(known.pattern for known in taken)))
+    branches = sorted(branch_of(branch) for branch in (shape, *(known.pattern for known in taken)))
     return _LINES + "|".join(branches), [known.id for known in taken]

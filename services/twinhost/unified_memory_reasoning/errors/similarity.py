@@ -3,6 +3,8 @@
 A text's terms are its words, without numbers, in lower case and stemmed, and the kinds of error that it names: `ENOSPC`
 stands for that name, for its text (*no space left on device*), and for the phrases of other programs (*disk full*). So
 a differently worded message still shares its kind with the pattern.
+
+The weights are those of BM25; SQLite's FTS5 has that too, but it ranks by the words of a text and by no kinds.
 """
 
 import errno
@@ -104,16 +106,16 @@ LEAST = 1.3  # rarest words that a message shares with a pattern: the floor of a
 def terms_of(text: str) -> frozenset[str]:
     """Return the terms of a text: its words in lower case, and the kinds of error that it names in capitals."""
     begun = _path.sub(" ", f"{text[:_LONGEST]} {text[_LONGEST:][-_LONGEST_END:]}")
-    lower, plain = (" ".join(each.lower().split()) for each in (begun, _hump.sub(" ", begun)))
-    found = _members.Match(f"{lower} \n {plain}".encode(errors="replace")) or ()
-    kinds = {_kind_of_member[member] for member in found}
+    lower, plain = (" ".join(part.lower().split()) for part in (begun, _hump.sub(" ", begun)))
+    matched = _members.Match(f"{lower} \n {plain}".encode(errors="replace")) or ()
+    kinds = {_kind_of_member[member] for member in matched}
     words = (_ending.sub("", word) for word in _word.findall(plain))
     return frozenset(kinds | {word for word in words if word not in _IGNORED})
 
 
 def _words_of(pattern: str) -> str:
     """Return the literal characters of a pattern, with blanks for its classes, groups and repetitions."""
-    return _syntax.sub(lambda found: found[1] or " ", pattern)
+    return _syntax.sub(lambda syntax: syntax[1] or " ", pattern)
 
 
 class SuggestionDocument(TypedDict):
@@ -173,13 +175,13 @@ class SimilarPatterns:
     def search(self, message: str, hides: Callable[[str], bool]) -> list[Similar]:
         """Return the patterns that a message resembles, except those whose writer is hidden, the most similar first."""
         weights = {term: self._weight(term) for term in terms_of(message) if term in self._under}
-        found = []
+        similar = []
         for number, document in self._candidates(weights):
             shared = sum(weights[term] for term in weights.keys() & document.own)
             shared += _OF_SOLUTION * sum(weights[term] for term in weights.keys() & document.others)
             if shared >= LEAST and not hides(document.written_by):
-                found.append(Similar(shared / (1 + shared), number))
-        return heapq.nlargest(MOST_SIMILAR, found)
+                similar.append(Similar(shared / (1 + shared), number))
+        return heapq.nlargest(MOST_SIMILAR, similar)
 
     def _candidates(self, weights: dict[str, float]) -> list[tuple[int, _Document]]:
         """Return documents with the rarest of some terms."""

@@ -1,4 +1,8 @@
-"""What a regular expression requires of a message: texts, and how specific it is; pure, for patterns RE2 accepted."""
+"""What a regular expression requires of a message: texts, and how specific it is; pure, for patterns RE2 accepted.
+
+It reads the pattern itself, since RE2 doesn't show what it has parsed, its own filter of texts takes no new pattern once
+it is made, and Python's `re` parses another syntax.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -88,20 +92,20 @@ def _token(pattern: str, at: int) -> tuple[Token, int]:
         return _class(pattern, at)
     if character == "(":
         return _group(pattern, at)
-    if character == "{" and (found := _REPEAT.match(pattern, at)):
-        least = int(found[1])
-        most = least if found[2] is None else int(found[3]) if found[3] else None
-        return Token(Kind.REPEAT, least=least, most=most), found.end()
+    if character == "{" and (repeat := _REPEAT.match(pattern, at)):
+        least = int(repeat[1])
+        most = least if repeat[2] is None else int(repeat[3]) if repeat[3] else None
+        return Token(Kind.REPEAT, least=least, most=most), repeat.end()
     return _PLAIN.get(character, Token(Kind.LITERAL, text=character)), at + 1
 
 
 def _group(pattern: str, at: int) -> tuple[Token, int]:
-    found = _GROUP.match(pattern, at)
-    if found is None:
+    opened = _GROUP.match(pattern, at)
+    if opened is None:
         return Token(Kind.OPEN), at + 1
-    on, off, end = found[1] or "", found[2] or "", found[3]
+    on, off, end = opened[1] or "", opened[2] or "", opened[3]
     fold = False if "i" in off else True if "i" in on else None
-    return Token(Kind.FLAGS if end == ")" else Kind.OPEN, fold=fold), found.end()
+    return Token(Kind.FLAGS if end == ")" else Kind.OPEN, fold=fold), opened.end()
 
 
 def _escape(pattern: str, at: int) -> tuple[Token, int]:
@@ -110,11 +114,11 @@ def _escape(pattern: str, at: int) -> tuple[Token, int]:
         end = pattern.find("}", at) if pattern.startswith("{", at + 2) else at + 2
         wide = after == "P" or pattern.startswith("{^", at + 2)
         return Token(Kind.WIDE if wide else Kind.CLASS), (end if end >= 0 else len(pattern)) + 1
-    if found := _HEX.match(pattern, at + 1):
-        code = int(found[1] or found[2], 16)
-        return Token(Kind.LITERAL, text=chr(code)) if code <= 0x10FFFF else Token(Kind.WIDE), found.end()
-    if found := _OCTAL.match(pattern, at + 1):
-        return Token(Kind.LITERAL, text=chr(int(found[0], 8))), found.end()
+    if number := _HEX.match(pattern, at + 1):
+        code = int(number[1] or number[2], 16)
+        return Token(Kind.LITERAL, text=chr(code)) if code <= 0x10FFFF else Token(Kind.WIDE), number.end()
+    if number := _OCTAL.match(pattern, at + 1):
+        return Token(Kind.LITERAL, text=chr(int(number[0], 8))), number.end()
     if after in _ESCAPED:
         return _ESCAPED[after], at + 2
     if after.isascii() and after.isalnum():
@@ -280,19 +284,19 @@ def _literal(character: str, *, fold: bool) -> _Piece:
 
 
 def _joined(pieces: list[_Piece]) -> _Piece:
-    found: list[frozenset[str]] = []
+    candidates: list[frozenset[str]] = []
     run = ""
     for piece in pieces:
         if piece.exact is not None:
             run += piece.exact
             continue
-        found += [frozenset({run}), piece.one_of]
+        candidates += [frozenset({run}), piece.one_of]
         run = ""
     whole = all(piece.exact is not None for piece in pieces) and len(run) <= _LONGEST_EXACT
-    found.append(frozenset({run}))
+    candidates.append(frozenset({run}))
     return _Piece(
         exact=run if whole else None,
-        one_of=max(found, key=_selectivity),
+        one_of=max(candidates, key=_selectivity),
         literals=sum(piece.literals for piece in pieces),
         classes=sum(piece.classes for piece in pieces),
         starts=any(piece.starts for piece in pieces),

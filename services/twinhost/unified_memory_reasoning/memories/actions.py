@@ -150,8 +150,8 @@ class MemoryActions(Feature):
 
     @action()
     def history(self, request: MemoryHistory, _: Caller) -> HistoryFound:
-        found = self._memories.history(request.key, request.name, request.limit + 1, request.skip)
-        memories, more = page_of(self._documents(found), request.limit, self._max_bytes)
+        values = self._memories.history(request.key, request.name, request.limit + 1, request.skip)
+        memories, more = page_of(self._documents(values), request.limit, self._max_bytes)
         return {
             "status": SUCCESS,
             "memories": memories,
@@ -195,14 +195,14 @@ class MemoryActions(Feature):
         }
 
     def _brief(self, chosen: Selection) -> MemoriesFound:
-        found, more = self._memories.brief(chosen, self._max_brief_bytes)
+        briefs, more = self._memories.brief(chosen, self._max_brief_bytes)
         return {
             "status": SUCCESS,
             "memories": [],
-            "brief": found,
-            "count": len(found),
+            "brief": briefs,
+            "count": len(briefs),
             "more": more,
-            "next_before": found[-1]["number"] if more else None,
+            "next_before": briefs[-1]["number"] if more else None,
         }
 
     def _document(self, entry: Kept) -> MemoryDocument:

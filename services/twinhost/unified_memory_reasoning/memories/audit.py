@@ -8,7 +8,7 @@ and if neither supersedes the other, at once or later.
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import combinations, islice, product
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
@@ -124,44 +124,35 @@ class MemoryAudit:
         if memory.details.key is not None:
             return []
         claims = claims_of(memory.content)
-        numbers = {each for mark in claims.marks for each in self._with_mark(opposite(mark))} - {number}
+        numbers = {other for mark in claims.marks for other in self._with_mark(opposite(mark))} - {number}
         valid = self._valid(sorted(numbers, reverse=True))
-        found = (
-            each
-            for each, content in self._affordable(valid)
-            if contradict(claims, claims_of(content)) and not self._supersedes(each, number)
+        conflicting = (
+            other
+            for other, content in self._affordable(valid)
+            if contradict(claims, claims_of(content)) and not self._supersedes(other, number)
         )
-        return [self._brief(each) for each in islice(found, MOST_CONFLICTS)]
+        return [self._brief(other) for other in islice(conflicting, MOST_CONFLICTS)]
 
     def lists(self, limit: int) -> Audited:
         """Return the lists, each with at most `limit` entries."""
         now = now_ms(self._database.clock)
-        contradictory = list(islice(self._contradictory(), limit + 1))
-        duplicates = list(islice(self._duplicates(), limit + 1))
 
         def past(sql: str) -> list[BriefMemory]:
             return self._database.select(_brief, sql, (now, limit + 1))
 
-        unread, expired, due = past(_UNREAD), past(_PAST.format("valid_until")), past(_PAST.format("review_at"))
-        lengths = {
-            "contradictory": len(contradictory),
-            "duplicates": len(duplicates),
-            "never_read": len(unread),
-            "expired": len(expired),
-            "review_due": len(due),
-        }
+        def briefs(groups: Iterator[tuple[int, ...]]) -> list[list[BriefMemory]]:
+            return [[self._brief(number) for number in group] for group in islice(groups, limit + 1)]
 
-        def briefs(found: list[tuple[int, ...]]) -> list[list[BriefMemory]]:
-            return [[self._brief(number) for number in group] for group in found[:limit]]
-
-        return {
-            "contradictory": briefs(contradictory),
-            "duplicates": briefs(duplicates),
-            "never_read": unread[:limit],
-            "expired": expired[:limit],
-            "review_due": due[:limit],
-            "more": [name for name, length in lengths.items() if length > limit],
+        lists: dict[str, list[Any]] = {
+            "contradictory": briefs(self._contradictory()),
+            "duplicates": briefs(self._duplicates()),
+            "never_read": past(_UNREAD),
+            "expired": past(_PAST.format("valid_until")),
+            "review_due": past(_PAST.format("review_at")),
         }
+        audited: dict[str, Any] = {name: entries[:limit] for name, entries in lists.items()}
+        audited["more"] = [name for name, entries in lists.items() if len(entries) > limit]
+        return cast(Audited, audited)
 
     def _contradictory(self) -> Iterator[tuple[int, ...]]:
         """Yield pairs of memories that contradict each other."""
@@ -171,7 +162,7 @@ class MemoryAudit:
             if one == other or pair in seen:
                 continue
             seen.add(pair)
-            claims = (claims_of(self._content(each)) for each in pair)
+            claims = (claims_of(self._content(side)) for side in pair)
             if contradict(*claims) and not self._supersedes(*pair):
                 yield pair
 

@@ -164,11 +164,11 @@ class Memories(MemoryReads):
             NotFound: there is none, or its writer is quarantined.
         """
         if key is None and moment is None:
-            found = self.find(memory_id)
+            entry = self.find(memory_id)
         else:
             known = self.find(memory_id).memory.details.key if key is None else key
-            found = self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
-        return self.upkeep.access([found])[0]
+            entry = self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
+        return self.upkeep.access([entry])[0]
 
     def present(self, entries: Iterable[Kept]) -> list[Present]:
         """Return memories as they are now."""
@@ -196,9 +196,9 @@ class Memories(MemoryReads):
         Raises:
             NotFound: there is none, or its writer is quarantined.
         """
-        if (found := self._visible(memory_id)) is None:
+        if (entry := self._visible(memory_id)) is None:
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
-        return found
+        return entry
 
     def _valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
         """Return the value of a key, or of a memory's history, that was valid at a time; also a forgotten one.
@@ -206,10 +206,10 @@ class Memories(MemoryReads):
         Raises:
             NotFound: there was none.
         """
-        found = self._rows.read(self._validity.valid_at(key, memory_id, moment))
-        if found is None:
+        entry = self._rows.read(self._validity.valid_at(key, memory_id, moment))
+        if entry is None:
             raise NotFound("the memory was deleted; `memory_history` lists what is left")
-        return self.upkeep.fresh(found)
+        return self.upkeep.fresh(entry)
 
     def history(self, key: str | None, memory_id: str | None, limit: int, skip: int) -> list[Kept]:
         """Return the values of a key, or the memories that supersede each other, in the order of their validity.
@@ -328,12 +328,12 @@ class Memories(MemoryReads):
         return Merged(entry, outcome, not self._hidden(entry))
 
     def _find(self, memory_id: str) -> Kept | None:
-        found = self._rows.find(memory_id)
-        return self.upkeep.fresh(found) if found is not None else None
+        entry = self._rows.find(memory_id)
+        return self.upkeep.fresh(entry) if entry is not None else None
 
     def _visible(self, memory_id: str) -> Kept | None:
-        found = self._find(memory_id)
-        return None if found is None or found.memory.deleted or self._hidden(found) else found
+        entry = self._find(memory_id)
+        return None if entry is None or entry.memory.deleted or self._hidden(entry) else entry
 
     def _hidden(self, entry: Kept) -> bool:
         return self._quarantine.hides(entry.written_by)

@@ -9,7 +9,7 @@ import msgspec
 
 from twinhost.agent.request_times import ISO_TIME, TIME
 from twinhost.secure_zmq.wire import NAME, Request
-from twinhost.unified_memory_reasoning.memories.audit import BriefMemory
+from twinhost.unified_memory_reasoning.memories.audit import Audited, BriefMemory
 from twinhost.unified_memory_reasoning.memories.details import DETAILS, KEY
 from twinhost.unified_memory_reasoning.memories.model import (
     FIRST_STRENGTH,
@@ -92,25 +92,18 @@ class _OneMemory(Request):
         return self.memory_id or self.id or ""
 
 
-class GetMemory(Request, tag="get_memory"):
+class GetMemory(_OneMemory, tag="get_memory"):
     """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
 
     With `key` it is the present value of the key. With `as_of` it is the value of the key, or of the history of the
     named memory, that was valid at that time.
     """
 
-    memory_id: MEMORY_ID | None = None
-    id: NAME | None = None
     key: KEY | None = None
     as_of: ISO_TIME | None = None
 
     def __post_init__(self) -> None:
         _require_id_or_key(self.memory_id, self.id, self.key)
-
-    @property
-    def name(self) -> str:
-        """The id, under either name."""
-        return self.memory_id or self.id or ""
 
 
 class MemoryHistory(Request, tag="memory_history"):
@@ -344,7 +337,7 @@ class HistoryFound(TypedDict):
     next_skip: int | None
 
 
-class MemoryAuditDocument(TypedDict):
+class MemoryAuditDocument(Audited):
     """Memories that need attention; `more` names the lists that have further entries.
 
     `contradictory` has pairs and `duplicates` groups of memories with the same text, neither with a key. `never_read`
@@ -352,12 +345,6 @@ class MemoryAuditDocument(TypedDict):
     """
 
     status: Literal["ok"]
-    contradictory: list[list[BriefMemory]]
-    duplicates: list[list[BriefMemory]]
-    never_read: list[BriefMemory]
-    expired: list[BriefMemory]
-    review_due: list[BriefMemory]
-    more: list[str]
 
 
 class MemoryReinforced(TypedDict):

@@ -71,7 +71,7 @@ def next_pass_in_s(last: float | None, now: float) -> float:
 
 def is_visible(text: str) -> bool:
     """Return whether a text has a letter, digit, punctuation or symbol that shows anything."""
-    return any(unicodedata.category(each)[0] in "LNPS" and each not in _SHOWING_NOTHING for each in text)
+    return any(unicodedata.category(character)[0] in "LNPS" and character not in _SHOWING_NOTHING for character in text)
 
 
 def folded_key(key: str | None) -> str | None:

@@ -158,8 +158,8 @@ class MemoryReads:
         Naming them by id counts as an access.
         """
         numbers_found = self._database.execute(*self._selecting("m.number", chosen)).fetchall()
-        found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
-        entries, more = page_of((self.upkeep.fresh(entry) for entry in found if entry), chosen.limit, max_bytes)
+        entries_found = (self._rows.read(number) for (number,) in numbers_found)  # the texts of one page, not of all
+        entries, more = page_of((self.upkeep.fresh(entry) for entry in entries_found if entry), chosen.limit, max_bytes)
         return MemoryPage(entries=self.upkeep.access(entries) if chosen.ids else entries, more=more)
 
     def brief(self, chosen: Selection, max_bytes: int) -> tuple[list[MemoryInBrief], bool]:
@@ -210,8 +210,8 @@ class MemoryReads:
         """Return the numbers of the graph's parts that share an entity with one that has a text in any case."""
         wanted = text.lower()
         pattern = re.sub("[%_!]", r"!\g<0>", wanted[:_LIKE_CHARACTERS])
-        found = self._database.execute(MAY_CONTAIN, (f"%{pattern}%",))
-        numbers = [number for number, content in found if wanted in content.lower()]
+        rows = self._database.execute(MAY_CONTAIN, (f"%{pattern}%",))
+        numbers = [number for number, content in rows if wanted in content.lower()]
         same = self._database.execute(_OF_SAME_ENTITIES, (json.dumps(numbers),))
         return [number for (number,) in same]
 
@@ -220,22 +220,22 @@ class MemoryReads:
         rows = self._database.execute(
             "SELECT change, id FROM visible_memory_changes WHERE change > ? ORDER BY change LIMIT ?", (since, limit + 1)
         ).fetchall()
-        found = ((change, self._rows.find(memory_id)) for change, memory_id in rows)
-        changed = ((change, self.upkeep.fresh(entry)) for change, entry in found if entry)
+        entries = ((change, self._rows.find(memory_id)) for change, memory_id in rows)
+        changed = ((change, self.upkeep.fresh(entry)) for change, entry in entries if entry)
         page, more = page_of(changed, limit, max_bytes, lambda change: change[1])
         return MemoryPage(entries=[entry for _, entry in page], more=more, last_change=page[-1][0] if page else since)
 
     def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenMemory]:
         """Return a caller's memories, quarantined or not, newest first."""
-        found = self._rows.written_by(name, MAX_NUMBER if before is None else before, limit)
-        return [_written(self.upkeep.fresh(entry)) for entry in found]
+        entries = self._rows.written_by(name, MAX_NUMBER if before is None else before, limit)
+        return [_written(self.upkeep.fresh(entry)) for entry in entries]
 
     def counted(self) -> Counted:
         """Return how many memories there are, and how strong they are."""
 
         def counted(total: int, forgotten: int, bands: str, **strength: float | None) -> Counted:
-            found: Any = {**strength, "bands": msgspec.json.decode(bands)}
-            return Counted(total=total, forgotten=forgotten, strength=found)
+            strengths: Any = {**strength, "bands": msgspec.json.decode(bands)}
+            return Counted(total=total, forgotten=forgotten, strength=strengths)
 
         return self._database.select(
             counted, _COUNTED.format(strength_now(self._fading, "m", repr(now_ms(self.clock))))
@@ -244,7 +244,7 @@ class MemoryReads:
 
 def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrief:
     number, memory_id, content, written_by, created, details = row
-    found: MemoryInBrief = {
+    brief: MemoryInBrief = {
         "number": number,
         "id": memory_id,
         "content": content,
@@ -254,10 +254,10 @@ def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrie
     if details is not None:
         more = decode_details(details)
         if more.key is not None:
-            found["key"] = more.key
+            brief["key"] = more.key
         if more.valid_from is not None and more.valid_from != created:
-            found["valid_from"] = iso_time(more.valid_from)
-    return found
+            brief["valid_from"] = iso_time(more.valid_from)
+    return brief
 
 
 def _written(entry: Kept) -> WrittenMemory:

@@ -261,7 +261,7 @@ class MemoryRows:
     def recover(self, forgotten: Callable[[Idle], bool]) -> None:
         """Recover the forgotten memories for which `forgotten` is false, in a transaction of its own."""
         rows = self._database.execute(f"{_IDLE} WHERE forgotten = 1")
-        again = [(each.strength, False, each.number) for each in (Idle(*row) for row in rows) if not forgotten(each)]
+        again = [(idle.strength, False, idle.number) for idle in (Idle(*row) for row in rows) if not forgotten(idle)]
         if again:
             with self._database.transaction():
                 self.fade(again)
@@ -315,7 +315,7 @@ class MemoryRows:
                 for number, memory in detailed
             ],
         )
-        superseded = [(each, number) for number, memory in detailed for each in memory.details.supersedes]
+        superseded = [(memory_id, number) for number, memory in detailed for memory_id in memory.details.supersedes]
         if superseded:
             self._database.execute_many("INSERT OR IGNORE INTO memory_supersedes VALUES (?, ?)", superseded)
 
@@ -331,7 +331,7 @@ class MemoryRows:
             [
                 (keyword, number)
                 for number, memory in numbered
-                for keyword in sorted({each.casefold() for each in memory.keywords})
+                for keyword in sorted({keyword.casefold() for keyword in memory.keywords})
             ],
         )
 

@@ -55,8 +55,8 @@ class MemoryUpkeep:
     def access(self, entries: Iterable[Kept]) -> list[Kept]:
         """Note that memories were accessed, unless they are forgotten; return them with the new time."""
         now, accessed = now_ms(self._clock), list(entries)
-        self.note(each.memory.id for each in accessed if not self._fading.forgotten(self.fresh(each).memory, now))
-        return [self.fresh(each) for each in accessed]
+        self.note(entry.memory.id for entry in accessed if not self._fading.forgotten(self.fresh(entry).memory, now))
+        return [self.fresh(entry) for entry in accessed]
 
     def note(self, memory_ids: Iterable[str]) -> None:
         """Note that memories that are not forgotten were accessed now; they are written within 5 s."""
@@ -122,14 +122,14 @@ class MemoryUpkeep:
         """Return what the pass changes of idle memories, and how many of them it took, in their order."""
         faded: list[tuple[float, bool, int]] = []
         gone = 0
-        for place, each in enumerate(idle):
+        for place, row in enumerate(idle):
             if gone == _MOST_FORGOTTEN:
                 return faded, place
-            accessed = each._replace(last_accessed=self._last_access(each))
+            accessed = row._replace(last_accessed=self._last_access(row))
             if accessed.last_accessed > begun.idle_since:
                 continue
             if (after := self._fading.after_pass(accessed, begun.done.ran)) is not None:
-                faded.append((*after, each.number))
+                faded.append((*after, row.number))
                 gone += after[1]
         return faded, len(idle)
 

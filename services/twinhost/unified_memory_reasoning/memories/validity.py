@@ -124,18 +124,18 @@ class Validity:
         spellings: dict[str | None, set[str]] = defaultdict(set)
         for key in keys.values():
             spellings[folded_key(key)].add(key)
-        if joined := [sorted(each) for each in spellings.values() if len(each) > 1]:
+        if joined := [sorted(forms) for forms in spellings.values() if len(forms) > 1]:
             _log.warning("memory_keys_joined", count=len(joined), keys=joined[:_MOST_LOGGED])
 
     def ends(self, numbers: Iterable[int]) -> dict[int, End]:
         """Return the ends of memories by number, without those that have none."""
-        found: dict[int, End] = {}
+        ends: dict[int, End] = {}
         for number, own, following in self._database.execute(_ENDS, (json.dumps(list(numbers)),)):
             if own is None and following is None:
                 continue
             memory_id, starts = json.loads(following) if following else (None, None)
-            found[number] = End(min(each for each in (own, starts) if each is not None), memory_id)
-        return found
+            ends[number] = End(min(moment for moment in (own, starts) if moment is not None), memory_id)
+        return ends
 
     def ended(self, numbers: Iterable[int], moment: float) -> set[int]:
         """Return which memories, by number, are no longer valid at a time."""
@@ -144,8 +144,8 @@ class Validity:
 
     def not_yet(self, numbers: Iterable[int], moment: float) -> dict[int, NotYet]:
         """Return those memories by number that are not valid yet at a time."""
-        found = self._database.execute(_NOT_YET, (json.dumps(list(numbers)), moment))
-        return {number: NotYet(starts, json.loads(follows)) for number, starts, follows in found}
+        rows = self._database.execute(_NOT_YET, (json.dumps(list(numbers)), moment))
+        return {number: NotYet(starts, json.loads(follows)) for number, starts, follows in rows}
 
     def history(self, key: str | None, memory_id: str, limit: int, skip: int) -> list[int]:
         """Return the numbers of the values of a key, or of the memories that supersede each other, in their order."""

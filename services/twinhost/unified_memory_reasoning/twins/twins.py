@@ -251,15 +251,15 @@ class Twins:
 
     def find(self, user_id: str) -> TwinFound | None:
         """Return a user's twin as the changes of visible writers make it, or None if there is none."""
-        found = self._visible(user_id)
-        if found is None:
+        twin = self._visible(user_id)
+        if twin is None:
             return None
         return {
             "status": SUCCESS,
-            "twin": found.decoded(),
-            "revision": found.revision,
-            "written_by": found.written_by,
-            "updated": iso_time(found.updated),
+            "twin": twin.decoded(),
+            "revision": twin.revision,
+            "written_by": twin.written_by,
+            "updated": iso_time(twin.updated),
         }
 
     def history(self, user_id: str, before: int, limit: int) -> list[TwinChange]:
