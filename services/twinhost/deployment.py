@@ -188,8 +188,8 @@ class Settings:
         """
         assert self.certificates is not None
         folder = self.certificates.folder
-        if found := pins_of(folder, agent.name):
-            return found
+        if pins := pins_of(folder, agent.name):
+            return pins
         path, why = folder / f"{agent.key}{PUBLIC_SUFFIX}", "is expired or revoked"
         try:
             owner = load_certificate(path).owner.name

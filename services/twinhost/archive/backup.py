@@ -25,6 +25,7 @@ from twinhost.archive.file_format import (
 from twinhost.archive.keys import KeyFiles, check_keys, read_keys
 from twinhost.archive.places import DATABASE, Places
 from twinhost.archive.state import StateCopy, check_audit, contents_of, copy_state, require_whole
+from twinhost.certificates.layout import Say
 from twinhost.certificates.tree import locked
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.keys import format_moment
@@ -33,7 +34,6 @@ from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.version import VERSION
 
 _STAGED = ".archiving"
-Say = Callable[[str], None]
 
 
 def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broken_log: bool = False) -> None:

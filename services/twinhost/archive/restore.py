@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from twinhost.archive.file_format import DATABASE_MEMBER, KEYS, STATE, ArchiveRe
 from twinhost.archive.keys import carry_revocations, check_keys, merge_records, trust_notice
 from twinhost.archive.places import DATABASE, MIGRATIONS, Places
 from twinhost.archive.state import Contents, check_audit, contents_of, mark_restored, require_whole
-from twinhost.certificates.layout import Layout
+from twinhost.certificates.layout import Layout, Say
 from twinhost.certificates.tree import REPLACED_PREFIX, locked, make_host_folder
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.key_writer import fsync_folder, replace_file
@@ -32,7 +32,6 @@ from twinhost.store.files import COMMIT, PARTS, make_private, part, require_no_r
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 _BLOCK_BYTES = 4_096  # of common file systems
-Say = Callable[[str], None]
 
 
 class Commit(msgspec.Struct, frozen=True):

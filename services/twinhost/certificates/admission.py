@@ -15,11 +15,11 @@ from twinhost.certificates.layout import SERVER, Identity, Layout, described, to
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
-    found_keys,
     is_revoked,
     keys_in,
     live_keys,
     locked,
+    public_key_files,
 )
 from twinhost.network_config import NetworkConfig
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE, port_variable, published_ports
@@ -195,7 +195,7 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     place = require_newcomer(layout, config, request.owner)
     require_not_revoked(layout, request, source)
     _require_admissible(layout, request.owner.name, AdmissionCommand.ACCEPT, but=request)
-    for key in found_keys(layout):
+    for key in public_key_files(layout):
         if key.certificate.public == request.public and key.certificate.owner != request.owner:
             raise ConfigurationError(
                 f"{source} is the key of {key.certificate.owner.name}; every owner makes a key of its own"
@@ -229,7 +229,7 @@ def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: 
         known = next(
             (
                 key.certificate
-                for key in found_keys(layout)
+                for key in public_key_files(layout)
                 if key.path.parent in at_server and key.certificate.public == request.public
             ),
             None,

@@ -15,7 +15,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from twinhost.network_config.model import is_address
+from twinhost.network_config.model import is_authority
 from twinhost.secure_zmq.certificates import FolderContents
 from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
@@ -36,7 +36,6 @@ MAX_LINE_CHARACTERS = 512  # the longest address has 253
 _KEY_CHARACTERS = 43  # of unpadded base64 for 32 bytes
 _AGAIN = "copy the whole line that certs-init invite printed"
 _KEY = re.compile(r"[A-Za-z0-9_-]*")
-_PORT = re.compile(r"[1-9][0-9]{0,4}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +99,7 @@ def token_pair(secret: bytes) -> KeyPair:
 
 
 def _authority(text: str, *, cut_off: bool) -> str:
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    address = host[1:-1] if bracketed else host
-    valid = bool(_PORT.fullmatch(port)) and int(port) < 65_536 and is_address(address) and bracketed == (":" in address)
-    if not colon or not valid or not text.isascii():
+    if not is_authority(text):
         what = "is cut off within" if cut_off else "is mistyped at"
         raise ConfigurationError(f"the invitation {what} mainpc's ADDRESS:PORT; {_AGAIN}")
     return text

@@ -11,7 +11,7 @@ from twinhost.certificates.bundle import BUNDLE_KIND, MAX_BUNDLE_BYTES
 from twinhost.certificates.generate import complete, distribute, is_same_key, require_not_revoked
 from twinhost.certificates.layout import Identity, Layout, described, plan_layout
 from twinhost.certificates.records import DistributionRecord
-from twinhost.certificates.tree import enrolled_key, found_keys, is_revoked, live_keys, locked
+from twinhost.certificates.tree import enrolled_key, is_revoked, live_keys, locked, public_key_files
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX, REVOKED_FOLDER
@@ -60,9 +60,9 @@ def trust(layout: Layout, certificate: Certificate, source: str) -> Identity:
         KeyFileMissing: its secret belongs here, and was not made yet.
         KeyMismatch: its secret is here, and has another public half.
     """
-    identity = next((one for one in layout.everybody if one.owner == certificate.owner), None)
+    identity = next((place for place in layout.everybody if place.owner == certificate.owner), None)
     if identity is None:
-        expected = ", ".join(described(one.owner) for one in layout.everybody)
+        expected = ", ".join(described(place.owner) for place in layout.everybody)
         raise ConfigurationError(
             f"{source} is the key of {described(certificate.owner)}; expected: {expected}; "
             f"to enrol another owner, on mainpc: {layout.command('accept', 'FILE')}"
@@ -127,7 +127,7 @@ def _own_key(layout: Layout, identity: Identity, certificate: Certificate, sourc
 
 def _with_local_validity(layout: Layout, certificate: Certificate, source: str) -> Certificate:
     """Return a key with a validity that this machine gave it: the one that it has here already, or a new one."""
-    for key in found_keys(layout):
+    for key in public_key_files(layout):
         if is_same_key(key.certificate, certificate) and key.certificate.validity.not_after is not None:
             return key.certificate
     here, end = layout.new_validity(), certificate.validity.not_after
@@ -153,8 +153,8 @@ def make_host_keys(layout: Layout, config: NetworkConfig, host: str) -> Path:
         raise ConfigurationError(
             f"the folder of {host} lists who is authorised, and can't be exported; move its whole volume instead"
         )
-    local = [*layout.local, *(one for one in theirs.local if one not in layout.local and one.folder == host)]
-    both = replace(layout, local=local, remote=[one for one in layout.remote if one not in local])
+    local = [*layout.local, *(place for place in theirs.local if place not in layout.local and place.folder == host)]
+    both = replace(layout, local=local, remote=[place for place in layout.remote if place not in local])
     for identity in both.local:
         known = live_keys(both, identity.owner.name)
         if identity.folder == host and known and not both.secret_file(identity).exists():

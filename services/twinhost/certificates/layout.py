@@ -1,7 +1,7 @@
 """Which file lies where: a folder per host and one for the operator, each with its own secret and all public keys."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
 
+Say = Callable[[str], None]  # is called with a line for the person who runs a command
+
+FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"
 AGENT_ROLE = "agent"
 SERVER = "SystemDigitalTwin"  # it authorises all others
 OPERATOR = "operator"
@@ -102,7 +105,7 @@ def to_rotate(name: str, root: Path = CERTIFICATES_VOLUME) -> str:
 
 def to_replace_revoked(layout: Layout, owner: KeyOwner) -> str:
     """Return the command line, or for two machines the command lines, that replace an owner's revoked key."""
-    if layout.server_folder is not None and any(one.owner == owner for one in layout.local):
+    if layout.server_folder is not None and any(place.owner == owner for place in layout.local):
         return layout.command("replace", owner.name)
     invite = layout.command("invite", *enrolment_arguments(owner))
     return f"on mainpc, {invite}, and on {owner.host}, {layout.command('join', '--replace', '-', piped=True)}"

@@ -246,7 +246,7 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
             continue  # it can't be called
         events = registration.metadata.get("events_port")
         registered = AgentPlace(address, ports_of(port, registration.health_check_port, events))
-        reached_at = _found(certificates, registration, registered, known)
+        reached_at = _reached_at(certificates, registration, registered, known)
         place = reached_at or registered
         addresses = (registered.address, place.address)
         location = registration.location
@@ -264,7 +264,7 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
     return reached
 
 
-def _found(
+def _reached_at(
     certificates: Certificates, registration: _Registration, registered: AgentPlace, known: Mapping[str, AgentPlace]
 ) -> AgentPlace | None:
     """Return where a registered agent is reached; None if it answers nowhere."""

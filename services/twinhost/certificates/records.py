@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.certificates.layout import Identity
+from twinhost.certificates.layout import FINGERPRINT, Identity
 from twinhost.commands import remove_command
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import replace_file
@@ -17,10 +17,9 @@ from twinhost.secure_zmq.keys import Certificate
 
 RECORD_FILE = ".distributed"
 JOINED_FILE = ".joined"
-_FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"
 # A file in a folder below the root, or in a program's own folder, and the key that was put there.
-_DISTRIBUTED_LINE = re.compile(rf"(?:[^/]+/)?[^/]+ {_FINGERPRINT}")
-_JOINED_LINE = re.compile(rf"({_FINGERPRINT}) ([^/ ]+)/([^/ ]+) ({_FINGERPRINT})")
+_DISTRIBUTED_LINE = re.compile(rf"(?:[^/]+/)?[^/]+ {FINGERPRINT}")
+_JOINED_LINE = re.compile(rf"({FINGERPRINT}) ([^/ ]+)/([^/ ]+) ({FINGERPRINT})")
 
 
 class DistributionRecord:
@@ -94,7 +93,7 @@ class JoinRecord:
 
     def add(self, joining: Joining) -> None:
         """Record, durably, what an invitation is used for, in place of an earlier one for the same pair."""
-        kept = [one for one in self._joinings if (one.folder, one.stem) != (joining.folder, joining.stem)]
+        kept = [other for other in self._joinings if (other.folder, other.stem) != (joining.folder, joining.stem)]
         self._joinings = [*kept, joining]
         replace_file(self._path, "".join(f"{one}\n" for one in self._joinings))
 

@@ -11,18 +11,18 @@ from pathlib import Path
 
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.generate import complete
-from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
+from twinhost.certificates.layout import FINGERPRINT, SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import (
     discard_next,
     enrolled_folder,
-    found_keys,
     install_secret,
     is_revoked,
     keys_in,
     locked,
     own_folders,
     own_pairs,
+    public_key_files,
     revoked_folders,
     vouchers,
 )
@@ -36,7 +36,7 @@ from twinhost.secure_zmq.key_writer import (
 )
 from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair, load_key_pair
 
-_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}=?")
+_FINGERPRINT = re.compile(f"{FINGERPRINT}=?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
     Raises:
         ConfigurationError: its secret is not made here, or is not revoked.
     """
-    identity = next((one for one in layout.local if name in (one.owner.name, one.stem)), None)
+    identity = next((place for place in layout.local if name in (place.owner.name, place.stem)), None)
     if identity is None:
-        here = ", ".join(one.owner.name for one in layout.local)
+        here = ", ".join(place.owner.name for place in layout.local)
         raise ConfigurationError(
             f"the secret of {name!r} is not made in this tree, which has those of: {here}; for another machine, here: "
             f"{layout.command('invite', name, '--host', 'HOST', '--role', 'ROLE')}, and there: "
@@ -140,7 +140,7 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
 def _require_no_other_key(layout: Layout, identity: Identity) -> None:
     """Raise ConfigurationError where the name has another key; a killed run's public half does not count."""
     own = layout.public_file(layout.root / identity.folder, identity)
-    for key in found_keys(layout):
+    for key in public_key_files(layout):
         certificate = key.certificate
         mine = certificate.owner.name == identity.owner.name and key.path != own
         if mine and not is_revoked(layout, certificate):
@@ -200,7 +200,10 @@ def _owner_of(layout: Layout, fingerprint: str, known: Mapping[str, Certificate]
 
 def _present(layout: Layout) -> dict[str, Certificate]:
     """Return the keys that lie in the tree, in public files and beside secrets, revoked or not, by fingerprint."""
-    keys = [*(pair.certificate for _, pair in own_pairs(layout)), *(key.certificate for key in found_keys(layout))]
+    keys = [
+        *(pair.certificate for _, pair in own_pairs(layout)),
+        *(key.certificate for key in public_key_files(layout)),
+    ]
     return {key.public.fingerprint: key for key in keys}
 
 

@@ -12,11 +12,10 @@ from enum import Enum
 from pathlib import Path
 
 from twinhost.certificates.bundle import read_answer
-from twinhost.certificates.layout import OPERATOR, SERVER, Identity, Layout, to_rotate
+from twinhost.certificates.layout import OPERATOR, SERVER, Identity, Layout, Say, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.running_agents import (
     DEADLINE_S,
-    Say,
     client_of,
     is_reached,
     require_key_refused,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
+from twinhost.certificates.layout import Say
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
@@ -24,8 +25,6 @@ SWITCH_S = 60.0  # for an agent to use its other key, with time for a restart
 _STEP_S = 0.1
 _TRUST = f"{CERTS_INIT_PIPED} trust -"
 NO_RESPONSE = "NO_RESPONSE"  # the status of an agent that is silent, in SystemDigitalTwin's registry
-
-Say = Callable[[str], None]
 
 
 def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Client:

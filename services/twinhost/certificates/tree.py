@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from twinhost.certificates.layout import OPERATOR, OPERATOR_HOST, Identity, Layout
+from twinhost.certificates.layout import FINGERPRINT, OPERATOR, OPERATOR_HOST, Identity, Layout
 from twinhost.commands import own_command, remove_command
 from twinhost.secure_zmq.certificates import (
     ENROLLED_FOLDER,
@@ -44,11 +44,11 @@ REQUESTS_FOLDER = "requests"  # public keys that wait to be accepted
 REPLACED_PREFIX = ".replaced-"  # of the folders of keys that a restore replaced; no folder of keys begins with a dot
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _INSTALLING_SUFFIX = ".installing"  # of a whole pair that waits for its name
-_VOUCHING = re.compile(r"(SHA256:[A-Za-z0-9+/]{43}) (SHA256:[A-Za-z0-9+/]{43})\n")
+_VOUCHING = re.compile(rf"({FINGERPRINT}) ({FINGERPRINT})\n")
 
 
 @dataclass(frozen=True, slots=True)
-class FoundKey:
+class PublicKeyFile:
     """A public key that lies in a tree."""
 
     path: Path
@@ -120,18 +120,18 @@ def enrolled_folder(layout: Layout) -> Path | None:
     return layout.server_folder / ENROLLED_FOLDER if layout.server_folder else None
 
 
-def found_keys(layout: Layout) -> Iterator[FoundKey]:
+def public_key_files(layout: Layout) -> Iterator[PublicKeyFile]:
     """Return every valid public key file; `verify` reports the others."""
     enrolled = enrolled_folder(layout)
     for folder in (*own_folders(layout), *([enrolled] if enrolled else [])):
         yield from keys_in(folder)
 
 
-def keys_in(folder: Path) -> Iterator[FoundKey]:
+def keys_in(folder: Path) -> Iterator[PublicKeyFile]:
     """Return the valid public key files of one folder."""
     for path in sorted(folder.glob(f"*{PUBLIC_SUFFIX}")):
         with suppress(TwinhostError):
-            yield FoundKey(path, load_certificate(path))
+            yield PublicKeyFile(path, load_certificate(path))
 
 
 def own_pairs(layout: Layout) -> Iterator[tuple[Path, KeyPair]]:
@@ -181,7 +181,7 @@ def read_vouching(path: Path) -> tuple[str, str] | None:
 
 def live_keys(layout: Layout, name: str) -> list[Certificate]:
     """Return the keys of a name that are not revoked, expired ones too, each once."""
-    certificates = [key.certificate for key in found_keys(layout)]
+    certificates = [key.certificate for key in public_key_files(layout)]
     certificates += [pair.certificate for _, pair in own_pairs(layout)]
     mine = {key.public: key for key in reversed(certificates) if key.owner.name == name}
     return [key for key in mine.values() if not is_revoked(layout, key)]

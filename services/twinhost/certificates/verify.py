@@ -23,11 +23,11 @@ from twinhost.certificates.tree import (
     REQUESTS_FOLDER,
     SHA256_HEX,
     enrolled_key,
-    found_keys,
     is_revoked,
     joined_folders,
     own_folders,
     own_pairs,
+    public_key_files,
     read_vouching,
     replaced_folders,
     unfinished_restores,
@@ -179,7 +179,7 @@ class _TreeCheck:
     def _other(self, path: Path) -> Iterator[str]:
         """Check a public file whose name is not in the configuration: a next key, or that of an enrolled owner."""
         following, stem = path.name.endswith(NEXT_SUFFIX), path.name.removesuffix(NEXT_SUFFIX)
-        identity = next((one for one in self._layout.everybody if following and one.stem == stem), None)
+        identity = next((place for place in self._layout.everybody if following and place.stem == stem), None)
         try:
             certificate = load_certificate(path)
         except TwinhostError as error:
@@ -279,12 +279,12 @@ class _TreeCheck:
             if is_revoked(layout, pair.certificate):
                 new = to_replace_revoked(layout, pair.certificate.owner)
                 yield f"{path} was revoked, and no host accepts it; for a new key: {new}"
-        for key in found_keys(layout):
+        for key in public_key_files(layout):
             if is_revoked(layout, key.certificate):
                 yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and authorises nobody"
         yield from self._waiting()
         yield from self._left_over()
-        for certificate in {key.certificate.public: key.certificate for key in found_keys(layout)}.values():
+        for certificate in {key.certificate.public: key.certificate for key in public_key_files(layout)}.values():
             if not is_revoked(layout, certificate):
                 yield from self._ending(certificate)
 
@@ -315,7 +315,7 @@ class _TreeCheck:
         rotate = to_rotate(owner.name, layout.root)
         if end is None:
             how, to_do = "never expires", f"to rotate it to one that expires: {rotate}"
-            remote = next((one for one in layout.remote if one.owner == owner), None)
+            remote = next((place for place in layout.remote if place.owner == owner), None)
             if remote is not None:
                 public = layout.command("public", remote.stem, piped=True)
                 to_do = f"to limit its validity: {public} | {layout.command('trust', '-', piped=True)}"
@@ -328,7 +328,7 @@ class _TreeCheck:
             revoke = layout.command("revoke", owner.name)
             if owner.name == SERVER:
                 to_do = f"run: {rotate}"
-            elif layout.server_folder is not None and any(one.owner == owner for one in layout.local):
+            elif layout.server_folder is not None and any(place.owner == owner for place in layout.local):
                 to_do = f"run: {revoke}, then: {layout.command('replace', owner.name)}"
             else:
                 invite = layout.command("invite", *enrolment_arguments(owner))

@@ -175,9 +175,9 @@ def _own_keys(places: Places) -> list[str]:
         for _, pair in own_pairs(layout)
         if pair.certificate.owner.host == layout.server_host and is_revoked(layout, pair.certificate)
     ]
-    elsewhere = [one for one in layout.remote if not layout.secret_file(one).exists()]
+    elsewhere = [place for place in layout.remote if not layout.secret_file(place).exists()]
     if only_host() is None and elsewhere:
-        names = ", ".join(one.owner.name for one in elsewhere)
+        names = ", ".join(place.owner.name for place in elsewhere)
         lines.append(
             f"The secret of {names} is not on this machine: set TWINHOST_HOST={layout.server_host} in .env, or "
             "certs-init will ask for it."

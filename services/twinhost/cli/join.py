@@ -40,7 +40,7 @@ from twinhost.cli.standalone import STANDARD_STREAM, application, read_line, say
 from twinhost.cli.standalone import run as run_standalone
 from twinhost.commands import CERTS_INIT
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, load_network_config
-from twinhost.network_config.model import Agent, NetworkConfig, is_address
+from twinhost.network_config.model import Agent, NetworkConfig, is_authority
 from twinhost.secure_zmq.certificates import (
     FOLDER_VARIABLE,
     PROFILES_FOLDER,
@@ -52,8 +52,6 @@ from twinhost.secure_zmq.certificates import (
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate
 from twinhost.secure_zmq.keys import PUBLIC_SUFFIX, SECRET_SUFFIX, Certificate, KeyOwner, format_moment, load_key_pair
-
-_PLACE = re.compile(r"(?P<address>[^\[\]:]+|\[[0-9a-fA-F:.%]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 def join(
@@ -154,11 +152,10 @@ def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: 
 
 
 def _authority(address: str, default_port: str) -> str:
-    match = _PLACE.fullmatch(address)
-    host, port = (match["address"], match["port"] or default_port) if match else ("", "0")
-    if not is_address(host.strip("[]")) or not 0 < int(port) < 65_536:
+    authority = next(filter(is_authority, (address, f"{address}:{default_port}")), None)
+    if authority is None:
         raise typer.BadParameter(f"{address!r} is not ADDRESS or ADDRESS:PORT", param_hint="--address")
-    return f"{host}:{port}"
+    return authority
 
 
 def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report:

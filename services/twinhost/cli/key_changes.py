@@ -66,8 +66,8 @@ def _by_certs_init(command: Command, *names: str) -> Command:
 
     @wraps(command)
     def run(context: typer.Context, *, as_json: bool, **_: object) -> int:
-        with _given(context) as (file, given):
-            return _run_certs_init([*names, *_words(context, file)], given, as_json=as_json)
+        with _named_file(context) as (file, stream):
+            return _run_certs_init([*names, *_words(context, file)], stream, as_json=as_json)
 
     declared = inspect.signature(command)
     as_json = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=AsJson)
@@ -77,7 +77,7 @@ def _by_certs_init(command: Command, *names: str) -> Command:
 
 
 @contextmanager
-def _given(context: typer.Context) -> Iterator[tuple[str | None, IO[bytes] | None]]:
+def _named_file(context: typer.Context) -> Iterator[tuple[str | None, IO[bytes] | None]]:
     """Open the file that is named, for certs-init to read from standard input; return what names it there."""
     file = context.params.get(_FILE)
     if file is None or file == STANDARD_STREAM or not Path(file).exists():

