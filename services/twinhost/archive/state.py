@@ -124,9 +124,8 @@ def _link_files(source: Path, target: Path) -> None:
                 copies.path(first).hardlink_to(originals.path(first))
             except FileNotFoundError:  # removed since
                 continue
-            if not stat.S_ISREG(
-                copies.path(first).lstat().st_mode
-            ):  # the agent can write there, and this process can read every key
+            # The agent can write there, and this process can read every key.
+            if not stat.S_ISREG(copies.path(first).lstat().st_mode):
                 raise ConfigurationError(
                     f"{originals.path(first)} is not a regular file, so not part of the audit log; remove it"
                 )

@@ -166,12 +166,8 @@ class _Texts(msgspec.Struct, frozen=True):
     revoked: tuple[str, ...]
 
 
-class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Bundle(_Texts, frozen=True, forbid_unknown_fields=True):
     kind: Literal["twinhost trust bundle"]
-    certificate: str
-    current: tuple[str, ...]
-    next: tuple[str, ...]
-    revoked: tuple[str, ...]
 
 
 def material_of(own: Certificate, contents: FolderContents) -> TrustMaterial:
@@ -183,13 +179,13 @@ def material_of(own: Certificate, contents: FolderContents) -> TrustMaterial:
 
 def render_bundle(material: TrustMaterial) -> str:
     """Return the material as a text file."""
-    bundle = _Bundle(
-        BUNDLE_KIND,
-        render_certificate(material.own),
-        tuple(map(render_certificate, material.current)),
-        tuple(map(render_certificate, material.next)),
-        tuple(sorted(material.revoked)),
-    )
+    bundle = {
+        "kind": BUNDLE_KIND,
+        "certificate": render_certificate(material.own),
+        "current": list(map(render_certificate, material.current)),
+        "next": list(map(render_certificate, material.next)),
+        "revoked": sorted(material.revoked),
+    }
     return msgspec.json.format(msgspec.json.encode(bundle), indent=2).decode() + "\n"
 
 
@@ -238,7 +234,7 @@ def read_answer(reply: Mapping[str, Any]) -> TrustMaterial:
         ) from None
 
 
-def _material(texts: _Texts | _Bundle, source: str) -> TrustMaterial:
+def _material(texts: _Texts, source: str) -> TrustMaterial:
     for fingerprint in texts.revoked:
         revoked_file_name(fingerprint)
     return TrustMaterial(

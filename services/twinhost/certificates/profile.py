@@ -154,10 +154,7 @@ def refresh_profile(folder: Path) -> list[Reached]:
     with locked(layout, folders=False):
         place = layout.place_of(certificates.own_keys.certificate.owner)
         put_in_place(layout, place, certificates.own_keys, material)
-    known = {
-        name: AgentPlace(agent.host.address, ports_of(agent.zmq_port, agent.http_port, agent.events_port))
-        for name, agent in config.agents.items()
-    }
+    known = {name: AgentPlace(agent.host.address, agent.ports) for name, agent in config.agents.items()}
     return write_agents(folder, known)
 
 
@@ -169,7 +166,7 @@ def require_same_mainpc(folder: Path, server: AgentPlace) -> None:
     if not secrets_in(folder) or not os.path.lexists(folder / CONFIG_FILE):
         return
     agent = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER)
-    before = AgentPlace(agent.host.address, {"zmq": agent.zmq_port})
+    before = AgentPlace(agent.host.address, agent.ports)
     answering = _first_that_answers(load_certificates(folder), SERVER, [server, before])
     if answering is not None and answering.endpoint != server.endpoint:
         raise ConfigurationError(
@@ -244,8 +241,10 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
         name, address, port = registration.name, registration.host, registration.port
         if address is None or port is None or not (is_address(address) and is_stem(name)):
             continue  # it can't be called
-        events = registration.metadata.get("events_port")
-        registered = AgentPlace(address, ports_of(port, registration.health_check_port, events))
+        ports = {"zmq": port, "http": registration.health_check_port or _UNKNOWN_PORT}
+        if _is_port(events := registration.metadata.get("events_port")):
+            ports["events"] = events
+        registered = AgentPlace(address, ports)
         reached_at = _reached_at(certificates, registration, registered, known)
         place = reached_at or registered
         addresses = (registered.address, place.address)
@@ -284,22 +283,14 @@ def _published(metadata: Mapping[str, Any]) -> dict[str, int]:
     """Return the ports that an agent registered as published under other numbers; what is no port is left out."""
     ports = metadata.get("published_ports")
     published = ports if isinstance(ports, dict) else {}
-    return {name: port for name in ("zmq", "events") if is_port(port := published.get(name))}
+    return {name: port for name in ("zmq", "events") if _is_port(port := published.get(name))}
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
     return _HEADER + yaml.safe_dump(document, sort_keys=False)
 
 
-def ports_of(zmq: int, http: int | None, events: object) -> dict[str, int]:
-    """Return the ports of an agent by name, as the configuration has them; `events` may be no port."""
-    ports = {"zmq": zmq, "http": http or _UNKNOWN_PORT}
-    if is_port(events):
-        ports["events"] = events
-    return ports
-
-
-def is_port(value: object) -> TypeGuard[int]:
+def _is_port(value: object) -> TypeGuard[int]:
     """Return whether a value that an agent registered is a port."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
 

@@ -29,7 +29,6 @@ from twinhost.certificates.profile import (
     Reached,
     join_profile,
     own_folder,
-    ports_of,
     refresh_profile,
     require_same_mainpc,
     write_agents,
@@ -252,8 +251,9 @@ def _published(checkout: Path, config: NetworkConfig) -> dict[str, AgentPlace]:
 
 
 def _ports(agent: Agent, publishers: Mapping[int, Mapping[str, Any]]) -> dict[str, int]:
-    ports = ports_of(agent.zmq_port, agent.http_port, agent.events_port)
-    return {name: publishers[port]["PublishedPort"] if port in publishers else port for name, port in ports.items()}
+    return {
+        name: publishers[port]["PublishedPort"] if port in publishers else port for name, port in agent.ports.items()
+    }
 
 
 def _reachable(address: str) -> str:

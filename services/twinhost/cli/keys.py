@@ -25,6 +25,7 @@ from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S
 keys = typer.Typer(help="The keys that the agents know. To change them, this machine must run mainpc.")
 NOT_LISTED, REVOKED, LIVE = "not listed", "revoked", "live"
 _UNLIMITED = "no expiry"
+_OF_PEER = ("name", "host", "roles", "fingerprint", "not_before", "not_after")  # as `get_peers` has them
 _NO_KEYS = Failure("open_link", "SECURE_ZMQ=0: nobody is authenticated, so the agents use no keys")
 
 
@@ -60,12 +61,7 @@ class Key:
     def as_document(self) -> dict[str, Any]:
         """Return it for programs."""
         return {
-            "name": self.peer.name,
-            "host": self.peer.host,
-            "roles": list(self.peer.roles),
-            "fingerprint": self.peer.fingerprint,
-            "not_before": self.peer.not_before,
-            "not_after": self.peer.not_after,
+            **{name: getattr(self.peer, name) for name in _OF_PEER},
             "age_days": None if self.age_s is None else round(self.age_s / DAY_S, 1),
             "days_left": None if self.left_s is None else round(self.left_s / DAY_S, 1),
             "sessions": self.sessions,

@@ -179,12 +179,9 @@ def published_ports(agent: Agent, environment: Mapping[str, str] = os.environ) -
 
     Its variables say so, such as PC2_ZMQ_PORT; a port that the engine chooses (0) is not known here.
     """
-    moved = {}
-    for name, own in (("zmq", agent.zmq_port), ("events", agent.events_port)):
-        text = environment.get(port_variable(agent, name), "")
-        if own is not None and _PORT.fullmatch(text) and 0 < int(text) < 65_536 and int(text) != own:
-            moved[name] = int(text)
-    return moved
+    texts = {name: environment.get(port_variable(agent, name), "") for name in ("zmq", "events") if name in agent.ports}
+    ports = {name: int(text) for name, text in texts.items() if _PORT.fullmatch(text)}
+    return {name: port for name, port in ports.items() if 0 < port < 65_536 and port != agent.ports[name]}
 
 
 def port_variable(agent: Agent, name: str) -> str:

@@ -57,6 +57,12 @@ class Agent:
     events_port: int | None
 
     @property
+    def ports(self) -> dict[str, int]:
+        """The ports by name, as the file has them."""
+        ports = {"zmq": self.zmq_port, "http": self.http_port, "events": self.events_port}
+        return {name: port for name, port in ports.items() if port is not None}
+
+    @property
     def endpoint(self) -> str:
         """The ZeroMQ endpoint that others connect to."""
         return self.host.endpoint(self.zmq_port)
