@@ -13,11 +13,12 @@ from typing import Annotated
 
 import typer
 
+from twinhost.cli.standalone import application
+from twinhost.cli.standalone import run as run_standalone
 from twinhost.network_config.load import ENDPOINTS_FILE, load_network_config
 from twinhost.network_config.model import Host, is_address
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, load_certificates
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.secure_zmq.server_address import (
     SECURE_ZMQ_VARIABLE,
     SecuredAddress,
@@ -31,12 +32,7 @@ DEFAULT_FOLDER = client_folder()
 _DEFAULTS = f"default: as {ENDPOINTS_FILE} beside the key says, or else"
 
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = application("")
 
 
 def _host(text: str) -> str:
@@ -61,16 +57,10 @@ def main(
     ] = DEFAULT_FOLDER,
 ) -> None:
     """Connect to SystemDigitalTwin, ping it, register an agent if asked to, and print the replies as JSON."""
-    try:
-        with Client(_address(certificates, host, port, secure=secure)) as client:
-            _show(client.call("ping"))
-            if register:
-                _show(client.call("register_agent", agent_name=agent_name, status="HEALTHY"))
-    except TwinhostError as error:
-        print(f"secure_sdt_client: {error}", file=sys.stderr)
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    with Client(_address(certificates, host, port, secure=secure)) as client:
+        _show(client.call("ping"))
+        if register:
+            _show(client.call("register_agent", agent_name=agent_name, status="HEALTHY"))
 
 
 def _address(certificates: Path, host: str | None, port: int | None, *, secure: bool) -> ServerAddress:
@@ -91,4 +81,4 @@ def _show(reply: dict[str, object]) -> None:
 
 def run() -> None:
     """Run the command."""
-    app(prog_name="secure_sdt_client.py")
+    sys.exit(run_standalone(app, "secure_sdt_client", sys.argv[1:]))
