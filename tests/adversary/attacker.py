@@ -17,8 +17,8 @@ from twinhost.adversary.attack import Attack, AttackedAgent, AttackOutcome, Verd
 from twinhost.adversary.campaign import ATTACKS, FEED_ATTACKS, NOT_FROM_OUTSIDE
 from twinhost.adversary.clients import Refused
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
-from twinhost.cli.connect import load_settings
 from twinhost.cli.doctor.command import target_of
+from twinhost.deployment import load_settings
 from twinhost.secure_zmq.errors import TwinhostError
 
 LOWEST_PRIORITY = 19

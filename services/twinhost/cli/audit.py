@@ -16,9 +16,9 @@ import typer
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.memory_replies import AuditHeads, AuditLogAccepted
+from twinhost.deployment import Settings, load_settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import MessageTooLarge, ServerUnreachable, TwinhostError, UnknownAction

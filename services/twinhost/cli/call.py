@@ -13,9 +13,9 @@ from rich.console import RenderableType
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Deadline, RequestId, find_agent, parse_fields
 from twinhost.cli.completion import actions, agents
-from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
-from twinhost.cli.output import Failure
+from twinhost.cli.output import OPEN_LINK, Failure
 from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
+from twinhost.deployment import Settings, load_settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError, UnexpectedReply, UnknownAction, did_you_mean

@@ -13,11 +13,11 @@ from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.certificates.layout import described
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson
-from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.key_changes import add_changes
 from twinhost.cli.output import Failure, ListedPeers, days, duration, not_seen, read, seconds_between
 from twinhost.cli.status import own_sockets
 from twinhost.clients.system_replies import PeerDocument
+from twinhost.deployment import Settings, load_settings
 from twinhost.secure_zmq.callers import INVITATION_ROLE
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError
 from twinhost.secure_zmq.keys import DAY_S, WARN_BEFORE_S

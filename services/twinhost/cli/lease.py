@@ -11,9 +11,9 @@ import typer
 from twinhost import connect
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS, number
-from twinhost.cli.connect import REGISTRY_AGENT
 from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
+from twinhost.deployment import REGISTRY_AGENT
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError

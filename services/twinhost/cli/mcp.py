@@ -10,7 +10,8 @@ import typer
 
 from twinhost import connect_async
 from twinhost.cli import output
-from twinhost.cli.connect import OPEN_LINK, load_settings
+from twinhost.cli.output import OPEN_LINK
+from twinhost.deployment import load_settings
 from twinhost.secure_zmq.errors import ConfigurationError
 
 

@@ -34,6 +34,8 @@ _GAP = 2  # blanks between two columns
 MAX_SENTENCE_CHARACTERS = 600  # of a cell that is a sentence
 GOOD, WARN, BAD, LOUD, FAINT, HEADING = "green", "yellow", "red", "bold white on red", "dim", "bold"
 
+OPEN_LINK = "SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated"
+
 Progress = Callable[[int, int | None], None]  # called with how much is done, and of how much, if that is known
 Cell = str | Text  # a str is made printable; a Text was, by styled()
 # Control and format characters, lone surrogates, line and paragraph separators, unassigned code points.

@@ -16,9 +16,8 @@ from typer.core import TyperCommand, TyperGroup
 
 from twinhost.cli import output
 from twinhost.cli.arguments import COMPLETE_VARIABLE, JSON_FLAG, PROGRAM
-from twinhost.cli.connect import certs_init_failure
 from twinhost.cli.output import Failure
-from twinhost.secure_zmq.certificates import PROFILE_VARIABLE
+from twinhost.secure_zmq.certificates import FAILURE_FILE, PROFILE_VARIABLE, certificates_folder
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.version import version_line
 
@@ -73,7 +72,7 @@ def run(arguments: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # in any locale, every answer can be shown
     if COMPLETE_VARIABLE in os.environ:  # a shell asks at a TAB
         completion_init()
-    elif (failure := certs_init_failure()) is not None:
+    elif (failure := _certs_init_failure()) is not None:
         output.say("warning", output.WARN, f"certs-init failed: {failure}")
     try:
         exit_status = _run(list(arguments))
@@ -82,6 +81,14 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return exit_status
+
+
+def _certs_init_failure() -> str | None:
+    """Return why the last run of certs-init that makes keys failed; None if it did not."""
+    try:
+        return (certificates_folder() / FAILURE_FILE).read_text("utf-8", "replace").strip()
+    except OSError:
+        return None
 
 
 def _run(arguments: list[str]) -> int:

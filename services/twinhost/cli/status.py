@@ -14,11 +14,10 @@ from rich.text import Text
 from twinhost.certificates.running_agents import NO_RESPONSE
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
-from twinhost.cli.connect import OPEN_LINK, Settings, load_settings
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
-from twinhost.cli.output import Failure, ListedPeers, age, duration, read, seconds_between
+from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
-from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, load_settings
 from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session

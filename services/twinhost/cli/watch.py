@@ -8,9 +8,9 @@ import typer
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, number, parse_fields
-from twinhost.cli.connect import REGISTRY_AGENT, load_settings
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
+from twinhost.deployment import REGISTRY_AGENT, load_settings
 from twinhost.secure_zmq.client import Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.system_digital_twin.events.actions import ErrorsCounted

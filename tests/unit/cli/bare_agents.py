@@ -19,8 +19,8 @@ from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, SDT, UMRA
 from twinhost.adversary.attack import AttackedAgent
 from twinhost.adversary.clients import Sodium, new_pair, secret_of
 from twinhost.adversary.zmtp import COMMAND, READY, WELCOME, encode_frame, greeting, metadata, whole_frame
-from twinhost.cli.connect import Settings
 from twinhost.cli.doctor.command import target_of
+from twinhost.deployment import Settings
 from twinhost.network_config import Agent, Host, NetworkConfig
 from twinhost.network_config.model import Limits
 from twinhost.secure_zmq.certificates import Certificates, load_certificates

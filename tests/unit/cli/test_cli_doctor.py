@@ -20,8 +20,8 @@ from tests.unit.cli.running import Cli
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.attack import Verdict
 from twinhost.agent.host_metrics import MachineSample
-from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor import link
+from twinhost.deployment import Settings, load_settings
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client

@@ -11,7 +11,7 @@ from tests.unit.cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.agent.trust import TrustDocument, TrustFolder
 from twinhost.cli import keys
-from twinhost.cli.connect import load_settings
+from twinhost.deployment import load_settings
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER, TRUST_FOLDER
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity

@@ -36,8 +36,8 @@ from twinhost.adversary.campaign import (
 )
 from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
-from twinhost.cli.connect import load_settings
 from twinhost.cli.doctor.command import Format, show_report, target_of
+from twinhost.deployment import load_settings
 from twinhost.secure_zmq import handshake_guard, sockets
 from twinhost.secure_zmq.feed import Feed
 

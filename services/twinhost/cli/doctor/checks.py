@@ -11,13 +11,13 @@ from pathlib import Path
 from twinhost.adversary.attack import Finding, Verdict
 from twinhost.certificates.layout import to_rotate
 from twinhost.cli.audit import summary, verify_with_witnesses
-from twinhost.cli.connect import OPEN_LINK, Settings
 from twinhost.cli.doctor.link import explain_handshake
 from twinhost.cli.keys import LIVE, KeyReport, merge, standing_words
 from twinhost.cli.machines import all_measured, ask_hosts, machines_sentence
-from twinhost.cli.output import ListedPeers, days, duration, parse_moment, read
+from twinhost.cli.output import OPEN_LINK, ListedPeers, days, duration, parse_moment, read
 from twinhost.clients.system_replies import HealthDocument
 from twinhost.commands import CERTS_INIT, certs_init_command, protect_command
+from twinhost.deployment import Settings
 from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.certificates import (

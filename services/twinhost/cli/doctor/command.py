@@ -16,7 +16,6 @@ from twinhost.adversary.attack import AttackedAgent, Finding, Verdict
 from twinhost.adversary.campaign import play_all
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
-from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.doctor.checks import (
     EVERYWHERE,
     NEEDS_OPERATOR,
@@ -34,6 +33,7 @@ from twinhost.cli.doctor.link import (
 )
 from twinhost.cli.output import Failure, printable
 from twinhost.cli.status import own_sockets
+from twinhost.deployment import Settings, load_settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 

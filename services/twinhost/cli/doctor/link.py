@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from twinhost.adversary.attack import Finding, Verdict
 from twinhost.adversary.clients import CurveClient, NoLibsodium, Refused, new_pair
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, RawConnection
-from twinhost.cli.connect import Settings
+from twinhost.deployment import Settings
 from twinhost.network_config import Agent
 from twinhost.network_config.load import ADDRESS_VARIABLES
 from twinhost.secure_zmq.client import Client

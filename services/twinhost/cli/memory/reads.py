@@ -12,7 +12,6 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
-from twinhost.cli.connect import Settings, load_settings
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.clients.memory_replies import (
     BriefMemory,
@@ -24,6 +23,7 @@ from twinhost.clients.memory_replies import (
     SearchResults,
     TwinHistory,
 )
+from twinhost.deployment import Settings, load_settings
 from twinhost.secure_zmq.client import Client
 from twinhost.unified_memory_reasoning.memories.details import DETAILS
 

@@ -18,10 +18,9 @@ from twinhost.certificates.layout import AGENT_ROLE
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.completion import agents_and_actions
-from twinhost.cli.connect import load_settings
 from twinhost.cli.output import printable, to_json
 from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, schema_of_agent
-from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, load_settings
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
 from twinhost.secure_zmq.callers import (
     CHECK_SUBSCRIPTION,
