@@ -14,7 +14,7 @@ from twinhost.clients.typed import actions_of
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.errors import ConfigurationError
 
-Words = list[tuple[str, str]]  # with what a shell may show beside each
+Candidates = list[tuple[str, str]]  # with what a shell may show beside each
 
 _MAX_CHARACTERS = 60
 
@@ -43,17 +43,17 @@ def completion(
     return 0
 
 
-def agents(incomplete: str) -> Words:
+def agents(incomplete: str) -> Candidates:
     """Return the configured agents."""
     return _beginning(incomplete, [(agent, "agent") for agent in _configured()])
 
 
-def actions(context: typer.Context, incomplete: str) -> Words:
+def actions(context: typer.Context, incomplete: str) -> Candidates:
     """Return the actions of the agent that `call` names."""
     return _beginning(incomplete, _actions(context.params["agent"]))
 
 
-def agents_and_actions(context: typer.Context, incomplete: str) -> Words:
+def agents_and_actions(context: typer.Context, incomplete: str) -> Candidates:
     """Return what may follow the words of `explain`: the actions of an agent, or each agent and action."""
     named = context.params["words"]
     if named:
@@ -68,7 +68,7 @@ def _configured() -> list[str]:
         return []
 
 
-def _actions(agent: str) -> Words:
+def _actions(agent: str) -> Candidates:
     """Return an agent's actions; of an agent outside this project, none."""
     if agent not in clients.__all__:
         return []
@@ -76,5 +76,5 @@ def _actions(agent: str) -> Words:
     return [(action, shorten(method.__doc__ or "", _MAX_CHARACTERS)) for action, method in methods.items()]
 
 
-def _beginning(incomplete: str, words: Words) -> Words:
+def _beginning(incomplete: str, words: Candidates) -> Candidates:
     return [(word, about) for word, about in words if word.startswith(incomplete)]

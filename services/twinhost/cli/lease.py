@@ -18,6 +18,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError
 from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
+from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
 
 DEFAULT_TTL_S = 60.0
@@ -25,8 +26,6 @@ RENEWALS_PER_TTL = 3  # so that two may fail
 NOT_EXECUTABLE, NOT_FOUND, KILLED = 126, 127, 128  # as shells report them
 PASSED_ON = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
 _WATCHED = PASSED_ON | {signal.SIGCHLD}
-
-Reply = Mapping[str, Any]
 
 
 def lease(

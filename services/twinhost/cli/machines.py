@@ -32,7 +32,7 @@ class _Hosts(msgspec.Struct):
     hosts: dict[str, HostFigures]
 
 
-class _Reply(msgspec.Struct):
+class _MetricsReply(msgspec.Struct):
     metrics: _Hosts
 
 
@@ -42,7 +42,7 @@ Figures = Mapping[str, HostFigures]  # by host
 def ask_hosts(client: Client, deadline_s: float) -> Figures | None:
     """Return the current metrics of every host, or None if the caller's role has no grant for them."""
     try:
-        return read(client.call("get_metrics", deadline_s=deadline_s), _Reply).metrics.hosts
+        return read(client.call("get_metrics", deadline_s=deadline_s), _MetricsReply).metrics.hosts
     except NotGranted:
         return None
 

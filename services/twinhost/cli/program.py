@@ -17,11 +17,11 @@ from typer.core import TyperCommand, TyperGroup
 from twinhost.cli import output
 from twinhost.cli.arguments import COMPLETE_VARIABLE, JSON_FLAG, PROGRAM
 from twinhost.cli.output import Failure
+from twinhost.cli.standalone import USAGE
 from twinhost.secure_zmq.certificates import FAILURE_FILE, PROFILE_VARIABLE, certificates_folder
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.version import version_line
 
-USAGE = 2
 PROFILE_OPTION = "--profile"
 COMMANDS = {  # in the order of --help: the module, and the first sentence of its help, which a test compares
     "join": ("twinhost.cli.join", "Make a key for the programs of this user, and enrol it."),

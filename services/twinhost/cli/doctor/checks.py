@@ -43,7 +43,7 @@ from twinhost.version import versions
 SECURITY, CONFIGURATION = "SECURE_ZMQ", "network configuration"
 HERE = "here"
 NOT_SOON = "expires within 14 days"
-Result = tuple[Verdict, str]  # of one check, with the sentence of its finding
+CheckResult = tuple[Verdict, str]  # of one check, with the sentence of its finding
 MODES, HALVES, FILES, OWN_KEY_TIME, LISTED_KEYS_TIME = (
     "modes and owners",
     "halves of own key",
@@ -90,7 +90,7 @@ def examine_this_host(environment: Mapping[str, str]) -> tuple[Scene, list[Findi
     return Scene(secure, config, certificates), findings
 
 
-def _security(environment: Mapping[str, str]) -> tuple[bool | None, Result]:
+def _security(environment: Mapping[str, str]) -> tuple[bool | None, CheckResult]:
     try:
         secure = is_secure_zmq_enabled(environment)
     except ConfigurationError as error:
@@ -101,7 +101,7 @@ def _security(environment: Mapping[str, str]) -> tuple[bool | None, Result]:
     return True, (Verdict.OK, "1: encrypted and authenticated, or no connection at all")
 
 
-def _configuration(environment: Mapping[str, str]) -> tuple[NetworkConfig | None, Result]:
+def _configuration(environment: Mapping[str, str]) -> tuple[NetworkConfig | None, CheckResult]:
     try:
         config = load_network_config(environment=environment)
     except ConfigurationError as error:
@@ -109,7 +109,7 @@ def _configuration(environment: Mapping[str, str]) -> tuple[NetworkConfig | None
     return config, (Verdict.OK, ", ".join(f"{agent.name} at {agent.endpoint}" for agent in config.agents.values()))
 
 
-def _own_keys(folder: Path) -> tuple[Certificates | None, Result]:
+def _own_keys(folder: Path) -> tuple[Certificates | None, CheckResult]:
     try:
         certificates = load_certificates(folder)
         _require_same_public_half(certificates)
@@ -134,7 +134,7 @@ def _require_same_public_half(certificates: Certificates) -> None:
                 )
 
 
-def _modes(folder: Path) -> Result:
+def _modes(folder: Path) -> CheckResult:
     try:
         paths = [folder, *sorted(folder.rglob("*"))]
         faults = [fault for path in paths if (fault := _mode_fault(path))]
@@ -163,7 +163,7 @@ def _mode_fault(path: Path) -> str | None:
     return None
 
 
-def _files(folder: Path, contents: FolderContents) -> Result:
+def _files(folder: Path, contents: FolderContents) -> CheckResult:
     if contents.rejected:
         return Verdict.FAILED, "; ".join(contents.rejected)
     if not contents.current:
@@ -172,7 +172,7 @@ def _files(folder: Path, contents: FolderContents) -> Result:
     return Verdict.OK, counts
 
 
-def _own_time(own: Certificate, contents: FolderContents) -> Result:
+def _own_time(own: Certificate, contents: FolderContents) -> CheckResult:
     if own.public.fingerprint in contents.revoked:
         sentence = f"{own.public.fingerprint} is revoked; run {CERTS_INIT} verify, which shows how to replace it"
         return Verdict.FAILED, sentence
@@ -182,7 +182,7 @@ def _own_time(own: Certificate, contents: FolderContents) -> Result:
     return _time_left(own, SYSTEM_CLOCK.time())
 
 
-def _listed_time(certificates: Sequence[Certificate]) -> Result:
+def _listed_time(certificates: Sequence[Certificate]) -> CheckResult:
     now = SYSTEM_CLOCK.time()
     left = [(key.owner.name, *_time_left(key, now)) for key in certificates]
     for wanted in (Verdict.FAILED, Verdict.WARNING):
@@ -191,7 +191,7 @@ def _listed_time(certificates: Sequence[Certificate]) -> Result:
     return Verdict.OK, f"none of {len(left)} {NOT_SOON}"
 
 
-def _time_left(certificate: Certificate, now: float) -> Result:
+def _time_left(certificate: Certificate, now: float) -> CheckResult:
     validity = certificate.validity
     if validity.not_after is None:
         return Verdict.OK, "it does not expire"
@@ -257,14 +257,14 @@ class AgentAnswers:
         except TwinhostError as error:
             yield self._finding(ANSWERS, Verdict.FAILED, str(error))
 
-    def _answered(self) -> Result:
+    def _answered(self) -> CheckResult:
         if self._settings.certificates is None:
             return Verdict.FAILED, "it authenticates no caller: SECURE_ZMQ=0 there and here; set it to 1 on both hosts"
         name = self._settings.certificates.own_keys.certificate.owner.name
         pins = " or ".join(pin.fingerprint for pin in self._settings.pins(self.agent))
         return Verdict.OK, f"encrypted; it authenticated us as {name} and proved to hold {pins}"
 
-    def _healthy(self, health: HealthDocument) -> Result:
+    def _healthy(self, health: HealthDocument) -> CheckResult:
         if health.agent != self.agent.name:
             return Verdict.FAILED, f"{self.agent.endpoint} is {health.agent}; correct network_config.yaml"
         faults = [f"{name}: {check.detail}" for name, check in health.checks.items() if not check.ok]
@@ -274,7 +274,7 @@ class AgentAnswers:
         verdict = Verdict.WARNING if health.status == "degraded" else Verdict.FAILED
         return verdict, f"{health.status}: {'; '.join([*faults, *health.warnings])}"
 
-    def _keys(self, client: Client, health: HealthDocument) -> Result:
+    def _keys(self, client: Client, health: HealthDocument) -> CheckResult:
         peers = read(client.call("get_peers", deadline_s=_DEADLINE_S), ListedPeers)
         self.report = KeyReport(self.agent.host.name, peers, health.timestamp)
         keys = [key for key in merge([self.report]) if not key.invitation]
@@ -290,7 +290,7 @@ class AgentAnswers:
             return Verdict.FAILED, f"{'; '.join(expired + soon)}; {advice}"
         return (Verdict.WARNING, "; ".join(soon)) if soon else (Verdict.OK, f"none of {len(keys)} {NOT_SOON}")
 
-    def _audit(self, client: Client) -> Result:
+    def _audit(self, client: Client) -> CheckResult:
         verified = verify_with_witnesses(self._settings, client)
         findings = verified.findings
         if verified.whole:
@@ -304,7 +304,7 @@ class AgentAnswers:
         return Finding(check, self.agent.name, verdict, sentence)
 
 
-def _clock(health: HealthDocument, middle: float) -> Result:
+def _clock(health: HealthDocument, middle: float) -> CheckResult:
     there = parse_moment(health.timestamp)
     if there is None:
         return Verdict.FAILED, f"{health.timestamp!r} is not a time; check its version"
@@ -318,14 +318,14 @@ def _clock(health: HealthDocument, middle: float) -> Result:
     return Verdict.OK, offset
 
 
-def _machines(client: Client) -> Result:
+def _machines(client: Client) -> CheckResult:
     hosts = ask_hosts(client, _DEADLINE_S)
     if hosts is None:
         return Verdict.NOT_PLAYED, "needs a key whose role has the grant get_metrics"
     return Verdict.OK if all_measured(hosts) else Verdict.WARNING, machines_sentence(hosts)
 
 
-def _versions(health: HealthDocument) -> Result:
+def _versions(health: HealthDocument) -> CheckResult:
     here, there = versions(), health.version
     differ = [
         f"{name} {there.get(name, 'none')} there, {here[name]} here" for name in here if there.get(name) != here[name]
@@ -335,7 +335,7 @@ def _versions(health: HealthDocument) -> Result:
     return Verdict.OK, ", ".join(f"{name} {version}" for name, version in here.items())
 
 
-def _of_operators(ask: Callable[[], Result]) -> Result:
+def _of_operators(ask: Callable[[], CheckResult]) -> CheckResult:
     try:
         return ask()
     except NotGranted:

@@ -37,7 +37,6 @@ from twinhost.deployment import Settings, load_settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import TwinhostError
 
-Findings = Sequence[Finding]
 AGENT, CAUSED = "agent", "refusals it caused"
 _HOST_FIRST = "correct this host's findings first"
 _UNREACHED = "it can't be reached"
@@ -162,7 +161,7 @@ def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Findin
         yield Finding(AGENT, agent.name, Verdict.FAILED, str(error))
 
 
-def show_report(title: str, findings: Findings, form: Format) -> None:
+def show_report(title: str, findings: Sequence[Finding], form: Format) -> None:
     """Write a report to stdout."""
     if form is Format.JSON:
         output.show_value(_as_document(findings), as_json=True)
@@ -175,28 +174,28 @@ def show_report(title: str, findings: Findings, form: Format) -> None:
         )
 
 
-def _failed(findings: Findings) -> list[Finding]:
+def _failed(findings: Sequence[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.verdict is Verdict.FAILED]
 
 
-def _by_place(findings: Findings) -> list[Findings]:
+def _by_place(findings: Sequence[Finding]) -> list[Sequence[Finding]]:
     places: dict[str, list[Finding]] = {}
     for finding in findings:
         places.setdefault(finding.where, []).append(finding)
     return list(places.values())
 
 
-def _counted(findings: Findings) -> dict[Verdict, int]:
+def _counted(findings: Sequence[Finding]) -> dict[Verdict, int]:
     counts = Counter(finding.verdict for finding in findings)
     return {verdict: counts[verdict] for verdict in Verdict}
 
 
-def _summary(findings: Findings) -> Text:
+def _summary(findings: Sequence[Finding]) -> Text:
     parts = [output.styled(f"{count} {verdict}", _STYLES[verdict]) for verdict, count in _counted(findings).items()]
     return Text(", ").join(parts)
 
 
-def _as_document(findings: Findings) -> dict[str, Any]:
+def _as_document(findings: Sequence[Finding]) -> dict[str, Any]:
     failures = [
         Failure("examination_failed", f"{finding.check} on {finding.where}: {finding.sentence}")
         for finding in _failed(findings)
@@ -208,7 +207,7 @@ def _as_document(findings: Findings) -> dict[str, Any]:
     }
 
 
-def _as_junit(title: str, findings: Findings) -> str:
+def _as_junit(title: str, findings: Sequence[Finding]) -> str:
     """Return JUnit XML: a suite for each place, a case for each check."""
     root = ElementTree.Element("testsuites", {"name": title, **_totals(findings)})
     for here in _by_place(findings):
@@ -221,13 +220,13 @@ def _as_junit(title: str, findings: Findings) -> str:
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode")
 
 
-def _totals(findings: Findings) -> dict[str, str]:
+def _totals(findings: Sequence[Finding]) -> dict[str, str]:
     counts = _counted(findings)
     failed, skipped = counts[Verdict.FAILED], counts[Verdict.NOT_PLAYED]
     return {"tests": str(len(findings)), "failures": str(failed), "skipped": str(skipped)}
 
 
-def _table(findings: Findings) -> RenderableType:
+def _table(findings: Sequence[Finding]) -> RenderableType:
     rows = [
         (finding.check, output.styled(finding.verdict, _STYLES[finding.verdict]), finding.sentence)
         for finding in findings

@@ -9,14 +9,16 @@ import typer
 
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
-from twinhost.cli.inspect.findings import Finding, inspect_source
+from twinhost.cli.inspect.findings import ZmqUse, inspect_source
 from twinhost.cli.output import printable
 
 STANDARD_INPUT = "-"
-Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="Python source; - is standard input.")]
 
 
-def inspect(files: Files, as_json: AsJson = False) -> int:
+def inspect(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Python source; - is standard input.")],
+    as_json: AsJson = False,
+) -> int:
     """List an agent's uses of ZeroMQ, and what replaces each.
 
     The source is read and never run; no agent is asked, and no key is needed.
@@ -39,7 +41,7 @@ def inspect(files: Files, as_json: AsJson = False) -> int:
     return min(changes, 1)
 
 
-def _read(file: str) -> list[Finding]:
+def _read(file: str) -> list[ZmqUse]:
     try:
         content = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
         return inspect_source(content)

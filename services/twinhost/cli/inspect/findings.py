@@ -13,10 +13,10 @@ from twinhost.cli.inspect.source import (
     POLL,
     RECEIVE,
     SECURE,
+    AgentSource,
     Function,
-    Place,
+    NodePlace,
     Socket,
-    Source,
     called_name,
     socket_kind,
     text_of,
@@ -39,7 +39,7 @@ _PORTS = range(1024, 65_536)
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Finding:
+class ZmqUse:
     """One use of ZeroMQ: where, what it is, and what replaces it; without `change` it may stay."""
 
     line: int
@@ -49,17 +49,17 @@ class Finding:
     change: bool = True
 
 
-def inspect_source(text: str | bytes) -> list[Finding]:
+def inspect_source(text: str | bytes) -> list[ZmqUse]:
     """Return what an agent's source uses of ZeroMQ, by line.
 
     Raises:
         SyntaxError, ValueError: it is not Python source.
     """
-    source = Source(text)
+    source = AgentSource(text)
     return sorted({*_of_nodes(source), *_of_calls(source), *_of_sockets(source), *_of_order(source)})
 
 
-def _of_nodes(source: Source) -> Iterator[Finding]:
+def _of_nodes(source: AgentSource) -> Iterator[ZmqUse]:
     for place in source.places:
         match place.node:
             case ast.Import(names=aliases, lineno=line):
@@ -83,14 +83,14 @@ def _of_nodes(source: Source) -> Iterator[Finding]:
                     yield _fixed(line, text)
 
 
-def _of_ports(named: Iterable[tuple[str, ast.expr]]) -> Iterator[Finding]:
+def _of_ports(named: Iterable[tuple[str, ast.expr]]) -> Iterator[ZmqUse]:
     for name, value in named:
         if "port" in name.lower() and isinstance(value, ast.Constant) and value.value in _PORTS:
             health = "health" in name.lower() or "http" in name.lower()
             yield _fixed(value.lineno, str(value.value), "http_port" if health else "zmq_port")
 
 
-def _of_import(module: str, names: Sequence[str], line: int) -> Iterator[Finding]:
+def _of_import(module: str, names: Sequence[str], line: int) -> Iterator[ZmqUse]:
     kept = _KEPT.get(module)
     stays = [name for name in names if (name in (*kept, "*") if kept else f"{module}.{name}" in _KEPT)]
     if stays:
@@ -98,11 +98,11 @@ def _of_import(module: str, names: Sequence[str], line: int) -> Iterator[Finding
     for name in names if kept else ():
         if name not in stays:
             instead = f"one of {', '.join(kept or ())}"
-            yield Finding(line, "unknown-import", f"imports {name}, which does not exist", instead)
+            yield ZmqUse(line, "unknown-import", f"imports {name}, which does not exist", instead)
 
 
-def _stays(line: int, names: str) -> Finding:
-    return Finding(line, "import", f"imports {names}, which stays", "", change=False)
+def _stays(line: int, names: str) -> ZmqUse:
+    return ZmqUse(line, "import", f"imports {names}, which stays", "", change=False)
 
 
 def _secures(node: ast.AST) -> bool:
@@ -120,45 +120,45 @@ def _goes_on(handler: ast.ExceptHandler) -> bool:
     return not (ends or caught & _STOPS or any(isinstance(node, ast.Raise) for node in inside))
 
 
-def _fails_open(handler: ast.ExceptHandler) -> Finding:
-    return Finding(handler.lineno, "fails-open", "goes on without security after an error", "raise")
+def _fails_open(handler: ast.ExceptHandler) -> ZmqUse:
+    return ZmqUse(handler.lineno, "fails-open", "goes on without security after an error", "raise")
 
 
-def _fixed(line: int, text: str, port: str = "zmq_port") -> Finding:
+def _fixed(line: int, text: str, port: str = "zmq_port") -> ZmqUse:
     agent = "load_network_config().agent('AGENT')"
     if text.startswith("tcp:"):
         instead = f'f"tcp://*:{{{agent}.zmq_port}}"' if "*" in text else f"{agent}.endpoint"
     else:
         instead = f"{agent}.host.address" if "." in text else f"{agent}.{port}"
-    return Finding(line, "fixed-address", f"has the fixed address {text}", instead)
+    return ZmqUse(line, "fixed-address", f"has the fixed address {text}", instead)
 
 
-def _of_calls(source: Source) -> Iterator[Finding]:
+def _of_calls(source: AgentSource) -> Iterator[ZmqUse]:
     awaited = [inner for _, call in source.calls if called_name(call) == "wait_for" for inner in ast.walk(call)]
     for place, call in source.calls:
         name, line, function = called_name(call), call.lineno, text_of(call.func)
         if kind := socket_kind(call):
-            yield Finding(line, "socket", f"makes a {kind} socket", _INSTEAD_OF.get(kind, _STAYS), change=False)
+            yield ZmqUse(line, "socket", f"makes a {kind} socket", _INSTEAD_OF.get(kind, _STAYS), change=False)
         arguments = [text_of(argument) for argument in call.args]
         if name in {"get", "getenv"} and arguments[:1] == ["SECURE_ZMQ"] and arguments[1:2] != ["1"]:
             instead = "is_secure_zmq_enabled() of main_pc_code.src.network.secure_zmq"
-            yield Finding(line, "off-by-default", "has no security if SECURE_ZMQ is unset", instead)
+            yield ZmqUse(line, "off-by-default", "has no security if SECURE_ZMQ is unset", instead)
         if name == "recv_pyobj" or (name == "loads" and "pickle" in function and _receives(call)):
-            yield Finding(line, "pickle", "unpickles what a peer sends, which can run any code", "recv_json()")
+            yield ZmqUse(line, "pickle", "unpickles what a peer sends, which can run any code", "recv_json()")
         if name == "send_pyobj" or (name in {"send", "send_multipart"} and "pickle.dumps(" in text_of(call)):
-            yield Finding(line, "pickle", "sends a pickle, which only Python reads", "send_json(MESSAGE)")
+            yield ZmqUse(line, "pickle", "sends a pickle, which only Python reads", "send_json(MESSAGE)")
         if name in RECEIVE and call not in awaited and isinstance(call.func, ast.Attribute):
             yield from _of_receive(source, place, call, call.func.value)
         if function.endswith("Context.instance") and source.in_processes:
             instead = "zmq.Context(), made in the process that uses it"
-            yield Finding(line, "shared-context", "gets a Context that child processes can't use", instead)
+            yield ZmqUse(line, "shared-context", "gets a Context that child processes can't use", instead)
 
 
 def _receives(node: ast.AST) -> bool:
     return any(isinstance(inner, ast.Call) and called_name(inner) in RECEIVE for inner in ast.walk(node))
 
 
-def _of_receive(source: Source, place: Place, call: ast.Call, owner: ast.expr) -> Iterator[Finding]:
+def _of_receive(source: AgentSource, place: NodePlace, call: ast.Call, owner: ast.expr) -> Iterator[ZmqUse]:
     socket, name = source.socket(owner, place), text_of(owner)
     arguments = " ".join(map(text_of, (*call.args, *(keyword.value for keyword in call.keywords))))
     options = source.options | (socket.options if socket else set())
@@ -167,32 +167,32 @@ def _of_receive(source: Source, place: Place, call: ast.Call, owner: ast.expr) -
     if not (unknown or timed or _AT_ONCE.search(arguments)):
         serves = socket is not None and socket.kind not in _CONNECTING
         instead = f"if {name}.poll(1000): {text_of(call)}" if serves else f"{name}.rcvtimeo = 5000, before this line"
-        yield Finding(call.lineno, "no-timeout", "waits for ever", instead)
+        yield ZmqUse(call.lineno, "no-timeout", "waits for ever", instead)
 
 
-def _of_sockets(source: Source) -> Iterator[Finding]:
+def _of_sockets(source: AgentSource) -> Iterator[ZmqUse]:
     for socket in source.sockets.values():
         name, options = socket.name, socket.options | source.options
         missing = [option for option in ("REQ_RELAXED", "REQ_CORRELATE") if option not in options]
         if socket.kind == "REQ" and missing and CLOSED not in options:
             instead = "; ".join(f"{name}.setsockopt(zmq.{option}, 1)" for option in missing)
-            yield Finding(socket.line, "stuck-req", f"{name} can't send again after a lost reply", instead)
+            yield ZmqUse(socket.line, "stuck-req", f"{name} can't send again after a lost reply", instead)
         if socket.opened and not (socket.secured or source.secures_others or socket.opened.startswith("inproc:")):
             secure = "secure_client_socket" if socket.kind in _CONNECTING else "secure_server_socket"
             instead = f"{name} = {secure}({name}), before it is bound or connected"
-            yield Finding(socket.line, "plain-socket", f"never secures {name}, so others refuse it", instead)
+            yield ZmqUse(socket.line, "plain-socket", f"never secures {name}, so others refuse it", instead)
         yield from _shared(source, socket)
 
 
-def _shared(source: Source, socket: Socket) -> Iterator[Finding]:
+def _shared(source: AgentSource, socket: Socket) -> Iterator[ZmqUse]:
     inside = {function: line for function, line in socket.users.items() if function in source.in_threads}
     if inside and len(inside) < len(socket.users):
         function, line = min(inside.items(), key=lambda item: item[1])
         sentence = f"uses {socket.name} in the thread of {function.lstrip('.')}, and elsewhere in another"
-        yield Finding(line, "shared-socket", sentence, "a socket made in that thread; only its Context is shared")
+        yield ZmqUse(line, "shared-socket", sentence, "a socket made in that thread; only its Context is shared")
 
 
-def _of_order(source: Source) -> Iterator[Finding]:
+def _of_order(source: AgentSource) -> Iterator[ZmqUse]:
     """Find sockets that get CURVE after they were bound or connected."""
     followed = {place.function for place, call in source.calls if called_name(call) in SECURE}
     if not followed:
@@ -204,24 +204,25 @@ def _of_order(source: Source) -> Iterator[Finding]:
     ):
         followed |= more
     top = [place.node for place in source.places if isinstance(place.node, ast.stmt) and place.node.col_offset == 0]
-    yield from _Walk(source, Place(ast.Module([], [])), followed, {}, {}).follow(top)
+    yield from _Walk(source, NodePlace(ast.Module([], [])), followed, {}, {}).follow(top)
     for name in followed - {""}:
         function = source.functions[name]
-        yield from _Walk(source, Place(function, name.rpartition(".")[0], name), followed, {}, {}).follow(function.body)
+        place = NodePlace(function, name.rpartition(".")[0], name)
+        yield from _Walk(source, place, followed, {}, {}).follow(function.body)
 
 
 @dataclass(slots=True)
 class _Walk:
     """A function, followed in the order of execution into those of the same file that it calls."""
 
-    source: Source
-    place: Place
+    source: AgentSource
+    place: NodePlace
     followed: Set[str]  # the functions that lead to such calls
     given: Mapping[str, str]  # the sockets that parameters stand for
     opened: dict[str, int]  # the lines in which sockets were bound or connected
     depth: int = 3  # of calls
 
-    def follow(self, block: Sequence[ast.AST]) -> Iterator[Finding]:
+    def follow(self, block: Sequence[ast.AST]) -> Iterator[ZmqUse]:
         for statement in block:
             if isinstance(statement, Function | ast.ClassDef):
                 continue
@@ -243,11 +244,11 @@ class _Walk:
                     after |= self.opened
             self.opened = after
 
-    def _of(self, call: ast.Call) -> Iterator[Finding]:
+    def _of(self, call: ast.Call) -> Iterator[ZmqUse]:
         name, target = called_name(call), self.source.called(call.func, self.place)
         if name in SECURE and call.args and (line := self.opened.get(self._key(call.args[0]))):
             sentence = f"secures {text_of(call.args[0])} after line {line} has bound or connected it"
-            yield Finding(call.lineno, "late-security", sentence, f"this line, moved above line {line}")
+            yield ZmqUse(call.lineno, "late-security", sentence, f"this line, moved above line {line}")
         elif name in OPEN and isinstance(call.func, ast.Attribute):
             self.opened[self._key(call.func.value)] = call.lineno
         elif name == "close" and isinstance(call.func, ast.Attribute):
@@ -256,7 +257,7 @@ class _Walk:
             function = self.source.functions[target]
             parameters = [parameter.arg for parameter in function.args.args if parameter.arg != "self"]
             given = {name: self._key(node) for name, node in zip(parameters, call.args, strict=False)}
-            place = Place(function, target.rpartition(".")[0], target)
+            place = NodePlace(function, target.rpartition(".")[0], target)
             inner = _Walk(self.source, place, self.followed, given, self.opened, self.depth - 1)
             yield from inner.follow(function.body)
             self.opened = inner.opened

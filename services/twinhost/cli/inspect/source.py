@@ -38,26 +38,26 @@ class Socket:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class NodePlace:
     """A node, the class that it is in, and its function: `Class.name`, or `.name` outside of classes."""
 
     node: ast.AST
     owner: str = ""
     function: str = ""
 
-    def inside(self) -> Iterator["Place"]:
+    def inside(self) -> Iterator["NodePlace"]:
         """Yield every node below with its place, in the order of the source."""
         for child in ast.iter_child_nodes(self.node):
-            place = Place(child, self.owner, self.function)
+            place = NodePlace(child, self.owner, self.function)
             yield place
             if isinstance(child, ast.ClassDef):
-                place = Place(child, child.name)
+                place = NodePlace(child, child.name)
             elif isinstance(child, Function):
-                place = Place(child, self.owner, f"{self.owner}.{child.name}")
+                place = NodePlace(child, self.owner, f"{self.owner}.{child.name}")
             yield from place.inside()
 
 
-class Source:
+class AgentSource:
     """One file: its nodes, functions, and sockets; `options` are those that may hold for every socket."""
 
     def __init__(self, text: str | bytes) -> None:
@@ -66,7 +66,7 @@ class Source:
         Raises:
             SyntaxError, ValueError: it is not Python source.
         """
-        self.places = list(Place(ast.parse(text)).inside())
+        self.places = list(NodePlace(ast.parse(text)).inside())
         self.calls = [(place, place.node) for place in self.places if isinstance(place.node, ast.Call)]
         self.functions = {
             f"{place.owner}.{place.node.name}": place.node for place in self.places if isinstance(place.node, Function)
@@ -94,7 +94,7 @@ class Source:
         self.in_threads = self._started_by(_THREADS)
         self.in_processes = self._started_by({"Process"})
 
-    def key(self, node: ast.AST, place: Place) -> str:
+    def key(self, node: ast.AST, place: NodePlace) -> str:
         """Return what a name, or an attribute of `self`, is known as in this file."""
         text = text_of(node)
         if text.startswith("self."):
@@ -103,10 +103,10 @@ class Source:
         local = f"{place.function}:{text}"
         return local if local in self.sockets else text
 
-    def socket(self, node: ast.AST, place: Place) -> Socket | None:
+    def socket(self, node: ast.AST, place: NodePlace) -> Socket | None:
         return self.sockets.get(self.key(node, place))
 
-    def called(self, node: ast.AST, place: Place) -> str | None:
+    def called(self, node: ast.AST, place: NodePlace) -> str | None:
         """Return the function of this file that an expression names."""
         match node:
             case ast.Name(id=name):
@@ -118,7 +118,7 @@ class Source:
                 return None
         return name if name in self.functions else None
 
-    def is_timed(self, node: ast.AST, place: Place) -> bool:
+    def is_timed(self, node: ast.AST, place: NodePlace) -> bool:
         """Return whether a timeout is set, or a poll made, by a function that a socket comes from or is given to."""
         return self._name(node, place) in self._timed
 
@@ -135,24 +135,24 @@ class Source:
             timed |= made
         return timed
 
-    def _name(self, node: ast.AST, place: Place) -> str | None:
+    def _name(self, node: ast.AST, place: NodePlace) -> str | None:
         """Return a name that may stand for a socket, or for the collection that has it; None for anything else."""
         node = _bare(node)
         if isinstance(node, ast.Name):
             return f"{place.function}:{node.id}" if place.function else node.id
         return self.key(node, place) if isinstance(node, ast.Attribute) else None
 
-    def _values(self, node: ast.AST, place: Place) -> list[str | None]:
+    def _values(self, node: ast.AST, place: NodePlace) -> list[str | None]:
         """Return the names that a value may be: itself, or what a function of this file returns."""
         node = _bare(node)
         function = self.called(node.func, place) if isinstance(node, ast.Call) else None
         if function is None:
             return [self._name(node, place)]
-        there = Place(self.functions[function], function.rpartition(".")[0], function)
+        there = NodePlace(self.functions[function], function.rpartition(".")[0], function)
         returned = [inner.node.value for inner in there.inside() if isinstance(inner.node, ast.Return)]
         return [None if value is None else self._name(value, there) for value in returned] or [None]
 
-    def _follow_names(self, place: Place) -> None:
+    def _follow_names(self, place: NodePlace) -> None:
         match place.node:
             case ast.Assign(targets=[target], value=value) if not socket_kind(value):
                 pass
@@ -169,7 +169,7 @@ class Source:
         if (name := self._name(target, place)) and not empty:
             self._sources[name] += self._values(value, place)
 
-    def _follow_arguments(self, place: Place, call: ast.Call) -> None:
+    def _follow_arguments(self, place: NodePlace, call: ast.Call) -> None:
         name = called_name(call)
         polled: list[ast.AST] = [call.func.value] if name == "poll" and isinstance(call.func, ast.Attribute) else []
         polled += [inner for node in call.args[:1] if name in {"register", "select"} for inner in ast.walk(node)]
@@ -191,7 +191,7 @@ class Source:
             family += [base for base in self._bases.get(member, ()) if base not in family]
         return family
 
-    def _find_socket(self, place: Place) -> None:
+    def _find_socket(self, place: NodePlace) -> None:
         match place.node:
             case ast.Assign(targets=[target], value=value):
                 pass
@@ -210,13 +210,13 @@ class Source:
                 if isinstance(place.node, ast.withitem):
                     self.sockets[key].options.add(CLOSED)
 
-    def _find_attributes(self, place: Place, node: ast.Assign) -> None:
+    def _find_attributes(self, place: NodePlace, node: ast.Assign) -> None:
         for target in node.targets:
             if isinstance(target, ast.Attribute):
                 socket = self.socket(target.value, place)
                 (socket.options if socket else self.options).add(target.attr.upper())
 
-    def _find_use(self, place: Place, call: ast.Call) -> None:
+    def _find_use(self, place: NodePlace, call: ast.Call) -> None:
         name, arguments = called_name(call), call.args
         if name in SECURE and arguments:
             if socket := self.socket(arguments[0], place):
@@ -235,7 +235,7 @@ class Source:
                 self._note_use(socket, place, call)
 
     @staticmethod
-    def _note_use(socket: Socket, place: Place, call: ast.Call) -> None:
+    def _note_use(socket: Socket, place: NodePlace, call: ast.Call) -> None:
         name, arguments = called_name(call), call.args
         if name == "poll":
             socket.options.add(POLL)

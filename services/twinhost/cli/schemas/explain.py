@@ -56,7 +56,7 @@ def explain(
     """
     config = load_network_config()
     schemas, action = _selected(words or [], config)
-    reader = Reader.of(config)
+    reader = Asker.of(config)
     if as_json:
         output.show_value({"status": "ok", "agents": _document(schemas, action, reader)}, as_json=True)
     elif action is None:
@@ -70,7 +70,7 @@ def explain(
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
+class Asker:
     """Who reads, as the key that `call` would use says; without a key, an agent that is not named yet."""
 
     caller: Caller
@@ -78,7 +78,7 @@ class Reader:
     shipped: bool
 
     @classmethod
-    def of(cls, config: NetworkConfig) -> "Reader":
+    def of(cls, config: NetworkConfig) -> "Asker":
         """Return the reader on this machine."""
         grants = config.grants or load_network_config(_SHIPPED_CONFIG, {}).grants
         caller = Caller("", "", frozenset({AGENT_ROLE}), "")
@@ -172,7 +172,7 @@ def _schemas_of_others(
     return schemas
 
 
-def _document(schemas: Mapping[str, RequestSchema], action: str | None, reader: Reader) -> dict[str, Any]:
+def _document(schemas: Mapping[str, RequestSchema], action: str | None, reader: Asker) -> dict[str, Any]:
     return {
         agent: {
             name: {
