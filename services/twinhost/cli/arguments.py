@@ -92,7 +92,7 @@ def parse_fields(
 
     Args:
         pairs: the words.
-        typed: given a key, the text, and the decoded value, returns what is sent.
+        typed: returns what is sent, of a key, the text, and the decoded value.
         reserved: keys that are no fields of this command, and what to use instead.
 
     Raises:

@@ -188,10 +188,6 @@ class AuditReader:
 def verify_with_witnesses(settings: Settings, client: Client) -> Verified:
     """Read and check the whole log, and compare it with what other hosts had seen before it was read.
 
-    Args:
-        settings: how to ask the witnesses.
-        client: of the agent that has the log.
-
     Raises:
         TwinhostError: the agent can't be asked, or refuses.
     """

@@ -154,14 +154,8 @@ def survey_until_healthy(
 ) -> Survey:
     """Ask every agent until nothing is wrong or the time has passed, and return the last round.
 
-    Args:
-        settings: the agents to call, and the key to call with.
-        wait_s: seconds; with 0 there is one round.
-        on_retry: called with what is wrong before each further round.
-        awaited: the agents to wait for, besides SystemDigitalTwin; the others are asked once, in the end.
-
-    Raises:
-        ConfigurationError: SystemDigitalTwin is missing in the configuration.
+    With `wait_s` 0 there is one round; `on_retry` is called with what is wrong before each further one. If some are
+    `awaited`, besides SystemDigitalTwin, the others are asked once, in the end.
     """
     ends = SYSTEM_CLOCK.monotonic() + wait_s
     everybody = tuple(settings.config.agents.values())

@@ -46,15 +46,10 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 
 
 def checked_name(name: str, what: str, *, not_of: Iterable[type] = ()) -> str:
-    """Return a name that may be written into a module.
-
-    Args:
-        name: the name.
-        what: what has it, for the error's sentence.
-        not_of: classes that must not have an attribute of this name.
+    """Return a name that may be written into a module, and that these classes don't have as an attribute.
 
     Raises:
-        ConfigurationError: it may not.
+        ConfigurationError: it may not; the sentence begins with `what` has it.
     """
     why = ""
     if keyword.iskeyword(name):
@@ -74,12 +69,7 @@ class WrittenTypes:
     """The types that were written so far, each before those that need it."""
 
     def __init__(self, *, reserved: Iterable[str] = (), width: int = 120) -> None:
-        """Begin without any.
-
-        Args:
-            reserved: names of actions and fields, and of further classes of the module.
-            width: of a line.
-        """
+        """Begin without any; `reserved` are names of actions and fields, and of further classes of the module."""
         self.width = width
         self._hidden = _IN_ANNOTATIONS.intersection(reserved)
         self._reserved = {*_OF_THE_MODULE, *dir(builtins), *keyword.kwlist, *reserved}
@@ -108,13 +98,7 @@ class WrittenTypes:
         return literal(text) if unfinished.intersection(re.findall(r"\w+", text)) else text
 
     def write(self, kinds: Sequence[Node], base: str, default: str, lines: Lines) -> str:
-        """Write a type, if it is not written yet; return its name.
-
-        Args:
-            kinds: the objects that it is for; it is named and described as the first one.
-            base: with the arguments of a class.
-            default: its docstring where the schema has none.
-            lines: its fields.
+        """Write a type, if it is not written yet; return its name. It is named and described as the first of `kinds`.
 
         Raises:
             ConfigurationError: there are too many.
@@ -272,13 +256,9 @@ def paragraphs_of(text: str, default: str) -> list[str]:
 
 
 def docstring(paragraphs: Sequence[str], level: int, width: int, example: str = "") -> str:
-    """Return a docstring, wrapped for its place.
+    """Return a docstring, wrapped for its place; the example is our own, and is written as it is.
 
-    Args:
-        paragraphs: any text; none keeps a prompt, after which doctest would run what follows.
-        level: of the indentation.
-        width: of a line.
-        example: of our own, which is written as it is.
+    No paragraph keeps a prompt, after which doctest would run what follows.
     """
     indent = "    " * level
     several = len(paragraphs) > 1 or bool(example)
@@ -408,13 +388,7 @@ class Classes:
     ) -> str:
         """Return the signature of a method: the first required argument by position, the others by name.
 
-        Args:
-            name: of the method.
-            arguments: of the action.
-            returns: the annotation.
-            asynchronous: for a coroutine.
-            by_name: all arguments are by name.
-            repeatable: it takes a `request_id`.
+        All are by name with `by_name`; one that is `repeatable` takes a `request_id`.
         """
         first = next((argument for argument in arguments if argument.required and not by_name), None)
         texts = ["self", *([f"{first.name}: {first.type}"] if first else []), "*"]

@@ -94,9 +94,7 @@ class RequestSchema(Schema, frozen=True):
     def example(self, action: str, own_name: str | None = None) -> dict[str, Any]:
         """Return valid fields: the required ones, and those for which the schema has an example.
 
-        Args:
-            action: its name.
-            own_name: what a field has that takes the caller's own name.
+        A field that takes the caller's own name has `own_name`.
         """
         return self._example_of(self._definition(action), own_name)
 
