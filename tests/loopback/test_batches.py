@@ -17,7 +17,7 @@ from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, together
-from twinhost.secure_zmq.framing.inbound import Deferred, Inbound, Job
+from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.server import MAX_BATCH, MAX_READS, MAX_READS_OF_MANY, Server
 from twinhost.secure_zmq.sockets import DONTWAIT
@@ -50,7 +50,7 @@ class Answerer:
         self.all.append(len(inbounds))
         return [bytes(inbound.payload) for inbound in inbounds]
 
-    def take_deferred(self) -> dict[int, Deferred]:
+    def take_deferred(self) -> dict[int, DeferredReply]:
         return {}
 
 
@@ -60,7 +60,7 @@ class PartAnswerer(Answerer):
     def __init__(self, seed: int) -> None:
         super().__init__(commits=False)
         self._random = Random(seed)
-        self._deferred: dict[int, Deferred] = {}
+        self._deferred: dict[int, DeferredReply] = {}
 
     def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         replies = super().answer(batch[: self._random.randint(1, len(batch))], more)
@@ -68,15 +68,15 @@ class PartAnswerer(Answerer):
             if reply.startswith(b"later"):
                 answer: Future[Any] = Future()
                 answer.set_result(reply)
-                self._deferred[place] = Deferred(cast(Job, None), answer, 0.0)
+                self._deferred[place] = DeferredReply(cast(Job, None), answer, 0.0)
                 replies[place] = b""
         return replies
 
-    def take_deferred(self) -> dict[int, Deferred]:
+    def take_deferred(self) -> dict[int, DeferredReply]:
         deferred, self._deferred = self._deferred, {}
         return deferred
 
-    def settle(self, deferred: Deferred) -> bytes:
+    def settle(self, deferred: DeferredReply) -> bytes:
         return cast(bytes, deferred.answer.result())
 
 

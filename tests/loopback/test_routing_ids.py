@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.bound_socket import ServerSocket, open_server_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
+from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
 from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
@@ -50,7 +50,7 @@ class Collector:
                 self.looks += 1
         return [bytes(inbound.payload) for inbound in inbounds]
 
-    def take_deferred(self) -> dict[int, Deferred]:
+    def take_deferred(self) -> dict[int, DeferredReply]:
         return {}
 
 

@@ -22,6 +22,7 @@ IDENTITY_PROPERTY = b"Peer-Identity"  # FINGERPRINT NAME: the ZAP handler sets i
 
 EVERY_ACTION = "*"
 UNAUTHENTICATED_ROLE = "unauthenticated"  # of every caller on an open link
+_UNAUTHENTICATED_ROLES = frozenset({UNAUTHENTICATED_ROLE})
 SUBSCRIBE = "subscribe"  # to the event feed
 CHECK_SUBSCRIPTION = "check_subscription"
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
@@ -94,7 +95,7 @@ class Grants:
 
     def allows(self, caller: Caller, action: str) -> bool:
         """Return whether a caller may ask for an action on any record."""
-        roles = caller.roles if caller.authenticated else frozenset({UNAUTHENTICATED_ROLE})
+        roles = caller.roles if caller.fingerprint is not None else _UNAUTHENTICATED_ROLES
         by_role, by_roles = self._held  # both at once: the cache must not outlive its grants
         granted = by_roles.get(roles)
         if granted is None:

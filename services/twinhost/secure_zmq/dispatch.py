@@ -10,7 +10,7 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -33,11 +33,11 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.framing.inbound import (
     FAILED,
-    Deferred,
+    DeferredReply,
     Inbound,
     Job,
-    Reader,
-    Refused,
+    RequestReader,
+    Unread,
     compared_bytes,
     other_spellings,
 )
@@ -45,7 +45,6 @@ from twinhost.secure_zmq.trace_context import in_trace
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,
-    Request,
     as_messagepack,
     encode_error,
     encode_reply,
@@ -54,7 +53,8 @@ from twinhost.secure_zmq.wire import (
 
 _log = structlog.get_logger(__name__)
 
-_mutates = attrgetter("mutates")
+
+_mutates = attrgetter("action.mutates")
 SLICE_S = 0.02  # how long a batch is answered before other callers' requests are received
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
 
@@ -95,10 +95,6 @@ class Counters:
     last_request_time: float | None = None
 
 
-_Handler = tuple[Callable[[Any, Caller], "Answer | Future[Reply]"], tuple[str, str]]  # and the outcome of a success
-_NO_HANDLERS: Mapping[type[Request], _Handler] = {}
-
-
 class Dispatcher:
     """Answers batches of requests for one agent."""
 
@@ -116,10 +112,7 @@ class Dispatcher:
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = no_caller_named,
     ) -> None:
-        self._actions = {action.request: action for action in actions}
-        self._reader = Reader(self._actions, max_payload_bytes, translate)
-        self._handlers: dict[frozenset[str] | None, Mapping[type[Request], _Handler]] = {}  # by roles
-        self._handlers_held: object = None  # the grants that these are of
+        self._reader = RequestReader({action.request: action for action in actions}, max_payload_bytes, translate)
         self._grants = grants
         self._store = store
         self._reply_log = reply_log
@@ -129,7 +122,7 @@ class Dispatcher:
         self._on_answer = on_answer
         self._caller_named = caller_named
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
-        self._deferred: dict[int, Deferred] = {}  # of the batch, by place
+        self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self._batch_open = False  # whether the batch's transaction is open
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
@@ -150,12 +143,12 @@ class Dispatcher:
         self._report(time.perf_counter() - started)
         return replies
 
-    def take_deferred(self) -> dict[int, Deferred]:
+    def take_deferred(self) -> dict[int, DeferredReply]:
         """Return the deferred answers of the last batch, by their places in it."""
         deferred, self._deferred = self._deferred, {}
         return deferred
 
-    def settle(self, deferred: Deferred) -> bytes:
+    def settle(self, deferred: DeferredReply) -> bytes:
         """Return the reply to a deferred request whose answer is available."""
         self._outcomes.clear()
         try:
@@ -181,16 +174,14 @@ class Dispatcher:
         self._deferred.clear()
         self.counters.requests += len(batch)
         self.counters.last_request_time = time.time()
-        replies = self._read_plainly(batch)
-        if replies is None:
-            jobs = self._read(batch)
-            if any(map(_mutates, jobs)):
-                return self._change(jobs, more)
-            replies = self._answer_some(jobs, self._answer)
+        jobs = self._read(batch)
+        if any(map(_mutates, jobs)):
+            return self._change(jobs, more)
+        replies = self._answer_some(jobs, self._answer)
         self.counters.requests -= len(batch) - len(replies)
         return replies
 
-    def _change(self, jobs: "list[Job | Refused]", more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def _change(self, jobs: "list[Job | Unread]", more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
         """Answer a batch in one transaction, with what arrives meanwhile."""
         errors = self.counters.errors
         try:
@@ -208,74 +199,16 @@ class Dispatcher:
             self._outcomes.clear()
             self.counters.errors = errors
             return [
-                self._refuse(job, error) if job.mutates and place not in self._deferred else self._answer(job, place)
+                self._refuse(job, error) if _mutates(job) and place not in self._deferred else self._answer(job, place)
                 for place, job in enumerate(jobs)
             ]
         for place, job in enumerate(jobs):
-            if job.apart:
+            if job.action.apart:
                 replies[place] = self._answer(job, place)
         return replies
 
-    def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
-        """Answer a batch of plain reads, without what other requests need; None where one of them is something else."""
-        found: list[tuple[Inbound, Caller, Request, _Handler]] = []
-        plain, held = self._reader.plain, self._grants.held
-        caller, handlers = None, _NO_HANDLERS
-        for inbound in batch:
-            if inbound.caller is not caller:
-                caller = inbound.caller
-                handlers = self._plain_handlers(caller, held) if caller is not None else _NO_HANDLERS
-            if caller is None or inbound.fault is not None or (request := plain(inbound.payload)) is None:
-                return None
-            handler = handlers.get(type(request))
-            if handler is None:
-                return None
-            found.append((inbound, caller, request, handler))
-        return self._answer_plainly(found)
-
-    def _answer_plainly(self, found: "list[tuple[Inbound, Caller, Request, _Handler]]") -> list[bytes]:
-        """Return the replies to those plain reads for which there is time, one at least."""
-        replies: list[bytes] = []
-        clock, until = time.perf_counter, time.perf_counter() + SLICE_S
-        for inbound, caller, request, (handle, outcome) in found:
-            try:
-                answer = handle(request, caller)
-                if isinstance(answer, Future):
-                    job = msgspec.structs.replace(self._job(inbound), payload=b"")
-                    self._deferred[len(replies)] = Deferred(job, answer, clock())
-                    reply = b""
-                else:
-                    reply = self._within_limit(encode_reply(answer, request.request_id))
-                    self._outcomes.append(outcome)
-            except Exception as error:  # boundary: one request's fault is that request's alone
-                reply = self._failed(self._job(inbound), error)
-            replies.append(reply)
-            if clock() >= until:
-                break
-        return replies
-
-    def _job(self, inbound: Inbound) -> Job:
-        """Return what is known of a request that has been read before."""
-        job = self._reader.read(inbound)
-        assert isinstance(job, Job), job
-        return job
-
-    def _plain_handlers(self, caller: Caller, held: object) -> Mapping[type[Request], _Handler]:
-        """Return the handlers of what a caller may read by the grants in effect, `held`: it changes nothing."""
-        if held is not self._handlers_held:
-            self._handlers_held, self._handlers = held, {}
-        roles = caller.roles if caller.authenticated else None
-        handlers = self._handlers.get(roles)
-        if handlers is None:
-            handlers = self._handlers[roles] = {
-                request: (action.handle, (action.name, "ok"))
-                for request, action in self._actions.items()
-                if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
-            }
-        return handlers
-
     def _answer_some(
-        self, jobs: "Sequence[Job | Refused]", answer: "Callable[[Job | Refused, int], bytes]", begin: int = 0
+        self, jobs: "Sequence[Job | Unread]", answer: "Callable[[Job | Unread, int], bytes]", begin: int = 0
     ) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
         replies, until = [], time.perf_counter() + SLICE_S
@@ -285,9 +218,9 @@ class Dispatcher:
                 break
         return replies
 
-    def _answer_in_batch(self, job: Job | Refused, place: int) -> bytes:
+    def _answer_in_batch(self, job: Job | Unread, place: int) -> bytes:
         """Answer within the batch's transaction; an action with transactions of its own runs after it."""
-        return b"" if job.apart else self._answer(job, place)
+        return b"" if job.action.apart else self._answer(job, place)
 
     @contextmanager
     def _in_batch(self) -> Iterator[None]:
@@ -298,24 +231,30 @@ class Dispatcher:
         finally:
             self._batch_open = False
 
-    def _read(self, batch: Sequence[Inbound]) -> list[Job | Refused]:
+    def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:
         return [self._reader.read(inbound) for inbound in batch]
 
-    def _answer(self, job: Job | Refused, place: int) -> bytes:
-        if isinstance(job, Refused):
+    def _answer(self, job: Job | Unread, place: int) -> bytes:
+        if isinstance(job, Unread):
             return self._refuse(job, job.error)
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
+        if job.request.traceparent is None:
+            return self._execute(job, place)
         with in_trace(job.request.traceparent):
-            try:
-                job.caller = self._grants.require(job.caller, job.action.name)
-                reply = self._once(job) if job.action.mutates else self._handle(job)
-            except Exception as error:  # boundary: one request's fault is that request's alone
-                return self._failed(job, error)
+            return self._execute(job, place)
+
+    def _execute(self, job: Job, place: int) -> bytes:
+        action = job.action
+        try:
+            job.caller = self._grants.require(job.caller, action.name)
+            reply = self._once(job) if action.mutates else self._handle(job)
+        except Exception as error:  # boundary: one request's fault is that request's alone
+            return self._failed(job, error)
         if isinstance(reply, Future):
-            self._deferred[place] = Deferred(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
+            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
             return b""
-        self._outcomes.append((job.action.name, "ok"))
+        self._outcomes.append((action.name, "ok"))
         return as_messagepack(reply) if job.messagepack else reply
 
     def _failed(self, job: Job, error: Exception) -> bytes:
@@ -350,35 +289,32 @@ class Dispatcher:
         return reply
 
     def _handle(self, job: Job) -> "bytes | Future[Reply]":
-        answer = job.action.handle(job.request, self._original_caller(job))
+        caller, action = job.caller, job.action
+        if (name := job.request.on_behalf_of) is not None:
+            caller = self._grants.original_caller(name, caller, action.name, action.forwardable, self._caller_named)
+        answer = action.handle(job.request, caller)
         return answer if isinstance(answer, Future) else self._encode(job, answer)
 
-    def _original_caller(self, job: Job) -> Caller:
-        """Return the caller for which a request is executed; of a forwarded request, the original one."""
-        name, action = job.request.on_behalf_of, job.action
-        if name is None:
-            return job.caller
-        return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
-
     def _encode(self, job: Job, answer: Answer) -> bytes:
-        return self._within_limit(job.encode(answer))
-
-    def _within_limit(self, reply: bytes) -> bytes:
+        if job.translation is not None:
+            reply = encode_reply(job.translation.render(answer), None)
+        else:
+            reply = encode_reply(answer, job.request.request_id, job.ignored, accepts=job.request.accepts is not None)
         if len(reply) > self.max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self.max_payload_bytes} are allowed; ask for less per request"
             )
         return reply
 
-    def _refuse(self, job: Job | Refused, error: RequestError) -> bytes:
+    def _refuse(self, job: Job | Unread, error: RequestError) -> bytes:
         self.counters.errors += 1
-        accepts, ignored = False, tuple[str, ...]()
-        if isinstance(job, Refused):
+        accepts, ignored = False, job.ignored
+        if isinstance(job, Unread):
             caller, (request_id, messagepack) = job.inbound.caller, envelope_of(job.inbound.payload)
         else:
             caller, request_id, messagepack = job.caller, job.request.request_id, job.messagepack
-            accepts, ignored = job.request.accepts is not None, job.ignored
-        peer, action = caller.name if caller else None, job.action.name if isinstance(job, Job) else None
+            accepts = job.request.accepts is not None
+        peer, action = caller.name if caller else None, job.action.name
         self._outcomes.append((action, error.code))
         try:
             self._on_refusal(caller, action, error)

@@ -30,7 +30,7 @@ from twinhost.secure_zmq.framing.forms import (
     requests_in,
     together,
 )
-from twinhost.secure_zmq.framing.inbound import Batch, Deferred, Inbound, Return, detached
+from twinhost.secure_zmq.framing.inbound import Batch, DeferredReply, Inbound, Return, detached
 from twinhost.secure_zmq.framing.messages import Outgoing, discard_rest, receive, send
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
@@ -77,7 +77,7 @@ class Server:
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
-        self._deferred: list[tuple[Return, Deferred]] = []
+        self._deferred: list[tuple[Return, DeferredReply]] = []
         self._unfinished: dict[str, deque[Batch]] = {}  # by caller, in turn: what took too long to be answered at once
         self._resumed = False  # whether the last batch was one of these
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
@@ -227,7 +227,7 @@ class Server:
         ready = Batch()
         for name, batch in received.by_caller().items():
             waiting = self._unfinished.get(name, deque())
-            waits = {back.route[0] for each in waiting for back in each.returns}
+            waits = {back.route[0] for earlier in waiting for back in earlier.returns}
             later = Batch()
             for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
                 (later if back.route[0] in waits else ready).add(back, inbound)
@@ -325,7 +325,7 @@ class Server:
         if len(replies) < len(batch.returns):
             self._continue_later(batch, len(replies))
 
-    def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, Deferred]) -> list[Answered]:
+    def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, DeferredReply]) -> list[Answered]:
         """Return what can be sent now, the replies to one frame together; keep what is deferred."""
         complete: list[Answered] = []
         gathered: list[bytes] = []  # of one frame's replies
@@ -369,8 +369,8 @@ class Server:
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""
-        complete = [(back, each) for back, each in self._deferred if isinstance(each.answer, Completed)]
-        self._send([(back, self._dispatcher.settle(each)) for back, each in complete])
+        complete = [(back, reply) for back, reply in self._deferred if isinstance(reply.answer, Completed)]
+        self._send([(back, self._dispatcher.settle(reply)) for back, reply in complete])
 
     def _send(self, answered: Iterable[Answered], *, at_once: bool = True) -> None:
         failed: list[int] = []

@@ -91,7 +91,6 @@ class RequestDecoder:
         for request_type in types[1:]:
             union = union | request_type
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
-        self.decode_plain = self._decoder.decode  # an ASCII request within the limit; raises msgspec.MsgspecError
         self._fields = {
             tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
             for request_type in types
@@ -112,21 +111,24 @@ class RequestDecoder:
                 f"the request has {len(payload)} bytes and {self._max_payload_bytes} are allowed; "
                 "split it into smaller requests"
             )
-        if is_messagepack(payload):
-            values = values_of(payload, self._max_payload_bytes)
-            try:
-                return self._from_values(values, [] if ignored is None else ignored)
-            except (msgspec.ValidationError, RecursionError):
-                payload = _encoder.encode(values)  # to find the reason as of a request in JSON
-        payload = bytes(payload)  # no copy: only MessagePack comes in a view
-        try:  # msgspec doesn't check UTF-8 in unknown fields; ASCII needs no check, and no copy
-            text = payload if payload.isascii() else payload.decode()
+        text: bytes | str
+        try:
+            if isinstance(payload, bytes) and payload.isascii():  # needs no check as UTF-8, and no copy
+                text = payload
+            elif is_messagepack(payload):
+                values = values_of(payload, self._max_payload_bytes)
+                try:
+                    return self._from_values(values, [] if ignored is None else ignored)
+                except (msgspec.ValidationError, RecursionError):
+                    payload = text = _encoder.encode(values)  # to find the reason as of a request in JSON
+            else:
+                text = str(payload, "utf-8")  # msgspec doesn't check unknown fields
             try:
                 return self._decoder.decode(text)
             except msgspec.ValidationError as error:
                 return self._without_unknown(text, error, [] if ignored is None else ignored)
         except msgspec.ValidationError as error:
-            raise self._explain(payload, error) from None
+            raise self._explain(bytes(payload), error) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise MalformedRequest(f"the request is not JSON in UTF-8: {error}; send one JSON object") from None
         except RecursionError:
@@ -314,16 +316,16 @@ def _problems(request_type: type[Request], payload: bytes) -> list[str]:
 
 def _problems_of(kind: Any, value: bytes | msgspec.Raw, path: str) -> Iterator[str]:
     """Yield the problems of a value: those of every field of a struct, the first one of anything else."""
-    struct, found = _struct_of(kind), False
+    struct, explained = _struct_of(kind), False
     if struct is not None and (fields := _fields_in(value)) is not None:
         for name, (field, required) in _fields_of(struct).items():
             if name in fields:
                 problems = list(_problems_of(field, fields[name], f"{path}.{name}"))
             else:
                 problems = [f"Object missing required field `{name}`{_inside(field)}{_at(path)}"] if required else []
-            found = found or bool(problems)
+            explained = explained or bool(problems)
             yield from problems
-    if not found:  # a struct may be invalid although each of its fields is valid
+    if not explained:  # a struct may be invalid although each of its fields is valid
         try:
             msgspec.json.decode(value, type=kind)
         except msgspec.ValidationError as error:
@@ -372,7 +374,7 @@ def _struct_of(kind: Any) -> type[msgspec.Struct] | None:
     """Return the struct of a type, or of an optional type."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return kind
-    others = [each for each in get_args(kind) if each is not type(None)]
+    others = [member for member in get_args(kind) if member is not type(None)]
     return _struct_of(others[0]) if len(others) == 1 and get_origin(kind) not in (list, dict, tuple) else None
 
 
@@ -380,15 +382,15 @@ def _members_of(kind: Any) -> list[Any]:
     """Return the values of the enumerations in a type."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
-    return [member for each in get_args(kind) for member in _members_of(each)]
+    return [value for member in get_args(kind) for value in _members_of(member)]
 
 
 def _envelope(payload: Payload) -> tuple[Any, Any]:
     """Return the action and the id of a request that may be malformed; an array or an object is not built."""
     compact = is_messagepack(payload)
     try:
-        found = (_messagepack_envelope_decoder if compact else _envelope_decoder).decode(payload)
-        return _scalar_of(bytes(found.action), compact), _scalar_of(bytes(found.request_id), compact)
+        envelope = (_messagepack_envelope_decoder if compact else _envelope_decoder).decode(payload)
+        return _scalar_of(bytes(envelope.action), compact), _scalar_of(bytes(envelope.request_id), compact)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return msgspec.UNSET, msgspec.UNSET
 

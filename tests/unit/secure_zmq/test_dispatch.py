@@ -29,20 +29,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield bench
 
 
-@pytest.fixture
-def plain(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return the sizes of the batches that take the path of plain reads, as they are answered."""
-    sizes: list[int] = []
-    answer = bench.dispatcher._answer_plainly
-
-    def noting(found: list[Any]) -> list[bytes]:
-        sizes.append(len(found))
-        return answer(found)
-
-    monkeypatch.setattr(bench.dispatcher, "_answer_plainly", noting)
-    return sizes
-
-
 def test_a_batch_is_answered_in_its_order(bench: Bench) -> None:
     """Good and bad requests of a batch each get their own reply, at their own place."""
     replies = bench.ask({"action": "add", "amount": 2}, b"garbage", {"action": "read"}, {"action": "nope"})
@@ -249,7 +235,7 @@ def test_a_batch_that_takes_long_is_answered_in_slices(bench: Bench, monkeypatch
 
 
 def test_what_may_be_read_follows_the_grants(bench: Bench) -> None:
-    """Also on the path of plain reads, which keeps what a caller may read."""
+    """From the next request on, whoever asks."""
     bench.dispatcher._grants.replace({"agent": {"read"}})
     assert bench.ask({"action": "read"})[0]["status"] == "ok"
     bench.dispatcher._grants.replace({"agent": {"add"}})
@@ -258,18 +244,6 @@ def test_what_may_be_read_follows_the_grants(bench: Bench) -> None:
     bench.dispatcher._grants.replace({"reader": {"read"}})
     assert bench.ask({"action": "read"}, caller=another)[0]["status"] == "ok"
     assert bench.ask({"action": "read"})[0]["code"] == "not_granted"
-
-
-def test_plain_reads_take_the_path_of_plain_reads(
-    bench: Bench, plain: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The general path gives the same replies."""
-    batch = [inbound(READ), inbound({"action": "read"}), inbound(READ, OPERATOR)]
-    replies = bench.dispatcher.answer(batch)
-    assert plain == [3]
-    monkeypatch.setattr(bench.dispatcher, "_read_plainly", lambda _: None)
-    assert bench.dispatcher.answer(batch) == replies
-    assert json.loads(replies[0]) == HAS_READ
 
 
 def refused(code: str) -> Reply:
@@ -289,12 +263,11 @@ def refused(code: str) -> Reply:
         pytest.param(msgspec.msgpack.encode(READ), AGENT, HAS_READ, id="MessagePack"),
     ],
 )
-def test_a_batch_with_anything_else_takes_the_general_path(
-    bench: Bench, plain: list[int], unusual: dict[str, Any] | bytes, caller: Caller, reply: Reply
+def test_an_unusual_request_changes_nothing_for_its_neighbours(
+    bench: Bench, unusual: dict[str, Any] | bytes, caller: Caller, reply: Reply
 ) -> None:
-    """As a whole; its plain reads have the same replies there."""
+    """Each has the reply that it would have alone."""
     before, odd, after = bench.dispatcher.answer([inbound(READ), inbound(unusual, caller), inbound(READ)])
-    assert plain == []
     assert json.loads(before) == json.loads(after) == HAS_READ
     decode = json.loads if odd.startswith(b"{") else msgspec.msgpack.decode
     assert {name: value for name, value in decode(odd).items() if name not in ("error", "reason")} == reply

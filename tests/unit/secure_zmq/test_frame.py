@@ -27,7 +27,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
     values_of,
 )
-from twinhost.secure_zmq.framing.inbound import Inbound, Job, Reader, Refused, compared_bytes, other_spellings
+from twinhost.secure_zmq.framing.inbound import Inbound, Job, RequestReader, Unread, compared_bytes, other_spellings
 from twinhost.secure_zmq.wire import (
     Request,
     RequestDecoder,
@@ -218,17 +218,16 @@ def test_a_request_that_is_not_copied_is_read_like_another() -> None:
     def dialect(_: bytes) -> None:
         raise AssertionError("an older dialect was tried")
 
-    reader = Reader({Keep: Action(Keep, lambda *_: {})}, LIMIT, dialect)
+    reader = RequestReader({Keep: Action(Keep, lambda *_: {})}, LIMIT, dialect)
     plain = encode_request("keep", {"value": "x" * 20_000}, "1", LIMIT)
     view = memoryview(as_messagepack(plain)).toreadonly()
-    assert reader.plain(view) is None
     job = reader.read(Inbound(view, AGENT))
     assert isinstance(job, Job)
     assert (job.request, job.messagepack) == (DECODER.decode(plain), True)
     assert compared_bytes(job.payload, job.request) == plain
     other = memoryview(msgspec.msgpack.encode({"action": "drop", "request_id": "5"})).toreadonly()
     refused = reader.read(Inbound(other, AGENT))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Unread)
     assert isinstance(refused.error, UnknownAction)
     assert envelope_of(other) == ("5", True)
 
@@ -393,9 +392,9 @@ def test_an_unknown_field_is_not_built_to_refuse_another() -> None:
 
 def test_a_refusal_keeps_nothing_of_what_was_decoded() -> None:
     """Neither by its traceback nor by its context."""
-    reader = Reader({Keep: Action(Keep, lambda *_: {})}, LIMIT, no_dialect)
+    reader = RequestReader({Keep: Action(Keep, lambda *_: {})}, LIMIT, no_dialect)
     refused = reader.read(Inbound(b'{"action": "keep", "value": [1, 2, 3], "number": "x"}', AGENT))
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, Unread)
     assert (refused.error.__traceback__, refused.error.__context__, refused.error.__cause__) == (None, None, None)
 
 

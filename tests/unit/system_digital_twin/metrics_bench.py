@@ -12,7 +12,7 @@ from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import Deferred, Inbound
+from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -62,7 +62,7 @@ def with_gpus(*used_and_total_mb: tuple[float, float], uuids: Sequence[str] = ()
 class Pending:
     """A reply that is to come."""
 
-    def __init__(self, dispatcher: Dispatcher, deferred: Deferred) -> None:
+    def __init__(self, dispatcher: Dispatcher, deferred: DeferredReply) -> None:
         self._dispatcher = dispatcher
         self._deferred = deferred
 

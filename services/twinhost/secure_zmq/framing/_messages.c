@@ -79,10 +79,10 @@ static PyObject *frame_get(Frame *self, PyObject *property) {
     Py_ssize_t length = (Py_ssize_t)strlen(text), known = 0;
     const char *last = last_text ? PyUnicode_AsUTF8AndSize(last_text, &known) : NULL;
     if (!last || known != length || memcmp(last, text, (size_t)length)) {
-        PyObject *found = PyUnicode_DecodeUTF8(text, length, "strict");
-        if (!found) return NULL;
+        PyObject *decoded = PyUnicode_DecodeUTF8(text, length, "strict");
+        if (!decoded) return NULL;
         Py_XDECREF(last_text);
-        last_text = found;
+        last_text = decoded;
     }
     return Py_NewRef(last_text);
 }
@@ -231,8 +231,8 @@ static PyObject *send(PyObject *module, PyObject *const *arguments, Py_ssize_t c
     while (number) zmq_msg_close(&frames[--number].message);
     if (failed < 0) raise_zmq_error(errors[0]);
     PyObject *failures = PyErr_Occurred() ? NULL : PyList_New(0);
-    for (int each = 0; failures && each < failed; each++) {
-        PyObject *error = PyLong_FromLong(errors[each]);
+    for (int place = 0; failures && place < failed; place++) {
+        PyObject *error = PyLong_FromLong(errors[place]);
         if (!error || PyList_Append(failures, error) < 0) Py_CLEAR(failures);
         Py_XDECREF(error);
     }

@@ -17,6 +17,7 @@ from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
 Payload = bytes | memoryview  # of one request; a large MessagePack request is a view of the frame, and not copied
 
 SEPARATOR = b"\x1e"
+FIRST_OF_MESSAGEPACK = 0x80
 SEQUENCE, MESSAGEPACK = "json-seq", "messagepack"  # as `accepts` names the forms
 ACCEPTED = (SEQUENCE, MESSAGEPACK)
 MAX_PARTS = 256  # requests in one frame that a server answers
@@ -102,7 +103,7 @@ def together(parts: Sequence[bytes]) -> bytes:
 
 def is_messagepack(frame: Payload) -> bool:
     """Return whether a frame is not JSON, of which every text begins with an ASCII character."""
-    return len(frame) > 0 and frame[0] >= 0x80
+    return len(frame) > 0 and frame[0] >= FIRST_OF_MESSAGEPACK
 
 
 def values_of(frame: Payload, max_bytes: int) -> dict[str, Any]:
@@ -192,8 +193,8 @@ def _json_bytes_left(value: Any, left: int) -> int:
                 raise MalformedRequest(f"the request has the key {key!r:.40}; every key of a map must be a string")
             left -= len(key) + _QUOTED_BYTES
         value = value.values()
-    for each in value:
+    for part in value:
         if left < 0:
             break
-        left = _json_bytes_left(each, left)
+        left = _json_bytes_left(part, left)
     return left

@@ -4,7 +4,7 @@ A refusal never raises: it is answered like any other request. A repetition is r
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,8 +15,8 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import MAX_FIELDS, MESSAGEPACK_FROM_BYTES, Payload, check_nested, is_messagepack
-from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Answer, Reply, Request, RequestDecoder, as_json, encode_reply
+from twinhost.secure_zmq.framing.forms import FIRST_OF_MESSAGEPACK, MAX_FIELDS, Payload, check_nested
+from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, Request, RequestDecoder, as_json
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.sessions import Session
@@ -84,32 +84,31 @@ class Batch:
         return batches
 
 
-class Job(msgspec.Struct):
+class Job(msgspec.Struct, gc=False):
     """A request that can be executed, if its caller is granted its action."""
 
     request: Request
     action: Action[Any]
     caller: Caller
     payload: Payload
-    translation: Translation | None
-    mutates: bool  # as its action
-    apart: bool
     messagepack: bool  # and so is its reply
-    ignored: tuple[str, ...] = ()  # unknown fields
+    translation: Translation | None = None
+    ignored: Sequence[str] = ()  # unknown fields
 
-    def encode(self, reply: Answer) -> bytes:
-        """Return the reply in JSON."""
-        if self.translation is not None:
-            return encode_reply(self.translation.render(reply), None)
-        return encode_reply(reply, self.request.request_id, self.ignored, accepts=self.request.accepts is not None)
+
+class _NoAction:
+    """What is known of an action that nobody could read."""
+
+    name = None
+    mutates = apart = False
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class Unread:
     """A message from which no request could be read, and why."""
 
-    mutates: ClassVar[bool] = False
-    apart: ClassVar[bool] = False
+    action: ClassVar[type[_NoAction]] = _NoAction
+    ignored: ClassVar[Sequence[str]] = ()
 
     inbound: Inbound
     error: RequestError
@@ -117,7 +116,7 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class DeferredReply:
     """A request whose answer comes from another thread."""
 
     job: Job
@@ -125,60 +124,52 @@ class Deferred:
     since: float
 
 
-class Reader:
+class RequestReader:
     """Decodes the messages of one agent, and translates those of an older dialect."""
 
     def __init__(
         self, actions: Mapping[type[Request], Action[Any]], max_payload_bytes: int, translate: Translator
     ) -> None:
         self._actions = actions
-        self._max_plain_bytes = min(max_payload_bytes, MESSAGEPACK_FROM_BYTES)
         self._decoder = RequestDecoder(actions, max_payload_bytes)
         self._translate = translate
-        self._ignored: list[str] = []
+        self._ignored: list[str] = []  # of the last request: one list for all
 
-    def read(self, inbound: Inbound) -> Job | Refused:
+    def read(self, inbound: Inbound) -> Job | Unread:
         """Return the request in a message; no message makes this raise."""
-        if inbound.caller is None or inbound.fault is not None:
-            return Refused(inbound, inbound.fault or InternalError("the message has no caller"))
+        payload, caller = inbound.payload, inbound.caller
+        if caller is None or inbound.fault is not None:
+            return Unread(inbound, inbound.fault or InternalError("the message has no caller"))
+        translation, ignored = None, self._ignored
+        if ignored:
+            ignored.clear()
         try:
-            return self._typed(inbound, inbound.caller)
-        except RequestError as error:
-            return Refused(inbound, detached(error))
-        except Exception:  # boundary: no input may end the loop, not even if a translator fails
-            _log.exception("request_not_read", peer=inbound.caller.name)
-            return Refused(inbound, InternalError(FAILED))
-
-    def plain(self, payload: Payload) -> Request | None:
-        """Return a request of the usual form; None where `read` has to look at it, as at every large one."""
-        if len(payload) > self._max_plain_bytes or isinstance(payload, memoryview) or not payload.isascii():
-            return None
-        try:
-            request = self._decoder.decode_plain(payload)
-        except (msgspec.MsgspecError, RecursionError):
-            return None
-        plain = request.on_behalf_of is None and request.accepts is None and request.traceparent is None
-        return request if plain else None
-
-    def _typed(self, inbound: Inbound, caller: Caller) -> Job | Refused:
-        payload, translation = inbound.payload, None
-        ignored: tuple[str, ...] = ()
-        request: Request | RequestError
-        try:
-            request = self._decoder.decode(payload, self._ignored)
-            if self._ignored:
-                ignored = tuple(self._ignored)
-                self._ignored.clear()
-        except RequestError:
-            translation = self._translate(payload) if isinstance(payload, bytes) else None
-            if translation is None:
-                raise
-            request = translation.request
-        if isinstance(request, RequestError):
-            return Refused(inbound, request, translation)
+            request = self._decoder.decode(payload, ignored)
+        except Exception as error:  # boundary: no input may end the loop
+            older = self._translated(inbound, caller, error)
+            if isinstance(older, Unread):
+                return older
+            request, translation = older
         action = self._actions[type(request)]
-        messagepack = is_messagepack(payload)
-        return Job(request, action, caller, payload, translation, action.mutates, action.apart, messagepack, ignored)
+        compact = payload[0] >= FIRST_OF_MESSAGEPACK
+        if translation is None and not ignored:
+            return Job(request, action, caller, payload, compact)
+        return Job(request, action, caller, payload, compact, translation, tuple(ignored))
+
+    def _translated(self, inbound: Inbound, caller: Caller, error: Exception) -> tuple[Request, Translation] | Unread:
+        """Return a request of an older dialect; the error where it is none."""
+        try:
+            if not isinstance(error, RequestError):
+                raise error
+            translation = self._translate(inbound.payload) if isinstance(inbound.payload, bytes) else None
+        except Exception:  # boundary: not even if a translator fails
+            _log.exception("request_not_read", peer=caller.name)
+            return Unread(inbound, InternalError(FAILED))
+        if translation is None:
+            return Unread(inbound, detached(error))
+        if isinstance(translation.request, RequestError):
+            return Unread(inbound, translation.request, translation)
+        return translation.request, translation
 
 
 def compared_bytes(payload: Payload, request: Request) -> bytes:
