@@ -287,10 +287,10 @@ class AgentClasses(Classes):
         action = next(action for action in self.requests.actions if self.name_of(action) == name)
         required = [argument.name for argument in self.arguments(action) if argument.required]
         values = self.requests.example(action)
-        given = [
+        shown = [
             f"{field}={values[field]!r}" if number else repr(values[field]) for number, field in enumerate(required)
         ]
-        return f">>> reply = {self._agent.variable}.{name}({', '.join(given)})"
+        return f">>> reply = {self._agent.variable}.{name}({', '.join(shown)})"
 
     def example(self, name: str, *, asynchronous: bool) -> str:
         title = f"{self.agent}.{name}" if name else self.agent

@@ -62,7 +62,7 @@ class TokenBuckets:
     def _set(self, key: Hashable, level: float, now: float) -> None:
         self._full_at[key] = now + (self._burst - level) / self._per_second
         if len(self._full_at) > self._most:
-            self._full_at = {each: at for each, at in self._full_at.items() if at > now}
+            self._full_at = {key: at for key, at in self._full_at.items() if at > now}
             self._most = _KEPT + 2 * len(self._full_at)
 
 

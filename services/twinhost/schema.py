@@ -21,8 +21,8 @@ AGENTS = {
 def declarations_of(agent: str) -> dict[str, Declaration]:
     """Return what an agent's features declare, by action."""
     features: Iterable[type[Feature]] = importlib.import_module(f"{AGENTS[agent]}.__main__").FEATURES
-    found = {tag_of(each.request): each for feature in features for each in feature.declarations()}
-    return dict(sorted(found.items()))
+    declared = {tag_of(entry.request): entry for feature in features for entry in feature.declarations()}
+    return dict(sorted(declared.items()))
 
 
 def schema_of(agent: str) -> dict[str, Any]:

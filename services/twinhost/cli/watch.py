@@ -9,7 +9,7 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, number, parse_fields
 from twinhost.cli.output import Failure, printable, read, to_json
-from twinhost.clients.event_order import TOPICS, EventOrder, Gap, Page, follow
+from twinhost.clients.event_order import TOPICS, EventGap, EventOrder, StoredPage, follow
 from twinhost.deployment import REGISTRY_AGENT, load_settings
 from twinhost.secure_zmq.client import Subscriber
 from twinhost.secure_zmq.errors import TwinhostError
@@ -48,7 +48,7 @@ def watch(
     with settings.client(mainpc) as client:
         for items in follow(order, subscriber, client.call):
             for item in items:
-                if isinstance(item, Gap):
+                if isinstance(item, EventGap):
                     output.say("missing:", output.WARN, item.sentence)
                 else:
                     show(item.topic, item.fields)
@@ -124,7 +124,7 @@ def errors(
     elif "groups" in reply:
         _show_groups(read(reply, ErrorsCounted))
     else:
-        _show_each(Page.of(reply))
+        _show_each(StoredPage.of(reply))
     return 0
 
 
@@ -159,7 +159,7 @@ def _show_groups(counted: ErrorsCounted) -> None:
         )
 
 
-def _show_each(page: Page) -> None:
+def _show_each(page: StoredPage) -> None:
     for fields in page.entries:
         _as_text("ERROR:", fields)
     if page.more:

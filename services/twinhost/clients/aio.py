@@ -7,11 +7,20 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from functools import partial
 from typing import Any, Literal, TypeVar, overload
 
-from twinhost.clients.event_order import EventOrder, Item, Patience, Steps
+from twinhost.clients.event_order import EventOrder, FeedItem, Patience, Steps
 from twinhost.clients.events import SystemEvent, checked, published, typed_events
 from twinhost.clients.replies import Reply, read
 from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
-from twinhost.clients.typed import SCHEMA_ACTION, Asking, Page, Results, asking_unknown, given, new_rows, require_known
+from twinhost.clients.typed import (
+    SCHEMA_ACTION,
+    Asking,
+    CallResults,
+    PageReader,
+    asking_unknown,
+    given,
+    new_rows,
+    require_known,
+)
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES, MAX_WAITING, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import RequestError, TwinhostError
@@ -64,7 +73,7 @@ class AsyncTypedClient(AsyncClient):
     ) -> list[Any]:
         """Do what `TypedClient._ask_many` does."""
         require_in_flight(in_flight)
-        results, ids = Results(kind, action, items, return_exceptions), request_ids(request_id)
+        results, ids = CallResults(kind, action, items, return_exceptions), request_ids(request_id)
         waiting: deque[asyncio.Task[Mapping[str, Any]]] = deque()
         try:
             for _, fields in results.requests:
@@ -79,7 +88,7 @@ class AsyncTypedClient(AsyncClient):
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        return results.found
+        return results.results
 
     async def _pages(
         self,
@@ -87,7 +96,7 @@ class AsyncTypedClient(AsyncClient):
         action: str,
         arguments: Mapping[str, Any],
         cursor: str,
-        page_of: Page[R, Row],
+        page_of: PageReader[R, Row],
         identity: Callable[[Row], Any] | None = None,
     ) -> AsyncIterator[Row]:
         """Yield the rows of every page.
@@ -111,7 +120,7 @@ class AsyncTypedClient(AsyncClient):
                 return
 
 
-async def _take(results: Results[R], waiting: deque[asyncio.Task[Mapping[str, Any]]], left: int) -> None:
+async def _take(results: CallResults[R], waiting: deque[asyncio.Task[Mapping[str, Any]]], left: int) -> None:
     """Take the replies of the first calls, until so many are left."""
     while len(waiting) > left:
         try:
@@ -220,8 +229,8 @@ class AsyncFeedClient(AsyncTypedClient):
         subscriber = _LoopSubscriber(feed, topics)
         self._followed.add(subscriber)
         try:
-            async with contextlib.aclosing(follow_async(order, subscriber, self.call, timeout)) as found:
-                async for items in found:
+            async with contextlib.aclosing(follow_async(order, subscriber, self.call, timeout)) as batches:
+                async for items in batches:
                     for event in typed_events(items, allow_gaps):
                         yield event
                         if self._closed:
@@ -270,7 +279,7 @@ async def follow_async(
     subscriber: _LoopSubscriber,
     call: Callable[..., Awaitable[Mapping[str, Any]]],
     timeout_s: float | None,
-) -> AsyncGenerator[list[Item], None]:
+) -> AsyncGenerator[list[FeedItem], None]:
     """Do the same as `follow` in an event loop."""
     patience, thread = Patience(timeout_s), subscriber.thread
     ask = partial(call, deadline_s=patience.deadline_s)
@@ -280,9 +289,9 @@ async def follow_async(
         patience.renew()
         while not thread.stopping:
             event = await subscriber.get(patience.left_s)
-            found = await _answered_async(order.step(event, session=thread.session, fault=thread.fault), ask)
-            yield found
-            if found:
+            items = await _answered_async(order.step(event, session=thread.session, fault=thread.fault), ask)
+            yield items
+            if items:
                 patience.renew()
             elif patience.ends(order.fault):
                 return

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedEvent:
     """An event, as the feed or the stored events have it."""
 
     topic: str
@@ -47,19 +47,19 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
+class EventGap:
     """Why events are missing that nobody has any more, and the number after which they are."""
 
     sentence: str
     after: int
 
 
-Item: TypeAlias = Received | Gap
+FeedItem: TypeAlias = ReceivedEvent | EventGap
 Ask: TypeAlias = tuple[str, dict[str, Any]]  # an action and its fields
 Steps: TypeAlias = Generator[Ask, Mapping[str, Any], T]
 
 
-class Page(msgspec.Struct, frozen=True):
+class StoredPage(msgspec.Struct, frozen=True):
     """The reply to `get_events` or `get_errors`, newest first; an older mainpc has no `let_go_to`."""
 
     entries: tuple[dict[str, Any], ...]
@@ -69,7 +69,7 @@ class Page(msgspec.Struct, frozen=True):
     next_before: int | None = None
 
     @classmethod
-    def of(cls, reply: Mapping[str, Any]) -> "Page":
+    def of(cls, reply: Mapping[str, Any]) -> "StoredPage":
         """Return the reply as a page, whichever of the two it is."""
         entries = reply.get("events", reply.get("errors"))
         return read({**reply, "entries": entries}, cls, "the page of stored events")
@@ -103,7 +103,7 @@ class EventOrder:
             self._last[topic] = page.last_seq
         self._session_at = time.monotonic()
 
-    def step(self, event: FeedEvent | None, *, session: int, fault: TwinhostError | None) -> Steps[list[Item]]:
+    def step(self, event: FeedEvent | None, *, session: int, fault: TwinhostError | None) -> Steps[list[FeedItem]]:
         """Return what follows, in order, after an event was received or the time for one has passed.
 
         Args:
@@ -116,12 +116,12 @@ class EventOrder:
         """
         if self._fatal is not None:
             raise self._fatal
-        found: list[Item] = []
+        items: list[FeedItem] = []
         try:
             if event is not None:  # before mainpc is asked, which may fail: not every event is stored
-                yield from self._take(event, found)
+                yield from self._take(event, items)
             if session not in {0, self._session} or time.monotonic() >= self._ask_at:
-                yield from self._catch_up(found)
+                yield from self._catch_up(items)
                 yield from self._check_subscription(session)
                 self._answered, self._ask_at = True, time.monotonic() + _ASK_EVERY_S
             if event is not None or session == self._session != 0:  # still: the feed may end it at once
@@ -140,9 +140,9 @@ class EventOrder:
             self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
         if self._fatal is not None:
             self.fault = None
-            if not found:  # else in the next step
+            if not items:  # else in the next step
                 raise self._fatal
-        return found
+        return items
 
     def _check_subscription(self, session: int) -> Steps[None]:
         """Learn whether the feed refuses a topic, which it does without a word; once a session, as grants end it."""
@@ -162,65 +162,67 @@ class EventOrder:
     def _feed_refuses(self, what: str) -> NotGranted:
         return NotGranted(f"mainpc answers, but its event feed at {self._feed_at} {what}")
 
-    def _take(self, event: FeedEvent, found: list[Item]) -> Steps[None]:
+    def _take(self, event: FeedEvent, items: list[FeedItem]) -> Steps[None]:
         topic, fields = event.topic.decode("ascii", "replace"), _fields(event)
         seq, previous = fields.get("seq"), fields.pop("previous_seq", 0)
         if topic not in self._last or not isinstance(seq, int) or not isinstance(previous, int):
-            found.append(Received(topic, fields))
+            items.append(ReceivedEvent(topic, fields))
             return
         if seq <= self._last[topic]:
             return  # returned already, when mainpc was asked
         if previous > self._last[topic] or (self._follows_all and seq > max(self._last.values()) + 1):
-            yield from self._catch_up(found)  # an earlier one, of this topic or another, is missing
+            yield from self._catch_up(items)  # an earlier one, of this topic or another, is missing
             return
         self._last[topic] = seq
-        found.append(Received(topic, fields))
+        items.append(ReceivedEvent(topic, fields))
 
     @property
     def _follows_all(self) -> bool:
         """Whether every missing number is of a topic that is followed."""
         return len(self._last) == len(KEPT)
 
-    def _catch_up(self, found: list[Item]) -> Steps[None]:
+    def _catch_up(self, items: list[FeedItem]) -> Steps[None]:
         """Return what mainpc has stored since the last events, in the order of their numbers."""
         if not self._last:  # nothing to ask for, except whether mainpc answers and authorises us
             yield "ping", {}
             return
-        pages: dict[str, Page] = {}
+        pages: dict[str, StoredPage] = {}
         for topic, since in self._last.items():
             pages[topic] = yield from self._page(topic, since, 1)
         newest = min(page.last_seq for page in pages.values())  # what was stored between two requests waits
         if newest < max(self._last.values()):  # its store is new, and so are its numbers
-            found.append(Gap("mainpc has a new store, without the earlier events; numbers start again", 0))
+            items.append(EventGap("mainpc has a new store, without the earlier events; numbers start again", 0))
             self._last = dict.fromkeys(self._last, 0)
         for topic, page in pages.items():
             last = self._last[topic]
             if page.let_go_to > last > 0:
-                found.append(Gap(f"some of {topic} after {last} was deleted by retention", min(self._last.values())))
-        missed: list[Received] = []
+                items.append(
+                    EventGap(f"some of {topic} after {last} was deleted by retention", min(self._last.values()))
+                )
+        missed: list[ReceivedEvent] = []
         for topic, since in self._last.items():
             if since < newest:
                 entries = yield from self._missed(topic, newest)
-                missed += [Received(topic, fields) for fields in entries]
-        for each in sorted(missed, key=lambda each: int(each.fields["seq"])):
-            if each.fields.get("propagate", True):  # what was not sent to the feed is not returned later either
-                found.append(each)
+                missed += [ReceivedEvent(topic, fields) for fields in entries]
+        for event in sorted(missed, key=lambda event: int(event.fields["seq"])):
+            if event.fields.get("propagate", True):  # what was not sent to the feed is not returned later either
+                items.append(event)
         self._last = dict.fromkeys(self._last, newest)
 
     def _missed(self, topic: str, newest: int) -> Steps[list[dict[str, Any]]]:
         before = newest + 1
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         while True:
             page = yield from self._page(topic, self._last[topic], _PAGE, before)
-            found += page.entries
+            entries += page.entries
             if not page.more:
-                return found
+                return entries
             before = int(page.entries[-1]["seq"])
 
     @staticmethod
-    def _page(topic: str, since: int, limit: int, before: int | None = None) -> Steps[Page]:
+    def _page(topic: str, since: int, limit: int, before: int | None = None) -> Steps[StoredPage]:
         reply = yield KEPT[topic], {"since": since, "limit": limit, "before": before}
-        return Page.of(reply)
+        return StoredPage.of(reply)
 
 
 class Patience:
@@ -255,7 +257,7 @@ def follow(
     subscriber: Subscriber,
     call: Callable[..., Mapping[str, Any]],
     timeout_s: float | None = None,
-) -> Iterator[list[Item]]:
+) -> Iterator[list[FeedItem]]:
     """Yield what follows: one list after each event, and at least every POLL_S, until the subscriber is stopped.
 
     Args:
@@ -275,9 +277,9 @@ def follow(
         patience.renew()
         while not subscriber.stopping:
             event = subscriber.get(patience.left_s)
-            found = answered(order.step(event, session=subscriber.session, fault=subscriber.fault), ask)
-            yield found
-            if found:
+            items = answered(order.step(event, session=subscriber.session, fault=subscriber.fault), ask)
+            yield items
+            if items:
                 patience.renew()
             elif patience.ends(order.fault):
                 return

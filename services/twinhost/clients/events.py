@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
-from twinhost.clients.event_order import KEPT, TOPICS, EventOrder, Gap, Item, follow
+from twinhost.clients.event_order import KEPT, TOPICS, EventGap, EventOrder, FeedItem, follow
 from twinhost.clients.replies import read
 from twinhost.clients.system_replies import AgentEvent, EventStored, StoredError, StoredEvent, TrustEvent
 from twinhost.clients.typed import TypedClient, given
@@ -167,7 +167,7 @@ def checked(
     """Return the topics to follow, and the address of the feed; raise ConfigurationError, or ValueError."""
     if timeout is not None and not timeout >= 0:  # True for nan
         raise ValueError(f"timeout is {timeout}; choose 0 s or more, or None to wait without an end")
-    if unknown := [each for each in topics if each not in TOPICS]:
+    if unknown := [topic for topic in topics if topic not in TOPICS]:
         raise ConfigurationError(f"{unknown[0]!r} is not a topic of the feed; use {', '.join(TOPICS)}")
     if feed is None:
         raise ConfigurationError(
@@ -177,10 +177,10 @@ def checked(
     return topics or tuple(KEPT), feed
 
 
-def typed_events(items: Sequence[Item], allow_gaps: bool) -> Iterator[SystemEvent]:
+def typed_events(items: Sequence[FeedItem], allow_gaps: bool) -> Iterator[SystemEvent]:
     """Yield the events as their types; raise EventsLost for a gap."""
     for item in items:
-        if isinstance(item, Gap):
+        if isinstance(item, EventGap):
             if not allow_gaps:
                 raise EventsLost(
                     f"{item.sentence}; to go on with the events that are left, use "

@@ -21,7 +21,7 @@ from twinhost.secure_zmq.server_address import ServerAddress
 _OF_EVERY_REQUEST = ("on_behalf_of", "accepts", "traceparent", "source_agent", "timestamp")
 R = TypeVar("R", bound=Reply)
 Row = TypeVar("Row")
-Page = Callable[[R], tuple[Iterable[Row], Any]]  # returns a page's rows and the cursor of the next; None: the last
+PageReader = Callable[[R], tuple[Iterable[Row], Any]]  # its rows and the next cursor; None: the last page
 Asking: TypeAlias = tuple[str, Set[str]]  # an action, and the names of its fields
 SCHEMA_ACTION = "get_schema"
 
@@ -59,13 +59,13 @@ class TypedClient(Client):
             return_exceptions: return an error in its place, instead of raising the first one.
             options: of `map`.
         """
-        results = Results(kind, action, items, return_exceptions)
+        results = CallResults(kind, action, items, return_exceptions)
         try:
             for reply in self.map(results.requests, return_exceptions=True, **options):
                 results.take(reply)
         except TwinhostError as error:
             results.end(error)
-        return results.found
+        return results.results
 
     def _pages(
         self,
@@ -73,7 +73,7 @@ class TypedClient(Client):
         action: str,
         arguments: Mapping[str, Any],
         cursor: str,
-        page_of: Page[R, Row],
+        page_of: PageReader[R, Row],
         identity: Callable[[Row], Any] | None = None,
     ) -> Iterator[Row]:
         """Yield the rows of every page.
@@ -142,19 +142,19 @@ def require_known(kind: type, agent: str, action: str, fields: Mapping[str, Any]
     Raises:
         UnknownAction, MalformedRequest: it does not; nothing was sent.
     """
-    found, whose = _fields_in(schema), "its own schema"
-    if found and action not in found:
-        nearest = did_you_mean(action, found)
+    known, whose = _fields_in(schema), "its own schema"
+    if known and action not in known:
+        nearest = did_you_mean(action, known)
         raise UnknownAction(f"the request was not sent: by {whose}, {agent} has no action {action!r}{nearest}")
-    if not found:
+    if not known:
         if action not in actions_of(kind):
             return
-        found, whose = {action: fields_of(actions_of(kind)[action])}, "this client"
-    known = found[action]
-    if unknown := [name for name in fields if name not in known and name not in _OF_EVERY_REQUEST]:
+        known, whose = {action: fields_of(actions_of(kind)[action])}, "this client"
+    fields_known = known[action]
+    if unknown := [name for name in fields if name not in fields_known and name not in _OF_EVERY_REQUEST]:
         raise MalformedRequest(
             f"the request was not sent: by {whose}, {action} of {agent} has no field "
-            f"{', '.join(map(repr, unknown))}{did_you_mean(unknown[0], known)}"
+            f"{', '.join(map(repr, unknown))}{did_you_mean(unknown[0], fields_known)}"
         )
 
 
@@ -170,7 +170,7 @@ def _fields_in(schema: Mapping[str, Any]) -> Mapping[str, Set[str]]:
         return {}
 
 
-class Results(Generic[R]):
+class CallResults(Generic[R]):
     """The requests of many calls of one action, and what came of them so far."""
 
     def __init__(self, kind: type[R], action: str, items: Iterable[Mapping[str, Any]], return_exceptions: bool) -> None:
@@ -180,7 +180,7 @@ class Results(Generic[R]):
             TypeError: one is no mapping.
         """
         self.requests = [(action, given(_checked(item, place))) for place, item in enumerate(items)]
-        self.found: list[R | TwinhostError] = []
+        self.results: list[R | TwinhostError] = []
         self._kind = kind
         self._source = f"the reply to {action}"
         self._return_exceptions = return_exceptions
@@ -194,14 +194,14 @@ class Results(Generic[R]):
             result = error
         if isinstance(result, TwinhostError) and not self._return_exceptions:
             raise result
-        self.found.append(result)
+        self.results.append(result)
 
     def end(self, error: TwinhostError) -> None:
         """Note the error of all others, as after the loss of the connection; raise it unless errors are returned."""
         if not self._return_exceptions:
-            error.add_note(f"items[{len(self.found)}] has this error; what comes before it is done")
+            error.add_note(f"items[{len(self.results)}] has this error; what comes before it is done")
             raise error
-        self.found += [error] * (len(self.requests) - len(self.found))
+        self.results += [error] * (len(self.requests) - len(self.results))
 
 
 def _checked(item: object, place: int) -> Mapping[str, Any]:

@@ -98,7 +98,7 @@ class Feature:
     @classmethod
     def declarations(cls) -> Iterator[Declaration]:
         """Yield what the class declares, in its order."""
-        methods = {name: method for each in reversed(cls.__mro__) for name, method in vars(each).items()}
+        methods = {name: method for base in reversed(cls.__mro__) for name, method in vars(base).items()}
         for name, method in methods.items():
             options = getattr(method, "action_options", None)
             if options is not None:
@@ -111,14 +111,14 @@ class Feature:
 
     def actions(self) -> list[Action[Any]]:
         """Return the actions that the class declares, with this object's methods as handlers."""
-        return [Action(each.request, getattr(self, each.method), **each.options) for each in self.declarations()]
+        return [Action(entry.request, getattr(self, entry.method), **entry.options) for entry in self.declarations()]
 
 
 def alternatives(reply: Any) -> Iterator[type]:
     """Yield the types of a reply: each member of a union, and the result type of a Future."""
     if get_origin(reply) in (Future, Withdrawable) or (get_args(reply) and not isinstance(reply, type)):
-        for each in get_args(reply):
-            yield from alternatives(each)
+        for member in get_args(reply):
+            yield from alternatives(member)
     else:
         yield reply
 

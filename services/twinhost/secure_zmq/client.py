@@ -184,8 +184,8 @@ class Client:
                 self._forget(waiting.popleft())
                 yield result
         finally:
-            for each in waiting:
-                self._forget(each)
+            for asked in waiting:
+                self._forget(asked)
 
     def _ask_more(
         self,

@@ -17,9 +17,9 @@ def in_trace(traceparent: str | None) -> AbstractContextManager[None]:
 
     A text of another form than the standard's is no trace.
     """
-    if traceparent is None or (found := _TRACEPARENT.fullmatch(traceparent)) is None:
+    if traceparent is None or (match := _TRACEPARENT.fullmatch(traceparent)) is None:
         return _NO_TRACE
-    return _in_trace(traceparent, found["trace_id"])
+    return _in_trace(traceparent, match["trace_id"])
 
 
 def current_traceparent() -> str | None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.unit.system_digital_twin.event_bench import EventBench
 from tests.unit.system_digital_twin.twin import Clock
 from twinhost.clients import event_order
-from twinhost.clients.event_order import EventOrder, Gap, Item, Received
+from twinhost.clients.event_order import EventGap, EventOrder, FeedItem, ReceivedEvent
 from twinhost.secure_zmq.client import FeedEvent
 from twinhost.secure_zmq.errors import NotGranted, ServerUnreachable, TwinhostError
 from twinhost.secure_zmq.framing.exchange import successful
@@ -28,12 +28,12 @@ def bench(tmp_path: Path) -> Iterator[EventBench]:
         yield bench
 
 
-def step(order: EventOrder, bench: EventBench, event: FeedEvent | None = None, *, session: int = 1) -> list[Item]:
+def step(order: EventOrder, bench: EventBench, event: FeedEvent | None = None, *, session: int = 1) -> list[FeedItem]:
     return event_order.answered(order.step(event, session=session, fault=None), bench.ask)
 
 
-def numbers(items: list[Item]) -> list[int]:
-    return [item.fields["seq"] for item in items if isinstance(item, Received)]
+def numbers(items: list[FeedItem]) -> list[int]:
+    return [item.fields["seq"] for item in items if isinstance(item, ReceivedEvent)]
 
 
 def sent(bench: EventBench) -> list[FeedEvent]:
@@ -86,7 +86,7 @@ def test_what_retention_deleted_is_a_gap(bench: EventBench) -> None:
     for _ in range(9):
         bench.publish()
     gap, *left = step(EventOrder(["EVENT:"], FEED, after=2), bench)
-    assert gap == Gap("some of EVENT: after 2 was deleted by retention", after=2)
+    assert gap == EventGap("some of EVENT: after 2 was deleted by retention", after=2)
     assert numbers(left) == [5, 6, 7, 8, 9]
     assert numbers(step(EventOrder(["EVENT:"], FEED, after=4), bench)) == [5, 6, 7, 8, 9]
     everything = EventOrder(["EVENT:"], FEED, after=0)
@@ -97,14 +97,14 @@ def test_what_retention_deleted_is_a_gap(bench: EventBench) -> None:
 def test_a_new_store_is_a_gap(bench: EventBench) -> None:
     bench.publish()
     gap, first = step(EventOrder(["EVENT:"], FEED, after=700), bench)
-    assert gap == Gap("mainpc has a new store, without the earlier events; numbers start again", after=0)
+    assert gap == EventGap("mainpc has a new store, without the earlier events; numbers start again", after=0)
     assert numbers([first]) == [1]
 
 
 def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None:
     """`fault` says why nothing comes; a missing grant ends it, after what was received before."""
 
-    def failing(error: TwinhostError, event: FeedEvent | None = None) -> list[Item]:
+    def failing(error: TwinhostError, event: FeedEvent | None = None) -> list[FeedItem]:
         def call(action: str, **_: object) -> dict[str, object]:
             raise error
 
@@ -117,7 +117,7 @@ def test_an_outage_is_waited_for_and_a_refusal_is_not(bench: EventBench) -> None
     assert order.fault is None
     order = EventOrder(["EVENT:", "AGENT:"], FEED, after=0)
     registered = FeedEvent(b"AGENT:", b'{"agent_name": "gardener"}')
-    assert failing(NotGranted("no"), registered) == [Received("AGENT:", {"agent_name": "gardener"})]
+    assert failing(NotGranted("no"), registered) == [ReceivedEvent("AGENT:", {"agent_name": "gardener"})]
     with pytest.raises(NotGranted, match="no"):
         step(order, bench)
 
@@ -128,7 +128,9 @@ def granted(bench: EventBench, *topics: str) -> None:
     bench.grants.replace({"agent": {"ping", "get_events", "get_errors", "publish_event", *grants}})
 
 
-def step_or_raise(order: EventOrder, bench: EventBench, *, session: int, event: FeedEvent | None = None) -> list[Item]:
+def step_or_raise(
+    order: EventOrder, bench: EventBench, *, session: int, event: FeedEvent | None = None
+) -> list[FeedItem]:
     """Do what `step` does, with a client that raises what mainpc refuses."""
     return event_order.answered(
         order.step(event, session=session, fault=None),

@@ -139,7 +139,7 @@ def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
         "HealthDocument",
         "ListedPeers",
         "RegisteredAgents",
-        "Page",
+        "StoredPage",
         "PingReply",
         "AuditPage",
         "AuditHeads",
