@@ -165,11 +165,7 @@ class AsyncFeedClient(AsyncTypedClient):
         return await self._ask(EventStored, "publish_event", published(locals()))
 
     def close(self) -> None:
-        """Close the connection; calls in flight end with ConnectionRefused, and the iterators of `events` end.
-
-        >>> client = twinhost.connect_async("SystemDigitalTwin")
-        >>> client.close()
-        """
+        """Close the connection; calls in flight end with ConnectionRefused, and the iterators of `events` end."""
         super().close()
         for subscriber in tuple(self._followed):
             subscriber.request_stop()

@@ -71,8 +71,6 @@ class FeedClient(TypedClient):
         """Close the connection, as the end of a `with` block does; from any thread, or from a signal handler.
 
         A call that waits meanwhile ends with ConnectionRefused, and the iterators of `events` end.
-
-        >>> twinhost.connect("SystemDigitalTwin").close()
         """
         super().close()
         for subscriber in tuple(self._followed):

@@ -32,7 +32,7 @@ from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
-from twinhost.worker import Waker, signals_blocked
+from twinhost.worker import Waker, Worker
 
 DEFAULT_MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 DEFAULT_IN_FLIGHT = 64
@@ -130,19 +130,13 @@ class Client:
 
     @property
     def address(self) -> str:
-        """Where the server is, such as `tcp://192.0.2.17:7230`.
-
-        >>> system.address.startswith("tcp://")
-        True
-        """
+        """Where the server is, such as `tcp://192.0.2.17:7230`."""
         return self._link.address
 
     def close(self) -> None:
         """Close the connection, as the end of a `with` block does; from any thread, or from a signal handler.
 
         A call that waits meanwhile ends with ConnectionRefused.
-
-        >>> twinhost.connect("SystemDigitalTwin").close()
         """
         self._closing = True
         with self._lock:  # the thread that uses the connection has left it, at most _SLICE_MS later
@@ -348,7 +342,7 @@ class FeedEvent:
     payload: bytes
 
 
-class Subscriber:
+class Subscriber(Worker):
     """Receives one feed: as an iterator, by `get()`, or by a callback on its own thread."""
 
     def __init__(
@@ -367,6 +361,7 @@ class Subscriber:
             on_event: called on the subscriber's thread, in place of the queue; it must not raise.
             max_payload_bytes: an event that is larger ends the connection.
         """
+        super().__init__("feed-subscriber", self._follow, stalled_after_s=_STALLED_AFTER_S)
         self.dropped = 0  # events that were not read in time
         self.malformed = 0  # messages that were not two frames
         self.fault: ConnectionRefused | None = None  # why there is no connection, if known
@@ -376,52 +371,22 @@ class Subscriber:
         self._max_payload_bytes = max_payload_bytes
         self._events: deque[FeedEvent] = deque()
         self._arrived = threading.Condition()
-        self._stop = threading.Event()
         self._waker = Waker()
-        self._looped_at = time.monotonic()
-        self._thread = threading.Thread(target=self._follow, name="feed-subscriber", daemon=True)
-
-    @property
-    def responsive(self) -> bool:
-        """Whether the thread is alive and its loop has run within the last 5 s."""
-        return self._thread.is_alive() and time.monotonic() - self._looped_at < _STALLED_AFTER_S
 
     @property
     def connected(self) -> bool:
         """Whether there is a session with the feed, as libzmq reports it: that may be after the first event."""
-        return self._thread.is_alive() and self._link.diagnosis.connected
+        return self.alive and self._link.diagnosis.connected
 
     @property
     def session(self) -> int:
         """The number of the session that there is, which no other has; 0 where not `connected`."""
         return self._link.sessions if self.connected else 0
 
-    def start(self) -> None:
-        with signals_blocked():
-            self._thread.start()
-
-    @property
-    def stopping(self) -> bool:
-        """Whether the thread was asked to end."""
-        return self._stop.is_set()
-
-    def request_stop(self) -> None:
-        """Ask the thread to end, without waiting for it; a reader that waits for an event gets None."""
-        self._stop.set()
-        self._waker.wake()
-        with self._arrived:
-            self._arrived.notify_all()
-
-    def stop(self) -> None:
-        """End the thread, and wait for it."""
-        self.request_stop()
-        if self._thread.ident is not None:
-            self._thread.join()
-
     def get(self, timeout_s: float | None = None) -> FeedEvent | None:
         """Return the next event; None where none came in time, or the subscriber is stopped."""
         with self._arrived:
-            self._arrived.wait_for(lambda: self._events or self._stop.is_set(), timeout_s)
+            self._arrived.wait_for(lambda: self._events or self.stopping, timeout_s)
             return self._events.popleft() if self._events else None
 
     def __iter__(self) -> Iterator[FeedEvent]:
@@ -431,7 +396,7 @@ class Subscriber:
 
     def _follow(self) -> None:
         wait_s = 0.0
-        while not self._stop.wait(wait_s):
+        while not self.wait(wait_s):
             wait_s = 0.0
             try:
                 self._listen()
@@ -446,7 +411,7 @@ class Subscriber:
             ConnectionRefused: a retry would fail in the same way.
         """
         link = self._link
-        self._looped_at = time.monotonic()
+        self.beat()
         connection = open_connection(
             link.next_target(), client_context(), self._observe, self._max_payload_bytes, zmq.SUB
         )
@@ -456,8 +421,7 @@ class Subscriber:
         try:
             for topic in self._topics:
                 connection.socket.subscribe(topic)
-            while not self._stop.is_set() and link.step(time.monotonic()) is Step.KEEP:
-                self._looped_at = time.monotonic()
+            while not self.stopping and link.step(self.beat()) is Step.KEEP:
                 if link.diagnosis.connected:
                     self.fault = None
                     link.worked()
@@ -470,6 +434,12 @@ class Subscriber:
                 self._take(frames)
         finally:
             connection.close()
+
+    def _interrupt(self) -> None:
+        """Wake the thread, and a reader that waits for an event: it gets None."""
+        self._waker.wake()
+        with self._arrived:
+            self._arrived.notify_all()
 
     def _observe(self, event: SocketEvent) -> None:
         self._link.feed(event)
