@@ -15,6 +15,7 @@ from tests.unit.cli.running import COMMAND, Cli, process_environment
 
 pytestmark = pytest.mark.thorough
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 Complete = Callable[..., list[str]]
 _RUNS = {
     "bash": 'source "$0"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _twinhost_completion twinhost;'
@@ -88,6 +89,22 @@ def test_without_a_configuration_there_are_no_agents(hosts: TwoHosts, complete: 
     (hosts.root / "network_config.yaml").unlink()
     assert not {SDT, UMRA} & set(complete("call", ""))
     assert complete("agents", "unr") == ["unregister"]
+
+
+def test_the_program_of_a_checkout_starts_no_container(tmp_path: Path) -> None:
+    """`./twinhost` asks the one in .venv; without it there is nothing to complete, and no key is made."""
+    (tmp_path / "docker").write_text("#!/bin/sh\nexit 9\n")
+    (tmp_path / "docker").chmod(0o755)
+    shutil.copy(REPOSITORY / "twinhost", tmp_path)
+    asked = {"_TWINHOST_COMPLETE": "complete_bash", "COMP_WORDS": "twinhost mem", "COMP_CWORD": "1"}
+    environment = {**os.environ, **asked, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    for installed in ("", "memory"):
+        done = subprocess.run(tmp_path / "twinhost", env=environment, capture_output=True, text=True, check=True)
+        assert (done.stdout, done.stderr) == (installed, "")
+        (tmp_path / ".venv/bin").mkdir(parents=True, exist_ok=True)
+        program = tmp_path / ".venv/bin/twinhost"
+        program.write_text("#!/bin/sh\nprintf memory\n")
+        program.chmod(0o755)
 
 
 def test_the_script_is_also_a_field_of_json(hosts: TwoHosts, cli: Cli) -> None:
