@@ -153,18 +153,13 @@ class AgentSource:
         return [None if value is None else self._name(value, there) for value in returned] or [None]
 
     def _follow_names(self, place: NodePlace) -> None:
-        match place.node:
-            case ast.Assign(targets=[target], value=value) if not socket_kind(value):
-                pass
-            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
-                pass
-            case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
-                pass
-            case ast.Call() as call:
-                self._follow_arguments(place, call)
-                return
-            case _:
-                return
+        if isinstance(place.node, ast.Call):
+            self._follow_arguments(place, place.node)
+        if (assigned := _assigned(place.node)) is None:
+            return
+        target, value = assigned
+        if isinstance(place.node, ast.Assign) and socket_kind(value):
+            return
         empty = isinstance(value, ast.Dict | ast.List) and not ast.unparse(value)[1:-1]
         if (name := self._name(target, place)) and not empty:
             self._sources[name] += self._values(value, place)
@@ -192,15 +187,9 @@ class AgentSource:
         return family
 
     def _find_socket(self, place: NodePlace) -> None:
-        match place.node:
-            case ast.Assign(targets=[target], value=value):
-                pass
-            case ast.AnnAssign(target=target, value=ast.expr() as value) | ast.NamedExpr(target=target, value=value):
-                pass
-            case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
-                pass
-            case _:
-                return
+        if (assigned := _assigned(place.node)) is None:
+            return
+        target, value = assigned
         for call in ast.walk(value):
             if isinstance(call, ast.Call) and (kind := socket_kind(call)):
                 local = isinstance(target, ast.Name) and place.function
@@ -262,6 +251,19 @@ class AgentSource:
             if more <= reached:
                 return reached
             reached |= more
+
+
+def _assigned(node: ast.AST) -> tuple[ast.expr, ast.expr] | None:
+    """Return the target and the value of an assignment, or of a `with`."""
+    match node:
+        case (
+            ast.Assign(targets=[target], value=value)
+            | ast.AnnAssign(target=target, value=ast.expr() as value)
+            | ast.NamedExpr(target=target, value=value)
+            | ast.withitem(context_expr=value, optional_vars=ast.expr() as target)
+        ):
+            return target, value
+    return None
 
 
 def _bare(node: ast.AST) -> ast.AST:
