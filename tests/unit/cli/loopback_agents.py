@@ -188,8 +188,7 @@ class LoopbackAgent:
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:
             return []
-        record = lambda event, **fields: audit.record(AuditEvent(event), **fields)  # noqa: E731
-        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), record, 365).actions()
+        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), audit.record, 365).actions()
 
     def _on_tick(self) -> None:
         if self.audit is not None:

@@ -17,7 +17,6 @@ from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.wire import Reply, Request
-from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.files import MIGRATION as LEDGER_MIGRATION
 from twinhost.store.audit_log.files import MIGRATION_RESTORES
 from twinhost.store.audit_log.log import AuditLog
@@ -60,7 +59,7 @@ class KeyBench:
         self.actions = KeyActions(
             self.peers,
             self.enrolled,
-            lambda event, **fields: self.audit.record(AuditEvent(event), **fields),
+            self.audit.record,
             LIFETIME_DAYS,
             clock=self.clock,
         )

@@ -397,7 +397,7 @@ class FaultReports:
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
-        self._budget = LogBudget()  # by action
+        self._budget = LogBudget(outbox.clock.monotonic)  # by action
 
     def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
         """Report a refused request if a bug is the cause; on the thread that owns the database."""

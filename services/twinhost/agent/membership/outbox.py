@@ -70,13 +70,13 @@ class Outbox:
     ) -> None:
         """Load the requests that an earlier process did not deliver; `agent` is who sends them."""
         self._database = database
-        self._clock = database.clock
+        self.clock = database.clock
         self._agent = agent
         self._max_rows = max_rows
         self._max_total_bytes = max_total_bytes
         self._usage = dict.fromkeys(Kind, _Usage())
         self._retry_at = 0.0
-        self._budget = LogBudget(self._clock.monotonic)  # by kind
+        self._budget = LogBudget(self.clock.monotonic)  # by kind
         self.queue = DeliveryQueue()
         self._load()
 
@@ -93,7 +93,7 @@ class Outbox:
             "event_id": uuid.uuid4().hex,
             "event_type": event_type,
             "source_agent": self._agent,
-            "timestamp": iso_time(self._clock.time()),
+            "timestamp": iso_time(self.clock.time()),
             "data": data,
         }
         self._add_or_defer(Kind.EVENT, "publish_event", {"event": event}, written_by)
@@ -114,7 +114,7 @@ class Outbox:
             "severity": severity,
             "error_type": error_type,
             "message": message[:MAX_MESSAGE_CHARACTERS],
-            "timestamp": iso_time(self._clock.time()),
+            "timestamp": iso_time(self.clock.time()),
             "context": context,
         }
         self._add_or_defer(Kind.ERROR, "report_error", {"error": error}, written_by)
@@ -139,7 +139,7 @@ class Outbox:
             )
         self._restore_usage_on_rollback()
         self._make_room(kind, size_of(len(content)))
-        request_id, now = uuid.uuid4().hex, self._clock.time()
+        request_id, now = uuid.uuid4().hex, self.clock.time()
         seq = self._database.value(
             "INSERT INTO outbox (kind, action, fields, request_id, added, written_by) VALUES (?, ?, ?, ?, ?, ?) "
             "RETURNING seq",
@@ -155,7 +155,7 @@ class Outbox:
         Raises:
             StoreUnavailable: nothing was written; it is retried after a second.
         """
-        clock = self._clock.monotonic()
+        clock = self.clock.monotonic()
         if clock < self._retry_at:
             return
         delivered, deferred = self.queue.take_changes()

@@ -42,6 +42,7 @@ from twinhost.secure_zmq.keys import (
 )
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
 
 _log = structlog.get_logger(__name__)
@@ -206,7 +207,7 @@ class KeyActions(Feature):
         """Serve the keys.
 
         Args:
-            audit: records an event: its name, and its fields.
+            audit: records an audit event with its fields.
             lifetime_days: of a new key.
             applied: called with a caller's name and the revision of the trust document that it has applied.
         """
@@ -271,7 +272,7 @@ class KeyActions(Feature):
         others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
         retired = [certificate.public.fingerprint for certificate in others]
         for certificate, other in zip(others, retired, strict=True):
-            self._audit("key_rotated", name=caller.name, fingerprint=fingerprint, retired=other)
+            self._audit(AuditEvent.KEY_ROTATED, name=caller.name, fingerprint=fingerprint, retired=other)
             self._enrolled.revoke(certificate)
         if promoted := before.next.get(caller.name) == own:
             self._enrolled.promote(own)
@@ -377,7 +378,7 @@ class KeyActions(Feature):
 
     def _refuse_enrolment(self, voucher: Certificate, cause: str, sentence: str) -> NoReturn:
         name, fingerprint = voucher.owner.name, voucher.public.fingerprint
-        self._audit("enrolment_refused", cause=cause, name=name, by=fingerprint, reason=sentence)
+        self._audit(AuditEvent.ENROLMENT_REFUSED, cause=cause, name=name, by=fingerprint, reason=sentence)
         raise NotGranted(sentence)
 
 

@@ -35,7 +35,7 @@ class KeysAndAudit:
             self._keys = KeyActions(
                 peers,
                 enrolled,
-                lambda event, **fields: self.audit.record(AuditEvent(event), **fields),
+                self.audit.record,
                 settings.config.limits.key_lifetime_days,
                 applied,
                 foundation.clock,
