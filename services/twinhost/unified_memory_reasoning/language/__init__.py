@@ -29,7 +29,7 @@ from twinhost.unified_memory_reasoning.language.lexicon import (
     ENGLISH_STOP_WORDS,
     WEEKDAYS,
 )
-from twinhost.unified_memory_reasoning.language.terms import Asked, AskedWord, asked_in
+from twinhost.unified_memory_reasoning.language.terms import AskedWord, Question, asked_in
 from twinhost.unified_memory_reasoning.language.text import names_of, sentences_of, words_of
 
 __all__ = [
@@ -40,8 +40,8 @@ __all__ = [
     "ENGLISH_STOP_WORDS",
     "MAX_CLAIMING_CHARACTERS",
     "WEEKDAYS",
-    "Asked",
     "AskedWord",
+    "Question",
     "asked_in",
     "claims_of",
     "contradict",

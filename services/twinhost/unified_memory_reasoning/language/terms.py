@@ -132,7 +132,7 @@ class AskedWord:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Question:
     """What a query asks for: its dates, its words, and the order of all of them, also of those that are skipped."""
 
     dates: list[AskedDate]
@@ -140,7 +140,7 @@ class Asked:
     order: list[str]
 
 
-def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
+def asked_in(query: str, today: date, word_pairs: bool = True) -> Question:
     """Return the dates and words to search.
 
     A word is a run of letters and digits, in lower case; everything else separates words. The first MOST_WORDS words
@@ -161,7 +161,7 @@ def asked_in(query: str, today: date, word_pairs: bool = True) -> Asked:
         for place, word in enumerate(others[:MOST_WORDS])
     ]
     words += [AskedWord(word, is_common=True) for word in common[:MOST_WORDS]]
-    return Asked(dates_of(query.lower(), today), words, order)
+    return Question(dates_of(query.lower(), today), words, order)
 
 
 def forms_of(word: str) -> tuple[str, ...]:

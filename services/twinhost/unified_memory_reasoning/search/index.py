@@ -12,14 +12,14 @@ So the texts that a filter excludes are looked up too.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import log
 from typing import NamedTuple
 
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.language import Asked, AskedWord, names_of
+from twinhost.unified_memory_reasoning.language import AskedWord, Question, names_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, NOT_INDEXED, define_passages
@@ -74,10 +74,11 @@ class Date:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Lookup:
     """What a query asks for, the passages that fit its filters, and those that may have neighbours that do.
 
-    `speakers` has the weight of each word, without accents, that is in the name of a speaker.
+    `speakers` has the weight of each word, without accents, that is in the name of a speaker. `size` is how many
+    passages the index has.
     """
 
     terms: list[Term]
@@ -87,6 +88,7 @@ class Found:
     others: list[int]
     words: list[str]  # that were searched
     left_out: list[str]
+    size: int
 
 
 class SearchIndex:
@@ -99,7 +101,7 @@ class SearchIndex:
         self.vocabulary = Vocabulary(database)
         self.speakers = Speakers(database)
 
-    def find(self, asked: Asked, filters: Filters, most: int) -> Found:
+    def find(self, asked: Question, filters: Filters, most: int) -> Lookup:
         """Return the visible, not forgotten passages with the rarest words, dates and speakers of a query.
 
         Args:
@@ -109,30 +111,47 @@ class SearchIndex:
         """
         frequencies = _Frequencies(self._database)
         words = [self._word(word, frequencies) for word in asked.words]
-        dates = [_of_date(each.terms, frequencies) for each in asked.dates]
-        names = {word.text: f"about : {_quoted(word.text)}" for word in asked.words if not word.is_common}
-        weights = {name: weight for name, each in names.items() for texts, weight in [frequencies.of(each)] if texts}
+        dates = {_about(date.terms): date.terms for date in asked.dates}
+        names = {_about([word.text]): word.text for word in asked.words if not word.is_common}
+        weights = {name: weight for name in names for texts, weight in [frequencies.of(name)] if texts}
         searched = _rarest([word for word in words if not word.is_common] or words)
-        lookup = _Lookup(self._database, filters, most)
-        passages, others = lookup.passages(
-            [word.expression for word in searched],
-            [expression for _, expression in dates],
-            [names[name] for name in weights],
-        )
-        found = {*weights, *(word.term.text for word in searched)}
-        return Found(
+        searches = list(_searches([word.expression for word in searched], [dates, weights]))
+
+        def passages(scope: Filters) -> list[int]:
+            numbers = (number for match, order in searches for number in self._select(match, order, scope, most))
+            return list(dict.fromkeys(numbers))
+
+        others = Filters(session_id=filters.session_id, until=filters.until)  # what is later lends nothing
+        known = {*(names[name] for name in weights), *(word.term.text for word in searched)}
+        return Lookup(
             [word.term for word in words],
-            [date for date, _ in dates],
-            {plain: weight for name, weight in weights.items() for plain in names_of(name)},
-            passages,
-            others,
-            [word for word in asked.order if word in found],
-            [word for word in asked.order if word not in found],
+            [Date(terms, frequencies.of(expression)[1]) for expression, terms in dates.items()],
+            {plain: weight for name, weight in weights.items() for plain in names_of(names[name])},
+            passages(filters),
+            passages(others) if filters.within_session and filters.keyword is None else [],
+            [word for word in asked.order if word in known],
+            [word for word in asked.order if word not in known],
+            frequencies.passages,
         )
 
-    def passages(self) -> int:
-        """Return how many passages there are."""
-        return _Frequencies(self._database).passages
+    def _select(self, match: str, order: str, filters: Filters, most: int) -> list[int]:
+        """Return the first passages of a match in an order, a few of each text."""
+        narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
+        by_row = (filters.since, filters.until, filters.keyword) != (None, None, None) or self._hides()
+        condition = f"{_ROW} IN ({filters.selecting(_IS_ROW)})" if by_row else f"NOT {_IN_INDEX_ALONE}"
+        values = {**filters.values, "match": f"({match}){narrowed}{_months(filters)}", "most": most + 2 * MOST}
+        of_text = Counter[int]()
+        numbers = list[int]()
+        for (number,) in self._database.execute(_FITTING.format(condition, order), values):
+            of_text[number // MOST] += 1
+            if of_text[number // MOST] <= MOST_OF_A_TEXT:
+                numbers.append(number)
+            if len(numbers) == most:
+                break
+        return numbers
+
+    def _hides(self) -> bool:
+        return self._database.value("SELECT 1 FROM quarantined LIMIT 1") is not None
 
     def not_indexed(self) -> int:
         """Return how many texts, at most, are not in the index yet; see `upkeep`."""
@@ -194,11 +213,6 @@ def _rarest(words: list[_Word]) -> list[_Word]:
     return kept
 
 
-def _of_date(terms: tuple[str, ...], frequencies: "_Frequencies") -> tuple[Date, str]:
-    expression = f"about : ({_either(map(_quoted, terms))})"
-    return Date(terms, frequencies.weight(expression)), expression
-
-
 class _Frequencies:
     """How many passages have something, and how much that weighs."""
 
@@ -206,10 +220,6 @@ class _Frequencies:
         self._database = database
         self._interactions, self._memories = database.execute(_LAST).fetchone()
         self.passages = _first_number(database.value(_TOTALS))
-
-    def weight(self, expression: str) -> float:
-        """Return the inverse document frequency of what has this expression in FTS5's syntax."""
-        return self.of(expression)[1]
 
     def of(self, expression: str) -> tuple[float, float]:
         """Return how many passages have an expression in FTS5's syntax, and its inverse document frequency."""
@@ -223,60 +233,23 @@ class _Frequencies:
         return count, log(1 + (total - count + 0.5) / (count + 0.5))
 
 
-class _Lookup:
-    """One search of the index, within its filters."""
-
-    def __init__(self, database: Database, filters: Filters, most: int) -> None:
-        self._database, self._most = database, most
-        self._hides = database.value("SELECT 1 FROM quarantined LIMIT 1") is not None
-        others = Filters(session_id=filters.session_id, until=filters.until)  # what is later lends nothing
-        self._scopes = [filters, others] if filters.within_session and filters.keyword is None else [filters]
-
-    def passages(self, words: list[str], dates: list[str], names: list[str]) -> tuple[list[int], list[int]]:
-        """Return the passages that fit best, and of those that the filters exclude.
-
-        Args:
-            words: an expression in FTS5's syntax for each word that is searched.
-            dates: the same of each date.
-            names: the same of each word that is a speaker's.
-        """
-        searches = [(has_word := _any(words), _BY_WORDS)] if words else []
-        for about in (dates, names):
-            if about:
-                searches += [(_any(about), of_table) for of_table in _NEWEST_FIRST]
-            if words and about:
-                searches.append((f"({has_word}) AND ({_any(about)})", _BY_WORDS))
-        found, *others = (
-            list(dict.fromkeys(row for expression, order in searches for row in self._select(expression, order, scope)))
-            for scope in self._scopes
-        )
-        return found, others[0] if others else []
-
-    def _select(self, expression: str, order: str, filters: Filters) -> list[int]:
-        narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
-        checks_rows = self._hides or (filters.since, filters.until, filters.keyword) != (None, None, None)
-        condition = f"{_ROW} IN ({filters.selecting(_IS_ROW)})" if checks_rows else f"NOT {_IN_INDEX_ALONE}"
-        values = {
-            **filters.values,
-            "match": f"({expression}){narrowed}{_months(filters)}",
-            "most": self._most + 2 * MOST,
-        }
-        found, of_text = list[int](), Counter[int]()
-        for (row,) in self._database.execute(_FITTING.format(condition, order), values):
-            of_text[row // MOST] += 1
-            if of_text[row // MOST] <= MOST_OF_A_TEXT:
-                found.append(row)
-            if len(found) == self._most:
-                break
-        return found
+def _searches(words: Sequence[str], about: Iterable[Collection[str]]) -> Iterator[tuple[str, str]]:
+    """Yield what is matched, in FTS5's syntax, and in which order: words, the dates and names, and both together."""
+    has_word = _either(words)
+    if words:
+        yield has_word, _BY_WORDS
+    for has in map(_either, filter(None, about)):
+        yield from ((has, order) for order in _NEWEST_FIRST)
+        if words:
+            yield f"({has_word}) AND ({has})", _BY_WORDS
 
 
 def _quoted(word: str) -> str:
     return f'"{word}"'
 
 
-def _any(expressions: Iterable[str]) -> str:
-    return " OR ".join(f"({each})" for each in expressions)
+def _about(terms: Iterable[str]) -> str:
+    return f"about : ({_either(map(_quoted, terms))})"
 
 
 def _first_number(record: bytes | None) -> int:
@@ -304,7 +277,7 @@ def _months(filters: Filters) -> str:
         return ""
     days = range(int(filters.since // 86_400), int(filters.until // 86_400) + 1)
     months = dict.fromkeys(f"{datetime.fromtimestamp(day * 86_400, UTC):m%Y%m}" for day in days)
-    return f" AND about : ({_either(map(_quoted, months))})"
+    return f" AND {_about(months)}"
 
 
 def _either(expressions: Iterable[str]) -> str:

@@ -186,20 +186,20 @@ class Search:
         """
         now = self._database.clock.time() if now is None else now
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
-        found = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
+        lookup = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]
-        ways = (found.passages, found.others, by_meaning)
+        ways = (lookup.passages, lookup.others, by_meaning)
         places = _places_of(chain.from_iterable(ways))
         texts: dict[int, _Text] = {}
         for numbers in ways:
             further = [row for row in _places_of(numbers) if row not in texts]
-            texts |= self._texts(further, with_dates=bool(found.dates))
-        words = Words(found.terms, self._index.vocabulary.stems)
-        ranker = Ranker(words, found.dates, found.speakers, self._index.passages())
+            texts |= self._texts(further, with_dates=bool(lookup.dates))
+        words = Words(lookup.terms, self._index.vocabulary.stems)
+        ranker = Ranker(words, lookup.dates, lookup.speakers, lookup.size)
         own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
         seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
         runs = self._index.beside(seeds, _REACH, _REACH)
-        neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(found.dates))
+        neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(lookup.dates))
         texts |= neighbours
         candidates += (around_them := _candidates(neighbours.values(), {}, nearness))
         own |= ranker.own(around_them)
@@ -210,11 +210,11 @@ class Search:
         relevance = {
             text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
         }
-        by_words = {number // MOST for number in found.passages}
+        by_words = {number // MOST for number in lookup.passages}
         others = {row for row in relevance.keys() - by_words if relevance[row] > 0}
         fitting = by_words | self._index.fitting(others, filters)
         rows = [texts[row] for row in relevance.keys() & fitting]
-        return Ranking(self._scored(rows, relevance, own, now), found.words, found.left_out, words.shares)
+        return Ranking(self._scored(rows, relevance, own, now), lookup.words, lookup.left_out, words.shares)
 
     def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
         """Return texts by row; not the last ones, if they are very long."""
