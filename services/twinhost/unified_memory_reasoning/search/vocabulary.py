@@ -40,8 +40,6 @@ MOST_ADDED = 50_000  # texts between two searches whose terms are kept; if there
 MOST_KNOWN = 500_000  # terms, of about 105 bytes each
 MOST_SPEAKERS = 100_000  # spellings of names
 MOST_SPELLINGS = 16  # of one name, by which a filter looks
-_SPEAKERS = "CREATE TABLE IF NOT EXISTS temp.recall_speakers (number INTEGER PRIMARY KEY, speaker TEXT UNIQUE)"
-_MOST_NUMBER = "(SELECT coalesce(max(number), 0) FROM recall_speakers)"
 
 
 class Vocabulary:
@@ -109,38 +107,30 @@ class Vocabulary:
 
 
 class Speakers:
-    """The spellings of the names of speakers.
-
-    They are read once, before the first search with a speaker; a temporary table has those that were stored since. If
-    it is full, all are read again.
-    """
+    """The spellings of the names of speakers; each search with one reads those that were stored since the last."""
 
     def __init__(self, database: Database, most: int = MOST_SPEAKERS) -> None:
-        database.execute(_SPEAKERS)
-        for name, event in (("recall_new_speaker", "INSERT"), ("recall_other_speaker", "UPDATE OF speaker")):
-            database.execute(
-                f"CREATE TEMP TRIGGER IF NOT EXISTS {name} AFTER {event} ON main.interactions "  # noqa: S608 - constants
-                f"WHEN {_MOST_NUMBER} < {most} BEGIN "
-                "INSERT OR IGNORE INTO recall_speakers (speaker) VALUES (new.speaker); END"
-            )
         self._database, self._most = database, most
-        self._known: dict[str | None, set[str]] | None = None
+        self._spellings = defaultdict[str | None, set[str]](set)
+        self._upto = 0  # the id of the newest interaction that was read
         self._too_many = False
 
     def spelt(self, name: str) -> tuple[str, ...]:
         """Return the spellings of a name that differ in case; only its own if there are too many names to keep."""
-        if self._too_many:
-            return (name,)
-        added = [each for (each,) in self._database.execute("SELECT speaker FROM recall_speakers")]
-        if self._known is None or len(added) >= self._most:
-            self._known = defaultdict(set)
-            added = [each for (each,) in self._database.execute("SELECT DISTINCT speaker FROM interactions")]
-        for speaker in added:
-            self._known[folded_key(speaker)].add(speaker)
-        if added:
-            self._database.execute("DELETE FROM recall_speakers")
-            self._too_many = sum(map(len, self._known.values())) > self._most
-        others = self._known.get(folded_key(name), set()) - {name}
-        if self._too_many:
-            self._known, others = None, set()
+        if not self._too_many:
+            self._read()
+        others = self._spellings.get(folded_key(name), set()) - {name}
         return (name, *sorted(others)[: MOST_SPELLINGS - 1])
+
+    def _read(self) -> None:
+        newest = self._database.value("SELECT max(id) FROM interactions") or 0
+        if newest <= self._upto:
+            return
+        self._database.on_rollback(setattr, self, "_upto", self._upto)  # the ids are given again
+        added = self._database.execute("SELECT DISTINCT speaker FROM interactions WHERE id > ?", (self._upto,))
+        for (speaker,) in added:
+            self._spellings[folded_key(speaker)].add(speaker)
+        self._upto = newest
+        if sum(map(len, self._spellings.values())) > self._most:
+            self._too_many = True
+            self._spellings.clear()
