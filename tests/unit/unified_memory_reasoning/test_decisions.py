@@ -14,7 +14,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
-from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
 from twinhost.unified_memory_reasoning.language.decisions import (
     DECIDING_CHARACTERS,
     decisions_in,
@@ -146,9 +146,9 @@ def test_an_answer_to_what_to_do_is_a_decision(question: str, answer: str) -> No
     assert list(decisions_in(answer, "How long is the bus ride?")) == []
 
 
-def said(*texts: str) -> Part:
+def said(*texts: str) -> SummaryPart:
     """Return the summary after two speakers said texts in turn."""
-    part, before = Part(), None
+    part, before = SummaryPart(), None
     for number, text in enumerate(texts, start=1):
         speaker = "ann" if number % 2 else "bob"
         one = Utterance(number, "user_query", speaker, text, 0.5)
@@ -214,7 +214,7 @@ def test_an_older_summary_is_read() -> None:
     """One that was stored before withdrawals and proposals were noted."""
     part = said("We agreed on red tiles.")
     stored = msgspec.json.encode([[entry[:5] for entry in entries] for entries in msgspec.to_builtins(part)[:5]])
-    assert msgspec.json.decode(stored, type=Part) == part
+    assert msgspec.json.decode(stored, type=SummaryPart) == part
 
 
 def test_the_store_reads_the_turn_before(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, Conte
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.interactions import OCCURRED_MIGRATION, Interactions
-from twinhost.unified_memory_reasoning.conversations.window import Item, window_of
+from twinhost.unified_memory_reasoning.conversations.window import WindowItem, window_of
 
 STEPS = st.lists(
     st.tuples(
@@ -381,7 +381,9 @@ def test_clearing_a_speaker_leaves_the_others_as_if_alone(bench: ContextBench) -
     assert "bob" not in str(left)
     assert bench.context(speaker="bob")["text"] == ""
     rows = session(bench.database)
-    assert bench.interactions._contexts.window("s", "") == window_of(Item(row[0], row[2]) for row in reversed(rows))
+    assert bench.interactions._contexts.window("s", "") == window_of(
+        WindowItem(row[0], row[2]) for row in reversed(rows)
+    )
 
 
 def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> None:

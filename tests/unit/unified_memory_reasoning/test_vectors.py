@@ -32,7 +32,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import MOST_HITS, Meaning, Turns
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
 from twinhost.unified_memory_reasoning.search.search import Search
-from twinhost.unified_memory_reasoning.search.vectors import Nearness, Source
+from twinhost.unified_memory_reasoning.search.vectors import Nearness, TextSource
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
 pytestmark = pytest.mark.thorough  # as a file: threads and a service
@@ -167,11 +167,11 @@ def test_a_new_text_waits_for_no_rest_of_a_long_one(bench: MeaningBench) -> None
 
 def test_each_writer_has_its_turn() -> None:
     """The newest text of each; one that is added precedes the older ones of that writer."""
-    busy, other = (Source(is_memory=False, writer=writer) for writer in ("busy", "other"))
-    memories = Source(is_memory=True, writer="busy")
+    busy, other = (TextSource(is_memory=False, writer=writer) for writer in ("busy", "other"))
+    memories = TextSource(is_memory=True, writer="busy")
     texts = {busy: {1, 2, 4, 8}, other: {3, 5}, memories: {MEMORY_ROWS + 1}}
 
-    def find(source: Source, after: int, before: int, _: int) -> vectors.UnembeddedText | None:
+    def find(source: TextSource, after: int, before: int, _: int) -> vectors.UnembeddedText | None:
         rows = [row for row in texts[source] if after < row < before]
         return vectors.UnembeddedText(source, max(rows), "", 0) if rows else None
 

@@ -8,8 +8,8 @@ from twinhost.unified_memory_reasoning.conversations.window import (
     LARGEST,
     NEWEST_KEPT,
     SMALLEST,
-    Item,
     Window,
+    WindowItem,
     window_of,
 )
 
@@ -18,8 +18,8 @@ IMPORTANCES = st.lists(
 )
 
 
-def items_of(importances: list[float]) -> list[Item]:
-    return [Item(number, importance) for number, importance in enumerate(importances, start=1)]
+def items_of(importances: list[float]) -> list[WindowItem]:
+    return [WindowItem(number, importance) for number, importance in enumerate(importances, start=1)]
 
 
 def ids(window: Window) -> list[int]:
@@ -66,9 +66,9 @@ def test_pruning_takes_a_quarter_of_the_window_at_most() -> None:
     """And none that has 0.5 or more, nor any before the window overflows."""
     full = window_of(items_of([0.4] * 10))
     assert (full.size, len(full.items)) == (10, 10)
-    assert ids(full.with_item(Item(11, 0.5))) == [11, *range(10, 2, -1)]  # 10 // 4 of them left
+    assert ids(full.with_item(WindowItem(11, 0.5))) == [11, *range(10, 2, -1)]  # 10 // 4 of them left
     mixed = window_of(items_of([0.5] * 9 + [0.4]))
-    assert ids(mixed.with_item(Item(11, 0.5)).with_item(Item(12, 0.5)).with_item(Item(13, 0.5))) == [
+    assert ids(mixed.with_item(WindowItem(11, 0.5)).with_item(WindowItem(12, 0.5)).with_item(WindowItem(13, 0.5))) == [
         *(13, 12, 11),
         *range(9, 2, -1),
     ]

@@ -15,8 +15,8 @@ import msgspec
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
-from twinhost.unified_memory_reasoning.conversations.summary import Entry, Part, merged
-from twinhost.unified_memory_reasoning.conversations.window import Item, Window
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryEntry, SummaryPart, merged
+from twinhost.unified_memory_reasoning.conversations.window import Window, WindowItem
 from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
 
@@ -75,7 +75,7 @@ class Contexts:
         self._database = database
         self._encoder = msgspec.json.Encoder()
         self._windows = msgspec.json.Decoder(Window)
-        self._parts = msgspec.json.Decoder(Part)
+        self._parts = msgspec.json.Decoder(SummaryPart)
 
     def add(self, session_id: str, utterance: Utterance) -> int:
         """Add an interaction to the session's window and its speaker's; return how many places the session's has."""
@@ -86,8 +86,8 @@ class Contexts:
 
     def fold(self, session_id: str, aged: Iterable[Aged]) -> None:
         """Add interactions of tier 0 to their writers' parts, and fold those that moved to an older tier."""
-        before: dict[str, Part] = {}
-        parts: dict[str, Part] = {}
+        before: dict[str, SummaryPart] = {}
+        parts: dict[str, SummaryPart] = {}
         for utterance, tier, written_by in aged:
             if written_by not in parts:
                 before[written_by] = parts[written_by] = self._part(session_id, written_by)
@@ -103,7 +103,7 @@ class Contexts:
         )
         return self._windows.decode(window) if window else Window()
 
-    def summary(self, session_id: str) -> Part:
+    def summary(self, session_id: str) -> SummaryPart:
         """Return the summary without quarantined writers."""
         rows = self._database.execute(_PARTS, (session_id,))
         return merged(self._parts.decode(part) for _, part in rows)
@@ -112,7 +112,7 @@ class Contexts:
         self,
         session_id: str,
         speakers: Iterable[str],
-        removed: Callable[[Entry], bool],
+        removed: Callable[[SummaryEntry], bool],
         windows: Mapping[str, Window],
         left: Iterable[Aged],
     ) -> None:
@@ -136,12 +136,12 @@ class Contexts:
         parts = {written_by: part.without(removed).without_lines() for written_by, part in before.items()}
         last: Utterance | None = None
         for utterance, tier, written_by in left:
-            part = parts.get(written_by, Part())
+            part = parts.get(written_by, SummaryPart())
             part = part.noted(utterance.after(last)) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
             parts[written_by] = part.folded(utterance, tier) if tier else part
             last = utterance
         for written_by, part in parts.items():
-            self._replace_part(session_id, written_by, before.get(written_by, Part()), part)
+            self._replace_part(session_id, written_by, before.get(written_by, SummaryPart()), part)
 
     def remove(self, session_id: str, windows: Mapping[str, Window]) -> None:
         """Remove a session, except what quarantined writers wrote.
@@ -159,7 +159,7 @@ class Contexts:
             self._put_window(session_id, speaker, window)
 
     def _add_to_window(self, session_id: str, speaker: str, utterance: Utterance) -> Window:
-        window = self.window(session_id, speaker).with_item(Item(utterance.id, utterance.importance))
+        window = self.window(session_id, speaker).with_item(WindowItem(utterance.id, utterance.importance))
         self._put_window(session_id, speaker, window)
         return window
 
@@ -170,13 +170,13 @@ class Contexts:
             (session_id, speaker, self._encoder.encode(window)),
         )
 
-    def _part(self, session_id: str, written_by: str) -> Part:
+    def _part(self, session_id: str, written_by: str) -> SummaryPart:
         part = self._database.value(
             "SELECT part FROM context_summaries WHERE session_id = ? AND written_by = ?", (session_id, written_by)
         )
-        return self._parts.decode(part) if part else Part()
+        return self._parts.decode(part) if part else SummaryPart()
 
-    def _replace_part(self, session_id: str, written_by: str, before: Part, after: Part) -> None:
+    def _replace_part(self, session_id: str, written_by: str, before: SummaryPart, after: SummaryPart) -> None:
         if after == before:
             return
         self._database.execute(
@@ -299,7 +299,7 @@ class SessionCounts:
     def speaker(self, session_id: str, name: str) -> str:
         """Return a speaker's name as the session has it: as given, else the most frequent one that differs in case."""
         counts = dict(self._database.execute(_VISIBLE_SPEAKERS, (session_id,)).fetchall())
-        others = [each for each in counts if folded_key(each) == folded_key(name)]
+        others = [spelling for spelling in counts if folded_key(spelling) == folded_key(name)]
         return name if name in counts else max(others, key=counts.__getitem__, default=name)
 
     def stored_of(self, session_id: str, speaker: str) -> int:

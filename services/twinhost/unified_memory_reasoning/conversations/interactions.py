@@ -30,8 +30,8 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     Removed,
     SessionCounts,
 )
-from twinhost.unified_memory_reasoning.conversations.summary import Part
-from twinhost.unified_memory_reasoning.conversations.window import Item, Window, window_of
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
+from twinhost.unified_memory_reasoning.conversations.window import Window, WindowItem, window_of
 from twinhost.unified_memory_reasoning.fields import PAST, Field, Fields
 from twinhost.unified_memory_reasoning.language import importance_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
@@ -111,7 +111,7 @@ class Added:
 class Context:
     """The context of a session, or of a speaker in it, without quarantined writers."""
 
-    summary: Part
+    summary: SummaryPart
     window: Window
     stored: int  # interactions of the session, of all speakers
     in_view: int  # of these, the speaker's; all of them if no speaker is named
@@ -408,19 +408,19 @@ class Interactions:
 
     def _windows_of_hidden(self, session_id: str) -> dict[str, Window]:
         """Return the windows of a session in which only quarantined writers' rows are left."""
-        whole: deque[Item] = deque(maxlen=REBUILT_FROM)
-        items: dict[str, deque[Item]] = {WHOLE_SESSION: whole}
+        whole: deque[WindowItem] = deque(maxlen=REBUILT_FROM)
+        items: dict[str, deque[WindowItem]] = {WHOLE_SESSION: whole}
         for number, importance, speaker in self._database.execute(_ALL_ITEMS, (session_id,)):
-            item = Item(number, importance)
+            item = WindowItem(number, importance)
             whole.append(item)
             if speaker:
                 items.setdefault(speaker, deque(maxlen=REBUILT_FROM)).append(item)
         return {speaker: window_of(newest) for speaker, newest in items.items()}
 
-    def _newest(self, session_id: str, speaker: str | None, among: int) -> list[Item]:
+    def _newest(self, session_id: str, speaker: str | None, among: int) -> list[WindowItem]:
         """Return the visible ones among a session's newest rows, or a speaker's part of them, newest first."""
-        return [Item(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
+        return [WindowItem(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
 
     def _rebuilt_window(self, items: str, session_id: str, speaker: str | None, most: int = REBUILT_FROM) -> Window:
         rows = self._database.execute(items, (session_id, speaker, most)).fetchall()
-        return window_of(Item(*row) for row in reversed(rows))
+        return window_of(WindowItem(*row) for row in reversed(rows))

@@ -16,7 +16,7 @@ import msgspec
 
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
-from twinhost.unified_memory_reasoning.conversations.summary import Part
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
 from twinhost.unified_memory_reasoning.memories.details import DETAILS
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
@@ -48,7 +48,7 @@ class Recollection:
     def fill(
         self,
         text: ContextText,
-        summary: Part,
+        summary: SummaryPart,
         session_id: str,
         *,
         speaker: str | None = None,
@@ -73,20 +73,20 @@ class Recollection:
         of_summary = int(SUMMARY_SHARE * max_tokens / (1 if query is None else 2))
         if query is None:
             text.fill(newest, max_tokens - of_summary)
-            found: Iterator[Turn] = iter(())
+            further: Iterator[Turn] = iter(())
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             most = min(_MOST_RESULTS, max_tokens // _TOKENS_OF_RESULT)
             ranking = self._search.rank(query, filters, nearness=nearness, most=most)
-            ranked = [each for each in ranking.rows if each.row < MEMORY_ROWS or everywhere]
+            ranked = [of_row for of_row in ranking.rows if of_row.row < MEMORY_ROWS or everywhere]
             results = self._results(ranked, ranking, speaker, max_tokens)
             best = next(results, [])
             text.fill(best, max_tokens - of_summary, in_part=True)
-            hits, found = tee(chain(best, chain.from_iterable(results)))
+            hits, further = tee(chain(best, chain.from_iterable(results)))
             text.fill(hits, max_tokens - of_summary)
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
-        rest, rest_again = tee(chain(found, newest_again))
+        rest, rest_again = tee(chain(further, newest_again))
         text.fill(rest, max_tokens)
         before = text.used
         text.settle()
@@ -100,17 +100,17 @@ class Recollection:
         """Yield what a search has found, each turn with its neighbours after it if they are short."""
         for start in range(0, len(ranked), _TOGETHER):
             together = ranked[start : start + _TOGETHER]
-            rows = [each.row for each in together if each.row < MEMORY_ROWS]
+            rows = [of_row.row for of_row in together if of_row.row < MEMORY_ROWS]
             beside = self._interactions.beside(rows, speaker)
-            wanted = {row: [each for each in (row, *beside.get(row, ())) if each is not None] for row in rows}
+            wanted = {row: [number for number in (row, *beside.get(row, ())) if number is not None] for row in rows}
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
-            for each in together:
-                if each.row >= MEMORY_ROWS:
-                    yield [_quoted(self._memory(each), each, ranking, max_tokens)]
+            for of_row in together:
+                if of_row.row >= MEMORY_ROWS:
+                    yield [_quoted(self._memory(of_row), of_row, ranking, max_tokens)]
                 else:
-                    first, *others = [turns[number] for number in wanted[each.row] if number in turns]
+                    first, *others = [turns[number] for number in wanted[of_row.row] if number in turns]
                     short = (turn for turn in others if len(turn.content) <= _BESIDE_CHARACTERS)
-                    yield [_quoted(first, each, ranking, max_tokens), *short]
+                    yield [_quoted(first, of_row, ranking, max_tokens), *short]
 
     def _memory(self, ranked: Ranked) -> Turn:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
@@ -127,7 +127,7 @@ class Recollection:
             memory_id=str(found["id"]),
         )
 
-    def _excerpts(self, summary: Part, most_bytes: int) -> Iterator[Turn]:
+    def _excerpts(self, summary: SummaryPart, most_bytes: int) -> Iterator[Turn]:
         """Yield the turns of a summary, each cut to what the summary has of it."""
         texts = summary.excerpts()
         for turn in self._interactions.turns(texts, most_bytes):

@@ -67,7 +67,7 @@ class SummaryDocument(TypedDict):
 _DECIDING = frozenset({"user_query", "system_response"})
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True):
+class SummaryEntry(msgspec.Struct, frozen=True, array_like=True):
     """One entry about an interaction; `kind` is that of the interaction, or of the error.
 
     `about` is the interaction whose proposal it answers or rejects; 0 if it needs none.
@@ -81,10 +81,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     about: int = 0
 
 
-Entries = tuple[Entry, ...]
+Entries = tuple[SummaryEntry, ...]
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
+class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
     """What one writer, or several together, contributed; every list is ordered by the id of the interaction."""
 
     lines: Entries = ()
@@ -95,22 +95,24 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     withdrawals: Entries = ()
     proposals: Entries = ()
 
-    def noted(self, utterance: Utterance) -> "Part":
+    def noted(self, utterance: Utterance) -> "SummaryPart":
         """Return the part after something was said; the same part if there is nothing to note."""
         if utterance.kind == "error":
             text = one_line(error_message(utterance.content), ERROR_CHARACTERS)
-            error = Entry(utterance.id, utterance.speaker, error_kind(utterance.content), text)
+            error = SummaryEntry(utterance.id, utterance.speaker, error_kind(utterance.content), text)
             return msgspec.structs.replace(self, errors=_newest((*self.errors, error), MOST_ERRORS))
         if utterance.kind == "code":
-            code = Entry(utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, CODE_CHARACTERS))
+            code = SummaryEntry(
+                utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, CODE_CHARACTERS)
+            )
             return msgspec.structs.replace(self, code=_newest((*self.code, code), MOST_CODE))
         if utterance.kind not in _DECIDING:
             return self
         content = utterance.content[:DECIDING_CHARACTERS]
-        found = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
+        decided = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
         decisions = tuple(
             _decision(utterance, text, utterance.previous_id if needs_question(text, utterance.previous) else 0)
-            for text in found
+            for text in decided
         )
         withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
         if rejects(content, utterance.previous):
@@ -125,7 +127,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             proposals=_newest((*self.proposals, *proposals), MOST_PROPOSALS),
         )
 
-    def folded(self, utterance: Utterance, tier: int) -> "Part":
+    def folded(self, utterance: Utterance, tier: int) -> "SummaryPart":
         """Return the part after an interaction moved to a tier, 1 to 3."""
         lines = tuple(line for line in self.lines if line.id != utterance.id)
         older = tuple(line for line in self.older_lines if line.id != utterance.id)
@@ -135,16 +137,16 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
             older = _most_important((*older, _line(utterance, OLDER_LINE_CHARACTERS)), MOST_OLDER_LINES)
         return msgspec.structs.replace(self, lines=lines, older_lines=older)
 
-    def only(self, speaker: str) -> "Part":
+    def only(self, speaker: str) -> "SummaryPart":
         """Return the entries of a speaker, and what anybody took back or proposed."""
         own = self._where(lambda entry: entry.speaker == speaker)
         return msgspec.structs.replace(own, withdrawals=self.withdrawals, proposals=self.proposals)
 
-    def without(self, removed: "Callable[[Entry], bool]") -> "Part":
+    def without(self, removed: "Callable[[SummaryEntry], bool]") -> "SummaryPart":
         """Return the entries that are not removed."""
         return self._where(lambda entry: not removed(entry))
 
-    def without_lines(self) -> "Part":
+    def without_lines(self) -> "SummaryPart":
         """Return the part without lines of the conversation."""
         return msgspec.structs.replace(self, lines=(), older_lines=())
 
@@ -169,7 +171,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
                 texts.setdefault(number, " ".join(of_kind[number]))
         return texts
 
-    def _standing(self) -> list[Entry]:
+    def _standing(self) -> list[SummaryEntry]:
         """Return the decisions without those that a withdrawal is about: of the earlier ones the most similar one.
 
         All sentences that one interaction decided go together. A rejection is about the proposal before it alone.
@@ -177,7 +179,7 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
         standing = list(self.decisions)
         for withdrawal in self.withdrawals:
             if withdrawal.about:
-                standing = [each for each in standing if each.id != withdrawal.about]
+                standing = [entry for entry in standing if entry.id != withdrawal.about]
                 continue
             earlier = [entry for entry in standing if entry.id < withdrawal.id]
             about = replaced_by(withdrawal.text, [self._stated(entry) for entry in earlier])
@@ -185,19 +187,19 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
                 standing = [entry for entry in standing if entry.id != earlier[about].id]
         return standing
 
-    def _stated(self, decision: Entry) -> str:
-        proposal = next((each.text for each in self.proposals if each.id == decision.about), "")
+    def _stated(self, decision: SummaryEntry) -> str:
+        proposal = next((entry.text for entry in self.proposals if entry.id == decision.about), "")
         return f"{proposal} → {decision.text}" if proposal else decision.text
 
-    def _where(self, matches: Callable[[Entry], bool]) -> "Part":
+    def _where(self, matches: Callable[[SummaryEntry], bool]) -> "SummaryPart":
         lists = msgspec.structs.astuple(self)
-        return Part(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
+        return SummaryPart(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
 
 
-def merged(parts: Iterable[Part]) -> Part:
+def merged(parts: Iterable[SummaryPart]) -> SummaryPart:
     """Return the parts of several writers as one, with the bounds of one."""
     all_parts = list(parts)
-    return Part(
+    return SummaryPart(
         _most_important((entry for part in all_parts for entry in part.lines), MOST_LINES),
         _most_important((entry for part in all_parts for entry in part.older_lines), MOST_OLDER_LINES),
         _newest((entry for part in all_parts for entry in part.code), MOST_CODE),
@@ -208,36 +210,36 @@ def merged(parts: Iterable[Part]) -> Part:
     )
 
 
-def _decision(utterance: Utterance, text: str, about: int = 0) -> Entry:
+def _decision(utterance: Utterance, text: str, about: int = 0) -> SummaryEntry:
     text = one_line(text, DECISION_CHARACTERS)
-    return Entry(utterance.id, utterance.speaker, utterance.kind, text, about=about)
+    return SummaryEntry(utterance.id, utterance.speaker, utterance.kind, text, about=about)
 
 
-def _line(utterance: Utterance, characters: int) -> Entry:
-    return Entry(
+def _line(utterance: Utterance, characters: int) -> SummaryEntry:
+    return SummaryEntry(
         utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, characters), utterance.importance
     )
 
 
-def _newest(entries: Iterable[Entry], most: int) -> Entries:
+def _newest(entries: Iterable[SummaryEntry], most: int) -> Entries:
     """Return the newest; of a speaker's entries with the same text only the newest is kept."""
-    by_text = {(each.speaker, each.kind, each.text, each.about): each for each in sorted(entries, key=_number)}
+    by_text = {(entry.speaker, entry.kind, entry.text, entry.about): entry for entry in sorted(entries, key=_number)}
     return tuple(sorted(by_text.values(), key=_number)[-most:])
 
 
-def _most_important(entries: Iterable[Entry], most: int) -> Entries:
+def _most_important(entries: Iterable[SummaryEntry], most: int) -> Entries:
     best = sorted(entries, key=lambda entry: (-entry.importance, -entry.id))[:most]
     return tuple(sorted(best, key=_number))
 
 
-def _number(entry: Entry) -> int:
+def _number(entry: SummaryEntry) -> int:
     return entry.id
 
 
-def _distinct(entries: Iterable[Entry]) -> list[Entry]:
+def _distinct(entries: Iterable[SummaryEntry]) -> list[SummaryEntry]:
     by_text = {(entry.kind, entry.text, entry.about): entry for entry in entries}
     return sorted(by_text.values(), key=_number)
 
 
-def _labelled(entry: Entry) -> str:
+def _labelled(entry: SummaryEntry) -> str:
     return f"{label(entry.speaker[:SPEAKER_CHARACTERS], entry.kind)}{entry.text}"

@@ -17,7 +17,7 @@ PRUNED_SHARE = 4  # a quarter
 NEWEST_KEPT = 3
 
 
-class Item(msgspec.Struct, frozen=True, array_like=True):
+class WindowItem(msgspec.Struct, frozen=True, array_like=True):
     """One item; a greater `id` is newer, `importance` is 0 to 1."""
 
     id: int
@@ -28,9 +28,9 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
     """A window of `size` places and its items, in their order."""
 
     size: int = FIRST
-    items: tuple[Item, ...] = ()
+    items: tuple[WindowItem, ...] = ()
 
-    def with_item(self, item: Item) -> "Window":
+    def with_item(self, item: WindowItem) -> "Window":
         """Return the window after an item was added that is newer than all others."""
         items = in_order((*self.items, item))
         size = _resized(self.size, items)
@@ -39,7 +39,7 @@ class Window(msgspec.Struct, frozen=True, array_like=True):
         return Window(size, tuple(_without_last(items, math.inf, len(items) - size)))
 
 
-def window_of(items: Iterable[Item]) -> Window:
+def window_of(items: Iterable[WindowItem]) -> Window:
     """Return the window after items were added one by one, oldest first."""
     window = Window()
     for item in items:
@@ -47,12 +47,12 @@ def window_of(items: Iterable[Item]) -> Window:
     return window
 
 
-def in_order(items: Iterable[Item]) -> list[Item]:
+def in_order(items: Iterable[WindowItem]) -> list[WindowItem]:
     """Return items by importance, then recency."""
     return sorted(items, key=lambda item: (-item.importance, -item.id))
 
 
-def _resized(size: int, items: list[Item]) -> int:
+def _resized(size: int, items: list[WindowItem]) -> int:
     mean = round(math.fsum(item.importance for item in items) / len(items), 9)  # 0.7 three times has a mean of 0.7
     if mean > GROWS_OVER:
         return min(LARGEST, size + GROWS_BY)
@@ -61,7 +61,7 @@ def _resized(size: int, items: list[Item]) -> int:
     return size
 
 
-def _without_last(items: list[Item], under: float, most: int) -> list[Item]:
+def _without_last(items: list[WindowItem], under: float, most: int) -> list[WindowItem]:
     """Return the items without the last `most` of those under an importance; the newest ones stay."""
     if most <= 0:
         return items

@@ -26,7 +26,7 @@ from typing import NamedTuple, TypeVar
 
 from twinhost.unified_memory_reasoning.language.lexicon import DENIALS, NEGATIONS, words
 from twinhost.unified_memory_reasoning.language.text import sentences_of
-from twinhost.unified_memory_reasoning.language.values import EDGES, Value, significant, values_of
+from twinhost.unified_memory_reasoning.language.values import EDGES, StatedValue, significant, values_of
 
 MAX_CLAIMING_CHARACTERS = 4_096
 MOST_COMPARED = 20  # texts, each with each other
@@ -38,8 +38,8 @@ LEAST_SUBJECT, MOST_SUBJECT = 2, 8  # significant words
 MOST_OF_A_NAME = 4  # words of a person's name in Filipino
 LEAST_STEM = 3  # characters that a final s follows
 Id = TypeVar("Id")
-Stated = tuple[int, int, Value]  # where a value begins and ends
-At = Mapping[int, tuple[int, Value]]  # by where a value begins: where it ends, and the value
+Stated = tuple[int, int, StatedValue]  # where a value begins and ends
+At = Mapping[int, tuple[int, StatedValue]]  # by where a value begins: where it ends, and the value
 
 _clause_end = re.compile(r";\s+")
 # What a subject has one value of, and the name that its forms share: *Ben lives in Cebu*, *Nakatira si Ben sa Davao*.
@@ -94,9 +94,9 @@ class Subject(NamedTuple):
 class Claims(NamedTuple):
     """What a text claims."""
 
-    subjects: dict[Subject, Value]
-    stated: frozenset[Value]
-    denied: frozenset[Value]
+    subjects: dict[Subject, StatedValue]
+    stated: frozenset[StatedValue]
+    denied: frozenset[StatedValue]
     words: frozenset[str]  # significant ones
 
     @property
@@ -134,7 +134,7 @@ def contradictions(texts: Sequence[tuple[Id, str]]) -> list[list[Id]]:
     return list(islice(pairs, MOST_PAIRS))
 
 
-def _denied(one: Claims, other: Claims) -> frozenset[Value]:
+def _denied(one: Claims, other: Claims) -> frozenset[StatedValue]:
     """Return what one text denies and the other states."""
     return one.denied & (other.stated - other.denied)
 
@@ -142,23 +142,23 @@ def _denied(one: Claims, other: Claims) -> frozenset[Value]:
 @lru_cache(maxsize=128)
 def claims_of(text: str) -> Claims:
     """Return what a text claims."""
-    subjects: dict[Subject, Value] = {}
-    stated: dict[Value, None] = {}
-    denied: set[Value] = set()
+    subjects: dict[Subject, StatedValue] = {}
+    stated: dict[StatedValue, None] = {}
+    denied: set[StatedValue] = set()
     about: set[str] = set()
     for sentence in _clauses(unicodedata.normalize("NFC", text[:MAX_CLAIMING_CHARACTERS])):
         if len(tokens := sentence.split()) > MOST_WORDS:
             continue
-        found = list(values_of(tokens))
-        of_values = {place for begin, end, value in found if value.kind != "name" for place in range(begin, end)}
+        values = list(values_of(tokens))
+        of_values = {place for begin, end, value in values if value.kind != "name" for place in range(begin, end)}
         about.update(
-            each for place, token in enumerate(tokens) if place not in of_values for each in significant(token)
+            word for place, token in enumerate(tokens) if place not in of_values for word in significant(token)
         )
         if sentence.rstrip().endswith("?"):
             continue
-        stated.update((value, None) for _, _, value in found)
-        denied.update(value for begin, _, value in found if _is_denied(tokens, begin))
-        for subject, value in _claims(tokens, found):
+        stated.update((value, None) for _, _, value in values)
+        denied.update(value for begin, _, value in values if _is_denied(tokens, begin))
+        for subject, value in _claims(tokens, values):
             if len(subjects) < MOST_VALUES:
                 subjects.setdefault(subject, value)
     kept = frozenset(list(stated)[:MOST_VALUES])
@@ -182,7 +182,7 @@ def _is_denied(tokens: list[str], begin: int) -> bool:
     return " ".join(before).endswith(DENIALS)
 
 
-def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, Value]]:
+def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, StatedValue]]:
     """Yield what a sentence claims: the value of a subject, and that the whole is so or not."""
     lower = [token.strip(EDGES).casefold().replace("\u2019", "'") for token in tokens]
     if not _UNSURE.isdisjoint(lower) or "may" in [token.strip(EDGES) for token in tokens[1:]]:  # not the month
@@ -190,8 +190,8 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
     negated = [word in NEGATIONS or word.endswith("n't") for word in lower]
     if not any(negated):
         at = {begin: (end, value) for begin, end, value in values}
-        found = (_of_relation(tokens, lower, at, place) for place in range(len(tokens)))
-        claim = next((each for each in found if each is not None), None) or _value_first(tokens, lower, values)
+        related = filter(None, (_of_relation(tokens, lower, at, place) for place in range(len(tokens))))
+        claim = next(related, None) or _value_first(tokens, lower, values)
         if claim is not None:
             yield claim
         if (framed := _framed(tokens, lower, values)) is not None:
@@ -199,12 +199,12 @@ def _claims(tokens: list[str], values: list[Stated]) -> Iterator[tuple[Subject, 
     if _PAST.isdisjoint(lower) and sum(negated) <= 1:
         words = {_stem(word) for token in tokens for word in significant(token)} - _AUXILIARY - NEGATIONS - _FILLERS
         if LEAST_SUBJECT <= len(words) <= MOST_SUBJECT:
-            yield Subject(f"whether {' '.join(sorted(words))}"), Value("whether", "no" if any(negated) else "yes")
+            yield Subject(f"whether {' '.join(sorted(words))}"), StatedValue("whether", "no" if any(negated) else "yes")
 
 
-def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
+def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, StatedValue] | None:
     """Return the only value of a sentence in the present, names apart, as that of its other words."""
-    measured = [each for each in values if each[2].kind != "name"]
+    measured = [stated for stated in values if stated[2].kind != "name"]
     if len(measured) != 1 or any(word.endswith("ed") or word in _PAST for word in lower):
         return None
     begin, end, value = measured[0]
@@ -215,7 +215,7 @@ def _framed(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[
     return Subject(f"{value.kind} {before} of {' '.join(sorted(words))}"), value
 
 
-def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) -> tuple[Subject, Value] | None:
+def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) -> tuple[Subject, StatedValue] | None:
     """Return the subject before a relation and the value after it; in Filipino the subject may follow."""
     relation, colon = _RELATIONS.get(lower[place], ""), tokens[place].endswith(":")
     if lower[place - 1 : place + 1] == ["will", "be"] or (colon and not relation):
@@ -240,17 +240,17 @@ def _of_relation(tokens: list[str], lower: list[str], values: At, place: int) ->
         place += 1
     if change and preposition != "to":
         return None
-    found = values.get(place)
-    is_name = found is not None and found[1].kind == "name"
-    if relation == _COPULA and (found is None or is_name) and not _SINGLE.isdisjoint(subject := _subject(about)):
+    stated = values.get(place)
+    is_name = stated is not None and stated[1].kind == "name"
+    if relation == _COPULA and (stated is None or is_name) and not _SINGLE.isdisjoint(subject := _subject(about)):
         said = [word for token in tokens[place : place + 2] for word in significant(token)]
-        return (Subject(f"word {' '.join(sorted(subject))}"), Value("word", " ".join(said))) if said else None
-    if found is None:
+        return (Subject(f"word {' '.join(sorted(subject))}"), StatedValue("word", " ".join(said))) if said else None
+    if stated is None:
         return None
-    return _stated(_subject(about), relation, preposition, found, tokens)
+    return _stated(_subject(about), relation, preposition, stated, tokens)
 
 
-def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, Value] | None:
+def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> tuple[Subject, StatedValue] | None:
     """Return the claim of a Filipino sentence that begins with the value: *Sa Lunes ang pulong*."""
     begin, end, value = values[0] if values else (0, 0, None)
     if value is None or not _PARTICLES.issuperset(lower[:begin]):
@@ -264,9 +264,9 @@ def _value_first(tokens: list[str], lower: list[str], values: list[Stated]) -> t
 
 
 def _stated(
-    subject: set[str], relation: str, preposition: str, found: tuple[int, Value], tokens: list[str]
-) -> tuple[Subject, Value] | None:
-    end, value = found
+    subject: set[str], relation: str, preposition: str, stated: tuple[int, StatedValue], tokens: list[str]
+) -> tuple[Subject, StatedValue] | None:
+    end, value = stated
     least = LEAST_SUBJECT if relation == _COPULA and value.kind not in _WHEN else 1
     if not least <= len(subject) <= MOST_SUBJECT:
         return None

@@ -55,12 +55,12 @@ def dates_of(query: str, today: date) -> list[AskedDate]:
         query: in lower case.
         today: what "yesterday" counts from.
     """
-    found: dict[AskedDate, None] = {}
+    dates: dict[AskedDate, None] = {}
     for name, expression in _EXPRESSIONS:
         for match in expression.finditer(query):
-            found[_asked(name, match.groupdict(), today)] = None
+            dates[_asked(name, match.groupdict(), today)] = None
             query = query[: match.start()] + " " * len(match.group()) + query[match.end() :]
-    return list(found)[:MOST_DATES]
+    return list(dates)[:MOST_DATES]
 
 
 def _asked(name: str, groups: dict[str, str], today: date) -> AskedDate:

@@ -268,16 +268,16 @@ def withdrawal_in(text: str) -> str:
 
     It is the sentence that does so, and the one before it where one is withdrawn: *That agreement is off.*
     """
-    sentences, found = ["", *sentences_of(text)], []
+    sentences, withdrawn = ["", *sentences_of(text)], list[str]()
     for before, sentence in itertools.pairwise(sentences):
         words = plain(sentence)
         if words.endswith("?"):
             continue
         if _WITHDRAWS.search(words):
-            found += [before, sentence]
+            withdrawn += [before, sentence]
         elif _REPLACES.search(words):
-            found.append(sentence)
-    return " ".join(found).strip()
+            withdrawn.append(sentence)
+    return " ".join(withdrawn).strip()
 
 
 def replaced_by(withdrawal: str, decisions: Sequence[str]) -> int | None:
@@ -303,7 +303,10 @@ def _names_in(text: str) -> frozenset[str]:
 
 def proposal_in(text: str) -> str:
     """Return the last sentence of a text that asks or proposes what to do; empty if none does."""
-    return next((each for each in reversed(sentences_of(text)) if _asks(plain(each)) or _proposes(plain(each))), "")
+    return next(
+        (sentence for sentence in reversed(sentences_of(text)) if _asks(plain(sentence)) or _proposes(plain(sentence))),
+        "",
+    )
 
 
 def needs_question(decision: str, previous: str) -> bool:
@@ -314,7 +317,7 @@ def needs_question(decision: str, previous: str) -> bool:
 
 def _answers(words: str, previous: str) -> bool:
     """Return whether a sentence, as `plain` returns it, answers a question of what to do."""
-    questions = [plain(each) for each in sentences_of(previous)]
+    questions = list(map(plain, sentences_of(previous)))
     if len(words.split()) > _SHORT or not (any(map(_asks, questions)) or _picks(words, questions)):
         return False
     return bool(_NO.search(words) and any(map(_ASKS_WHETHER.search, questions))) or not _ELSEWHERE.search(words)
@@ -323,8 +326,8 @@ def _answers(words: str, previous: str) -> bool:
 def _picks(words: str, offers: list[str]) -> bool:
     """Return whether an answer begins with one of several things that were offered, and nothing else."""
     chosen = {word for word in _said.findall(_REASON.split(words, maxsplit=1)[0]) if len(word) > 2}
-    open_offers = (each for each in offers if _OFFERS.search(each) and not _ASKS_A_FACT.search(each))
-    return bool(chosen) and any(chosen.issubset(_said.findall(each)) for each in open_offers)
+    open_offers = (offer for offer in offers if _OFFERS.search(offer) and not _ASKS_A_FACT.search(offer))
+    return bool(chosen) and any(chosen.issubset(_said.findall(offer)) for offer in open_offers)
 
 
 def _accepts(words: str, previous: str) -> bool:
@@ -333,7 +336,7 @@ def _accepts(words: str, previous: str) -> bool:
     said, before = _said.findall(words), set(_said.findall(plain(previous)))
     if len(said) > _SHORT or _ACCEPTING.isdisjoint(said[:4]):
         return False
-    if not all(each in _ACCEPTING or each in STOP_WORDS or each in before for each in said):
+    if not all(word in _ACCEPTING or word in STOP_WORDS or word in before for word in said):
         return False
     return any(map(_proposes, map(plain, sentences_of(previous)[-2:])))
 

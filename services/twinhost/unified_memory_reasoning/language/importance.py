@@ -68,13 +68,13 @@ def importance_of(text: str, previous: str = "") -> float:
         previous: what somebody else said just before, as `decisions_in` reads it.
     """
     text = text[:DECIDING_CHARACTERS]
-    statements = [each for each in map(plain, sentences_of(text)) if not _asks(each)]
+    statements = [sentence for sentence in map(plain, sentences_of(text)) if not _asks(sentence)]
     tenths = 5
     if decisions_in(text, previous):
         tenths += 2
-    if any(_KEYWORD.search(each) for each in statements):
+    if any(map(_KEYWORD.search, statements)):
         tenths += 2
-    tenths += any(_FACT.search(each) for each in statements)
+    tenths += any(map(_FACT.search, statements))
     return tenths / 10
 
 

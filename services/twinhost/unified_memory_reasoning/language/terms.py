@@ -47,10 +47,10 @@ def _roots(word: str) -> set[str]:
     """Return a word without its affixes; the word itself if it has none."""
     bare = {word} | {left for left in _without_linker(word) if _may_be_root(left)}
     bare.add(_without_prefix(word))
-    bare |= {left for each in tuple(bare) for left in _without_infix(each)}
-    bare |= {left for each in tuple(bare) for left in _without_suffix(each) if _may_be_root(left)}
-    bare |= {left for each in tuple(bare) for left in _without_doubling(each)}
-    roots = {each for each in bare if each != word and _may_be_root(each)}
+    bare |= {left for form in tuple(bare) for left in _without_infix(form)}
+    bare |= {left for form in tuple(bare) for left in _without_suffix(form) if _may_be_root(left)}
+    bare |= {left for form in tuple(bare) for left in _without_doubling(form)}
+    roots = {form for form in bare if form != word and _may_be_root(form)}
     return roots or {word}
 
 
@@ -175,12 +175,12 @@ def counterparts_of(word: str) -> tuple[str, ...]:
     """Return what a Filipino word means in English, and the forms of the Filipino words for an English one."""
     pairs, plain = word_pairs().counterparts, without_accents(word)
     roots = _roots(plain) if _SHORTEST <= len(plain) <= _LONGEST and _LETTERS.issuperset(plain) else set()
-    found: dict[str, None] = {}
-    for form in (plain, *sorted(roots), *_without_english_suffix(plain)):
-        for other in pairs.get(form, ()):
-            short = (each for each in related_forms(other) if len(each) <= len(other) + _LONGER)
-            found.update(dict.fromkeys((other, *short)))
-    return tuple(found)
+    counterparts: dict[str, None] = {}
+    for known in (plain, *sorted(roots), *_without_english_suffix(plain)):
+        for other in pairs.get(known, ()):
+            short = (form for form in related_forms(other) if len(form) <= len(other) + _LONGER)
+            counterparts.update(dict.fromkeys((other, *short)))
+    return tuple(counterparts)
 
 
 def _without_english_suffix(word: str) -> list[str]:

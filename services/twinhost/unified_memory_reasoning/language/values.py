@@ -27,7 +27,7 @@ _HALVES = frozenset({"am", "pm", "a.m", "p.m"})
 _MOST_BEFORE = 4  # words without a significant one that a name may begin with
 
 
-class Value(NamedTuple):
+class StatedValue(NamedTuple):
     """A value, as it compares with others of its kind."""
 
     kind: str
@@ -38,7 +38,7 @@ class Value(NamedTuple):
         """Whether few texts have it, so that two with it are about the same thing."""
         return self.kind == "code" or "e-" in self.text or self.text.startswith("0.000")
 
-    def excludes(self, other: "Value") -> bool:
+    def excludes(self, other: "StatedValue") -> bool:
         """Return whether both can't be true: of names and words, one may be a part of the other."""
         if self.kind in ("name", "word"):
             one, two = set(self.text.split()), set(other.text.split())
@@ -55,15 +55,15 @@ def significant(token: str) -> tuple[str, ...]:
     return tuple(word for word in _word.findall(bare) if word not in STOP_WORDS and len(word) > 1)
 
 
-def values_of(tokens: list[str]) -> Iterator[tuple[int, int, Value]]:
+def values_of(tokens: list[str]) -> Iterator[tuple[int, int, StatedValue]]:
     """Yield the values of a sentence with their places."""
     place = 0
     while place < len(tokens):
-        found = _value_at(tokens, place) if _may_begin_value(tokens[place]) else None
-        if found is None:
+        stated = _value_at(tokens, place) if _may_begin_value(tokens[place]) else None
+        if stated is None:
             place += 1
             continue
-        end, value = found
+        end, value = stated
         yield place, end, value
         place = end
 
@@ -82,7 +82,7 @@ def _may_begin_value(token: str) -> bool:
     )
 
 
-def _value_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
+def _value_at(tokens: list[str], place: int) -> tuple[int, StatedValue] | None:
     """Return the value that begins at a place, and where it ends."""
     bare = _bare(tokens, place)
     following, third = (_bare(tokens, place + step).casefold() for step in (1, 2))
@@ -90,8 +90,8 @@ def _value_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
     if (date := _date(bare, following)) is not None:
         return place + 2, date
     if bare.isdecimal() and following.isdecimal():
-        end = next((each for each in range(place, len(tokens)) if not _bare(tokens, each).isdecimal()), len(tokens))
-        return end, Value("code", " ".join(_bare(tokens, each) for each in range(place, end)))
+        end = next((at for at in range(place, len(tokens)) if not _bare(tokens, at).isdecimal()), len(tokens))
+        return end, StatedValue("code", " ".join(_bare(tokens, at) for at in range(place, end)))
     if bare.casefold() in _PART_OF_HOUR and following == "past" and third in _SPELLED:
         return place + 3, _time(_SPELLED[third], _PART_OF_HOUR[bare.casefold()])
     if (hour := _hour.fullmatch(bare.casefold())) and 0 < (number := _spelled(hour[1])) <= _HOURS:
@@ -113,8 +113,8 @@ def _spelled(word: str) -> int:
     return int(word) if word.isdecimal() else _SPELLED.get(word, 0)
 
 
-def _time(hour: int, minute: int | str) -> Value:
-    return Value("time", f"{hour}:{int(minute):02}")
+def _time(hour: int, minute: int | str) -> StatedValue:
+    return StatedValue("time", f"{hour}:{int(minute):02}")
 
 
 def _on_a_clock(time: str) -> str:
@@ -122,37 +122,37 @@ def _on_a_clock(time: str) -> str:
     return f"{int(hour) % _HOURS}:{minute}"
 
 
-def _date(word: str, following: str) -> Value | None:
+def _date(word: str, following: str) -> StatedValue | None:
     """Return the day and month that two words name, in either order."""
     for day, month in ((word, following), (following, word.casefold() if word[:1].isupper() else "")):
         if month in MONTHS and (number := _ordinal.fullmatch(day)):
-            return Value("date", f"{MONTHS[month]}-{int(number[1])}")
+            return StatedValue("date", f"{MONTHS[month]}-{int(number[1])}")
         if month in MONTHS and _year.fullmatch(day):
-            return Value("month", f"{day}-{MONTHS[month]}")
+            return StatedValue("month", f"{day}-{MONTHS[month]}")
     return None
 
 
-def _of_word(word: str, following: str) -> Value | None:
+def _of_word(word: str, following: str) -> StatedValue | None:
     value = None
     if date := _iso_date.fullmatch(word):
-        value = Value("date", f"{int(date[1])}-{int(date[2])}")
+        value = StatedValue("date", f"{int(date[1])}-{int(date[2])}")
     elif clock := _clock.fullmatch(word):
         half = (clock[3] or following).replace(".", "")
         value = _time(int(clock[1]) + (_HOURS if half == "pm" and int(clock[1]) < _HOURS else 0), clock[2])
     elif (day := word.casefold().removesuffix("s")) in WEEKDAYS or (day := word.casefold()) in WEEKDAYS:
-        value = Value("weekday", str((WEEKDAYS[day] - 1) % 7))  # Monday is 0 in stored marks
+        value = StatedValue("weekday", str((WEEKDAYS[day] - 1) % 7))  # Monday is 0 in stored marks
     elif spelled := _SPELLED.get(word.casefold()):
-        value = Value("number", f"{spelled}")
+        value = StatedValue("number", f"{spelled}")
     elif number := _number.fullmatch(word):
         suffix = (number[3] or "").casefold()
         amount = float(number[2].replace(",", "")) * (1_000 if suffix == "k" else 1)
-        value = Value("percent" if suffix == "%" else "number", f"{amount:g}")
-    elif any(each.isdigit() for each in word) and len(_word.findall(word)) > 1:
-        value = Value("code", word.casefold())
+        value = StatedValue("percent" if suffix == "%" else "number", f"{amount:g}")
+    elif any(map(str.isdigit, word)) and len(_word.findall(word)) > 1:
+        value = StatedValue("code", word.casefold())
     return value
 
 
-def _name_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
+def _name_at(tokens: list[str], place: int) -> tuple[int, StatedValue] | None:
     if place == 0 or tokens[place - 1][-1:] in ".!?:":
         return None  # the capital of a sentence
     end, name = place, list[str]()
@@ -164,4 +164,4 @@ def _name_at(tokens: list[str], place: int) -> tuple[int, Value] | None:
         end += 1
         if tokens[end - 1][-1:] in ",.!?;:" and bare.casefold() not in TITLES:
             break
-    return (end, Value("name", " ".join(name))) if name else None
+    return (end, StatedValue("name", " ".join(name))) if name else None

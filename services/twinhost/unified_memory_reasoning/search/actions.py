@@ -91,20 +91,20 @@ class SearchActions(Feature):
             self._search.meaning,
             request.query,
             filters,
-            lambda recalled: self._found(
+            lambda recalled: self._results(
                 request, self._search.rank(request.query, filters, now, recalled.nearness, request.limit), recalled
             ),
         )
 
-    def _found(self, request: SearchMemory, ranking: Ranking, recalled: Recalled) -> SearchResults:
-        similar = (each for each in ranking.rows if each.similarity >= request.min_similarity)
+    def _results(self, request: SearchMemory, ranking: Ranking, recalled: Recalled) -> SearchResults:
+        similar = (ranked for ranked in ranking.rows if ranked.similarity >= request.min_similarity)
         results, more = page_of(
-            (self._search.read(each, self._max_content_bytes) for each in similar),
+            (self._search.read(ranked, self._max_content_bytes) for ranked in similar),
             request.limit,
             self._max_bytes,
         )
-        self._accessed(str(each["id"]) for each in results if each["kind"] == "memory")
-        found: SearchResults = {
+        self._accessed(str(result["id"]) for result in results if result["kind"] == "memory")
+        reply: SearchResults = {
             "status": SUCCESS,
             "results": results,
             "more": more,
@@ -114,12 +114,12 @@ class SearchActions(Feature):
         }
         said = [(result["id"], result.get("passage", result["content"])) for result in results]
         if pairs := contradictions(said):
-            found["contradictions"] = pairs
+            reply["contradictions"] = pairs
         if recalled.missing is not None:
-            found["without_meaning"] = recalled.missing
+            reply["without_meaning"] = recalled.missing
         if not_indexed := self._search.not_indexed():
-            found["not_indexed"] = not_indexed
-        return found
+            reply["not_indexed"] = not_indexed
+        return reply
 
 
 def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[Filters, float | None]:

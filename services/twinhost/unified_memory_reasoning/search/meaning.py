@@ -41,8 +41,8 @@ from twinhost.unified_memory_reasoning.search.vectors import (
     Embedded,
     Matrix,
     Nearness,
-    Source,
     StoredVectors,
+    TextSource,
     UnembeddedText,
     VectorReader,
     numpy,
@@ -122,7 +122,7 @@ class Query(NamedTuple):
     text: str
     filters: Filters
     until: float  # monotonic
-    found: "Future[Recalled]"
+    answer: "Future[Recalled]"
 
 
 class Queries(Worker):
@@ -206,7 +206,7 @@ class Queries(Worker):
                     self._answer([query], matrix, ordinary, reader)
             return
         for query, vector in zip(timely, vectors, strict=True):
-            query.found.set_result(self._compare(query, vector, matrix, ordinary, reader))
+            query.answer.set_result(self._compare(query, vector, matrix, ordinary, reader))
         self._took_s = self._clock.monotonic() - began
 
     def _is_timely(self, query: Query) -> bool:
@@ -233,11 +233,11 @@ class Queries(Worker):
 
 def _fail(queries: Sequence[Query], why: str) -> None:
     for query in queries:
-        if not query.found.done():
-            query.found.set_result(Recalled(missing=why))
+        if not query.answer.done():
+            query.answer.set_result(Recalled(missing=why))
 
 
-Find = Callable[[Source, int, int, int], UnembeddedText | None]  # see `VectorReader.next_without`
+Find = Callable[[TextSource, int, int, int], UnembeddedText | None]  # see `VectorReader.next_without`
 
 
 class Turns:
@@ -248,12 +248,14 @@ class Turns:
 
     def __init__(self, passages: int) -> None:
         self._passages = passages  # of a text, the first ones, that should have a vector
-        self._unseen: dict[Source, list[tuple[int, int]]] = {}  # the next source first; its rows between these, last
+        self._unseen: dict[
+            TextSource, list[tuple[int, int]]
+        ] = {}  # the next source first; its rows between these, last
 
     def __bool__(self) -> bool:
         return bool(self._unseen)
 
-    def add(self, source: Source, after: int, before: int) -> None:
+    def add(self, source: TextSource, after: int, before: int) -> None:
         """Have the rows between these looked at, before the others of that source."""
         self._unseen.setdefault(source, []).append((after, before))
 
@@ -268,9 +270,9 @@ class Turns:
             unseen = self._unseen.pop(source)
             while unseen:
                 after, before = unseen.pop()
-                if (found := find(source, after, before, self._passages)) is not None:
-                    self._unseen[source] = [*unseen, (after, found.row)]
-                    return found
+                if (text := find(source, after, before, self._passages)) is not None:
+                    self._unseen[source] = [*unseen, (after, text.row)]
+                    return text
         return None
 
 
@@ -367,12 +369,12 @@ class Texts(Worker):
         return text
 
     def _next(self, turns: Turns, reader: VectorReader, skipped: Set[int]) -> "_Text | None":
-        def find(source: Source, after: int, before: int, passages: int) -> UnembeddedText | None:
+        def find(source: TextSource, after: int, before: int, passages: int) -> UnembeddedText | None:
             return reader.next_without(source, self._dimensions, after, before, passages)
 
-        while (found := turns.take(find)) is not None:
-            if found.row not in skipped and found.content.strip():
-                return _Text(found)
+        while (text := turns.take(find)) is not None:
+            if text.row not in skipped and text.content.strip():
+                return _Text(text)
         return None
 
     def _unstored(self) -> set[int]:
@@ -441,11 +443,11 @@ class Texts(Worker):
 class _Text:
     """A text whose turn it is, and the vectors that were made in it."""
 
-    def __init__(self, found: UnembeddedText) -> None:
-        self.row, self.content, self.embedded = found.row, found.content, found.embedded
-        self.place = found.source, found.row - 1, found.row + 1  # in the order of turns
+    def __init__(self, text: UnembeddedText) -> None:
+        self.row, self.content, self.embedded = text.row, text.content, text.embedded
+        self.place = text.source, text.row - 1, text.row + 1  # in the order of turns
         self.made: list[bytes] = []
-        bare = found.content.replace("\0", " ")  # a NUL would end the text
+        bare = text.content.replace("\0", " ")  # a NUL would end the text
         self.passages = [bare[begins:ends][:MAX_CHARACTERS] for begins, ends in passages_of(bare)]
 
 
@@ -543,24 +545,26 @@ class Meaning:
 
     def recall(self, query: str, filters: Filters) -> "Future[Recalled]":
         """Return what will be near to a query; at once where no call can be made."""
-        found: Future[Recalled] = Future()
+        answer: Future[Recalled] = Future()
         if self._of_queries.state == "open":
-            found.set_result(Recalled(missing=f"the model is not called after failures: {self._of_queries.fault}"))
-            return found
+            answer.set_result(Recalled(missing=f"the model is not called after failures: {self._of_queries.fault}"))
+            return answer
         until = self._clock.monotonic() + self.deadline_s
         try:
-            self._queries.ask(Query(query, filters, until, found))
+            self._queries.ask(Query(query, filters, until, answer))
         except queue.Full:
-            found.set_result(Recalled(missing=f"{MOST_WAITING} queries wait for the model"))
-        return found
+            answer.set_result(Recalled(missing=f"{MOST_WAITING} queries wait for the model"))
+        return answer
 
-    def complete(self, found: Recalled | None) -> Recalled:
+    def complete(self, recalled: Recalled | None) -> Recalled:
         """Return what was found of what is still stored; on the thread that owns the database, also without it."""
-        if found is None:
+        if recalled is None:
             return Recalled(missing=f"the model did not answer within {self.deadline_s:.1f} s")
-        nearest = found.nearness.nearest
+        nearest = recalled.nearness.nearest
         stored = self._stored.of([passage for passage, _ in nearest])
-        return found._replace(nearness=replace(found.nearness, nearest=[near for near in nearest if near[0] in stored]))
+        return recalled._replace(
+            nearness=replace(recalled.nearness, nearest=[near for near in nearest if near[0] in stored])
+        )
 
 
 def with_meaning(
@@ -569,10 +573,10 @@ def with_meaning(
     """Return the reply to a query, now or later; `reply` makes it, on the server's loop, of what is near in meaning."""
     if meaning is None:
         return reply(Recalled(asked=False))
-    found = meaning.recall(query, filters)
-    if found.done():
-        return reply(meaning.complete(found.result()))
-    return Completed(found, lambda part: reply(meaning.complete(part)), meaning.deadline_s)
+    answer = meaning.recall(query, filters)
+    if answer.done():
+        return reply(meaning.complete(answer.result()))
+    return Completed(answer, lambda part: reply(meaning.complete(part)), meaning.deadline_s)
 
 
 def meaning_of(settings: Embeddings | None, database: Database) -> tuple[Meaning | None, str | None]:

@@ -64,8 +64,8 @@ def sentences_of(text: str) -> list[Passage]:
 
 def _next_end(text: str, begins: int) -> int:
     """Return where a sentence ends, which begins before the end of the text."""
-    found = _ends.search(text, begins, begins + _LONGEST + 1)
-    end = found.end() if found else len(text)
+    mark = _ends.search(text, begins, begins + _LONGEST + 1)
+    end = mark.end() if mark else len(text)
     if end - begins <= _LONGEST:
         return end
     space = text.rfind(" ", begins + 1, begins + _LONGEST)
@@ -81,8 +81,8 @@ def _last_end(text: str, begins: int, most: int) -> int:
         most: the place.
     """
     backwards = text[begins : most + 1][::-1]  # the first character may follow the last sentence
-    if (found := _ends_backwards.search(backwards, 1)) is not None:
-        begins = most + 1 - found.start()
+    if (mark := _ends_backwards.search(backwards, 1)) is not None:
+        begins = most + 1 - mark.start()
     while (end := _next_end(text, begins)) <= most:  # parts of a very long sentence
         begins = end
     return begins

@@ -34,7 +34,7 @@ _ALIKE = 3  # letters, the first ones, that a word shares with its stem
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SeenPassage:
     """A passage that is looked at: its number, its words, and how near it is to the query's meaning.
 
     Near: by how many standard deviations the cosine exceeds the mean.
@@ -46,14 +46,14 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class SeenText:
     """A text that may be a result, or lend something to one; `speaker` is empty for a memory."""
 
     row: int
     speaker: str
     length: int  # characters
     dates: frozenset[str]  # terms
-    parts: Sequence[Part]
+    parts: Sequence[SeenPassage]
 
 
 class Words:
@@ -126,12 +126,12 @@ class Ranker:
         self._words, self._dates, self._speakers = words, dates, speakers
         self._most = log(1 + max(passages, 1))
 
-    def own(self, candidates: Sequence[Candidate]) -> dict[int, Fit]:
+    def own(self, seen: Sequence[SeenText]) -> dict[int, Fit]:
         """Return how well each text fits by itself, by row."""
-        shares = iter(self._words.shares([part.text for each in candidates for part in each.parts]))
-        return {each.row: self._fit(each, [next(shares) for _ in each.parts]) for each in candidates}
+        shares = iter(self._words.shares([part.text for text in seen for part in text.parts]))
+        return {text.row: self._fit(text, [next(shares) for _ in text.parts]) for text in seen}
 
-    def _fit(self, text: Candidate, shares: Sequence[float]) -> Fit:
+    def _fit(self, text: SeenText, shares: Sequence[float]) -> Fit:
         nearness = [MEANING * max(0.0, part.nearness) for part in text.parts]
         whole = [share + near for share, near in zip(shares, nearness, strict=True)]
         best = max(range(len(whole)), key=whole.__getitem__, default=None)
@@ -145,7 +145,7 @@ class Ranker:
         return Fit(lent + TERM * dates / self._most, lent, text.parts[best].number)
 
 
-def relevance_of(text: Candidate, own: Mapping[int, Fit], before: Mapping[int, int], after: Mapping[int, int]) -> float:
+def relevance_of(text: SeenText, own: Mapping[int, Fit], before: Mapping[int, int], after: Mapping[int, int]) -> float:
     """Return how well a text fits with what the turns around it lend.
 
     Args:

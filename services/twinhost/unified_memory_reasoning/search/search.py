@@ -37,10 +37,10 @@ from twinhost.unified_memory_reasoning.search.passages import MOST, Passage, eac
 from twinhost.unified_memory_reasoning.search.ranking import (
     TURNS_AFTER,
     TURNS_BEFORE,
-    Candidate,
     Fit,
-    Part,
     Ranker,
+    SeenPassage,
+    SeenText,
     Words,
     around,
     relevance_of,
@@ -196,19 +196,19 @@ class Search:
             texts |= self._texts(further, with_dates=bool(lookup.dates))
         words = Words(lookup.terms, self._index.vocabulary.stems)
         ranker = Ranker(words, lookup.dates, lookup.speakers, lookup.size)
-        own = ranker.own(candidates := _candidates(texts.values(), places, nearness))
+        own = ranker.own(seen := _seen_in(texts.values(), places, nearness))
         seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
         runs = self._index.beside(seeds, _REACH, _REACH)
         neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(lookup.dates))
         texts |= neighbours
-        candidates += (around_them := _candidates(neighbours.values(), {}, nearness))
+        seen += (around_them := _seen_in(neighbours.values(), {}, nearness))
         own |= ranker.own(around_them)
         before, after = around(
             [row for row in run if row in own and (filters.until is None or texts[row].moment <= filters.until)]
             for run in runs
         )
         relevance = {
-            text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in candidates
+            text.row: relevance_of(text, own, before.get(text.row, {}), after.get(text.row, {})) for text in seen
         }
         by_words = {number // MOST for number in lookup.passages}
         others = {row for row in relevance.keys() - by_words if relevance[row] > 0}
@@ -316,7 +316,7 @@ def _places_of(numbers: Iterable[int]) -> dict[int, set[int]]:
     return places
 
 
-def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: Nearness) -> list[Candidate]:
+def _seen_in(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: Nearness) -> list[SeenText]:
     """Return texts with those of their passages that are looked at: all of a few, else those that were found."""
     texts = list(texts)
     nearest = nearness.of_texts([text.row for text in texts])
@@ -332,13 +332,15 @@ def _candidates(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness
     spread = nearness.spread or 1.0
     near = nearness.of([number for _, parts in chosen for number in parts])
     return [
-        Candidate(
+        SeenText(
             text.row,
             text.speaker,
             len(text.content),
             frozenset(text.dates.split()),
             [
-                Part(number, f"{text.content[begins:ends]} {text.keywords}".rstrip(), near.get(number, 0.0) / spread)
+                SeenPassage(
+                    number, f"{text.content[begins:ends]} {text.keywords}".rstrip(), near.get(number, 0.0) / spread
+                )
                 for number, (begins, ends) in parts.items()
             ],
         )

@@ -137,7 +137,7 @@ _HIDDEN = (
 T = TypeVar("T")
 
 
-class Source(NamedTuple):
+class TextSource(NamedTuple):
     """Who wrote texts, and whether they are memories or interactions."""
 
     is_memory: bool
@@ -150,7 +150,7 @@ class UnembeddedText(NamedTuple):
     The first `embedded` passages have one.
     """
 
-    source: Source
+    source: TextSource
     row: int
     content: str
     embedded: int
@@ -210,8 +210,8 @@ class StoredVectors:
 
     def of(self, passages: Collection[int]) -> set[int]:
         """Return those of some passages, by number, that have a vector now."""
-        found = self._database.execute(_OF_ROWS, (json.dumps(list(passages)), self._model))
-        return {number for (number,) in found}
+        rows = self._database.execute(_OF_ROWS, (json.dumps(list(passages)), self._model))
+        return {number for (number,) in rows}
 
 
 class VectorReader:
@@ -231,7 +231,7 @@ class VectorReader:
         return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
 
     def next_without(
-        self, source: Source, dimensions: int, after: int, before: int, passages: int
+        self, source: TextSource, dimensions: int, after: int, before: int, passages: int
     ) -> UnembeddedText | None:
         """Return the newest visible text of a source that lacks vectors of the model; None if there is none.
 
@@ -243,14 +243,14 @@ class VectorReader:
             passages: so many, the first ones, should have a vector.
         """
         values = (self._model, dimensions, source.writer, after, before, passages)
-        found = self._connection.execute(_WITHOUT[source.is_memory], values).fetchone()
-        return None if found is None else UnembeddedText(source, *found)
+        row = self._connection.execute(_WITHOUT[source.is_memory], values).fetchone()
+        return None if row is None else UnembeddedText(source, *row)
 
-    def sources(self, after: tuple[int, int]) -> list[Source]:
+    def sources(self, after: tuple[int, int]) -> list[TextSource]:
         """Return who has texts in rows above these: of interactions, and of memories."""
         interaction, memory = after
         return [
-            Source(is_memory, name)
+            TextSource(is_memory, name)
             for is_memory, number in ((False, interaction), (True, memory - MEMORY_ROWS))
             for (name,) in self._connection.execute(_WRITERS[is_memory], (number,))
         ]
@@ -273,15 +273,13 @@ class VectorReader:
 
     def count(self) -> int:
         """Return how many vectors of the model there are."""
-        found = self._connection.execute("SELECT count(*) FROM embeddings WHERE model = ?", (self._model,))
-        return int(found.fetchone()[0])
+        row = self._connection.execute("SELECT count(*) FROM embeddings WHERE model = ?", (self._model,)).fetchone()
+        return int(row[0])
 
     def numbers(self) -> list[int]:
         """Return the numbers of all vectors of the model, ascending."""
-        found = self._connection.execute(
-            "SELECT number FROM embeddings WHERE model = ? ORDER BY number", (self._model,)
-        )
-        return [number for (number,) in found]
+        rows = self._connection.execute("SELECT number FROM embeddings WHERE model = ? ORDER BY number", (self._model,))
+        return [number for (number,) in rows]
 
     def hidden(self) -> list[int]:
         """Return the rows that quarantined writers wrote."""
@@ -289,9 +287,9 @@ class VectorReader:
 
     def read(self, after: int, most: int, take: Callable[[Sequence["StoredVector"]], None]) -> None:
         """Pass the vectors with higher numbers, in parts of so many, ascending."""
-        found = self._connection.execute(_STORED, (self._model, after))
-        while part := found.fetchmany(most):
-            take([StoredVector(*each) for each in part])
+        rows = self._connection.execute(_STORED, (self._model, after))
+        while part := rows.fetchmany(most):
+            take([StoredVector(*row) for row in part])
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,11 +96,11 @@ class Vocabulary:
         return self._known
 
     def _terms(self, table: str) -> set[str]:
-        found = self._database.execute(
+        terms = self._database.execute(
             f"SELECT term FROM {table} WHERE length(CAST(term AS BLOB)) <= {_LONGEST_KEPT} "  # noqa: S608 - of this module
             f"LIMIT {self._most_known + 1}"
         )
-        return {term for (term,) in found}
+        return {term for (term,) in terms}
 
     def _empty(self, table: str) -> None:
         self._database.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")  # noqa: S608 - of this module
