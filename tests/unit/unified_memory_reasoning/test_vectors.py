@@ -427,7 +427,7 @@ def test_long_vectors_are_read_and_compared_in_smaller_parts(
     matrix, reader = vectors.Matrix(DIMENSIONS), vectors.VectorReader(bench.path, "concepts")
     parts: list[int] = []
 
-    def append(part: Sequence[vectors.StoredVector]) -> None:
+    def append(part: Sequence[tuple[int, int, bytes]]) -> None:
         parts.append(len(part))
         vectors.Matrix._append(matrix, part)
 
@@ -526,9 +526,7 @@ def matrix_of(texts: dict[int, str]) -> vectors.Matrix:
     """Return a matrix of passages, by number."""
     matrix = vectors.Matrix(DIMENSIONS)
     made = zip(texts, of_concepts(list(texts.values())), strict=True)
-    matrix._append(
-        [vectors.StoredVector(place, row, vectors.packed(vector) or b"") for place, (row, vector) in enumerate(made, 1)]
-    )
+    matrix._append([(place, row, vectors.packed(vector) or b"") for place, (row, vector) in enumerate(made, 1)])
     matrix._arrange()
     return matrix
 

@@ -5,18 +5,14 @@ A backup is compared with the schema that these scripts make, so they stay as th
 
 from twinhost.unified_memory_reasoning.search.index_tables import (
     MEMORY_ROWS,
+    ROWS,
     TERMS,
     TOKENIZER,
+    changed,
     interaction_moment,
     memory_moment,
     relative_terms,
 )
-
-_ROWS = "rowid, words, about, scope"
-
-
-def _changed(columns: str) -> str:
-    return " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns.split(", "))
 
 
 def _interaction(row: str, dated: bool) -> str:
@@ -51,7 +47,7 @@ CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions BEGIN
     INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
 END;
 CREATE TRIGGER recall_interaction_changed AFTER UPDATE OF {of_interaction} ON interactions
-WHEN {_changed(of_interaction)} BEGIN
+WHEN {changed(of_interaction)} BEGIN
     INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_interaction("old", dated)});
     INSERT INTO recall_words ({rows}) VALUES ({_interaction("new", dated)});
 END;
@@ -61,7 +57,7 @@ END;
 CREATE TRIGGER recall_memory_removed AFTER DELETE ON memories WHEN old.forgotten = 0 BEGIN
     INSERT INTO recall_words (recall_words, {rows}) VALUES ('delete', {_memory("old", dated)});
 END;
-CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {_changed(of_memory)} BEGIN
+CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {changed(of_memory)} BEGIN
     INSERT INTO recall_words (recall_words, {rows}) SELECT 'delete', {_memory("old", dated)} WHERE old.forgotten = 0;
     INSERT INTO recall_words ({rows}) SELECT {_memory("new", dated)} WHERE new.forgotten = 0;
 END;
@@ -89,8 +85,8 @@ def _moved(before: str, which: str) -> str:
     """
     of = f"FROM memories WHERE forgotten = 0 AND number {which}"
     return (
-        f"INSERT INTO recall_words (recall_words, {_ROWS}) SELECT 'delete', {_dated_memory('memories', before)} {of};\n"
-        f"INSERT INTO recall_words ({_ROWS}) SELECT {_dated_memory('memories')} {of};\n"
+        f"INSERT INTO recall_words (recall_words, {ROWS}) SELECT 'delete', {_dated_memory('memories', before)} {of};\n"
+        f"INSERT INTO recall_words ({ROWS}) SELECT {_dated_memory('memories')} {of};\n"
     )
 
 
@@ -107,14 +103,14 @@ def _occurred() -> str:
     new, old = _dated_memory("new"), _dated_memory("old")
     return f"""
 CREATE TRIGGER recall_memory_added AFTER INSERT ON memories WHEN new.forgotten = 0 BEGIN
-    INSERT INTO recall_words ({_ROWS}) VALUES ({new});
+    INSERT INTO recall_words ({ROWS}) VALUES ({new});
 END;
 CREATE TRIGGER recall_memory_removed BEFORE DELETE ON memories WHEN old.forgotten = 0 BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) VALUES ('delete', {old});
+    INSERT INTO recall_words (recall_words, {ROWS}) VALUES ('delete', {old});
 END;
-CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {_changed(of_memory)} BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) SELECT 'delete', {old} WHERE old.forgotten = 0;
-    INSERT INTO recall_words ({_ROWS}) SELECT {new} WHERE new.forgotten = 0;
+CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {of_memory} ON memories WHEN {changed(of_memory)} BEGIN
+    INSERT INTO recall_words (recall_words, {ROWS}) SELECT 'delete', {old} WHERE old.forgotten = 0;
+    INSERT INTO recall_words ({ROWS}) SELECT {new} WHERE new.forgotten = 0;
 END;
 CREATE TRIGGER recall_details_added AFTER INSERT ON memory_details WHEN new.occurred_at IS NOT NULL BEGIN
 {_moved("{}.created", "= new.number")}END;
@@ -132,7 +128,7 @@ _REMOVED_TRIGGER = f"""
 DROP TRIGGER IF EXISTS recall_interaction_removed;
 CREATE TRIGGER recall_interaction_removed AFTER DELETE ON interactions
 WHEN NOT EXISTS (SELECT 1 FROM recall_removed WHERE id = old.id) BEGIN
-    INSERT INTO recall_words (recall_words, {_ROWS}) VALUES ('delete', {_interaction("old", dated=True)});
+    INSERT INTO recall_words (recall_words, {ROWS}) VALUES ('delete', {_interaction("old", dated=True)});
 END;
 """  # noqa: S608 - of this module's constants alone
 REMOVED_MIGRATION = f"""

@@ -20,7 +20,7 @@ from twinhost.unified_memory_reasoning.search.passages import MOST, texts_of_pas
 
 TOKENIZER = "tokenize = 'porter unicode61 remove_diacritics 2'"
 MEMORY_ROWS = 1 << 40  # a memory's row in the index is its number and this; an interaction's is its id
-_ROWS = "rowid, words, about, scope"
+ROWS = "rowid, words, about, scope"
 _OF_INTERACTION = "id, session_id, speaker, content, written_by, type, created, occurred_at"
 _OF_MEMORY = "number, content, keywords, forgotten, written_by, created"
 
@@ -71,7 +71,8 @@ def define_passages(database: Database) -> None:
     database.define("texts_of_passages", texts_of_passages)
 
 
-def _changed(columns: str) -> str:
+def changed(columns: str) -> str:
+    """Return the SQL condition that a trigger's row has other values in some columns than before."""
     return " OR ".join(f"old.{name} IS NOT new.{name}" for name in columns.split(", "))
 
 
@@ -100,11 +101,11 @@ def _memory(row: str, moment: str | None = None) -> str:
 
 
 def _add(passages: str) -> str:
-    return f"INSERT INTO recall_passages ({_ROWS}) SELECT {passages}"
+    return f"INSERT INTO recall_passages ({ROWS}) SELECT {passages}"
 
 
 def _remove(passages: str) -> str:
-    return f"INSERT INTO recall_passages (recall_passages, {_ROWS}) SELECT 'delete', {passages}"
+    return f"INSERT INTO recall_passages (recall_passages, {ROWS}) SELECT 'delete', {passages}"
 
 
 def _is_in_index(of: str, number: str) -> str:
@@ -136,7 +137,7 @@ WHEN {_is_in_index("interactions", "old.id")} AND NOT EXISTS (SELECT 1 FROM reca
     {_remove(_interaction("old"))};
 END;
 CREATE TRIGGER recall_interaction_changed AFTER UPDATE OF {_OF_INTERACTION} ON interactions
-WHEN ({_changed(_OF_INTERACTION)}) AND {_is_in_index("interactions", "old.id")} BEGIN
+WHEN ({changed(_OF_INTERACTION)}) AND {_is_in_index("interactions", "old.id")} BEGIN
     {_remove(_interaction("old"))};
     {_add(_interaction("new"))};
 END;
@@ -149,7 +150,7 @@ WHEN old.forgotten = 0 AND {_is_in_index("memories", "old.number")} BEGIN
     {_remove(_memory("old"))};
 END;
 CREATE TRIGGER recall_memory_changed AFTER UPDATE OF {_OF_MEMORY} ON memories
-WHEN ({_changed(_OF_MEMORY)}) AND {_is_in_index("memories", "old.number")} BEGIN
+WHEN ({changed(_OF_MEMORY)}) AND {_is_in_index("memories", "old.number")} BEGIN
     {_remove(_memory("old"))} WHERE old.forgotten = 0;
     {_add(_memory("new"))} WHERE new.forgotten = 0;
 END;

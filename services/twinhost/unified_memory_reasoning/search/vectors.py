@@ -13,11 +13,11 @@ of the whole numbers, and 100,000 vectors take an eighth of the memory (decision
 import importlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import connect_to_read
@@ -95,7 +95,7 @@ DERIVED = ("embeddings", "embedded_texts")  # made again from the other tables
 
 FIRST = 3  # passages of a text that are embedded before those of older texts; the others, when nothing else waits
 _AT_ONCE = 800_000  # numbers of the matrix that are compared, or read, together: what a processor's cache holds
-_PACKAGE = "numpy"
+_COLUMNS = ("_vectors", "_numbers", "_passages", "_lengths")  # of a matrix
 
 _TABLES = (("interactions", "id", 0, "TRUE"), ("memories", "number", MEMORY_ROWS, "forgotten = 0"))
 _OF_MODEL = "e.row = {row} AND e.model = ?1 AND e.dimensions = ?2"
@@ -134,7 +134,6 @@ _HIDDEN = (
     "SELECT id FROM interactions WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "  # noqa: S608
     f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined)"
 )
-T = TypeVar("T")
 
 
 class TextSource(NamedTuple):
@@ -156,14 +155,6 @@ class UnembeddedText(NamedTuple):
     embedded: int
 
 
-class StoredVector(NamedTuple):
-    """A row of the table; `row` is the number of the passage."""
-
-    number: int
-    row: int
-    vector: bytes
-
-
 class Embedded(NamedTuple):
     """A text of so many `passages`, and the vectors of some of them, as they are stored, from the place `first` on."""
 
@@ -181,7 +172,7 @@ def numpy() -> Any:
         ConfigurationError: it is not installed.
     """
     try:
-        return importlib.import_module(_PACKAGE)
+        return importlib.import_module("numpy")
     except (ImportError, RuntimeError) as error:  # the latter: it is for another processor
         raise ConfigurationError(
             f"recall.embeddings needs numpy, which can't be loaded ({' '.join(str(error).split())[:200]}); "
@@ -285,11 +276,11 @@ class VectorReader:
         """Return the rows that quarantined writers wrote."""
         return [row for (row,) in self._connection.execute(_HIDDEN)]
 
-    def read(self, after: int, most: int, take: Callable[[Sequence["StoredVector"]], None]) -> None:
-        """Pass the vectors with higher numbers, in parts of so many, ascending."""
+    def vectors(self, after: int, most: int) -> Iterator[list[tuple[int, int, bytes]]]:
+        """Yield the vectors with higher numbers, in parts of so many, ascending: number, passage, vector."""
         rows = self._connection.execute(_STORED, (self._model, after))
         while part := rows.fetchmany(most):
-            take([StoredVector(*row) for row in part])
+            yield part
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,41 +354,38 @@ class Matrix:
         if version == self._version:
             return
         before = self._last, self._count
-        reader.read(self._last, self._part, self._append)
+        for part in reader.vectors(self._last, self._part):
+            self._append(part)
         if reader.count() != self._read:
             self._keep(reader.numbers())
         if before != (self._last, self._count):
             self._arrange()
         self._version = version
 
-    def _columns(self) -> list[str]:
-        return ["_vectors", "_numbers", "_passages", "_lengths"]
-
-    def _append(self, part: Sequence[StoredVector]) -> None:
+    def _append(self, part: Sequence[tuple[int, int, bytes]]) -> None:
         np = self._np
-        self._last, self._read = part[-1].number, self._read + len(part)
-        fitting = [stored for stored in part if len(stored.vector) == self.dimensions]
+        self._last, self._read = part[-1][0], self._read + len(part)
+        fitting = [stored for stored in part if len(stored[2]) == self.dimensions]
         if not fitting:
             return
+        numbers, passages, vectors = zip(*fitting, strict=True)
         count = self._count + len(fitting)
         if count > self._room:
             self._room = count + max(1_024, count // 4)
-            for name in self._columns():
+            for name in _COLUMNS:
                 before = getattr(self, name)
                 larger = np.empty((self._room, *before.shape[1:]), before.dtype)
                 larger[: self._count] = before[: self._count]
                 setattr(self, name, larger)
         new = slice(self._count, count)
-        self._numbers[new] = [stored.number for stored in fitting]
-        self._passages[new] = [stored.row for stored in fitting]
-        vectors = np.frombuffer(b"".join(stored.vector for stored in fitting), np.int8)
-        self._vectors[new] = vectors.reshape(len(fitting), self.dimensions)
+        self._numbers[new], self._passages[new] = numbers, passages
+        self._vectors[new] = np.frombuffer(b"".join(vectors), np.int8).reshape(len(fitting), self.dimensions)
         self._lengths[new] = np.maximum(np.linalg.norm(self._vectors[new].astype(np.float32), axis=1), 1.0)
         self._count = count
 
     def _keep(self, numbers: list[int]) -> None:
         kept = self._np.flatnonzero(self._np.isin(self._numbers[: self._count], numbers))
-        for name in self._columns():
+        for name in _COLUMNS:
             values = getattr(self, name)
             values[: len(kept)] = values[kept]
         self._count, self._read = len(kept), len(numbers)
