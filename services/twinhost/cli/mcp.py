@@ -33,7 +33,7 @@ def mcp(
     try:
         from twinhost.mcp.agents import Agents  # noqa: PLC0415 - an extra, and a second of imports
         from twinhost.mcp.http import listener, serve_http, token  # noqa: PLC0415
-        from twinhost.mcp.stdio import serve_stdio  # noqa: PLC0415
+        from twinhost.mcp.server import serve_stdio  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"`twinhost mcp` needs the package {error.name}; install it: pip install 'twinhost[mcp]'"

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from mcp.server import ServerRequestContext
 from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -80,6 +81,18 @@ def mcp_server(agents: Agents) -> Server[Any]:
         on_list_prompts=handlers.list_prompts,
         on_get_prompt=handlers.get_prompt,
     )
+
+
+async def serve_stdio(agents: Agents) -> None:
+    """Serve one client on stdin and stdout, until it closes them."""
+    server = mcp_server(agents)
+    try:
+        async with stdio_server() as (reader, writer):
+            await server.run(reader, writer, server.create_initialization_options())
+    except* BrokenPipeError:  # the client has closed its end already
+        pass
+    finally:
+        agents.close()
 
 
 def _input_schema(name: str) -> dict[str, Any] | None:
