@@ -6,7 +6,7 @@ import msgspec
 
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
+from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.errors.matching import MAX_CHARACTERS, MAX_MESSAGE_BYTES, CpuBudget
@@ -218,18 +218,8 @@ class ErrorPatternActions(Feature):
 
     @action(mutates=True)
     def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
-        known = self._patterns.find(request.pattern_id)
-        if known["solution"] is None:
-            raise MalformedRequest(
-                f"error pattern {request.pattern_id} has no solution - at `$.pattern_id`; "
-                "`add_error_pattern` gives it one"
-            )
-        self._patterns.outcomes.add(request.pattern_id, request.note, caller.name, success=request.success)
-        return {
-            "status": SUCCESS,
-            "pattern_id": request.pattern_id,
-            **self._patterns.outcomes.score(request.pattern_id),
-        }
+        score = self._patterns.report(request.pattern_id, request.note, caller.name, success=request.success)
+        return {"status": SUCCESS, "pattern_id": request.pattern_id, **score}
 
     @action()
     def list_patterns(self, request: ListErrorPatterns, _: Caller) -> ErrorPatternPage:

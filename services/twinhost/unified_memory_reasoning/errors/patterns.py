@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
-from twinhost.secure_zmq.errors import LimitReached, NotFound
+from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
 from twinhost.unified_memory_reasoning.errors.similarity import SimilarPatterns, SuggestionDocument
@@ -319,6 +319,20 @@ class ErrorPatterns:
                 )
                 suggestions.setdefault(solution, suggestion)
         return list(suggestions.values())[:SUGGESTED]
+
+    def report(self, pattern_id: int, note: str | None, reporter: str, *, success: bool) -> ScoreDocument:
+        """Count whether a pattern's solution helped, and return its score.
+
+        Raises:
+            NotFound: there is no such pattern, or its writer is quarantined.
+            MalformedRequest: it has no solution.
+        """
+        if self.find(pattern_id)["solution"] is None:
+            raise MalformedRequest(
+                f"error pattern {pattern_id} has no solution - at `$.pattern_id`; `add_error_pattern` gives it one"
+            )
+        self.outcomes.add(pattern_id, note, reporter, success=success)
+        return self.outcomes.score(pattern_id)
 
     def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPatternDocument:
         """Return a pattern.
