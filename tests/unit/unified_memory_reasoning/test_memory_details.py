@@ -10,33 +10,26 @@ from twinhost.unified_memory_reasoning.memories.details import DETAILS, Details,
 from twinhost.unified_memory_reasoning.memories.messages import MemoryDocument, StoreMemory, SyncedMemory
 
 TIME = "2026-05-01T08:00:00.000+00:00"
-SENT: dict[str, Any] = {  # in `store_memory`; a new field needs a line
-    "occurred_at": TIME,
-    "key": " rent ",
-    "valid_from": TIME,
-    "valid_until": TIME,
-    "supersedes": ["a", "b", "a"],
-    "review_at": TIME,
-    "pin": True,
-}
-SHOWN = SENT | {"key": "rent", "supersedes": ["a", "b"], "pinned": True}
+# What is sent, and what is then shown; of any other field, a time.
+SENT: dict[str, Any] = {"key": " rent ", "supersedes": ["a", "b", "a"], "pinned": True}
+SHOWN: dict[str, Any] = SENT | {"key": "rent", "supersedes": ["a", "b"]}
 FIELDS = DETAILS.names
+SENT_AS = {name: "pin" if name == "pinned" else name for name in FIELDS}
 
 
 def test_requests_records_and_replies_have_each_field() -> None:
     assert set(FIELDS) <= set(SyncedMemory.__struct_fields__) & set(MemoryDocument.__annotations__)
-    assert set(SENT) <= set(StoreMemory.__struct_fields__)
-    assert len(SENT) == len(FIELDS)
+    assert set(SENT_AS.values()) <= set(StoreMemory.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_field_keeps_its_value_from_request_to_reply(name: str) -> None:
-    sent_as = "pin" if name == "pinned" else name
-    request = msgspec.convert({"action": "store_memory", "content": "x", sent_as: SENT[sent_as]}, StoreMemory)
+    sent, shown = SENT.get(name, TIME), SHOWN.get(name, TIME)
+    request = msgspec.convert({"action": "store_memory", "content": "x", SENT_AS[name]: sent}, StoreMemory)
     details = Details(**DETAILS.stored(request, SYSTEM_CLOCK))
-    assert DETAILS.shown(details) == {name: SHOWN[name]}
+    assert DETAILS.shown(details) == {name: shown}
     assert decode_details(msgspec.json.encode(details)) == details
-    record = msgspec.convert({"id": "m", "content": "x", "last_accessed": TIME, name: SHOWN[name]}, SyncedMemory)
+    record = msgspec.convert({"id": "m", "content": "x", "last_accessed": TIME, name: shown}, SyncedMemory)
     assert DETAILS.synced(record, "$", SYSTEM_CLOCK, 300.0) == details
 
 
