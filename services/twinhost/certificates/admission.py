@@ -282,18 +282,6 @@ def _published(config: NetworkConfig, environment: Mapping[str, str] = os.enviro
     return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
 
 
-def why_not_confirmed(fingerprint: str | None, request: Certificate) -> str:
-    """Return why a fingerprint does not confirm a request."""
-    if fingerprint is None:
-        return "no --fingerprint was given"
-    if fingerprint.rstrip("=") == request.public.fingerprint:
-        return (
-            "--fingerprint is that of the key alone, which does not cover name, host, and roles (an older version's "
-            "request printed it: update that machine and run request there again)"
-        )
-    return "--fingerprint is of another request: name, host, roles, or key differ from what request printed there"
-
-
 def _standing(layout: Layout, name: str, but: Certificate | None = None) -> Standing:
     """Return what mainpc's tree has of a name, apart from one key."""
     if any(but is None or key.public != but.public for key in live_keys(layout, name)):

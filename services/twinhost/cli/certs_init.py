@@ -19,7 +19,6 @@ from twinhost.certificates.admission import (
     port_is_chosen_by_the_engine,
     reject,
     variables_to_set,
-    why_not_confirmed,
 )
 from twinhost.certificates.bundle import (
     MAX_BUNDLE_BYTES,
@@ -216,8 +215,10 @@ def run_accept(
             return 1
     elif (fingerprint or "").rstrip("=") != expected:
         path = keep_request(layout, certificate)
+        another = "--fingerprint is of another request, whose name, host, roles, or key differ"
+        why = "no --fingerprint was given" if fingerprint is None else another
         note(
-            f"certs-init: {why_not_confirmed(fingerprint, certificate)}, so the request is kept as {path}; compare the "
+            f"certs-init: {why}, so the request is kept as {path}; compare the "
             f"fingerprint with the one that request showed there, then: "
             f"{layout.command('accept', owner.name, '--fingerprint', 'SHA256:...', piped=True)}, "
             f"or: {layout.command('reject', owner.name)}"
