@@ -22,7 +22,7 @@ from twinhost.archive.file_format import (
     mode_of,
     render_manifest,
 )
-from twinhost.archive.keys import KeyFiles, check_keys, read_keys
+from twinhost.archive.keys import KeyFiles, read_keys
 from twinhost.archive.places import DATABASE, Places
 from twinhost.archive.state import StateCopy, check_audit, contents_of, copy_state, require_whole
 from twinhost.certificates.layout import Say
@@ -59,8 +59,7 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
         audit = check_audit(folder / DATABASE, folder / AUDIT_FOLDER)
         remarks = require_whole(audit, broken_log=broken_log)
         with locked(places.layout, folders=False):
-            keys = read_keys(places.layout)
-            server = check_keys(places.layout, keys.contents)
+            keys, server = read_keys(places.layout)
             contents = contents_of(places.layout, server, folder / DATABASE, audit)
         for remark in (*remarks, *keys.left_out):
             say(f"remark: {remark}")

@@ -42,14 +42,12 @@ class KeyFiles:
     left_out: list[str]
 
 
-def read_keys(layout: Layout) -> KeyFiles:
-    """Return the keys of this host as of one moment, for a caller that holds the tree's lock.
+def read_keys(layout: Layout) -> tuple[KeyFiles, KeyPair]:
+    """Return the keys of this host as of one moment, and SystemDigitalTwin's, for a holder of the tree's lock.
 
     Raises:
         ConfigurationError: a secret is malformed, or the keys keep changing.
     """
-    DistributionRecord(layout.root)
-    JoinRecord(layout.root)
     before = None
     for _ in range(_MAX_READS):
         try:
@@ -57,8 +55,7 @@ def read_keys(layout: Layout) -> KeyFiles:
         except FileNotFoundError:  # the agent removed it since it was listed
             continue
         if keys == before:
-            check_keys(layout, keys.contents)
-            return keys
+            return keys, check_keys(layout, keys.contents)
         before = keys
     raise ConfigurationError(f"the keys in {layout.root} keep changing; run the backup again later")
 

@@ -94,7 +94,7 @@ def distribute(
 ) -> None:
     """Put a public key into every folder that lacks it; into none where one of them has another, unrevoked key.
 
-    A copy without an end, as an older version wrote it, gets the key's end.
+    A copy without an end gets the key's end.
     """
     files = [path for path in _public_files(layout, identity) if path not in but_not]
     missing = [path for path in files if not _holds_good_key(layout, path)]
