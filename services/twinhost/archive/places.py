@@ -1,12 +1,12 @@
 """Where mainpc's state and keys are stored on this machine."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.agent.state_folder import state_folder
-from twinhost.certificates.layout import HOST_VARIABLE, SERVER, Layout, plan_layout
+from twinhost.certificates.layout import HOST_VARIABLE, SERVER, Layout, only_host, plan_layout
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.certificates import certificates_folder
@@ -65,22 +65,22 @@ class Places:
         return _hold(self.state / f"{SERVER}.lock", f"{SERVER} runs on it; stop it first: docker compose stop mainpc")
 
 
-def find_places(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> Places:
+def find_places(config: NetworkConfig) -> Places:
     """Return where everything is stored on this machine.
 
     Raises:
         ConfigurationError: this machine is another host, or a folder is missing.
     """
     server = config.agent(SERVER).host.name
-    here = environment.get(HOST_VARIABLE) or server
+    here = only_host() or server
     if here != server:
         raise ConfigurationError(
             f"this machine is {here} ({HOST_VARIABLE}), and archive is for the state of {server}; for {here}, back up "
             f"its memory: docker compose run --rm -T cli memory backup - > {here}.backup; and its keys: "
             f"{CERTS_INIT_PIPED} export-host {here} > {here}.tar"
         )
-    state = state_folder(environment)
-    root = certificates_folder(environment)
+    state = state_folder()
+    root = certificates_folder()
     for folder in (state, root):
         if not (os.access(folder, os.R_OK | os.W_OK | os.X_OK) and folder.is_dir()):
             raise ConfigurationError(

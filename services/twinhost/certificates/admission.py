@@ -4,7 +4,7 @@
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -247,38 +247,38 @@ def accept(layout: Layout, config: NetworkConfig, request: Certificate, source: 
         return material_of(own, read_folders(at_server))
 
 
-def variables_to_set(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> list[str]:
+def variables_to_set(config: NetworkConfig) -> list[str]:
     """Return the variables without which no other machine can reach mainpc."""
     host = config.agent(SERVER).host
     variable = ADDRESS_VARIABLES.get(host.name)
     return [
-        *([variable] if variable is not None and (_by_default(host, environment) or is_loopback(host.address)) else []),
-        *([PUBLISH_VARIABLE] if is_loopback(environment.get(PUBLISH_VARIABLE, "")) else []),
+        *([variable] if variable is not None and (_by_default(host) or is_loopback(host.address)) else []),
+        *([PUBLISH_VARIABLE] if is_loopback(os.environ.get(PUBLISH_VARIABLE, "")) else []),
     ]
 
 
-def port_is_chosen_by_the_engine(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> bool:
+def port_is_chosen_by_the_engine(config: NetworkConfig) -> bool:
     """Return whether mainpc's port is published under a number that only the engine knows."""
-    return environment.get(port_variable(config.agent(SERVER), "zmq")) == "0"
+    return os.environ.get(port_variable(config.agent(SERVER), "zmq")) == "0"
 
 
-def _by_default(host: Host, environment: Mapping[str, str]) -> bool:
+def _by_default(host: Host) -> bool:
     """Return whether a host has the name that only containers know."""
     variable = ADDRESS_VARIABLES.get(host.name)
-    return variable is not None and not environment.get(variable) and not set(host.address) & set(".:")
+    return variable is not None and not os.environ.get(variable) and not set(host.address) & set(".:")
 
 
-def _published(config: NetworkConfig, environment: Mapping[str, str] = os.environ) -> str:
+def _published(config: NetworkConfig) -> str:
     """Return mainpc's address and port for an invitation, as docker-compose.yml publishes a port that was moved.
 
     One that was not is the same on its container, whose name other containers know.
     """
     server = config.agent(SERVER)
-    port = published_ports(server, environment).get("zmq")
+    port = published_ports(server).get("zmq")
     if port is None:
         return server.host.authority(server.zmq_port)
-    address = environment.get(PUBLISH_VARIABLE) or "127.0.0.1"
-    named = not _by_default(server.host, environment) or is_unspecified(address)
+    address = os.environ.get(PUBLISH_VARIABLE) or "127.0.0.1"
+    named = not _by_default(server.host) or is_unspecified(address)
     return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
 
 
