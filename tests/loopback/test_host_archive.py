@@ -62,7 +62,7 @@ def cli(hosts: Hosts, *arguments: str) -> str:
     return str(done.stdout)
 
 
-class ArchiveWriter(threading.Thread):
+class Writer(threading.Thread):
     """Registers one agent after the other, with a line of the audit log for every second one, until it is stopped."""
 
     def __init__(self, hosts: Hosts) -> None:
@@ -104,7 +104,7 @@ def events(hosts: Hosts) -> list[str]:
 def test_backed_up_amid_traffic_and_restored_elsewhere(here: Hosts, there: Hosts, tmp_path: Path) -> None:
     """What was acknowledged before the backup began is there, up to one moment; old pins hold, and the log verifies."""
     old = here.start(SDT).wait_until_serving()
-    writer = ArchiveWriter(here)
+    writer = Writer(here)
     writer.start()
     wait_until(lambda: len(writer.acknowledged) > 50, PATIENCE_S, "mainpc is written to")
     before = list(writer.acknowledged)
