@@ -29,7 +29,10 @@ from twinhost.secure_zmq.link import LINK  # noqa: E402
 from twinhost.testing.stack import Stack  # noqa: E402
 
 _TRACED = ("Client.call", "Server._next_batch", "Server._answer")  # what a request is in, by the thread's outer call
-_VARYING = ("ClientSocket.readable", "readable", "plain_send")  # by how soon a reply comes, and without a C compiler
+_LEFT_OUT = (  # whether they are called depends on the time, or on a C compiler; or nobody wants to know
+    *("ClientSocket.readable", "readable", "plain_send"),
+    *("Clock.time", "Clock.monotonic"),
+)
 _REGISTRATION = {"agent_id": "lamp", "agent_type": "light", "host": "192.0.2.17", "health_check_port": 6570}
 
 
@@ -99,7 +102,7 @@ class Walk:
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         name, module = frame.f_code.co_qualname, _module(frame)
-        if not self.on or event != "call" or module is None or "<" in name or name in _VARYING:
+        if not self.on or event != "call" or module is None or "<" in name or name in _LEFT_OUT:
             return
         callers = list(_callers(frame))
         origin = next((caller for outer in callers if (caller := _module(outer))), None)

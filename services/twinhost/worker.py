@@ -40,15 +40,16 @@ def signals_blocked() -> Iterator[None]:
 class Heartbeat:
     """When a loop last completed an iteration: written by its thread, read by any."""
 
-    __slots__ = ("_beat_at", "_stalled_after_s")
+    __slots__ = ("_beat_at", "_monotonic", "_stalled_after_s")
 
-    def __init__(self, stalled_after_s: float) -> None:
+    def __init__(self, stalled_after_s: float, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._stalled_after_s = stalled_after_s
-        self._beat_at = time.monotonic()
+        self._monotonic = monotonic
+        self._beat_at = monotonic()
 
     def beat(self) -> float:
         """Record a completed iteration; return the monotonic time."""
-        self._beat_at = now = time.monotonic()
+        self._beat_at = now = self._monotonic()
         return now
 
     def rest(self) -> None:
@@ -58,7 +59,7 @@ class Heartbeat:
     @property
     def fresh(self) -> bool:
         """Whether the loop rests, or its last iteration ended less than `stalled_after_s` ago."""
-        return time.monotonic() - self._beat_at < self._stalled_after_s
+        return self._monotonic() - self._beat_at < self._stalled_after_s
 
 
 class Waker:
@@ -108,6 +109,7 @@ class Worker:
         *,
         stalled_after_s: float = float("inf"),
         join_timeout_s: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Prepare the thread; `start()` runs it.
 
@@ -116,8 +118,9 @@ class Worker:
             run: the work; it calls `beat()` once per iteration if `stalled_after_s` is given.
             stalled_after_s: how old the last `beat()` may be before the worker counts as not responsive.
             join_timeout_s: how long `stop()` waits for the thread; None waits until it has ended.
+            monotonic: returns seconds that only ever grow.
         """
-        self._heartbeat = Heartbeat(stalled_after_s)
+        self._heartbeat = Heartbeat(stalled_after_s, monotonic)
         self._join_timeout_s = join_timeout_s
         self._stop_requested = threading.Event()
         self._thread = threading.Thread(target=run, name=name, daemon=True)

@@ -3,7 +3,8 @@
 import select
 import signal
 import threading
-from types import SimpleNamespace
+import time
+from collections.abc import Callable
 
 import pytest
 
@@ -13,8 +14,8 @@ from twinhost.worker import Heartbeat, Waker, Worker
 class _Blocked(Worker):
     """Blocks in something else than `wait()`."""
 
-    def __init__(self, stalled_after_s: float = float("inf")) -> None:
-        super().__init__("blocked", self._run, stalled_after_s=stalled_after_s)
+    def __init__(self, stalled_after_s: float = float("inf"), monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__("blocked", self._run, stalled_after_s=stalled_after_s, monotonic=monotonic)
         self._woken = threading.Event()
 
     def _run(self) -> None:
@@ -74,11 +75,10 @@ def test_a_worker_that_never_started_can_be_stopped() -> None:
     assert not worker.alive
 
 
-def test_a_thread_without_heartbeat_is_not_responsive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_without_heartbeat_is_not_responsive() -> None:
     """It is alive and does not turn: health shows it."""
     now = 1_000.0
-    monkeypatch.setattr("twinhost.worker.time", SimpleNamespace(monotonic=lambda: now))
-    worker = _Blocked(stalled_after_s=5.0)
+    worker = _Blocked(stalled_after_s=5.0, monotonic=lambda: now)
     now += 60.0  # between its making and its start nothing has to turn
     worker.start()
     now += 4.9

@@ -4,7 +4,6 @@
 """
 
 import math
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any, TypeAlias, TypeVar
 import msgspec
 
 from twinhost.clients.replies import read
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.client import DEFAULT_DEADLINE_S, FeedEvent, Subscriber
 from twinhost.secure_zmq.errors import (
     ConfigurationError,
@@ -78,8 +78,9 @@ class StoredPage(msgspec.Struct, frozen=True):
 class EventOrder:
     """Keeps the order over all topics, and what was received to the last number."""
 
-    def __init__(self, topics: Sequence[str], feed_at: str, after: int | None) -> None:
+    def __init__(self, topics: Sequence[str], feed_at: str, after: int | None, clock: Clock = SYSTEM_CLOCK) -> None:
         """Begin after a number, or with the next event; `feed_at` is the feed's address, for error sentences."""
+        self._monotonic = clock.monotonic
         self.fault: TwinhostError | None = None  # why no events come, while that is so
         self._kept = [topic for topic in topics if topic in KEPT]
         self._feed_at = feed_at
@@ -90,7 +91,7 @@ class EventOrder:
         self._topics = list(topics)
         self._refused: NotGranted | None = None  # by the feed, in the session that was checked last
         self._session, self._checked_session, self._had_session = 0, 0, False
-        self._ask_at, self._session_at = 0.0, time.monotonic()
+        self._ask_at, self._session_at = 0.0, self._monotonic()
 
     def begin(self) -> Steps[None]:
         """Learn the present numbers.
@@ -101,7 +102,7 @@ class EventOrder:
         for topic in self._kept if self._begins_now else ():
             page = yield from self._page(topic, 0, 1)
             self._last[topic] = page.last_seq
-        self._session_at = time.monotonic()
+        self._session_at = self._monotonic()
 
     def step(self, event: FeedEvent | None, *, session: int, fault: TwinhostError | None) -> Steps[list[FeedItem]]:
         """Return what follows, in order, after an event was received or the time for one has passed.
@@ -120,14 +121,14 @@ class EventOrder:
         try:
             if event is not None:  # before mainpc is asked, which may fail: not every event is stored
                 yield from self._take(event, items)
-            if session not in {0, self._session} or time.monotonic() >= self._ask_at:
+            if session not in {0, self._session} or self._monotonic() >= self._ask_at:
                 yield from self._catch_up(items)
                 yield from self._check_subscription(session)
-                self._answered, self._ask_at = True, time.monotonic() + _ASK_EVERY_S
+                self._answered, self._ask_at = True, self._monotonic() + _ASK_EVERY_S
             if event is not None or session == self._session != 0:  # still: the feed may end it at once
-                self._had_session, self._session_at = True, time.monotonic()
+                self._had_session, self._session_at = True, self._monotonic()
             self._session, self.fault = session, fault or self._refused
-            if fault is None and self._refused is None and time.monotonic() - self._session_at > _NO_SESSION_AFTER_S:
+            if fault is None and self._refused is None and self._monotonic() - self._session_at > _NO_SESSION_AFTER_S:
                 self.fault = refused = self._feed_refuses(
                     "keeps no session with this key; "
                     "grant it `subscribe` for these topics in network_config.yaml, or open the port"
@@ -137,7 +138,7 @@ class EventOrder:
             fatal = isinstance(error, _FATAL) or (isinstance(error, _FATAL_AT_FIRST) and not self._answered)
             self._fatal = error if fatal else None
             self._session, self.fault = 0, error
-            self._session_at = time.monotonic()  # mainpc can't be reached, nor its feed
+            self._session_at = self._monotonic()  # mainpc can't be reached, nor its feed
         if self._fatal is not None:
             self.fault = None
             if not items:  # else in the next step
@@ -228,24 +229,25 @@ class EventOrder:
 class Patience:
     """How long an iteration waits for its next event."""
 
-    def __init__(self, timeout_s: float | None) -> None:
+    def __init__(self, timeout_s: float | None, clock: Clock = SYSTEM_CLOCK) -> None:
         """Wait without an end if there is no timeout."""
+        self._monotonic = clock.monotonic
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self.deadline_s = min(DEFAULT_DEADLINE_S, max(self._timeout_s, _ASK_EVERY_S))  # of a request meanwhile
         self.renew()
 
     def renew(self) -> None:
         """Begin to wait for the next event."""
-        self._until = time.monotonic() + self._timeout_s
+        self._until = self._monotonic() + self._timeout_s
 
     @property
     def left_s(self) -> float:
         """How long to wait before mainpc may have to be asked, at most until the end."""
-        return min(POLL_S, max(0.0, self._until - time.monotonic()))
+        return min(POLL_S, max(0.0, self._until - self._monotonic()))
 
     def ends(self, fault: TwinhostError | None) -> bool:
         """Return whether the time has passed; raise what prevents events from being received then."""
-        if time.monotonic() < self._until:
+        if self._monotonic() < self._until:
             return False
         if fault is not None:
             raise fault

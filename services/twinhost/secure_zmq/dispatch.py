@@ -8,7 +8,6 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 """
 
 import hashlib
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
@@ -111,6 +111,7 @@ class Dispatcher:
         on_refusal: RefusalListener = lambda *_: None,
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = no_caller_named,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._reader = RequestReader({action.request: action for action in actions}, max_payload_bytes, translate)
         self._grants = grants
@@ -121,6 +122,7 @@ class Dispatcher:
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._caller_named = caller_named
+        self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self._batch_open = False  # whether the batch's transaction is open
@@ -138,9 +140,9 @@ class Dispatcher:
             more: called before a commit for the messages that have arrived since, until there are none or 50 ms have
                 passed; their replies follow those of the batch.
         """
-        started = time.perf_counter()
+        started = self._monotonic()
         replies = self._answer_all(batch, more)
-        self._report(time.perf_counter() - started)
+        self._report(self._monotonic() - started)
         return replies
 
     def take_deferred(self) -> dict[int, DeferredReply]:
@@ -158,7 +160,7 @@ class Dispatcher:
             with in_trace(deferred.job.request.traceparent):
                 return self._failed(deferred.job, error)
         finally:
-            self._report(time.perf_counter() - deferred.since)
+            self._report(self._monotonic() - deferred.since)
         return as_messagepack(reply) if deferred.job.messagepack else reply
 
     def _report(self, seconds: float) -> None:
@@ -173,7 +175,7 @@ class Dispatcher:
         self._outcomes.clear()
         self._deferred.clear()
         self.counters.requests += len(batch)
-        self.counters.last_request_time = time.time()
+        self.counters.last_request_time = self._wall_time()
         jobs = self._read(batch)
         if any(map(_mutates, jobs)):
             return self._change(jobs, more)
@@ -187,8 +189,8 @@ class Dispatcher:
         try:
             with self._store.transaction(), self._in_batch():
                 replies = self._answer_some(jobs, self._answer_in_batch)
-                until = time.perf_counter() + _GROUP_COMMIT_S
-                while len(replies) == len(jobs) and time.perf_counter() < until and (further := self._read(more())):
+                until = self._monotonic() + _GROUP_COMMIT_S
+                while len(replies) == len(jobs) and self._monotonic() < until and (further := self._read(more())):
                     self.counters.requests += len(further)
                     jobs += further
                     replies += self._answer_some(further, self._answer_in_batch, len(replies))
@@ -211,10 +213,10 @@ class Dispatcher:
         self, jobs: "Sequence[Job | Unread]", answer: "Callable[[Job | Unread, int], bytes]", begin: int = 0
     ) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
-        replies, until = [], time.perf_counter() + SLICE_S
+        replies, until = [], self._monotonic() + SLICE_S
         for place, job in enumerate(jobs, begin):
             replies.append(answer(job, place))
-            if time.perf_counter() >= until:
+            if self._monotonic() >= until:
                 break
         return replies
 
@@ -252,7 +254,7 @@ class Dispatcher:
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
         if isinstance(reply, Future):
-            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
+            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, self._monotonic())
             return b""
         self._outcomes.append((action.name, "ok"))
         return as_messagepack(reply) if job.messagepack else reply

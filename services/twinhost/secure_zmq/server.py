@@ -6,7 +6,6 @@ batch is received.
 """
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from concurrent.futures import Future
 import structlog
 import zmq
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
@@ -60,7 +60,14 @@ _REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has bef
 class Server:
     """Serves one socket with one dispatcher, on the thread that calls `serve_forever()`."""
 
-    def __init__(self, server_socket: ServerSocket, dispatcher: Dispatcher, on_tick: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server_socket: ServerSocket,
+        dispatcher: Dispatcher,
+        on_tick: Callable[[], None],
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._server_socket = server_socket
         self._socket = server_socket.socket
         self._socket.rcvtimeo = _BUSY_MS
@@ -129,12 +136,12 @@ class Server:
         Raises:
             SocketMisuse: the address was unbound, as for a new key, and can't be bound again; the process must end.
         """
-        ticked_at = time.monotonic()
+        ticked_at = self._monotonic()
         flags = 0
         try:
             while not self._stop.is_set():
                 batch = self._next_batch(flags)
-                busy_since = time.monotonic()
+                busy_since = self._monotonic()
                 self._answer(batch)
                 turned_at = self._heartbeat.beat()
                 if self._tick_requested or turned_at - ticked_at >= self._tick_s:
@@ -145,7 +152,7 @@ class Server:
                         self._tick_s = _TICK_S
                 if self._deferred:  # after the tick, which may have finished some
                     self._answer_deferred()
-                self._longest_turn_s = max(self._longest_turn_s, time.monotonic() - busy_since)
+                self._longest_turn_s = max(self._longest_turn_s, self._monotonic() - busy_since)
                 if self._rekeying.waiting:
                     self._drain(DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
@@ -170,13 +177,13 @@ class Server:
         """Wait for a message, a wake-up, or until something is due; return the flags for the next receive."""
         answers = (deferred.answer for _, deferred in self._deferred)
         due = min([ticked_at + self._tick_s, *(answer.until for answer in answers if isinstance(answer, Completed))])
-        self._poller.poll(max(0, 1 + int(1_000 * (due - time.monotonic()))))
+        self._poller.poll(max(0, 1 + int(1_000 * (due - self._monotonic()))))
         self._waker.clear()
         return DONTWAIT
 
     def _drain(self, flags: int) -> None:
-        drained_by = time.monotonic() + _DRAIN_S
-        while time.monotonic() < drained_by:
+        drained_by = self._monotonic() + _DRAIN_S
+        while self._monotonic() < drained_by:
             batch = self._next_batch(flags)
             if not batch.returns and not self._unfinished:
                 break
@@ -264,7 +271,7 @@ class Server:
         known = len(batch.returns)
         while (most := room - len(batch.returns)) > 0 and batch.size < MAX_BATCH_BYTES:
             received = receive(self._socket, most, MAX_BATCH_BYTES - batch.size, flags)
-            now = time.time()  # once for all that have arrived
+            now = self._wall_time()  # once for all that have arrived
             for routing_id, frame in received:
                 self._add(routing_id, frame, batch, now)
             if not received or not (received[-1][1].more or batch.returns[-1].together):

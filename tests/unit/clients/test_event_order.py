@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests.unit.system_digital_twin.event_bench import EventBench
 from tests.unit.system_digital_twin.twin import Clock
+from twinhost import moments
 from twinhost.clients import event_order
 from twinhost.clients.event_order import EventGap, EventOrder, FeedItem, ReceivedEvent
 from twinhost.secure_zmq.client import FeedEvent
@@ -19,6 +19,18 @@ from twinhost.secure_zmq.errors import NotGranted, ServerUnreachable, TwinhostEr
 from twinhost.secure_zmq.framing.exchange import successful
 
 FEED = "tcp://mainpc:7122"
+
+
+class SetClock(moments.Clock):
+    """A clock that stands still until a test sets it."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 _PATHS = itertools.count()
 
 
@@ -69,15 +81,15 @@ def test_every_event_comes_once_and_in_order(
         assert found == expected
 
 
-def test_the_last_event_is_found_though_none_follows(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_event_is_found_though_none_follows(bench: EventBench) -> None:
     """mainpc is asked now and then."""
-    order = EventOrder(["EVENT:"], FEED, after=None)
+    clock = SetClock()
+    order = EventOrder(["EVENT:"], FEED, None, clock)
     event_order.answered(order.begin(), bench.ask)
     assert step(order, bench) == []
     bench.publish("lost")
     assert step(order, bench) == []
-    later = time.monotonic() + 2
-    monkeypatch.setattr(time, "monotonic", lambda: later)
+    clock.now += 2
     assert numbers(step(order, bench)) == [1]
 
 
@@ -166,12 +178,13 @@ def test_a_grant_that_changes_is_seen_in_the_next_session(bench: EventBench) -> 
     assert order.fault is None
 
 
-def test_sessions_that_end_at_once_are_a_missing_grant(bench: EventBench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_that_end_at_once_are_a_missing_grant(bench: EventBench) -> None:
     """Each look may find one, a new one each time."""
-    order, began = EventOrder(["EVENT:"], FEED, after=0), time.monotonic()
+    clock = SetClock()
+    order, began = EventOrder(["EVENT:"], FEED, 0, clock), clock.now
     for session in range(1, 20):
-        monkeypatch.setattr(time, "monotonic", lambda: began + session / 2)  # noqa: B023 - called at once
+        clock.now = began + session / 2
         assert step(order, bench, session=session) == []
-    monkeypatch.setattr(time, "monotonic", lambda: began + 11)
+    clock.now = began + 11
     with pytest.raises(NotGranted, match="grant it `subscribe`"):
         step(order, bench, session=20)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +10,7 @@ import msgspec
 import pytest
 import zmq
 
+from twinhost.moments import Clock
 from twinhost.secure_zmq import wire as wire_module
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, SocketMisuse
 from twinhost.secure_zmq.framing import exchange
@@ -36,11 +36,21 @@ from twinhost.secure_zmq.server_address import UnencryptedAddress
 LIMIT = 1_000_000
 
 
+class PassingClock(Clock):
+    """Real time, or what a test has let pass since it stopped the clock."""
+
+    stopped_at: float | None = None
+
+    def monotonic(self) -> float:
+        return super().monotonic() if self.stopped_at is None else self.stopped_at
+
+
 class Wire:
     """In the connection's place: keeps the frames that are sent, as long as there is room."""
 
     def __init__(self) -> None:
-        self.exchange = Exchange(Link(UnencryptedAddress("tcp://127.0.0.1:1")), LIMIT)
+        self.clock = PassingClock()
+        self.exchange = Exchange(Link(UnencryptedAddress("tcp://127.0.0.1:1")), LIMIT, self.clock)
         self.frames: list[bytes] = []
         self.room = 1_000
 
@@ -335,9 +345,8 @@ def test_an_error_without_an_id_is_everybodys(wire: Wire) -> None:
 def looks(wire: Wire, text: str = "", after_s: float = 0.0) -> bool:
     """Ask once, have it answered after a while, and return whether the reply was looked for."""
     (asked,) = wire.ask(1, text)
-    looked = wire.exchange.look_until > time.monotonic()
-    if after_s:
-        time.sleep(after_s)
+    looked = wire.exchange.look_until > wire.clock.monotonic()
+    wire.clock.stopped_at = wire.clock.monotonic() + after_s
     wire.answer(asked)
     wire.exchange.forget(asked)
     return looked
@@ -346,15 +355,13 @@ def looks(wire: Wire, text: str = "", after_s: float = 0.0) -> bool:
 def test_a_reply_is_looked_for_where_replies_are_quick(monkeypatch: pytest.MonkeyPatch, wire: Wire) -> None:
     """Not after slow ones, until they are quick again; never with a large request, with many, or on one core."""
     monkeypatch.setattr(exchange, "_SEVERAL_CORES", True)
-    clock = [1.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(time, "sleep", lambda seconds: clock.__setitem__(0, clock[0] + seconds))
+    wire.clock.stopped_at = 1.0
     wire.negotiate()
 
     assert looks(wire)
     assert not looks(wire, "x" * 9_000)
     many = wire.ask(LOOK_UNANSWERED)
-    assert wire.exchange.look_until > time.monotonic()
+    assert wire.exchange.look_until > wire.clock.monotonic()
     assert not looks(wire)
     for asked in many:
         wire.exchange.forget(asked)

@@ -7,7 +7,6 @@ id and its fields through every session, and is sent again in each one until it 
 import itertools
 import math
 import os
-import time
 from collections.abc import Container, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import msgspec
 import zmq
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, SocketMisuse, error_from_reply
 from twinhost.secure_zmq.framing.forms import (
     ACCEPTED,
@@ -123,7 +123,7 @@ class Asked(msgspec.Struct, eq=False):
 class Exchange:
     """Of one client; on its thread."""
 
-    def __init__(self, link: Link, max_payload_bytes: int) -> None:
+    def __init__(self, link: Link, max_payload_bytes: int, clock: Clock = SYSTEM_CLOCK) -> None:
         self.asked: dict[str, Asked] = {}  # by id, in the order of asking; what nobody waits for any more is forgotten
         self.unanswered = 0  # requests that were sent in this session
         self.look_until = 0.0  # when to stop polling for the next reply
@@ -132,6 +132,7 @@ class Exchange:
         )
         self._link = link
         self._max_payload_bytes = max_payload_bytes
+        self._monotonic = clock.monotonic
         self._unsent: dict[str, Asked] = {}  # in this session
         self._session = 0
         self._forms: Container[str] | None = None  # that the server reads; None is not known yet
@@ -174,7 +175,7 @@ class Exchange:
             raise MalformedRequest(
                 f"request_id {request_id!r} is in flight already; wait for its reply, or use another id"
             )
-        asked = self.asked[request_id] = Asked(action, request_id, payload, deadline_s, time.monotonic())
+        asked = self.asked[request_id] = Asked(action, request_id, payload, deadline_s, self._monotonic())
         self._unsent[request_id] = asked
         return asked
 
@@ -220,7 +221,7 @@ class Exchange:
         answered: list[Asked] = []
         in_flight, session = self.asked, self._session
         fault: MalformedRequest | None = None
-        now = time.monotonic()
+        now = self._monotonic()
         noted = False  # that the server replies: once for a frame
         for payload in replies_in(frame) if frame[:1] == SEPARATOR else (frame,):
             reply = decode_reply(payload)
@@ -266,7 +267,7 @@ class Exchange:
             reply["ignored_fields"] = others
 
     def _note_sent(self, sent: list[Asked], size: int) -> None:
-        self._sent_at = time.monotonic()
+        self._sent_at = self._monotonic()
         if self.due_since is None:
             self.due_since = self._sent_at
         self.unanswered += len(sent)
