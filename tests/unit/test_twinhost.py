@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import twinhost
+import twinhost.clients
 from tests.identities import host_folder, new_pair
 from twinhost.secure_zmq import errors
 from twinhost.version import VERSION

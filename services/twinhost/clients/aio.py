@@ -99,17 +99,7 @@ class AsyncTypedClient(AsyncClient):
         page_of: PageReader[R, Row],
         identity: Callable[[Row], Any] | None = None,
     ) -> AsyncIterator[Row]:
-        """Yield the rows of every page.
-
-        Args:
-            kind: the type of the reply.
-            action: what returns a page.
-            arguments: those of the method, by name.
-            cursor: the field that names the next page.
-            page_of: returns a page's rows and the next cursor, None after the last page.
-            identity: of a row, by which one that comes a second time is recognised: where a row that is added moves
-                those that follow.
-        """
+        """Do what `TypedClient._pages` does."""
         place: Any = None
         seen: set[Any] = set()
         while True:

@@ -7,60 +7,33 @@ every few seconds and needs a fraction of them.
 import ctypes
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from twinhost.secure_zmq.actions import Action
-    from twinhost.secure_zmq.aio import AsyncClient
-    from twinhost.secure_zmq.authenticator import Authenticator
-    from twinhost.secure_zmq.callers import Grants
-    from twinhost.secure_zmq.certificates import load_certificates
-    from twinhost.secure_zmq.client import Client
-    from twinhost.secure_zmq.dispatch import Dispatcher
-    from twinhost.secure_zmq.peers import AuthorizedPeers
-    from twinhost.secure_zmq.server import Server
-    from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress, is_secure_zmq_enabled
-    from twinhost.secure_zmq.wire import Request
-
-__all__ = [
-    "Action",
-    "AsyncClient",
-    "Authenticator",
-    "AuthorizedPeers",
-    "Client",
-    "Dispatcher",
-    "Grants",
-    "Request",
-    "SecuredAddress",
-    "Server",
-    "UnencryptedAddress",
-    "ZMQAuthenticator",
-    "configure_secure_client",
-    "configure_secure_server",
-    "create_secure_context",
-    "is_secure_zmq_enabled",
-    "load_certificates",
-    "secure_client_socket",
-    "secure_server_socket",
-    "start_auth",
-    "stop_auth",
-]
-
+_LEGACY = "twinhost.agent.legacy"
 _MODULES = {
-    "Action": "actions",
-    "AsyncClient": "aio",
-    "Authenticator": "authenticator",
-    "AuthorizedPeers": "peers",
-    "Client": "client",
-    "Dispatcher": "dispatch",
-    "Grants": "callers",
-    "Request": "wire",
-    "SecuredAddress": "server_address",
-    "Server": "server",
-    "UnencryptedAddress": "server_address",
-    "is_secure_zmq_enabled": "server_address",
-    "load_certificates": "certificates",
+    "Action": "twinhost.secure_zmq.actions",
+    "AsyncClient": "twinhost.secure_zmq.aio",
+    "Authenticator": "twinhost.secure_zmq.authenticator",
+    "AuthorizedPeers": "twinhost.secure_zmq.peers",
+    "Client": "twinhost.secure_zmq.client",
+    "Dispatcher": "twinhost.secure_zmq.dispatch",
+    "Grants": "twinhost.secure_zmq.callers",
+    "Request": "twinhost.secure_zmq.wire",
+    "SecuredAddress": "twinhost.secure_zmq.server_address",
+    "Server": "twinhost.secure_zmq.server",
+    "UnencryptedAddress": "twinhost.secure_zmq.server_address",
+    "ZMQAuthenticator": _LEGACY,
+    "configure_secure_client": _LEGACY,
+    "configure_secure_server": _LEGACY,
+    "create_secure_context": _LEGACY,
+    "is_secure_zmq_enabled": "twinhost.secure_zmq.server_address",
+    "load_certificates": "twinhost.secure_zmq.certificates",
+    "secure_client_socket": _LEGACY,
+    "secure_server_socket": _LEGACY,
+    "start_auth": _LEGACY,
+    "stop_auth": _LEGACY,
 }
+__all__ = [*_MODULES]  # noqa: PLE0604
 
 # libzmq 4.3.5 numbers the peers of a ROUTER or REP from a value of libc's `rand()`, which it never seeds: every process
 # starts with the same number. If a peer has chosen such a number as its own routing-id, the next connection that gets
@@ -71,7 +44,6 @@ if os.name == "posix":  # CDLL(None) finds libc only there
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = f"{__name__}.{_MODULES[name]}" if name in _MODULES else "twinhost.agent.legacy"
-    return getattr(import_module(module), name)
+    return getattr(import_module(_MODULES[name]), name)
