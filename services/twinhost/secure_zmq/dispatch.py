@@ -9,9 +9,9 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Protocol, TypeVar
@@ -125,7 +125,7 @@ class Dispatcher:
         self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
-        self._batch_open = False  # whether the batch's transaction is open
+        self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
 
@@ -179,7 +179,7 @@ class Dispatcher:
         jobs = self._read(batch)
         if any(map(_mutates, jobs)):
             return self._change(jobs, more)
-        replies = self._answer_some(jobs, self._answer)
+        replies = self._answer_some(jobs)
         self.counters.requests -= len(batch) - len(replies)
         return replies
 
@@ -187,13 +187,17 @@ class Dispatcher:
         """Answer a batch in one transaction, with what arrives meanwhile."""
         errors = self.counters.errors
         try:
-            with self._store.transaction(), self._in_batch():
-                replies = self._answer_some(jobs, self._answer_in_batch)
-                until = self._monotonic() + _GROUP_COMMIT_S
-                while len(replies) == len(jobs) and self._monotonic() < until and (further := self._read(more())):
-                    self.counters.requests += len(further)
-                    jobs += further
-                    replies += self._answer_some(further, self._answer_in_batch, len(replies))
+            with self._store.transaction():
+                self._batch_open = True
+                try:
+                    replies = self._answer_some(jobs)
+                    until = self._monotonic() + _GROUP_COMMIT_S
+                    while len(replies) == len(jobs) and self._monotonic() < until and (further := self._read(more())):
+                        self.counters.requests += len(further)
+                        jobs += further
+                        replies += self._answer_some(further, len(replies))
+                finally:
+                    self._batch_open = False
             self.counters.requests -= len(jobs) - len(replies)
             del jobs[len(replies) :]
         except StoreUnavailable as error:
@@ -209,29 +213,14 @@ class Dispatcher:
                 replies[place] = self._answer(job, place)
         return replies
 
-    def _answer_some(
-        self, jobs: "Sequence[Job | Unread]", answer: "Callable[[Job | Unread, int], bytes]", begin: int = 0
-    ) -> list[bytes]:
+    def _answer_some(self, jobs: "Sequence[Job | Unread]", begin: int = 0) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
         replies, until = [], self._monotonic() + SLICE_S
         for place, job in enumerate(jobs, begin):
-            replies.append(answer(job, place))
+            replies.append(self._answer(job, place))
             if self._monotonic() >= until:
                 break
         return replies
-
-    def _answer_in_batch(self, job: Job | Unread, place: int) -> bytes:
-        """Answer within the batch's transaction; an action with transactions of its own runs after it."""
-        return b"" if job.action.apart else self._answer(job, place)
-
-    @contextmanager
-    def _in_batch(self) -> Iterator[None]:
-        """Mark that a lost transaction is now that of the whole batch, not an action's own."""
-        self._batch_open = True
-        try:
-            yield
-        finally:
-            self._batch_open = False
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:
         return [self._reader.read(inbound) for inbound in batch]
@@ -239,6 +228,8 @@ class Dispatcher:
     def _answer(self, job: Job | Unread, place: int) -> bytes:
         if isinstance(job, Unread):
             return self._refuse(job, job.error)
+        if self._batch_open and job.action.apart:  # it has transactions of its own, after that of the batch
+            return b""
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
         if job.request.traceparent is None:
