@@ -78,18 +78,18 @@ class Authenticator(Worker):
         self.start()
 
     def guard(self, socket: "zmq.Socket[bytes]") -> None:
-        """Register a server socket that relies on this handler; `stop()` is refused while it is open."""
+        """Register a server socket that relies on this handler; `stop()` is refused while it is open.
+
+        Raises:
+            SocketMisuse: the handler does not answer, or not on the socket's Context.
+        """
         if socket.context.underlying != self.context.underlying:
             raise SocketMisuse(
                 "the socket belongs to another Context, which does not use this ZAP handler; start one there"
             )
-        self.require_running()
-        self._guarded.append(socket)
-
-    def require_running(self) -> None:
-        """Raise SocketMisuse unless the handler answers."""
         if not self.responsive:
             raise SocketMisuse("the ZAP handler is not running, so no peer would be authenticated; start it first")
+        self._guarded.append(socket)
 
     def request_stop(self) -> None:
         """End the handler; `stop()` waits for it.

@@ -94,20 +94,20 @@ def remote_of(fd: int) -> tuple[str, int] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class TcpCounters:
     """The bytes of a connection, as TCP counts them."""
 
     acknowledged: int  # retransmissions don't count, so a peer can't make it grow by itself
     received: int
 
 
-def traffic_of(fd: int) -> Traffic | None:
+def traffic_of(fd: int) -> TcpCounters | None:
     """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection; on Linux only."""
     content, length = _TcpInfo(), ctypes.c_uint32(ctypes.sizeof(_TcpInfo))
     failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
     if failed or length.value < ctypes.sizeof(_TcpInfo):
         return None
-    return Traffic(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
+    return TcpCounters(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
 
 
 def bare_address(address: str) -> str:
