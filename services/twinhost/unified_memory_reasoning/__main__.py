@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
 
@@ -44,7 +44,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 )
 from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
-from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
 from twinhost.unified_memory_reasoning.search import index_before, index_tables, vectors
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
@@ -177,18 +177,15 @@ class MemoryHealthActions(HealthActions):
 
     @action()
     def ping(self, _: Ping, __: Caller) -> MemoryHealth:  # type: ignore[override]  # as version 0.1 replied
-        document: MemoryHealth = self.document()
-        return document
+        return cast(MemoryHealth, self.document())
 
     @action(forwardable=True)
     def health(self, _: GetHealth, __: Caller) -> MemoryHealth:
-        document: MemoryHealth = self.document()
-        return document
+        return cast(MemoryHealth, self.document())
 
     @action(forwardable=True)
     def health_check(self, _: HealthCheck, __: Caller) -> MemoryHealth:
-        document: MemoryHealth = self.document()
-        return document
+        return cast(MemoryHealth, self.document())
 
 
 NAME = "UnifiedMemoryReasoningAgent"
@@ -264,7 +261,7 @@ def assemble(foundation: Foundation) -> Assembly:
     known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
     conflicts = coordination.Conflicts(database)
     backups = BackupActions(database, max_bytes)
-    written_by: dict[str, WrittenBy] = {
+    written_by: dict[str, quarantine.WrittenBy] = {
         "interactions": stored_interactions.written_by,
         "memories": stored_memories.written_by,
         "error_patterns": known_errors.written_by,
@@ -274,15 +271,6 @@ def assemble(foundation: Foundation) -> Assembly:
         "twin_changes": user_twins.changes_by,
         "operations": conflicts.written_by,
     }
-
-    def outbox() -> OutboxDocument:
-        queue = member.outbox.queue.document()
-        return {
-            "waiting": queue["waiting"],
-            "oldest": queue["oldest"],
-            "set_aside": queue["set_aside"],
-            "let_go": queue["let_go"],
-        }
 
     def document() -> MemoryHealth:
         last = counters.last_request_time
@@ -296,7 +284,7 @@ def assemble(foundation: Foundation) -> Assembly:
             "total_interactions": stored_interactions.count,
             "total_memories": stored_memories.count,
             "total_error_patterns": known_errors.count,
-            "outbox": outbox(),
+            "outbox": cast(OutboxDocument, member.outbox.queue.document()),
             "meaning": None if meaning is None else meaning.document(),
             "not_indexed": upkeep.not_indexed,
             "without_meaning": without_meaning,

@@ -23,7 +23,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     Quarantine,
     WrittenRow,
     create_visible_views,
-    rows_written_by,
+    lists_written,
 )
 
 MAX_DATA_BYTES = 65_536  # of JSON; it is kept until the other agent replies
@@ -170,9 +170,7 @@ class Conflicts:
         self._evict(holder)
         return True, claim
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenClaim]:
-        """Return a caller's claims, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenClaim, _WRITTEN, name, before, limit)
+    written_by = lists_written(WrittenClaim, _WRITTEN)
 
     @property
     def count(self) -> int:

@@ -24,8 +24,8 @@ from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
-from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
-from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, WrittenBy
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions

@@ -16,8 +16,8 @@ from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations.context_text import Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
-from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions, WrittenBy
-from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, WrittenBy
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import Twins
 

@@ -34,7 +34,7 @@ from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
 from twinhost.unified_memory_reasoning.conversations.window import Window, WindowItem, window_of
 from twinhost.unified_memory_reasoning.fields import PAST, Field, Fields
 from twinhost.unified_memory_reasoning.language import importance_of
-from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, rows_written_by
+from twinhost.unified_memory_reasoning.provenance.quarantine import WrittenRow, create_visible_views, lists_written
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 from twinhost.unified_memory_reasoning.search.upkeep import keep_for_index
 
@@ -337,9 +337,7 @@ class Interactions:
         rows = self._database.execute(_BESIDE, (self._encoder.encode(ids).decode(), speaker))
         return {hit: (before, after) for hit, before, after in rows}
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenInteraction]:
-        """Return what a caller wrote, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenInteraction, _WRITTEN, name, before, limit)
+    written_by = lists_written(WrittenInteraction, _WRITTEN)
 
     def clear(self, session_id: str, speaker: str | None = None, written_by: str | None = None) -> int:
         """Remove a session, or what one speaker said in it, or one caller wrote, and return how many rows.

@@ -15,7 +15,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     WrittenRow,
     create_visible_views,
     document_of,
-    rows_written_by,
+    lists_written,
 )
 
 _OUTCOMES_SCHEMA = """
@@ -99,9 +99,7 @@ class SolutionOutcomes:
         """Delete the outcomes of a solution that was replaced."""
         self._database.execute("DELETE FROM solution_outcomes WHERE pattern_id = ?", (pattern_id,))
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenOutcome]:
-        """Return a caller's outcomes, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenOutcome, _WRITTEN_OUTCOMES, name, before, limit)
+    written_by = lists_written(WrittenOutcome, _WRITTEN_OUTCOMES)
 
 
 def _score(successes: int, failures: int) -> ScoreDocument:
@@ -362,9 +360,7 @@ class ErrorPatterns:
         values = (MAX_NUMBER if before is None else before, limit)
         return self._database.select(_document, _PATTERNS.format("visible_error_patterns", "id < ?"), values)
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenErrorPattern]:
-        """Return a caller's patterns, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenErrorPattern, _WRITTEN, name, before, limit)
+    written_by = lists_written(WrittenErrorPattern, _WRITTEN)
 
     def _read(self, pattern_id: int) -> ErrorPatternDocument:
         known = self._database.select_one(_document, _PATTERNS.format("error_patterns", "id = ?"), (pattern_id, 1))

@@ -24,7 +24,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     WrittenRow,
     create_visible_views,
     document_of,
-    rows_written_by,
+    lists_written,
 )
 
 MIGRATION = """
@@ -284,9 +284,7 @@ class PatternProposals:
         self._database.execute("DELETE FROM unknown_errors WHERE pattern = ?", (pattern,))
         return settled
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenUnknownError]:
-        """Return what a caller sent, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenUnknownError, _WRITTEN, name, before, limit)
+    written_by = lists_written(WrittenUnknownError, _WRITTEN)
 
     def _select(self, where: str, values: tuple[int, ...], order: str, limit: int) -> list[ProposalDocument]:
         sql = f"{_PROPOSALS} {where} GROUP BY e.id HAVING sum(r.seen) >= ? ORDER BY {order} LIMIT ?"

@@ -57,7 +57,6 @@ class SeenShape(NamedTuple):
 
 
 def _words(shape: str) -> list[str]:
-    """Return the words of a shape."""
     return shape.removeprefix(_START).removesuffix(_END).split(BLANKS)
 
 

@@ -201,5 +201,4 @@ class SimilarPatterns:
 
 
 def _idf(count: int, among: int) -> float:
-    """Return the inverse document frequency of BM25."""
     return math.log(1 + (among - count + 0.5) / (count + 0.5))

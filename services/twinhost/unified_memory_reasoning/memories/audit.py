@@ -155,7 +155,6 @@ class MemoryAudit:
         return cast(Audited, audited)
 
     def _contradictory(self) -> Iterator[tuple[int, ...]]:
-        """Yield pairs of memories that contradict each other."""
         seen: set[tuple[int, int]] = set()
         for one, other in self._possible_conflicts():
             pair = (min(one, other), max(one, other))
@@ -183,7 +182,6 @@ class MemoryAudit:
         return [number for (number,) in self._database.execute(_WITH_MARK, (mark,))]
 
     def _valid(self, numbers: Iterable[int]) -> list[int]:
-        """Return the memories whose validity has not ended."""
         kept = list(numbers)
         ended = self._validity.ended(kept, now_ms(self._database.clock))
         return [number for number in kept if number not in ended]

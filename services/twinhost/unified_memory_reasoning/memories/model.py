@@ -37,11 +37,6 @@ def now_ms(clock: Clock) -> float:
     return round(clock.time(), 3)
 
 
-def idle_since(now: float) -> float:
-    """Return the time of last access, in seconds since the epoch, at or before which a memory is idle."""
-    return now - IDLE_S
-
-
 def forgotten(strength: float) -> bool:
     """Return whether a memory of this strength is forgotten."""
     return strength < FORGOTTEN_UNDER
@@ -155,7 +150,7 @@ class Fading(msgspec.Struct, frozen=True):
 
     def idle_since(self, now: float) -> float:
         """Return the time of last access at or before which a pass reads a memory."""
-        return idle_since(now) if self.half_life_days is None else now
+        return now - IDLE_S if self.half_life_days is None else now
 
 
 BY_DAYS = Fading(30.0)  # the default of the configuration

@@ -23,7 +23,12 @@ from twinhost.unified_memory_reasoning.memories.rows import (
 )
 from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep
 from twinhost.unified_memory_reasoning.memories.validity import AS_OF, OF_KEY, OF_KEYS
-from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, WrittenRow, create_visible_views
+from twinhost.unified_memory_reasoning.provenance.quarantine import (
+    MAX_NUMBER,
+    WrittenRow,
+    create_visible_views,
+    document_of,
+)
 
 _CHANGES_VIEW = """
 CREATE TEMP VIEW IF NOT EXISTS visible_memory_changes AS SELECT c.change, c.id
@@ -260,21 +265,13 @@ def _in_brief(row: tuple[int, str, str, str, float, str | None]) -> MemoryInBrie
     return brief
 
 
+_written_memory = document_of(WrittenMemory)
+
+
 def _written(entry: Kept) -> WrittenMemory:
-    memory = entry.memory
-    return {
-        "number": entry.number,
-        "id": memory.id,
-        "content": memory.content,
-        "keywords": memory.keywords,
-        "source": memory.source,
-        "strength": memory.strength,
-        "created": iso_time(memory.created),
-        "last_accessed": iso_time(memory.last_accessed),
-        "revised": iso_time(memory.revised),
-        "deleted": False,
-        "written_by": entry.written_by,
-    }
+    columns = msgspec.structs.asdict(entry.memory)
+    del columns["details"]
+    return _written_memory(number=entry.number, written_by=entry.written_by, **columns)
 
 
 def _marks(values: Sequence[Any]) -> str:

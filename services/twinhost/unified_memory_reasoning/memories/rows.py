@@ -294,7 +294,6 @@ class MemoryRows:
         return number
 
     def _columns(self, memory: Memory, written_by: str) -> tuple[Any, ...]:
-        """Return the values of _WRITTEN."""
         keywords = msgspec.json.encode(memory.keywords)
         times = (memory.created, memory.last_accessed)
         forgotten = self._forgotten(memory)

@@ -1,6 +1,6 @@
 """What each caller wrote, and the quarantine: an operator's actions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from twinhost.unified_memory_reasoning.coordination import WrittenClaim
 from twinhost.unified_memory_reasoning.errors.patterns import WrittenErrorPattern, WrittenOutcome
 from twinhost.unified_memory_reasoning.errors.proposals import WrittenUnknownError
 from twinhost.unified_memory_reasoning.memories.recall import WrittenMemory
-from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, Quarantine, QuarantinedWriter
+from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, Quarantine, QuarantinedWriter, WrittenBy
 from twinhost.unified_memory_reasoning.twins.twins import WrittenTwin, WrittenTwinChange
 
 MAX_LIMIT = 1_000
@@ -111,8 +111,6 @@ class QuarantineList(TypedDict):
 
 _log = structlog.get_logger(__name__)
 _SHORT_BYTES = 1_024  # of a field's JSON; longer fields of an entry that is too large for a reply are left out
-
-WrittenBy = Callable[[str, int | None, int], list[Any]]  # name, before, limit: a store's rows, newest first
 
 
 class ProvenanceActions(Feature):

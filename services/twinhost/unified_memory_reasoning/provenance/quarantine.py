@@ -78,20 +78,23 @@ class WrittenRow(TypedDict):
     size_bytes: NotRequired[int]
 
 
-def rows_written_by(
-    database: Database, row_type: type[Row], query: str, name: str, before: int | None, limit: int
-) -> list[Row]:
-    """Return a caller's rows, quarantined or not, as a reply has them: times in ISO-8601, JSON decoded.
+WrittenBy = Callable[..., list[Any]]  # a method of a store; name, before, limit: a caller's rows, newest first
+
+
+def lists_written(row_type: type[Row], query: str) -> Callable[..., list[Row]]:
+    """Return the method of a store, which has a `_database`, that lists a caller's rows, quarantined or not.
 
     Args:
-        database: the store's.
         row_type: a `WrittenRow`.
         query: selects its fields; `?1` is the caller, `?2` a number that the rows' numbers are below, `?3` the limit.
-        name: the caller.
-        before: rows with numbers below it; all if None.
-        limit: the most rows.
     """
-    return database.select(document_of(row_type), query, (name, MAX_NUMBER if before is None else before, limit))
+    document = document_of(row_type)
+
+    def written_by(self: Any, name: str, before: int | None, limit: int) -> list[Row]:
+        database: Database = self._database
+        return database.select(document, query, (name, MAX_NUMBER if before is None else before, limit))
+
+    return written_by
 
 
 class QuarantinedWriter(TypedDict):

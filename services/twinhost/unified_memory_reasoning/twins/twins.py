@@ -23,7 +23,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     WrittenRow,
     create_visible_views,
     document_of,
-    rows_written_by,
+    lists_written,
 )
 
 MAX_TWIN_BYTES = 262_144  # of JSON
@@ -266,13 +266,9 @@ class Twins:
         """Return the visible changes with revisions below `before`, newest first."""
         return self._database.select(document_of(TwinChange), _SHOWN, (user_id, before, limit))
 
-    def written_by(self, name: str, before: int | None, limit: int) -> list[WrittenTwin]:
-        """Return the twins that a caller updated last, quarantined or not, newest user first."""
-        return rows_written_by(self._database, WrittenTwin, _WRITTEN, name, before, limit)
+    written_by = lists_written(WrittenTwin, _WRITTEN)
 
-    def changes_by(self, name: str, before: int | None, limit: int) -> list[WrittenTwinChange]:
-        """Return the kept changes that a caller made, quarantined or not, newest first."""
-        return rows_written_by(self._database, WrittenTwinChange, _WRITTEN_CHANGES, name, before, limit)
+    changes_by = lists_written(WrittenTwinChange, _WRITTEN_CHANGES)
 
     @property
     def count(self) -> int:
