@@ -320,9 +320,9 @@ def test_rows_are_found_by_number_unless_hidden(bench: ContextBench) -> None:
     """In the order of the numbers; those that are not there, or a quarantined writer's, are left out."""
     for caller, content in ((ANN, "one"), (MALLORY, "two"), (ANN, "three")):
         bench.say(content, caller)
-    assert [row.content for row in bench.interactions.visible([3, 2, 9, 1])] == ["three", "two", "one"]
+    assert [row.content for row in bench.interactions.turns([3, 2, 9, 1])] == ["three", "two", "one"]
     bench.hide(MALLORY)
-    assert [row.content for row in bench.interactions.visible([3, 2, 9, 1])] == ["three", "one"]
+    assert [row.content for row in bench.interactions.turns([3, 2, 9, 1])] == ["three", "one"]
 
 
 def test_clearing_takes_time_in_proportion_to_the_session(tmp_path: Path) -> None:
@@ -427,6 +427,6 @@ def test_an_older_database_gains_the_time(tmp_path: Path) -> None:
     )
     database.close()
     database = Database(tmp_path / "db", MIGRATIONS)
-    (utterance,) = Interactions(database).visible([1])
-    assert utterance.at == 5.0
+    (turn,) = Interactions(database).turns([1])
+    assert turn.at == 5.0
     database.close()

@@ -90,7 +90,7 @@ def _require_small(metadata: dict[str, Any] | None) -> None:
     """Raise ValueError, which refuses the request, if the metadata is too large or too deep."""
     level: list[Any] = [metadata] if metadata else []
     for _ in range(MAX_METADATA_DEPTH):
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
         level = [inner for inner in level if isinstance(inner, dict | list)]
     if level:
         raise ValueError(f"Expected objects nested at most {MAX_METADATA_DEPTH} deep - at `$.metadata`")
@@ -212,13 +212,13 @@ class ContextActions(Feature):
     def _context(self, request: GetContext, recalled: Recalled | None) -> ContextFound:
         speaker = self._interactions.speaker(request.session_id, request.speaker)
         everywhere = request.scope == "all"
-        found = self._interactions.context(request.session_id, speaker)
-        summary = found.summary.document()
+        remembered = self._interactions.context(request.session_id, speaker)
+        summary = remembered.summary.document()
         bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
         text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere)
         tokens = self._recollection.fill(
             text,
-            found.summary,
+            remembered.summary,
             request.session_id,
             speaker=speaker,
             query=request.query,
@@ -228,16 +228,16 @@ class ContextActions(Feature):
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
         memory_ids = [turn.memory_id for turn in text.turns if turn.memory_id]
         self._accessed(memory_ids)
-        known = {*found.newest, *(item.id for item in found.window.items)}
+        known = {*remembered.newest, *(item.id for item in remembered.window.items)}
         context: ContextDocument = {
-            "last_updated": None if found.last_updated is None else iso_time(found.last_updated),
+            "last_updated": None if remembered.last_updated is None else iso_time(remembered.last_updated),
             **summary,
             "text": text.text,
             "tokens": tokens,
             "max_tokens": request.max_tokens,
-            "window": {"size": found.window.size, "items": len(found.window.items)},
-            "stored": found.stored,
-            "dropped": found.in_view - len(own),
+            "window": {"size": remembered.window.size, "items": len(remembered.window.items)},
+            "stored": remembered.stored,
+            "dropped": remembered.in_view - len(own),
             "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
             "cut_ids": text.cut,
             "memory_ids": memory_ids,

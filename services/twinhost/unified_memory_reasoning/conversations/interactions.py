@@ -149,7 +149,6 @@ _INSERT = (
     "INSERT INTO interactions (session_id, speaker, type, content, metadata, importance, strength, created, "  # noqa: S608
     f"tier, written_by{_OPTIONAL}) VALUES (?, ?, ?, ?, ?, ?, 1.0, ?, 0, ?{_MARKS}) RETURNING id"
 )
-_VISIBLE = f"SELECT {_UTTERANCE} FROM visible_interactions WHERE id IN (SELECT value FROM json_each(?))"  # noqa: S608
 _PREVIOUS = (
     f"SELECT id, type AS kind, speaker, substr(content, -{PREVIOUS_CHARACTERS}) AS content, importance "  # noqa: S608
     "FROM visible_interactions WHERE session_id = ? AND id < ? ORDER BY id DESC LIMIT 1"
@@ -213,11 +212,6 @@ _RANK_AGAIN = (
 
 def _aged(tier: int, written_by: str, **utterance: Any) -> Aged:
     return Utterance(**utterance), tier, written_by
-
-
-def _in_order(utterances: list[Utterance]) -> list[Utterance]:
-    """Return utterances by importance, then by when they were said, the newest first."""
-    return sorted(utterances, key=lambda each: (-each.importance, -each.at, -each.id))
 
 
 class Interactions:
@@ -299,12 +293,6 @@ class Interactions:
         """Return a speaker's name as a session has it, if it does in another case; None if there is no name."""
         return self._counts.speaker(session_id, name) if name else None
 
-    def visible(self, ids: list[int]) -> list[Utterance]:
-        """Return interactions in the order of the given ids, without those of quarantined writers."""
-        rows = self._database.select(Utterance, _VISIBLE, (self._encoder.encode(ids).decode(),))
-        found = {utterance.id: utterance for utterance in rows}
-        return [found[number] for number in ids if number in found]
-
     def turns(self, ids: Iterable[int], max_bytes: int = ANY_BYTES) -> list[Turn]:
         """Return turns in the order of the given ids, without those of quarantined writers.
 
@@ -318,14 +306,14 @@ class Interactions:
 
         wanted = list(ids)
         rows = self._database.select(turn, _TURNS, (max_bytes, self._encoder.encode(wanted).decode()))
-        found = {row.id: row for row in rows}
-        return [found[number] for number in wanted if number in found]
+        turns = {row.id: row for row in rows}
+        return [turns[number] for number in wanted if number in turns]
 
     def newest(self, session_id: str, speaker: str | None, max_bytes: int) -> Iterator[Turn]:
         """Yield the turns of a session, or of one speaker in it, newest first."""
         at, number = math.inf, 0
         while numbers := self._database.execute(_NEWEST_TURNS, (session_id, speaker, at, number, _PAGE)).fetchall():
-            turns = self.turns((each for (each,) in numbers), max_bytes)
+            turns = self.turns((number for (number,) in numbers), max_bytes)
             yield from turns
             at, number = turns[-1].at, turns[-1].id
 
@@ -373,7 +361,7 @@ class Interactions:
         if not self._counts.remove(session_id, removed):
             self._contexts.remove(session_id, {})
             return
-        ids, speakers = {each[0] for each in removed}, {each[1] for each in removed}
+        ids, speakers = {number for number, *_ in removed}, {speaker for _, speaker, *_ in removed}
         windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
         for speaker in speakers - {WHOLE_SESSION}:
             if left := self._counts.stored_of(session_id, speaker):

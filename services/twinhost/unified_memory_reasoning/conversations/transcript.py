@@ -89,18 +89,18 @@ class TranscriptActions(Feature):
     @action(mutates=True)
     def delete(self, request: DeleteInteractions, caller: Caller) -> InteractionsDeleted:
         ids = msgspec.json.encode(request.ids).decode()
-        found = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
-        for number, written_by in found:
+        owned = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
+        for number, written_by in owned:
             if written_by != caller.name and not caller.operator:
                 raise NotGranted(
                     f"interaction {number} belongs to another caller; ask its writer or an operator to delete it"
                 )
-        if found:
-            self._interactions.remove(request.session_id, [number for number, _ in found])
+        if owned:
+            self._interactions.remove(request.session_id, [number for number, _ in owned])
         return {
             "status": SUCCESS,
             "session_id": request.session_id,
-            "deleted": sorted(number for number, _ in found),
+            "deleted": sorted(number for number, _ in owned),
         }
 
     def _last(self, request: GetInteractions) -> Iterator[StoredInteraction]:
