@@ -144,12 +144,7 @@ class Contexts:
             self._replace_part(session_id, written_by, before.get(written_by, SummaryPart()), part)
 
     def remove(self, session_id: str, windows: Mapping[str, Window]) -> None:
-        """Remove a session, except what quarantined writers wrote.
-
-        Args:
-            session_id: the session.
-            windows: made of their rows, by speaker; empty if there are none.
-        """
+        """Remove a session, except what quarantined writers wrote, and the windows made of that, by speaker."""
         self._database.execute("DELETE FROM context_windows WHERE session_id = ?", (session_id,))
         self._put_windows(session_id, windows)
         self._database.execute(_REMOVE_PARTS, (session_id,))

@@ -124,11 +124,7 @@ def contradict(one: Claims, other: Claims) -> bool:
 
 
 def contradictions(texts: Sequence[tuple[Id, str]]) -> list[list[Id]]:
-    """Return the pairs of texts, by their ids, that contradict each other, at most MOST_PAIRS.
-
-    Args:
-        texts: the first MOST_COMPARED are compared.
-    """
+    """Return the pairs of the first MOST_COMPARED texts, by their ids, that contradict each other: MOST_PAIRS."""
     claims = [(of, claims_of(text[:COMPARED_CHARACTERS])) for of, text in texts[:MOST_COMPARED]]
     pairs = ([one, other] for (one, says), (other, denies) in combinations(claims, 2) if contradict(says, denies))
     return list(islice(pairs, MOST_PAIRS))

@@ -49,12 +49,7 @@ class AskedDate:
 
 
 def dates_of(query: str, today: date) -> list[AskedDate]:
-    """Return the dates that a query names, each once; MOST_DATES of them count.
-
-    Args:
-        query: in lower case.
-        today: what "yesterday" counts from.
-    """
+    """Return the dates that a query in lower case names, each once; MOST_DATES of them count."""
     dates: dict[AskedDate, None] = {}
     for name, expression in _EXPRESSIONS:
         for match in expression.finditer(query):

@@ -219,12 +219,7 @@ _said = re.compile(r"[\w']+")
 
 @lru_cache(maxsize=16)  # the importance of a text and its summary ask for the same
 def decisions_in(text: str, previous: str = "") -> tuple[str, ...]:
-    """Return the sentences of a text that state a decision, in their order.
-
-    Args:
-        text: what somebody says.
-        previous: what somebody else said just before: the answer to its question may decide. Empty if there is nothing.
-    """
+    """Return the sentences of a text that state a decision, also by answering what somebody else said just before."""
     return tuple(_decisions_in(text, previous))
 
 

@@ -61,12 +61,7 @@ _joined_paki = re.compile(rf"\bpaki(?!{'|'.join(PAKI_OF_OTHER_WORDS)})[^\W\d_]{{
 
 
 def importance_of(text: str, previous: str = "") -> float:
-    """Return the importance of a text: 0.5 to 1.0, in steps of 0.1.
-
-    Args:
-        text: what somebody says.
-        previous: what somebody else said just before, as `decisions_in` reads it.
-    """
+    """Return the importance of what is said after something else: 0.5 to 1.0, in steps of 0.1."""
     text = text[:DECIDING_CHARACTERS]
     statements = [sentence for sentence in map(plain, sentences_of(text)) if not _asks(sentence)]
     tenths = 5

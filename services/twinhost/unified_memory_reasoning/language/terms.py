@@ -31,11 +31,7 @@ _MADE = (
 
 @lru_cache(maxsize=4_096)
 def related_forms(word: str) -> tuple[str, ...]:
-    """Return forms with the same root, without the word itself; none for a word that Filipino would not inflect.
-
-    Args:
-        word: in lower case, without accents.
-    """
+    """Return forms with the same root, without the word itself; none for a word that Filipino would not inflect."""
     if not _SHORTEST <= len(word) <= _LONGEST or not _LETTERS.issuperset(word):
         return ()
     roots = _roots(word)
@@ -144,12 +140,7 @@ def asked_in(query: str, today: date, word_pairs: bool = True) -> Question:
     """Return the dates and words to search.
 
     A word is a run of letters and digits, in lower case; everything else separates words. The first MOST_WORDS words
-    that are not common count, and as many common ones.
-
-    Args:
-        query: any text.
-        today: what "yesterday" counts from.
-        word_pairs: whether words are searched in the other language too.
+    that are not common count, and as many common ones. With `word_pairs`, words are searched in the other language too.
     """
     order = list(dict.fromkeys(words_of(query)))
     common = [word for word in order if is_stop_word(word)]

@@ -102,13 +102,7 @@ class SearchIndex:
         self.speakers = Speakers(database)
 
     def find(self, asked: Question, filters: Filters, most: int) -> Lookup:
-        """Return the visible, not forgotten passages with the rarest words, dates and speakers of a query.
-
-        Args:
-            asked: what the query asks for.
-            filters: what the passages must be.
-            most: how many are found by words, and by dates.
-        """
+        """Return the passages with the rarest words, dates and speakers of a query, at most so many by each."""
         frequencies = _Frequencies(self._database)
         words = [self._word(word, frequencies) for word in asked.words]
         dates = {_about(date.terms): date.terms for date in asked.dates}
@@ -164,13 +158,7 @@ class SearchIndex:
         return {row for (row,) in self._database.execute(sql, values)}
 
     def beside(self, rows: Iterable[int], before: int, after: int) -> list[list[int]]:
-        """Return each of some interactions with the visible turns around it in its session, in their order.
-
-        Args:
-            rows: of interactions; others are left out.
-            before: how many turns before it.
-            after: how many turns after it.
-        """
+        """Return each interaction among some rows with so many visible turns around it in its session, in order."""
         wanted = json.dumps([row for row in rows if row < MEMORY_ROWS])
         return [
             [*reversed(_numbers(earlier)), row, *_numbers(later)]

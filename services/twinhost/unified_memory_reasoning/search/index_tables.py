@@ -44,12 +44,7 @@ _MOST_CHARACTERS = 2_000  # of a text, the first ones, in which days are looked 
 
 
 def relative_terms(text: str, moment: str) -> str:
-    """Return an SQL expression: the terms of the days that a text names by their distance from its own.
-
-    Args:
-        text: an SQL expression.
-        moment: an SQL expression, in seconds since the epoch.
-    """
+    """Return the terms of the days that a text names by their distance from its own; all are SQL expressions."""
     values = ", ".join(f"('%{words}%', '{steps}', '{weekday}')" for words, steps, weekday in _days_by_distance())
     return (
         f"(SELECT coalesce(group_concat(strftime(' {_DAY}', {moment}, 'unixepoch', column2, column3)), '') "  # noqa: S608
@@ -87,12 +82,7 @@ def _interaction(row: str) -> str:
 
 
 def _memory(row: str, moment: str | None = None) -> str:
-    """Return the columns of a memory's passages, and where they come from.
-
-    Args:
-        row: the row of the memory.
-        moment: an SQL expression of the time that it is indexed with.
-    """
+    """Return the columns of a memory's passages, indexed with a time, and where they come from."""
     words = f"passage.value || ' ' || CAST({row}.keywords AS TEXT)"
     number = f"({row}.number + {MEMORY_ROWS}) * {MOST} + passage.key"
     source = f"FROM json_each(texts_of_passages({row}.content)) AS passage"

@@ -60,12 +60,7 @@ class Words:
     """Which words of texts are those of a query."""
 
     def __init__(self, terms: Sequence[Term], stems_of: Callable[[list[str]], list[str]]) -> None:
-        """Prepare a comparison.
-
-        Args:
-            terms: of the query.
-            stems_of: what returns the stems of words.
-        """
+        """Prepare a comparison with the terms of the query; `stems_of` returns the stems of words."""
         self._weights = [term.weight for term in terms]
         self._terms: dict[str, list[tuple[int, float]]] = {}
         for number, term in enumerate(terms):
@@ -115,14 +110,7 @@ class Ranker:
     """Scores texts for one query."""
 
     def __init__(self, words: Words, dates: Sequence[Date], speakers: Mapping[str, float], passages: int) -> None:
-        """Prepare.
-
-        Args:
-            words: of the query.
-            dates: of the query.
-            speakers: by a word of the query that names one, without accents, its weight as such.
-            passages: how many there are.
-        """
+        """Prepare; `speakers` has the weight of each word that names one, `passages` is how many there are."""
         self._words, self._dates, self._speakers = words, dates, speakers
         self._most = log(1 + max(passages, 1))
 
@@ -146,14 +134,7 @@ class Ranker:
 
 
 def relevance_of(text: SeenText, own: Mapping[int, Fit], before: Mapping[int, int], after: Mapping[int, int]) -> float:
-    """Return how well a text fits with what the turns around it lend.
-
-    Args:
-        text: the text.
-        own: how well texts fit by themselves, by row.
-        before: by row, how many turns a turn is before it.
-        after: by row, how many turns a turn is after it.
-    """
+    """Return how well a text fits with what the turns lend that are so many turns before and after it, by row."""
     relevance = own[text.row].relevance
     if text.length <= SHORT:
         for share, around in ((BEFORE, before), (AFTER, after)):
@@ -164,11 +145,7 @@ def relevance_of(text: SeenText, own: Mapping[int, Fit], before: Mapping[int, in
 
 
 def around(runs: Iterable[Sequence[int]]) -> tuple[dict[int, dict[int, int]], dict[int, dict[int, int]]]:
-    """Return how far the turns before and after each turn are, by row, for those that lend it something.
-
-    Args:
-        runs: turns that follow each other.
-    """
+    """Return how far the turns before and after each turn in some runs are, for those that lend it something."""
     before, after = defaultdict[int, dict[int, int]](dict), defaultdict[int, dict[int, int]](dict)
     for run in runs:
         for place, row in enumerate(run):

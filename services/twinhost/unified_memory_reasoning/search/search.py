@@ -175,15 +175,7 @@ class Search:
         nearness: Nearness = NOTHING_NEAR,
         most: int = 10,
     ) -> Ranking:
-        """Rank what fits a query.
-
-        Args:
-            query: any text; it is split into words and has no syntax.
-            filters: what the results must be.
-            now: seconds since the epoch; the clock's if None.
-            nearness: how near passages are to the query's meaning.
-            most: how many rows are wanted; there may be more.
-        """
+        """Rank what fits a query, which has no syntax, as at a time, or now; there may be more rows than wanted."""
         now = self._database.clock.time() if now is None else now
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
         lookup = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)

@@ -37,10 +37,7 @@ _OLDER = {
 def keep_for_index(database: Database, condition: str, values: Sequence[Any]) -> None:
     """Keep interactions that will be deleted, if they are many; inside the transaction that deletes them.
 
-    Args:
-        database: that has them.
-        condition: a condition on the id that selects them.
-        values: of the condition.
+    Their ids are what the query `condition` selects.
     """
     chosen = f"FROM interactions WHERE id IN ({condition}) AND {_IN_INDEX}"
     some = f"SELECT count(*), total({_BYTES}) FROM (SELECT content {chosen} LIMIT {MOST_AT_ONCE + 1})"  # noqa: S608
