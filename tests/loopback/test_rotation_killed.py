@@ -137,7 +137,7 @@ def test_a_key_that_mainpc_has_not_read_yet_is_waited_for(site: Site) -> None:
 
     def wait() -> None:
         with client_of(site.hosts.config.agent(SDT), site.pair(OPERATOR), [present.public]) as client:
-            wait_until_followed(client, SDT, following.public, PATIENCE_S, print)
+            wait_until_followed(client, following.public, PATIENCE_S, print)
         known.set()
 
     thread = threading.Thread(target=wait)

@@ -37,13 +37,7 @@ _STAGED = ".archiving"
 
 
 def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broken_log: bool = False) -> None:
-    """Write an archive.
-
-    Args:
-        places: where the state is.
-        write: takes the archive's bytes; what it raises is passed on.
-        say: is called with lines about what is included, and what is left out.
-        broken_log: whether an incomplete or changed audit log is accepted.
+    """Write an archive; what `write` raises is passed on.
 
     Raises:
         ConfigurationError: there is no state, or its keys are malformed.

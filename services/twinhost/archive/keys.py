@@ -61,11 +61,7 @@ def read_keys(layout: Layout) -> tuple[KeyFiles, KeyPair]:
 
 
 def check_keys(layout: Layout, names: Iterable[str]) -> KeyPair:
-    """Check that files of a tree are well-formed and this host's; return SystemDigitalTwin's pair.
-
-    Args:
-        layout: the tree, or what was received of one.
-        names: the files, as members.
+    """Check that these members of a tree are well-formed and this host's; return SystemDigitalTwin's pair.
 
     Raises:
         ConfigurationError: one is malformed or another host's secret, or SystemDigitalTwin's is missing.
@@ -220,9 +216,7 @@ def carry_revocations(places: Places) -> tuple[str, ...]:
 def trust_notice(tree: Layout, here: Layout) -> list[str]:
     """Return a warning that an archive is not signed, and its keys and invitations with more than an agent's role.
 
-    Args:
-        tree: what was received.
-        here: the present tree of this machine.
+    `tree` is what was received, and `here` the present one of this machine.
     """
     folder, present = tree.server_folder, here.server_folder
     assert folder is not None  # `check_keys` found the secret in it

@@ -65,12 +65,7 @@ class Restored:
 def restore(places: Places, stream: BinaryIO, say: Say, *, may_replace: bool, broken_log: bool = False) -> Restored:
     """Replace mainpc's state by an archive; run again, it completes an interrupted restore.
 
-    Args:
-        places: where the state is to be.
-        stream: the archive.
-        say: is called with lines about a completed interrupted restore, and about operators before any change.
-        may_replace: whether a present state is replaced; it is kept beside the new one.
-        broken_log: whether an incomplete or changed audit log is accepted.
+    A present state is replaced only where that is allowed, and is kept beside the new one.
 
     Raises:
         ConfigurationError: mainpc runs, or has a state already; nothing was changed.

@@ -49,10 +49,8 @@ class Follower:
 def followers(trust: Mapping[str, Any], agents: Sequence[Mapping[str, Any]], config: NetworkConfig) -> list[Follower]:
     """Return the agents that have to acknowledge a revocation: those with a key of their own that serve.
 
-    Args:
-        trust: mainpc's answer to `get_trust`.
-        agents: mainpc's answer to `get_registered_agents`.
-        config: whose agents serve, whether or not they have registered.
+    `trust` and `agents` are mainpc's answers to `get_trust` and `get_registered_agents`; the configuration's agents
+    serve whether or not they have registered.
     """
     texts = (*trust["current"], *trust["next"])
     hosts = {key.owner.name: key.owner.host for key in (parse_certificate(text, "mainpc's answer") for text in texts)}
@@ -71,11 +69,7 @@ def wait_until_acknowledged(
 ) -> list[HostAnswer]:
     """Wait, for WITHIN_S and a last look, until mainpc and its followers refuse keys; return each host's answer.
 
-    Args:
-        layout: mainpc's tree, in which the keys are revoked.
-        config: where the agents are.
-        fingerprints: the keys.
-        revoked: their certificates, as far as they are known.
+    The keys are revoked in mainpc's tree; `revoked` has their certificates, as far as they are known.
     """
     server = config.agent(SERVER)
     if not is_secure_zmq_enabled():

@@ -122,12 +122,7 @@ def server_folder(layout: Layout, command: str) -> Path:
 def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int, *, again: bool = False) -> Invitation:
     """Authorise a one-time key to enrol an owner; its secret is in the returned invitation and nowhere else.
 
-    Args:
-        layout: mainpc's tree.
-        config: which roles there are.
-        owner: whose name, host, and roles the new key gets.
-        minutes: how long the invitation is valid.
-        again: whether an open invitation of that name is withdrawn first.
+    With `again`, an open invitation of that name is withdrawn first.
 
     Raises:
         ConfigurationError: such an owner can't be enrolled, or the name has a key already.

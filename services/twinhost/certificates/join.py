@@ -98,11 +98,6 @@ class Joined:
 def join(layout: Layout, invitation: Invitation, *, may_replace: bool) -> Joined:
     """Make a pair, have mainpc authorise it, and put it in place with the public keys that mainpc sends.
 
-    Args:
-        layout: this machine's tree.
-        invitation: as it was parsed.
-        may_replace: whether a secret that is in the pair's place already is replaced.
-
     Raises:
         ConfigurationError: the invitation expired, was used, or is not for this machine; the tree can't be written.
         ConnectionRefused, RequestError: mainpc can't be reached, or refuses.

@@ -105,11 +105,6 @@ def join_profile(folder: Path, invitation: Invitation, *, may_replace: bool) -> 
 
     It may be repeated with the same invitation, after an interruption too.
 
-    Args:
-        folder: the profile's; it is made where it is missing.
-        invitation: as it was parsed.
-        may_replace: whether a key that is in the folder is replaced.
-
     Raises:
         ConfigurationError: the invitation expired or was used, the folder holds another key, or others can read it.
         ConnectionRefused, RequestError: mainpc can't be reached, or refuses.
@@ -224,9 +219,7 @@ def _make_own_folder(folder: Path) -> None:
 def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]:
     """Ask mainpc which agents are registered, try where each answers, and write both into the profile.
 
-    Args:
-        folder: the profile's, with its keys.
-        known: where agents are, as far as it is known; that of SystemDigitalTwin is used as it is.
+    Where agents are known to be is tried first; that of SystemDigitalTwin is used as it is.
 
     Raises:
         ConnectionRefused, RequestError: mainpc does not answer, or refuses the key.

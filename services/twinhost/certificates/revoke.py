@@ -67,10 +67,7 @@ class Revocation:
 def revoke(layout: Layout, owner: str, *, only: bool = False) -> Revocation:
     """Revoke every key of a name, or the one of a fingerprint; a run after a killed one finishes it.
 
-    Args:
-        layout: mainpc's tree.
-        owner: the name, or the fingerprint.
-        only: whether the keys stay authorised that the key of the fingerprint vouched for, directly or indirectly.
+    With `only`, the keys stay authorised that the one of the fingerprint vouched for, directly or indirectly.
 
     Raises:
         ConfigurationError: nobody has that name, or it is SystemDigitalTwin.

@@ -94,13 +94,7 @@ ROTATION: StateTable[RotationProgress, RotationFinding, RotationWork] = StateTab
 
 
 def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) -> None:
-    """Replace an owner's key, and prove that the old one is refused.
-
-    Args:
-        layout: the tree that has the secret.
-        config: where SystemDigitalTwin is, and the owner, if it is an agent.
-        name: the key's owner.
-        say: is called with a line for every step.
+    """Replace an owner's key in the tree that has its secret, and prove that the old one is refused.
 
     Raises:
         ConfigurationError: the secret is not here, or the old key still works at the end.
@@ -115,12 +109,7 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
 
 
 def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
-    """Replace SystemDigitalTwin's key, and prove that the old one is refused.
-
-    Args:
-        layout: the tree of the machine that SystemDigitalTwin runs on.
-        config: where it is.
-        say: is called with a line for every step.
+    """Replace SystemDigitalTwin's key on its machine, and prove that the old one is refused.
 
     Raises:
         ConfigurationError: the tree is not that machine's, or the old key still works at the end.
@@ -203,7 +192,7 @@ class _Rotation:
     def _await_followers(self) -> RotationFinding:
         with client_of(self._mainpc, self._asker, self._pins) as client:
             self._say("waiting until every agent knows the next key")
-            wait_until_followed(client, SERVER, self._next.public, self._grace_s, self._say)
+            wait_until_followed(client, self._next.public, self._grace_s, self._say)
         return RotationFinding.FOLLOWED
 
     def _switch(self) -> RotationFinding:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 
-from twinhost.certificates.layout import Say
+from twinhost.certificates.layout import SERVER, Say
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
@@ -87,17 +87,12 @@ def require_key_refused(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey
     )
 
 
-def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, grace_s: float, say: Say) -> None:
+def wait_until_followed(client: Client, next_key: PublicKey, grace_s: float, say: Say) -> None:
     """Wait until SystemDigitalTwin publishes the next key, and every live agent has applied the list of keys with it.
 
-    Args:
-        client: SystemDigitalTwin's.
-        server_name: SystemDigitalTwin's name.
-        next_key: the key; SystemDigitalTwin may not have read its folder since it was put there, and until then
-            every agent agrees with it on a list without it.
-        grace_s: how long an agent with a key may take to report its revision, which it does with its next
-            heartbeat, where it or SystemDigitalTwin was just started.
-        say: is called with a line for each agent that is silent, or does not follow mainpc's keys.
+    SystemDigitalTwin may not have read its folder since the key was put there, and until then every agent agrees with
+    it on a list without it. An agent with a key may take `grace_s` to report its revision, which it does with its next
+    heartbeat, where it or SystemDigitalTwin was just started.
 
     Raises:
         ServerUnreachable: an agent does not within SWITCH_S; nothing was switched.
@@ -112,7 +107,7 @@ def wait_until_followed(client: Client, server_name: str, next_key: PublicKey, g
             reported.add(name)
 
     def done() -> bool:
-        last[:] = _behind(client, server_name, next_key, time.monotonic() < grace_ends, report)
+        last[:] = _behind(client, next_key, time.monotonic() < grace_ends, report)
         return not last
 
     if not _wait(done):
@@ -136,20 +131,18 @@ def _refusal(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float)
     return None
 
 
-def _behind(
-    client: Client, server_name: str, next_key: PublicKey, in_grace: bool, report: Callable[[str, str], None]
-) -> list[str]:
+def _behind(client: Client, next_key: PublicKey, in_grace: bool, report: Callable[[str, str], None]) -> list[str]:
     """Return the agents that have yet to apply the next key; call `report` for those that never will."""
     trust = client.call("get_trust", deadline_s=DEADLINE_S)
     current = [parse_certificate(text, "mainpc's answer") for text in trust["current"]]
     following = [parse_certificate(text, "mainpc's answer") for text in trust["next"]]
     if next_key not in {certificate.public for certificate in (*current, *following)}:
-        return [server_name]
+        return [SERVER]
     owners = {certificate.owner.name for certificate in current}
     waiting = []
     for agent in client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]:
         name, follows = str(agent["name"]), agent.get("trust_revision")
-        if name == server_name:
+        if name == SERVER:
             continue
         if agent["status"] == NO_RESPONSE:
             report(name, "does not answer")

@@ -57,12 +57,9 @@ class PublicKeyFile:
 
 @contextmanager
 def locked(layout: Layout, *, folders: bool = True, restoring: bool = False) -> Iterator[None]:
-    """Lock the tree against a second run at the same time, and make its folders.
+    """Lock the tree against a second run at the same time, and make the folders of this machine's own identities.
 
-    Args:
-        layout: the tree.
-        folders: whether the folders of this machine's own identities are made, where they are missing.
-        restoring: whether the tree may be half restored, as it is for the restore that finishes it.
+    Only the restore that finishes it locks a tree that is half restored.
 
     Raises:
         ConfigurationError: the tree can't be written, or is half restored.
@@ -237,11 +234,7 @@ def record_failure(root: Path, sentence: str, host: str | None) -> None:
 
     Compose starts certs-init before everything else and shows its exit status alone; its containers keep no log.
     A missing or half restored tree stays as it is: a restore continues according to the folders that there are.
-
-    Args:
-        root: the tree.
-        sentence: why.
-        host: the one host that this machine is; None where it is all of them.
+    `host` is None where this machine is all hosts.
     """
     own = root / (OPERATOR if host in (None, OPERATOR_HOST) else host)
     try:

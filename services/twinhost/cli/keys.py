@@ -125,11 +125,8 @@ def unacknowledged(
 ) -> list[Unacknowledged]:
     """Return which agents have not acknowledged every revocation.
 
-    Args:
-        mainpc: what mainpc's agent answered.
-        others: what others answered, by the agent's name, their own revocations included.
-        following: the agents that follow mainpc's list, and the revisions that they reported to mainpc.
-        revision: of mainpc's list.
+    `others` has what the other agents answered, by name; those that were not asked are judged by the revision that they
+    reported to mainpc.
     """
     behind_mainpc = []
     for name, report in others.items():
