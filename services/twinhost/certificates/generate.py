@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments, to_replace_revoked
+from twinhost.certificates.layout import SERVER, Identity, Layout, enrolment_arguments, to_replace
 from twinhost.certificates.records import DistributionRecord, removal_notice
 from twinhost.certificates.tree import enrolled_key, is_revoked, is_revoked_fingerprint, locked
 from twinhost.commands import CERTS_INIT_PIPED, remove_command
@@ -62,7 +62,7 @@ def _next_steps(layout: Layout, outcome: KeyPresence) -> Iterator[str]:
     identity, owner = outcome.identity, outcome.identity.owner
     if outcome.what == "revoked":
         yield f"\nThe key of {owner.name} on {owner.host} was revoked permanently: no host accepts it."
-        yield f"For a new one: {to_replace_revoked(layout, owner)}"
+        yield f"For a new one, {to_replace(layout, owner, revoked=True)}"
         return
     public, trust = f"{CERTS_INIT_PIPED} public {identity.stem}", f"{CERTS_INIT_PIPED} trust -"
     if outcome.removed:

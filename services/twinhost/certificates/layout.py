@@ -103,12 +103,14 @@ def to_rotate(name: str, root: Path = CERTIFICATES_VOLUME) -> str:
     return certs_init_command(root, "rotate", *(["server"] if name == SERVER else ["client", name]))
 
 
-def to_replace_revoked(layout: Layout, owner: KeyOwner) -> str:
-    """Return the command line, or for two machines the command lines, that replace an owner's revoked key."""
+def to_replace(layout: Layout, owner: KeyOwner, *, revoked: bool) -> str:
+    """Return what to run for another key of an owner, here or on two machines; one that is not revoked is, first."""
+    revoke = "" if revoked else f"{layout.command('revoke', owner.name)}, then: "
     if layout.server_folder is not None and any(place.owner == owner for place in layout.local):
-        return layout.command("replace", owner.name)
+        return f"run: {revoke}{layout.command('replace', owner.name)}"
     invite = layout.command("invite", *enrolment_arguments(owner))
-    return f"on mainpc, {invite}, and on {owner.host}, {layout.command('join', '--replace', '-', piped=True)}"
+    join = layout.command("join", "--replace", "-", piped=True)
+    return f"on mainpc, run: {revoke}{invite}, and on {owner.host}: {join}"
 
 
 def only_host() -> str | None:

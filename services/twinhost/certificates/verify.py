@@ -13,8 +13,7 @@ from twinhost.certificates.layout import (
     Identity,
     Layout,
     described,
-    enrolment_arguments,
-    to_replace_revoked,
+    to_replace,
     to_rotate,
 )
 from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord, removal_notice
@@ -277,8 +276,8 @@ class _TreeCheck:
             yield removal_notice(path, identity)
         for path, pair in own_pairs(layout):
             if is_revoked(layout, pair.certificate):
-                new = to_replace_revoked(layout, pair.certificate.owner)
-                yield f"{path} was revoked, and no host accepts it; for a new key: {new}"
+                new = to_replace(layout, pair.certificate.owner, revoked=True)
+                yield f"{path} was revoked, and no host accepts it; for a new key, {new}"
         for key in public_key_files(layout):
             if is_revoked(layout, key.certificate):
                 yield f"{key.path} is a revoked key of {key.certificate.owner.name}, and authorises nobody"
@@ -325,15 +324,7 @@ class _TreeCheck:
             how, to_do = f"expires {format_moment(end)}", f"where its secret is, run: {rotate}"
         else:
             how = f"expired {format_moment(end)}, and is refused everywhere"
-            revoke = layout.command("revoke", owner.name)
-            if owner.name == SERVER:
-                to_do = f"run: {rotate}"
-            elif layout.server_folder is not None and any(place.owner == owner for place in layout.local):
-                to_do = f"run: {revoke}, then: {layout.command('replace', owner.name)}"
-            else:
-                invite = layout.command("invite", *enrolment_arguments(owner))
-                join = layout.command("join", "--replace", "-", piped=True)
-                to_do = f"on mainpc, run: {revoke}, then: {invite}, and on {owner.host}: {join}"
+            to_do = f"run: {rotate}" if owner.name == SERVER else to_replace(layout, owner, revoked=False)
         yield f"the key of {owner.name} on {owner.host} ({key.public.fingerprint}) {how}; {to_do}"
 
 

@@ -193,18 +193,21 @@ def is_authority(text: str) -> bool:
 
 def is_loopback(text: str) -> bool:
     """Return whether an address, with or without brackets, is a loopback address."""
-    try:
-        return ipaddress.ip_address(text.strip("[]")).is_loopback
-    except ValueError:
-        return text == "localhost"
+    address = _ip_address(text)
+    return text == "localhost" if address is None else address.is_loopback
 
 
 def is_unspecified(text: str) -> bool:
     """Return whether an address, with or without brackets, stands for every address of a machine."""
+    address = _ip_address(text)
+    return address is not None and address.is_unspecified
+
+
+def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(text.strip("[]")).is_unspecified
+        return ipaddress.ip_address(text.strip("[]"))
     except ValueError:
-        return False
+        return None
 
 
 def require_web_address(url: str, *, unencrypted: bool) -> str:
@@ -239,9 +242,8 @@ def is_local_only(text: str) -> bool:
     name = text.strip("[]").rstrip(".").lower()
     if name in _LOOPBACK_NAMES or name.endswith((".localhost", ".localdomain")):
         return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
+    address = _ip_address(name)
+    if address is None:
         try:
             address = ipaddress.IPv4Address(socket.inet_aton(name))  # 127.1, 0x7f000001, and the like
         except (OSError, ValueError):

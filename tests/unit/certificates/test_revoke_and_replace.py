@@ -245,8 +245,8 @@ def test_a_tree_without_mainpc_names_mainpcs_commands(tmp_path: Path) -> None:
     verified = certs_init(root, "verify", host="pc2").out
     assert f"on mainpc, run: certs-init revoke {UMRA}, then: {invite}, and on pc2: {join}" in verified
     write_revocation(expired.certificate, root / "pc2/revoked")
-    assert f"For a new one: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, host="pc2").out
-    assert f"for a new key: on mainpc, {invite}, and on pc2, {join}" in certs_init(root, "verify", host="pc2").out
+    assert f"For a new one, on mainpc, run: {invite}, and on pc2: {join}" in certs_init(root, host="pc2").out
+    assert f"for a new key, on mainpc, run: {invite}, and on pc2: {join}" in certs_init(root, "verify", host="pc2").out
 
 
 def test_no_command_brings_a_revoked_key_back(tree: Path) -> None:
