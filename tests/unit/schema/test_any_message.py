@@ -144,5 +144,5 @@ def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
         "AuditPage",
         "AuditHeads",
         "BackupDocument",
-        "Written",
+        "CallersEntries",
     } <= READERS.keys()

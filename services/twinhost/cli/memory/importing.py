@@ -56,6 +56,21 @@ class Item:
     fields: dict[str, Any]
 
 
+class PageOfEntries(msgspec.Struct, frozen=True):
+    """A page of one kind of entry."""
+
+    entries: tuple[dict[str, Any], ...]
+    more: bool
+    next_before: int | None = None
+
+
+class CallersEntries(msgspec.Struct, frozen=True):
+    """The reply to `memory_by`, of any kind of entry."""
+
+    quarantined: bool
+    written: dict[str, PageOfEntries]
+
+
 @dataclass(frozen=True, slots=True)
 class Imported:
     """How many of a file's items were added, and how many existed: unchanged, or replaced by a newer one of the file.
@@ -187,11 +202,12 @@ class Importer:
         """Return everything that a caller wrote of one kind, newest first."""
         before: dict[str, int] = {}
         while True:
-            page = self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before)["written"][kind]
-            yield from page["entries"]
-            if not page["more"]:
+            reply = self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before)
+            page = read(reply, CallersEntries).written[kind]
+            yield from page.entries
+            if not page.more or page.next_before is None:
                 return
-            before = {"before": page["next_before"]}
+            before = {"before": page.next_before}
 
     def _call(self, action: str, **fields: Any) -> Reply:
         return self.client.call(action, deadline_s=_DEADLINE_S, **fields)

@@ -1,7 +1,7 @@
 """`memory search`, `context`, `audit`, `history`, `by`, and `twin`: read the memory of pc2, and who wrote it."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from rich.console import RenderableType
 
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
+from twinhost.cli.memory.importing import CallersEntries, PageOfEntries
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.clients.memory_replies import (
     BriefMemory,
@@ -218,17 +219,17 @@ def by(
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
-    written = reply["written"]
-    pages = {kind: page for kind, page in written.items() if page["entries"]}
+    written = read(reply, CallersEntries)
+    pages = {kind: page for kind, page in written.written.items() if page.entries}
     if pages:
         output.show(*(_page_table(kind, page) for kind, page in pages.items()))
     else:
         output.show_line(printable(f"{name} wrote nothing that is stored"))
-    for kind, page in written.items():
-        if page["more"]:
+    for kind, page in written.written.items():
+        if page.more:
             older = f"there are older {kind}; raise -n, or run"
-            _say_more(older, "memory_by", name=name, kind=kind, before=page["next_before"])
-    if reply["quarantined"]:
+            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
+    if written.quarantined:
         output.say(
             "quarantined:",
             output.WARN,
@@ -268,10 +269,10 @@ def _say_more(sentence: str, action: str, **fields: object) -> None:
     output.say("more:", output.FAINT, printable(f"{sentence}: ./twinhost call {MEMORY_AGENT} {action} {pairs}"))
 
 
-def _page_table(kind: str, page: Mapping[str, Any]) -> RenderableType:
-    number = f", newest {len(page['entries'])}" if page["more"] else f" ({len(page['entries'])})"
+def _page_table(kind: str, page: PageOfEntries) -> RenderableType:
+    number = f", newest {len(page.entries)}" if page.more else f" ({len(page.entries)})"
     title = f"{kind.replace('_', ' ').capitalize()}{number}"
-    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page["entries"]))
+    return output.records(title, ("id", "when (UTC)", "about"), map(_row, page.entries))
 
 
 def _row(entry: dict[str, Any]) -> tuple[list[output.Cell], output.Cell]:
