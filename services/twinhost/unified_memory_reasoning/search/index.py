@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from math import log
 from typing import NamedTuple
 
@@ -30,7 +31,6 @@ MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room f
 MOST_READ = 10_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
-IN_OTHER_WORDS = 0.9  # as strong as the word itself: its counterpart in the other language
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
 _ROW = f"recall_passages.rowid / {MOST}"
@@ -58,10 +58,10 @@ _LAST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SELEC
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A word of a query: the stems that a text may have of it, how strong each is, and its weight."""
+    """A word of a query: the stems that a text may have of it, and its weight."""
 
     text: str
-    stems: dict[str, float]
+    stems: frozenset[str]
     weight: float
 
 
@@ -166,13 +166,10 @@ class SearchIndex:
         ]
 
     def _word(self, word: AskedWord, frequencies: "_Frequencies") -> "_Word":
-        others = self.vocabulary.existing(word.counterparts)
-        strengths = dict.fromkeys(others, IN_OTHER_WORDS) | dict.fromkeys(self.vocabulary.existing(word.forms), 1.0)
-        strengths[word.text] = 1.0
-        stems: dict[str, float] = {}
-        for strength, stem in zip(strengths.values(), self.vocabulary.stems(list(strengths)), strict=True):
-            stems[stem] = max(strength, stems.get(stem, 0.0))
-        expression = f"words : ({_either(map(_quoted, strengths))})"
+        others = (self.vocabulary.existing(words) for words in (word.counterparts, word.forms))
+        forms = list(dict.fromkeys((*chain.from_iterable(others), word.text)))
+        stems = frozenset(self.vocabulary.stems(forms))
+        expression = f"words : ({_either(map(_quoted, forms))})"
         texts, weight = frequencies.of(expression)
         return _Word(
             Term(word.text, stems, weight * (COMMON if word.is_common else 1.0)), texts, expression, word.is_common

@@ -62,10 +62,10 @@ class Words:
     def __init__(self, terms: Sequence[Term], stems_of: Callable[[list[str]], list[str]]) -> None:
         """Prepare a comparison with the terms of the query; `stems_of` returns the stems of words."""
         self._weights = [term.weight for term in terms]
-        self._terms: dict[str, list[tuple[int, float]]] = {}
+        self._terms = defaultdict[str, list[int]](list)
         for number, term in enumerate(terms):
-            for stem, strength in term.stems.items():
-                self._terms.setdefault(stem, []).append((number, strength))
+            for stem in term.stems:
+                self._terms[stem].append(number)
         self._beginnings = tuple({stem[: max(1, min(_ALIKE, len(stem) - 1))] for stem in self._terms})
         self._stems_of = stems_of
 
@@ -87,8 +87,8 @@ class Words:
             return 0.0
         frequencies = [0.0] * len(self._weights)
         for stem in stems:
-            for number, strength in self._terms[stem]:
-                frequencies[number] += strength
+            for number in self._terms[stem]:
+                frequencies[number] += 1.0
         by_length = SATURATION * (1 - LENGTH + LENGTH * length)
         return sum(
             weight * frequency * (SATURATION + 1) / (frequency + by_length)
