@@ -318,7 +318,7 @@ def _awaited(line: str, variable: str) -> str:
     source = re.sub(rf"\bfor (\w+) in (?={variable}\.(iter_|events))", r"async for \1 in ", source)
     source = re.sub(rf"\bwith (.+) as {variable}", rf"async with \1 as {variable}", source)
     source = source.replace("connect(", "connect_async(")
-    source = re.sub(rf"\blist\(({variable}\.(iter_|events)\w*\(.*\))\)", r"[each async for each in \1]", source)
+    source = re.sub(rf"\blist\(({variable}\.(iter_|events)\w*\(.*\))\)", r"[row async for row in \1]", source)
     try:
         tree = ast.parse(source if prompt == ">>> " else source.strip())
     except SyntaxError:  # the head of a block

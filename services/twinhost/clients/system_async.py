@@ -213,7 +213,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
     ) -> AsyncIterator[str]:
         """Yield what `get_audit` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
-        >>> lines = [each async for each in system.iter_audit(after_seq=2)]
+        >>> lines = [row async for row in system.iter_audit(after_seq=2)]
         """
         return self._pages(
             AuditPage,
