@@ -112,13 +112,14 @@ class RequestDecoder:
                 "split it into smaller requests"
             )
         text: bytes | str
+        unknown: list[str] = [] if ignored is None else ignored
         try:
             if isinstance(payload, bytes) and payload.isascii():  # needs no check as UTF-8, and no copy
                 text = payload
             elif is_messagepack(payload):
                 values = values_of(payload, self._max_payload_bytes)
                 try:
-                    return self._from_values(values, [] if ignored is None else ignored)
+                    return self._from_values(values, unknown)
                 except (msgspec.ValidationError, RecursionError):
                     payload = text = _encoder.encode(values)  # to find the reason as of a request in JSON
             else:
@@ -126,7 +127,7 @@ class RequestDecoder:
             try:
                 return self._decoder.decode(text)
             except msgspec.ValidationError as error:
-                return self._without_unknown(text, error, [] if ignored is None else ignored)
+                return self._without_unknown(text, error, unknown)
         except msgspec.ValidationError as error:
             raise self._explain(bytes(payload), error) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

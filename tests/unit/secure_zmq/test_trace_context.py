@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from structlog.contextvars import get_contextvars
 from structlog.testing import LogCapture
 
 from tests.unit.secure_zmq.bench import AGENT, Bench
@@ -104,5 +105,8 @@ def test_what_a_handler_forwards_belongs_to_its_requests_trace() -> None:
 
 
 def test_requests_without_a_trace_bind_nothing() -> None:
-    """The same context for all of them: it costs an attribute's look-up."""
-    assert in_trace(None) is in_trace(None) is in_trace("")
+    """Nor one with an empty one."""
+    for traceparent in (None, ""):
+        with in_trace(traceparent):
+            assert current_traceparent() is None
+            assert get_contextvars() == {}

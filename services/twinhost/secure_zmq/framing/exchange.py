@@ -127,9 +127,7 @@ class Exchange:
         self.asked: dict[str, Asked] = {}  # by id, in the order of asking; what nobody waits for any more is forgotten
         self.unanswered = 0  # requests that were sent in this session
         self.look_until = 0.0  # when to stop polling for the next reply
-        self.due_since: float | None = (
-            None  # since when a reply is due, and nothing has come; also one that was given up
-        )
+        self.due_since: float | None = None  # since when nothing has come, though a reply, or one given up, is due
         self._link = link
         self._max_payload_bytes = max_payload_bytes
         self._monotonic = clock.monotonic
