@@ -207,14 +207,7 @@ def connect_async(
 ) -> Any:
     """Return what `connect` returns, for asyncio: `async with connect_async() as deployment: ...`.
 
-    Args:
-        agent: as of `connect`.
-        client: as of `connect`, for asyncio.
-        profile: as of `connect`.
-        name: as of `connect`.
-
-    Raises:
-        ConfigurationError: as of `connect`.
+    The arguments and errors are those of `connect`.
 
     >>> async with twinhost.connect_async("SystemDigitalTwin") as system:
     ...     (await system.ping()).message
