@@ -8,6 +8,7 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 """
 
 import hashlib
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
@@ -122,7 +123,7 @@ class Dispatcher:
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._caller_named = caller_named
-        self._wall_time, self._monotonic = clock.time, clock.monotonic
+        self._wall_time = clock.time
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
@@ -140,9 +141,9 @@ class Dispatcher:
             more: called before a commit for the messages that have arrived since, until there are none or 50 ms have
                 passed; their replies follow those of the batch.
         """
-        started = self._monotonic()
+        started = time.perf_counter()
         replies = self._answer_all(batch, more)
-        self._report(self._monotonic() - started)
+        self._report(time.perf_counter() - started)
         return replies
 
     def take_deferred(self) -> dict[int, DeferredReply]:
@@ -160,7 +161,7 @@ class Dispatcher:
             with in_trace(deferred.job.request.traceparent):
                 return self._failed(deferred.job, error)
         finally:
-            self._report(self._monotonic() - deferred.since)
+            self._report(time.perf_counter() - deferred.since)
         return as_messagepack(reply) if deferred.job.messagepack else reply
 
     def _report(self, seconds: float) -> None:
@@ -191,8 +192,8 @@ class Dispatcher:
                 self._batch_open = True
                 try:
                     replies = self._answer_some(jobs)
-                    until = self._monotonic() + _GROUP_COMMIT_S
-                    while len(replies) == len(jobs) and self._monotonic() < until and (further := self._read(more())):
+                    until = time.perf_counter() + _GROUP_COMMIT_S
+                    while len(replies) == len(jobs) and time.perf_counter() < until and (further := self._read(more())):
                         self.counters.requests += len(further)
                         jobs += further
                         replies += self._answer_some(further, len(replies))
@@ -204,40 +205,37 @@ class Dispatcher:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
             self.counters.errors = errors
-            return [
-                self._refuse(job, error) if _mutates(job) and place not in self._deferred else self._answer(job, place)
-                for place, job in enumerate(jobs)
-            ]
+            return [self._answer_without_store(job, place, error) for place, job in enumerate(jobs)]
         for place, job in enumerate(jobs):
             if job.action.apart:
                 replies[place] = self._answer(job, place)
         return replies
 
+    def _answer_without_store(self, job: Job | Unread, place: int, error: StoreUnavailable) -> bytes:
+        if place in self._deferred:  # called already, in the failed transaction, which did not undo it
+            return b""
+        return self._refuse(job, error) if job.action.mutates else self._answer(job, place)
+
     def _answer_some(self, jobs: "Sequence[Job | Unread]", begin: int = 0) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
-        replies, until = [], self._monotonic() + SLICE_S
+        replies, until = [], time.perf_counter() + SLICE_S
         for place, job in enumerate(jobs, begin):
             replies.append(self._answer(job, place))
-            if self._monotonic() >= until:
+            if time.perf_counter() >= until:
                 break
         return replies
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:
         return [self._reader.read(inbound) for inbound in batch]
 
-    def _answer(self, job: Job | Unread, place: int) -> bytes:
+    def _answer(self, job: Job | Unread, place: int, *, traced: bool = False) -> bytes:
         if isinstance(job, Unread):
             return self._refuse(job, job.error)
         if self._batch_open and job.action.apart:  # it has transactions of its own, after that of the batch
             return b""
-        if place in self._deferred:  # called already, in the failed transaction, which did not undo it
-            return b""
-        if job.request.traceparent is None:
-            return self._execute(job, place)
-        with in_trace(job.request.traceparent):
-            return self._execute(job, place)
-
-    def _execute(self, job: Job, place: int) -> bytes:
+        if job.request.traceparent is not None and not traced:
+            with in_trace(job.request.traceparent):
+                return self._answer(job, place, traced=True)
         action = job.action
         try:
             job.caller = self._grants.require(job.caller, action.name)
@@ -245,7 +243,7 @@ class Dispatcher:
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
         if isinstance(reply, Future):
-            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, self._monotonic())
+            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
             return b""
         self._outcomes.append((action.name, "ok"))
         return as_messagepack(reply) if job.messagepack else reply
