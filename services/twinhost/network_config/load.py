@@ -251,9 +251,9 @@ class _Part:
         try:
             return msgspec.convert(self.value, kind)
         except msgspec.ValidationError as error:
-            problem, _, place = str(error).partition(" - at `$.")
-        if not place:
-            raise self.error(f"lacks the key {problem.split('`')[1]!r}")
+            problem, _, place = str(error).rpartition(" - at `$.")  # a value may have the same words
+        if not problem:
+            raise self.error(f"lacks the key {place.split('`')[1]!r}")
         name = re.split(r"\W", place)[0]
         raise self.child(name).misfit(hints[name].__metadata__[0].description)
 

@@ -86,7 +86,7 @@ def test_a_grant_of_the_feed_names_its_topics(tmp_path: Path) -> None:
     [
         *(
             ({"subscribe": topics}, f"grants.agent.subscribe must be a list of topics ({TOPICS}), not {topics!r}")
-            for topics in (["EVENT", "NEWS"], ["EVENT:"], [["EVENT"]], [None], [])
+            for topics in (["EVENT", "NEWS"], ["EVENT:"], [["EVENT"]], [None], [], ["x - at `$.y`"])
         ),
         ({"subscribe": "EVENT"}, f"grants.agent.subscribe must be a list of topics ({TOPICS})"),
         ({"subscribe": None}, "grants.agent.subscribe must be a list of topics"),
