@@ -355,7 +355,7 @@ class Link:
         """
         targets = self._server.targets()
         self._earlier_sessions += self.diagnosis.generation
-        last_seen = _TOO_MANY_SESSIONS if self.diagnosis.last_seen == _TOO_MANY_SESSIONS else _NO_ANSWER
+        last_seen = _TOO_MANY_SESSIONS if self.retry_at is not None else _NO_ANSWER
         self.diagnosis, self.retry_at = Diagnosis.blank(), None
         if not targets:
             self._failures += 1

@@ -229,6 +229,21 @@ def test_after_a_refusal_for_too_many_sessions_it_tries_again() -> None:
     assert "reached its limit of connections" in str(followed.link.diagnosis.timed_out("ping", 1.0))
 
 
+def test_a_session_ends_what_was_said_of_too_many_sessions() -> None:
+    """A server that can't be reached after it is not said to have refused this key."""
+    followed = Followed(1)
+    followed.choose()
+    followed.link.feed(TOO_MANY)
+    assert followed.link.step(7.0) is Step.KEEP
+    assert followed.link.step(10.0) is Step.RECONNECT
+    followed.choose()
+    followed.link.feed(SUCCEEDED)
+    followed.own_keys = new_pair()
+    assert followed.link.step(11.0) is Step.RECONNECT
+    followed.choose()
+    assert "nothing answered at that address" in str(followed.link.diagnosis.timed_out("ping", 1.0))
+
+
 def test_without_any_key_there_is_no_session() -> None:
     """The one before it has ended, whatever its monitor saw last."""
     followed = Followed(1)
