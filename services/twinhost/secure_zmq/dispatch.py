@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -55,7 +54,6 @@ from twinhost.secure_zmq.wire import (
 _log = structlog.get_logger(__name__)
 
 
-_mutates = attrgetter("action.mutates")
 SLICE_S = 0.02  # how long a batch is answered before other callers' requests are received
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
 
@@ -178,8 +176,9 @@ class Dispatcher:
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
         jobs = self._read(batch)
-        if any(map(_mutates, jobs)):
-            return self._change(jobs, more)
+        for job in jobs:
+            if job.action.mutates:
+                return self._change(jobs, more)
         replies = self._answer_some(jobs)
         self.counters.requests -= len(batch) - len(replies)
         return replies
@@ -231,12 +230,12 @@ class Dispatcher:
     def _answer(self, job: Job | Unread, place: int, *, traced: bool = False) -> bytes:
         if isinstance(job, Unread):
             return self._refuse(job, job.error)
-        if self._batch_open and job.action.apart:  # it has transactions of its own, after that of the batch
+        action, request = job.action, job.request
+        if self._batch_open and action.apart:  # it has transactions of its own, after that of the batch
             return b""
-        if job.request.traceparent is not None and not traced:
-            with in_trace(job.request.traceparent):
+        if request.traceparent is not None and not traced:
+            with in_trace(request.traceparent):
                 return self._answer(job, place, traced=True)
-        action = job.action
         try:
             job.caller = self._grants.require(job.caller, action.name)
             reply = self._once(job) if action.mutates else self._handle(job)
@@ -287,10 +286,11 @@ class Dispatcher:
         return answer if isinstance(answer, Future) else self._encode(job, answer)
 
     def _encode(self, job: Job, answer: Answer) -> bytes:
+        request = job.request
         if job.translation is not None:
             reply = encode_reply(job.translation.render(answer), None)
         else:
-            reply = encode_reply(answer, job.request.request_id, job.ignored, accepts=job.request.accepts is not None)
+            reply = encode_reply(answer, request.request_id, job.ignored, request.accepts is not None)
         if len(reply) > self.max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self.max_payload_bytes} are allowed; ask for less per request"

@@ -267,7 +267,7 @@ def _as_messagepack(message: Mapping[str, Any], max_payload_bytes: int) -> bytes
         return b""
 
 
-def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = (), *, accepts: bool = False) -> bytes:
+def encode_reply(reply: Answer, request_id: str | None, ignored: Sequence[str] = (), accepts: bool = False) -> bytes:
     """Return a reply's bytes, with the request's id, the names of its fields that were ignored, and the forms."""
     if accepts:
         reply = {**reply, "accepts": ACCEPTED}
