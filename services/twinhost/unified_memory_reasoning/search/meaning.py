@@ -248,9 +248,8 @@ class Turns:
 
     def __init__(self, passages: int) -> None:
         self._passages = passages  # of a text, the first ones, that should have a vector
-        self._unseen: dict[
-            TextSource, list[tuple[int, int]]
-        ] = {}  # the next source first; its rows between these, last
+        # The next source first; of a source, the next of the rows between these last.
+        self._unseen: dict[TextSource, list[tuple[int, int]]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._unseen)
