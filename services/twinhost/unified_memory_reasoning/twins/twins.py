@@ -145,6 +145,13 @@ def require_size(data: Twin, field: str) -> None:
         )
 
 
+def _encoded(data: Twin) -> bytes:
+    try:
+        return msgspec.json.encode(data)
+    except RecursionError:  # less of the stack is left than where the request was read
+        raise MalformedRequest("the twin is nested too deeply; send a flatter one") from None
+
+
 def merge_patch(target: Any, patch: Any) -> Any:
     """Return what a JSON Merge Patch makes of a value, by section 2 of RFC 7396; neither is modified."""
     if not isinstance(patch, dict):
@@ -212,7 +219,7 @@ class Twins:
             NotGranted: the writer is quarantined, or may change its own twins only, and the previous one is visible.
             Conflict: the previous one has another revision.
         """
-        twin = msgspec.json.encode(data)
+        twin = _encoded(data)
         return self._add(change, "update", self._changeable(change), twin, twin)
 
     def patch(self, change: Change, patch: Twin) -> int:
@@ -232,7 +239,7 @@ class Twins:
             raise MalformedRequest(
                 "the twin is nested too deeply for a patch; send a flatter patch, or replace the twin (`update_twin`)"
             ) from None
-        return self._add(change, "patch", visible, msgspec.json.encode(patch), msgspec.json.encode(twin))
+        return self._add(change, "patch", visible, _encoded(patch), _encoded(twin))
 
     def remove(self, change: Change, *, erase: bool = False) -> int:
         """Delete a twin, with its history if it is to be erased; return the revision of the deletion.
