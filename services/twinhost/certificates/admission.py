@@ -277,9 +277,13 @@ def _published(config: NetworkConfig) -> str:
     return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
 
 
+def _keys_of(layout: Layout, name: str, but: Certificate | None) -> list[Certificate]:
+    return [key for key in live_keys(layout, name) if but is None or key.public != but.public]
+
+
 def _standing(layout: Layout, name: str, but: Certificate | None = None) -> Standing:
     """Return what mainpc's tree has of a name, apart from one key."""
-    if any(but is None or key.public != but.public for key in live_keys(layout, name)):
+    if _keys_of(layout, name, but):
         return Standing.AUTHORISED
     waiting = [entry for entry in pending(layout) if entry.certificate.owner.name == name and not entry.expired]
     if not waiting:
@@ -290,14 +294,14 @@ def _standing(layout: Layout, name: str, but: Certificate | None = None) -> Stan
 def _require_admissible(layout: Layout, name: str, command: AdmissionCommand, but: Certificate | None = None) -> None:
     standing = _standing(layout, name, but)
     if ADMISSION.after(standing, command).effect is None:
-        raise _refusal(layout, name, standing)
+        raise _refusal(layout, name, standing, but)
 
 
-def _refusal(layout: Layout, name: str, standing: Standing) -> ConfigurationError:
+def _refusal(layout: Layout, name: str, standing: Standing, but: Certificate | None = None) -> ConfigurationError:
     """Return why nothing is done with a name, and what to do."""
     match standing:
         case Standing.AUTHORISED:
-            key = live_keys(layout, name)[0].public.fingerprint
+            key = _keys_of(layout, name, but)[0].public.fingerprint
             why = f"{name} has a key already, {key}; revoke it first: {layout.command('revoke', name)}"
         case Standing.INVITED:
             why = (

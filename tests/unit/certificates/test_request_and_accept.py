@@ -299,6 +299,15 @@ def test_anothers_key_is_not_accepted_under_a_second_name(mainpc: Path) -> None:
     assert "is the key of operator; every owner makes a key of its own" in ran.err
 
 
+def test_a_refusal_names_the_other_key_of_the_name(mainpc: Path, new: Path) -> None:
+    """And not the requested one, which was accepted before."""
+    text, other = asked(new).out, new_pair("Sensor", "pc3").certificate
+    requested = parse_certificate(text, "the request")
+    replace_certificate(other, mainpc / "mainpc/Sensor.key")
+    replace_certificate(requested, mainpc / "mainpc/enrolled/Sensor.key")
+    assert f"Sensor has a key already, {other.public.fingerprint}" in accepted(mainpc, text).err
+
+
 def test_a_second_key_of_a_name_is_not_accepted(mainpc: Path, new: Path) -> None:
     """Also where the first enrolled by an invitation, or an invitation is open."""
     text = asked(new).out
