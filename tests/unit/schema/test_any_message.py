@@ -17,7 +17,7 @@ from tests.unit.schema.test_schema import ANYTHING, ASSEMBLE, HOST
 from twinhost.agent.trust import TrustDifference, TrustDocument, fetch_document, read_document
 from twinhost.certificates.bundle import _Texts, read_answer
 from twinhost.cli import audit, keys, output, status, watch
-from twinhost.cli.memory import command, importing
+from twinhost.cli.memory import command, importing, reads
 from twinhost.cli.output import read
 from twinhost.clients import event_order
 from twinhost.schema import AGENTS, replies_of, schema_of
@@ -51,7 +51,7 @@ Asked = tuple[Assembled, Schema, Schema]
 TYPED = ("twinhost.clients.system_replies", "twinhost.clients.memory_replies")
 KINDS = [
     kind
-    for module in (output, audit, keys, status, importing, command, watch, event_order)
+    for module in (output, audit, keys, status, importing, command, reads, watch, event_order)
     for kind in vars(module).values()
     if is_typeddict(kind)
     or (isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__module__ in (module.__name__, *TYPED))
@@ -145,4 +145,6 @@ def test_every_kind_of_reply_is_read(tmp_path: Path) -> None:
         "AuditHeads",
         "BackupDocument",
         "CallersEntries",
+        "QuarantineList",
+        "SearchResults",
     } <= READERS.keys()
