@@ -120,7 +120,7 @@ class Sharing(LoadScopeScheduling):
 
     def _next_for(self, node: WorkerController) -> str | None:
         """Return the unit that a process takes next, or None if the rest is for others."""
-        number = sorted(self.nodes, key=lambda each: each.gateway.id).index(node)
+        number = sorted(self.nodes, key=lambda node: node.gateway.id).index(node)
         starts = number < self._container_processes
         last = number == len(self.nodes) - 1  # the one without stacks to remove, where there are more than start any
 

@@ -327,7 +327,7 @@ async def _obey(fleet: Fleet, parent: Connection) -> None:
         if asked == "stop":
             stopped.set()
         elif asked == "calls":
-            parent.send([tuple(each) for each in calls])
+            parent.send([tuple(call) for call in calls])
             calls.clear()
         elif asked == "in_touch":
             parent.send(sum(agent.fault is None for agent in agents))

@@ -17,7 +17,7 @@ class Latency:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Latency":
         """Return the latency of calls that took so many seconds each; at least two."""
-        ms = [1_000 * each for each in seconds]
+        ms = [1_000 * second for second in seconds]
         p99 = statistics.quantiles(ms, n=100, method="inclusive")[98]
         return cls(len(ms), round(statistics.median(ms), 2), round(p99, 2), round(max(ms), 2))
 

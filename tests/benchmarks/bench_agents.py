@@ -27,44 +27,46 @@ _DEADLINE_S = 180.0  # for 1,000 agents to come, to be back, or to follow a new 
 
 Figure = Callable[[Report], float | str]
 _FIGURES: dict[str, Figure] = {
-    "bring-up: all are in touch, s": lambda each: each.bring_up.seconds,
-    "  all follow the keys, s": lambda each: each.bring_up.followed_s,
-    "  agents per s": lambda each: each.bring_up.per_s,
-    "  mainpc's CPU for an agent, ms": lambda each: each.bring_up.cpu_ms,
-    "  (of the load generator, ms)": lambda each: each.bring_up.fleet_cpu_ms,
-    "  register then, p50 / p99 / max, ms": lambda each: _latency(each.bring_up.register),
-    "  failed calls": lambda each: sum(each.bring_up.failures.values()),
-    "  RSS before, with the keys, MB": lambda each: each.bring_up.idle_mb,
-    "  RSS at most, MB": lambda each: each.bring_up.peak_mb,
-    "  RSS after, MB": lambda each: each.bring_up.rss_mb,
-    "  RSS for an agent, KB": lambda each: each.bring_up.kb_per_agent,
-    "  open files of mainpc": lambda each: each.bring_up.files,
-    "steady: mainpc's CPU, % of a core": lambda each: each.steady.cpu_percent,
-    "  (of it in the loop, libzmq, the rest)": lambda each: " / ".join(map(str, each.steady.cpu_by_thread.values())),
-    "  (before the agents, %)": lambda each: each.steady.idle_cpu_percent,
-    "  (the whole machine, %)": lambda each: each.steady.machine_busy_percent,
-    "  heartbeats answered": lambda each: each.steady.heartbeat.calls,
-    "  heartbeat p50 / p99 / max, ms": lambda each: _latency(each.steady.heartbeat),
-    "  register p50 / p99 / max, ms": lambda each: _latency(each.steady.register),
-    "  failed / late / NO_RESPONSE": lambda each: (
-        f"{each.steady.failures} / {each.steady.late} / {each.steady.no_response}"
+    "bring-up: all are in touch, s": lambda report: report.bring_up.seconds,
+    "  all follow the keys, s": lambda report: report.bring_up.followed_s,
+    "  agents per s": lambda report: report.bring_up.per_s,
+    "  mainpc's CPU for an agent, ms": lambda report: report.bring_up.cpu_ms,
+    "  (of the load generator, ms)": lambda report: report.bring_up.fleet_cpu_ms,
+    "  register then, p50 / p99 / max, ms": lambda report: _latency(report.bring_up.register),
+    "  failed calls": lambda report: sum(report.bring_up.failures.values()),
+    "  RSS before, with the keys, MB": lambda report: report.bring_up.idle_mb,
+    "  RSS at most, MB": lambda report: report.bring_up.peak_mb,
+    "  RSS after, MB": lambda report: report.bring_up.rss_mb,
+    "  RSS for an agent, KB": lambda report: report.bring_up.kb_per_agent,
+    "  open files of mainpc": lambda report: report.bring_up.files,
+    "steady: mainpc's CPU, % of a core": lambda report: report.steady.cpu_percent,
+    "  (of it in the loop, libzmq, the rest)": lambda report: " / ".join(
+        map(str, report.steady.cpu_by_thread.values())
     ),
-    "  RSS / PSS, MB": lambda each: f"{each.steady.rss_mb} / {each.steady.pss_mb}",
-    "  RSS for a stored answer, KB": lambda each: each.steady.kb_per_reply,
-    "one more key: all follow, s": lambda each: each.key_change.seconds,
-    "  mainpc's CPU in all, ms": lambda each: each.key_change.cpu_ms,
-    "  RSS grown by at most, MB": lambda each: each.key_change.grown_mb,
-    "  NO_RESPONSE": lambda each: each.key_change.no_response,
-    "  the list, bytes": lambda each: each.key_change.document_bytes,
+    "  (before the agents, %)": lambda report: report.steady.idle_cpu_percent,
+    "  (the whole machine, %)": lambda report: report.steady.machine_busy_percent,
+    "  heartbeats answered": lambda report: report.steady.heartbeat.calls,
+    "  heartbeat p50 / p99 / max, ms": lambda report: _latency(report.steady.heartbeat),
+    "  register p50 / p99 / max, ms": lambda report: _latency(report.steady.register),
+    "  failed / late / NO_RESPONSE": lambda report: (
+        f"{report.steady.failures} / {report.steady.late} / {report.steady.no_response}"
+    ),
+    "  RSS / PSS, MB": lambda report: f"{report.steady.rss_mb} / {report.steady.pss_mb}",
+    "  RSS for a stored answer, KB": lambda report: report.steady.kb_per_reply,
+    "one more key: all follow, s": lambda report: report.key_change.seconds,
+    "  mainpc's CPU in all, ms": lambda report: report.key_change.cpu_ms,
+    "  RSS grown by at most, MB": lambda report: report.key_change.grown_mb,
+    "  NO_RESPONSE": lambda report: report.key_change.no_response,
+    "  the list, bytes": lambda report: report.key_change.document_bytes,
 }
 _OF_A_RESTART: dict[str, Callable[[Restart], float | str]] = {
-    "from start to serving, s": lambda each: each.start_s,
-    "then: half are back, s": lambda each: each.half_back_s,
-    "then: all are back, s": lambda each: each.all_back_s,
-    "most first answers in 100 ms": lambda each: each.most_in_a_slice,
-    "failed calls, begun after it": lambda each: each.failed_after,
-    "mainpc's CPU for an agent, ms": lambda each: each.cpu_ms,
-    "RSS at most, MB": lambda each: each.peak_mb,
+    "from start to serving, s": lambda report: report.start_s,
+    "then: half are back, s": lambda report: report.half_back_s,
+    "then: all are back, s": lambda report: report.all_back_s,
+    "most first answers in 100 ms": lambda report: report.most_in_a_slice,
+    "failed calls, begun after it": lambda report: report.failed_after,
+    "mainpc's CPU for an agent, ms": lambda report: report.cpu_ms,
+    "RSS at most, MB": lambda report: report.peak_mb,
 }
 
 
@@ -109,12 +111,14 @@ def measure(pairs: Sequence[KeyPair], settings: Settings) -> Report:
 
 def lines(reports: Sequence[Report]) -> list[str]:
     """Return the table: a column for each number of agents."""
-    table = [_line("agents", [each.agents for each in reports])]
-    table += [_line(name, [figure(each) for each in reports]) for name, figure in _FIGURES.items()]
+    table = [_line("agents", [report.agents for report in reports])]
+    table += [_line(name, [figure(report) for report in reports]) for name, figure in _FIGURES.items()]
     for place, first in enumerate(reports[0].restarts):
         table.append(f"killed, away for {first.away_s:g} s:")
-        of_this = [each.restarts[place] for each in reports]
-        table += [_line(f"  {name}", [figure(each) for each in of_this]) for name, figure in _OF_A_RESTART.items()]
+        of_this = [report.restarts[place] for report in reports]
+        table += [
+            _line(f"  {name}", [figure(restart) for restart in of_this]) for name, figure in _OF_A_RESTART.items()
+        ]
         for report in reports:
             by_second = " ".join(str(count) for count in report.restarts[place].by_second)
             table.append(f"  back in each second from the start on, {report.agents} agents: {by_second}")
@@ -130,19 +134,19 @@ def model(reports: Sequence[Report]) -> list[str]:
     if len(reports) < 2:
         return []
     fitted: dict[str, Figure] = {
-        "RSS after the bring-up, MB": lambda each: each.bring_up.rss_mb,
-        "RSS with the keys alone, MB": lambda each: each.bring_up.idle_mb,
-        "RSS at most, all back, MB": lambda each: max((one.peak_mb for one in each.restarts), default=0.0),
-        "CPU with heartbeats, % of a core": lambda each: each.steady.cpu_percent,
-        "bring-up, s": lambda each: each.bring_up.seconds,
-        "bring-up, mainpc's CPU, s": lambda each: each.bring_up.cpu_ms * each.agents / 1_000,
-        "get_registered_agents, bytes": lambda each: each.reads["get_registered_agents"][0],
-        "get_trust, bytes": lambda each: each.reads["get_trust"][0],
+        "RSS after the bring-up, MB": lambda report: report.bring_up.rss_mb,
+        "RSS with the keys alone, MB": lambda report: report.bring_up.idle_mb,
+        "RSS at most, all back, MB": lambda report: max((one.peak_mb for one in report.restarts), default=0.0),
+        "CPU with heartbeats, % of a core": lambda report: report.steady.cpu_percent,
+        "bring-up, s": lambda report: report.bring_up.seconds,
+        "bring-up, mainpc's CPU, s": lambda report: report.bring_up.cpu_ms * report.agents / 1_000,
+        "get_registered_agents, bytes": lambda report: report.reads["get_registered_agents"][0],
+        "get_trust, bytes": lambda report: report.reads["get_trust"][0],
     }
     found = ["the model, a + b agents:"]
     counts = [float(report.agents) for report in reports]
     for name, figure in fitted.items():
-        slope, start = statistics.linear_regression(counts, [float(figure(each)) for each in reports])
+        slope, start = statistics.linear_regression(counts, [float(figure(report)) for report in reports])
         found.append(f"  {name:<36} {start:10.3f} + {slope:.5f} agents")
     return found
 

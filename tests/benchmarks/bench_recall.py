@@ -144,11 +144,13 @@ class Agent(Assembled):
         home.mkdir(exist_ok=True)
         environment = {**environment_of(home, "pc2"), "NETWORK_CONFIG_PATH": str(config)}
         super().__init__(NAME, MIGRATIONS, assemble, environment)
-        self._meaning = next((each for each in self.assembly.companions if isinstance(each, Meaning)), None)
+        self._meaning = next(
+            (companion for companion in self.assembly.companions if isinstance(companion, Meaning)), None
+        )
         if self._meaning is not None:
             self._meaning.deadline_s = 60.0  # whatever else the machine does
             self._meaning.start()
-        self._actions = {each.name: each for each in self.assembly.actions}
+        self._actions = {action.name: action for action in self.assembly.actions}
         self._places: dict[int, Place] = {}
 
     def do(self, action: str, caller: str = "bench", **fields: Any) -> dict[str, Any]:
@@ -211,7 +213,7 @@ class Agent(Assembled):
         if self._meaning is not None and "meaning" not in reply["channels"]:
             raise RuntimeError(f"a search went by words alone: {reply['without_meaning']}")
         score = results[0].get("similarity", results[0]["score"]) if results else 0.0
-        return [self._places.get(each["id"], ("", -1)) for each in results], score
+        return [self._places.get(result["id"], ("", -1)) for result in results], score
 
 
 def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequence[Question]) -> None:
@@ -238,7 +240,7 @@ def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequenc
 def measure_filters(figures: Figures, agent: Agent, of: RecallSet) -> None:
     """Ask every question that has an answer again, with filters that are right."""
     turns = of.turns()
-    for question in [each for each in of.questions if each.evidence]:
+    for question in [question for question in of.questions if question.evidence]:
         (session_id, _), said = question.evidence[0], turns[question.evidence[0]]
         session, speaker, since = {"session_id": session_id}, {"speaker": said.speaker}, {"since": said.at.timestamp()}
         for name, filters in (
@@ -259,7 +261,7 @@ def measure_context(
 ) -> None:
     """Ask for the context of every question that has an answer, in its own session or in the one of all turns."""
     turns = of.turns()
-    for most, question in itertools.product(BUDGETS, [each for each in of.questions if each.evidence]):
+    for most, question in itertools.product(BUDGETS, [question for question in of.questions if question.evidence]):
         own = question.evidence[0][0]
         context, milliseconds = timed(partial(agent.context, session_id or own, most), question)
         text = _flat(context)
@@ -286,19 +288,19 @@ def steps_back(text: str, turns: Iterable[Turn]) -> list[bool]:
 
 def measure_decisions(figures: Figures, agent: Agent, of: RecallSet) -> None:
     """Compare the decisions of every session's summary with those of the labels that nobody has taken back in it."""
-    replaced = {each.replaces for each in of.labels if each.replaces and each.replaces[0] == each.session_id}
-    standing = {(each.session_id, each.turn) for each in of.labels if each.label == "decision"} - replaced
-    labelled = {(each.session_id, each.turn) for each in of.labels}  # of other turns nobody says what they are
+    replaced = {label.replaces for label in of.labels if label.replaces and label.replaces[0] == label.session_id}
+    standing = {(label.session_id, label.turn) for label in of.labels if label.label == "decision"} - replaced
+    labelled = {(label.session_id, label.turn) for label in of.labels}  # of other turns nobody says what they are
     listed = set()
     for session in of.sessions:
         summary = agent.read("get_context", session_id=session.session_id, max_tokens=100_000)["context"]
-        texts = {_flat(each.rpartition("\u2192 ")[2]) for each in summary["key_decisions"]}
+        texts = {_flat(key_decision.rpartition("\u2192 ")[2]) for key_decision in summary["key_decisions"]}
         listed |= {
             (session.session_id, turn.turn)
             for turn in session.turns
             if not texts.isdisjoint(one_line(each, DECISION_CHARACTERS) for each in sentences_of(turn.text))
         }
-    languages = {each.session_id: each.language for each in of.sessions}
+    languages = {session.session_id: session.language for session in of.sessions}
     for language, (measure, places, those) in itertools.product(
         ("", *sorted(set(languages.values()))),
         (
@@ -319,7 +321,7 @@ def measure_errors(figures: Figures, agent: Agent, of: RecallSet) -> None:
     def answer(message: str) -> tuple[dict[str, Any], list[str]]:
         with agent.database.transaction():
             reply = agent.do("get_error_solution", next(callers), error_message=message)
-        return reply, [each["solution"] for each in reply.get("suggestions", [])[:3]]
+        return reply, [suggestion["solution"] for suggestion in reply.get("suggestions", [])[:3]]
 
     for kind in of.errors:
         proposed = [answer(message)[0]["proposal_id"] for message in kind.exact][-1]
@@ -354,7 +356,9 @@ def measure_wordings(figures: Figures, agent: Agent, of: RecallSet) -> None:
             with agent.database.transaction():
                 reply = agent.do("get_error_solution", f"{kind.kind} {writer}", error_message=message)
         numbers[kind.kind] = reply["proposal_id"]
-    listed = {each["proposal_id"]: each for each in agent.read("get_pattern_proposals", limit=200)["proposals"]}
+    listed = {
+        proposal["proposal_id"]: proposal for proposal in agent.read("get_pattern_proposals", limit=200)["proposals"]
+    }
     for kind in kinds:
         proposal = listed.get(numbers[kind.kind] or 0)
         writers = set() if proposal is None else {writer.rpartition(" ")[0] for writer in proposal["written_by"]}

@@ -110,8 +110,8 @@ class RecallSet(msgspec.Struct, frozen=True):
 
     def turns(self) -> dict[Place, Turn]:
         """Return every turn, in the order of time."""
-        turns = [((each.session_id, turn.turn), turn) for each in self.sessions for turn in each.turns]
-        return dict(sorted(turns, key=lambda each: each[1].at))
+        turns = [((session.session_id, turn.turn), turn) for session in self.sessions for turn in session.turns]
+        return dict(sorted(turns, key=lambda turn: turn[1].at))
 
 
 def half_of(name: str) -> str:
@@ -133,8 +133,8 @@ def load(folder: Path = FOLDERS[0]) -> RecallSet:
         sessions,
         _read(folder, "questions_*.jsonl", Question),
         _read(folder, "labels_*.jsonl", Label),
-        msgspec.convert([each for each in messages if "kind" in each], list[ErrorKind]),
-        [each["unrelated"] for each in messages if "kind" not in each],
+        msgspec.convert([message for message in messages if "kind" in message], list[ErrorKind]),
+        [message["unrelated"] for message in messages if "kind" not in message],
     )
 
 

@@ -120,12 +120,12 @@ def test_the_written_set_refers_to_its_own_turns() -> None:
     """No id is there twice, and every turn, speaker and session that a question or a label names is in the set."""
     written = load()
     turns = written.turns()
-    names = [each.session_id for each in written.sessions] + [each.id for each in written.questions]
+    names = [session.session_id for session in written.sessions] + [question.id for question in written.questions]
     assert [name for name, count in Counter(names).items() if count > 1] == []
-    assert len(turns) == sum(len(each.turns) for each in written.sessions)
-    referred = {place for each in written.questions for place in (*each.evidence, *each.outdated)}
-    referred |= {(each.session_id, each.turn) for each in written.labels}
-    referred |= {each.replaces for each in written.labels if each.replaces}
+    assert len(turns) == sum(len(session.turns) for session in written.sessions)
+    referred = {place for question in written.questions for place in (*question.evidence, *question.outdated)}
+    referred |= {(label.session_id, label.turn) for label in written.labels}
+    referred |= {label.replaces for label in written.labels if label.replaces}
     assert referred - turns.keys() == set()
     for question in written.questions:
         assert bool(question.evidence) == (question.kind != "unanswerable"), question.id
@@ -149,8 +149,10 @@ def _write_set(folder: Path) -> None:
     named = {"language": "en", "domain": "home"}
     write("sessions_small.jsonl", [{"session_id": name, **named, "turns": each} for name, each in sessions.items()])
     fields, at = ("kind", "question", "evidence", "outdated"), "2026-10-01T10:00:00+00:00"
-    asked = [{**dict(zip(fields, each, strict=True)), "id": f"q-{each[0]}", "asked_at": at} for each in QUESTIONS]
+    asked = [
+        {**dict(zip(fields, question, strict=True)), "id": f"q-{question[0]}", "asked_at": at} for question in QUESTIONS
+    ]
     write("questions_small.jsonl", asked)
     label_fields = ("session_id", "turn", "label", "replaces")
-    write("labels_small.jsonl", (dict(zip(label_fields, each, strict=True)) for each in LABELS))
+    write("labels_small.jsonl", (dict(zip(label_fields, label, strict=True)) for label in LABELS))
     write("errors.jsonl", ERRORS)

@@ -28,7 +28,7 @@ def measured(stack: Stack) -> None:
 
         def known() -> bool:
             hosts = client.call("get_metrics")["metrics"]["hosts"]
-            return not any(each["stale"] for each in hosts.values())
+            return not any(host["stale"] for host in hosts.values())
 
         wait_until(known, PATIENCE_S, "both hosts are measured")
 
@@ -41,7 +41,7 @@ def examined(stack: Stack, keys: str) -> tuple[int, list[dict[str, Any]]]:
 
 
 def failed(checks: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    return [(each["check"], each["where"], each["sentence"]) for each in checks if each["verdict"] == "failed"]
+    return [(check["check"], check["where"], check["sentence"]) for check in checks if check["verdict"] == "failed"]
 
 
 @pytest.mark.parametrize("keys", KEYS)
@@ -49,11 +49,11 @@ def test_a_good_stack_is_good_from_either_host(stack: Stack, keys: str) -> None:
     """Every check is ok; with pc2's own key, those that take an operator's say so and nothing else is left out."""
     status, checks = examined(stack, keys)
     assert (status, failed(checks)) == (0, [])
-    rest = [each for each in checks if each["verdict"] != "ok"]
+    rest = [check for check in checks if check["verdict"] != "ok"]
     assert all(keys == "pc2" and each["verdict"] == "not played" and OPERATORS in each["sentence"] for each in rest), (
         rest
     )
-    assert {each["where"] for each in checks} >= {"here", *AGENTS.values()}
+    assert {check["where"] for check in checks} >= {"here", *AGENTS.values()}
 
 
 def test_a_person_gets_a_table(stack: Stack) -> None:
@@ -90,7 +90,7 @@ def test_an_agent_that_does_not_run_is_found(stack: Stack) -> None:
         ("port", AGENTS["pc2"]),
     }
     assert failed(checks)
-    assert any(each["check"] == "wrong pin refused" and each["verdict"] == "ok" for each in checks)
+    assert any(check["check"] == "wrong pin refused" and check["verdict"] == "ok" for check in checks)
 
 
 def test_a_host_with_security_off_is_found(stack: Stack) -> None:
@@ -140,7 +140,7 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
         listed |= set(cases)
         played |= {each for each, case in cases.items() if case.find("skipped") is None}
     wanted = {
-        (agent, name) for agent in AGENTS.values() for name in (LEGITIMATE_CLIENT, *(each.name for each in ATTACKS))
+        (agent, name) for agent in AGENTS.values() for name in (LEGITIMATE_CLIENT, *(attack.name for attack in ATTACKS))
     }
     assert listed >= wanted
     assert {name for _, name in listed - played} == {attack.name for attack in NOT_FROM_OUTSIDE}

@@ -36,7 +36,7 @@ class Call:
 
 def measured(client: Client) -> bool:
     hosts = client.call("get_metrics")["metrics"]["hosts"]
-    return all(each["ram_usage_mb"] is not None for each in hosts.values())
+    return all(host["ram_usage_mb"] is not None for host in hosts.values())
 
 
 def lease(client: Client) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def test_make_up_adds_the_cards_by_itself(
     services = json.loads(started.read_text())["services"]
     for host in ("mainpc", "pc2"):
         devices = services[host].get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
-        asked = devices and tuple((each["driver"], ",".join(each["device_ids"])) for each in devices)
+        asked = devices and tuple((device["driver"], ",".join(device["device_ids"])) for device in devices)
         assert asked == (given and (given,))
 
 

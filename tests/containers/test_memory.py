@@ -98,7 +98,7 @@ def test_a_recurring_unknown_error_is_proposed_to_all(own: Stack, client: Client
 
         def proposed() -> list[dict[str, Any]]:
             events = mainpc.call("get_events", limit=50)["events"]
-            return [each for each in events if word in str(each["data"])]
+            return [event for event in events if word in str(event["data"])]
 
         (event,) = wait_until(proposed, PATIENCE_S, "the proposal is an event on mainpc")
     assert (event["event_type"], event["written_by"]) == ("error_pattern_proposed", UMRA)
@@ -123,7 +123,7 @@ def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client:
     with own.client("mainpc") as mainpc:
 
         def delivered() -> list[str]:
-            shapes = [str(each["data"]) for each in mainpc.call("get_events", limit=100)["events"]]
+            shapes = [str(event["data"]) for event in mainpc.call("get_events", limit=100)["events"]]
             return [word for shape in reversed(shapes) for word in words if word in shape]
 
         wait_until(lambda: len(delivered()) >= len(words), PATIENCE_S, "all of it is on mainpc")
@@ -160,7 +160,7 @@ def test_the_older_dialect_is_served_unchanged(own: Stack) -> None:
         memory = {"id": "old-1", "content": "the older agent's", "keywords": ["old"], "source": "test"}
         assert ask({"command": "STORE_MEMORY", "payload": memory})["status"] == "SUCCESS"
         found = ask({"command": "QUERY_MEMORY", "data": {"keywords": ["old"]}})
-        assert [each["id"] for each in found["data"]["memories"]] == ["old-1"]
+        assert [memory["id"] for memory in found["data"]["memories"]] == ["old-1"]
         assert ask({"command": "REINFORCE_MEMORY", "memory_id": "old-1"})["status"] == "SUCCESS"
         assert ask({"command": "GET_MEMORY_STATUS"})["data"]["total_memories"] == 1
         assert ask({"command": "DELETE_MEMORY", "payload": {"memory_id": "old-1"}})["status"] == "SUCCESS"

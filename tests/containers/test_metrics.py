@@ -95,7 +95,7 @@ def test_a_busy_pc2_is_in_its_container_and_on_the_machine(quick: Stack) -> None
     with quick.client("mainpc") as client:
         measured(client)
         wait_until(
-            lambda: all(each["container"]["cpu_percent"] < IDLE for each in hosts(client).values()),
+            lambda: all(host["container"]["cpu_percent"] < IDLE for host in hosts(client).values()),
             PATIENCE_S,
             "both agents have started",
         )

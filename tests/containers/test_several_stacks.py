@@ -87,7 +87,7 @@ def test_programs_reach_the_stack_that_they_joined(user: User) -> None:
         assert stored.status == 0, stored.err
     for stack in user.stacks:
         found = user.twinhost("--profile", stack, "call", "pc2", "search_memory", "query=lamp", "--json")
-        assert [each["content"] for each in json.loads(found.out)["results"]] == [f"the lamp of the {stack}"]
+        assert [result["content"] for result in json.loads(found.out)["results"]] == [f"the lamp of the {stack}"]
         status = user.twinhost("--profile", stack, "status")
         assert (status.status, status.err) == (0, "")
 

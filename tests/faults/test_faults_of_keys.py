@@ -41,8 +41,8 @@ def rotating(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFacto
         house = House(stack, ROWS, addresses)
         yield house
         house.close()
-        for each in pins.values():
-            each.stop()
+        for pin in pins.values():
+            pin.stop()
     finally:
         stack.stop()
 

@@ -475,7 +475,7 @@ def test_a_second_deletion_leaves_the_mark_of_the_first(
     key = _memory_key(((root,), "k"))
 
     def history() -> list[str]:
-        return [each["id"] for each in client.call("memory_history", key=key)["memories"]]
+        return [memory["id"] for memory in client.call("memory_history", key=key)["memories"]]
 
     ours.delete((root,), "k")
     before = history()

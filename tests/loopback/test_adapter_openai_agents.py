@@ -262,8 +262,8 @@ def test_pop_skips_what_another_key_has_added(
     """Also a part under the name of ours: it neither changes our item nor keeps us from removing it."""
     run(ours().add_items([item]))
     with hosts.client(UMRA, by=UMRA) as other:
-        for each in other.call("get_interactions", session_id=session_id)["interactions"]:
-            fields = {"interaction_type": "code", "content": '"forged"', "metadata": each["metadata"]}
+        for interaction in other.call("get_interactions", session_id=session_id)["interactions"]:
+            fields = {"interaction_type": "code", "content": '"forged"', "metadata": interaction["metadata"]}
             other.call("add_interaction", session_id=session_id, **fields)
     assert run(ours().get_items())[0] == item
     assert run(ours().pop_item()) == item

@@ -193,7 +193,7 @@ def test_one_timer_serves_the_deadlines_of_all_calls(
 
         monkeypatch.setattr(loop, "call_at", noting)
         deadlines = [*range(120, 88, -1), *range(89, 121)]
-        calls = [asyncio.create_task(client.call("echo", text="x", deadline_s=each)) for each in deadlines]
+        calls = [asyncio.create_task(client.call("echo", text="x", deadline_s=deadline)) for deadline in deadlines]
         await asyncio.sleep(0)
         assert len(client._exchange.asked) == 64
         assert [timer.cancelled() for timer in timers] == [True] * 31 + [False]

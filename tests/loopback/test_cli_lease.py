@@ -106,7 +106,7 @@ def test_the_program_gets_its_card(hosts: Hosts, client: Client) -> None:
     process = started(hosts, sys.executable, "-c", f"{SHOW}; import sys; sys.stdout.flush(); input()")
     assert process.stdout is not None
     (lease,) = wait_until(
-        lambda: [each for each in leases(client) if each["state"] == "committed"], PATIENCE_S, "a lease"
+        lambda: [lease for lease in leases(client) if lease["state"] == "committed"], PATIENCE_S, "a lease"
     )
     card, lease_id, order = process.stdout.readline().split()
     assert (lease["gpu"]["index"], lease_id, lease["host"]) == (1, lease["lease_id"], "mainpc")

@@ -50,7 +50,7 @@ def kept(client: Client) -> dict[str, list[int]]:
     of = {"EVENT:": events["events"], "ERROR:": errors["errors"]}
     return {
         topic: [
-            each["seq"] for each in reversed(entries) if "probe" not in (each.get("event_id"), each.get("error_id"))
+            entry["seq"] for entry in reversed(entries) if "probe" not in (entry.get("event_id"), entry.get("error_id"))
         ]
         for topic, entries in of.items()
     }

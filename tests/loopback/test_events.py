@@ -99,7 +99,7 @@ def received(subscriber: Subscriber) -> tuple[bytes, dict[str, Any]]:
 
 def ids(client: Client, **fields: Any) -> list[str]:
     """Return the ids of the events that are answered, newest first."""
-    return [each["event_id"] for each in client.call("get_events", **fields)["events"]]
+    return [event["event_id"] for event in client.call("get_events", **fields)["events"]]
 
 
 def memory_kb(agent: AgentProcess) -> int:
@@ -309,7 +309,7 @@ def test_what_was_acknowledged_survives_kill_9(hosts: Hosts) -> None:
     publisher.join(PATIENCE_S)
     agent.wait_until_serving()
     with hosts.client(SDT) as client:
-        kept = {each["event_id"]: each["seq"] for each in client.call("get_events", limit=1_000)["events"]}
+        kept = {event["event_id"]: event["seq"] for event in client.call("get_events", limit=1_000)["events"]}
         assert len(client.call("get_events", limit=1_000)["events"]) == len(kept)
     assert acknowledged.items() <= kept.items()
     assert sorted(acknowledged.values()) == list(acknowledged.values())

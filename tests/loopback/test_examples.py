@@ -158,7 +158,11 @@ class LosesTheFirstReply(Listener):
 def examples(checkout: Path) -> dict[str, Example]:
     """The examples that can be built here; in CI, those in C and JavaScript are, or the tests fail."""
     in_ci = {"C", "JavaScript"} if os.environ.get("CI") == "true" else set()
-    return {each: Example(each, checkout) for each in LANGUAGES if each in in_ci or missing(each) is None}
+    return {
+        language: Example(language, checkout)
+        for language in LANGUAGES
+        if language in in_ci or missing(language) is None
+    }
 
 
 @pytest.fixture(params=LANGUAGES)
@@ -186,7 +190,7 @@ def test_it_registers_stores_and_finds(hosts: Hosts, example: Example) -> None:
     assert registered["status"] == "success"
     assert registered["agent"]["location"] == "laptop"
     assert stored["status"] == "ok"
-    result = next(each for each in found["results"] if each["id"] == stored["memory_id"])
+    result = next(result for result in found["results"] if result["id"] == stored["memory_id"])
     assert (result["content"], result["written_by"]) == (TEXT, NAME)
     with hosts.client(SDT) as client:
         assert NAME in client.call("get_ok_agents")["agents"]

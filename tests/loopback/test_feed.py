@@ -400,7 +400,7 @@ def test_a_late_end_event_lets_no_subscriber_escape(served: ServedFeed, peer_key
             with subscribed(served, peer_keys, b"EVENT:"):
                 (before,) = subscribers.values()
             subscriber = stack.enter_context(subscribed(served, peer_keys, b"EVENT:"))
-            if [each.fd for each in subscribers.values()] == [before.fd]:
+            if [subscriber.fd for subscriber in subscribers.values()] == [before.fd]:
                 break
             may_report.set()
             stack.close()

@@ -62,7 +62,7 @@ class Laptop:
             self.hosts.keys, "invite", name, "--host", "laptop", "--role", role, config=self.hosts.config.source
         )
         assert ran.status == 0, ran.err
-        (server,) = [each for each in self.hosts.processes if each.logged("peer_authorized")][:1]
+        (server,) = [process for process in self.hosts.processes if process.logged("peer_authorized")][:1]
         token = parse_invitation(ran.out).token.public.fingerprint
         known = server.logged
         wait_until(
@@ -317,8 +317,8 @@ def test_an_agent_at_mainpcs_address_is_found(laptop: Laptop, monkeypatch: pytes
 
     def of_containers(*question: Any) -> Reply:
         reply = ask(*question)
-        for each in reply.get("agents", ()):
-            each["host"] = f"{each['location']}.invalid"
+        for agent in reply.get("agents", ()):
+            agent["host"] = f"{agent['location']}.invalid"
         return reply
 
     monkeypatch.setattr(profile_module, "_ask", of_containers)
@@ -334,12 +334,12 @@ def test_agents_are_found_at_the_ports_that_are_published(laptop: Laptop, monkey
 
     def of_containers(*question: Any) -> Reply:
         reply = ask(*question)
-        for each in reply.get("agents", ()):
-            events = each["metadata"].get("events_port")
-            moved = {"zmq": each["port"], **({"events": events} if events else {})}
+        for agent in reply.get("agents", ()):
+            events = agent["metadata"].get("events_port")
+            moved = {"zmq": agent["port"], **({"events": events} if events else {})}
             inner: dict[str, Any] = {"events_port": 7150} if events else {}
-            each |= {
-                "host": f"{each['location']}.invalid",
+            agent |= {
+                "host": f"{agent['location']}.invalid",
                 "port": 7120,
                 "metadata": {**inner, "published_ports": moved},
             }
@@ -407,7 +407,9 @@ def test_what_an_agent_registers_harms_no_profile(
             operator.call("unregister", agent_name=name)
     assert (refreshed.status, refreshed.err) == (0, "")
     config = load_network_config()
-    on = {host: [each.name for each in config.agents.values() if each.host.name == host] for host in ("mainpc", "pc2")}
+    on = {
+        host: [agent.name for agent in config.agents.values() if agent.host.name == host] for host in ("mainpc", "pc2")
+    }
     assert on == {"mainpc": [SDT], "pc2": [UMRA]}
     assert config.agent(UMRA).endpoint == laptop.hosts.config.agent(UMRA).endpoint
 
@@ -424,7 +426,7 @@ def test_refresh_finds_a_moved_agent_and_new_keys(laptop: Laptop) -> None:
     assert (ran.status, endpoints.read_text()) == (0, right)
     report = json.loads(ran.out)
     assert (report["name"], report["folder"]) == ("mover", str(laptop.folder))
-    assert {each["name"]: each["answered"] for each in report["agents"]} == {SDT: True, UMRA: True}
+    assert {agent["name"]: agent["answered"] for agent in report["agents"]} == {SDT: True, UMRA: True}
     assert (laptop.folder / f"{UMRA}.key").is_file()
     assert (laptop.folder / "mover.key_secret").read_bytes() == secret
 

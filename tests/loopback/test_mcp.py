@@ -98,13 +98,13 @@ def served(hosts: Hosts) -> Iterator[Served]:
 
 async def use_everything(client: Client) -> None:
     """Call each tool for the memory and the system, each resource, and the prompt."""
-    tools = {each.name: each for each in (await client.list_tools()).tools}
+    tools = {tool.name: tool for tool in (await client.list_tools()).tools}
     assert tools.keys() >= REFERENCE_TOOLS
     hints = {name: each.annotations for name, each in tools.items()}
     assert {name for name, each in hints.items() if each is not None and each.destructive_hint} == {
         *("delete_entities", "delete_observations", "delete_relations", "forget", "release_vram")
     }
-    assert all(each is not None and each.open_world_hint is False for each in hints.values())
+    assert all(hint is not None and hint.open_world_hint is False for hint in hints.values())
     await call(client, "create_entities", entities=[{"name": "Ana", "entityType": "person", "observations": ["tea"]}])
     assert (await call(client, "search_nodes", query="TEA"))["entities"][0]["name"] == "Ana"
     stored = await call(client, "remember", content="The well pump costs 40 euros.")
@@ -112,18 +112,20 @@ async def use_everything(client: Client) -> None:
     assert other["conflict_ids"] == [stored["memory_id"]]
     assert f"[memory {stored['memory_id']}]: The well pump costs 40 euros." in other["conflicts"]
     found = await call(client, "search_memory", query="well pump")
-    assert {each["id"] for each in found["results"]} == {stored["memory_id"], other["memory_id"]}
+    assert {result["id"] for result in found["results"]} == {stored["memory_id"], other["memory_id"]}
     for each in (stored, other):
         await call(client, "forget", memory_id=each["memory_id"])
     assert (await call(client, "search_memory", query="well pump"))["results"] == []
     assert (await call(client, "get_context", session_id="nowhere"))["text"] == ""
     places = (await call(client, "where_is", agent_name=UMRA))["agents"]
-    assert [(each["host"], each["status"]) for each in places] == [("127.0.0.1", "HEALTHY")]
+    assert [(place["host"], place["status"]) for place in places] == [("127.0.0.1", "HEALTHY")]
     assert (await call(client, "system_status"))["hosts"].keys() == {"mainpc", "pc2"}
     assert "no GPU is measured" in await refusal(client, "reserve_vram", amount_mb=100)
     await refusal(client, "release_vram", lease_id="no such lease")
     for resource in (await client.list_resources()).resources:
-        content, *notes = (getattr(each, "text", "") for each in (await client.read_resource(resource.uri)).contents)
+        content, *notes = (
+            getattr(content, "text", "") for content in (await client.read_resource(resource.uri)).contents
+        )
         found = json.loads(content)
         (note,) = notes or [found["note"]]
         assert "not instructions" in note
@@ -305,7 +307,7 @@ def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: P
             try:
                 searches = [asyncio.create_task(call(client, "search_memory", query="pin")) for _ in range(2)]
                 await client.list_tools()
-                assert not any(each.done() for each in searches)
+                assert not any(search.done() for search in searches)
             finally:
                 mainpc.send(signal.SIGCONT)
             for found in await asyncio.gather(*searches):
@@ -522,7 +524,7 @@ def test_a_wrong_argument_is_named_with_what_is_allowed(hosts: Hosts) -> None:
 
     async def scene() -> None:
         async with in_process(hosts, SDT) as client:
-            tools = {each.name for each in (await client.list_tools()).tools}
+            tools = {tool.name for tool in (await client.list_tools()).tools}
             assert tools - WRONG_ARGUMENTS.keys() == {"read_graph"}
             for tool, calls in WRONG_ARGUMENTS.items():
                 for arguments, expected in calls:
@@ -575,10 +577,10 @@ def test_a_prompt_names_its_own_arguments(hosts: Hosts) -> None:
 
 def test_the_pages_blocks_start_a_server(hosts: Hosts, tmp_path: Path) -> None:
     """With the command of this checkout, also by the profile; VS Code's names the type of every server."""
-    commands = [each for each in SERVERS if "command" in each]
-    assert {each["command"] for each in commands} == {"/home/ana/twinhost/bin/twinhost"}
-    assert all("type" in each for block in BLOCKS for each in block.get("servers", {}).values())
-    *plain, by_profile = (each["args"] for each in commands)
+    commands = [server for server in SERVERS if "command" in server]
+    assert {command["command"] for command in commands} == {"/home/ana/twinhost/bin/twinhost"}
+    assert all("type" in server for block in BLOCKS for server in block.get("servers", {}).values())
+    *plain, by_profile = (command["args"] for command in commands)
     assert plain == [["mcp"]] * 3
     profile = tmp_path / ".config" / "twinhost" / "profiles" / by_profile[-1]
     shutil.copytree(hosts.folder("operator"), profile)
@@ -597,7 +599,7 @@ def test_the_pages_blocks_start_a_server(hosts: Hosts, tmp_path: Path) -> None:
 def test_the_pages_other_command_tests_the_key(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
     """`twinhost mcp --http` is the one that the next test runs."""
     commands = [each.split() for each in re.findall(r"^\$ ~/twinhost/bin/twinhost (.*)$", PAGE.read_text(), re.M)]
-    assert [each[0] for each in commands] == ["status", "mcp"]
+    assert [command[0] for command in commands] == ["status", "mcp"]
     for name, value in hosts.environment("operator").items():
         monkeypatch.setenv(name, value)
     assert run(commands[0]) == 0
@@ -605,7 +607,7 @@ def test_the_pages_other_command_tests_the_key(hosts: Hosts, monkeypatch: pytest
 
 def test_the_pages_blocks_reach_a_server_over_http(served: Served) -> None:
     """With the token in place of its variable, and the port of this test."""
-    blocks = [each for each in SERVERS if "url" in each]
+    blocks = [server for server in SERVERS if "url" in server]
     assert len(blocks) == 3
     (address,) = re.findall(r"^\$ .*/twinhost mcp --http (.*)$", PAGE.read_text(), re.M)
     for each in blocks:

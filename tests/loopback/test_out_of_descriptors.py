@@ -26,7 +26,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers
 def no_descriptors() -> Iterator[None]:
     """Let this process open nothing more: its limit is what it has open, and what is free below is taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
     taken: list[int] = []
     try:
@@ -44,7 +44,7 @@ def no_descriptors() -> Iterator[None]:
 
 def inotify_instances() -> int:
     return sum(
-        each.is_symlink() and str(each.readlink()) == "anon_inode:inotify" for each in Path("/proc/self/fd").iterdir()
+        path.is_symlink() and str(path.readlink()) == "anon_inode:inotify" for path in Path("/proc/self/fd").iterdir()
     )
 
 

@@ -62,7 +62,7 @@ def delivered(client: Client) -> list[int]:
     """Return the numbers of the events that mainpc received, in its order."""
     events = client.call("get_events", limit=1_000)["events"]
     errors = client.call("get_errors", limit=1_000)["errors"]
-    delivered = sorted((*events, *errors), key=lambda each: each["seq"])
+    delivered = sorted((*events, *errors), key=lambda event: event["seq"])
     delivered = [each for each in delivered if each.get("event_type") in ("numbered", None)]
     return [(each.get("data") or each.get("context"))["number"] for each in delivered]
 
@@ -102,8 +102,8 @@ def test_killed_while_receiving_all_arrives_once_in_order(hosts: Hosts, killed: 
     wait_until_nothing_is_pending(agents[UMRA])
     with hosts.client(SDT) as client:
         assert delivered(client) == list(range(QUEUED))
-        starts = [each for each in client.call("get_events", limit=1_000)["events"] if each["data"].get("host")]
-    assert [each["event_type"] for each in starts] == ["agent_started"] * (2 + KILLS * (UMRA in killed))
+        starts = [event for event in client.call("get_events", limit=1_000)["events"] if event["data"].get("host")]
+    assert [start["event_type"] for start in starts] == ["agent_started"] * (2 + KILLS * (UMRA in killed))
 
 
 def test_events_resent_by_pc2_are_counted_once(hosts: Hosts) -> None:
@@ -179,5 +179,5 @@ def history_of_pc2(hosts: Hosts) -> tuple[list[float], int]:
         minutes = connection.execute("SELECT record FROM metrics_minute WHERE host = 'pc2'").fetchall()
     records = [msgspec.json.decode(record) for (record,) in minutes]
     return [int.from_bytes(key, "big") / 1_000 for (key,) in keys], sum(
-        each["ram_used_mb"]["count"] for each in records
+        record["ram_used_mb"]["count"] for record in records
     )

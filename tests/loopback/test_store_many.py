@@ -112,7 +112,7 @@ def test_what_was_acknowledged_before_a_kill_is_stored_once(hosts: Hosts, asynch
     assert len(found) == len(many)
     assert acknowledged
     assert errors
-    assert all(isinstance(each, twinhost.ServerUnreachable) for each in errors)
+    assert all(isinstance(error, twinhost.ServerUnreachable) for error in errors)
     hosts.start(UMRA).wait_until_serving()
     upto = len(acknowledged) + 100
     again = store_many(hosts, asynchronous, many[:upto], **options)

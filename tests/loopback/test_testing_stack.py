@@ -198,7 +198,9 @@ def test_nothing_listens_beyond_loopback() -> None:
     """Not even for a moment: an open stack would serve everybody in the network."""
     with Stack(secure=False) as stack:
         config = stack.config
-        ports = {port for each in config.agents.values() for port in (each.zmq_port, each.http_port, each.events_port)}
+        ports = {
+            port for agent in config.agents.values() for port in (agent.zmq_port, agent.http_port, agent.events_port)
+        }
         listening = [each for each in psutil.Process().net_connections("tcp") if each.status == psutil.CONN_LISTEN]
         found = {
             each.laddr.port: each.laddr.ip.removeprefix("::ffff:") for each in listening if each.laddr.port in ports

@@ -66,7 +66,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
             ):
                 memory.get_error_solution(words.format(number))
             wait_until(
-                lambda: not any(each.stale for each in system.get_metrics().metrics.hosts.values()),
+                lambda: not any(host.stale for host in system.get_metrics().metrics.hosts.values()),
                 PATIENCE_S,
                 "both hosts are measured",
             )

@@ -57,7 +57,7 @@ class Watch:
     def shown(self) -> list[dict[str, Any]]:
         """What it has shown with --json, but for probes."""
         documents = [json.loads(line) for line in list(self.out)]
-        return [each for each in documents if PROBE not in (each.get("event_id"), each.get("error_id"))]
+        return [document for document in documents if PROBE not in (document.get("event_id"), document.get("error_id"))]
 
     def wait_for(self, text: str) -> str:
         """Return the first line on stdout that holds a text."""

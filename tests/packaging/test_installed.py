@@ -59,7 +59,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("python", PYTHONS, ids=[Path(each).name for each in PYTHONS])
+@pytest.mark.parametrize("python", PYTHONS, ids=[Path(python).name for python in PYTHONS])
 def test_pip_install_gives_a_working_client(python: str, source: Path, tmp_path: Path) -> None:
     """Clients and the older imports work without PYTHONPATH, and what only an agent needs is not brought along."""
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)

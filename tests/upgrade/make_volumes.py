@@ -239,7 +239,7 @@ def fill_memory(operator: Desk, pc2: Desk, member: Desk, revoked: Desk) -> None:
         for message in ("the bilge pump stopped", "the kettle boiled over"):
             member.call(UMRA, "get_error_solution", error_message=f"{message} {number} times")
     proposals = operator.call(UMRA, "get_pattern_proposals")["proposals"]
-    kettle = next(each["proposal_id"] for each in proposals if "kettle" in each["pattern"])
+    kettle = next(proposal["proposal_id"] for proposal in proposals if "kettle" in proposal["pattern"])
     operator.call(UMRA, "dismiss_pattern_proposal", proposal_id=kettle)
     operator.call(UMRA, "get_error_solution", error_message="an error that was seen once")
 
@@ -380,7 +380,7 @@ def pack(folders: dict[str, bytes], moment: int) -> bytes:
     with tarfile.open(fileobj=packed, mode="w:xz", preset=9, format=tarfile.USTAR_FORMAT) as whole:
         for name, content in sorted(folders.items()):
             with tarfile.open(fileobj=io.BytesIO(content)) as folder:
-                for member in sorted(folder.getmembers(), key=lambda each: each.name):
+                for member in sorted(folder.getmembers(), key=lambda member: member.name):
                     file = folder.extractfile(member) if member.isfile() else None
                     member.name = "/".join([name, *Path(member.name).parts[1:]])
                     member.mtime, member.uname, member.gname = moment, "", ""

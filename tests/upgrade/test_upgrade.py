@@ -62,9 +62,9 @@ def comparable(action: str, today: Any, then: Any) -> tuple[Any, Any]:
     if action == "search_memory":
         # A later version finds more, and by turns nearby and words of the other language too, so that others may be
         # between the results of then; their order is not held, but that the first of then is first or second.
-        found = {each["id"]: each for each in today["results"]}
+        found = {result["id"]: result for result in today["results"]}
         assert then["results"][0]["id"] in list(found)[:2]
-        today = {**today, "results": [found[each["id"]] for each in then["results"]]}
+        today = {**today, "results": [found[result["id"]] for result in then["results"]]}
     return fields_of_then(today, then), then
 
 
@@ -128,10 +128,10 @@ def test_an_upgraded_agent_answers_as_before(volumes: Volumes, hosts: UpgradedHo
     with hosts.client(agent) as client:
         if agent == UMRA:
             wait_until_indexed(client)
-        for each in questions:
-            reply = lasting(client.call(each["action"], **each["fields"]))
-            today, then = comparable(each["action"], json.loads(json.dumps(reply)), each["reply"])
-            assert today == then, (each["action"], each["fields"])
+        for question in questions:
+            reply = lasting(client.call(question["action"], **question["fields"]))
+            today, then = comparable(question["action"], json.loads(json.dumps(reply)), question["reply"])
+            assert today == then, (question["action"], question["fields"])
             assert then
 
 
@@ -148,7 +148,7 @@ def test_a_retry_gets_the_reply_of_the_version_before(volumes: Volumes, hosts: U
         assert client.call("get_twin", user_id="last")["revision"] == 1
         assert client.call("get_context", session_id="last")["context"]["stored"] == 1
     with hosts.client(SDT) as client:
-        assert [each["event_id"] for each in client.call("get_events", limit=1_000)["events"]].count("last") == 1
+        assert [event["event_id"] for event in client.call("get_events", limit=1_000)["events"]].count("last") == 1
 
 
 def test_what_waited_for_mainpc_arrives_once(volumes: Volumes, hosts: UpgradedHosts) -> None:
@@ -157,7 +157,7 @@ def test_what_waited_for_mainpc_arrives_once(volumes: Volumes, hosts: UpgradedHo
     for _ in range(2):
         wait_until(lambda: waiting(hosts) == 0, PATIENCE_S, "pc2 has sent all that waited")
         with hosts.client(SDT) as client:
-            found = [each for each in client.call("get_events", limit=1_000)["events"] if WINCH in json.dumps(each)]
+            found = [event for event in client.call("get_events", limit=1_000)["events"] if WINCH in json.dumps(event)]
         assert [event["data"]["seen"] for event in found] == [3]
         for process in hosts.processes:
             process.kill()
@@ -225,7 +225,7 @@ def test_an_upgraded_memory_can_be_changed(volumes: Volumes, tmp_path: Path) -> 
         client.call("release_memory", name=REVOKED)
         assert client.call("get_twin", user_id="carlo")["twin"] == {"hidden": True}
         wait_until_indexed(client)
-        found = [each["content"] for each in client.call("search_memory", query="chart pier", limit=100)["results"]]
+        found = [result["content"] for result in client.call("search_memory", query="chart pier", limit=100)["results"]]
     assert {"The older chart is wrong.", "Meet at pier 9 instead."} <= set(found)
 
 
@@ -243,7 +243,7 @@ def test_an_upgraded_system_twin_can_be_changed(volumes: Volumes, tmp_path: Path
     """Leases of the version before are committed and released by their holder; its errors are acknowledged."""
     hosts = UpgradedHosts(tmp_path, volumes)
     with hosts, hosts.start(SDT).wait_until_serving(), hosts.client(SDT, by=MEMBER) as member:
-        held = {each["state"]: each["lease_id"] for each in leases(member) if each["holder"] == MEMBER}
+        held = {lease["state"]: lease["lease_id"] for lease in leases(member) if lease["holder"] == MEMBER}
         assert held.keys() == {"reserved", "committed"}
         assert member.call("commit_lease", lease_id=held["reserved"])["state"] == "committed"
         for lease_id in held.values():

@@ -29,7 +29,7 @@ class Line:
         """`undecided` where some rounds reach the goal and others do not."""
         if not self.values:
             return "missing"
-        reached = {self.goal.reached(each) for each in self.values}
+        reached = {self.goal.reached(value) for value in self.values}
         return "undecided" if len(reached) > 1 else "yes" if reached.pop() else "no"
 
     def cells(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ def markdown(measured: Measured) -> str:
     """Return the goals and the figures as the tables of NOTES.md, beside this module."""
     goals = [_HEAD, *(line.cells() for line in lines(measured))]
     figures = [("workload", "contender", "unit", "median", "least", "most", "rounds"), *figure_rows(measured)]
-    return "\n\n".join([_markdown(goals), _markdown(figures), "\n".join(f"- {each}" for each in remarks(measured))])
+    return "\n\n".join([_markdown(goals), _markdown(figures), "\n".join(f"- {remark}" for remark in remarks(measured))])
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -44,7 +44,7 @@ def _once(measured: Measured, idle_s: float) -> None:
     try:
         began = time.monotonic()
         _docker("compose", "up", "--detach", "--quiet-pull", "--no-build", "mainpc", "pc2", environment=environment)
-        containers = [_docker("compose", "ps", "--quiet", each, environment=environment).strip() for each in _AGENTS]
+        containers = [_docker("compose", "ps", "--quiet", agent, environment=environment).strip() for agent in _AGENTS]
         while not (_all_healthy(containers) and _registered(ports)):
             if time.monotonic() - began > _HEALTHY_WITHIN_S:
                 raise Failed(f"the stack was not healthy within {_HEALTHY_WITHIN_S:g} s")

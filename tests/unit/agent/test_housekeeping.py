@@ -33,7 +33,9 @@ class Store:
 
     def housekeeping(self, *companions: Companion) -> Callable[[], None]:
         """Return the function that the loop calls."""
-        vital: Vital = {type(each).__name__: functools.partial(getattr, each, "responsive") for each in companions}
+        vital: Vital = {
+            type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions
+        }
         return process._housekeeping(self.database, self.replies, self._on_tick, vital, lambda: None)
 
     def leave_no_space(self) -> None:

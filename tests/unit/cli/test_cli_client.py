@@ -188,7 +188,9 @@ def test_replies_that_make_ever_further_types_are_refused() -> None:
 
 def test_too_many_actions_are_refused() -> None:
     schema = reply()
-    schema["requests"]["discriminator"]["mapping"] |= {f"a{each}": f"{REFERENCE}Greet" for each in range(MAX_ACTIONS)}
+    schema["requests"]["discriminator"]["mapping"] |= {
+        f"a{number}": f"{REFERENCE}Greet" for number in range(MAX_ACTIONS)
+    }
     with pytest.raises(UnexpectedReply, match="more than 1,000 actions"):
         module_of("Greeter", schema)
 

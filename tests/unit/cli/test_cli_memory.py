@@ -692,6 +692,6 @@ def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: Memory
     advice = cli(remembering, "memory", "twin", "ada", "-n", "2").err
     assert "raise -n" in advice
     older = cli(remembering, *shlex.split(advice.split("./twinhost ")[1]), "--json")
-    assert [each["revision"] for each in json.loads(older.out)["changes"]] == [1]
+    assert [change["revision"] for change in json.loads(older.out)["changes"]] == [1]
     document = json.loads(cli(remembering, "memory", "twin", "ada", "--json").out)
-    assert [each["revision"] for each in document["changes"]] == [3, 2, 1]
+    assert [change["revision"] for change in document["changes"]] == [3, 2, 1]

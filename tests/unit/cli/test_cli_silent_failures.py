@@ -105,5 +105,5 @@ def told_once(cli: Cli, hosts: TwoHosts, code: str, *words: str) -> None:
     assert (ran.status, json.loads(ran.out)["code"]) == (1, code), ran.err
     (sentence,) = ran.err.splitlines()
     assert sentence.startswith(f"error [{code}]: ")
-    for each in words:
-        assert each in sentence
+    for word in words:
+        assert word in sentence

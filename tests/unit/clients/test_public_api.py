@@ -150,8 +150,8 @@ def _types(module: ModuleType) -> Iterator[str]:
 def _signature(function: Any) -> str:
     signature = inspect.signature(function)
     shown = [
-        each.replace(default=_Environment()) if each.default is os.environ else each
-        for each in signature.parameters.values()
+        parameter.replace(default=_Environment()) if parameter.default is os.environ else parameter
+        for parameter in signature.parameters.values()
     ]
     return _short(str(signature.replace(parameters=shown)))
 

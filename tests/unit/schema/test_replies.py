@@ -49,7 +49,7 @@ def test_every_action_has_a_reply_and_nothing_else_has(
     assert schema.root["properties"].keys() == requests == declared.keys()
     others = {"health", "health_check", "ping", "get_schema", "get_peers"}  # every agent's
     others |= {"check_subscription"} if name == "SystemDigitalTwin" else set()  # of an agent with an event feed
-    assert {each.name for each in actions} == declared.keys() - others
+    assert {action.name for action in actions} == declared.keys() - others
     for action in requests:
         assert {"$ref": f"#/$defs/{Refusal.__name__}"} in schema.root["properties"][action]["anyOf"]
 

@@ -92,7 +92,7 @@ def agent(request: pytest.FixtureRequest, written: dict[str, bytes], tmp_path_fa
     requests: list[type[Request]] = [*(action.request for action in actions), GetPeers, GetSchema]
     if name == twin.NAME:  # which has an event feed
         requests.append(CheckSubscription)
-    types = {tag_of(each): each for each in requests}
+    types = {tag_of(request): request for request in requests}
     union: Any = next(iter(types.values()))
     for each in types.values():
         union = union | each

@@ -152,8 +152,8 @@ def spellings_of(fields: dict[str, Any]) -> list[bytes]:
     attempts = [fields, {"accepts": ["json-seq"], **fields}, {**fields, "traceparent": "x"}]
     return [
         spelling
-        for each in attempts
-        for spelling in (msgspec.json.encode(each), json.dumps(each).encode(), msgspec.msgpack.encode(each))
+        for attempt in attempts
+        for spelling in (msgspec.json.encode(attempt), json.dumps(attempt).encode(), msgspec.msgpack.encode(attempt))
     ]
 
 

@@ -437,7 +437,7 @@ def test_a_database_of_an_older_version_becomes_its_owners_alone(tmp_path: Path)
     for each in tmp_path.iterdir():
         each.chmod(0o644)
     with open_with(path, FIRST):
-        assert {each.stat().st_mode & 0o777 for each in tmp_path.iterdir()} == {0o600}
+        assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     connection.close()
     path.chmod(0o440)
     with open_with(path, FIRST):

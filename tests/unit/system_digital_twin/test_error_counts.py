@@ -161,7 +161,7 @@ def test_errors_of_one_shape_are_one_group(bench: EventBench, clock: Clock) -> N
     assert (other["count"], reply["shapes"]) == (1, 2)
     assert bench.error_ids(shape_id=newest["shape_id"]) == ["c", "a"]
     limited = bench.ask("get_error_counts", limit=1)
-    assert ([each["count"] for each in limited["groups"]], limited["shapes"], limited["total"]) == ([2], 2, 3)
+    assert ([group["count"] for group in limited["groups"]], limited["shapes"], limited["total"]) == ([2], 2, 3)
 
 
 def test_acknowledged_errors_are_counted_on_request_only(bench: EventBench) -> None:
@@ -192,7 +192,7 @@ def test_a_later_error_of_an_acknowledged_shape_counts(bench: EventBench) -> Non
     bench.ask("acknowledge_errors", OPERATOR, shape_id=shape_id)
     bench.report("b", message="line 2 lost")
     assert bench.error_ids(acknowledged=False) == ["b"]
-    assert [each["count"] for each in bench.ask("get_error_counts")["groups"]] == [1]
+    assert [group["count"] for group in bench.ask("get_error_counts")["groups"]] == [1]
 
 
 def test_acknowledging_again_changes_nothing(bench: EventBench) -> None:

@@ -89,7 +89,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(
         holder=st.sampled_from(HOLDERS),
-        amount_mb=st.integers(1, 11).map(lambda each: each * 900.0),
+        amount_mb=st.integers(1, 11).map(lambda integer: integer * 900.0),
         host=st.sampled_from([None, "mainpc", "pc2"]),
         priority=st.integers(0, 1),
         wait_s=st.sampled_from([0.0, WAIT_S]),
@@ -163,7 +163,7 @@ class Leases(RuleBasedStateMachine):
         leases = self.bench.ask("list_leases")["leases"]
         for host, totals in self.cards.items():
             for uuid, total in totals.items():
-                there = [each for each in leases if self.cards is TOGETHER or each["host"] == host]
+                there = [lease for lease in leases if self.cards is TOGETHER or lease["host"] == host]
                 on_it = [each for each in there if (each["gpu"] or {"uuid": uuid})["uuid"] == uuid]
                 assert sum(each["amount_mb"] for each in on_it) <= total * SHARE
 

@@ -134,7 +134,7 @@ def test_a_machine_with_two_hosts_is_leased_once(bench: MetricsBench) -> None:
     for host in ("mainpc", "pc2"):
         for kind, fits, too_much in (("ram", 200, 201), ("vram", 1_600, 1_601)):
             answers = [bench.ask("simulate_load", load_type=kind, value=mb, host=host) for mb in (fits, too_much)]
-            assert [each["recommendation"] for each in answers] == ["proceed", "deny_insufficient_resources"]
+            assert [answer["recommendation"] for answer in answers] == ["proceed", "deny_insufficient_resources"]
     assert bench.ask("reserve_ram", amount_mb=201)["code"] == "limit_reached"
     bench.restart()
     bench.measured("mainpc", one)
@@ -269,7 +269,7 @@ def test_a_lease_is_its_holders(bench: MetricsBench, action: str, caller: Caller
     bench.both_measured()
     lease = reserved(bench.ask("reserve_ram", amount_mb=1))
     refused(bench.ask(action, caller, lease_id=lease), "not_granted", "only its holder or an operator")
-    assert [each["state"] for each in bench.ask("list_leases")["leases"]] == ["reserved"]
+    assert [lease["state"] for lease in bench.ask("list_leases")["leases"]] == ["reserved"]
     assert bench.ask(action, OPERATOR, lease_id=lease)["status"] == "success"
 
 

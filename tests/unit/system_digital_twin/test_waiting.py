@@ -41,8 +41,8 @@ def filled(bench: MetricsBench, *amounts_mb: float) -> list[str]:
 
 def wanted(bench: MetricsBench) -> list[dict[str, Any]]:
     page = bench.events.newest(Topic.EVENT, limit=100, max_bytes=10**6)
-    assert {each.fields["event_type"] for each in page.entries} <= {"lease_wanted"}
-    return [each.fields["data"] for each in reversed(page.entries)]
+    assert {entry.fields["event_type"] for entry in page.entries} <= {"lease_wanted"}
+    return [entry.fields["data"] for entry in reversed(page.entries)]
 
 
 def test_a_request_waits_until_memory_is_released(bench: MetricsBench) -> None:

@@ -78,7 +78,7 @@ class ErrorPatternBench(Bench):
 
     def proposed(self) -> list[str]:
         """Return the patterns that are proposed, newest first."""
-        return [each["pattern"] for each in self.ask("get_pattern_proposals")["proposals"]]
+        return [proposal["pattern"] for proposal in self.ask("get_pattern_proposals")["proposals"]]
 
     def hide(self, caller: Caller) -> None:
         """Put what a caller wrote in quarantine."""

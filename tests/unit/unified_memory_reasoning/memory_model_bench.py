@@ -111,7 +111,7 @@ class MemoryBench(Bench):
 
     def ids(self, **fields: Any) -> list[str]:
         """Return the ids of what a query answers, in its order."""
-        return [each["id"] for each in self.ask("query_memory", **fields)["memories"]]
+        return [memory["id"] for memory in self.ask("query_memory", **fields)["memories"]]
 
     def all(self, since: int = 0) -> list[dict[str, Any]]:
         """Return everything that changed, tombstones too, page by page, as another store asks for it."""

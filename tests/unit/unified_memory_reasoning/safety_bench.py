@@ -116,5 +116,5 @@ class SafetyBench(Bench):
     def files(self) -> set[str]:
         """Return what lies beside the database."""
         return {path.name for path in self.path.parent.iterdir()} - {
-            self.path.name + each for each in ("", "-wal", "-shm")
+            self.path.name + text for text in ("", "-wal", "-shm")
         }

@@ -179,7 +179,7 @@ def test_the_budget_is_used_up(bench: ContextBench, query: str | None) -> None:
         shown = [int(line.split()[-1].strip("\u2026")) for line in turns_of(context["text"])]
         assert shown == sorted(shown)
         assert context["dropped"] == 300 - len(shown)
-        assert context["dropped_ids"] == [each for each in range(256 + 44, 44, -1) if each not in shown][:100]
+        assert context["dropped_ids"] == [number for number in range(256 + 44, 44, -1) if number not in shown][:100]
     whole = bench.context(max_tokens=10_000, **fields)
     assert (len(turns_of(whole["text"])), whole["dropped"], whole["dropped_ids"]) == (300, 0, [])
 
@@ -697,7 +697,7 @@ def test_an_older_store_is_read_in_the_order_of_time(tmp_path: Path) -> None:
     with ContextBench(path) as bench:
         bench.database.close()
         path.unlink()
-        before = [each for each in MIGRATIONS if each != interactions.BY_TIME_MIGRATION]
+        before = [migration for migration in MIGRATIONS if migration != interactions.BY_TIME_MIGRATION]
         bench.open(before)
         with bench.database.transaction():
             for number, created in ((1, 2e9), (2, 1e9), (3, 1.5e9)):

@@ -129,13 +129,15 @@ def test_every_look_up_is_counted(bench: ErrorPatternBench) -> None:
     """`occurrence_count` and `last_seen` of the pattern that answers, and of no other."""
     number = bench.add("timeout", "wait")
     other = bench.add("out", "look")
-    (before,) = (each for each in bench.ask("list_error_patterns")["patterns"] if each["pattern_id"] == number)
+    (before,) = (pattern for pattern in bench.ask("list_error_patterns")["patterns"] if pattern["pattern_id"] == number)
     assert (before["occurrence_count"], before["last_seen"]) == (0, None)
     for count in (1, 2, 3):
         known = bench.look_up("timeout")
         assert known["occurrence_count"] == count
     assert datetime.fromisoformat(known["last_seen"]) >= datetime.fromisoformat(before["created"])
-    counts = {each["pattern_id"]: each["occurrence_count"] for each in bench.ask("list_error_patterns")["patterns"]}
+    counts = {
+        pattern["pattern_id"]: pattern["occurrence_count"] for pattern in bench.ask("list_error_patterns")["patterns"]
+    }
     assert counts == {number: 3, other: 0}
 
 
@@ -215,7 +217,7 @@ def test_patterns_are_listed_in_pages_that_meet(bench: ErrorPatternBench) -> Non
     before: dict[str, Any] = {}
     while page["more"]:
         page = bench.ask("list_error_patterns", limit=3, **before)
-        seen += [each["pattern_id"] for each in page["patterns"]]
+        seen += [pattern["pattern_id"] for pattern in page["patterns"]]
         before = {"before": seen[-1]}
     assert seen == numbers[::-1]
     assert bench.ask("list_error_patterns", before=1) == {"status": "ok", "patterns": [], "more": False}

@@ -263,7 +263,7 @@ def test_a_quarantined_writers_patterns_and_outcomes_are_hidden(bench: ErrorPatt
     bench.hide(BOB)
     seen = bench.look_up("timeout in worker 3")
     assert (seen["solution"], seen["successes"], seen["failures"]) == ("wait", 1, 0)
-    assert [each["pattern_id"] for each in bench.ask("list_error_patterns")["patterns"]] == [mine]
+    assert [pattern["pattern_id"] for pattern in bench.ask("list_error_patterns")["patterns"]] == [mine]
     assert bench.report(theirs, success=True)["code"] == "not_found"
     assert [each["pattern_id"] for each in bench.patterns.written_by("Bob", None, 10)] == [theirs]
     assert [each["score"]["failures"] for each in bench.patterns.outcomes.written_by("Bob", None, 10)] == [3]

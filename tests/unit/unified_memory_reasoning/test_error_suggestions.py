@@ -55,7 +55,7 @@ def filled(bench: ErrorPatternBench) -> ErrorPatternBench:
 
 
 def solutions(bench: ErrorPatternBench, message: str) -> list[str]:
-    return [each["solution"] for each in bench.look_up(message)["suggestions"]]
+    return [suggestion["solution"] for suggestion in bench.look_up(message)["suggestions"]]
 
 
 @pytest.mark.parametrize(("message", "solution"), REWORDED)
@@ -63,10 +63,10 @@ def test_a_reworded_error_is_offered_its_solution(filled: ErrorPatternBench, mes
     """Among the first three, with the pattern's id, so that a client can report the outcome; `solution` stays null."""
     reply = filled.look_up(message)
     assert reply["solution"] is None
-    (suggestion,) = (each for each in reply["suggestions"] if each["solution"] == solution)
+    (suggestion,) = (suggestion for suggestion in reply["suggestions"] if suggestion["solution"] == solution)
     assert set(suggestion) == {"score", "pattern_id", "error_type", "solution"}
     assert suggestion["error_type"] == "E"
-    scores = [each["score"] for each in reply["suggestions"]]
+    scores = [suggestion["score"] for suggestion in reply["suggestions"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score <= 1 for score in scores)
     assert filled.report(suggestion["pattern_id"], success=True)["successes"] == 1
@@ -110,9 +110,9 @@ def test_the_answer_itself_is_not_suggested(filled: ErrorPatternBench) -> None:
         filled.add(f"disk {number} is full", f"clean disk {number}")
     reply = filled.look_up("the disk is full: No space left on device")
     assert reply["solution"] == "remove old checkpoints"
-    offered = [each["solution"] for each in reply["suggestions"]]
+    offered = [suggestion["solution"] for suggestion in reply["suggestions"]]
     assert (len(offered), len(set(offered))) == (SUGGESTED, SUGGESTED)
-    assert reply["pattern_id"] not in [each["pattern_id"] for each in reply["suggestions"]]
+    assert reply["pattern_id"] not in [suggestion["pattern_id"] for suggestion in reply["suggestions"]]
 
 
 def test_a_quarantined_writer_suggests_nothing(bench: ErrorPatternBench) -> None:
@@ -129,7 +129,9 @@ def test_suggestions_follow_the_store(filled: ErrorPatternBench) -> None:
     """A deleted pattern is not suggested; a rollback restores the suggestions; a restart keeps them."""
     offered = solutions(filled, "ENOSPC")
     (number,) = [
-        each["pattern_id"] for each in filled.look_up("ENOSPC")["suggestions"] if each["solution"] == offered[0]
+        suggestion["pattern_id"]
+        for suggestion in filled.look_up("ENOSPC")["suggestions"]
+        if suggestion["solution"] == offered[0]
     ]
 
     def change_and_fail() -> None:
@@ -198,8 +200,8 @@ def test_a_new_pattern_ignores_case(bench: ErrorPatternBench) -> None:
     bench.add("disk (?-i:SDA) is full", "in part")
     known = {message: bench.look_up(message)["solution"] for message in ("connection refused", "CONNECTION REFUSED")}
     assert set(known.values()) == {"start it"}
-    assert [bench.look_up(each)["solution"] for each in ("ABC failed", "abc failed")] == ["exactly", None]
-    assert [bench.look_up(each)["solution"] for each in ("DISK SDA is full", "disk sda is full")] == ["in part", None]
+    assert [bench.look_up(text)["solution"] for text in ("ABC failed", "abc failed")] == ["exactly", None]
+    assert [bench.look_up(text)["solution"] for text in ("DISK SDA is full", "disk sda is full")] == ["in part", None]
     listed = bench.ask("list_error_patterns")["patterns"]
     assert [each["solution"] for each in listed if each["ignores_case"]] == ["start it"]
 

@@ -79,7 +79,7 @@ def require_consistent(store: Interactions, database: Database, small: tuple[int
         for table, counts in _COUNTS.items():
             kept = database.execute(f"SELECT * FROM {table} WHERE session_id = ?", (session_id,)).fetchall()
             assert sorted(kept) == sorted(database.execute(counts, (session_id,)).fetchall())
-    assert (store.count, store.session_count) == (total, sum(bool(session(database, each)) for each in ("s", "t")))
+    assert (store.count, store.session_count) == (total, sum(bool(session(database, name)) for name in ("s", "t")))
     again = Interactions(database)
     assert (again.count, again.session_count) == (store.count, store.session_count)
 
@@ -391,7 +391,7 @@ def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> No
     bench.say("second", occurred_at="2026-05-02T00:00:00+00:00")
     bench.say("first", occurred_at="2026-05-01T08:00:00+08:00")
     bench.say("third")
-    assert bench.shown() == [f"[user_query]: {each}" for each in ("first", "second", "third")]
+    assert bench.shown() == [f"[user_query]: {name}" for name in ("first", "second", "third")]
     third, first, second = map(dict, bench.interactions.written_by(SDT.name, None, 9))
     assert first["occurred_at"] == "2026-05-01T00:00:00.000+00:00" < str(first["created"])
     assert ("occurred_at" in third, str(second["occurred_at"])[:10]) == (False, "2026-05-02")

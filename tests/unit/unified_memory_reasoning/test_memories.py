@@ -266,7 +266,7 @@ def test_no_text_is_read_to_count_or_to_choose(
     bench.database._connection.set_trace_callback(statements.append)
     assert bench.ask(action, **fields)["status"] == "ok"
     bench.database._connection.set_trace_callback(None)
-    (choice,) = [each for each in statements if " FROM visible_memories" in each]
+    (choice,) = [statement for statement in statements if " FROM visible_memories" in statement]
     plan = " ".join(row[3] for row in bench.database.execute(f"EXPLAIN QUERY PLAN {choice}"))
     assert f"USING COVERING INDEX {index}" in plan
     assert "TEMP B-TREE" not in plan

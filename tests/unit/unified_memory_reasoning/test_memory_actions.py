@@ -107,7 +107,7 @@ def test_a_query_goes_on_where_the_last_page_ended(bench: MemoryBench) -> None:
     while True:
         page = bench.ask("query_memory", limit=4, **({} if before is None else {"before": before}))
         assert page["count"] == len(page["memories"]) == (3 if page["more"] else 0) or not page["more"]
-        found += [each["id"] for each in page["memories"]]
+        found += [memory["id"] for memory in page["memories"]]
         before = page["next_before"]
         if not page["more"]:
             break
@@ -147,11 +147,11 @@ def test_a_sync_reports_the_result_of_each_record(bench: MemoryBench) -> None:
     """Counts, and what is stored now, in the form in which another store takes it."""
     first = bench.ask("sync_memories", memories=[RECORD, {**RECORD, "id": "n"}])
     assert (first["added"], first["changed"], first["unchanged"], first["refused"]) == (2, 0, 0, 0)
-    assert [each["id"] for each in first["memories"]] == ["m", "n"]
+    assert [memory["id"] for memory in first["memories"]] == ["m", "n"]
     assert first["memories"][0]["last_accessed"] == "2026-01-02T03:04:05.678+00:00"
     again = bench.ask("sync_memories", memories=[*first["memories"], {**RECORD, "id": "n", "strength": 3}])
     assert (again["added"], again["changed"], again["unchanged"]) == (0, 1, 2)
-    assert [(each["id"], each["strength"]) for each in again["memories"]] == [("m", 1), ("n", 3)]
+    assert [(memory["id"], memory["strength"]) for memory in again["memories"]] == [("m", 1), ("n", 3)]
     assert bench.ask("sync_memories", memories=[])["memories"] == []
 
 

@@ -129,7 +129,7 @@ def test_storing_a_memory_returns_its_conflicts(bench: MemoryBench) -> None:
     """With every writer's memories; the audit lists a conflict until one is superseded, forgotten, or deleted."""
     bench.store("a", "The rent of the box room is 340", BEN)
     reply = bench.store("b", "The rent of the box room is 355")
-    assert [(each["memory_id"], each["written_by"]) for each in reply["conflicts"]] == [("a", "Ben")]
+    assert [(conflict["memory_id"], conflict["written_by"]) for conflict in reply["conflicts"]] == [("a", "Ben")]
     assert bench.store("c", "The rent of the attic is 355")["conflicts"] == []
     (pair,) = bench.ask("memory_audit")["contradictory"]
     assert [each["memory_id"] for each in pair] == ["a", "b"]
@@ -165,8 +165,8 @@ def test_no_more_than_10_conflicts_are_named(bench: MemoryBench) -> None:
     for number in range(60):
         bench.store(f"{number}", f"The rent of the box room is {number + 100}. {'x ' * 500}")
     conflicts = bench.store("new", "The rent of the box room is 99")["conflicts"]
-    assert [each["memory_id"] for each in conflicts] == [f"{number}" for number in range(59, 49, -1)]
-    assert all(len(each["content"]) <= 200 for each in conflicts)
+    assert [conflict["memory_id"] for conflict in conflicts] == [f"{number}" for number in range(59, 49, -1)]
+    assert all(len(conflict["content"]) <= 200 for conflict in conflicts)
 
 
 def test_only_some_long_memories_are_compared(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_a_request_id_counts_in_this_dialect_too(bench: MemoryBench) -> None:
     other = bench.send({**message, "payload": {"content": "y"}})
     assert (other["status"], other["code"], other["request_id"]) == ("ERROR", "request_id_reused", "r")
     bench.send({"command": "STORE_MEMORY", "content": "x", "request_id": "s", "on_behalf_of": BEN.name})
-    assert {each["written_by"] for each in bench.ask("query_memory")["memories"]} == {ANA.name}
+    assert {memory["written_by"] for memory in bench.ask("query_memory")["memories"]} == {ANA.name}
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_filters_inside_query_select(bench: MemoryBench, form: str, query: dict[
         command(bench, "STORE_MEMORY", id=memory_id, content=memory_id, source=source, keywords=keywords)
     reply = command(bench, "QUERY_MEMORY", form, query=query)
     assert (reply["status"], reply["message"]) == ("SUCCESS", f"{len(expected)} memories found")
-    assert [each["id"] for each in reply["data"]["memories"]] == expected
+    assert [memory["id"] for memory in reply["data"]["memories"]] == expected
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_a_query_by_id_keeps_a_memory_from_fading(bench: MemoryBench, access: di
     bench.clock.let_pass(DAY_S)
     assert bench.ids(**access) == ["m"]
     bench.decay()
-    strengths = {each["id"]: each["strength"] for each in bench.ask("query_memory")["memories"]}
+    strengths = {memory["id"]: memory["strength"] for memory in bench.ask("query_memory")["memories"]}
     assert strengths == {"m": 1.0, "idle": pytest.approx(0.9)}
 
 
@@ -178,7 +178,7 @@ def test_a_long_pass_is_made_in_slices_and_takes_from_each_once(
     bench.clock.let_pass(1.1)
     for _ in range(9):
         bench.memories.upkeep.on_tick()
-    strengths = [each["strength"] for each in bench.ask("query_memory")["memories"]]
+    strengths = [memory["strength"] for memory in bench.ask("query_memory")["memories"]]
     assert strengths == [1.0, *[pytest.approx(0.9)] * 4]
     assert bench.ask("memory_status")["last_decay"]["decayed"] == 4
 

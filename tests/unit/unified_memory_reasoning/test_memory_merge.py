@@ -152,7 +152,7 @@ def test_only_what_is_new_is_returned(tmp_path: Path) -> None:
         one.store("a")
         one.store("b")
         page = one.ask("query_memory", changed_since=0)
-        assert ([each["id"] for each in page["memories"]], page["more"]) == (["a", "b"], False)
+        assert ([memory["id"] for memory in page["memories"]], page["more"]) == (["a", "b"], False)
         known = page["last_change"]
         assert one.ask("query_memory", changed_since=known)["last_change"] == known
         two.ask("sync_memories", OPERATOR, memories=page["memories"])

@@ -40,7 +40,7 @@ def values(bench: MemoryBench, **named: Any) -> list[tuple[str, str | None]]:
     """Return the ids of a history and when each value ceases to be valid."""
     found = bench.ask("memory_history", **named)
     assert found["status"] == "ok", found
-    return [(each["id"], each.get("valid_until")) for each in found["memories"]]
+    return [(memory["id"], memory.get("valid_until")) for memory in found["memories"]]
 
 
 def test_a_new_value_of_a_key_ends_the_previous_one(bench: MemoryBench) -> None:
@@ -137,9 +137,12 @@ def test_older_keys_that_differ_in_case_become_one(tmp_path: Path) -> None:
     database.close()
     for start in range(2):
         with capture_logs() as logs, MemoryBench(tmp_path / "db", clock, half_life_days=30.0) as bench:
-            assert [each["keys"] for each in logs] == [[["Wifi", "wifi "], keys[2:4]]] * (1 - start)
-            assert [each["key"] for each in bench.ask("memory_history", key="WIFI")["memories"]] == ["Wifi", "wifi "]
-            assert [each["key"] for each in bench.ask("memory_history", id="m4")["memories"]] == keys[2:4]
+            assert [log["keys"] for log in logs] == [[["Wifi", "wifi "], keys[2:4]]] * (1 - start)
+            assert [memory["key"] for memory in bench.ask("memory_history", key="WIFI")["memories"]] == [
+                "Wifi",
+                "wifi ",
+            ]
+            assert [memory["key"] for memory in bench.ask("memory_history", id="m4")["memories"]] == keys[2:4]
             assert [bench.get(f"m{number}").get("superseded_by") for number in (1, 2, 3, 4)] == ["m2", None, "m4", None]
             assert [bench.get(name)["key"] for name in ("m5", "m6")] == [" ", "  "]
             assert values(bench, id="m5") == [("m5", None)]
@@ -243,7 +246,7 @@ def test_a_history_continues_where_its_page_ended(bench: MemoryBench) -> None:
     assert (first["count"], first["more"], first["next_skip"]) == (2, True, 2)
     rest = bench.ask("memory_history", key="k", skip=2, limit=2)
     last = bench.ask("memory_history", key="k", skip=4)
-    assert [each["id"] for each in (*first["memories"], *rest["memories"], *last["memories"])] == [*"01234"]
+    assert [memory["id"] for memory in (*first["memories"], *rest["memories"], *last["memories"])] == [*"01234"]
     assert last["next_skip"] is None
 
 
@@ -326,7 +329,7 @@ def test_stores_agree_in_any_order_of_records(tmp_path: Path, steps: list[tuple[
     with MemoryBench(tmp_path / "source", clock, half_life_days=30.0) as source:
         for memory_id, key, start, end, supersedes, pin, gone in steps:
             clock.let_pass(1)
-            followed = [each for each in supersedes if each in stored]
+            followed = [name for name in supersedes if name in stored]
             given = {"key": key, "valid_from": start, "valid_until": end, "supersedes": followed, "pin": pin}
             given = {name: value for name, value in given.items() if value is not None}
             if memory_id not in supersedes:
@@ -408,7 +411,7 @@ def test_all_agree_when_a_memory_ends(tmp_path: Path, monkeypatch: pytest.Monkey
         assert (found["score"] < found["similarity"]) == ended
         assert [each["memory_id"] for each in bench.ask("memory_audit")["expired"]] == ["code"] * ended
         stored = bench.store("other", "The parking code is 2222.")
-        assert [each["memory_id"] for each in stored["conflicts"]] == ["code"] * (not ended)
+        assert [conflict["memory_id"] for conflict in stored["conflicts"]] == ["code"] * (not ended)
         valid = bench.ids(as_of="2027-01-15T08:00:00Z" if ended else "2027-01-15T07:59:59.999Z")
         assert ("code" in valid) == (not ended)
 

@@ -352,12 +352,15 @@ def test_proposals_are_returned_in_pages(bench: ErrorPatternBench) -> None:
         for _ in range(3):
             bench.look_up(f"the {word} of the errors", OPERATOR)
     page = bench.ask("get_pattern_proposals", limit=2)
-    assert ([each["pattern"].split(r"\s+")[1] for each in page["proposals"]], page["more"]) == (
+    assert ([proposal["pattern"].split(r"\s+")[1] for proposal in page["proposals"]], page["more"]) == (
         ["third", "second"],
         True,
     )
     rest = bench.ask("get_pattern_proposals", limit=2, before=page["proposals"][-1]["proposal_id"])
-    assert ([each["pattern"].split(r"\s+")[1] for each in rest["proposals"]], rest["more"]) == (["first"], False)
+    assert ([proposal["pattern"].split(r"\s+")[1] for proposal in rest["proposals"]], rest["more"]) == (
+        ["first"],
+        False,
+    )
 
 
 def test_the_tables_are_strict(bench: ErrorPatternBench) -> None:

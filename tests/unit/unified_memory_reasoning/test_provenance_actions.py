@@ -56,7 +56,7 @@ def test_the_writer_of_a_twin_is_who_wrote_it_last(bench: SafetyBench) -> None:
     bench.update_twin("u", {"a": 1}, ADA)
     bench.update_twin("u", {"b": 2}, BOB)
     assert pages(bench, "twins", 10) == []
-    assert [each["data"] for each in pages(bench, "twins", 10, BOB.name)] == [{"b": 2}]
+    assert [page["data"] for page in pages(bench, "twins", 10, BOB.name)] == [{"b": 2}]
 
 
 def test_a_hidden_writers_rows_are_shown_to_the_operator(bench: SafetyBench) -> None:
@@ -84,7 +84,7 @@ def test_pages_return_each_row_once_newest_first(
             bench.say("s", f"{number} " + "x" * size, ADA)
             bench.say("s", "another's", BOB)
         entries = pages(bench, "interactions", limit)
-    assert [int(each["content"].split()[0]) for each in entries] == list(range(len(sizes)))[::-1]
+    assert [int(entry["content"].split()[0]) for entry in entries] == list(range(len(sizes)))[::-1]
 
 
 def test_a_row_too_large_for_a_reply_is_returned_shortened(bench: SafetyBench) -> None:

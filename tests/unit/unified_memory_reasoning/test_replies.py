@@ -114,7 +114,7 @@ def test_everybody_who_got_in_may_use_the_twins(agent: Assembled, caller: Caller
 def test_the_link_is_as_secure_as_the_agent(tmp_path: Path, secure: bool) -> None:
     """With SECURE_ZMQ=1 mainpc is pinned by the key in this host's folder; only 0 leads to an open link."""
     with assembled(tmp_path, secure=secure) as agent:
-        link = next(each for each in agent.assembly.companions if isinstance(each, MainpcLink))
+        link = next(companion for companion in agent.assembly.companions if isinstance(companion, MainpcLink))
         server = link._server
         assert type(server).__name__ == ("FollowedAddress" if secure else "UnencryptedAddress")
         assert agent.ask("health", SDT)["secure"] is secure
@@ -162,7 +162,7 @@ def test_the_operators_page_returns_the_largest_row_whole(agent: Assembled) -> N
     reply = agent.ask("memory_by", OPERATOR, name=SDT.name)
     page = reply["written"]["interactions"]
     assert (page["more"], len(json.dumps(reply)) <= 2_097_152) == (True, True)
-    assert all((each["content"], each["metadata"]) == (content, metadata) for each in page["entries"])
+    assert all((entry["content"], entry["metadata"]) == (content, metadata) for entry in page["entries"])
 
 
 def test_the_operator_sees_a_callers_claims(agent: Assembled) -> None:

@@ -33,7 +33,7 @@ def test_interactions_and_memories_are_found_together(bench: SearchBench) -> Non
     """With the kind of each; a memory has no session and no speaker, and its id is a text."""
     number = bench.interaction("the gateway is red", session_id="s-1", speaker="Ana", importance=0.7)
     bench.memory("m-1", "the gateway is blue", strength=2.0)
-    found = {each["id"]: each for each in bench.ask(query="gateway")["results"]}
+    found = {result["id"]: result for result in bench.ask(query="gateway")["results"]}
     assert set(found) == {number, "m-1"}
     names = ("kind", "session_id", "speaker", "content", "importance", "strength", "written_by")
     assert [found[number][name] for name in names] == ["interaction", "s-1", "Ana", "the gateway is red", 0.7, 1.0, "A"]
@@ -153,7 +153,7 @@ def test_a_common_word_is_not_read_beside_a_rarer_one(bench: SearchBench, monkey
     with_both = bench.interaction("rare thing with a common word")
     with_one = bench.interaction("rare thing and no other")
     reply = bench.ask(query="the common rare", limit=100)
-    assert [each["id"] for each in reply["results"]] == [with_both, with_one]
+    assert [result["id"] for result in reply["results"]] == [with_both, with_one]
     assert (reply["words"], reply["words_left_out"]) == (["rare"], ["the", "common"])
     assert bench.ask(query="common")["words"] == ["common"]
 

@@ -89,7 +89,7 @@ def test_a_speaker_is_found_in_any_case(bench: SearchBench) -> None:
 def test_filters_name_one_session_and_one_speaker(kept: SearchBench, fields: dict[str, Any], found: set[str]) -> None:
     """As they are written, and memories have neither."""
     reply = kept.ask(query="gateway", **fields)
-    assert {each["content"].split()[-1] for each in reply["results"]} == found
+    assert {result["content"].split()[-1] for result in reply["results"]} == found
 
 
 def test_a_filter_comes_before_the_candidates_are_chosen(bench: SearchBench) -> None:
@@ -265,7 +265,7 @@ def test_any_query_of_full_length_is_answered(kept: SearchBench, parts: list[str
     query = ("".join(parts) * times).encode()[:MAX_QUERY_BYTES].decode(errors="ignore")
     reply = kept.ask(query=query)
     assert reply["status"] == "ok", reply
-    scores = [each["score"] for each in reply["results"]]
+    scores = [result["score"] for result in reply["results"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 <= score <= 1 for score in scores)
 
@@ -299,7 +299,7 @@ def test_a_long_content_is_cut_and_the_reply_says_so(bench: SearchBench) -> None
     content = "gateway " + "é" * MAX_CONTENT_BYTES
     bench.interaction(content)
     bench.interaction("gateway \x00 open")
-    found = {each["content_bytes"]: each for each in bench.ask(query="gateway")["results"]}
+    found = {result["content_bytes"]: result for result in bench.ask(query="gateway")["results"]}
     cut, whole = found[len(content.encode())], found[14]
     assert cut["cut"]
     assert content.startswith(cut["content"])

@@ -38,7 +38,7 @@ def test_an_answer_is_found_by_its_question(bench: SearchBench) -> None:
 
 
 def similarities(bench: SearchBench, query: str, **fields: Any) -> dict[int | str, float]:
-    return {each["id"]: each["similarity"] for each in bench.ask(query=query, limit=100, **fields)["results"]}
+    return {result["id"]: result["similarity"] for result in bench.ask(query=query, limit=100, **fields)["results"]}
 
 
 def test_turns_lend_to_those_around_them(bench: SearchBench) -> None:
@@ -251,7 +251,7 @@ def test_filters_keep_the_answer_to_a_question(bench: SearchBench, fields: dict[
     answer = bench.interaction("At 6 in the morning, pier 3", session_id="a", speaker="Ben", kind="error")
     bench.interaction("The morning was fine", session_id="b", speaker="Ben", kind="error")
     reply = bench.ask(query="When does the ferry leave for Mindoro?", **fields)
-    assert [each["id"] for each in reply["results"]] == [answer]
+    assert [result["id"] for result in reply["results"]] == [answer]
     assert reply["words"] == ["ferry", "leave", "mindoro"]
 
 

@@ -79,7 +79,7 @@ def test_only_forms_that_occur_are_searched(bench: SearchBench, monkeypatch: pyt
     execute = Database.execute
 
     def noted(self: Database, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
-        searched.extend(str(each) for each in tuple(parameters)[:1] if "words :" in str(each))
+        searched.extend(str(parameter) for parameter in tuple(parameters)[:1] if "words :" in str(parameter))
         return execute(self, sql, parameters)
 
     monkeypatch.setattr(Database, "execute", noted)
@@ -150,7 +150,7 @@ def test_since_and_until_bound_when_a_memory_occurred(memories: SearchedBench) -
     memories.store("m", "the gateway is open", occurred_at=MAY)
 
     def found(**fields: Any) -> list[str]:
-        return [each["id"] for each in memories.ask("search_memory", query="gateway", **fields)["results"]]
+        return [result["id"] for result in memories.ask("search_memory", query="gateway", **fields)["results"]]
 
     assert (found(until="2026-05-05"), found(since="2026-05-05")) == (["m"], [])
 

@@ -33,7 +33,9 @@ def corpus(name: str) -> list[str]:
     """Return texts of one kind."""
     chance = random.Random(7)
     if name in ("en", "fil"):
-        return [turn.text for each in load().sessions if each.session_id.startswith(name) for turn in each.turns]
+        return [
+            turn.text for session in load().sessions if session.session_id.startswith(name) for turn in session.turns
+        ]
     if name == "code":
         lines = Path(tokens.__file__).read_text("utf-8").splitlines() + Path(__file__).read_text("utf-8").splitlines()
         return ["\n".join(lines[place : place + 8]) for place in range(0, len(lines), 8)]

@@ -25,7 +25,7 @@ def bench(tmp_path: Path) -> Iterator[ContextBench]:
 
 
 def contents(page: dict[str, Any]) -> list[str]:
-    return [each["content"] for each in page["interactions"]]
+    return [interaction["content"] for interaction in page["interactions"]]
 
 
 def test_interactions_are_returned_as_they_were_stored(bench: ContextBench) -> None:

@@ -32,7 +32,9 @@ def patch(bench: SafetyBench, data: dict[str, Any], caller: Caller = ADA, **fiel
 def history(bench: SafetyBench, **fields: Any) -> list[tuple[int, str, Any, str]]:
     """Return each change's revision, kind, data, and writer."""
     reply = bench.ask("get_twin_history", ADA, user_id="u", **fields)
-    return [(each["revision"], each["change"], each.get("data"), each["written_by"]) for each in reply["changes"]]
+    return [
+        (change["revision"], change["change"], change.get("data"), change["written_by"]) for change in reply["changes"]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_page_of_a_history_is_bounded(bench: SafetyBench) -> None:
     before: dict[str, int] = {}
     while True:
         page = bench.ask("get_twin_history", ADA, user_id="u", **before)
-        pages.append([each["revision"] for each in page["changes"]])
+        pages.append([change["revision"] for change in page["changes"]])
         if not page["more"]:
             break
         before = {"before": page["next_before"]}

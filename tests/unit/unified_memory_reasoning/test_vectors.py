@@ -385,7 +385,9 @@ def test_vectors_of_another_length_replace_the_others_once(bench: MeaningBench) 
     """The service has got another model of the same name: all is compared again, without a restart."""
 
     def shorter(texts: Sequence[str]) -> list[list[float]]:
-        return [[a + b for a, b in zip(each[::2], each[1::2], strict=True)] for each in of_concepts(texts)]
+        return [
+            [a + b for a, b in zip(statements[::2], statements[1::2], strict=True)] for statements in of_concepts(texts)
+        ]
 
     bench.interaction("the kotse is red")
     bench.embed(1)

@@ -86,7 +86,7 @@ def test_it_is_always_as_promised(importances: list[float]) -> None:
         assert SMALLEST <= window.size <= LARGEST
         assert window.size - before.size in range(-1, 3)
         assert len(held) == len(window.items) <= window.size
-        assert list(window.items) == sorted(window.items, key=lambda each: (-each.importance, -each.id))
+        assert list(window.items) == sorted(window.items, key=lambda item: (-item.importance, -item.id))
         assert held <= {*before.items, item}
         assert set(items[max(0, place + 1 - NEWEST_KEPT) : place + 1]) <= held
         left = {*before.items, item} - held

@@ -77,7 +77,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 def delivered(hosts: Hosts) -> list[str]:
     """Return the types of the events that mainpc has, oldest first."""
     with hosts.client(SDT) as client:
-        return [each["event_type"] for each in reversed(client.call("get_events", limit=1_000)["events"])]
+        return [event["event_type"] for event in reversed(client.call("get_events", limit=1_000)["events"])]
 
 
 def test_pending_events_arrive_in_order_and_are_removed(hosts: Hosts) -> None:

@@ -59,7 +59,7 @@ class Twin(Assembled):
         self.assembly.on_collect()
 
     def answered(self) -> bytes:
-        (route,) = (each for each in self.assembly.routes if isinstance(each, Route) and each.path == "/api/state")
+        (route,) = (route for route in self.assembly.routes if isinstance(route, Route) and route.path == "/api/state")
         return bytes(route.endpoint(Request({"type": "http"})).body)
 
     def call(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def test_a_twin_without_reports_invents_nothing(twin: Twin) -> None:
         assert (each["machine"], each["container"], each["same_machine"]) == (None, None, [])
         assert set(map(len, each["history"].values())) == {0}
     assert state["link"] == {"encrypted": True, "latency_ms": None, "messages_per_s": 0.0}
-    assert [each["name"] for each in state["agents"]] == [NAME]
+    assert [agent["name"] for agent in state["agents"]] == [NAME]
     assert [state[part] for part in ("refused", "sessions", "events", "errors", "leases")] == [{}, [], [], [], []]
 
 
@@ -178,7 +178,7 @@ def test_a_host_that_fell_silent_has_no_figures_but_a_past(twin: Twin, clock: Cl
         [10],
     )
     assert state["link"]["latency_ms"] is None
-    assert {each["name"]: each["status"] for each in state["agents"]} == {NAME: "HEALTHY", UMRA.name: "NO_RESPONSE"}
+    assert {agent["name"]: agent["status"] for agent in state["agents"]} == {NAME: "HEALTHY", UMRA.name: "NO_RESPONSE"}
 
 
 def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
@@ -192,7 +192,7 @@ def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
         "metadata": {"location": "pc2"},
     }
     twin.call("register_agent", OPERATOR, registration_data=data)
-    (planner,) = (each for each in twin.state()["agents"] if each["name"] == "planner")
+    (planner,) = (agent for agent in twin.state()["agents"] if agent["name"] == "planner")
     assert seconds_ago(planner.pop("last_seen")) < PATIENCE_S
     assert planner == {
         "name": "planner",
@@ -205,7 +205,7 @@ def test_an_agent_is_shown_as_it_registered(twin: Twin) -> None:
         "gone": False,
     }
     twin.call("unregister", OPERATOR, agent_name="planner")
-    assert [each["name"] for each in twin.state()["agents"]] == [NAME]
+    assert [agent["name"] for agent in twin.state()["agents"]] == [NAME]
 
 
 @pytest.mark.parametrize(("link", "caller"), [("twin", UMRA), ("open_twin", NOBODY)], ids=["secured", "open"])
@@ -221,7 +221,7 @@ def test_events_and_errors_are_the_newest_and_say_who_wrote_them(
     error = {"error_id": "x", "agent_id": UMRA.name, "severity": "critical", "error_type": "OOM", "message": "m"}
     number = twin.call("report_error", caller, error=error)["seq"]
     state = twin.state()
-    assert [each["data"]["n"] for each in state["events"]] == list(range(SHOWN + 4, 4, -1))
+    assert [event["data"]["n"] for event in state["events"]] == list(range(SHOWN + 4, 4, -1))
     newest, (failed,) = state["events"][0], state["errors"]
     assert max(seconds_ago(newest.pop("time")), seconds_ago(failed.pop("time"))) < PATIENCE_S
     assert newest == {"seq": last, "type": "loaded", "source": UMRA.name, "data": {"n": SHOWN + 4}}
@@ -239,9 +239,9 @@ def test_errors_that_call_for_attention_come_first(twin: Twin) -> None:
     severe = [report(twin, severity) for severity in ("error", "critical", "error")]
     lesser = [report(twin, ("info", "warning")[number % 2]) for number in range(SHOWN + 5)]
     state = twin.state()
-    shown = [each["seq"] for each in state["errors"]]
+    shown = [error["seq"] for error in state["errors"]]
     assert shown == [*reversed(severe), *reversed(lesser)][:SHOWN]
-    assert [each["attention"] for each in state["errors"]] == [each in severe for each in shown]
+    assert [error["attention"] for error in state["errors"]] == [each in severe for each in shown]
     assert state["counts"]["severe_errors_24h"] == len(severe)
     for _ in range(SHOWN):
         report(twin, "critical")
@@ -255,7 +255,7 @@ def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, clock: Clo
     lesser, severe = report(twin, "info"), report(twin, "error")
     newest = report(twin, "info")
     state = twin.state()
-    assert [(each["seq"], each["attention"]) for each in state["errors"]] == [
+    assert [(error["seq"], error["attention"]) for error in state["errors"]] == [
         (severe, True),
         (newest, False),
         (lesser, False),
@@ -293,7 +293,7 @@ def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, clock: Clock) -> 
 
     def gone() -> tuple[dict[str, bool], int]:
         state = twin.state()
-        return {each["name"]: each["gone"] for each in state["agents"]}, state["counts"]["gone"]
+        return {agent["name"]: agent["gone"] for agent in state["agents"]}, state["counts"]["gone"]
 
     everybody = {NAME: False, UMRA.name: False, "visitor": False}
     assert gone() == (everybody, 0)
@@ -329,7 +329,7 @@ def test_a_lease_of_vram_names_its_card(twin: Twin) -> None:
     )
     twin.call("reserve_vram", amount_mb=800, host="pc2", ttl_s=60)
     twin.call("reserve_vram", amount_mb=700, host="pc2", ttl_s=60)
-    assert [each["gpu"] for each in twin.state()["leases"]] == [{"index": n, "uuid": f"GPU-{n}"} for n in (0, 1)]
+    assert [lease["gpu"] for lease in twin.state()["leases"]] == [{"index": n, "uuid": f"GPU-{n}"} for n in (0, 1)]
 
 
 def test_an_open_link_is_reported_as_open(open_twin: Twin) -> None:
@@ -434,7 +434,7 @@ def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
         status = "BROKEN" if number % 40 == 39 else "HEALTHY"
         twin.call("register_agent", OPERATOR, agent_name=f"agent-{number:03}", status=status)
     state = twin.state()
-    shown = {each["name"]: each["status"] for each in state["agents"]}
+    shown = {agent["name"]: agent["status"] for agent in state["agents"]}
     assert (len(shown), state["counts"]["agents"]) == (MAX_ROWS, MAX_ROWS + 102)
     assert list(shown) == sorted(shown)
     assert {NAME, UMRA.name} <= shown.keys()
@@ -464,7 +464,7 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             shown, peers = state(), client.call("get_peers")
             handshakes = peers["handshakes"].items()
             counted = {cause: count for cause, count in handshakes if count and cause != "accepted"}
-            names = [{each["name"] for each in sessions} for sessions in (shown["sessions"], peers["peers"])]
+            names = [{session["name"] for session in sessions} for sessions in (shown["sessions"], peers["peers"])]
             well = all(each["status"] == "HEALTHY" and not each["stale"] for each in shown["hosts"])
             measured = all(shown["link"].values()) and well
             same = names[0] == names[1] and shown["refused"] == counted
@@ -475,8 +475,8 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             shown, peers = wait_until(settled, PATIENCE_S, "two refusals are counted, and hosts and link are measured")
         assert shown["refused_24h"] == shown["refused"]
         assert shown["refused"]["key_not_authorized"] >= 1
-        by_name = {each["name"]: each for each in shown["sessions"]}
-        assert by_name.keys() == {each["name"] for each in peers["peers"]}
+        by_name = {session["name"]: session for session in shown["sessions"]}
+        assert by_name.keys() == {peer["name"] for peer in peers["peers"]}
         for peer in peers["peers"]:
             session = by_name[peer["name"]]
             assert [session[key] for key in ("host", "roles", "fingerprint")] == [
@@ -493,7 +493,7 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
             assert 0 < each["now"]["ram_used_mb"] <= each["now"]["ram_total_mb"]
             assert each["now"]["ram_total_mb"] <= psutil.virtual_memory().total / 2**20 + 1
             assert each["history"]["t"]
-        assert {each["name"] for each in shown["agents"]} == {SDT, UMRA_NAME}
+        assert {agent["name"] for agent in shown["agents"]} == {SDT, UMRA_NAME}
         time.sleep(5.5)  # nobody reads it, so after some seconds it is made once a minute
         asked = time.time()
         assert datetime.fromisoformat(state()["time"]).timestamp() > asked - 0.1

@@ -51,7 +51,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
                 return document
 
             def measured(document: dict[str, Any]) -> bool:
-                return not any(each["stale"] for each in document["hosts"])
+                return not any(host["stale"] for host in document["hosts"])
 
             wait_until(lambda: measured(shown()), PATIENCE_S, "both hosts have figures")
             client.call("reserve_ram", amount_mb=1, host="mainpc", ttl_s=60)
