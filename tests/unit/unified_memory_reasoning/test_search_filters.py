@@ -100,7 +100,7 @@ def test_all_ways_to_find_a_text_select_the_same(tmp_path: Path, seed: int, quar
             def by_vectors(filters: Filters) -> set[int]:
                 only = reader.filtered(filters)
                 embedded = {text.row for text in texts if not text.forgotten}
-                return embedded.difference(reader.hidden()).intersection(embedded if only is None else only)
+                return embedded.difference(reader.hidden(filters)).intersection(embedded if only is None else only)
 
             ways: dict[str, Callable[[Filters], Any]] = {
                 "words": lambda filters: {number // MOST for number in index.find(asked, filters, TEXTS).passages},

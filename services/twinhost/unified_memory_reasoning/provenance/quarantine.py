@@ -20,7 +20,8 @@ CREATE TABLE quarantine_reasons (
     reason TEXT NOT NULL
 ) STRICT;
 """
-VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"  # of a row
+HIDDEN = "written_by IN (SELECT name FROM quarantined)"  # of a row
+VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"
 MOST = 1_000  # names; a reply has room for all of them
 MAX_NUMBER: Final = 2**63 - 1  # of a row
 _TIMES = frozenset(

@@ -86,13 +86,13 @@ class SearchActions(Feature):
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
             )
-        filters, now = _filters(request, self._search.speakers(request.speaker))
+        filters = _filters(request, self._search.speakers(request.speaker))
         return with_meaning(
             self._search.meaning,
             request.query,
             filters,
             lambda recalled: self._results(
-                request, self._search.rank(request.query, filters, now, recalled.nearness, request.limit), recalled
+                request, self._search.rank(request.query, filters, recalled.nearness, request.limit), recalled
             ),
         )
 
@@ -122,15 +122,15 @@ class SearchActions(Feature):
         return reply
 
 
-def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> tuple[Filters, float | None]:
-    """Return what results must be, and the time of the search; None: now."""
+def _filters(request: SearchMemory, speakers: tuple[str, ...] | None) -> Filters:
+    """Return what results must be."""
     since, until, as_of = (_seconds(getattr(request, name), name) for name in ("since", "until", "as_of"))
     if as_of is not None:
         until = as_of if until is None else min(until, as_of)
     if since is not None and until is not None and since > until:
         raise MalformedRequest("`since` is later than `until` or `as_of`, so nothing can be found - at `$.since`")
     keyword = None if request.keyword is None else request.keyword.casefold()
-    return Filters(request.session_id, speakers, request.type, since, until, keyword), as_of
+    return Filters(request.session_id, speakers, request.type, since, until, keyword, as_of)
 
 
 def _seconds(value: str | float | None, name: str) -> float | None:

@@ -1,15 +1,27 @@
 """What a search is limited to, and the one statement that selects such texts.
 
-The index, the vectors and the turns around a result ask it, so that each finds a text that another one may find. What a
-quarantined writer wrote, and what is forgotten, fits no filter.
+The index, the vectors and the turns around a result ask it, so that each finds a text that another one may find. What
+is hidden, and what is forgotten, fits no filter.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
+from twinhost.moments import Clock
+from twinhost.unified_memory_reasoning.provenance.quarantine import HIDDEN as QUARANTINED
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, interaction_moment, memory_moment
+
+_HIDING = {  # why nobody finds a text, by table: each a condition on a row, read by an index; it may depend on `:as_of`
+    "interactions": (QUARANTINED,),
+    "memories": (QUARANTINED,),
+}
+_NUMBERS = {"interactions": ("id", 0), "memories": ("number", MEMORY_ROWS)}  # the column, and what the index adds to it
+HIDDEN = " UNION ALL ".join(  # the rows in the index of hidden texts; `values` has the parameters
+    f"SELECT {column} + {offset} FROM {table} WHERE {condition}"  # noqa: S608 - constants
+    for table, (column, offset) in _NUMBERS.items()
+    for condition in _HIDING[table]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +29,7 @@ class Filters:
     """What a result must be; with a session, a speaker or a type, only interactions; with a keyword, only memories.
 
     Times are in seconds since the epoch; the keyword is in folded case. `speakers` are the spellings of one name.
+    `as_of` is the time that the search is made as at, or None for now; what is newer is for `until` to exclude.
     """
 
     session_id: str | None = None
@@ -25,6 +38,16 @@ class Filters:
     since: float | None = None
     until: float | None = None
     keyword: str | None = None
+    as_of: float | None = None
+
+    def time(self, clock: Clock) -> float:
+        """Return the time that the search is made as at."""
+        return clock.time() if self.as_of is None else self.as_of
+
+    @property
+    def everything(self) -> bool:
+        """Whether all fits that is not hidden."""
+        return replace(self, as_of=None) == EVERYTHING
 
     @property
     def within_session(self) -> bool:
@@ -45,31 +68,25 @@ class Filters:
         )
         of_memories = _where((self.keyword, "number IN (SELECT number FROM memory_keywords WHERE keyword = :keyword)"))
 
-        def texts(table: str, number: str, moment: str, *own: str) -> str:
-            offset = MEMORY_ROWS if table == "memories" else 0
+        def texts(table: str, moment: str, *own: str) -> str:
+            number, offset = _NUMBERS[table]
             which = [f"{number} {among.format(offset=offset)}"] if among else []
             period = _where((self.since, f"{moment} >= :since"), (self.until, f"{moment} <= :until"))
-            conditions = " AND ".join([*which, VISIBLE, *own, *period])
+            shown = [f"NOT ({condition})" for condition in _HIDING[table]]
+            conditions = " AND ".join([*which, *shown, *own, *period])
             return f"SELECT {number} + {offset} FROM {table} WHERE {conditions}"  # noqa: S608 - constants
 
         queries = []
         if not of_memories:
-            queries.append(texts("interactions", "id", interaction_moment("interactions"), *of_turns))
+            queries.append(texts("interactions", interaction_moment("interactions"), *of_turns))
         if not of_turns:
-            queries.append(texts("memories", "number", memory_moment("memories"), "forgotten = 0", *of_memories))
+            queries.append(texts("memories", memory_moment("memories"), "forgotten = 0", *of_memories))
         return " UNION ALL ".join(queries) or "SELECT 0 WHERE FALSE"
 
     @property
     def values(self) -> dict[str, Any]:
-        """The parameters of `selecting`."""
-        return {
-            "session_id": self.session_id,
-            "speakers": json.dumps(self.speakers),
-            "kind": self.kind,
-            "since": self.since,
-            "until": self.until,
-            "keyword": self.keyword,
-        }
+        """The parameters of `selecting`, and of HIDDEN."""
+        return {**asdict(self), "speakers": json.dumps(self.speakers)}
 
 
 def _where(*asked: tuple[Any, str]) -> list[str]:

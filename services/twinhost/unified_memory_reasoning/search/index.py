@@ -22,7 +22,7 @@ from typing import NamedTuple
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import AskedWord, Question, names_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
-from twinhost.unified_memory_reasoning.search.filters import Filters
+from twinhost.unified_memory_reasoning.search.filters import HIDDEN, Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS, NOT_INDEXED, define_passages
 from twinhost.unified_memory_reasoning.search.passages import MOST
 from twinhost.unified_memory_reasoning.search.vocabulary import Speakers, Vocabulary
@@ -115,7 +115,8 @@ class SearchIndex:
             numbers = (number for match, order in searches for number in self._select(match, order, scope, most))
             return list(dict.fromkeys(numbers))
 
-        others = Filters(session_id=filters.session_id, until=filters.until)  # what is later lends nothing
+        # what is later lends nothing
+        others = Filters(session_id=filters.session_id, until=filters.until, as_of=filters.as_of)
         known = {*(names[name] for name in weights), *(word.term.text for word in searched)}
         return Lookup(
             [word.term for word in words],
@@ -131,7 +132,7 @@ class SearchIndex:
     def _select(self, match: str, order: str, filters: Filters, most: int) -> list[int]:
         """Return the first passages of a match in an order, a few of each text."""
         narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
-        by_row = (filters.since, filters.until, filters.keyword) != (None, None, None) or self._hides()
+        by_row = (filters.since, filters.until, filters.keyword) != (None, None, None) or self._hides(filters)
         condition = f"{_ROW} IN ({filters.selecting(_IS_ROW)})" if by_row else f"NOT {_IN_INDEX_ALONE}"
         values = {**filters.values, "match": f"({match}){narrowed}{_months(filters)}", "most": most + 2 * MOST}
         of_text = Counter[int]()
@@ -144,8 +145,8 @@ class SearchIndex:
                 break
         return numbers
 
-    def _hides(self) -> bool:
-        return self._database.value("SELECT 1 FROM quarantined LIMIT 1") is not None
+    def _hides(self, filters: Filters) -> bool:
+        return self._database.execute(f"{HIDDEN} LIMIT 1", filters.values).fetchone() is not None
 
     def not_indexed(self) -> int:
         """Return how many texts, at most, are not in the index yet; see `upkeep`."""

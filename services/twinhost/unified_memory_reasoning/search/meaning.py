@@ -226,7 +226,7 @@ class Queries(Worker):
         try:
             matrix.follow(reader)
             only = reader.filtered(query.filters)
-            return Recalled(matrix.nearness(vector, ordinary, reader.hidden(), only, MOST_HITS))
+            return Recalled(matrix.nearness(vector, ordinary, reader.hidden(query.filters), only, MOST_HITS))
         except sqlite3.Error as error:
             return Recalled(missing=f"the store can't be read ({error})")
 
@@ -550,6 +550,7 @@ class Meaning:
             return answer
         until = self._clock.monotonic() + self.deadline_s
         try:
+            filters = replace(filters, as_of=filters.time(self._clock))
             self._queries.ask(Query(query, filters, until, answer))
         except queue.Full:
             answer.set_result(Recalled(missing=f"{MOST_WAITING} queries wait for the model"))

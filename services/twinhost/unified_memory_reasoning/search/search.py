@@ -10,6 +10,7 @@ below those that it will follow. Of two with the same score, the newer comes fir
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
@@ -171,12 +172,12 @@ class Search:
         self,
         query: str,
         filters: Filters = EVERYTHING,
-        now: float | None = None,
         nearness: Nearness = NOTHING_NEAR,
         most: int = 10,
     ) -> Ranking:
-        """Rank what fits a query, which has no syntax, as at a time, or now; there may be more rows than wanted."""
-        now = self._database.clock.time() if now is None else now
+        """Rank what fits a query, which has no syntax; there may be more rows than wanted."""
+        now = filters.time(self._database.clock)
+        filters = replace(filters, as_of=now)
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
         lookup = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]

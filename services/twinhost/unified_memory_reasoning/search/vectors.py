@@ -23,7 +23,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
-from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
+from twinhost.unified_memory_reasoning.search.filters import HIDDEN, Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import MOST
 
@@ -130,10 +130,6 @@ _OF_ROWS = (  # the + keeps SQLite from reading all vectors of the model
     "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND +model = ?"
 )
 _STORED = "SELECT number, row, vector FROM embeddings WHERE model = ? AND number > ? ORDER BY number"
-_HIDDEN = (
-    "SELECT id FROM interactions WHERE written_by IN (SELECT name FROM quarantined) UNION ALL "  # noqa: S608
-    f"SELECT number + {MEMORY_ROWS} FROM memories WHERE written_by IN (SELECT name FROM quarantined)"
-)
 
 
 class TextSource(NamedTuple):
@@ -258,7 +254,7 @@ class VectorReader:
 
     def filtered(self, filters: Filters) -> list[int] | None:
         """Return the rows that are as the filters say; None for all of them."""
-        if filters == EVERYTHING:
+        if filters.everything:
             return None
         return [row for (row,) in self._connection.execute(filters.selecting(), filters.values)]
 
@@ -272,9 +268,9 @@ class VectorReader:
         rows = self._connection.execute("SELECT number FROM embeddings WHERE model = ? ORDER BY number", (self._model,))
         return [number for (number,) in rows]
 
-    def hidden(self) -> list[int]:
-        """Return the rows that quarantined writers wrote."""
-        return [row for (row,) in self._connection.execute(_HIDDEN)]
+    def hidden(self, filters: Filters) -> list[int]:
+        """Return the rows that nobody finds as of the filters' time, whatever is asked."""
+        return [row for (row,) in self._connection.execute(HIDDEN, filters.values)]
 
     def vectors(self, after: int, most: int) -> Iterator[list[tuple[int, int, bytes]]]:
         """Yield the vectors with higher numbers, in parts of so many, ascending: number, passage, vector."""
