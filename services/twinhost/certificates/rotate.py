@@ -163,11 +163,19 @@ class _Rotation:
             RotationWork.RETIRE: self._retire,
             RotationWork.PROVE: self._prove,
         }
+        self._require_public_keys()
         transition = ROTATION.after(ROTATION.first, self._find())
         while transition.effect is not None:
             if transition.effect is RotationWork.PROVE:
                 lock.close()
             transition = ROTATION.after(transition.then, steps[transition.effect]())
+
+    def _require_public_keys(self) -> None:
+        """Raise KeyFileMissing, before anything is made, where the key to revoke or the one to ask is not here."""
+        if self._operator:
+            load_certificate(self._files(PUBLIC_SUFFIX)[0])
+        else:
+            self._pins()
 
     def _find(self) -> RotationFinding:
         if self._next_secret.exists():
@@ -190,7 +198,7 @@ class _Rotation:
         return RotationFinding.NEXT_PUBLIC
 
     def _await_followers(self) -> RotationFinding:
-        with client_of(self._mainpc, self._asker, self._pins) as client:
+        with client_of(self._mainpc, self._asker, self._pins()) as client:
             self._say("waiting until every agent knows the next key")
             wait_until_followed(client, self._next.public, self._grace_s, self._say)
         return RotationFinding.FOLLOWED
@@ -231,7 +239,7 @@ class _Rotation:
         if self._replaced is None and not self._old:
             self._say(f"an earlier run had revoked the old key; {self._name} has {self._pair.public.fingerprint}")
         if self._replaced is not None:
-            require_key_refused(self._mainpc, self._replaced, self._pins)
+            require_key_refused(self._mainpc, self._replaced, self._pins())
             self._say(f"proven: {SERVER} refuses {self._replaced.public.fingerprint}")
         if self._owner is not None:
             for key in self._old:
@@ -243,7 +251,6 @@ class _Rotation:
     def _asker(self) -> KeyPair:
         return self._operator or self._next
 
-    @property
     def _pins(self) -> Sequence[PublicKey]:
         """The keys that SystemDigitalTwin may have."""
         if self._operator:
@@ -258,9 +265,9 @@ class _Rotation:
         """Have SystemDigitalTwin know the next key; return it with the validity that it has there."""
         if self._operator:
             return pair  # SystemDigitalTwin reads its folder
-        with client_of(self._mainpc, self._pair, self._pins) as client:
+        with client_of(self._mainpc, self._pair, self._pins()) as client:
             client.call("propose_key", deadline_s=DEADLINE_S, public_key=pair.public.z85.decode())
-        with client_of(self._mainpc, pair, self._pins) as client:  # its handshake proves it
+        with client_of(self._mainpc, pair, self._pins()) as client:  # its handshake proves it
             own = read_answer(client.call("confirm_key", deadline_s=DEADLINE_S)).own
         return KeyPair(own, pair.secret_z85)
 
@@ -269,7 +276,7 @@ class _Rotation:
         old = {key.public.fingerprint: key for key in self._old}
         retired = set(old)
         if not self._operator:
-            with client_of(self._mainpc, self._pair, self._pins) as client:
+            with client_of(self._mainpc, self._pair, self._pins()) as client:
                 retired |= set(client.call("retire_keys", deadline_s=DEADLINE_S)["retired"])
         for fingerprint in sorted(retired):
             for folder in self._folders:

@@ -340,6 +340,24 @@ def test_a_key_of_another_machine_is_rotated_there(tree: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "missing", "sentence"),
+    [
+        (("server",), "mainpc", "mainpc/server.key is missing; run: "),
+        (("client", UMRA), "pc2", "pc2 has no valid key of SystemDigitalTwin; run: "),
+    ],
+)
+def test_a_rotation_without_the_servers_key_makes_nothing(
+    tree: Path, words: tuple[str, ...], missing: str, sentence: str
+) -> None:
+    """The old key could not be revoked, or mainpc not be asked."""
+    (tree / missing / "server.key").unlink()
+    before = files(tree)
+    ran = certs_init(tree, "rotate", *words)
+    assert (ran.status, files(tree)) == (1, before)
+    assert sentence in ran.err
+
+
 def test_a_rotated_key_is_taken_up_by_make(tree: Path) -> None:
     """What SystemDigitalTwin retired gives way in every folder to the key that took its place."""
     old = load_certificate(tree / "pc2/client.key")
