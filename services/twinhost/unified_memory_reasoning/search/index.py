@@ -133,7 +133,7 @@ class SearchIndex:
         """Return the first passages of a match in an order, a few of each text."""
         narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
         by_row = (filters.since, filters.until, filters.keyword) != (None, None, None) or self._hides(filters)
-        condition = f"{_ROW} IN ({filters.selecting(_IS_ROW)})" if by_row else f"NOT {_IN_INDEX_ALONE}"
+        condition = f"EXISTS ({filters.selecting(_IS_ROW)})" if by_row else f"NOT {_IN_INDEX_ALONE}"
         values = {**filters.values, "match": f"({match}){narrowed}{_months(filters)}", "most": most + 2 * MOST}
         of_text = Counter[int]()
         numbers = list[int]()
