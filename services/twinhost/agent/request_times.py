@@ -10,7 +10,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 ISO_TIME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 EPOCH_S = Annotated[float, msgspec.Meta(ge=0, le=1e11)]  # seconds since the epoch
 TIME = ISO_TIME | EPOCH_S
-_LAST_S = 253_402_300_799.0  # of the year 9999, the last that ISO-8601 can represent
+FIRST_S, LAST_S = -62_135_596_800.0, 253_402_300_799.999  # of the years 1 to 9999, which ISO-8601 can represent
 
 
 def seconds_of(value: str | float, path: str, expected: str = "a time in ISO-8601") -> float:
@@ -25,11 +25,12 @@ def seconds_of(value: str | float, path: str, expected: str = "a time in ISO-860
         MalformedRequest: it names no time.
     """
     try:
-        return round(value if isinstance(value, float) else parse_time(value).timestamp(), 3)
+        seconds = value if isinstance(value, float) else parse_time(value).timestamp()
     except ValueError:
         raise MalformedRequest(
             f"Expected {expected}, such as 2026-11-27T08:00:00Z, got {value!r} - at `{path}`"
         ) from None
+    return min(round(seconds, 3), LAST_S)  # the last half millisecond would be rounded into the year 10000
 
 
 def stored_seconds_of(value: str | float, path: str) -> float:
@@ -39,7 +40,7 @@ def stored_seconds_of(value: str | float, path: str) -> float:
         MalformedRequest: it names no time, or another one.
     """
     seconds = seconds_of(value, path)
-    if not 0 <= seconds <= _LAST_S:
+    if seconds < 0:
         raise MalformedRequest(f"Expected a time in the years 1970 to 9999, got {value!r} - at `{path}`")
     return seconds
 

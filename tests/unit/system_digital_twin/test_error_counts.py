@@ -86,6 +86,19 @@ def test_a_window_of_time_is_filtered(bench: EventBench, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
+    ("window", "total"),
+    [
+        ({"since": "0001-01-01", "until": "9999-12-31T23:59:59.9999Z"}, 1),
+        ({"until": "0001-01-01T00:00:01Z"}, 0),
+        ({"until": "9999-12-31T23:59:59.9999Z"}, 0),
+    ],
+)
+def test_errors_are_counted_to_the_ends_of_time(bench: EventBench, window: dict[str, Any], total: int) -> None:
+    bench.report("a")
+    assert bench.ask("get_error_counts", **window)["total"] == total
+
+
+@pytest.mark.parametrize(
     ("action", "fields", "sentence"),
     [
         ("get_errors", {"severity": "fatal"}, "Invalid enum value 'fatal' - at `$.severity`"),

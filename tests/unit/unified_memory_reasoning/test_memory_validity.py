@@ -229,6 +229,12 @@ def test_a_memory_can_only_supersede_one_that_exists(bench: MemoryBench) -> None
     assert bench.get()["supersedes"] == ["a", "bens", "deleted"]
 
 
+def test_a_memory_may_be_valid_to_the_end_of_time(bench: MemoryBench) -> None:
+    """The last half millisecond of the year 9999 is not rounded into the next year, which ISO-8601 can't represent."""
+    bench.store("m", valid_until="9999-12-31T23:59:59.9999Z")
+    assert bench.get()["valid_until"][:19] == "9999-12-31T23:59:59"
+
+
 def test_a_sync_may_bring_what_supersedes_first(bench: MemoryBench) -> None:
     """The records of another store come in any order, and in pages."""
     at = {"content": "x", "revised": 5.0}

@@ -74,7 +74,7 @@ def test_results_that_all_contradict_each_other_fit_into_a_reply(tmp_path: Path)
     assert (found["status"], len(found["contradictions"])) == ("ok", MOST_PAIRS)
 
 
-@pytest.mark.parametrize("moment", ["0001-01-01", "9999-12-31T23:59:59Z"])
+@pytest.mark.parametrize("moment", ["0001-01-01", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59.9999Z"])
 @pytest.mark.parametrize("name", ["since", "until", "as_of"])
 def test_a_search_at_the_ends_of_time_is_answered(tmp_path: Path, name: str, moment: str) -> None:
     """Also if its query names the day before."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 
 import msgspec
 
-from twinhost.agent.request_times import ISO_TIME, seconds_of
+from twinhost.agent.request_times import FIRST_S, ISO_TIME, seconds_of
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
@@ -261,7 +261,8 @@ class EventActions(Feature):
     @action(forwardable=True)
     def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
         until = self._clock.time() if request.until is None else seconds_of(request.until, "$.until")
-        since = until - DEFAULT_WINDOW_S if request.since is None else seconds_of(request.since, "$.since")
+        earliest = max(until - DEFAULT_WINDOW_S, FIRST_S)
+        since = earliest if request.since is None else seconds_of(request.since, "$.since")
         matching = _filter(
             request,
             since=since,
