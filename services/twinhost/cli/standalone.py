@@ -1,4 +1,4 @@
-"""What certs-init and archive have in common as programs: their options, exit status, input, and output.
+"""What certs-init, archive, and secure_sdt_client have in common: their options, exit status, input, and output.
 
 Exit status: 0 success; 1 refused; 2 usage; 130 interrupted.
 """
@@ -81,10 +81,12 @@ def application(help_text: str) -> typer.Typer:
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command and return the exit status; every error of twinhost becomes one sentence on standard error."""
+    command = typer.main.get_command(app)
     try:
-        return int(typer.main.get_command(app).main(list(arguments), prog_name=program, standalone_mode=False) or 0)
+        return int(command.main(list(arguments), prog_name=program, standalone_mode=False) or 0)
     except typer.TyperException as error:
-        note(f"usage: {program} [OPTIONS] COMMAND [ARGS]..., see {program} --help")
+        usage = command.collect_usage_pieces(typer.Context(command, info_name=program))
+        note(f"usage: {' '.join([program, *usage])}, see {program} --help")
         note(f"{program}: {error.format_message()}")
         return USAGE
     except TwinhostError as error:

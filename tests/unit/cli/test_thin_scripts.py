@@ -49,6 +49,13 @@ def port_of(hosts: TwoHosts) -> tuple[str, ...]:
     return ("--host", "127.0.0.1", "--port", str(hosts.mainpc.port))
 
 
+def test_a_usage_error_names_what_the_script_has() -> None:
+    """The client has no commands."""
+    ran = run_script("secure_sdt_client.py", "--port", "x")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.splitlines()[0] == "usage: secure_sdt_client [OPTIONS], see secure_sdt_client --help"
+
+
 def test_the_client_pings_and_registers(hosts: TwoHosts) -> None:
     """With --secure it proves who it is, and mainpc records that."""
     folder = str(hosts.folders["operator"])
