@@ -75,7 +75,7 @@ class HostKeys:
         if settings.certificates is not None:
             self.own = OwnKeys(settings.certificates)
             folders = folders_of_keys(settings.certificates.folder)
-        self.peers = AuthorizedPeers(folders)
+        self.peers = AuthorizedPeers(folders, clock)
 
     def watch(self) -> None:
         """Start to watch the folders."""

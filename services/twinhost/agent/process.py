@@ -72,6 +72,7 @@ def listen(
     vital: Vital,
     stack: ExitStack,
     session_limits: SessionLimits,
+    clock: Clock,
 ) -> tuple[ServerSocket, Feed | None]:
     """Bind the request socket, and the event feed if there is one, in the safe order; `stack` closes them.
 
@@ -99,7 +100,7 @@ def listen(
             feed_socket = open_feed_socket(authenticator, own_keys, feed_at, MAX_EVENT_BYTES)
     feed = None
     if feed_socket is not None:
-        feed = Feed(feed_socket, grants.allows_topic)
+        feed = Feed(feed_socket, grants.allows_topic, clock=clock)
         grants.on_change = feed.request_review
         stack.callback(feed.stop)
     for name, bound in (("socket", requests), ("event feed", feed_socket)):
@@ -225,7 +226,7 @@ def prepare_agent(
     stack.callback(http.stop)
     vital: Vital = {}
     session_limits = SessionLimits(settings.config.limits.sessions_per_key)
-    server_socket, feed = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits)
+    server_socket, feed = listen(settings, keys, grants, handshakes, health, vital, stack, session_limits, clock)
     follow_keys = _key_follower(settings, keys, server_socket.sessions, stack, clock)
     common: list[Feature] = [
         documents,
@@ -246,6 +247,7 @@ def prepare_agent(
         on_refusal=assembly.on_refusal,
         on_answer=telemetry.answered,
         caller_named=keys.peers.caller_named,
+        clock=clock,
     )
     companions: list[Companion] = [http, config_watch, *([feed] if feed else []), *assembly.companions, *further]
     vital |= {type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions}
@@ -276,7 +278,7 @@ def prepare_agent(
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
-    server = Server(server_socket, dispatcher, tick)
+    server = Server(server_socket, dispatcher, tick, clock)
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
