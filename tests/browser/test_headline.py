@@ -33,14 +33,14 @@ COMMAND = "docker compose run --rm cli call SystemDigitalTwin unregister "
 class Watched:
     """SystemDigitalTwin without a socket, its HTTP port, and a page that shows it."""
 
-    def __init__(self, twin: Twin, page: Page, clock: Clock) -> None:
-        self.twin, self.page, self.clock = twin, page, clock
+    def __init__(self, twin: Twin, page: Page, clock: Clock, port: int) -> None:
+        self.twin, self.page, self.clock, self._port = twin, page, clock, port
         self._stay()
 
-    def _stay(self) -> None:
+    def _stay(self, **figures: Any) -> None:
         """Both hosts are here and have figures."""
         self.twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
-        self.twin.measured(cpu_percent=1, latency_ms=1)
+        self.twin.measured(cpu_percent=1, latency_ms=1, **figures)
         self.draw()
 
     def draw(self) -> None:
@@ -48,9 +48,10 @@ class Watched:
         self.twin.telemetry.gather(AgentState(secure=True, uptime_s=1, store_bytes=1, loop_lag_s=0, handshakes=counts))
         self.twin.turn()
 
-    def let_pass(self, seconds: float) -> None:
+    def let_pass(self, seconds: float, **figures: Any) -> None:
         self.clock.let_pass(seconds)
-        self._stay()
+        wait_until(lambda: not mainpc_is_stale(self.twin, self._port), PATIENCE_S, "mainpc has measured itself since")
+        self._stay(**figures)
 
     def headline(self, level: str, title: str, text: str) -> None:
         """Expect the first sentence, the one below it, and how bad they are."""
@@ -93,7 +94,7 @@ def watched(
         (sampler,) = twin.assembly.companions
         sampler.start()
         wait_until(lambda: not mainpc_is_stale(twin, port), PATIENCE_S, "mainpc has measured itself")
-        yield Watched(twin, page, clock)
+        yield Watched(twin, page, clock, port)
         sampler.stop()
         server.stop()
 
@@ -181,8 +182,8 @@ def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
     for minutes in range(1, 20):
         used_mb, age_s = 980 - 5 * minutes, 60 * minutes
         watched.twin.measured(ram_used_mb=used_mb, wall=now - age_s, late_by_s=age_s)
-    for _ in range(2):  # a host at a time, once a minute
-        watched.let_pass(61)
+    for used_mb in (980, 985, 990):  # a host at a time, once a minute
+        watched.let_pass(61, ram_used_mb=used_mb)
     watched.draw()
     watched.headline("warn", "RAM of pc2 will be full within an hour.", "Everything else is well.")
     forecast = watched.page.locator(".host-forecast").last
