@@ -141,7 +141,7 @@ class Database:
         """Define an SQL function of one text that triggers call; it returns the same for the same text."""
         self._connection.create_function(name, 1, function, deterministic=True)
 
-    def on_rollback(self, undo: Callable[[*Arguments], None], *arguments: *Arguments) -> None:
+    def on_rollback(self, undo: Callable[[*Arguments], object], *arguments: *Arguments) -> None:
         """Register how to undo a change in memory if the transaction under way is rolled back; ignored outside one."""
         if self.in_transaction:
             self._changes.undo.append((undo, arguments))
@@ -258,7 +258,7 @@ def _require_transaction(connection: sqlite3.Connection) -> None:
         raise TransactionLost(f"the store ended the transaction; {_WHAT_TO_DO}")
 
 
-_Call = tuple[Callable[..., None], tuple[Any, ...]]  # a function, and its arguments
+_Call = tuple[Callable[..., object], tuple[Any, ...]]  # a function, and its arguments
 
 
 class _Changes:

@@ -4,8 +4,8 @@ A field of such a record reaches the requests that store it and those that sync 
 a person or a model. It is stored as JSON with the record, or in a column of its name.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar, get_type_hints
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, Generic, NotRequired, TypedDict, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -21,13 +21,17 @@ Read = Callable[[Any, str, Clock, float], Any]  # of a request's value, its path
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """The types of a value in a request to store it, in one to sync it, and in replies; how it is read and written."""
+    """The types of a value in a request to store it, in one to sync it, and in replies; how it is read and written.
+
+    Without a value it is absent from what is shown, or null if the type there allows that.
+    """
 
     stored: Any
     synced: Any
     shown: Any
     read: Read = lambda value, *_: value
     write: Callable[[Any], Any] = lambda value: value
+    stripped: bool = False  # a text is stored without the white space around it
 
 
 PAST = Kind(ISO_TIME, TIME, str, past_seconds_of, iso_time)
@@ -54,6 +58,7 @@ class Fields(Generic[R]):
             name: hint.__metadata__[0] for name, hint in get_type_hints(record, include_extras=True).items()
         }
         self._searched = [name for name, field in self._fields.items() if field.in_search]
+        self.nulls = [name for name, field in self._fields.items() if type(None) in get_args(field.kind.shown)]
         self.none = record()
         self.names = tuple(self._fields)
 
@@ -73,15 +78,20 @@ class Fields(Generic[R]):
         return _extended(record, fields, kw_only=True)
 
     def shown_by(self, document: type[D]) -> type[D]:
-        """Give a document the fields; the ones without a value are absent."""
-        return self._shown_by(document, self.names)
+        """Give a document the fields; the ones without a value are absent, or null."""
+        return self._shown_by(document, self.names, self.nulls)
+
+    def listed_by(self, row: type[D]) -> type[D]:
+        """Give the fields to a `WrittenRow`, which may leave out any of them."""
+        return self._shown_by(row, self.names)
 
     def shown_by_search(self, document: type[D]) -> type[D]:
         """Give a result of a search the fields that it shows."""
         return self._shown_by(document, self._searched)
 
-    def _shown_by(self, document: type[D], names: Iterable[str]) -> type[D]:
-        shown = {name: NotRequired[self._fields[name].kind.shown] for name in names}
+    def _shown_by(self, document: type[D], names: Iterable[str], always: Collection[str] = ()) -> type[D]:
+        kinds = {name: self._fields[name].kind.shown for name in names}
+        shown = {name: kind if name in always else NotRequired[kind] for name, kind in kinds.items()}
         made: Any = TypedDict
         with_fields: type[D] = made(document.__name__, {**document.__annotations__, **shown})
         with_fields.__module__ = document.__module__
@@ -98,7 +108,7 @@ class Fields(Generic[R]):
             sent_as = field.stored_as or name
             if (sent := getattr(request, sent_as, None)) is not None:
                 value = field.kind.read(sent, f"$.{sent_as}", clock, MAX_AHEAD_S)
-                given[name] = value.strip() if isinstance(value, str) else value
+                given[name] = value.strip() if field.kind.stripped else value
         return given
 
     def synced(self, record: msgspec.Struct, path: str, clock: Clock, ahead_s: float) -> R:

@@ -21,7 +21,7 @@ from twinhost.unified_memory_reasoning.conversations.actions import ContextActio
 from twinhost.unified_memory_reasoning.conversations.interactions import Interactions
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate
 from twinhost.unified_memory_reasoning.errors.actions import AddErrorPattern
-from twinhost.unified_memory_reasoning.errors.patterns import ErrorPatterns
+from twinhost.unified_memory_reasoning.errors.patterns import PATTERN_DETAILS, ErrorPatterns
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
 from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
@@ -80,7 +80,8 @@ class MemoryAgent(LoopbackAgent):
             self._server.stop()
 
     def _add_error_pattern(self, request: AddErrorPattern, caller: Caller) -> Reply:
-        added = self.patterns.add(request.error_type, request.pattern, request.solution, caller.name)
+        details = PATTERN_DETAILS.stored(request, self.patterns.clock)
+        added = self.patterns.add(request.error_type, request.pattern, caller.name, **details)
         return {"status": "ok", "pattern_id": added.pattern_id}
 
 

@@ -92,7 +92,7 @@ def test_what_re2_refuses_is_refused_with_its_message(
 ) -> None:
     """And with what is allowed; nothing of it is kept, nor written past the log."""
     with pytest.raises(MalformedRequest, match=r"at `\$\.pattern`") as caught:
-        bench.patterns.add("E", pattern, None, "Alice")
+        bench.patterns.add("E", pattern, "Alice")
     assert said in str(caught.value)
     assert "no backreference, no look-around" in str(caught.value)
     assert (bench.rows(), bench.patterns.count) == (0, 0)
@@ -107,9 +107,9 @@ def test_5000_patterns_and_a_hostile_message_stall_nothing(tmp_path: Path) -> No
         with bench.database.transaction():
             for number in range(4_900):
                 pattern = rf"{words[number % 3_000]}\s+{words[number * 7 % 3_000]} \d+ no{number}"
-                bench.patterns.add("E", pattern, None, "Alice")
+                bench.patterns.add("E", pattern, "Alice")
             for number in range(100):
-                bench.patterns.add("E", rf"[ab]*a[ab]{{{90 + number}}}c", None, "Alice")
+                bench.patterns.add("E", rf"[ab]*a[ab]{{{90 + number}}}c", "Alice")
         for message in (*LONG, (" ".join(words) * 4)[:MAX_MESSAGE_BYTES]):
             began = time.thread_time()
             assert bench.look_up(message)["status"] == "ok"
@@ -200,6 +200,11 @@ def test_success_is_smoothed(bench: ErrorPatternBench) -> None:
     assert bench.look_up("timeout")["pattern_id"] == often
 
 
+def test_a_solution_is_stored_as_it_was_sent(bench: ErrorPatternBench) -> None:
+    bench.add("timeout", "  wait:\n\tsleep 5\n")
+    assert bench.look_up("timeout")["solution"] == "  wait:\n\tsleep 5\n"
+
+
 def test_the_same_writer_has_a_pattern_once(bench: ErrorPatternBench) -> None:
     """Another type or writer is another row; a new solution begins without outcomes, none leaves the old one."""
     first = bench.add("timeout", "wait")
@@ -242,8 +247,8 @@ def test_what_is_undone_leaves_no_trace_in_memory(bench: ErrorPatternBench) -> N
 
     def change_and_fail() -> None:
         with bench.database.transaction():
-            bench.patterns.add("E", "disk full", None, "Alice")
-            bench.patterns.add("E", r"\d", None, "Alice")
+            bench.patterns.add("E", "disk full", "Alice")
+            bench.patterns.add("E", r"\d", "Alice")
             bench.patterns.remove(kept)
             assert bench.patterns.count == 2
             raise ZeroDivisionError
@@ -278,14 +283,14 @@ def test_the_number_of_patterns_is_bounded(tmp_path: Path) -> None:
         first = bench.add("first one")
         bench.add(r"\d\d")
         with pytest.raises(LimitReached, match="Alice has 2 error patterns"):
-            bench.patterns.add("E", "third one", None, "Alice")
+            bench.patterns.add("E", "third one", "Alice")
         assert bench.add("first one", "a solution takes no room") == first
         with pytest.raises(LimitReached, match="require no text of three characters"):
-            bench.patterns.add("E", ".", None, "Bob")
+            bench.patterns.add("E", ".", "Bob")
         bench.add("third one", caller=BOB)
         bench.add("fourth one", caller=BOB)
         with pytest.raises(LimitReached, match="4 error patterns are stored"):
-            bench.patterns.add("E", "fifth one", None, "Carol")
+            bench.patterns.add("E", "fifth one", "Carol")
         bench.ask("delete_error_pattern", pattern_id=first)
         bench.add("fifth one")
         assert (bench.patterns.count, bench.rows()) == (4, 4)

@@ -137,8 +137,8 @@ def test_suggestions_follow_the_store(filled: ErrorPatternBench) -> None:
     def change_and_fail() -> None:
         with filled.database.transaction():
             filled.patterns.remove(number)
-            filled.patterns.add("E", "disk is full", "buy one", "Alice")
-            filled.patterns.add("E", "database is locked", "wait", "Alice")
+            filled.patterns.add("E", "disk is full", "Alice", solution="buy one")
+            filled.patterns.add("E", "database is locked", "Alice", solution="wait")
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -238,10 +238,10 @@ def test_a_stored_pattern_keeps_its_case(tmp_path: Path) -> None:
     database = Database(tmp_path / "db", MIGRATIONS)
     patterns = ErrorPatterns(database)
     with database.transaction():
-        assert not patterns.add("E", "Disk Full", "buy one", "Alice").new
+        assert not patterns.add("E", "Disk Full", "Alice", solution="buy one").new
         assert patterns.match("disk full").known is None
         known = patterns.match("Disk Full").known
     assert known is not None
-    assert (known["solution"], known["ignores_case"]) == ("buy one", False)
+    assert (known.get("solution"), known["ignores_case"]) == ("buy one", False)
     assert ErrorPatterns(database).match("disk full").known is None
     database.close()

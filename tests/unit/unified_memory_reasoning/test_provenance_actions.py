@@ -40,7 +40,7 @@ def test_it_lists_everything_that_a_caller_wrote(bench: SafetyBench) -> None:
         bench.update_twin(f"of-{caller.name}", {"by": caller.name}, caller)
         bench.say("s", f"by {caller.name}", caller)
         with bench.database.transaction():
-            bench.patterns.add("timeout", f"{caller.name} timed out", "wait", caller.name)
+            bench.patterns.add("timeout", f"{caller.name} timed out", caller.name, solution="wait")
     reply = bench.ask("memory_by", name=ADA.name)
     assert (reply["name"], reply["quarantined"], list(reply["written"])) == (ADA.name, False, KINDS)
     ((twin,), (interaction,), (pattern,)) = (reply["written"][kind]["entries"] for kind in KINDS)

@@ -25,7 +25,7 @@ def test_a_hidden_writers_rows_are_recalled_by_nobody(bench: SafetyBench) -> Non
     bench.say("s", "planted", REVOKED)
     bench.say("s", "honest", ADA)
     with bench.database.transaction():
-        bench.patterns.add("planted", "disk .* is full", "rm -rf /", REVOKED.name)
+        bench.patterns.add("planted", "disk .* is full", REVOKED.name, solution="rm -rf /")
     assert bench.ask("quarantine_memory", name=REVOKED.name) == {"status": "ok", "name": REVOKED.name, "new": True}
     assert bench.ask("get_twin", ADA, user_id="u") == {"status": "ok", "twin": {}, "revision": 0}
     assert bench.twin("v") == {"of": "ada"}

@@ -1,6 +1,6 @@
 """Error patterns and proposals: requests, replies and handlers."""
 
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
@@ -11,11 +11,11 @@ from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.errors.matching import MAX_CHARACTERS, MAX_MESSAGE_BYTES, CpuBudget
 from twinhost.unified_memory_reasoning.errors.patterns import (
+    PATTERN_DETAILS,
     ErrorPatternDocument,
     ErrorPatterns,
     ScoreDocument,
     SpecificityDocument,
-    specificity_document,
 )
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals, ProposalDocument
 from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument
@@ -23,22 +23,23 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
 
 MAX_LIMIT = 200
 PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]
-SOLUTION = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
 MESSAGE = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_MESSAGE_BYTES)]  # in characters, and in bytes
 NOTE = Annotated[str, msgspec.Meta(max_length=1_024)]
 NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
-class AddErrorPattern(Request, tag="add_error_pattern"):
+@PATTERN_DETAILS.stored_by
+class _SentPattern(Request):
+    error_type: NAME
+    pattern: PATTERN
+
+
+class AddErrorPattern(_SentPattern, tag="add_error_pattern"):
     """Store a regular expression (RE2) for an error and its solution; storing it again replaces your solution.
 
     The pattern ignores case, unless it begins with `(?-i)`.
     """
-
-    error_type: NAME
-    pattern: PATTERN
-    solution: SOLUTION | None = None
 
 
 class GetErrorSolution(Request, tag="get_error_solution"):
@@ -102,15 +103,18 @@ class ErrorPatternAdded(TypedDict):
     settled_proposals: int
 
 
-class ErrorSolution(TypedDict):
+@PATTERN_DETAILS.shown_by
+class _Solved(TypedDict):
+    status: Literal["ok"]
+
+
+class ErrorSolution(_Solved):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
     for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error.
     """
 
-    status: Literal["ok"]
-    solution: str | None
     error_type: str | None
     pattern_id: int | None
     pattern: str | None
@@ -167,6 +171,16 @@ class ProposalDismissed(TypedDict):
     pattern: str
 
 
+_NOTHING_KNOWN = {
+    **dict.fromkeys((*PATTERN_DETAILS.nulls, "error_type", "pattern_id", "pattern", "written_by")),
+    "occurrence_count": 0,
+    "last_seen": None,
+    "success_rate": None,
+    "successes": 0,
+    "failures": 0,
+}
+
+
 class ErrorPatternActions(Feature):
     """Stores error patterns, matches messages, and lists proposals."""
 
@@ -185,14 +199,15 @@ class ErrorPatternActions(Feature):
     @action(mutates=True)
     def add(self, request: AddErrorPattern, caller: Caller) -> ErrorPatternAdded:
         with self._budget.spending(caller.name):
-            added = self._patterns.add(request.error_type, request.pattern, request.solution, caller.name)
+            details = PATTERN_DETAILS.stored(request, self._patterns.clock)
+            added = self._patterns.add(request.error_type, request.pattern, caller.name, **details)
             general = added.requirement.general
             settled = self._proposals.settle(request.pattern, caller.name, own_shape_alone=general)
         return {
             "status": SUCCESS,
             "pattern_id": added.pattern_id,
             "new": added.new,
-            "specificity": specificity_document(added.requirement.specificity),
+            "specificity": cast(SpecificityDocument, added.requirement.specificity._asdict()),
             "reads_bytes": added.reads,
             "settled_proposals": settled,
         }
@@ -204,17 +219,15 @@ class ErrorPatternActions(Feature):
             match = self._patterns.match(request.error_message)
             unknown = match.complete and (match.known is None or match.general)
             proposal_id = self._proposals.count(request.error_message, caller.name) if unknown else None
-            known = match.known
-            suggestions = self._patterns.similar(request.error_message, known)
-        if known is None:
-            return _nothing_known(proposal_id, suggestions, complete=match.complete)
-        return {
+            suggestions = self._patterns.similar(request.error_message, match.known)
+        reply = {
             "status": SUCCESS,
-            **known,
+            **(match.known or _NOTHING_KNOWN),
             "complete": match.complete,
             "proposal_id": proposal_id,
             "suggestions": suggestions,
         }
+        return cast(ErrorSolution, reply)
 
     @action(mutates=True)
     def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
@@ -248,22 +261,3 @@ class ErrorPatternActions(Feature):
     def dismiss(self, request: DismissPatternProposal, caller: Caller) -> ProposalDismissed:
         dismissed = self._proposals.dismiss(request.proposal_id, caller.name)
         return {"status": SUCCESS, "proposal_id": request.proposal_id, "pattern": dismissed["pattern"]}
-
-
-def _nothing_known(proposal_id: int | None, suggestions: list[SuggestionDocument], *, complete: bool) -> ErrorSolution:
-    return {
-        "status": SUCCESS,
-        "solution": None,
-        "error_type": None,
-        "pattern_id": None,
-        "pattern": None,
-        "written_by": None,
-        "occurrence_count": 0,
-        "last_seen": None,
-        "success_rate": None,
-        "successes": 0,
-        "failures": 0,
-        "complete": complete,
-        "proposal_id": proposal_id,
-        "suggestions": suggestions,
-    }

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
 from twinhost.unified_memory_reasoning.errors.similarity import SimilarPatterns, SuggestionDocument
-from twinhost.unified_memory_reasoning.errors.specificity import Requirement, Specificity, requirement_of
+from twinhost.unified_memory_reasoning.errors.specificity import Requirement, requirement_of
+from twinhost.unified_memory_reasoning.fields import Field, Fields, Kind
 from twinhost.unified_memory_reasoning.provenance.quarantine import (
     MAX_NUMBER,
     Quarantine,
@@ -86,15 +89,6 @@ class SolutionOutcomes:
             (pattern_id, int(success), int(not success), note, self._database.clock.time(), written_by),
         )
 
-    def score(self, pattern_id: int) -> ScoreDocument:
-        """Return a solution's score, without quarantined reporters."""
-        return self._database.select(
-            _score,
-            "SELECT coalesce(sum(successes), 0) AS successes, coalesce(sum(failures), 0) AS failures "
-            "FROM visible_solution_outcomes WHERE pattern_id = ?",
-            (pattern_id,),
-        )[0]
-
     def forget(self, pattern_id: int) -> None:
         """Delete the outcomes of a solution that was replaced."""
         self._database.execute("DELETE FROM solution_outcomes WHERE pattern_id = ?", (pattern_id,))
@@ -102,11 +96,16 @@ class SolutionOutcomes:
     written_by = lists_written(WrittenOutcome, _WRITTEN_OUTCOMES)
 
 
-def _score(successes: int, failures: int) -> ScoreDocument:
-    rate = round(success_rate(successes, failures), 3)
-    return {"success_rate": rate, "successes": successes, "failures": failures}
+SOLUTION = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
 
 
+class PatternDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """The optional fields of a pattern, each in a column of its name. A new field is the last one."""
+
+    solution: Annotated[str | None, Field(Kind(SOLUTION, SOLUTION, str | None))] = None
+
+
+PATTERN_DETAILS = Fields(PatternDetails)
 MIGRATION = f"""
 CREATE TABLE error_patterns (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -131,7 +130,10 @@ _SUMS = ", ".join(
     f"(SELECT coalesce(sum({name}), 0) FROM visible_solution_outcomes WHERE pattern_id = p.id) AS {name}"  # noqa: S608
     for name in ("successes", "failures")
 )
-_COLUMNS = "id AS pattern_id, error_type, pattern, solution, occurrence_count, last_seen, created, updated, written_by"
+_OPTIONAL = ", ".join(PATTERN_DETAILS.names)
+_COLUMNS = (
+    f"id AS pattern_id, error_type, pattern, {_OPTIONAL}, occurrence_count, last_seen, created, updated, written_by"
+)
 _PATTERNS = f"SELECT {_COLUMNS}, ignores_case, {_SUMS} FROM {{}} AS p WHERE {{}} ORDER BY id DESC LIMIT ?"  # noqa: S608 - constants
 _WRITTEN = (
     f"SELECT id AS number, {_COLUMNS}, "  # noqa: S608 - constants
@@ -141,6 +143,11 @@ _WRITTEN = (
 )
 _ALL = "SELECT id, error_type, pattern, solution, ignores_case, written_by FROM error_patterns"
 _SOLUTION = "SELECT error_type, solution FROM error_patterns WHERE id = ?"
+_DETAILS = (
+    f"SELECT id AS pattern_id, {_OPTIONAL} FROM error_patterns "  # noqa: S608 - constants
+    "WHERE written_by = ? AND error_type = ? AND pattern = ?"
+)
+_CHANGE = f"UPDATE error_patterns SET {' = ?, '.join(PATTERN_DETAILS.names)} = ?, updated = ? WHERE id = ?"  # noqa: S608
 SUGGESTED = 3
 _ROOM = "delete some (list_error_patterns, delete_error_pattern)"
 
@@ -153,13 +160,16 @@ class SpecificityDocument(TypedDict):
     anchors: int
 
 
-class ErrorPatternDocument(ScoreDocument):
-    """A pattern; `solution` is null if it has none, `last_seen` if it never matched. Times are in ISO-8601."""
-
+@PATTERN_DETAILS.shown_by
+class _ErrorPattern(ScoreDocument):
     pattern_id: int
     error_type: str
     pattern: str
-    solution: str | None
+
+
+class ErrorPatternDocument(_ErrorPattern):
+    """A pattern; `solution` is null if it has none, `last_seen` if it never matched. Times are in ISO-8601."""
+
     ignores_case: bool  # false if a part has letters whose case counts
     specificity: SpecificityDocument
     occurrence_count: int
@@ -169,13 +179,16 @@ class ErrorPatternDocument(ScoreDocument):
     written_by: str
 
 
-class WrittenErrorPattern(WrittenRow):
-    """A pattern; `solution` is null if it has none, `last_seen` if it never matched."""
-
+@PATTERN_DETAILS.listed_by
+class _WrittenErrorPattern(WrittenRow):
     pattern_id: int
     error_type: NotRequired[str]
     pattern: NotRequired[str]
-    solution: NotRequired[str | None]
+
+
+class WrittenErrorPattern(_WrittenErrorPattern):
+    """A pattern; `solution` is null if it has none, `last_seen` if it never matched."""
+
     occurrence_count: int
     last_seen: str | None
     created: str
@@ -207,9 +220,7 @@ class Match:
     complete: bool
 
 
-class _Stored(NamedTuple):
-    pattern_id: int
-    solution: str | None
+_Stored = tuple[int, PatternDetails]  # a pattern's number, and its details
 
 
 class ErrorPatterns:
@@ -225,6 +236,7 @@ class ErrorPatterns:
         budget_s: float = BUDGET_S,
     ) -> None:
         create_visible_views(database, "error_patterns")
+        self.clock = database.clock
         self._database = database
         self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
         self.outcomes = SolutionOutcomes(database)
@@ -242,8 +254,8 @@ class ErrorPatterns:
         """The number of patterns, with quarantined writers'; kept in memory, for any thread to read."""
         return len(self._index)
 
-    def add(self, error_type: str, pattern: str, solution: str | None, written_by: str) -> AddedPattern:
-        """Store a pattern; if this writer has stored it already, replace its solution if one is given.
+    def add(self, error_type: str, pattern: str, written_by: str, **details: Any) -> AddedPattern:
+        """Store a pattern; if this writer has stored it already, replace those of its `PatternDetails` that are given.
 
         A solution that differs from the previous one begins without outcomes.
 
@@ -251,39 +263,16 @@ class ErrorPatterns:
             MalformedRequest: RE2 refuses the pattern, or it is too large.
             LimitReached: there are too many patterns, too many of this writer, or too many that require no text.
         """
-        reads, requirement, now = accept(pattern), requirement_of(pattern), self._database.clock.time()
-        known = self._database.select_one(
-            _Stored,
-            "SELECT id AS pattern_id, solution FROM error_patterns "
-            "WHERE written_by = ? AND error_type = ? AND pattern = ?",
-            (written_by, error_type, pattern),
-        )
-        if known is not None:
-            if solution is not None and solution != known.solution:
-                self.outcomes.forget(known.pattern_id)
-                self._database.execute(
-                    "UPDATE error_patterns SET solution = ?, updated = ? WHERE id = ?",
-                    (solution, now, known.pattern_id),
-                )
-                undo = self._similar.put(known.pattern_id, error_type, pattern, solution, written_by)
-                self._database.on_rollback(undo)
-            return AddedPattern(known.pattern_id, requirement, reads, new=False)
-        self._require_room(written_by, requirement)
-        number = self._database.value(
-            "INSERT INTO error_patterns "
-            "(error_type, pattern, solution, ignores_case, occurrence_count, created, updated, written_by) "
-            "VALUES (?, ?, ?, 1, 0, ?, ?, ?) RETURNING id",
-            (error_type, pattern, solution, now, now, written_by),
-        )
-        self._index.add(Entry(number, pattern, requirement, written_by))
-
-        def forget() -> None:
-            self._index.remove(number)
-
-        self._database.on_rollback(forget)
-        if solution is not None:
-            self._database.on_rollback(self._similar.put(number, error_type, pattern, solution, written_by))
-        return AddedPattern(number, requirement, reads, new=True)
+        reads, requirement, now = accept(pattern), requirement_of(pattern), self.clock.time()
+        known = self._database.select_one(_stored, _DETAILS, (written_by, error_type, pattern))
+        number, before = known or self._insert(error_type, pattern, written_by, requirement, now)
+        after = msgspec.structs.replace(before, **details)
+        if after != before:
+            self._database.execute(_CHANGE, (*msgspec.structs.astuple(after), now, number))
+        if after.solution is not None and after.solution != before.solution:
+            self.outcomes.forget(number)
+            self._database.on_rollback(self._similar.put(number, error_type, pattern, after.solution, written_by))
+        return AddedPattern(number, requirement, reads, new=known is None)
 
     def match(self, message: str) -> Match:
         """Find the pattern that matches a message, and count that it was seen."""
@@ -291,15 +280,15 @@ class ErrorPatterns:
         if not matches.entries:
             return Match(None, general=False, complete=matches.complete)
         best = max(
-            (self._read(entry.pattern_id) for entry in matches.entries),
+            (self.find(entry.pattern_id) for entry in matches.entries),
             key=lambda known: (success_rate(known["successes"], known["failures"]), known["pattern_id"]),
         )
         self._database.execute(
             "UPDATE error_patterns SET occurrence_count = occurrence_count + 1, last_seen = ? WHERE id = ?",
-            (self._database.clock.time(), best["pattern_id"]),
+            (self.clock.time(), best["pattern_id"]),
         )
         general = any(entry.requirement.general for entry in matches.entries if entry.pattern_id == best["pattern_id"])
-        return Match(self._read(best["pattern_id"]), general=general, complete=matches.complete)
+        return Match(self.find(best["pattern_id"]), general=general, complete=matches.complete)
 
     def similar(self, message: str, known: ErrorPatternDocument | None) -> list[SuggestionDocument]:
         """Return the solutions of patterns that a message resembles, the most similar first, each solution once.
@@ -311,7 +300,7 @@ class ErrorPatterns:
         suggestions: dict[str, SuggestionDocument] = {}
         for similarity, number in self._similar.search(message, cache(self._quarantine.hides)):
             error_type, solution = self._database.execute(_SOLUTION, (number,)).fetchone()
-            if known is None or known["solution"] != solution:
+            if known is None or known.get("solution") != solution:
                 suggestion = SuggestionDocument(
                     score=round(similarity, 3), pattern_id=number, error_type=error_type, solution=solution
                 )
@@ -325,12 +314,13 @@ class ErrorPatterns:
             NotFound: there is no such pattern, or its writer is quarantined.
             MalformedRequest: it has no solution.
         """
-        if self.find(pattern_id)["solution"] is None:
+        if self.find(pattern_id).get("solution") is None:
             raise MalformedRequest(
                 f"error pattern {pattern_id} has no solution - at `$.pattern_id`; `add_error_pattern` gives it one"
             )
         self.outcomes.add(pattern_id, note, reporter, success=success)
-        return self.outcomes.score(pattern_id)
+        known = self.find(pattern_id)
+        return {"success_rate": known["success_rate"], "successes": known["successes"], "failures": known["failures"]}
 
     def find(self, pattern_id: int, *, even_hidden: bool = False) -> ErrorPatternDocument:
         """Return a pattern.
@@ -338,21 +328,17 @@ class ErrorPatterns:
         Raises:
             NotFound: there is none, or its writer is quarantined and not `even_hidden`.
         """
-        known = self._read(pattern_id)
-        if self._quarantine.hides(known["written_by"]) and not even_hidden:
-            raise _not_found(pattern_id)
+        patterns = "error_patterns" if even_hidden else "visible_error_patterns"
+        known = self._database.select_one(_document, _PATTERNS.format(patterns, "id = ?"), (pattern_id, 1))
+        if known is None:
+            raise NotFound(f"there is no error pattern {pattern_id}; `list_error_patterns` lists them")
         return known
 
     def remove(self, pattern_id: int) -> None:
-        """Delete a pattern and the outcomes of its solution.
-
-        Raises:
-            NotFound: there is none.
-        """
-        if self._database.execute("DELETE FROM error_patterns WHERE id = ?", (pattern_id,)).rowcount == 0:
-            raise _not_found(pattern_id)
+        """Delete a pattern that there is, and the outcomes of its solution."""
+        self._database.execute("DELETE FROM error_patterns WHERE id = ?", (pattern_id,))
         entry = self._index.remove(pattern_id)
-        self._database.on_rollback(lambda: self._index.add(entry))
+        self._database.on_rollback(self._index.add, entry)
         self._database.on_rollback(self._similar.remove(pattern_id))
 
     def newest(self, before: int | None, limit: int) -> list[ErrorPatternDocument]:
@@ -362,11 +348,16 @@ class ErrorPatterns:
 
     written_by = lists_written(WrittenErrorPattern, _WRITTEN)
 
-    def _read(self, pattern_id: int) -> ErrorPatternDocument:
-        known = self._database.select_one(_document, _PATTERNS.format("error_patterns", "id = ?"), (pattern_id, 1))
-        if known is None:
-            raise _not_found(pattern_id)
-        return known
+    def _insert(self, error_type: str, pattern: str, written_by: str, requirement: Requirement, now: float) -> _Stored:
+        self._require_room(written_by, requirement)
+        number = self._database.value(
+            "INSERT INTO error_patterns (error_type, pattern, ignores_case, occurrence_count, created, updated, "
+            "written_by) VALUES (?, ?, 1, 0, ?, ?, ?) RETURNING id",
+            (error_type, pattern, now, now, written_by),
+        )
+        self._index.add(Entry(number, pattern, requirement, written_by))
+        self._database.on_rollback(self._index.remove, number)
+        return number, PATTERN_DETAILS.none
 
     def _require_room(self, written_by: str, requirement: Requirement) -> None:
         if len(self._index) >= self._most:
@@ -381,9 +372,8 @@ class ErrorPatterns:
             )
 
 
-def specificity_document(specificity: Specificity) -> SpecificityDocument:
-    """Return a specificity as a reply has it."""
-    return {"literals": specificity.literals, "classes": specificity.classes, "anchors": specificity.anchors}
+def _stored(pattern_id: int, **details: Any) -> _Stored:
+    return pattern_id, PatternDetails(**details)
 
 
 _shown = document_of(ErrorPatternDocument)
@@ -395,10 +385,8 @@ def _document(pattern: str, ignores_case: int, successes: int, failures: int, **
         **columns,
         pattern=pattern,
         ignores_case=requirement.ignores_case,
-        specificity=specificity_document(requirement.specificity),
-        **_score(successes, failures),
+        specificity=requirement.specificity._asdict(),
+        success_rate=round(success_rate(successes, failures), 3),
+        successes=successes,
+        failures=failures,
     )
-
-
-def _not_found(pattern_id: int) -> NotFound:
-    return NotFound(f"there is no error pattern {pattern_id}; `list_error_patterns` lists them")

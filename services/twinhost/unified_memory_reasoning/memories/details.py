@@ -11,7 +11,7 @@ from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning.fields import MOMENT, PAST, Field, Fields, Kind
 
 KEY = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]  # compared without case and surplus white space
-TEXT = Kind(KEY, KEY, str)
+TEXT = Kind(KEY, KEY, str, stripped=True)
 FLAG = Kind(bool, bool, Literal[True])
 _MEMORIES = Annotated[list[NAME], msgspec.Meta(max_length=64)]
 MEMORIES = Kind(_MEMORIES, _MEMORIES, list[str], lambda value, *_: tuple(dict.fromkeys(value)), list)
