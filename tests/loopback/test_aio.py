@@ -33,6 +33,7 @@ from twinhost.secure_zmq.errors import (
 )
 from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.framing.exchange import MAX_UNANSWERED
+from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress, ServerAddress, UnencryptedAddress
 
@@ -150,6 +151,23 @@ def test_a_call_costs_two_turns_without_polling(
 
     run(agent.secured(peer_keys), use, selector)
     assert min(turns) == 2, turns  # a timer or an event of the connection may add one to a call
+
+
+def test_half_a_frame_is_sent_while_more_is_asked(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """The server answers it meanwhile; the rest follows in the loop's next iteration."""
+
+    async def use(client: AsyncClient) -> None:
+        await client.call("echo", text="connects", deadline_s=PATIENCE_S)
+        half = MAX_SENT_PARTS // 2
+        lone = asyncio.create_task(client.call("hold", deadline_s=PATIENCE_S))
+        await asyncio.to_thread(agent.entered.wait, PATIENCE_S)  # the server is busy: it answers nothing
+        calls = [asyncio.create_task(client.call("echo", text="x", deadline_s=PATIENCE_S)) for _ in range(half + 1)]
+        await asyncio.sleep(0)
+        assert client._exchange.unanswered == 1 + half
+        agent.gate.set()
+        await asyncio.gather(lone, *calls)
+
+    run(agent.secured(peer_keys), use)
 
 
 def test_each_call_ends_at_its_own_deadline() -> None:

@@ -16,12 +16,14 @@ import zmq
 from twinhost.secure_zmq.client import DEFAULT_MAX_PAYLOAD_BYTES
 from twinhost.secure_zmq.errors import ConnectionRefused, MalformedRequest, TwinhostError
 from twinhost.secure_zmq.framing.exchange import Asked, Exchange, closed, new_request_id, successful
+from twinhost.secure_zmq.framing.forms import MAX_SENT_PARTS
 from twinhost.secure_zmq.link import SILENT_AFTER_S, Link, Step, described
 from twinhost.secure_zmq.monitor import SocketEvent
 from twinhost.secure_zmq.server_address import ServerAddress, open_connection
 from twinhost.secure_zmq.sockets import DONTWAIT, ClientSocket, client_context
 from twinhost.secure_zmq.wire import Reply
 
+_SENT_EARLY = MAX_SENT_PARTS // 2  # so many calls of one iteration are sent, and answered while the others are asked
 _DEADLINES_EVERY_S = 0.02  # how soon after each other deadlines are looked at
 
 
@@ -76,6 +78,8 @@ class AsyncClient:
                     self._flush()
                 else:
                     self._flushing = loop.call_soon(self._flush)
+            elif self._exchange.unsent == _SENT_EARLY:
+                self._send()
             return successful(await asked.future)
         finally:
             self._exchange.forget(asked)
