@@ -101,6 +101,19 @@ def test_it_waits_for_the_first_message_alone(router: Socket, peer: Socket) -> N
     assert [frame.bytes for _, frame in receive(router, 9, ALL, 0)] == [b"alone"]
 
 
+def test_it_looks_for_a_message_without_sleeping(router: Socket, peer: Socket) -> None:
+    """For the time that it is given; then it waits as always."""
+    sending = threading.Timer(0.1, peer.send, [b"late"])
+    sending.start()
+    assert [frame.bytes for _, frame in receive(router, 9, ALL, 0, int(1e6 * PATIENCE_S))] == [b"late"]
+    sending.join()
+    began = time.monotonic()
+    assert receive(router, 9, ALL, 0, 100_000) == []
+    assert time.monotonic() - began >= 0.1 + WAITS_MS / 1_000
+    assert receive(router, 9, ALL, DONTWAIT, int(1e6 * PATIENCE_S)) == []
+    assert time.monotonic() - began < PATIENCE_S
+
+
 def test_a_message_of_several_frames_is_the_last(router: Socket, peer: Socket) -> None:
     """The caller receives the rest of it."""
     peer.send_multipart([b"", b"request"])

@@ -9,7 +9,7 @@ import pytest
 import zmq
 
 from tests.identities import new_pair
-from tests.loopback.agent import ANY_PORT, ServedAgent
+from tests.loopback.agent import ANY_PORT, ServedAgent, serving
 from tests.loopback.agent_processes import AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, soon, wait_until
 from twinhost.adversary.clients import open_session
@@ -23,6 +23,8 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.errors import NotAuthorized
 from twinhost.secure_zmq.feed import Feed
+from twinhost.secure_zmq.framing import messages
+from twinhost.secure_zmq.framing.messages import LOOK_US, Pace, Received
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.server_address import SecuredAddress
@@ -93,6 +95,45 @@ def test_a_refused_handshake_is_followed_by_a_tick(
 def test_a_change_of_the_servers_key_comes_at_once(resting: ServedAgent) -> None:
     with soon(AT_ONCE_S):
         resting.server.request_rekey(new_pair("SystemDigitalTwin", "mainpc")).result(PATIENCE_S)
+
+
+def test_messages_that_come_soon_are_looked_for() -> None:
+    """A few short waits make it likely, and one pause or many longer waits unlikely."""
+    pace = Pace()
+    shorter_s, longer_s = 0.5e-6 * LOOK_US, 2e-6 * LOOK_US
+
+    def looks_after(*waited_s: float) -> bool:
+        for each in waited_s:
+            pace.note(each)
+        return pace.look_us == LOOK_US
+
+    assert not looks_after()
+    assert not looks_after(*[shorter_s] * 5)
+    assert looks_after(*[shorter_s] * 5)
+    assert not looks_after(60.0)
+    assert looks_after(*[shorter_s] * 5)
+    assert not looks_after(*[longer_s, shorter_s] * 5)
+    assert pace.look_us == 0
+
+
+def test_a_loop_notes_how_soon_messages_come(
+    home: Path, server_keys: KeyPair, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And looks for the next one; not so for the first."""
+    looked: list[int] = []
+    receive = messages.receive
+
+    def noting(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int, look_us: int) -> Received:
+        looked.append(look_us)
+        return receive(socket, most, max_bytes, flags)
+
+    monkeypatch.setattr(messages, "LOOK_US", 1_000_000)
+    monkeypatch.setattr(server_module, "receive", noting)
+    with serving(home, server_keys) as agent, Client(agent.secured(peer_keys)) as client:
+        for _ in range(10):
+            client.call("who_am_i")
+    assert looked[0] == 0
+    assert 1_000_000 in looked
 
 
 def test_a_stop_ends_a_resting_loop_at_once(resting: ServedAgent) -> None:

@@ -31,7 +31,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
 )
 from twinhost.secure_zmq.framing.inbound import Batch, DeferredReply, Inbound, Return, detached
-from twinhost.secure_zmq.framing.messages import Outgoing, discard_rest, receive, send
+from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, receive, send
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.sockets import DONTWAIT
@@ -44,6 +44,7 @@ Answered = tuple[Return, bytes]
 MAX_BATCH = 256  # requests that share one commit
 MAX_READS = 16  # requests that are received before any is answered; 8 to 40 were tried
 MAX_READS_OF_MANY = 64  # where they are of several peers: replies that are sent together travel together
+_FEW = 2  # the room after single requests: with more, sleeping costs each of them little, and others get the core
 MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes many times its size
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0  # while nothing happens: then only what depends on the time is due, such as a key's expiry
@@ -87,6 +88,7 @@ class Server:
         self._deferred: list[tuple[Return, DeferredReply]] = []
         self._unfinished: dict[str, deque[Batch]] = {}  # by caller, in turn: what took too long to be answered at once
         self._resumed = False  # whether the last batch was one of these
+        self._pace = Pace()
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
         self._heartbeat = Heartbeat(_STALLED_AFTER_S)
@@ -136,12 +138,13 @@ class Server:
         Raises:
             SocketMisuse: the address was unbound, as for a new key, and can't be bound again; the process must end.
         """
-        ticked_at = self._monotonic()
+        ticked_at = turned_at = self._monotonic()
         flags = 0
         try:
             while not self._stop.is_set():
                 batch = self._next_batch(flags)
                 busy_since = self._monotonic()
+                self._pace.note(busy_since - turned_at)
                 self._answer(batch)
                 turned_at = self._heartbeat.beat()
                 if self._tick_requested or turned_at - ticked_at >= self._tick_s:
@@ -269,8 +272,9 @@ class Server:
     def _receive(self, batch: Batch, room: int, flags: int) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         known = len(batch.returns)
+        look_us = self._pace.look_us if room <= _FEW else 0
         while (most := room - len(batch.returns)) > 0 and batch.size < MAX_BATCH_BYTES:
-            received = receive(self._socket, most, MAX_BATCH_BYTES - batch.size, flags)
+            received = receive(self._socket, most, MAX_BATCH_BYTES - batch.size, flags, look_us)
             now = self._wall_time()  # once for all that have arrived
             for routing_id, frame in received:
                 self._add(routing_id, frame, batch, now)

@@ -7,7 +7,9 @@
 #include <Python.h>
 #include <dlfcn.h>
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct {
     _Alignas(void *) unsigned char opaque[64]; /* zmq.h */
@@ -87,14 +89,33 @@ static PyObject *frame_get(Frame *self, PyObject *property) {
     return Py_NewRef(last_text);
 }
 
+static long long now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Tries to receive for a while without sleeping, which would take longer than a message that is about to come. Whatever
+   else can run on this core does so between two tries: on a machine of two cores, libzmq's threads. */
+static int receive_soon(zmq_msg_t *message, void *socket, long look_us) {
+    long long until = now_ns() + look_us * 1000LL;
+    int received;
+    do {
+        sched_yield();
+        received = zmq_msg_recv(message, socket, DONTWAIT);
+    } while (received < 0 && zmq_errno() == EAGAIN && now_ns() < until);
+    return received;
+}
+
 /* The routing-id of the next message and the frame after it, as a pair; NULL without an error where there is none. */
-static PyObject *next_message(void *socket, long flags) {
+static PyObject *next_message(void *socket, long flags, long look_us) {
     zmq_msg_t route;
     zmq_msg_init(&route);
     int received = zmq_msg_recv(&route, socket, DONTWAIT);
     if (received < 0 && zmq_errno() == EAGAIN && !(flags & DONTWAIT)) {
         Py_BEGIN_ALLOW_THREADS
-        received = zmq_msg_recv(&route, socket, 0); /* for as long as ZMQ_RCVTIMEO says */
+        if (look_us <= 0 || ((received = receive_soon(&route, socket, look_us)) < 0 && zmq_errno() == EAGAIN))
+            received = zmq_msg_recv(&route, socket, 0); /* for as long as ZMQ_RCVTIMEO says */
         Py_END_ALLOW_THREADS
     }
     if (received < 0) {
@@ -123,12 +144,13 @@ static PyObject *next_message(void *socket, long flags) {
 }
 
 static PyObject *receive(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-    if (count != 4) return PyErr_Format(PyExc_TypeError, "receive() takes 4 arguments, %zd were given", count);
+    if (count != 5) return PyErr_Format(PyExc_TypeError, "receive() takes 5 arguments, %zd were given", count);
     void *socket = PyLong_AsVoidPtr(arguments[0]);
     Py_ssize_t most = PyLong_AsSsize_t(arguments[1]), bytes = PyLong_AsSsize_t(arguments[2]);
     long flags = PyErr_Occurred() ? 0 : PyLong_AsLong(arguments[3]);
+    long look_us = PyErr_Occurred() ? 0 : PyLong_AsLong(arguments[4]);
     PyObject *messages = PyErr_Occurred() ? NULL : PyList_New(0), *pair;
-    while (messages && most-- > 0 && bytes > 0 && (pair = next_message(socket, flags))) {
+    while (messages && most-- > 0 && bytes > 0 && (pair = next_message(socket, flags, look_us))) {
         Frame *frame = (Frame *)PyTuple_GetItem(pair, 1);
         Py_ssize_t length = frame_length(frame);
         int last = zmq_msg_more(&frame->message) || (length && *(unsigned char *)zmq_msg_data(&frame->message) == SEPARATOR);

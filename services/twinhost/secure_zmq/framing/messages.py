@@ -4,6 +4,8 @@
 frame of `_messages` has those attributes of a `zmq.Frame` that the server reads.
 """
 
+import os
+import time
 from collections.abc import Iterable
 from itertools import islice
 
@@ -22,11 +24,33 @@ Received = list[tuple[bytes, zmq.Frame]]  # each as its routing-id and the frame
 Outgoing = tuple[list[bytes], bytes]  # the frames that lead to a peer, and the content
 
 AT_ONCE = 32  # messages
+LOOK_US = 150  # how long to look for a message before sleeping, where one usually comes within that time
 
 _SNDMORE = DONTWAIT | int(zmq.SNDMORE)
 
 
-def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) -> Received:
+class Pace:
+    """How soon messages come after the replies to those before; of one loop."""
+
+    def __init__(self) -> None:
+        self._usual_us = self._pause_us = 4.0 * LOOK_US  # a moving average; what a pause of any length counts as
+
+    def note(self, waited_s: float) -> None:
+        """Note how many seconds it took until messages came.
+
+        A long wait counts at once, and many short ones after it: where other programs use the cores, each look may give
+        this one away for milliseconds.
+        """
+        waited_us = min(1e6 * waited_s, self._pause_us)
+        self._usual_us = max(waited_us, self._usual_us + (waited_us - self._usual_us) / 16)
+
+    @property
+    def look_us(self) -> int:
+        """How long to look for the next message before sleeping, in µs; 0 where it is unlikely to come so soon."""
+        return LOOK_US if self._usual_us < LOOK_US else 0
+
+
+def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int, look_us: int = 0) -> Received:
     """Return messages that have arrived: `most` at most, and no further one once they have `max_bytes`.
 
     A message that may hold several requests is the last one: a text sequence, or one with `more` frames, of which the
@@ -37,16 +61,22 @@ def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) 
         most: at least 1.
         max_bytes: at least 1.
         flags: DONTWAIT, or 0 to wait for the first message as long as the socket's `rcvtimeo` says.
+        look_us: how long to look for the first message before sleeping, in µs; others run on this core meanwhile.
     """
     if compiled is not None:
-        return compiled.receive(socket.underlying, most, max_bytes, flags)
-    return receive_with_pyzmq(socket, most, max_bytes, flags)
+        return compiled.receive(socket.underlying, most, max_bytes, flags, look_us)
+    return receive_with_pyzmq(socket, most, max_bytes, flags, look_us)
 
 
-def receive_with_pyzmq(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int) -> Received:
+def receive_with_pyzmq(
+    socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int, look_us: int = 0
+) -> Received:
     """Return what `receive` does."""
     received: Received = []
+    until = time.perf_counter() + (0.0 if flags & DONTWAIT else look_us / 1e6)
     try:
+        while time.perf_counter() < until and not readable(socket):
+            os.sched_yield()
         while len(received) < most and max_bytes > 0:
             routing_id = socket.recv(flags)
             frame = socket.recv(copy=False)
