@@ -9,7 +9,6 @@ import msgspec
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.system_digital_twin import reply_from
 
 MIGRATION = """
 CREATE TABLE agents (
@@ -220,14 +219,24 @@ class Registry:
         }
 
     def info(self, record: AgentRecord) -> AgentInfo:
-        return reply_from(
-            AgentInfo,
-            record,
+        """Return what is asked for most often: named field by field, since a generic copy takes a microsecond more."""
+        return {
+            "name": record.name,
             **self.brief(record),
-            last_updated=iso_time(record.last_updated),
-            missing_dependencies=self._missing_dependencies(record),
-            trust_revision=self._trust.get(record.name),
-        )
+            "last_updated": iso_time(record.last_updated),
+            "host": record.host,
+            "port": record.port,
+            "health_check_port": record.health_check_port,
+            "agent_type": record.agent_type,
+            "capabilities": record.capabilities,
+            "dependencies": record.dependencies,
+            "missing_dependencies": self._missing_dependencies(record),
+            "script_path": record.script_path,
+            "metadata": record.metadata,
+            "registered_by": record.registered_by,
+            "trust_revision": self._trust.get(record.name),
+            "revision": record.revision,
+        }
 
     def status(self, record: AgentRecord) -> str:
         """Return the registered status, or NO_RESPONSE if the agent has stopped or is silent for more than its TTL."""
