@@ -10,7 +10,7 @@ A mutating request is executed once: a retry gets the reply that was stored toge
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -45,6 +45,7 @@ from twinhost.secure_zmq.trace_context import in_trace
 from twinhost.secure_zmq.wire import (
     Answer,
     Reply,
+    Request,
     as_messagepack,
     encode_error,
     encode_reply,
@@ -94,6 +95,10 @@ class Counters:
     last_request_time: float | None = None
 
 
+_Handler = tuple[Callable[[Any, Caller], "Answer | Future[Reply]"], tuple[str, str]]  # and the outcome of a success
+_NO_HANDLERS: Mapping[type[Request], _Handler] = {}
+
+
 class Dispatcher:
     """Answers batches of requests for one agent."""
 
@@ -112,7 +117,10 @@ class Dispatcher:
         caller_named: CallerNamed = no_caller_named,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._reader = RequestReader({action.request: action for action in actions}, max_payload_bytes, translate)
+        self._actions = {action.request: action for action in actions}
+        self._reader = RequestReader(self._actions, max_payload_bytes, translate)
+        self._handlers: dict[frozenset[str] | None, Mapping[type[Request], _Handler]] = {}  # of plain reads, by roles
+        self._handlers_held: object = None  # the grants that these are of
         self._grants = grants
         self._store = store
         self._reply_log = reply_log
@@ -175,11 +183,13 @@ class Dispatcher:
         self._deferred.clear()
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
-        jobs = self._read(batch)
-        for job in jobs:
-            if job.action.mutates:
-                return self._change(jobs, more)
-        replies = self._answer_some(jobs)
+        replies = self._read_plainly(batch)
+        if replies is None:
+            jobs = self._read(batch)
+            for job in jobs:
+                if job.action.mutates:
+                    return self._change(jobs, more)
+            replies = self._answer_some(jobs)
         self.counters.requests -= len(batch) - len(replies)
         return replies
 
@@ -209,6 +219,67 @@ class Dispatcher:
             if job.action.apart:
                 replies[place] = self._answer(job, place)
         return replies
+
+    def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
+        """Answer a batch of plain reads, without what other requests need; None where one of them is something else.
+
+        Without it, a server that has nothing but such reads to do answers a tenth fewer of them.
+        """
+        reads: list[tuple[Inbound, Caller, Request, _Handler]] = []
+        plain, held = self._reader.plain, self._grants.held
+        caller, handlers = None, _NO_HANDLERS
+        for inbound in batch:
+            if inbound.caller is not caller:
+                caller = inbound.caller
+                handlers = self._plain_handlers(caller, held) if caller is not None else _NO_HANDLERS
+            if caller is None or inbound.fault is not None or (request := plain(inbound.payload)) is None:
+                return None
+            handler = handlers.get(type(request))
+            if handler is None:
+                return None
+            reads.append((inbound, caller, request, handler))
+        return self._answer_plainly(reads)
+
+    def _answer_plainly(self, reads: "list[tuple[Inbound, Caller, Request, _Handler]]") -> list[bytes]:
+        """Return the replies to those plain reads for which there is time, one at least."""
+        replies: list[bytes] = []
+        clock, until = time.perf_counter, time.perf_counter() + SLICE_S
+        for inbound, caller, request, (handle, outcome) in reads:
+            try:
+                answer = handle(request, caller)
+                if isinstance(answer, Future):
+                    job = msgspec.structs.replace(self._job(inbound), payload=b"")
+                    self._deferred[len(replies)] = DeferredReply(job, answer, clock())
+                    reply = b""
+                else:
+                    reply = self._within_limit(encode_reply(answer, request.request_id))
+                    self._outcomes.append(outcome)
+            except Exception as error:  # boundary: one request's fault is that request's alone
+                reply = self._failed(self._job(inbound), error)
+            replies.append(reply)
+            if clock() >= until:
+                break
+        return replies
+
+    def _job(self, inbound: Inbound) -> Job:
+        """Return what is known of a request that has been read before."""
+        job = self._reader.read(inbound)
+        assert isinstance(job, Job), job
+        return job
+
+    def _plain_handlers(self, caller: Caller, held: object) -> Mapping[type[Request], _Handler]:
+        """Return the handlers of what a caller may read by the grants in effect, `held`: it changes nothing."""
+        if held is not self._handlers_held:
+            self._handlers_held, self._handlers = held, {}
+        roles = caller.roles if caller.authenticated else None
+        handlers = self._handlers.get(roles)
+        if handlers is None:
+            handlers = self._handlers[roles] = {
+                request: (action.handle, (action.name, "ok"))
+                for request, action in self._actions.items()
+                if not (action.mutates or action.apart) and self._grants.allows(caller, action.name)
+            }
+        return handlers
 
     def _answer_without_store(self, job: Job | Unread, place: int, error: StoreUnavailable) -> bytes:
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
@@ -291,6 +362,9 @@ class Dispatcher:
             reply = encode_reply(job.translation.render(answer), None)
         else:
             reply = encode_reply(answer, request.request_id, job.ignored, request.accepts is not None)
+        return self._within_limit(reply)
+
+    def _within_limit(self, reply: bytes) -> bytes:
         if len(reply) > self.max_payload_bytes:  # the client would close the connection, and retry for ever
             raise MessageTooLarge(
                 f"the reply has {len(reply)} bytes and {self.max_payload_bytes} are allowed; ask for less per request"

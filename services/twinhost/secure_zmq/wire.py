@@ -91,6 +91,7 @@ class RequestDecoder:
         for request_type in types[1:]:
             union = union | request_type
         self._decoder: msgspec.json.Decoder[Request] = msgspec.json.Decoder(union)
+        self.decode_plain = self._decoder.decode  # an ASCII request within the limit; raises msgspec.MsgspecError
         self._fields = {
             tag_of(request_type): frozenset({"action", *request_type.__struct_encode_fields__})
             for request_type in types

@@ -15,7 +15,13 @@ import structlog
 from twinhost.secure_zmq.actions import Action, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
-from twinhost.secure_zmq.framing.forms import FIRST_OF_MESSAGEPACK, MAX_FIELDS, Payload, check_nested
+from twinhost.secure_zmq.framing.forms import (
+    FIRST_OF_MESSAGEPACK,
+    MAX_FIELDS,
+    MESSAGEPACK_FROM_BYTES,
+    Payload,
+    check_nested,
+)
 from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, Request, RequestDecoder, as_json
 
 if TYPE_CHECKING:
@@ -132,6 +138,7 @@ class RequestReader:
     ) -> None:
         self._actions = actions
         self._decoder = RequestDecoder(actions, max_payload_bytes)
+        self._max_plain_bytes = min(max_payload_bytes, MESSAGEPACK_FROM_BYTES)
         self._translate = translate
         self._ignored: list[str] = []  # of the last request: one list for all
 
@@ -155,6 +162,17 @@ class RequestReader:
         if translation is None and not ignored:
             return Job(request, action, caller, payload, compact)
         return Job(request, action, caller, payload, compact, translation, tuple(ignored))
+
+    def plain(self, payload: Payload) -> Request | None:
+        """Return a request of the usual form; None where `read` has to look at it, as at every large one."""
+        if len(payload) > self._max_plain_bytes or isinstance(payload, memoryview) or not payload.isascii():
+            return None
+        try:
+            request = self._decoder.decode_plain(payload)
+        except (msgspec.MsgspecError, RecursionError):
+            return None
+        plain = request.on_behalf_of is None and request.accepts is None and request.traceparent is None
+        return request if plain else None
 
     def _translated(self, inbound: Inbound, caller: Caller, error: Exception) -> tuple[Request, Translation] | Unread:
         """Return a request of an older dialect; the error where it is none."""
