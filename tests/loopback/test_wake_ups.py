@@ -98,7 +98,7 @@ def test_a_change_of_the_servers_key_comes_at_once(resting: ServedAgent) -> None
 
 
 def test_messages_that_come_soon_are_looked_for() -> None:
-    """Some thirty short waits make it likely, and one pause or one longer wait unlikely."""
+    """A few short waits make it likely, and one pause or many longer waits unlikely."""
     pace = Pace()
     shorter_s, longer_s = 0.5e-6 * LOOK_US, 2e-6 * LOOK_US
 
@@ -107,13 +107,13 @@ def test_messages_that_come_soon_are_looked_for() -> None:
             pace.note(wait_s)
         return pace.look_us == LOOK_US
 
-    assert not looks_after(*[shorter_s] * 25)
-    assert looks_after(*[shorter_s] * 10)
-    assert not looks_after(longer_s)
-    assert looks_after(*[shorter_s] * 20)
-    assert not looks_after(60.0, *[shorter_s] * 25)
-    assert looks_after(*[shorter_s] * 10)
-    assert pace.look_us == LOOK_US
+    assert not looks_after()
+    assert not looks_after(*[shorter_s] * 5)
+    assert looks_after(*[shorter_s] * 5)
+    assert not looks_after(60.0)
+    assert looks_after(*[shorter_s] * 5)
+    assert not looks_after(*[longer_s, shorter_s] * 5)
+    assert pace.look_us == 0
 
 
 def test_a_loop_notes_how_soon_messages_come(
@@ -130,7 +130,7 @@ def test_a_loop_notes_how_soon_messages_come(
     monkeypatch.setattr(messages, "LOOK_US", 1_000_000)
     monkeypatch.setattr(server_module, "receive", noting)
     with serving(home, server_keys) as agent, Client(agent.secured(peer_keys)) as client:
-        for _ in range(60):
+        for _ in range(10):
             client.call("who_am_i")
     assert looked[0] == 0
     assert 1_000_000 in looked

@@ -36,13 +36,8 @@ class Pace:
         self._usual_us = self._pause_us = 4.0 * LOOK_US  # a moving average; what a pause of any length counts as
 
     def note(self, waited_s: float) -> None:
-        """Note how many seconds it took until messages came.
-
-        A long wait counts at once, and many short ones after it: where other programs use the cores, each look may give
-        this one away for milliseconds.
-        """
-        waited_us = min(1e6 * waited_s, self._pause_us)
-        self._usual_us = max(waited_us, self._usual_us + (waited_us - self._usual_us) / 16)
+        """Note how many seconds it took until messages came."""
+        self._usual_us += (min(1e6 * waited_s, self._pause_us) - self._usual_us) / 4
 
     @property
     def look_us(self) -> int:
