@@ -50,8 +50,9 @@ class Watched:
 
     def let_pass(self, seconds: float, **figures: Any) -> None:
         self.clock.let_pass(seconds)
+        self._stay(**figures)  # before the first turn, which makes the forecasts of this time
         wait_until(lambda: not mainpc_is_stale(self.twin, self._port), PATIENCE_S, "mainpc has measured itself since")
-        self._stay(**figures)
+        self.draw()
 
     def headline(self, level: str, title: str, text: str) -> None:
         """Expect the first sentence, the one below it, and how bad they are."""
