@@ -10,6 +10,7 @@ from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.live_config import GrantsListener
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
+from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.dispatch import Counters, RefusalListener
 from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
@@ -69,6 +70,8 @@ class Foundation:
     counters: Counters
     publisher: Publisher
     telemetry: "Telemetry"
+    budgets: Budgets
+    usage: Usage
 
     @property
     def clock(self) -> Clock:

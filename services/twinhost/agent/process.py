@@ -39,6 +39,7 @@ from twinhost.secure_zmq.bound_socket import (
     open_unencrypted_feed_socket,
     open_unencrypted_server_socket,
 )
+from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.callers import Grants
 from twinhost.secure_zmq.connections import SessionLimits, require_open_files
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
@@ -208,7 +209,10 @@ def prepare_agent(
     handshakes, counters = Handshakes(), Counters()
     publisher = Publisher(clock)
     telemetry = Telemetry(name, clock)
-    assembly = assemble(Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry))
+    bounds = _bounds(settings, keys)
+    assembly = assemble(
+        Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry, *bounds)
+    )
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
     config_watch = ConfigWatch(settings.live, grants, assembly.on_grants, clock)
@@ -297,6 +301,11 @@ def prepare_agent(
         messages=MESSAGES,
     )
     return server
+
+
+def _bounds(settings: Settings, keys: HostKeys) -> tuple[Budgets, Usage]:
+    budgets = Budgets(lambda: settings.config.limits.budgets)
+    return budgets, Usage(budgets, keys.peers.caller_named)
 
 
 def _key_follower(

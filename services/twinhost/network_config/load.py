@@ -14,6 +14,7 @@ from msgspec import Meta
 from twinhost.network_config.model import (
     BUILTIN,
     BUILTIN_IF_INSTALLED,
+    BUILTIN_SPACES,
     BY_DAYS,
     EMBEDDING_DEADLINE_S,
     MAX_EMBEDDING_DEADLINE_S,
@@ -24,9 +25,11 @@ from twinhost.network_config.model import (
     Limits,
     NetworkConfig,
     Recall,
+    Space,
     is_address,
     require_web_address,
 )
+from twinhost.secure_zmq.budgets import Budget, BudgetTable
 from twinhost.secure_zmq.callers import (
     ANY,
     EVERY_ACTION,
@@ -40,7 +43,8 @@ from twinhost.secure_zmq.callers import (
     topic_grant,
 )
 from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, PROFILE_VARIABLE, client_folder, to_join, user_folder
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.secure_zmq.errors import ConfigurationError, KeyFileMalformed
+from twinhost.secure_zmq.keys import KeyOwner
 
 try:
     from yaml import CSafeLoader as _SafeLoader  # libyaml's takes a tenth of the time, at every start
@@ -60,6 +64,7 @@ T = TypeVar("T")
 _WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days")  # of a search in version 0.2
 _EMBEDDINGS = {"auto": BUILTIN_IF_INSTALLED, "builtin": BUILTIN, "off": None}
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_SPACE = re.compile(r"[a-z0-9_-]{1,64}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _STEM = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
 
@@ -77,6 +82,8 @@ _topics = f"a list of topics ({', '.join(TOPICS)})"
 _Topics = Annotated[tuple[Literal["AGENT", "ERROR", "EVENT", "TRUST"], ...], Meta(min_length=1, description=_topics)]
 _Whose = Annotated[Literal["own", "any"], Meta(description=f"{OWN!r} or {ANY!r}")]
 
+_Identities = Annotated[tuple[str, ...], Meta(description="a list of names of identities (./twinhost keys list)")]
+
 
 class _ConfigFile(msgspec.Struct):
     hosts: Any
@@ -85,6 +92,18 @@ class _ConfigFile(msgspec.Struct):
     limits: Any
     recall: Any = None  # it may be missing, or have nothing but comments
     memory: Any = None  # files of version 0.2 and before lack it
+    spaces: Any = None
+
+
+class _Budgets(msgspec.Struct):
+    everybody: Any = {}
+    roles: Any = {}
+    names: Any = {}
+
+
+class _Space(msgspec.Struct):
+    writers: _Identities
+    readers: _Identities = ()
 
 
 class _Endpoints(msgspec.Struct):
@@ -154,10 +173,11 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     hosts = {name: _host(name, part, environment, reached_hosts) for name, part in root.child("hosts").children()}
     agents = {name: _agent(name, part, hosts, reached_agents) for name, part in root.child("agents").children()}
     grants = {role: _granted(role, part) for role, part in root.child("grants").children()}
-    limits = root.child("limits").read(Limits)
+    limits = _limits(root.child("limits"))
     recall = Recall() if file.recall is None else _recall(root.child("recall"), path.parent)
     memory = root.child("memory").read(Forgetting) if "memory" in root.value else BY_DAYS
-    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory)
+    spaces = {name: _space(name, part) for name, part in root.child("spaces").children()} if file.spaces else {}
+    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory, spaces)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -324,6 +344,49 @@ def _grants_of(item: _Part) -> list[str]:
     item.read(_Limited)
     topics = [topic_grant(topic) for topic in item.value.get(SUBSCRIBE, ())]
     return topics + [own_grant(name) if whose == OWN else name for name, whose in item.value.items() if name in OWNED]
+
+
+def _limits(part: _Part) -> Limits:
+    without_budgets = {name: part.value[name] for name in part.names() if name != "budgets"}
+    limits = replace(part, value=without_budgets).read(Limits)
+    return replace(limits, budgets=_budgets(part.child("budgets"))) if part.value.get("budgets") else limits
+
+
+def _budgets(part: _Part) -> BudgetTable:
+    file = part.read(_Budgets)
+    everybody = part.child("everybody").read(Budget) if file.everybody else Budget()
+    roles = {name: _limits_of(one) for name, one in part.child("roles").children()} if file.roles else {}
+    names = {name: _limits_of(one) for name, one in part.child("names").children()} if file.names else {}
+    for name in names:
+        _require_identity(part.child("names"), name)
+    return BudgetTable(everybody, roles, names)
+
+
+def _limits_of(part: _Part) -> dict[str, Any]:
+    """Return the limits that a role or a name has instead of everybody's."""
+    budget = part.read(Budget)
+    return {name: getattr(budget, name) for name in part.names()}
+
+
+def _space(name: str, part: _Part) -> Space:
+    if name in BUILTIN_SPACES or not _SPACE.fullmatch(name):
+        raise part.error(
+            f"can't be a space: {', '.join(BUILTIN_SPACES)} are built in, and another name has 1 to 64 of the "
+            "characters a-z 0-9 _ -"
+        )
+    space = part.read(_Space)
+    for key, names in (("readers", space.readers), ("writers", space.writers)):
+        for identity in names:
+            _require_identity(part.child(key), identity)
+    return Space(name, frozenset((*space.readers, *space.writers)), frozenset(space.writers))
+
+
+def _require_identity(part: _Part, name: str) -> None:
+    """Raise ConfigurationError for what no key can have as its owner's name."""
+    try:
+        KeyOwner(name, "any", frozenset())
+    except KeyFileMalformed as problem:
+        raise part.error(f"has {name!r}, which is no identity: {problem}; see ./twinhost keys list") from None
 
 
 def _recall(part: _Part, folder: Path) -> Recall:

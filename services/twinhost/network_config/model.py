@@ -4,15 +4,19 @@ import ipaddress
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from twinhost.secure_zmq.budgets import BudgetTable
 from twinhost.secure_zmq.errors import ConfigurationError
 
+SHARED, PRIVATE = "shared", "private"  # spaces of the memory that exist without the configuration
+BUILTIN_SPACES = (SHARED, PRIVATE)
+EVERYBODYS = BudgetTable()  # the default of `budgets`
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
 EMBEDDING_DEADLINE_S = 0.5  # the default of `deadline_s`
 MAX_EMBEDDING_DEADLINE_S = 2.0  # a client waits for 5 s
@@ -80,6 +84,16 @@ class Limits:
     key_lifetime_days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a number of days from 1 to {MAX_DAYS}")]
     metrics_interval_s: Seconds
     sessions_per_key: Count = SESSIONS_PER_KEY
+    budgets: BudgetTable = EVERYBODYS
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """A space of the memory that the configuration declares: the names of those who read it, and who write it too."""
+
+    name: str
+    readers: frozenset[str]
+    writers: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +156,7 @@ class NetworkConfig:
     grants: Mapping[str, frozenset[str]]  # actions by role, and `subscribe:TOPIC`; "*" is all
     recall: Recall = Recall()
     memory: Forgetting = BY_DAYS
+    spaces: Mapping[str, Space] = field(default_factory=dict)
 
     def host(self, name: str) -> Host:
         """Return a host by name, or raise ConfigurationError."""

@@ -18,6 +18,7 @@ TwinhostError
     ├── MalformedRequest, MessageTooLarge, UnknownAction
     ├── NotGranted, PeerNotLive
     ├── NotFound, RequestIdReused, LimitReached
+    ├── OverBudget              `budget`, `used`, `limit` and `until` say which, and how much
     ├── Conflict                `revision` is the current one
     ├── AgentUnreachable        the agent could not reach another that it needs
     ├── StoreUnavailable
@@ -229,6 +230,28 @@ class LimitReached(RequestError):
     code = "limit_reached"
 
 
+class OverBudget(RequestError):
+    """The caller would use more than its identity may: which budget, how much of it, and until when.
+
+    `budget` is the limit's name in `limits.budgets`, `used` and `limit` are in its unit; `until` (ISO-8601) is when
+    there is room again, None if time alone does not bring it.
+    """
+
+    code = "over_budget"
+
+    def __init__(self, sentence: str, amounts: Mapping[str, Any] = _NO_FIELDS) -> None:
+        """Create the error; `amounts` has the fields of the reply."""
+        super().__init__(sentence)
+        self.budget: str | None = _typed(amounts.get("budget"), str)
+        self.used: float | None = _typed(amounts.get("used"), int, float)
+        self.limit: float | None = _typed(amounts.get("limit"), int, float)
+        self.until: str | None = _typed(amounts.get("until"), str)
+
+    @property
+    def reply_fields(self) -> Mapping[str, Any]:
+        return {"budget": self.budget, "used": self.used, "limit": self.limit, "until": self.until}
+
+
 class AgentUnreachable(RequestError):
     """The agent needs another agent for this, which does not answer or refuses it."""
 
@@ -260,11 +283,18 @@ def error_from_reply(code: str, sentence: str, reply: Mapping[str, Any] = _NO_FI
     if known is Conflict:
         revision = reply.get("revision")
         return Conflict(sentence, revision if type(revision) is int else None)
+    if known is OverBudget:
+        return OverBudget(sentence, reply)
     if known is not None:
         return known(sentence)
     error = RequestError(sentence)
     error.code = code
     return error
+
+
+def _typed(value: Any, *types: type) -> Any:
+    """Return what another program sent, or None if it has another type."""
+    return value if type(value) in types else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

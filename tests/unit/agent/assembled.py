@@ -19,6 +19,7 @@ from twinhost.certificates.layout import plan_layout
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -62,6 +63,8 @@ class Assembled:
         counters = Counters()
         self.handshakes = Handshakes()
         self.telemetry = Telemetry(name, clock)
+        budgets = Budgets(lambda: settings.config.limits.budgets)
+        self.usage = Usage(budgets, self.keys.peers.caller_named)
         self.assembly = assemble(
             Foundation(
                 settings,
@@ -72,6 +75,8 @@ class Assembled:
                 counters,
                 Publisher(clock),
                 self.telemetry,
+                budgets,
+                self.usage,
             )
         )
         self._dispatcher = Dispatcher(
