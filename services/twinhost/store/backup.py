@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 STAGED = ".restore"  # the suffix of a verified copy that waits for the next start
 SPARE_BYTES = 16 * 1024 * 1024  # that stay free on the volume, for the database itself
-_OWN_TABLES = ("replies",)  # of this package: stored replies, which are not a caller's data
+_OWN_TABLES = ("replies", "stored_bytes")  # of this package, which are not a caller's data
 _VOLUME_ERRORS = (  # not the database's: a start succeeds once there is space, or the permission
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,

@@ -56,6 +56,7 @@ class Database:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")
                 self._connection.execute("PRAGMA foreign_keys=ON")
+                self._connection.execute("PRAGMA recursive_triggers=ON")  # else REPLACE deletes without the triggers
                 self._connection.execute("PRAGMA temp_store=MEMORY")  # a full disk must not fail a temporary table
                 self._migrate(migrations)
             except BaseException:
@@ -76,6 +77,11 @@ class Database:
         """How many bytes the database and its write-ahead log take on disk."""
         files = (self.path, part(self.path, "-wal"))
         return sum(path.stat().st_size for path in files if path.exists())
+
+    @property
+    def total_changes(self) -> int:
+        """How many rows were added, changed and removed since it was opened."""
+        return self._connection.total_changes
 
     def execute(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> sqlite3.Cursor:
         """Run one statement.

@@ -3,6 +3,7 @@
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
+from twinhost.store.stored_bytes import Counted, counting
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION_MACHINE as FULL_SOON_OF_MACHINE
@@ -15,6 +16,15 @@ from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 
+_HOLDER = "json_extract(CAST({{0}}.record AS TEXT), '$.{}')"
+COUNTED = (
+    Counted("happenings", ("record",)),
+    Counted("agents", ("name", "record"), writer=_HOLDER.format("registered_by")),
+    Counted("leases", ("lease_id", "record"), writer=_HOLDER.format("holder")),
+    Counted("vram_reports", ("record",), writer="{0}.agent_name"),
+    Counted("replies", ("requests", "digests", "replies"), writer="{0}.caller"),
+)
+STORED_BYTES = counting(*COUNTED)
 AUDIT_FOLDER = "audit"  # below the agent's state
 MIGRATIONS = (  # in the order in which they were added
     REGISTRY,
@@ -31,4 +41,5 @@ MIGRATIONS = (  # in the order in which they were added
     FULL_SOON,
     REPLIES_BY_TRANSACTION,
     FULL_SOON_OF_MACHINE,
+    STORED_BYTES,
 )

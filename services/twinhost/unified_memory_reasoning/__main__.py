@@ -21,6 +21,7 @@ from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store import damage
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
+from twinhost.store.stored_bytes import Counted, counting
 from twinhost.unified_memory_reasoning import SUCCESS, coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
 from twinhost.unified_memory_reasoning.conversations import interactions
@@ -189,6 +190,24 @@ class MemoryHealthActions(HealthActions):
 
 
 NAME = "UnifiedMemoryReasoningAgent"
+COUNTED = (  # a table with a writer that is missing here is found by a test
+    Counted("interactions", ("session_id", "speaker", "content", "metadata")),
+    Counted("context_writers", ("session_id",), names="1"),
+    Counted("context_speakers", ("session_id", "speaker"), names="1"),
+    Counted("context_summaries", ("session_id", "part")),
+    Counted("memories", ("id", "source", "keywords", "content"), names="json_array_length(CAST({0}.keywords AS TEXT))"),
+    Counted("memory_details", ("id", "details")),
+    Counted("memory_tombstones", ("id",)),
+    Counted("twins", ("user_id", "twin"), names="1"),
+    Counted("twin_changes", ("user_id", "data")),
+    Counted("error_patterns", ("error_type", "pattern", "solution")),
+    Counted("solution_outcomes", ("note",)),
+    Counted("unknown_error_reports", ("example",)),
+    Counted("operations", ("op_id",)),
+    Counted("outbox", ("fields", "request_id")),
+    Counted("replies", ("requests", "digests", "replies"), writer="{0}.caller"),
+)
+STORED_BYTES = counting(*COUNTED)
 MIGRATIONS = (  # append only: their order is the schema version
     twins.MIGRATION,
     quarantine.MIGRATION,
@@ -215,6 +234,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     memories.GRAPH_MIGRATION,
     index_tables.PASSAGES_MIGRATION,
     vectors.PASSAGES_MIGRATION,
+    STORED_BYTES,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (
