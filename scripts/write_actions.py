@@ -30,6 +30,7 @@ OPTIONS = {
     "mutates": "changes",
     "apart": "apart",
     "forwardable": "forwardable",
+    "from_reserve": "from the reserve",
 }
 OPTIONAL = "; not always there |"
 FIELD = re.compile(r"\| `(?P<path>[^`.\[]+)(?:\[\]\.|\.)?(?P<inside>[^`]+)?` \| ")  # of a reply
@@ -46,7 +47,8 @@ Where nothing else is said, a reply has the `status` `success` of SystemDigitalT
 UnifiedMemoryReasoningAgent. The fields of an object stand after a colon, and `?` follows one that is not always there.
 An action that *changes* the database is executed once for a `request_id`: a retry gets the stored reply. One that is
 *forwardable* may be called by another agent on behalf of its own caller. One that is *apart* has transactions of its
-own.
+own. One that is *from the reserve* changes the database also where [the disk](configuration.md#disk) is nearly full, or
+its caller's share of it is.
 
 Every request may have `request_id`, a string. Every reply repeats it, and lists fields that were ignored in
 `ignored_fields`. A request may have `accepts`, which negotiates the [form of

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
 
+from twinhost.agent.disk import Disk
 from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.live_config import GrantsListener
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
@@ -72,6 +73,7 @@ class Foundation:
     telemetry: "Telemetry"
     budgets: Budgets
     usage: Usage
+    disk: Disk
 
     @property
     def clock(self) -> Clock:

@@ -16,6 +16,7 @@ import structlog
 import zmq
 
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
+from twinhost.agent.disk import Disk
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
@@ -209,9 +210,9 @@ def prepare_agent(
     handshakes, counters = Handshakes(), Counters()
     publisher = Publisher(clock)
     telemetry = Telemetry(name, clock)
-    bounds = _bounds(settings, keys)
+    budgets, usage, disk = _bounds(settings, keys, database, health)
     assembly = assemble(
-        Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry, *bounds)
+        Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry, budgets, usage, disk)
     )
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
@@ -252,6 +253,7 @@ def prepare_agent(
         on_answer=telemetry.answered,
         caller_named=keys.peers.caller_named,
         clock=clock,
+        share_of=disk.share_of,
     )
     companions: list[Companion] = [http, config_watch, *([feed] if feed else []), *assembly.companions, *further]
     vital |= {type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions}
@@ -275,7 +277,7 @@ def prepare_agent(
         )
 
     def on_tick() -> None:
-        _follow_limits(settings.config.limits, replies, session_limits)
+        _follow_limits(settings.config.limits, replies, session_limits, disk)
         follow_keys()
         with telemetry.collecting(read_state, assembly.on_collect):
             assembly.on_tick()
@@ -303,9 +305,16 @@ def prepare_agent(
     return server
 
 
-def _bounds(settings: Settings, keys: HostKeys) -> tuple[Budgets, Usage]:
+def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Health) -> tuple[Budgets, Usage, Disk]:
     budgets = Budgets(lambda: settings.config.limits.budgets)
-    return budgets, Usage(budgets, keys.peers.caller_named)
+    usage = Usage(budgets, keys.peers.caller_named)
+    disk = Disk(settings.state, budgets, settings.config.limits.disk_reserve_bytes, database.clock)
+    disk.count(database)
+    usage.register("stored_bytes", disk.stored_bytes)
+    usage.register("names", disk.names)
+    health.warn(lambda: disk.warnings(usage.newest))
+    health.add("disk", disk.fault, essential=False)
+    return budgets, usage, disk
 
 
 def _key_follower(
@@ -324,7 +333,8 @@ def _key_follower(
     return follow
 
 
-def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLimits) -> None:
+def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLimits, disk: Disk) -> None:
+    disk.look(limits.disk_reserve_bytes)
     replies.keep(limits.stored_replies_s, limits.stored_replies_per_caller)
     session_limits.per_key = limits.sessions_per_key
 

@@ -17,6 +17,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 SHARED, PRIVATE = "shared", "private"  # spaces of the memory that exist without the configuration
 BUILTIN_SPACES = (SHARED, PRIVATE)
 EVERYBODYS = BudgetTable()  # the default of `budgets`
+DISK_RESERVE_BYTES = 256 * 2**20  # the default of `disk_reserve_bytes`
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key
 EMBEDDING_DEADLINE_S = 0.5  # the default of `deadline_s`
 MAX_EMBEDDING_DEADLINE_S = 2.0  # a client waits for 5 s
@@ -85,6 +86,7 @@ class Limits:
     metrics_interval_s: Seconds
     sessions_per_key: Count = SESSIONS_PER_KEY
     budgets: BudgetTable = EVERYBODYS
+    disk_reserve_bytes: Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="a whole number")] = DISK_RESERVE_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ class Action(Generic[R]):
     mutates: bool = False
     apart: bool = False  # whether it has transactions of its own, outside the batch's transaction
     forwardable: bool = False  # whether a peer may forward it for another caller
+    from_reserve: bool = False  # whether it is served where the disk's reserve or the caller's share is reached
     name: str = field(init=False)  # what the wire calls it, and what a grant names
 
     def __post_init__(self) -> None:
@@ -76,17 +77,22 @@ class Declaration:
     options: dict[str, bool]
 
 
-def action(*, mutates: bool = False, apart: bool = False, forwardable: bool = False) -> Callable[[H], H]:
+def action(
+    *, mutates: bool = False, apart: bool = False, forwardable: bool = False, from_reserve: bool = False
+) -> Callable[[H], H]:
     """Make a feature's method the handler of an action; its annotations name the request and the reply.
 
     Args:
         mutates: it changes the store; its reply leaves after the commit, and a repeated request gets the stored reply.
         apart: it has transactions of its own.
         forwardable: another agent may ask for it on behalf of its own caller.
+        from_reserve: it changes the store also where the disk's reserve, or the caller's share, is reached: what keeps
+            the agents running and in order, and what deletes.
     """
 
     def declare(method: H) -> H:
-        method.action_options = {"mutates": mutates, "apart": apart, "forwardable": forwardable}  # type: ignore[attr-defined]
+        options = {"mutates": mutates, "apart": apart, "forwardable": forwardable, "from_reserve": from_reserve}
+        method.action_options = options  # type: ignore[attr-defined]
         return method
 
     return declare

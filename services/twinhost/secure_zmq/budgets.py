@@ -6,7 +6,8 @@ metrics and the page show that beside the budget. What exceeds a budget is refus
 another identity is dropped for it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple
 
@@ -40,9 +41,9 @@ class Budget:
     unsent_bytes: Amount = 8 * _MIB
     unhandled_bytes: Amount = 8 * _MIB
     stored_bytes: Amount = 4 * _GIB
-    events: Amount = 5_000
-    errors: Amount = 5_000
-    names: Amount = 50_000
+    events: Amount = 10_000
+    errors: Amount = 10_000
+    names: Amount = 500_000
     lease_share: Share = 0.9
     lease_s: Duration = 86_400.0
     lease_priority: Level = 100
@@ -111,6 +112,7 @@ class Budgets:
 
 
 _MOST_KNOWN = 1_024
+_READ_EVERY_S = 1.0
 
 
 def over_budget(name: str, limit: str, used: float, most: float, remedy: str, until: float | None = None) -> OverBudget:
@@ -156,18 +158,31 @@ class Usage:
         self._budgets = budgets
         self._caller_named = caller_named
         self._readers: dict[str, Callable[[], Mapping[str, float]]] = {}
+        self._read_at = -math.inf
+        self.newest: Sequence[Used] = ()  # all rows as they were read last, for any thread
 
     def register(self, limit: str, read: Callable[[], Mapping[str, float]]) -> None:
         """Have a limit's use read by this function, which returns it by identity and takes little time."""
         self._readers[limit] = read
 
     def rows(self, most: int = 20) -> list[Used]:
-        """Return who uses how much of which limit, the largest shares first; identities without a key are left out."""
+        """Return who uses how much of which limit, the largest shares first.
+
+        Identities without a key, and those without a limit, are left out.
+        """
         rows = [row for limit, read in self._readers.items() for row in self._of(limit, read().items())]
         return sorted(rows, key=lambda row: (-row.share, row.name, row.limit))[:most]
+
+    def refresh(self, now: float) -> Sequence[Used]:
+        """Read all rows again, unless that was done within a second; `now` is monotonic."""
+        if now - self._read_at >= _READ_EVERY_S:
+            self._read_at, self.newest = now, self.rows(_MOST)
+        return self.newest
 
     def _of(self, limit: str, uses: Iterable[tuple[str, float]]) -> Iterable[Used]:
         for name, used in uses:
             caller = self._caller_named(name)
-            if caller is not None and used > 0:
-                yield Used(name, limit, used, getattr(self._budgets.of(caller), limit))
+            if caller is None or used <= 0:
+                continue
+            if (most := getattr(self._budgets.of(caller), limit)) < _MOST:
+                yield Used(name, limit, used, most)

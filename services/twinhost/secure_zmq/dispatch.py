@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -60,6 +60,7 @@ _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others
 
 T = TypeVar("T")
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
+Share = Callable[[Caller], AbstractContextManager[None]]  # raises if what is stored inside is more than a caller may
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
 
 
@@ -116,6 +117,7 @@ class Dispatcher:
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = no_caller_named,
         clock: Clock = SYSTEM_CLOCK,
+        share_of: Share = lambda _: nullcontext(),
     ) -> None:
         self._actions = {action.request: action for action in actions}
         self._reader = RequestReader(self._actions, max_payload_bytes, translate)
@@ -130,6 +132,7 @@ class Dispatcher:
         self._on_answer = on_answer
         self._caller_named = caller_named
         self._wall_time = clock.time
+        self._share_of = share_of
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
@@ -309,7 +312,7 @@ class Dispatcher:
                 return self._answer(job, place, traced=True)
         try:
             job.caller = self._grants.require(job.caller, action.name)
-            reply = self._once(job) if action.mutates else self._handle(job)
+            reply = self._once(job) if action.mutates else self._handle(job, self._original_caller(job))
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
         if isinstance(reply, Future):
@@ -335,24 +338,33 @@ class Dispatcher:
         """
         caller, request_id = job.caller.name, job.request.request_id
         if request_id is None:
-            with self._store.savepoint():
-                return self._handle(job)
+            return self._execute(job)
         digest = _digest(compared_bytes(job.payload, job.request))
         stored = self._reply_log.find(caller, request_id)
         if stored is not None:
             if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
                 raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
             return stored.reply
+        return self._execute(job, lambda reply: self._reply_log.add(caller, request_id, digest, reply))
+
+    def _execute(self, job: Job, store: Callable[[bytes], None] = lambda _: None) -> "bytes | Future[Reply]":
+        """Change the store, within what the disk has for the caller, and store the reply with the change."""
+        caller = self._original_caller(job)
         with self._store.savepoint():
-            reply = self._handle(job)
+            with nullcontext() if job.action.from_reserve else self._share_of(caller):
+                reply = self._handle(job, caller)
             if isinstance(reply, bytes):
-                self._reply_log.add(caller, request_id, digest, reply)
+                store(reply)
         return reply
 
-    def _handle(self, job: Job) -> "bytes | Future[Reply]":
-        caller, action = job.caller, job.action
-        if (name := job.request.on_behalf_of) is not None:
-            caller = self._grants.original_caller(name, caller, action.name, action.forwardable, self._caller_named)
+    def _original_caller(self, job: Job) -> Caller:
+        if (name := job.request.on_behalf_of) is None:
+            return job.caller
+        action = job.action
+        return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
+
+    def _handle(self, job: Job, caller: Caller) -> "bytes | Future[Reply]":
+        action = job.action
         answer = action.handle(job.request, caller)
         return answer if isinstance(answer, Future) else self._encode(job, answer)
 

@@ -10,6 +10,7 @@ import yaml
 
 from tests.new_database import open_database
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
+from twinhost.agent.disk import Disk
 from twinhost.agent.health import Health, HealthActions
 from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.settings import load_settings
@@ -28,15 +29,17 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
 
-def environment_of(home: Path, folder: str, *, secure: bool = True) -> dict[str, str]:
+def environment_of(home: Path, folder: str, *, secure: bool = True, **limits: Any) -> dict[str, str]:
     """Make keys, a configuration and a state folder below `home`, and return the environment of a host.
 
     The configuration is the shipped one, with a search by words alone: the threads of another are not started here.
+    It has these limits besides.
     """
     make_keys(plan_layout(home / "certificates", load_network_config(DEFAULT_PATH, {}), None))
     (home / "state").mkdir(exist_ok=True)
     config = yaml.safe_load(DEFAULT_PATH.read_text("utf-8"))
-    (home / "words_alone.yaml").write_text(yaml.safe_dump({**config, "recall": {"embeddings": "off"}}), "utf-8")
+    config |= {"recall": {"embeddings": "off"}, "limits": {**config["limits"], **limits}}
+    (home / "words_alone.yaml").write_text(yaml.safe_dump(config), "utf-8")
     return {
         "SECURE_ZMQ": "1" if secure else "0",
         "NETWORK_CONFIG_PATH": str(home / "words_alone.yaml"),
@@ -65,6 +68,8 @@ class Assembled:
         self.telemetry = Telemetry(name, clock)
         budgets = Budgets(lambda: settings.config.limits.budgets)
         self.usage = Usage(budgets, self.keys.peers.caller_named)
+        self.disk = Disk(settings.state, budgets, settings.config.limits.disk_reserve_bytes, clock)
+        self.disk.count(self.database)
         self.assembly = assemble(
             Foundation(
                 settings,
@@ -77,6 +82,7 @@ class Assembled:
                 self.telemetry,
                 budgets,
                 self.usage,
+                self.disk,
             )
         )
         self._dispatcher = Dispatcher(
@@ -89,6 +95,7 @@ class Assembled:
             sentence_fields=self.assembly.sentence_fields,
             counters=counters,
             on_refusal=self.assembly.on_refusal,
+            share_of=self.disk.share_of,
         )
 
     def __enter__(self) -> Self:

@@ -126,7 +126,7 @@ def test_a_new_action_is_in_the_schemas(feature: Feature) -> None:
     declared = declarations_of(twin.NAME)["get_the_uptime"]
     assert (declared.method, declared.options) == (
         "uptime",
-        {"mutates": False, "apart": False, "forwardable": False},
+        {"mutates": False, "apart": False, "forwardable": False, "from_reserve": False},
     )
     request = schema_of(twin.NAME)["$defs"]["GetTheUptime"]
     assert request["properties"]["action"] == {"enum": ["get_the_uptime"]}

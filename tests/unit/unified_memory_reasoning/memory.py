@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
@@ -12,6 +13,6 @@ OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-
 NOBODY = UNAUTHENTICATED
 
 
-def assembled(home: Path, *, secure: bool = True, migrations: Sequence[str] = MIGRATIONS) -> Assembled:
+def assembled(home: Path, *, secure: bool = True, migrations: Sequence[str] = MIGRATIONS, **limits: Any) -> Assembled:
     """Return the agent as a start on pc2 assembles it; its state in `home` is kept from one to the next."""
-    return Assembled(NAME, migrations, assemble, environment_of(home, "pc2", secure=secure))
+    return Assembled(NAME, migrations, assemble, environment_of(home, "pc2", secure=secure, **limits))

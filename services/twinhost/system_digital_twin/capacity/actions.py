@@ -185,7 +185,7 @@ class LoadActions(Feature):
         lease = self._leases.commit(request.lease_id, caller, request.ttl_s)
         return {"status": SUCCESS, **self._leases.describe(lease)}
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def release(self, request: ReleaseLease, caller: Caller) -> Released:
         lease = self._leases.release(request.lease_id, caller)
         message = f"{lease.amount_mb:g} MB of {lease.resource.upper()} on {lease.host} are free again"

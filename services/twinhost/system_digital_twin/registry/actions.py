@@ -203,7 +203,7 @@ class RegistryActions(Feature):
         self._witness = witness
         self._public_key_of = public_key_of
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def register(self, request: RegisterAgent, caller: Caller) -> Registered:
         if request.registration_data is not None:
             record = self._registry.put(self._complete(request.registration_data, caller))
@@ -211,7 +211,7 @@ class RegistryActions(Feature):
         record = self._registry.put(self._updated(request, caller))
         return {**_registered(record), "agent": self._registry.brief(record)}
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def heartbeat(self, request: Heartbeat, caller: Caller) -> HeartbeatReply:
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status, stopping=request.stopping)
@@ -224,7 +224,7 @@ class RegistryActions(Feature):
             **self._witness(request.agent_name, caller, request.audit_seen, request.audit_restored),
         }
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def unregister(self, request: Unregister, caller: Caller) -> Unregistered:
         require_speaks_for(caller, request.agent_name)
         if request.agent_name == ITSELF:

@@ -254,7 +254,7 @@ class ContextActions(Feature):
                 reply["not_indexed"] = not_indexed
         return reply
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:
         writer = caller.name if caller.own_only else None
         cleared = self._interactions.clear(request.session_id, request.speaker or None, writer)

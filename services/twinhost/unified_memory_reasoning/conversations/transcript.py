@@ -86,7 +86,7 @@ class TranscriptActions(Feature):
             "next_before": interactions[-1]["id"] if more else None,
         }
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def delete(self, request: DeleteInteractions, caller: Caller) -> InteractionsDeleted:
         ids = msgspec.json.encode(request.ids).decode()
         owned = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()

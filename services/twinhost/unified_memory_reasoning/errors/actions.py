@@ -240,7 +240,7 @@ class ErrorPatternActions(Feature):
         entries, more = page_of(patterns, request.limit, self._max_bytes)
         return {"status": SUCCESS, "patterns": entries, "more": more}
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def delete(self, request: DeleteErrorPattern, caller: Caller) -> ErrorPatternDeleted:
         known = self._patterns.find(request.pattern_id, even_hidden=caller.operator)
         if caller.authenticated and not caller.operator and caller.name != known["written_by"]:

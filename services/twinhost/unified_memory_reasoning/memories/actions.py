@@ -120,7 +120,7 @@ class MemoryActions(Feature):
             "recovered": recovered,
         }
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def delete(self, request: DeleteMemory, caller: Caller) -> MemoryDeleted:
         self._memories.remove(request.name, caller)
         return {"status": SUCCESS, "message": f"memory {request.name} deleted", "memory_id": request.name}

@@ -144,7 +144,7 @@ class TwinActions(Feature):
             "next_before": changes[-1]["revision"] if more else None,
         }
 
-    @action(mutates=True)
+    @action(mutates=True, from_reserve=True)
     def delete_twin(self, request: DeleteTwin, caller: Caller) -> TwinDeleted:
         if request.erase and not caller.operator:
             raise NotGranted(

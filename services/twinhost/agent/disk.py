@@ -1,0 +1,135 @@
+"""The disk: a share for each writer, and a reserve of free space that only some actions may use.
+
+What a request adds is counted by the store (`stored_bytes`) and judged here, once it was executed and before it is
+committed. So no action can forget to ask, and one that stores less than before is never refused.
+"""
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from operator import sub
+from pathlib import Path
+
+from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.secure_zmq.budgets import UNBOUNDED, Budgets, Used
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.database import Database
+from twinhost.store.stored_bytes import Stored, StoredBytes
+
+LIMITS = ("stored_bytes", "names")  # of a budget, in the order of `Stored`
+NEARLY_FULL = 0.8  # of a share: health warns
+_LARGEST_PART = 16  # of a volume that the reserve takes is one of so many: small ones must be of use too
+_LOOK_EVERY_S = 1.0
+
+
+class Disk:
+    """What each writer stores in the agent's databases, and how much their volume has left."""
+
+    def __init__(
+        self,
+        folder: Path,
+        budgets: Budgets,
+        reserve_bytes: int,
+        clock: Clock = SYSTEM_CLOCK,
+        usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+    ) -> None:
+        """Look at the volume of a folder; `usage` returns its size, and the bytes that are used and free."""
+        self._folder, self._budgets = folder, budgets
+        self._monotonic, self._usage = clock.monotonic, usage
+        self._counted: list[StoredBytes] = []
+        self._free = self._reserve = 0
+        self._look_at = 0.0
+        self.look(reserve_bytes)
+
+    def count(self, database: Database, owner: str | None = None) -> None:
+        """Count the rows of a database: for their writers, or all of them for its owner."""
+        self._counted.append(StoredBytes(database, owner))
+
+    def look(self, reserve_bytes: int) -> None:
+        """Look how much is free, unless that was done within a second; a small volume has a smaller reserve."""
+        now = self._monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK_EVERY_S
+        with suppress(OSError):  # then what was known counts, and a write shows what is wrong
+            size, _, self._free = self._usage(self._folder)
+            self._reserve = min(reserve_bytes, size // _LARGEST_PART)
+
+    def fault(self) -> str | None:
+        """Return why changes are refused; None while they are not. On any thread."""
+        if self._free >= self._reserve:
+            return None
+        return (
+            f"{self._free} bytes are free on the volume of {self._folder}, and the last {self._reserve} are for "
+            "registrations, revocations and deletions; delete what is not needed, or free space there"
+        )
+
+    @contextmanager
+    def share_of(self, caller: Caller) -> Iterator[None]:
+        """Run what changes the store for a caller, and judge what it has stored then.
+
+        Raises:
+            StoreUnavailable: only the reserve is free.
+            OverBudget: it stores more than before, and more than it may.
+        """
+        if (fault := self.fault()) is not None:
+            raise StoreUnavailable(f"{fault}; nothing of this request was stored")
+        budget = self._budgets.of(caller)
+        if (budget.stored_bytes, budget.names) == (UNBOUNDED.stored_bytes, UNBOUNDED.names):
+            yield
+            return
+        before, changes = self._stored(caller.name), self._changes()
+        yield
+        if self._changes() == changes:
+            return
+        after = self._stored(caller.name)
+        for limit, used, more in zip(LIMITS, before, map(sub, after, before), strict=True):
+            if more > 0:
+                self._budgets.require(caller, limit, used, more, self._remedy(caller.name, limit))
+
+    def stored_bytes(self) -> Mapping[str, float]:
+        """Return the bytes of each writer."""
+        return {name: stored.bytes for name, stored in self._all().items()}
+
+    def names(self) -> Mapping[str, float]:
+        """Return how many names each writer has created."""
+        return {name: stored.names for name, stored in self._all().items()}
+
+    def warnings(self, rows: Iterable[Used]) -> list[str]:
+        """Return who has nearly used up a share, of these rows, and whether the reserve is near; on any thread."""
+        near = [row for row in rows if row.limit in LIMITS and row.share >= NEARLY_FULL]
+        sentences = [
+            f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and at 100 "
+            "% is refused more; have it delete something, or raise the limit in network_config.yaml (limits.budgets)"
+            for row in near
+        ]
+        if self._reserve <= self._free < 2 * self._reserve:
+            sentences.append(
+                f"{self._free} bytes are free on the volume of {self._folder}; with less than {self._reserve}, changes "
+                "are refused: free space there"
+            )
+        return sentences
+
+    def _changes(self) -> int:
+        return sum(counted.changes for counted in self._counted)
+
+    def _stored(self, name: str) -> Stored:
+        return _together(counted.of(name) for counted in self._counted)
+
+    def _all(self) -> dict[str, Stored]:
+        names = {name for counted in self._counted for name in counted.all()}
+        return {name: self._stored(name) for name in names}
+
+    def _remedy(self, name: str, limit: str) -> str:
+        place = LIMITS.index(limit)
+        largest = max(
+            (part for counted in self._counted for part in counted.by_table(name)), key=lambda part: part[1][place]
+        )
+        table, stored = largest
+        return f"most of it is in {table} ({stored[place]}): delete some, or ask an operator for more (limits.budgets)"
+
+
+def _together(parts: Iterable[Stored]) -> Stored:
+    stored_bytes, names = zip(*parts, strict=True)
+    return Stored(sum(stored_bytes), sum(names))
