@@ -31,7 +31,10 @@ from twinhost.secure_zmq.server_address import SecuredAddress
 _STEPS = frozenset({"open", "os.mkdir", "os.chmod", "os.link", "os.remove", "os.rename", "fcntl.flock"})
 SOMEBODY = "somebody"
 THIRDS = 3
-ACTIONS = {action for actions in SHIPPED_GRANTS.values() for action in actions} | {"get_peers", "get_audit"}
+ACTIONS = {grant.partition(":")[0] for grants in SHIPPED_GRANTS.values() for grant in grants} | {
+    "get_peers",
+    "get_audit",
+}
 ACTIONS &= schema_of(SDT)["discriminator"]["mapping"].keys()  # mainpc's: neither the feed's, nor the other agent's
 A_KEY = KeyPair.generate(KeyOwner("a", "b", frozenset())).public.z85.decode()
 FIELDS: dict[str, dict[str, Any]] = {

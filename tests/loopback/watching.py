@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from tests import fork_server
-from tests.configuration import GRANTS_LINE, SHIPPED_GRANTS
+from tests.configuration import GRANTS_LINE, SHIPPED_GRANTS, item_of
 from tests.loopback.agent_processes import UMRA, Hosts
 from tests.unit.cli.running import process_environment
 from tests.waiting import PATIENCE_S, wait_until
@@ -147,9 +147,10 @@ def error(error_id: str, **fields: Any) -> dict[str, Any]:
 
 def withdraw(hosts: Hosts, action: str) -> None:
     """Grant an action to agents no more; an agent that runs follows the file."""
-    less = {**SHIPPED_GRANTS, "agent": [each for each in SHIPPED_GRANTS["agent"] if each != action]}
+    less = {**SHIPPED_GRANTS, "agent": [each for each in SHIPPED_GRANTS["agent"] if each.partition(":")[0] != action]}
+    items = {role: [item_of(grant) for grant in grants] for role, grants in less.items()}
     path = Path(hosts.config.source)
-    path.write_text(path.read_text().replace(GRANTS_LINE, f"grants: {json.dumps(less)}\n"))
+    path.write_text(path.read_text().replace(GRANTS_LINE, f"grants: {json.dumps(items)}\n"))
 
 
 def settings_of(hosts: Hosts, by: str) -> Mapping[str, str]:

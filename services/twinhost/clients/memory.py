@@ -318,6 +318,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     ) -> ProposalDismissed:
         """Stop proposing a pattern.
 
+        The grant `{dismiss_pattern_proposal: own}` limits that to errors that nobody but the caller reported.
+
         Limits: `proposal_id` 1 to 9,223,372,036,854,775,807.
 
         >>> proposal = memory.get_pattern_proposals(limit=1).proposals[0]
@@ -885,6 +887,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         request_id: str | None = None,
     ) -> ConflictResolved:
         """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
+
+        With the grant `{resolve_conflict: own}`, a claim never displaces another caller's.
 
         Limits: `op_id` 1 to 256 characters.
 

@@ -61,6 +61,7 @@ class Action(Generic[R]):
     apart: bool = False  # whether it has transactions of its own, outside the batch's transaction
     forwardable: bool = False  # whether a peer may forward it for another caller
     from_reserve: bool = False  # whether it is served where the disk's reserve or the caller's share is reached
+    unowned: str = ""  # why a mutating action changes nothing that another caller has written
     name: str = field(init=False)  # what the wire calls it, and what a grant names
 
     def __post_init__(self) -> None:
@@ -74,11 +75,16 @@ class Declaration:
     method: str
     request: type[Request]
     replies: tuple[type, ...]  # each a TypedDict: the replies that are not errors
-    options: dict[str, bool]
+    options: dict[str, Any]
 
 
 def action(
-    *, mutates: bool = False, apart: bool = False, forwardable: bool = False, from_reserve: bool = False
+    *,
+    mutates: bool = False,
+    apart: bool = False,
+    forwardable: bool = False,
+    from_reserve: bool = False,
+    unowned: str = "",
 ) -> Callable[[H], H]:
     """Make a feature's method the handler of an action; its annotations name the request and the reply.
 
@@ -88,10 +94,17 @@ def action(
         forwardable: another agent may ask for it on behalf of its own caller.
         from_reserve: it changes the store also where the disk's reserve, or the caller's share, is reached: what keeps
             the agents running and in order, and what deletes.
+        unowned: why it changes nothing that another caller has written; of a mutating action that `OWNED` lacks.
     """
 
     def declare(method: H) -> H:
-        options = {"mutates": mutates, "apart": apart, "forwardable": forwardable, "from_reserve": from_reserve}
+        options = {
+            "mutates": mutates,
+            "apart": apart,
+            "forwardable": forwardable,
+            "from_reserve": from_reserve,
+            "unowned": unowned,
+        }
         method.action_options = options  # type: ignore[attr-defined]
         return method
 

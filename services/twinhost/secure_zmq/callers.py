@@ -4,6 +4,9 @@
 grants of the topics that it is asked about. Each action of `OWNED` is granted for every record, such as `update_twin`,
 or for the caller's own, such as `update_twin:own`.
 
+Who owns what is decided here alone: `Caller.owns`, and what stands on it. Each action that
+changes rows is in `OWNED`, or says in its declaration (`unowned`) why it reaches nothing that another has written.
+
 A forwarded request needs the grants of both its original caller and its forwarder. So a caller can't gain rights
 through a forwarder, and a forwarder that names a false caller gains no rights either. Only actions that are marked as
 forwardable can be forwarded.
@@ -26,7 +29,29 @@ _UNAUTHENTICATED_ROLES = frozenset({UNAUTHENTICATED_ROLE})
 SUBSCRIBE = "subscribe"  # to the event feed
 CHECK_SUBSCRIPTION = "check_subscription"
 TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colon follows each
-OWNED = ("update_twin", "patch_twin", "delete_twin", "clear_context")  # a grant may limit these
+ALWAYS_OWN = (  # with either grant: only an operator's key changes what another wrote
+    "delete_interactions",
+    "delete_memory",
+    "delete_error_pattern",
+    "commit_lease",
+    "release_lease",
+    "register_agent",
+    "heartbeat",
+    "unregister",
+)
+OWNED = (  # a grant may limit these
+    "update_twin",
+    "patch_twin",
+    "delete_twin",
+    "clear_context",
+    "store_memory",  # what it supersedes; a memory itself is changed by its writer alone
+    "reinforce_memory",
+    "sync_memories",
+    "add_error_pattern",  # the proposals that it settles
+    "dismiss_pattern_proposal",
+    "resolve_conflict",
+    *ALWAYS_OWN,
+)
 OWN, ANY = "own", "any"
 ENROL = "enrol"
 CONFIRM_KEY = "confirm_key"
@@ -54,6 +79,24 @@ class Caller:
     @property
     def operator(self) -> bool:
         return OPERATOR_ROLE in self.roles
+
+    def owns(self, *writers: str) -> bool:
+        """Return whether it may change what one of these has written: its own, and an operator everything."""
+        return self.name in writers or self.operator
+
+    def may_change(self, *writers: str) -> bool:
+        """Return whether the current action may change what one of these has written, as it is granted."""
+        return not self.own_only or self.owns(*writers)
+
+    def require_own(self, what: str, *writers: str, instead: str = "") -> None:
+        """Raise NotGranted unless it owns what one of these has written; the last one is called the owner."""
+        if not self.owns(*writers):
+            raise _not_own(self, what, writers[-1], instead)
+
+    def require_change(self, what: str, *writers: str) -> None:
+        """Raise NotGranted unless it may change what one of these has written, as the current action is granted."""
+        if not self.may_change(*writers):
+            raise _not_own(self, what, writers[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +219,12 @@ def own_grant(action: str) -> str:
 def no_caller_named(_: str) -> Caller | None:
     """Know no identity, as on an open link."""
     return None
+
+
+def _not_own(caller: Caller, what: str, owner: str, instead: str = "") -> NotGranted:
+    instead = instead or f"ask {owner[:64]} or an operator to change it"
+    limited = ", or grant the action without `own` in network_config.yaml" if caller.own_only else ""
+    return NotGranted(f"{what} belongs to {owner[:64]}, and not to {caller.name[:64]}; {instead}{limited}")
 
 
 def _roles_of(caller: Caller) -> str:

@@ -49,7 +49,10 @@ class OtherAgentsAnswer(TypedDict):
 
 
 class ResolveConflict(Request, tag="resolve_conflict"):
-    """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10)."""
+    """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
+
+    With the grant `{resolve_conflict: own}`, a claim never displaces another caller's.
+    """
 
     op_id: NAME
     priority: PRIORITY
@@ -153,14 +156,18 @@ class Conflicts:
         self._most = most
         self._most_of_a_holder = most_of_a_holder
 
-    def resolve(self, op_id: str, priority: int, holder: str) -> tuple[bool, Claim]:
+    def resolve(self, op_id: str, priority: int, caller: Caller) -> tuple[bool, Claim]:
         """Claim an operation; return whether the claim won, and the claim that holds now.
 
         The first claim wins, and after it only a strictly higher priority. This applies to the holder too: a second
-        claim of its own with the same priority doesn't win, and it still holds the operation.
+        claim of its own with the same priority doesn't win, and it still holds the operation. A caller that may change
+        its own claims only never displaces another's.
         """
+        holder = caller.name
         held = self._database.select_one(Claim, _HELD, (op_id,))
-        if held is not None and (priority <= held.priority or self._quarantine.hides(holder)):
+        if held is not None and (
+            priority <= held.priority or self._quarantine.hides(holder) or not caller.may_change(held.holder)
+        ):
             return False, held
         claim = Claim(op_id, priority, self._database.clock.time(), holder)
         self._database.execute(
@@ -198,7 +205,7 @@ class ConflictActions(Feature):
 
     @action(mutates=True)
     def resolve(self, request: ResolveConflict, caller: Caller) -> ConflictResolved:
-        resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller.name)
+        resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller)
         return {
             "status": SUCCESS,
             "op_id": claim.op_id,

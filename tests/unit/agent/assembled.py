@@ -58,6 +58,7 @@ class Assembled:
         assemble: Callable[[Foundation], Assembly],
         environment: dict[str, str],
         clock: Clock = SYSTEM_CLOCK,
+        grants: Grants | None = None,
     ) -> None:
         settings = load_settings(name, environment)
         self.database = open_database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations], clock)
@@ -87,7 +88,7 @@ class Assembled:
         )
         self._dispatcher = Dispatcher(
             [*self.assembly.actions, *(self.assembly.health or HealthActions(self.health.document)).actions()],
-            Grants(settings.config.grants),
+            grants or Grants(settings.config.grants),
             self.database,
             ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
             65_536,

@@ -58,6 +58,10 @@ ERROR_PATTERNS: dict[str, Any] = {
 TWINS: dict[str, Any] = {"ada": {"mood": "curious"}, "default": {}}
 
 
+def by(name: str) -> Caller:
+    return Caller(name, "pc3", frozenset({"agent"}), f"SHA256:of-{name}")
+
+
 @pytest.fixture
 def remembering(tmp_path: Path, _endings: ThreadPoolExecutor) -> Iterator[MemoryHosts]:
     """Both agents, and pc2's has a memory."""
@@ -371,7 +375,7 @@ def test_an_import_reports_concurrent_changes_of_others(
     def send_late(importer: importing.Importer, file: str, items: list[importing.Item]) -> Iterator[Any]:
         if any(item.fields.get("user_id") == "ada" for item in items):
             with agent.memory.transaction():
-                agent.twins.put(Change("ada", "agent"), {"mood": "newer"})
+                agent.twins.put(Change("ada", by("agent")), {"mood": "newer"})
         yield from list(send(importer, file, items))
         if any(item.place == "$.memories[0]" for item in items):
             wait_until(lambda: not agent.memory.in_transaction, PATIENCE_S, "the transaction is over")
@@ -402,7 +406,7 @@ def test_an_import_that_was_cut_short_is_completed(remembering: MemoryHosts, cli
 def test_a_twin_that_is_there_is_left_as_it_is(remembering: MemoryHosts, cli: Cli, older: list[str]) -> None:
     """What an agent wrote since is newer than what the older agent had."""
     with remembering.memory.memory.transaction():
-        remembering.memory.twins.put(Change("ada", "agent"), {"mood": "newer"})
+        remembering.memory.twins.put(Change("ada", by("agent")), {"mood": "newer"})
     cli(remembering, "memory", "import", older[2])
     twin = remembering.memory.twins.find("ada")
     assert twin is not None
@@ -418,7 +422,7 @@ def test_what_was_deleted_is_stored_again_by_another_import(
     agent = remembering.memory
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     with agent.memory.transaction():
-        agent.twins.remove(Change("ada", operator.name))
+        agent.twins.remove(Change("ada", operator))
         agent.interactions.clear("s1")
         for (memory_id,) in table(remembering, "SELECT id FROM memories"):
             agent.memories.remove(memory_id, operator)
@@ -447,7 +451,7 @@ def write_as_agent(hosts: MemoryHosts, *, strength: float = 1.0) -> None:
     ]
     (hosts.root / "memory_store.json").write_text(json.dumps(memories))
     with hosts.memory.memory.transaction():
-        hosts.memory.twins.put(Change("ada", agent.name), {"mood": "newer"})
+        hosts.memory.twins.put(Change("ada", agent), {"mood": "newer"})
         for memory in memories:
             changes = Changes(content="newer", strength=strength)
             hosts.memory.memories.put(memory["id"], changes, agent)
@@ -676,9 +680,9 @@ def test_a_wrong_usage_is_2(remembering: MemoryHosts, cli: Cli, words: tuple[str
 def test_the_changes_of_a_twin_are_listed_with_their_writers(remembering: MemoryHosts, cli: Cli) -> None:
     """Newest first; a deletion has no data."""
     with remembering.memory.memory.transaction():
-        remembering.memory.twins.put(Change("ada", "agent"), {"a": 1})
-        remembering.memory.twins.patch(Change("ada", "other"), {"b": "two words"})
-        remembering.memory.twins.remove(Change("ada", "agent"))
+        remembering.memory.twins.put(Change("ada", by("agent")), {"a": 1})
+        remembering.memory.twins.patch(Change("ada", by("other")), {"b": "two words"})
+        remembering.memory.twins.remove(Change("ada", by("agent")))
     ran = cli(remembering, "memory", "twin", "ada")
     assert (ran.status, ran.err) == (0, "")
     title, _, *rows = ran.out.splitlines()

@@ -126,7 +126,7 @@ def test_a_new_action_is_in_the_schemas(feature: Feature) -> None:
     declared = declarations_of(twin.NAME)["get_the_uptime"]
     assert (declared.method, declared.options) == (
         "uptime",
-        {"mutates": False, "apart": False, "forwardable": False, "from_reserve": False},
+        {"mutates": False, "apart": False, "forwardable": False, "from_reserve": False, "unowned": ""},
     )
     request = schema_of(twin.NAME)["$defs"]["GetTheUptime"]
     assert request["properties"]["action"] == {"enum": ["get_the_uptime"]}
@@ -155,7 +155,7 @@ def test_the_three_files_of_the_page_exist() -> None:
     assert "services/twinhost/system_digital_twin/registry/actions.py" in text
     assert "tests/unit/system_digital_twin/test_actions.py" in text
     assert "config/network_config.yaml" in text
-    assert set(re.findall(r"^\| `(\w+)=True`", text, re.M)) == set(declarations_of(twin.NAME)["ping"].options)
+    assert set(re.findall(r"^\| `(\w+)=[^`]+`", text, re.M)) == set(declarations_of(twin.NAME)["ping"].options)
     for path in re.findall(r"`((?:services|tests|config|scripts)/[\w./]+)`", text):
         assert (PAGE.parents[2] / path).exists(), path
 

@@ -147,7 +147,7 @@ def test_roles_give_grants_and_reserved_ones_stay_narrow(
 def test_the_shipped_grants_are_sane() -> None:
     """An agent does its own things and reads; an operator may do all; nobody of an open link is an operator."""
     grants = Grants(load_network_config(DEFAULT_PATH, {}).grants)
-    for action in ("ping", "register_agent", "heartbeat", "get_trust", "propose_key", "retire_keys", "update_twin"):
+    for action in ("ping", "heartbeat:own", "get_trust", "propose_key", "retire_keys", "update_twin"):
         assert grants.allows(caller("agent"), action)
     for action in ("get_peers", "get_audit", "enrol", "anything_new"):
         assert not grants.allows(caller("agent"), action)

@@ -78,7 +78,7 @@ def test_it_is_of_one_moment_although_others_write(
         while bench.ask("backup_status", backup_id=backup_id)["state"] == "copying":
             with bench.database.transaction():
                 for side in ("left", "right"):
-                    bench.twins.put(Change(f"{side}{time.monotonic()}", side), {})
+                    bench.twins.put(Change(f"{side}{time.monotonic()}", ADA), {})
             begins.set()
             written += 1
         size, content = bench.ready(backup_id)["size"], b""

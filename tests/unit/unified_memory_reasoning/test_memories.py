@@ -42,7 +42,8 @@ def test_only_its_writer_or_an_operator_changes_a_memory(bench: MemoryBench) -> 
     bench.store("m", "of Ana")
     for action, fields in (("store_memory", {"id": "m", "content": "of Ben"}), ("delete_memory", {"memory_id": "m"})):
         reply = bench.ask(action, BEN, **fields)
-        assert (reply["code"], "ask its writer or an operator" in reply["error"]) == ("not_granted", True)
+        assert (reply["code"], "memory 'm' belongs to Ana, and not to Ben" in reply["error"]) == ("not_granted", True)
+        assert ("choose another id, or leave it out" in reply["error"]) == (action == "store_memory")
     assert bench.ask("get_memory", BEN, memory_id="m")["memory"]["content"] == "of Ana"
     assert bench.ask("reinforce_memory", BEN, memory_id="m")["status"] == "ok"
     assert bench.get()["written_by"] == "Ana"

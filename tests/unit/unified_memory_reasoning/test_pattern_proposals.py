@@ -277,7 +277,7 @@ def test_the_store_of_unknown_errors_is_bounded(tmp_path: Path) -> None:
     number = see("first")
     assert number is not None
     with database.transaction():
-        proposals.dismiss(number, "operator")
+        proposals.dismiss(number, OPERATOR)
     for word in ("second", "second", "third", "fourth", "fifth"):
         see(word)
     kept = {row[0] for row in database.execute("SELECT pattern FROM unknown_errors")}
@@ -285,7 +285,7 @@ def test_the_store_of_unknown_errors_is_bounded(tmp_path: Path) -> None:
     assert database.execute("SELECT count(*) FROM unknown_error_reports").fetchone()[0] == 3
     assert [each["pattern"] for each in proposals.newest(None, 10)] == [shape_of("the second of seconds")]
     with pytest.raises(NotFound, match="get_pattern_proposals"):
-        proposals.dismiss(number, "operator")
+        proposals.dismiss(number, OPERATOR)
     for word in ("second", "fifth", "fifth", "sixth"):
         see(word)
     kept = {row[0] for row in database.execute("SELECT pattern FROM unknown_errors")}

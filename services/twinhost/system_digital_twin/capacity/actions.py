@@ -172,11 +172,11 @@ class LoadActions(Feature):
             reply["placement"] = placement_reply(placement, forecasts)
         return reply
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it adds a lease, of the caller's")
     def reserve_vram(self, request: ReserveVram, caller: Caller) -> Reserved | Placed | Withdrawable[Reserved | Placed]:
         return self._reserve("vram", request, caller)
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it adds a lease, of the caller's")
     def reserve_ram(self, request: ReserveRam, caller: Caller) -> Reserved | Placed | Withdrawable[Reserved | Placed]:
         return self._reserve("ram", request, caller)
 

@@ -16,7 +16,7 @@ import msgspec
 
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import LimitReached, NotFound, NotGranted
+from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 from twinhost.system_digital_twin import reply_from
 from twinhost.system_digital_twin.capacity.forecast import CardId, Forecast, Leased, Resource
@@ -261,8 +261,7 @@ class Leases:
             raise NotFound(
                 f"no lease {lease_id[:64]!r} is open: it expired or was released, or never existed; see list_leases"
             )
-        if known.lease.holder != caller.name and not caller.operator:
-            raise NotGranted("this lease is another holder's; only its holder or an operator may commit or release it")
+        caller.require_own(f"lease {lease_id}", known.lease.holder)
         return known
 
     def _write(self, entry: OpenLease) -> None:

@@ -227,7 +227,7 @@ class EventActions(Feature):
         self._audit = audit
         self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it adds an entry, of the caller's")
     def publish(self, request: PublishEvent, caller: Caller) -> EventStored:
         event = request.event
         event.event_id = event.event_id or uuid.uuid4().hex  # a retry gets the stored reply, with this id
@@ -238,7 +238,7 @@ class EventActions(Feature):
         message = f"event {event.event_id} stored"
         return {"status": SUCCESS, "message": message, "event_id": event.event_id, "seq": seq}
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it adds an entry, of the caller's")
     def report(self, request: ReportError, caller: Caller) -> ErrorStored:
         error = request.error
         require_speaks_for(caller, error.agent_id)
@@ -272,7 +272,7 @@ class EventActions(Feature):
         counts = self._events.error_counts(matching, request.limit)
         return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it is for operators")
     def acknowledge(self, request: AcknowledgeErrors, caller: Caller) -> ErrorsAcknowledged:
         at = self._clock.time()
         count = self._events.acknowledge(caller.name, at, shape_id=request.shape_id, error_id=request.error_id)

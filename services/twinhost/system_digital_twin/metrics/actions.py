@@ -200,7 +200,7 @@ class MetricsActions(Feature):
         own = self._metrics.own_host
         return {"status": SUCCESS, "history": {**series[own], "host": own, "hosts": series}}
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="a host has no writer; its agents alone report it")
     def report(self, request: ReportMetrics, caller: Caller) -> MetricsStored:
         host = self._reporting_host(request.host, caller)
         fields = msgspec.structs.asdict(request)
@@ -214,7 +214,7 @@ class MetricsActions(Feature):
             message = f"metrics of {host} were stored before"
         return {"status": SUCCESS, "message": message, "host": host}
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="each agent reports for itself")
     def update_vram(self, request: UpdateVramMetrics, caller: Caller) -> VramStored:
         payload = request.payload
         require_speaks_for(caller, payload.agent_name)

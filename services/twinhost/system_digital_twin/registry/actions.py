@@ -354,7 +354,7 @@ def require_speaks_for(caller: Caller, agent_name: str) -> None:
     """Raise NotGranted if the caller acts under another agent's name; an operator may, but not as this agent."""
     if agent_name == ITSELF and not (caller.authenticated and caller.name == ITSELF):
         raise NotGranted(f"only {ITSELF} may act for {ITSELF}, which registers itself at every start; use another name")
-    if caller.authenticated and not caller.operator and caller.name != agent_name:
+    if caller.authenticated and not caller.owns(agent_name):
         raise NotGranted(
             f"{caller.name} may not act for {agent_name[:64]!r}; use the key of that agent, or an operator's"
         )

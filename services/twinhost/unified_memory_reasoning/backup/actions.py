@@ -184,7 +184,7 @@ class BackupActions(Feature):
         self._backups.on_tick()
         self._restores.on_tick()
 
-    @action(mutates=True)  # so that a retry gets the same one
+    @action(mutates=True, unowned="it is for operators")  # so that a retry gets the same one
     def begin_backup(self, _: BeginBackup, caller: Caller) -> BackupDocument:
         backup = self._backups.begin()
         _log.info("backup_begun", backup_id=backup.backup_id, by=caller.name)

@@ -181,7 +181,7 @@ class ContextActions(Feature):
         self._max_bytes = max_reply_bytes
         self._accessed = accessed  # is called with the ids of memories that were quoted
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it adds a row, of the caller's")
     def add(self, request: AddInteraction, caller: Caller) -> InteractionAdded:
         added = self._interactions.add(
             request.session_id,

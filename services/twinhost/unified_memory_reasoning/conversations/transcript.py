@@ -7,7 +7,6 @@ import msgspec
 
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
@@ -91,10 +90,7 @@ class TranscriptActions(Feature):
         ids = msgspec.json.encode(request.ids).decode()
         owned = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
         for number, written_by in owned:
-            if written_by != caller.name and not caller.operator:
-                raise NotGranted(
-                    f"interaction {number} belongs to another caller; ask its writer or an operator to delete it"
-                )
+            caller.require_own(f"interaction {number}", written_by)
         if owned:
             self._interactions.remove(request.session_id, [number for number, _ in owned])
         return {

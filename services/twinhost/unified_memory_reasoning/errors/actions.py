@@ -6,7 +6,6 @@ import msgspec
 
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotGranted
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.errors.matching import MAX_CHARACTERS, MAX_MESSAGE_BYTES, CpuBudget
@@ -87,7 +86,10 @@ class GetPatternProposals(_GetPage, tag="get_pattern_proposals"):
 
 
 class DismissPatternProposal(Request, tag="dismiss_pattern_proposal"):
-    """Stop proposing a pattern."""
+    """Stop proposing a pattern.
+
+    The grant `{dismiss_pattern_proposal: own}` limits that to errors that nobody but the caller reported.
+    """
 
     proposal_id: NUMBER
 
@@ -202,7 +204,7 @@ class ErrorPatternActions(Feature):
             details = PATTERN_DETAILS.stored(request, self._patterns.clock)
             added = self._patterns.add(request.error_type, request.pattern, caller.name, **details)
             general = added.requirement.general
-            settled = self._proposals.settle(request.pattern, caller.name, own_shape_alone=general)
+            settled = self._proposals.settle(request.pattern, caller, own_shape_alone=general)
         return {
             "status": SUCCESS,
             "pattern_id": added.pattern_id,
@@ -212,7 +214,7 @@ class ErrorPatternActions(Feature):
             "settled_proposals": settled,
         }
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="it counts a report of the caller's")
     def get_solution(self, request: GetErrorSolution, caller: Caller) -> ErrorSolution:
         # An error that only a general pattern matches counts towards a proposal too: `.*` matches every error.
         with self._budget.spending(caller.name):
@@ -229,7 +231,7 @@ class ErrorPatternActions(Feature):
         }
         return cast(ErrorSolution, reply)
 
-    @action(mutates=True)
+    @action(mutates=True, unowned="each reporter has a row of its own")
     def report_outcome(self, request: ReportSolutionOutcome, caller: Caller) -> OutcomeReported:
         score = self._patterns.report(request.pattern_id, request.note, caller.name, success=request.success)
         return {"status": SUCCESS, "pattern_id": request.pattern_id, **score}
@@ -243,11 +245,8 @@ class ErrorPatternActions(Feature):
     @action(mutates=True, from_reserve=True)
     def delete(self, request: DeleteErrorPattern, caller: Caller) -> ErrorPatternDeleted:
         known = self._patterns.find(request.pattern_id, even_hidden=caller.operator)
-        if caller.authenticated and not caller.operator and caller.name != known["written_by"]:
-            raise NotGranted(
-                f"error pattern {request.pattern_id} belongs to {known['written_by']}, not to {caller.name}; "
-                "ask its writer or an operator to delete it"
-            )
+        if caller.authenticated:  # on an open link everybody deletes everything
+            caller.require_own(f"error pattern {request.pattern_id}", known["written_by"])
         self._patterns.remove(request.pattern_id)
         return {"status": SUCCESS, "pattern_id": request.pattern_id}
 
@@ -259,5 +258,5 @@ class ErrorPatternActions(Feature):
 
     @action(mutates=True)
     def dismiss(self, request: DismissPatternProposal, caller: Caller) -> ProposalDismissed:
-        dismissed = self._proposals.dismiss(request.proposal_id, caller.name)
+        dismissed = self._proposals.dismiss(request.proposal_id, caller)
         return {"status": SUCCESS, "proposal_id": request.proposal_id, "pattern": dismissed["pattern"]}

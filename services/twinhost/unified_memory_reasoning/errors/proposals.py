@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import matches
@@ -242,22 +243,25 @@ class PatternProposals:
         """Return proposals, newest first, with numbers below `before`."""
         return self._select("e.id < ?", (MAX_NUMBER if before is None else before,), "e.id DESC", limit)
 
-    def dismiss(self, proposal_id: int, dismissed_by: str) -> ProposalDocument:
+    def dismiss(self, proposal_id: int, caller: Caller) -> ProposalDocument:
         """Stop proposing a shape, however often it is seen.
 
         Raises:
             NotFound: there is no such proposal.
+            NotGranted: others reported it too, and the caller may dismiss its own only.
         """
         proposals = self._select("e.id = ?", (proposal_id,), "e.id", 1)
         if not proposals:
             raise NotFound(f"there is no proposal {proposal_id}; `get_pattern_proposals` lists them")
+        for reporter in proposals[0]["written_by"]:
+            caller.require_change(f"proposal {proposal_id}", reporter)
         self._database.execute(
             "UPDATE unknown_errors SET dismissed_by = ?, dismissed = ? WHERE id = ?",
-            (dismissed_by, self._database.clock.time(), proposal_id),
+            (caller.name, self._database.clock.time(), proposal_id),
         )
         return proposals[0]
 
-    def settle(self, pattern: str, written_by: str, *, own_shape_alone: bool) -> int:
+    def settle(self, pattern: str, caller: Caller, *, own_shape_alone: bool) -> int:
         """Delete what a new pattern matches: its own shape, and proposals whose newest example it matches.
 
         A quarantined writer's pattern settles nothing. The time is bounded; the rest is proposed until somebody
@@ -265,23 +269,26 @@ class PatternProposals:
 
         Args:
             pattern: the new one, which `accept` has accepted.
-            written_by: its writer.
+            caller: its writer; one that may change its own only settles nothing that others reported too.
             own_shape_alone: compare no examples; for a pattern that requires no text.
 
         Returns:
             How many proposals it settled.
         """
-        if self._quarantine.hides(written_by):
+        if self._quarantine.hides(caller.name):
             return 0
         deadline, settled = self._database.clock.monotonic() + _SETTLE_S, 0
         for proposal in self._select("TRUE", (), "max(r.last_seen) DESC", _MOST_SETTLED):
             if self._database.clock.monotonic() > deadline:
                 break
+            if not all(map(caller.may_change, proposal["written_by"])):
+                continue
             known = not own_shape_alone and matches(pattern, proposal["example"].encode(errors="replace"))
             if known or proposal["pattern"] == pattern:
                 self._database.execute("DELETE FROM unknown_errors WHERE id = ?", (proposal["proposal_id"],))
                 settled += 1
-        self._database.execute("DELETE FROM unknown_errors WHERE pattern = ?", (pattern,))
+        if not caller.own_only:  # its own shape is not proposed yet, and others may have reported it
+            self._database.execute("DELETE FROM unknown_errors WHERE pattern = ?", (pattern,))
         return settled
 
     written_by = lists_written(WrittenUnknownError, _WRITTEN)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
+from twinhost.secure_zmq.errors import MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.audit import Audited, BriefMemory, MemoryAudit
 from twinhost.unified_memory_reasoning.memories.details import NONE, Details
@@ -34,6 +34,7 @@ from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, End, Validity
 from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 
+_FREE_ID = "choose another id, or leave it out to get a new one"
 _ONE_MS = 0.001  # times are whole milliseconds, as on the wire
 
 MergeOutcome = Literal["added", "changed", "unchanged", "refused"]
@@ -115,7 +116,7 @@ class Memories(MemoryReads):
             details = self._details(NONE, changes.details, now)
             memory = _new(memory_id, changes, details, now, _after(before, now))
             return self._put(memory, caller, before, new=True)
-        self._require_writer(before, caller)
+        caller.require_own(f"memory {before.memory.id[:64]!r}", before.written_by, instead=_FREE_ID)
         was = before.memory
         kept_strength = FIRST_STRENGTH if self._fading.forgotten(was, now) else was.strength
         memory = msgspec.structs.replace(
@@ -229,15 +230,16 @@ class Memories(MemoryReads):
 
         Raises:
             NotFound: there is none, or its writer is quarantined.
-            NotGranted: it would be pinned or unpinned, and belongs to another caller.
+            NotGranted: it belongs to another caller, and would be pinned or unpinned, or the grant is limited.
         """
         before = self.find(memory_id)
+        caller.require_change(f"memory {memory_id[:64]!r}", before.written_by)
         was, now = before.memory, now_ms(self.clock)
         memory = msgspec.structs.replace(
             was, strength=reinforced(was.strength), last_accessed=max(now, was.last_accessed)
         )
         if pin is not None and pin != was.details.pinned:
-            self._require_writer(before, caller)
+            _require_writer(before, caller)
             details = msgspec.structs.replace(was.details, pinned=pin)
             memory = msgspec.structs.replace(memory, details=details, revised=_after(before, now))
         (present,) = self.present([self._rows.write(memory, before.written_by, before)])
@@ -253,7 +255,7 @@ class Memories(MemoryReads):
         before = self._find(memory_id)
         if before is None or before.memory.deleted or (self._hidden(before) and not caller.operator):
             raise NotFound(f"there is no memory {memory_id[:64]!r} to delete; `query_memory` lists them")
-        self._require_writer(before, caller)
+        _require_writer(before, caller)
         self._write(deleted(before.memory, max(now_ms(self.clock), before.memory.revised)), caller, before)
 
     def merge(self, records: Sequence[Memory], caller: Caller) -> list[Merged]:
@@ -261,6 +263,7 @@ class Memories(MemoryReads):
 
         To another writer's memory, any caller may add a newer access and a greater strength; a record that would change
         more is refused, unless an operator sends it.
+        A caller whose grant is limited to its own may not add that either.
 
         Raises:
             LimitReached: there would be too many memories; nothing is merged.
@@ -275,7 +278,8 @@ class Memories(MemoryReads):
         if merged == was:
             return self._merged(before, "unchanged")
         updated = not same_body(merged, was)
-        if (updated or merged.created != was.created) and not _may_change(before, caller):
+        more = updated or merged.created != was.created
+        if not (caller.owns if more else caller.may_change)(before.written_by):
             return self._merged(before, "refused")
         if updated:
             return self._merged(self._write(merged, caller, before), "changed")
@@ -291,11 +295,12 @@ class Memories(MemoryReads):
         added = [superseded for superseded in details.supersedes if superseded not in known]
         later = self._validity.later(memory.id) if added else set()
         for superseded in added:
-            if self._visible(superseded) is None:
+            if (entry := self._visible(superseded)) is None:
                 raise NotFound(
                     f"there is no memory {superseded[:64]!r} to supersede; `query_memory` lists them - "
                     "at `$.supersedes`"
                 )
+            caller.require_change(f"memory {superseded[:64]!r}", entry.written_by)
             if superseded in later:
                 raise MalformedRequest(
                     f"memory {superseded[:64]!r} already supersedes this one, so neither would be valid; store the new "
@@ -338,13 +343,6 @@ class Memories(MemoryReads):
     def _hidden(self, entry: Kept) -> bool:
         return self._quarantine.hides(entry.written_by)
 
-    def _require_writer(self, entry: Kept, caller: Caller) -> None:
-        if not _may_change(entry, caller):
-            raise NotGranted(
-                f"memory {entry.memory.id[:64]!r} belongs to another caller; ask its writer or an operator to change "
-                "or delete it"
-            )
-
 
 def _new(memory_id: str | None, changes: Changes, details: Details, now: float, revised: float) -> Memory:
     return Memory(
@@ -365,8 +363,8 @@ def _new_id(now: float) -> str:
     return f"{round(now * 1_000):012x}{secrets.token_hex(10)}"
 
 
-def _may_change(entry: Kept, caller: Caller) -> bool:
-    return entry.written_by == caller.name or caller.operator
+def _require_writer(entry: Kept, caller: Caller) -> None:
+    caller.require_own(f"memory {entry.memory.id[:64]!r}", entry.written_by)
 
 
 def _after(before: Kept | None, now: float) -> float:

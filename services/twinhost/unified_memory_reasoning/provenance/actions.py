@@ -140,13 +140,13 @@ class ProvenanceActions(Feature):
             "written": written,
         }
 
-    @action(mutates=True, from_reserve=True)
+    @action(mutates=True, from_reserve=True, unowned="it is for operators")
     def quarantine(self, request: QuarantineMemory, caller: Caller) -> MemoryQuarantined:
         new = self._quarantine.add(request.name, caller.name, request.reason)
         _log.warning("memory_quarantined", name=request.name, by=caller.name, reason=request.reason, new=new)
         return {"status": SUCCESS, "name": request.name, "new": new}
 
-    @action(mutates=True, from_reserve=True)
+    @action(mutates=True, from_reserve=True, unowned="it is for operators")
     def release(self, request: ReleaseMemory, caller: Caller) -> MemoryReleased:
         self._quarantine.lift(request.name)
         _log.warning("memory_released", name=request.name, by=caller.name)

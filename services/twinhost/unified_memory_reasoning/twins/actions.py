@@ -156,4 +156,4 @@ class TwinActions(Feature):
 
 
 def _change(request: UpdateTwin | PatchTwin | DeleteTwin, caller: Caller) -> Change:
-    return Change(request.user_id, caller.name, caller.own_only, request.if_revision)
+    return Change(request.user_id, caller, request.if_revision)

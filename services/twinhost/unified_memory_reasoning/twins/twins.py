@@ -14,6 +14,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import Conflict, MalformedRequest, NotFound, NotGranted
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS
@@ -176,12 +177,15 @@ def _joined(first: Twin, second: Twin) -> Twin:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A request to change a twin: only the writer's own if `own_only`, and only at `if_revision` unless it is None."""
+    """A request to change a twin, only at `if_revision` unless it is None."""
 
     user_id: str
-    written_by: str
-    own_only: bool = False
+    caller: Caller
     if_revision: int | None = None
+
+    @property
+    def written_by(self) -> str:
+        return self.caller.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +314,8 @@ class Twins:
                 f"{writer[:64]} is quarantined and can't change another caller's twin; "
                 f"an operator can release it: ./twinhost memory release {writer[:64]}"
             )
-        if visible is not None and change.own_only and writer not in (user, visible.owner):
-            raise NotGranted(
-                f"{writer[:64]} may change its own twins only, and that of {user[:64]!r} is {visible.owner[:64]}'s; "
-                "let an operator change it, or grant the action without `own` in network_config.yaml"
-            )
+        if visible is not None:
+            change.caller.require_change(f"the twin of {user[:64]!r}", user, visible.owner)
         if change.if_revision is not None:
             current = visible.revision if visible is not None else 0
             accepted = (current,) if visible is not None else (0, self._last_revision(user))
