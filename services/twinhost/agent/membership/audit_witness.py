@@ -1,6 +1,8 @@
 """A witness of mainpc's audit log: it keeps heads of the log, which a rewritten log no longer extends.
 
 mainpc's reply to every heartbeat has its newest head, and whether its log still has the newest head that is kept here.
+A reply without that, or with an older head, is an alarm as well: a changed mainpc must not silence its witness. The
+witness sees no lines, so it believes a mainpc that invents newer heads; `audit verify` compares them with the lines.
 The file is separate from the agent's database: a restored or damaged database must not take the heads with it.
 """
 
@@ -89,7 +91,7 @@ class AuditWitness:
         self._clock = clock
         self._lock = threading.Lock()
         self._kept = _Kept()
-        self._alarm: str | None = None  # the log does not extend the newest head
+        self._alarm: str | None = None  # the log does not extend the newest head, or was not shown to
         self._unreadable: str | None = None
         self._unwritten: str | None = None
         try:
@@ -131,7 +133,7 @@ class AuditWitness:
             answer = msgspec.convert(reply, _Answer)
         except msgspec.ValidationError as error:
             _log.warning("audit_head_malformed", reason=str(error))
-            return
+            answer = _Answer()
         with self._lock:
             if self._unreadable is None and asked == self._kept.newest:  # else an operator accepted it meanwhile
                 self._judge(asked, answer)
@@ -153,7 +155,7 @@ class AuditWitness:
             gaps = tuple(msgspec.structs.replace(gap, acknowledged=gap.acknowledged or operator) for gap in kept.gaps)
             heads = kept.heads
             if self._alarm is not None and kept.newest is not None:
-                accepted.append(f"a log that does not have line {kept.newest.seq} as it was seen")
+                accepted.append(f"a log that was not shown to have line {kept.newest.seq} as it was seen")
                 gaps = (*gaps, Gap(heads[0].seq, kept.newest.seq, iso_time(self._clock.time()), None, operator))
                 heads = ()
             if self._unreadable is not None:
@@ -172,20 +174,19 @@ class AuditWitness:
     def _judge(self, asked: SeenHead | None, answer: _Answer) -> None:
         head, compared = answer.audit_head, answer.audit_compared
         kept = self._kept
-        if asked is not None and compared is not None and not compared.extends:
+        if asked is not None and (contradiction := _contradiction(asked, answer)) is not None:
+            self._raise_alarm(contradiction)
+            return
+        if asked is not None and compared is not None and not compared.extends and compared.restore is not None:
             restore = compared.restore
-            if restore is None or restore.seq > asked.seq:
-                self._raise_alarm(asked)
-                return
             gap = Gap(restore.seq, asked.seq, iso_time(self._clock.time()), restore.time)
             _log.warning("audit_log_restored", first=gap.first, last=gap.last, restored=gap.restored)
             heads = tuple(head for head in kept.heads if head.seq < restore.seq)
             kept = _Kept(heads, (*kept.gaps, gap)[-MAX_GAPS:])
-        elif head is not None and (head.seq > 0 if asked is None else compared is not None and head.seq > asked.seq):
+        elif head is not None and head.seq > (0 if asked is None else asked.seq):
             seen = msgspec.structs.replace(head, seen_at=iso_time(self._clock.time()))
             kept = _Kept(_thinned((*kept.heads, seen)), kept.gaps)
-        if compared is not None:
-            self._alarm = None
+        self._alarm = None
         if kept is not self._kept or self._unwritten is not None:
             self._kept = kept
             self._save()
@@ -201,17 +202,32 @@ class AuditWitness:
         else:
             self._unwritten = None
 
-    def _raise_alarm(self, asked: SeenHead) -> None:
-        if self._alarm is None:
-            self._alarm = (
-                f"mainpc's audit log no longer has line {asked.seq} as this host saw it on {asked.seen_at}: it was "
-                "rewritten, or replaced by an older state; keep a copy of mainpc's state volume, on mainpc run: "
-                f"./twinhost audit verify; once the cause is known, {_ACCEPT}"
-            )
-            _log.error("audit_log_contradicted", reason=self._alarm)
+    def _raise_alarm(self, contradiction: str) -> None:
+        alarm = (
+            f"{contradiction}; keep a copy of mainpc's state volume, on mainpc run: ./twinhost audit verify; "
+            f"once the cause is known, {_ACCEPT}"
+        )
+        if self._alarm != alarm:
+            self._alarm = alarm
+            _log.error("audit_log_contradicted", reason=alarm)
 
     def _write(self, kept: _Kept) -> None:
         replace_file(self._path, msgspec.json.encode(kept).decode())
+
+
+def _contradiction(asked: SeenHead, answer: _Answer) -> str | None:
+    """Return what an answer says, or leaves out, that the one of a log which still has a head would not."""
+    head, compared = answer.audit_head, answer.audit_compared
+    line = f"line {asked.seq} as this host saw it on {asked.seen_at}"
+    if compared is not None and not compared.extends:
+        explained = compared.restore is not None and compared.restore.seq <= asked.seq
+        rewritten = f"mainpc's audit log no longer has {line}: it was rewritten, or replaced by an older state"
+        return None if explained else rewritten
+    if compared is None or head is None:
+        return f"mainpc does not say whether its audit log still has {line}"
+    if head.seq < asked.seq or (head.seq == asked.seq and head.hash != asked.hash):
+        return f"mainpc says that its audit log still has {line}, and that it ends with another line {head.seq}"
+    return None
 
 
 def _thinned(heads: tuple[SeenHead, ...]) -> tuple[SeenHead, ...]:

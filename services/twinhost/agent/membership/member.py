@@ -344,7 +344,7 @@ class Membership:
             self.outbox.queue,
             lambda: registry_status(health),
             description,
-            self._witness,
+            self._witness if settings.secure else None,
             settings.metadata,
             feed,
             foundation.clock,

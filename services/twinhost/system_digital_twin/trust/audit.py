@@ -299,7 +299,8 @@ class AuditWitnesses:
     ) -> WitnessReply:
         """Answer a heartbeat with the head, and with how the log compares to what the caller has seen of it.
 
-        The head is on disk before another host keeps it. On an open link there is none.
+        The head is on disk before another host keeps it. On an open link there is none. Any agent is answered, since
+        the lack of a comparison is an alarm there; only witnesses raise one here.
         """
         if not caller.authenticated:
             return {"audit_head": None}
@@ -309,7 +310,7 @@ class AuditWitnesses:
             answer: WitnessReply = {
                 "audit_head": {"seq": head.seq, "hash": head.hash, "restored": restore.hash if restore else None}
             }
-            if name in self._witnesses and name == agent_name:
+            if name == agent_name:
                 self._note_restored(name, restored)
                 if audit_seen is None:
                     self._faults.pop(name, None)
@@ -338,7 +339,7 @@ class AuditWitnesses:
         return {"extends": False, "restore": reply_from(WitnessedRestore, restore)}
 
     def _note_restored(self, name: str, restored: AuditRestored | None) -> None:
-        if restored is None:
+        if restored is None or name not in self._witnesses:
             self._restored.pop(name, None)
         else:
             self._restored[name] = (
@@ -348,7 +349,7 @@ class AuditWitnesses:
             )
 
     def _fail(self, name: str, sentence: str) -> None:
-        if self._faults.get(name) != sentence:
+        if name in self._witnesses and self._faults.get(name) != sentence:
             self._faults[name] = sentence
             _log.error("audit_log_contradicted", witness=name, reason=sentence)
             self._audit.note(AuditEvent.LOG_CONTRADICTED, witness=name, reason=sentence)

@@ -58,14 +58,45 @@ def test_a_head_that_did_not_change_is_not_written_again(path: Path) -> None:
 @pytest.mark.parametrize(
     "reply",
     [{}, {"audit_head": None}, {"audit_head": head(12)}, {"audit_head": 7}, {"audit_compared": {"extends": "yes"}}],
-    ids=["an older mainpc", "an open link", "nothing compared", "malformed head", "malformed comparison"],
+    ids=["an older mainpc", "no head", "nothing compared", "malformed head", "malformed comparison"],
 )
-def test_a_reply_that_compares_nothing_changes_nothing(path: Path, reply: dict[str, Any]) -> None:
-    """No alarm, and no head that nobody has compared with those before it."""
+def test_a_reply_that_compares_nothing_is_an_alarm(path: Path, reply: dict[str, Any]) -> None:
+    """No head that nobody has compared is kept, and the alarm lasts until the kept one is found again."""
     witness = AuditWitness(path)
     grow(witness, 3, 7)
     beat(witness, **reply)
-    assert (kept(witness), witness.fault, witness.warnings()) == ([3, 7], None, [])
+    assert "does not say whether its audit log still has line 7" in str(witness.fault)
+    assert (kept(witness), witness.warnings()) == ([3, 7], [])
+    grow(witness, 7)
+    assert witness.fault is None
+
+
+def test_a_hundred_silent_replies_raise_an_alarm(path: Path) -> None:
+    """A changed mainpc leaves the comparison out, and has an older head; a restart of the witness changes nothing."""
+    grow(AuditWitness(path), 3, 7)
+    witness = AuditWitness(path)
+    for _ in range(100):
+        beat(witness, audit_head=head(5))
+    assert witness.fault is not None
+    beat(again := AuditWitness(path), audit_head=head(5))
+    assert again.fault is not None
+
+
+@pytest.mark.parametrize("newest", [head(5), {**head(7), "hash": "f" * 64}], ids=["older", "another of that number"])
+def test_a_head_that_contradicts_its_comparison_is_an_alarm(path: Path, newest: dict[str, Any]) -> None:
+    """A log that still has line 7 can't end before it."""
+    witness = AuditWitness(path)
+    grow(witness, 3, 7)
+    beat(witness, audit_head=newest, audit_compared={"extends": True, "restore": None})
+    assert f"ends with another line {newest['seq']}" in str(witness.fault)
+    assert kept(witness) == [3, 7]
+
+
+def test_a_mainpc_that_is_asked_nothing_owes_no_comparison(path: Path) -> None:
+    """The first head of a new witness, and after an operator accepted another log."""
+    witness = AuditWitness(path)
+    beat(witness, audit_head=head(12))
+    assert (kept(witness), witness.fault) == ([12], None)
 
 
 def test_an_empty_log_has_no_head_to_keep(path: Path) -> None:
