@@ -199,8 +199,8 @@ def test_on_an_open_link_nobody_refuses_a_key(hosts: Hosts, monkeypatch: pytest.
 
 
 def test_a_thief_who_rotated_a_stolen_key_loses_both(hosts: Hosts) -> None:
-    """It proposed and proved a key of its own, and retired the stolen one; the stolen fingerprint is all one knows."""
-    hosts.start_both()
+    """It proposed and proved a key of its own; to retire the owner's takes it a day, and health warns of that."""
+    mainpc, _ = hosts.start_both()
     stolen, thiefs = enrolled(hosts, SDT, UMRA), new_pair("third", "laptop")
     server = hosts.address(SDT)
     assert isinstance(server, SecuredAddress)
@@ -209,11 +209,13 @@ def test_a_thief_who_rotated_a_stolen_key_loses_both(hosts: Hosts) -> None:
     with Client(SecuredAddress(server.address, thiefs, server.server_key)) as client:
         client.call("confirm_key")
     with Client(SecuredAddress(server.address, thiefs, server.server_key)) as client:
-        client.call("retire_keys")
+        assert [key["fingerprint"] for key in client.call("retire_keys")["waiting"]] == [stolen.public.fingerprint]
     wait_until(lambda: gets_in(hosts, UMRA, thiefs), PATIENCE_S, "pc2 knows the thief's key")
+    assert gets_in(hosts, SDT, stolen), "its owner is not locked out"
+    assert any(stolen.public.fingerprint in warning for warning in mainpc.health()["warnings"])
     ran = revoke(hosts, stolen.public.fingerprint)
     assert [gets_in(hosts, name, thiefs) for name in (SDT, UMRA)] == [False, False]
-    assert (ran.status, ran.lines[0]) == (
+    assert (ran.status, ran.lines[1]) == (
         0,
         f"revoked: {thiefs.public.fingerprint} third on laptop (agent), which {stolen.public.fingerprint} vouched for",
     )

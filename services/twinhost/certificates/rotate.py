@@ -20,6 +20,7 @@ from twinhost.certificates.running_agents import (
     is_reached,
     require_key_refused,
     require_pin_refused,
+    retire_older,
     wait_until_followed,
     wait_until_served_with,
 )
@@ -266,7 +267,8 @@ class _Rotation:
         if self._operator:
             return pair  # SystemDigitalTwin reads its folder
         with client_of(self._mainpc, self._pair, self._pins()) as client:
-            client.call("propose_key", deadline_s=DEADLINE_S, public_key=pair.public.z85.decode())
+            next_key = pair.public.z85.decode()
+            client.call("propose_key", deadline_s=DEADLINE_S, public_key=next_key, may_retire=True)
         with client_of(self._mainpc, pair, self._pins()) as client:  # its handshake proves it
             own = read_answer(client.call("confirm_key", deadline_s=DEADLINE_S)).own
         return KeyPair(own, pair.secret_z85)
@@ -277,7 +279,7 @@ class _Rotation:
         retired = set(old)
         if not self._operator:
             with client_of(self._mainpc, self._pair, self._pins()) as client:
-                retired |= set(client.call("retire_keys", deadline_s=DEADLINE_S)["retired"])
+                retired |= retire_older(client)
         for fingerprint in sorted(retired):
             for folder in self._folders:
                 if self._operator:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from twinhost.certificates.layout import SERVER, Say
-from twinhost.commands import CERTS_INIT_PIPED
+from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -85,6 +85,31 @@ def require_key_refused(agent: Agent, retired: KeyPair, pins: Sequence[PublicKey
     raise ConfigurationError(
         f"{agent.name} still accepts the retired key {retired.public.fingerprint}; see its log: {_log_of(agent)}"
     )
+
+
+def retire_older(client: Client) -> set[str]:
+    """Have SystemDigitalTwin revoke the older keys of the caller once nobody uses them, and return their fingerprints.
+
+    Raises:
+        ConfigurationError: somebody uses one for SWITCH_S, or it did not agree; it is revoked a day later.
+    """
+    retired: set[str] = set()
+    waiting: dict[str, str] = {}
+
+    def done() -> bool:
+        reply = client.call("retire_keys", deadline_s=DEADLINE_S)
+        retired.update(reply["retired"])
+        waiting.clear()
+        waiting.update({key["fingerprint"]: key["until"] for key in reply.get("waiting", ())})
+        return not waiting
+
+    if not _wait(done):
+        which = ", ".join(f"{fingerprint} until {until}" for fingerprint, until in waiting.items())
+        raise ConfigurationError(
+            f"{SERVER} still accepts {which}, because a program uses it, or it did not agree to its end; stop that "
+            f"program and run the command again, or on mainpc run: {CERTS_INIT} revoke --only {next(iter(waiting))}"
+        )
+    return retired
 
 
 def wait_until_followed(client: Client, next_key: PublicKey, grace_s: float, say: Say) -> None:

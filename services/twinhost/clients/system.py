@@ -528,11 +528,18 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(Pong, "ping", locals())
 
     def propose_key(
-        self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        public_key: str,
+        *,
+        may_retire: bool | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> Proposed:
         """Propose the caller's own next key; `public_key` is in Z85.
 
-        Limits: `public_key` 40 to 40 characters.
+        With `may_retire`, the present key agrees that the proposed one revokes it, once it is confirmed.
+
+        Limits: `public_key` 40 to 40 characters; `may_retire` False if omitted.
 
         >>> system.propose_key("rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7").status
         'success'
@@ -685,6 +692,9 @@ class SystemDigitalTwin(FeedClient):
 
     def retire_keys(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Retired:
         """Revoke every key of the caller except the one with which this connection was made.
+
+        A newer key revokes an older one at once if that agreed (`may_retire`) and is not in use, else in 24 hours. An
+        older key that asks is not retired, and revokes a newer one that is not in use.
 
         >>> system.retire_keys().status
         'success'

@@ -501,7 +501,12 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(Pong, "ping", locals())
 
     async def propose_key(
-        self, public_key: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        public_key: str,
+        *,
+        may_retire: bool | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> Proposed:
         """Propose the caller's own next key; `public_key` is in Z85.
 
@@ -643,6 +648,8 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
 
     async def retire_keys(self, *, deadline_s: float | None = None, request_id: str | None = None) -> Retired:
         """Revoke every key of the caller except the one with which this connection was made.
+
+        See `SystemDigitalTwin.retire_keys`.
 
         >>> (await system.retire_keys()).status
         'success'

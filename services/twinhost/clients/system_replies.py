@@ -865,10 +865,18 @@ class Reserved(Reply, frozen=True):
     placement: PlacementReply | None = None
 
 
+class Waiting(Part, frozen=True):
+    """A key that stays until a moment; null: until it is not in use and this is asked again, or an operator acts."""
+
+    fingerprint: str = NOT_SENT
+    until: str | None = NOT_SENT
+
+
 class Retired(Reply, frozen=True):
-    """The fingerprints of the caller's other keys, which are revoked."""
+    """The fingerprints of the caller's other keys, which are revoked; `waiting` has those that are not, if any."""
 
     retired: list[str] = NOT_SENT
+    waiting: list[Waiting] | None = None
 
 
 class CurrentState(Part, frozen=True):

@@ -104,6 +104,8 @@ class AuthorizedPeers:
         self._lock = threading.Lock()
         self._watch = _FolderWatch(self._folders, self._on_change, lambda: self.contents.rejected, clock)
         self._callbacks: tuple[Callable[[], None], ...] = ()
+        # When the last message of a key came, by its fingerprint, in seconds since the epoch; the sessions know.
+        self.last_seen: Callable[[str], float | None] = lambda _: None
         self.reload()
 
     def judge(self, raw_key: bytes) -> Peer | Refusal:
@@ -137,6 +139,11 @@ class AuthorizedPeers:
         """Return the status of a key at this moment: `live`, `expired`, `not_yet_valid`, `revoked` …"""
         verdict = self.judge_fingerprint(fingerprint, self._clock.time())
         return "live" if isinstance(verdict, Peer) else verdict.value.removeprefix("key_")
+
+    def name_of(self, fingerprint: str) -> str:
+        """Return the owner's name of a listed key; empty if there is none."""
+        peer = self._snapshot.by_fingerprint.get(fingerprint)
+        return peer.name if peer is not None else ""
 
     def all(self) -> tuple[Peer, ...]:
         """Return the keys that are listed, whether valid at this moment or not, by name."""

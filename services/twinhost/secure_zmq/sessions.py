@@ -128,6 +128,10 @@ class SecuredSessions:
         """Return when the last message of each key came, by fingerprint, in seconds since the epoch."""
         return dict(self._last_seen)
 
+    def last_message_of(self, fingerprint: str) -> float | None:
+        """Return when the last message of a key came, in seconds since the epoch; None if none is known."""
+        return self._last_seen.get(fingerprint)
+
     def restore_last_seen(self, seen: Mapping[str, float], since: float) -> None:
         """Start with what was known before this process; `since` is when that record began."""
         self._last_seen, self.seen_since = dict(seen), since

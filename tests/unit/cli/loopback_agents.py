@@ -50,6 +50,7 @@ from twinhost.system_digital_twin.registry.registry import Registry
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.retirements import Retirements
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 PAYLOAD_BYTES = 65_536
@@ -188,7 +189,8 @@ class LoopbackAgent:
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:
             return []
-        return KeyActions(self.peers, EnrolledKeys(self._keys / ENROLLED_FOLDER), audit.record, 365).actions()
+        enrolled, retirements = self._keys / ENROLLED_FOLDER, Retirements(self._keys / "retirements.json")
+        return KeyActions(self.peers, EnrolledKeys(enrolled), retirements, audit.record, 365).actions()
 
     def _on_tick(self) -> None:
         if self.audit is not None:

@@ -24,8 +24,10 @@ from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
 from twinhost.system_digital_twin.trust.audit import KeyAudit
+from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE, Retirements
 
 LIFETIME_DAYS = 365
+QUIET_S = 10.0
 DEBTS = (
     "CREATE TABLE sums (seq INTEGER PRIMARY KEY) STRICT;"
     "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
@@ -59,10 +61,12 @@ class KeyBench:
         self.actions = KeyActions(
             self.peers,
             self.enrolled,
+            Retirements(self.root / RETIREMENTS_FILE, self.clock),
             self.audit.record,
             LIFETIME_DAYS,
             clock=self.clock,
         )
+        self.actions.quiet_s = QUIET_S
         self._dispatcher = Dispatcher(
             [*self.actions.actions(), Action(Doom, self._doom, mutates=True)],
             Grants({**SHIPPED.grants, "doomed": {"doom"}}),
@@ -132,8 +136,12 @@ class KeyBench:
         ]
         return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
 
-    def propose(self, action: str, by: KeyPair, pair: KeyPair) -> dict[str, Any]:
-        return self.ask(action, by, public_key=pair.public.z85.decode())
+    def propose(self, action: str, by: KeyPair, pair: KeyPair, **fields: Any) -> dict[str, Any]:
+        return self.ask(action, by, public_key=pair.public.z85.decode(), **fields)
+
+    def tick(self) -> None:
+        """Do what the loop's tick does with the keys."""
+        self.actions.on_tick()
 
     def enrol(self, token: KeyPair, pair: KeyPair | None = None) -> KeyPair:
         """Propose a key with a token and prove it; return the pair."""

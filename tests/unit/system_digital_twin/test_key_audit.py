@@ -191,7 +191,7 @@ def test_a_rotation_is_logged(bench: KeyBench) -> None:
     old = bench.list_key("agent")
     bench.look()
     new = new_pair()
-    bench.propose("propose_key", old, new)
+    bench.propose("propose_key", old, new, may_retire=True)
     bench.look()
     assert bench.events()[1:] == [], "a proposal is no authorisation"
     bench.ask("confirm_key", new)

@@ -35,9 +35,9 @@ def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
 
 
 def propose(bench: KeyBench, old: KeyPair) -> KeyPair:
-    """Have a fresh key proposed by the holder of another, and return it."""
+    """Have a fresh key proposed by the holder of another, which agrees to be retired by it, and return it."""
     pair = new_pair("made-on-its-host")
-    assert bench.propose("propose_key", old, pair)["status"] == "success"
+    assert bench.propose("propose_key", old, pair, may_retire=True)["status"] == "success"
     return pair
 
 
@@ -83,7 +83,8 @@ def test_every_step_may_be_repeated(bench: KeyBench) -> None:
     """Whatever reply was lost, and whatever restarted in between."""
     old = bench.list_key("agent")
     new = new_pair()
-    assert bench.propose("propose_key", old, new) == bench.propose("propose_key", old, new)
+    agreed = bench.propose("propose_key", old, new, may_retire=True)
+    assert agreed == bench.propose("propose_key", old, new)
     session = bench.caller(new)
     first = bench.ask("confirm_key", session)
     assert first == bench.ask("confirm_key", session) == bench.ask("confirm_key", new)

@@ -48,6 +48,8 @@ class AuditEvent(StrEnum):
     KEY_REVOKED = "key_revoked"
     KEY_EXPIRED = "key_expired"
     KEY_ROTATED = "key_rotated"
+    RETIREMENT_ASKED = "retirement_asked"  # fingerprint: the newer key; retires: the older one
+    RETIREMENT_WITHDRAWN = "retirement_withdrawn"
     KEY_FILE_REJECTED = "key_file_rejected"  # file, cause
     INVITATION_MADE = "invitation_made"
     INVITATION_USED = "invitation_used"

@@ -3,7 +3,7 @@
 A new key is proposed over a connection that proves who asks: with the one-time key of an invitation, or with the
 agent's current key. Then its holder connects with the new key itself: the CURVE handshake proves that it has the
 secret half. Only then is the key authorised. Every step may be repeated; what was confirmed is on disk before the
-reply.
+reply. No key takes the place of another one that is in use, but by `retirements`.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import structlog
 
 from twinhost.agent.trust import TrustHistory
 from twinhost.commands import CERTS_INIT, certs_init_command
-from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.rate_limit import WindowLimit
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import CANDIDATE_ROLE, CONFIRM_KEY, ENROL, INVITATION_ROLE, Caller
@@ -44,6 +44,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
+from twinhost.system_digital_twin.trust.retirements import Retirements
 
 _log = structlog.get_logger(__name__)
 
@@ -63,9 +64,13 @@ class Enrol(Request, tag=ENROL):
 
 
 class ProposeKey(Request, tag="propose_key"):
-    """Propose the caller's own next key; `public_key` is in Z85."""
+    """Propose the caller's own next key; `public_key` is in Z85.
+
+    With `may_retire`, the present key agrees that the proposed one revokes it, once it is confirmed.
+    """
 
     public_key: _Z85_KEY
+    may_retire: bool = False
 
 
 class ConfirmKey(Request, tag=CONFIRM_KEY):
@@ -73,7 +78,11 @@ class ConfirmKey(Request, tag=CONFIRM_KEY):
 
 
 class RetireKeys(Request, tag="retire_keys"):
-    """Revoke every key of the caller except the one with which this connection was made."""
+    """Revoke every key of the caller except the one with which this connection was made.
+
+    A newer key revokes an older one at once if that agreed (`may_retire`) and is not in use, else in 24 hours. An older
+    key that asks is not retired, and revokes a newer one that is not in use.
+    """
 
 
 class GetTrust(Request, tag="get_trust"):
@@ -128,10 +137,18 @@ class Confirmed(Success, Trust):
     certificate: str
 
 
+class Waiting(TypedDict):
+    """A key that stays until a moment; null: until it is not in use and this is asked again, or an operator acts."""
+
+    fingerprint: str
+    until: str | None
+
+
 class Retired(Success):
-    """The fingerprints of the caller's other keys, which are revoked."""
+    """The fingerprints of the caller's other keys, which are revoked; `waiting` has those that are not, if any."""
 
     retired: list[str]
+    waiting: NotRequired[list[Waiting]]
 
 
 class TrustEvent(TypedDict):
@@ -199,6 +216,7 @@ class KeyActions(Feature):
         self,
         peers: AuthorizedPeers,
         enrolled: EnrolledKeys,
+        retirements: Retirements,
         audit: Callable[..., None],
         lifetime_days: int,
         applied: Callable[[str, str], None] = lambda *_: None,
@@ -209,13 +227,16 @@ class KeyActions(Feature):
         Args:
             audit: records an audit event with its fields.
             lifetime_days: of a new key.
+            retirements: the older keys that newer ones may revoke.
             applied: called with a caller's name and the revision of the trust document that it has applied.
         """
         self._peers = peers
         self._applied = applied
         self._enrolled = enrolled
         self._audit = audit
+        self._retirements = retirements
         self.lifetime_days = lifetime_days
+        self.quiet_s = 0.0  # a key that has sent nothing for so long is not in use
         self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
         self._clock = clock
         self._enrolments = WindowLimit(
@@ -250,6 +271,8 @@ class KeyActions(Feature):
             if self._peers.candidate(key.fingerprint) is None and not self._proposals.take(caller.name):
                 raise LimitReached(f"{caller.name} proposes {PROPOSALS_PER_DAY} keys a day at most; wait a day")
             self._propose(current.owner, key, current)
+        if request.may_retire and key != current.public and self._peers.contents.current.get(caller.name) == current:
+            self._retirements.agree(current.public.fingerprint, key.fingerprint)
         return {"status": SUCCESS, "fingerprint": key.fingerprint}
 
     @action(apart=True)
@@ -267,18 +290,27 @@ class KeyActions(Feature):
 
     @action(apart=True)
     def retire(self, _: RetireKeys, caller: Caller) -> Retired:
-        own, before = self._certificate_of(caller.name, caller), self._peers.contents
-        fingerprint = own.public.fingerprint
-        others = [certificate for certificate in self._listed(caller.name) if certificate.public != own.public]
-        retired = [certificate.public.fingerprint for certificate in others]
-        for certificate, other in zip(others, retired, strict=True):
-            self._audit(AuditEvent.KEY_ROTATED, name=caller.name, fingerprint=fingerprint, retired=other)
-            self._enrolled.revoke(certificate)
-        if promoted := before.next.get(caller.name) == own:
+        own, contents = self._certificate_of(caller.name, caller), self._peers.contents
+        if self._retirements.withdraw(own.public.fingerprint):
+            self._audit(AuditEvent.RETIREMENT_WITHDRAWN, name=caller.name, fingerprint=own.public.fingerprint)
+        newer = contents.next.get(caller.name) == own
+        retired: list[str] = []
+        waiting: list[Waiting] = []
+        for other in self._listed(caller.name):
+            if other.public == own.public:
+                continue
+            fingerprint = other.public.fingerprint
+            if not self._in_use(other) and (not newer or self._agreed(other, own)):
+                self._revoke(own, other)
+                retired.append(fingerprint)
+            else:
+                waiting.append({"fingerprint": fingerprint, "until": self._ask(own, other) if newer else None})
+        if newer and not waiting:
             self._enrolled.promote(own)
-        if others or promoted:
+        if retired or (newer and not waiting):
             self._peers.reload()
-        return {"status": SUCCESS, "retired": retired}
+        reply: Retired = {"status": SUCCESS, "retired": retired}
+        return {**reply, "waiting": waiting} if waiting else reply
 
     @action()
     def trust(self, request: GetTrust, caller: Caller) -> TrustReply:
@@ -290,6 +322,47 @@ class KeyActions(Feature):
     def revision(self) -> str:
         """Return the revision of the trust document."""
         return self._history.document().revision
+
+    def warnings(self) -> list[str]:
+        """Return a sentence for each key that is going to be revoked."""
+        return self._retirements.warnings({peer.fingerprint: peer.name for peer in self._peers.all()})
+
+    def on_tick(self) -> None:
+        """Revoke the older keys whose time is over; forget those whose newer key was taken back or revoked."""
+        for fingerprint, retirement in self._retirements.asked():
+            contents = self._peers.contents
+            newer = next((key for key in contents.next.values() if key.public.fingerprint == retirement.newer), None)
+            older = None if newer is None else contents.current.get(newer.owner.name)
+            if newer is None or (older is not None and older.public.fingerprint != fingerprint):
+                self._retirements.withdraw(fingerprint)
+            elif older is None or self._clock.time() >= retirement.due:
+                if older is not None:
+                    self._revoke(newer, older)
+                self._enrolled.promote(newer)
+                self._peers.reload()
+
+    def _revoke(self, by: Certificate, key: Certificate) -> None:
+        fingerprint, retired = by.public.fingerprint, key.public.fingerprint
+        self._audit(AuditEvent.KEY_ROTATED, name=by.owner.name, fingerprint=fingerprint, retired=retired)
+        self._enrolled.revoke(key)
+        self._retirements.withdraw(retired)
+
+    def _ask(self, newer: Certificate, older: Certificate) -> str:
+        """Have an older key retired in due time, and return when that is."""
+        fingerprint, retires = newer.public.fingerprint, older.public.fingerprint
+        if retires not in dict(self._retirements.asked()):
+            self._audit(AuditEvent.RETIREMENT_ASKED, name=newer.owner.name, fingerprint=fingerprint, retires=retires)
+        return iso_time(self._retirements.ask(retires, fingerprint).due)
+
+    def _agreed(self, older: Certificate, newer: Certificate) -> bool:
+        """Return whether an older key agreed to be retired, or is over in any case."""
+        is_over = self._peers.find(older.public.raw) is None
+        return is_over or self._retirements.agreed(older.public.fingerprint, newer.public.fingerprint)
+
+    def _in_use(self, key: Certificate) -> bool:
+        """Return whether a key has sent something lately: whoever agrees in its name may not be all who have it."""
+        seen = self._peers.last_seen(key.public.fingerprint)
+        return seen is not None and self._clock.time() - seen < self.quiet_s
 
     def _propose(self, owner: KeyOwner, key: PublicKey, voucher: Certificate) -> None:
         verdict = self._peers.judge(key.raw)
@@ -318,6 +391,7 @@ class KeyActions(Feature):
                 self._refuse_second_key(voucher, known[0])
             self._enrolled.put(certificate, voucher.public)
         elif self._is_good(voucher, self._listed(name)):
+            self._require_replaceable(voucher, name)
             self._enrolled.put(certificate, voucher.public, beside=True)
         else:
             self._refuse_ended(voucher, certificate)
@@ -337,6 +411,15 @@ class KeyActions(Feature):
         self._peers.dismiss_candidate(certificate.public)
         del self._vouchers[fingerprint]
         return certificate
+
+    def _require_replaceable(self, voucher: Certificate, name: str) -> None:
+        """Raise NotGranted if another next key is in use, which the one that is proposed would replace."""
+        following = self._peers.contents.next.get(name)
+        if following is not None and following != voucher and self._in_use(following):
+            raise NotGranted(
+                f"{name} uses its next key {following.public.fingerprint}, so no other one takes its place; finish "
+                f"that rotation, or on mainpc run: {CERTS_INIT} revoke {following.public.fingerprint}"
+            )
 
     def _is_good(self, voucher: Certificate, among: Sequence[Certificate]) -> bool:
         """Return whether the key that proposed another is unchanged among these, and still authorised."""

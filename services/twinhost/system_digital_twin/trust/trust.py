@@ -17,6 +17,7 @@ from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions, AuditWitnesses, KeyAudit
+from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE, Retirements
 
 _ALL = "*"
 
@@ -35,12 +36,15 @@ class KeysAndAudit:
             self._keys = KeyActions(
                 peers,
                 enrolled,
+                Retirements(settings.state / f"{settings.agent.name}.{RETIREMENTS_FILE}", foundation.clock),
                 self.audit.record,
                 settings.config.limits.key_lifetime_days,
                 applied,
                 foundation.clock,
             )
             health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
+            health.warn(self._keys.warnings)
+            self._keys.quiet_s = quiet_s(settings.config)
         health.add("audit_log", lambda: self.audit.fault, essential=False)
         self._settings = settings
         self.witnesses = AuditWitnesses(self.audit, self._agents_elsewhere())
@@ -68,11 +72,12 @@ class KeysAndAudit:
         """Apply a changed configuration; on the thread that owns the database."""
         self.witnesses.trust(self._agents_elsewhere())
         if self._keys is not None:
-            self._keys.lifetime_days = config.limits.key_lifetime_days
+            self._keys.lifetime_days, self._keys.quiet_s = config.limits.key_lifetime_days, quiet_s(config)
 
     def on_tick(self) -> None:
         """Record the changes of keys, and write the log; on the thread that owns the database."""
         if self._keys is not None:
+            self._keys.on_tick()
             self._key_audit.look()
         self.audit.flush()
 
@@ -106,6 +111,11 @@ class KeysAndAudit:
                 self.audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
             case _:
                 self.audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+
+
+def quiet_s(config: NetworkConfig) -> float:
+    """Return after how long without a message a key is not in use: an agent sends a heartbeat twice as often."""
+    return 2 * config.limits.heartbeat_s
 
 
 def summary(grants: Mapping[str, Set[str]]) -> dict[str, str]:
