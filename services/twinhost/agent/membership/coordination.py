@@ -14,10 +14,12 @@ busy, so that another caller's request never waits for all of one caller's.
 import hashlib
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -49,6 +51,7 @@ MAX_OPEN = 64  # requests that wait for a reply
 MAX_OF_A_CALLER = 16
 WORKERS = 4
 _CLIENTS_OF_A_WORKER = 8
+MAX_LOOKUPS = 32  # of names, at once; the system's resolver may take half a minute for each
 
 # Returns an agent's address by its name, given a client of mainpc's agent and the seconds left to ask it.
 AddressOf = Callable[[str, Client, float], ServerAddress]
@@ -307,16 +310,18 @@ def find_addresses(settings: Settings, keys: HostKeys) -> AddressOf:
     a key that is authorised on this host; a wrong address can only lead to no reply. An address of this host or its
     link is refused, unless all hosts are configured to be one.
     """
+    lookups = NameLookups()
 
     def address_of(name: str, mainpc: Client, left_s: float) -> ServerAddress:
         config = settings.config  # as the file has it by now
         if name in config.agents:
             return keys.address_of(config.agents[name])
+        ends = time.monotonic() + left_s
         endpoint = mainpc.call("get_agent_endpoint", deadline_s=left_s, agent_name=name)
         host, port = endpoint.get("host"), endpoint.get("port")
         if not isinstance(host, str) or not isinstance(port, int):
             raise NotFound(f"{name[:64]!r} is registered without an address; it must register with `host` and `port`")
-        address = _resolve(host)
+        address = lookups.address_of(name, host, max(0.0, ends - time.monotonic()))
         if address is None or (is_local_only(address) and not config.on_loopback):
             raise _unreachable(name, f"{host[:64]!r} is no address of another host")
         return keys.address_at(name, Host(name, address).endpoint(port))
@@ -324,8 +329,43 @@ def find_addresses(settings: Settings, keys: HostKeys) -> AddressOf:
     return address_of
 
 
+class NameLookups:
+    """Looks up the names of agents' hosts, each on a thread of its own: nothing ends the system's resolver early.
+
+    An agent chooses its name itself, so it has one lookup under way, and a slow one makes it unreachable alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[str, tuple[str, Future[str | None]]] = {}  # the host, and its address, by agent
+
+    def address_of(self, agent_name: str, host: str, within_s: float) -> str | None:
+        """Return the address of a host; None if it is unknown, or not known in time.
+
+        It is the address that is checked, and then connected to.
+        """
+        with self._lock:
+            known, address = self._under_way.get(agent_name, (host, None))
+            if known != host or (address is None and len(self._under_way) >= MAX_LOOKUPS):
+                return None
+            if address is None:
+                address = Future()
+                self._under_way[agent_name] = host, address
+                Worker(f"lookup-{agent_name[:64]}", partial(self._look_up, agent_name, host, address)).start()
+        try:
+            return address.result(within_s)
+        except TimeoutError:
+            return None
+
+    def _look_up(self, agent_name: str, host: str, address: "Future[str | None]") -> None:
+        found = _resolve(host)
+        with self._lock:
+            del self._under_way[agent_name]
+        address.set_result(found)
+
+
 def _resolve(host: str) -> str | None:
-    """Return the address of a host, so that the address that was checked is the one connected to; None if unknown."""
+    """Return the first address of a host; None if it is unknown."""
     try:
         addresses = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
     except (OSError, ValueError):
