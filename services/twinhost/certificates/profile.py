@@ -24,7 +24,7 @@ from twinhost.certificates.tree import LOCK_FILE, locked
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.deployment import MEMORY_AGENT
 from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
-from twinhost.network_config.model import Host, is_address
+from twinhost.network_config.model import Host, is_address, is_local_only
 from twinhost.secure_zmq.callers import CONFIRM_KEY
 from twinhost.secure_zmq.certificates import (
     FOLDER_VARIABLE,
@@ -204,22 +204,28 @@ def _make_own_folder(folder: Path) -> None:
             for parent in (folder.parent.parent, folder.parent):
                 parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = folder.stat().st_mode & 0o777
+        status = folder.stat()
     except OSError as error:
         raise ConfigurationError(
             f"{error.filename or folder} can't be made ({error.strerror}); set XDG_CONFIG_HOME, or {FOLDER_VARIABLE}, "
             "to a folder that you can write; in a container nothing is written: run this outside it"
         ) from None
+    mode, user = status.st_mode & 0o777, os.geteuid()
     if mode & 0o077:
         raise KeyFileExposed(
             f"{folder} has mode {mode:04o}, so others can see which keys are in it; run: chmod 700 {folder}"
+        )
+    if status.st_uid != user:
+        raise KeyFileExposed(
+            f"{folder} belongs to user {status.st_uid}, who can read the keys in it; run: chown {user} {folder}"
         )
 
 
 def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]:
     """Ask mainpc which agents are registered, try where each answers, and write both into the profile.
 
-    Where agents are known to be is tried first; that of SystemDigitalTwin is used as it is.
+    Where agents are known to be is tried first; that of SystemDigitalTwin is used as it is. An agent that registered an
+    address of loopback or of the link is left out, unless mainpc is reached at one: it would be a port of this machine.
 
     Raises:
         ConnectionRefused, RequestError: mainpc does not answer, or refuses the key.
@@ -239,6 +245,8 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
             ports["events"] = events
         registered = AgentPlace(address, ports)
         reached_at = _reached_at(certificates, registration, registered, known)
+        if reached_at is None and not _may_be_tried(registered, known[SERVER]):
+            continue
         place = reached_at or registered
         addresses = (registered.address, place.address)
         location = registration.location
@@ -267,9 +275,21 @@ def _reached_at(
         return replace(server, ports={**server.ports, **moved}) if by_published else server
     elsewhere = [AgentPlace(address, published) for address in (registered.address, server.address)]
     beside_mainpc = AgentPlace(server.address, registered.ports)
-    return _first_that_answers(
-        certificates, registration.name, [known.get(registration.name), *elsewhere, registered, beside_mainpc]
-    )
+    places = [place for place in (*elsewhere, registered, beside_mainpc) if _may_be_tried(place, server)]
+    return _first_that_answers(certificates, registration.name, [known.get(registration.name), *places])
+
+
+def _may_be_tried(place: AgentPlace, server: AgentPlace) -> bool:
+    """Return whether a place that an agent chose is not on this machine or its link, or mainpc is there too."""
+    return not _is_local(place) or _is_local(server)
+
+
+def _is_local(place: AgentPlace) -> bool:
+    try:
+        found = socket.getaddrinfo(place.address, place.ports["zmq"], type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        found = []
+    return any(is_local_only(address) for address in (place.address, *(str(entry[4][0]) for entry in found)))
 
 
 def _published(metadata: Mapping[str, Any]) -> dict[str, int]:
