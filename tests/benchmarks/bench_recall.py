@@ -33,11 +33,11 @@ from tests.benchmarks.recall_baselines import Answer, Ask, K, baselines
 from tests.benchmarks.recall_set import FOLDERS, HALVES, Kind, Place, Question, RecallSet, Turn, half_of, load
 from tests.embedding_service import EmbeddingService
 from tests.unit.agent.assembled import Assembled, environment_of
+from twinhost.fence import one_line
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
-from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.conversations.summary import DECISION_CHARACTERS
 from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.language import sentences_of

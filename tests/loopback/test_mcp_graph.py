@@ -15,10 +15,10 @@ from mcp import Client, StdioServerParameters
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import call, in_process, refusal, texts
+from twinhost.fence import closing, opening
 from twinhost.mcp.graph import Entity, Item, KnowledgeGraph
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.wire import Reply
-from twinhost.unified_memory_reasoning.conversations.context_text import CLOSING, OPENING
 from twinhost.unified_memory_reasoning.memories.model import MAX_CONTENT_CHARACTERS
 from twinhost.unified_memory_reasoning.memories.rows import GRAPH_SOURCE
 
@@ -446,11 +446,13 @@ def test_the_graphs_text_cannot_leave_its_fence(hosts: Hosts) -> None:
                 result = await client.call_tool(tool, arguments)
                 text, *notes = texts(result)
                 lines = text.splitlines()
-                assert (lines[0], lines[-1]) == (OPENING, CLOSING), tool
+                tag = lines[0].partition("-")[2].partition(" ")[0]
+                assert (lines[0], lines[-1], text.count(tag)) == (opening(tag), closing(tag), 2), tool
                 assert len(re.findall(r"<\W*recalled", text, re.IGNORECASE)) == 2, text
                 assert not [line for line in lines if line.lstrip().startswith(("Ignore", "[memory]"))]
                 found = json.loads("\n".join(lines[1:-1]))
-                assert found == (result.structured_content if expected is None else expected)
+                as_stored = json.dumps(result.structured_content if expected is None else expected)
+                assert found == json.loads(as_stored.replace("\\u200b", ""))
                 assert bool(notes) == (expected is None)
 
     asyncio.run(scene())

@@ -364,29 +364,42 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         speaker: str | None = None,
         query: str | None = None,
         scope: Literal["session", "all"] | None = None,
+        tag: str | None = None,
+        fenced: bool | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
         """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
         With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope`
-        `all`, from all sessions and the memories. `speaker` is compared without case.
+        `all`, from all sessions and the memories. `speaker` is compared without case. `tag` is that of the lines around
+        the text, for prompts that must not change; by default it is random, so that no writer knows it. With `fenced`,
+        the summary is in `fenced_summary` too, as a text like that.
 
         Limits: `session_id` 1 to 256 characters; `max_tokens` 1 to 100,000, 2000 if omitted; `speaker` at most 256
-        characters; `query` 1 to 4,096 characters; `scope` 'session' if omitted.
+        characters; `query` 1 to 4,096 characters; `scope` 'session' if omitted; `tag` 8 to 32 characters; `fenced`
+        False if omitted.
 
         >>> context = memory.get_context("garden", max_tokens=500).context
         """
         return self._ask(ContextFound, "get_context", locals())
 
     def get_error_solution(
-        self, error_message: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        error_message: str,
+        *,
+        fenced: bool | None = None,
+        tag: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ErrorSolution:
         """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
-        `suggestions` has the solutions of patterns that the message resembles without matching them.
+        `suggestions` has the solutions of patterns that the message resembles without matching them. With `fenced`, the
+        solutions are in `fenced` too, as one text for a model; `tag` is that of its first and last line, by default
+        random.
 
-        Limits: `error_message` 1 to 65,536 characters.
+        Limits: `error_message` 1 to 65,536 characters; `fenced` False if omitted; `tag` 8 to 32 characters.
 
         >>> memory.get_error_solution("valve 3 is silent").solution
         'restart the pump'

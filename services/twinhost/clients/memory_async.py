@@ -353,6 +353,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         speaker: str | None = None,
         query: str | None = None,
         scope: Literal["session", "all"] | None = None,
+        tag: str | None = None,
+        fenced: bool | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
@@ -365,7 +367,13 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ContextFound, "get_context", locals())
 
     async def get_error_solution(
-        self, error_message: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        error_message: str,
+        *,
+        fenced: bool | None = None,
+        tag: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ErrorSolution:
         """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 

@@ -189,7 +189,8 @@ class ContextDocument(Part, frozen=True):
     """The context of a session; `last_updated` (ISO-8601), when the newest was said, is null if nothing was.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
-    of these, `cut_ids` those in `text` that are shortened. `memory_ids` names the memories in it.
+    of these, `cut_ids` those in `text` that are shortened. `memory_ids` names the memories in it. `tag` is in the first
+    and in the last line of `text`.
     """
 
     code_context: str = NOT_SENT
@@ -206,6 +207,7 @@ class ContextDocument(Part, frozen=True):
     dropped_ids: list[int] = NOT_SENT
     cut_ids: list[int] = NOT_SENT
     memory_ids: list[str] = NOT_SENT
+    tag: str = NOT_SENT
 
 
 class ContextFound(Reply, frozen=True):
@@ -213,7 +215,8 @@ class ContextFound(Reply, frozen=True):
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
     has it; `contradictions`, the ids of two turns or memories each that state different values of one thing, as far as
-    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
+    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any. With
+    `fenced`: `fenced_summary` has the summary as a text like `text`, with the same tag.
     """
 
     session_id: str = NOT_SENT
@@ -222,6 +225,7 @@ class ContextFound(Reply, frozen=True):
     contradictions: list[list[int | str]] | None = None
     without_meaning: str | None = None
     not_indexed: int | None = None
+    fenced_summary: str | None = None
 
 
 class SuggestionDocument(Part, frozen=True):
@@ -231,13 +235,16 @@ class SuggestionDocument(Part, frozen=True):
     pattern_id: int = NOT_SENT
     error_type: str = NOT_SENT
     solution: str = NOT_SENT
+    written_by: str = NOT_SENT
+    updated: str = NOT_SENT
 
 
 class ErrorSolution(Reply, frozen=True):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
-    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error.
+    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error. `fenced` has
+    all solutions, each under its writer, between two lines with `tag`; it is in the reply to a request with `fenced`.
     """
 
     solution: str | None = NOT_SENT
@@ -257,6 +264,8 @@ class ErrorSolution(Reply, frozen=True):
     complete: bool = NOT_SENT
     proposal_id: int | None = NOT_SENT
     suggestions: list[SuggestionDocument] = NOT_SENT
+    fenced: str | None = None
+    tag: str | None = None
 
 
 class StoredInteraction(Part, frozen=True):

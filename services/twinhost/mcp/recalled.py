@@ -1,5 +1,4 @@
-"""Text of others between the lines of a fence: what is recalled, with writer and day as `get_context` has it (decision
-50), and what agents have reported of themselves, as JSON.
+"""What tools return for the model, in a fence (see `fence`): what is recalled, and as JSON what agents have reported.
 
 A model shall not take what somebody once wrote for an instruction. A fence does not make that impossible: the tools'
 descriptions say it too.
@@ -10,16 +9,8 @@ from typing import Any
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import (
-    CLOSING,
-    CUT,
-    LINE_BREAKS,
-    OPENING,
-    lines_of,
-    name_of,
-    one_line,
-    without_fence,
-)
+from twinhost import fence
+from twinhost.fence import CUT, MEMORIES, Passage, name_of, new_tag, one_line, session_named, without_fence
 from twinhost.unified_memory_reasoning.memories.details import DETAILS
 
 _REPORTED_CHARACTERS = 256  # of a name or a text that an agent reports: no action takes a longer one
@@ -30,19 +21,17 @@ def fenced(results: Iterable[Mapping[str, Any]]) -> str:
 
     Of a long result it has the passage that fits best.
     """
-    lines: list[str] = []
-    before = ""
-    for result in results:
-        session = ", memories" if result["session_id"] is None else f", session {name_of(result['session_id'])}"
-        heading = f"{_day(result['timestamp'])}, by {name_of(result['written_by'])}{session}:"
-        if heading != before:
-            lines.append(heading)
-        before = heading
-        content = f"{result['content']}{CUT}" if result["cut"] else result["content"]
-        if "passage" in result:
-            content = f"{CUT}{result['passage']}{CUT}"
-        lines.append(lines_of(result["speaker"] or "", _kind(result), content))
-    return "\n".join([OPENING, *lines, CLOSING]) if lines else ""
+    return fence.fenced(map(_passage, results), new_tag())
+
+
+def _passage(result: Mapping[str, Any]) -> Passage:
+    content = f"{result['content']}{CUT}" if result["cut"] else result["content"]
+    if "passage" in result:
+        content = f"{CUT}{result['passage']}{CUT}"
+    place = MEMORIES if result["session_id"] is None else session_named(result["session_id"])
+    return Passage(
+        result["written_by"], result["timestamp"][:10], place, result["speaker"] or "", _kind(result), content
+    )
 
 
 def memories(briefs: Iterable[Mapping[str, Any]]) -> str:
@@ -74,13 +63,8 @@ def reported(value: Any) -> Any:
 
 
 def fenced_json(value: Any) -> str:
-    """Return a value as one fenced JSON text, which has no other line of a fence and decodes to that value."""
-    text = msgspec.json.format(msgspec.json.encode(value)).decode()
-    return f"{OPENING}\n{without_fence(text.translate(_in_json), instead=_ESCAPED)}\n{CLOSING}"
-
-
-_ESCAPED = f"\\\\u{ord('<'):04x}"  # as a template of re
-_in_json = {ord(mark): f"\\u{ord(mark):04x}" for mark in LINE_BREAKS if mark > "\x1f"}  # JSON escapes the others
+    """Return a value as one fenced JSON text."""
+    return fence.fenced_json(msgspec.json.format(msgspec.json.encode(value)).decode(), new_tag())
 
 
 def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:
@@ -97,7 +81,3 @@ def writers_note(writers: Mapping[str, tuple[str, str]]) -> str:
 def _kind(result: Mapping[str, Any]) -> str:
     kind = f"memory {name_of(str(result['id']))}" if result["kind"] == "memory" else str(result["kind"])
     return ", ".join([kind, *DETAILS.described(result)])
-
-
-def _day(timestamp: str) -> str:
-    return timestamp[:10]

@@ -5,13 +5,17 @@ a person or a model. It is stored as JSON with the record, or in a column of its
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, Generic, NotRequired, TypedDict, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Generic, NotRequired, TypedDict, TypeVar, get_args, get_type_hints
 
 import msgspec
 
 from twinhost.agent.request_times import ISO_TIME, TIME, past_seconds_of, stored_seconds_of
+from twinhost.fence import LONGEST_TAG, SHORTEST_TAG, TAG_PATTERN
 from twinhost.moments import Clock, iso_time
 
+TAG = Annotated[
+    str, msgspec.Meta(min_length=SHORTEST_TAG, max_length=LONGEST_TAG, pattern=TAG_PATTERN, examples=["kqzvtrwmxa"])
+]
 MAX_AHEAD_S = 60.0  # of this host's clock, for a time in the past
 
 R = TypeVar("R", bound=msgspec.Struct)

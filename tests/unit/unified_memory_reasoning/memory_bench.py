@@ -16,6 +16,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
 from twinhost.unified_memory_reasoning.search.search import Search
 
 MALLORY = Caller("Mallory", "pc2", frozenset({"agent"}), "SHA256:of-mallory")  # whose key is revoked later
+TAG = "kqzvtrwmxa"  # of every context, so that equal ones have equal texts
 ANN = Caller("Ann", "pc2", frozenset({"agent"}), "SHA256:of-ann")
 
 
@@ -53,7 +54,7 @@ class ContextBench(Bench):
 
     def context(self, **fields: Any) -> dict[str, Any]:
         """Return a context, that of session `s` where no other is named."""
-        context = self.ask("get_context", **{"session_id": "s", **fields})["context"]
+        context = self.ask("get_context", **{"session_id": "s", "tag": TAG, **fields})["context"]
         assert isinstance(context, dict)
         return context
 

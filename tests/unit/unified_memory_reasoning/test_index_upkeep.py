@@ -165,7 +165,7 @@ def test_many_are_removed_as_a_few_are(tmp_path: Path, monkeypatch: pytest.Monke
             fill(agent)
             clear(agent)
             take_out_all(agent)
-            context = agent.ask("get_context", SDT, session_id="s")["context"]
+            context = agent.ask("get_context", SDT, session_id="s", tag="kqzvtrwmxa")["context"]
             del context["last_updated"]
             ranked = agent.ask("search_memory", SDT, query="gateway 20 decided", limit=100)["results"]
             seen.append((context, [each["id"] for each in ranked], documents(agent, "gateway")))

@@ -1,21 +1,23 @@
 """Interactions and contexts: requests, replies and handlers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.fence import Passage, fenced, new_tag
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.conversations.context_text import ContextText
+from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, day_of
 from twinhost.unified_memory_reasoning.conversations.interactions import CIRCUMSTANCES, Interactions, Kind
 from twinhost.unified_memory_reasoning.conversations.recollection import Recollection, filters_of
-from twinhost.unified_memory_reasoning.conversations.summary import SummaryDocument
+from twinhost.unified_memory_reasoning.conversations.summary import SPEAKER_CHARACTERS, SummaryDocument, SummaryPart
 from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
+from twinhost.unified_memory_reasoning.fields import TAG
 from twinhost.unified_memory_reasoning.language import contradictions
 from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QUERY
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
@@ -60,7 +62,9 @@ class GetContext(Request, tag="get_context"):
     """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
     With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope` `all`,
-    from all sessions and the memories. `speaker` is compared without case.
+    from all sessions and the memories. `speaker` is compared without case. `tag` is that of the lines around the text,
+    for prompts that must not change; by default it is random, so that no writer knows it. With `fenced`, the summary is
+    in `fenced_summary` too, as a text like that.
     """
 
     session_id: NAME
@@ -68,6 +72,8 @@ class GetContext(Request, tag="get_context"):
     speaker: SPEAKER | None = None
     query: QUERY | None = None
     scope: Literal["session", "all"] = "session"
+    tag: TAG | None = None
+    fenced: bool = False
 
     def __post_init__(self) -> None:
         if (size := len((self.query or "").encode())) > MAX_QUERY_BYTES:
@@ -119,7 +125,8 @@ class ContextDocument(SummaryDocument):
     """The context of a session; `last_updated` (ISO-8601), when the newest was said, is null if nothing was.
 
     `stored` counts the session's interactions, `dropped` those that are not in `text`; `dropped_ids` names the newest
-    of these, `cut_ids` those in `text` that are shortened. `memory_ids` names the memories in it.
+    of these, `cut_ids` those in `text` that are shortened. `memory_ids` names the memories in it. `tag` is in the first
+    and in the last line of `text`.
     """
 
     last_updated: str | None
@@ -132,6 +139,7 @@ class ContextDocument(SummaryDocument):
     dropped_ids: list[int]
     cut_ids: list[int]
     memory_ids: list[str]
+    tag: str
 
 
 class ContextFound(TypedDict):
@@ -139,7 +147,8 @@ class ContextFound(TypedDict):
 
     With a `query`: `channels` says what the search went by; `without_meaning`, why not by meaning, if the configuration
     has it; `contradictions`, the ids of two turns or memories each that state different values of one thing, as far as
-    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any.
+    their wording tells; `not_indexed`, how many texts, at most, can't be found by words yet, if there are any. With
+    `fenced`: `fenced_summary` has the summary as a text like `text`, with the same tag.
     """
 
     status: Literal["ok"]
@@ -149,6 +158,7 @@ class ContextFound(TypedDict):
     contradictions: NotRequired[list[list[int | str]]]
     without_meaning: NotRequired[str]
     not_indexed: NotRequired[int]
+    fenced_summary: NotRequired[str]
 
 
 class ContextCleared(TypedDict):
@@ -214,8 +224,10 @@ class ContextActions(Feature):
         everywhere = request.scope == "all"
         remembered = self._interactions.context(request.session_id, speaker)
         summary = remembered.summary.document()
-        bytes_left = self._max_bytes - len(msgspec.json.encode(summary)) - _AROUND_TEXT_BYTES
-        text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere)
+        tag = request.tag or new_tag()
+        fenced_summary = fenced(self._passages(remembered.summary), tag) if request.fenced else ""
+        bytes_left = self._max_bytes - len(msgspec.json.encode([summary, fenced_summary])) - _AROUND_TEXT_BYTES
+        text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere, tag=tag)
         tokens = self._recollection.fill(
             text,
             remembered.summary,
@@ -241,8 +253,11 @@ class ContextActions(Feature):
             "dropped_ids": sorted(known - own, reverse=True)[:MOST_DROPPED_IDS],
             "cut_ids": text.cut,
             "memory_ids": memory_ids,
+            "tag": tag,
         }
         reply: ContextFound = {"status": SUCCESS, "session_id": request.session_id, "context": context}
+        if request.fenced:
+            reply["fenced_summary"] = fenced_summary
         if recalled is not None:
             reply["channels"] = recalled.channels
             quoted = text.by_importance
@@ -253,6 +268,15 @@ class ContextActions(Feature):
             if not_indexed := self._search.not_indexed():
                 reply["not_indexed"] = not_indexed
         return reply
+
+    def _passages(self, summary: SummaryPart) -> Iterator[Passage]:
+        """Yield what a summary has, each entry with its own writer."""
+        entries = list(summary.entries())
+        turns = {turn.id: turn for turn in self._interactions.turns((entry.id for entry, _ in entries), 0)}
+        for entry, what in entries:
+            if (turn := turns.get(entry.id)) is not None:
+                name = ", ".join(filter(None, (entry.speaker[:SPEAKER_CHARACTERS] or entry.kind, what)))
+                yield Passage(turn.written_by, day_of(turn.at), "", name, entry.kind, entry.text)
 
     @action(mutates=True, from_reserve=True)
     def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:

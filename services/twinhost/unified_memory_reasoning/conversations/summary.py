@@ -14,13 +14,14 @@ speaker. The entries of each kind are bounded:
 So lines are evicted first, and decisions and errors last. Noting or folding an interaction again changes nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import TypedDict
 
 import msgspec
 
-from twinhost.unified_memory_reasoning.conversations.context_text import CUT, Utterance, label, one_line
+from twinhost.fence import CUT, clean, label, one_line
+from twinhost.unified_memory_reasoning.conversations.context_text import Utterance
 from twinhost.unified_memory_reasoning.language import (
     DECIDING_CHARACTERS,
     decisions_in,
@@ -155,9 +156,24 @@ class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
         return {
             "code_context": "\n".join(_labelled(entry) for entry in self.code),
             "conversation_summary": "\n".join(_labelled(entry) for entry in (*self.older_lines, *self.lines)),
-            "errors_encountered": [{"type": entry.kind, "message": entry.text} for entry in _distinct(self.errors)],
-            "key_decisions": [self._stated(entry) for entry in _distinct(self._standing())],
+            "errors_encountered": [
+                {"type": entry.kind, "message": clean(entry.text)} for entry in _distinct(self.errors)
+            ],
+            "key_decisions": [clean(self._stated(entry)) for entry in _distinct(self._standing())],
         }
+
+    def entries(self) -> Iterator[tuple[SummaryEntry, str]]:
+        """Yield what the document has, one by one, each with what it is; a proposal is before what answers it."""
+        for entry in (*self.older_lines, *self.lines):
+            yield entry, ""
+        for what, listed in (("code", self.code), ("error", _distinct(self.errors))):
+            for entry in listed:
+                yield entry, what
+        for decision in _distinct(self._standing()):
+            for proposal in self.proposals:
+                if proposal.id == decision.about:
+                    yield proposal, "proposal"
+            yield decision, "decision"
 
     def excerpts(self) -> dict[int, str]:
         """Return what a context quotes of which interaction: decisions first, and of each kind the newest."""
@@ -242,4 +258,4 @@ def _distinct(entries: Iterable[SummaryEntry]) -> list[SummaryEntry]:
 
 
 def _labelled(entry: SummaryEntry) -> str:
-    return f"{label(entry.speaker[:SPEAKER_CHARACTERS], entry.kind)}{entry.text}"
+    return f"{label(entry.speaker[:SPEAKER_CHARACTERS], entry.kind)}{clean(entry.text)}"

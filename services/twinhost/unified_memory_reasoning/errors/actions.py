@@ -1,9 +1,11 @@
 """Error patterns and proposals: requests, replies and handlers."""
 
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, NotRequired, TypedDict, cast
 
 import msgspec
 
+from twinhost.fence import Passage, fenced, new_tag
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
@@ -18,6 +20,7 @@ from twinhost.unified_memory_reasoning.errors.patterns import (
 )
 from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals, ProposalDocument
 from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument
+from twinhost.unified_memory_reasoning.fields import TAG
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
 
 MAX_LIMIT = 200
@@ -44,10 +47,13 @@ class AddErrorPattern(_SentPattern, tag="add_error_pattern"):
 class GetErrorSolution(Request, tag="get_error_solution"):
     """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
-    `suggestions` has the solutions of patterns that the message resembles without matching them.
+    `suggestions` has the solutions of patterns that the message resembles without matching them. With `fenced`, the
+    solutions are in `fenced` too, as one text for a model; `tag` is that of its first and last line, by default random.
     """
 
     error_message: MESSAGE
+    fenced: bool = False
+    tag: TAG | None = None
 
     def __post_init__(self) -> None:
         size = len(self.error_message.encode(errors="replace"))
@@ -114,7 +120,8 @@ class ErrorSolution(_Solved):
     """The pattern that matches the error; if there is none, its fields are null, 0, or absent.
 
     `complete` is false if time ran out before every pattern was tried; `proposal_id` is null if no pattern is proposed
-    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error.
+    for the error. `suggestions` are at most 3, the most similar first; they may not apply to the error. `fenced` has
+    all solutions, each under its writer, between two lines with `tag`; it is in the reply to a request with `fenced`.
     """
 
     error_type: str | None
@@ -133,6 +140,8 @@ class ErrorSolution(_Solved):
     complete: bool
     proposal_id: int | None
     suggestions: list[SuggestionDocument]
+    fenced: NotRequired[str]
+    tag: NotRequired[str]
 
 
 class OutcomeReported(ScoreDocument):
@@ -183,6 +192,18 @@ _NOTHING_KNOWN = {
 }
 
 
+def _passages(known: ErrorPatternDocument | None, suggestions: Iterable[SuggestionDocument]) -> Iterator[Passage]:
+    """Yield the solutions, that of the matching pattern first."""
+    solution = None if known is None else known.get("solution")
+    if known is not None and isinstance(solution, str):
+        of = f"solution {known['pattern_id']}, {known['error_type']}"
+        yield Passage(known["written_by"], known["updated"][:10], "", of, "solution", solution)
+    for suggestion in suggestions:
+        of = f"suggestion {suggestion['pattern_id']}, {suggestion['error_type']}"
+        day = suggestion["updated"][:10]
+        yield Passage(suggestion["written_by"], day, "", of, "suggestion", suggestion["solution"])
+
+
 class ErrorPatternActions(Feature):
     """Stores error patterns, matches messages, and lists proposals."""
 
@@ -229,6 +250,9 @@ class ErrorPatternActions(Feature):
             "proposal_id": proposal_id,
             "suggestions": suggestions,
         }
+        if request.fenced:
+            tag = request.tag or new_tag()
+            reply |= {"fenced": fenced(_passages(match.known, suggestions), tag), "tag": tag}
         return cast(ErrorSolution, reply)
 
     @action(mutates=True, unowned="each reporter has a row of its own")

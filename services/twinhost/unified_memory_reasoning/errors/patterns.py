@@ -6,6 +6,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.matching import BUDGET_S, Entry, PatternIndex, accept
@@ -142,7 +143,7 @@ _WRITTEN = (
     "FROM error_patterns AS p WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ALL = "SELECT id, error_type, pattern, solution, ignores_case, written_by FROM error_patterns"
-_SOLUTION = "SELECT error_type, solution FROM error_patterns WHERE id = ?"
+_SOLUTION = "SELECT error_type, solution, written_by, updated FROM error_patterns WHERE id = ?"
 _DETAILS = (
     f"SELECT id AS pattern_id, {_OPTIONAL} FROM error_patterns "  # noqa: S608 - constants
     "WHERE written_by = ? AND error_type = ? AND pattern = ?"
@@ -299,10 +300,15 @@ class ErrorPatterns:
         """
         suggestions: dict[str, SuggestionDocument] = {}
         for similarity, number in self._similar.search(message, cache(self._quarantine.hides)):
-            error_type, solution = self._database.execute(_SOLUTION, (number,)).fetchone()
+            error_type, solution, writer, updated = self._database.execute(_SOLUTION, (number,)).fetchone()
             if known is None or known.get("solution") != solution:
                 suggestion = SuggestionDocument(
-                    score=round(similarity, 3), pattern_id=number, error_type=error_type, solution=solution
+                    score=round(similarity, 3),
+                    pattern_id=number,
+                    error_type=error_type,
+                    solution=solution,
+                    written_by=writer,
+                    updated=iso_time(updated),
                 )
                 suggestions.setdefault(solution, suggestion)
         return list(suggestions.values())[:SUGGESTED]

@@ -125,6 +125,8 @@ class SuggestionDocument(TypedDict):
     pattern_id: int
     error_type: str
     solution: str
+    written_by: str
+    updated: str
 
 
 class Similar(NamedTuple):

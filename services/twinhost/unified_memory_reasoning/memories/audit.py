@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations, islice, product
 from typing import Any, TypedDict, cast
 
+from twinhost.fence import one_line
 from twinhost.moments import iso_time
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.conversations.context_text import one_line
 from twinhost.unified_memory_reasoning.language import MAX_CLAIMING_CHARACTERS, claims_of, contradict, opposite
 from twinhost.unified_memory_reasoning.memories.model import Memory, now_ms
 from twinhost.unified_memory_reasoning.memories.validity import Validity
