@@ -144,8 +144,10 @@ def assemble(foundation: Foundation) -> Assembly:
         MetricsActions(metrics, reports, leases.host_of),
         LoadActions(reservations, leases),
         ForecastActions(forecasts, metrics),
-        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record),
+        EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record, foundation.budgets),
     )
+    foundation.usage.register("events", lambda: events.kept(Topic.EVENT))
+    foundation.usage.register("errors", lambda: events.kept(Topic.ERROR))
 
     followed = settings.config
 

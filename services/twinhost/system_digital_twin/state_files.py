@@ -9,6 +9,7 @@ from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION_MACHINE as FULL_SOON_OF_MACHINE
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
 from twinhost.system_digital_twin.events.events import MIGRATION as EVENTS
+from twinhost.system_digital_twin.events.events import MIGRATION_BY_WRITER as EVENTS_BY_WRITER
 from twinhost.system_digital_twin.events.events import MIGRATION_FILTERS as EVENT_FILTERS
 from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVERE_EVENTS
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
@@ -42,4 +43,5 @@ MIGRATIONS = (  # in the order in which they were added
     REPLIES_BY_TRANSACTION,
     FULL_SOON_OF_MACHINE,
     STORED_BYTES,
+    EVENTS_BY_WRITER,
 )

@@ -10,6 +10,7 @@ from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 from twinhost.agent.subscriptions import SubscriptionActions
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -19,6 +20,7 @@ from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_ID
 from twinhost.system_digital_twin.events.actions import EventActions
 from twinhost.system_digital_twin.events.events import (
     MIGRATION,
+    MIGRATION_BY_WRITER,
     MIGRATION_FILTERS,
     MIGRATION_SEVERE,
     MOST,
@@ -33,21 +35,29 @@ OLDER_MIGRATIONS = (MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE)  # of the versio
 class EventBench:
     """The four actions; `sent` is what went to the feed, topic and fields."""
 
-    def __init__(self, path: Path, clock: Clock, most: int = MOST, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Clock,
+        most: int = MOST,
+        most_bytes: int = MOST_BYTES,
+        budget: Budget | None = None,
+    ) -> None:
         self.clock = clock
         self.sent: list[tuple[bytes, dict[str, Any]]] = []
         self.audited: list[tuple[str, dict[str, Any]]] = []
+        self._budgets = BudgetTable(budget or Budget())
         self._path, self._most, self._most_bytes = path, most, most_bytes
         self.open()
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
         self.database = open_database(
-            self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS], self.clock
+            self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS, MIGRATION_BY_WRITER], self.clock
         )
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
-        actions = EventActions(self.events, MAX_REPLY_BYTES, self._audit).actions()
+        actions = EventActions(self.events, MAX_REPLY_BYTES, self._audit, Budgets(lambda: self._budgets)).actions()
         self.grants = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
         self._dispatcher = Dispatcher(
             [*actions, *SubscriptionActions(self.grants, SUCCESS).actions()],

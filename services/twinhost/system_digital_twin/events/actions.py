@@ -9,6 +9,7 @@ import msgspec
 from twinhost.agent.request_times import FIRST_S, ISO_TIME, seconds_of
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
@@ -221,8 +222,11 @@ class PublishedError(StoredError):
 class EventActions(Feature):
     """The actions on events and errors."""
 
-    def __init__(self, events: Events, max_reply_bytes: int, audit: Callable[..., None]) -> None:
+    def __init__(
+        self, events: Events, max_reply_bytes: int, audit: Callable[..., None], budgets: Budgets | None = None
+    ) -> None:
         self._events = events
+        self._budgets = budgets or Budgets()
         self._clock = events.clock
         self._audit = audit
         self._max_bytes = max_reply_bytes // 2  # of records; what a reply adds to each is less than that
@@ -233,8 +237,14 @@ class EventActions(Feature):
         event.event_id = event.event_id or uuid.uuid4().hex  # a retry gets the stored reply, with this id
         event.source_agent = event.source_agent or caller.name
         require_speaks_for(caller, event.source_agent)
-        ttl_s = event.ttl or 0.0
-        seq = self._events.add(Topic.EVENT, _fields(event), caller.name, ttl_s=ttl_s, propagate=event.propagate)
+        seq = self._events.add(
+            Topic.EVENT,
+            _fields(event),
+            caller.name,
+            ttl_s=event.ttl or 0.0,
+            propagate=event.propagate,
+            most=self._budgets.of(caller).events,
+        )
         message = f"event {event.event_id} stored"
         return {"status": SUCCESS, "message": message, "event_id": event.event_id, "seq": seq}
 
@@ -242,7 +252,7 @@ class EventActions(Feature):
     def report(self, request: ReportError, caller: Caller) -> ErrorStored:
         error = request.error
         require_speaks_for(caller, error.agent_id)
-        seq = self._events.add(Topic.ERROR, _fields(error), caller.name)
+        seq = self._events.add(Topic.ERROR, _fields(error), caller.name, most=self._budgets.of(caller).errors)
         message = f"error {error.error_id} stored"
         return {"status": SUCCESS, "message": message, "error_id": error.error_id, "seq": seq}
 

@@ -177,6 +177,8 @@ DROP INDEX happenings_severe;
 CREATE INDEX happenings_severe ON happenings (time_ms, expires_ms)
     WHERE topic = 'ERROR:' AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL;
 """
+# A full topic evicts the oldest of the writer with the most.
+MIGRATION_BY_WRITER = "CREATE INDEX happenings_by_writer ON happenings (topic, written_by, seq, severity)"
 MOST = 10_000  # per topic
 MOST_BYTES = 64 * 1024 * 1024  # per topic
 MAX_BYTES = 60_000  # of one; the feed adds some fields
@@ -260,8 +262,15 @@ class _Usage(msgspec.Struct, frozen=True):
     size: int = 0
 
 
+_NOTHING = _Usage()
+
+
 class Events:
-    """The newest events and errors."""
+    """The newest events and errors.
+
+    A full topic evicts the oldest entry of the writer that has most there, and of another than the one that adds, no
+    critical error as long as there is anything else of either.
+    """
 
     def __init__(
         self,
@@ -284,9 +293,16 @@ class Events:
         self._add_shapes()
 
     def add(
-        self, topic: Topic, fields: Mapping[str, Any], written_by: str, *, ttl_s: float = 0.0, propagate: bool = True
+        self,
+        topic: Topic,
+        fields: Mapping[str, Any],
+        written_by: str,
+        *,
+        ttl_s: float = 0.0,
+        propagate: bool = True,
+        most: int = MOST,
     ) -> int:
-        """Store an entry, and send it on the feed after the commit; return its number. A full topic evicts its oldest.
+        """Store an entry, and send it on the feed after the commit; return its number. A full topic evicts others.
 
         If this caller has sent an entry with this `timestamp` before, equal in every field, its number is returned, and
         nothing is stored or sent.
@@ -294,6 +310,7 @@ class Events:
         Args:
             ttl_s: the age in seconds at which it expires; 0: never.
             propagate: False: it is not sent on the feed.
+            most: so many of this writer are kept in the topic; its oldest are evicted.
 
         Raises:
             MessageTooLarge: it is larger than a message of the feed may be.
@@ -312,7 +329,7 @@ class Events:
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
         shape_id = shape_id_of(str(fields.get("message", ""))) if topic is Topic.ERROR else None
         previous = self._last_on_feed(topic)
-        self._make_room(topic, len(record))
+        self._make_room(topic, written_by, len(record), most)
         seq = self._database.value(
             "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record, shape_id) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING seq",
@@ -468,7 +485,7 @@ class Events:
         if self._database.execute(f"SELECT 1 {expired} LIMIT 1", (now_ms,)).fetchone() is None:
             return
         with self._database.transaction():
-            self._restore_on_rollback()
+            self._database.on_rollback(setattr, self, "_usage", self._usage)
             self._database.execute(f"DELETE {expired}", (now_ms,))
             self._usage = self._count()
 
@@ -514,29 +531,63 @@ class Events:
         )
         return seq or 0
 
-    def _make_room(self, topic: Topic, size: int) -> None:
-        self._restore_on_rollback()
-        usage = self._usage.get(topic, _Usage())
-        count, total, evicted = usage.count + 1, usage.size + size, 0
-        while count > 1 and (count > self._most or total > self._most_bytes):
-            evicted, freed = self._database.execute(
-                "SELECT seq, length(record) FROM happenings WHERE topic = ? ORDER BY seq LIMIT 1", (topic.value,)
-            ).fetchone()
-            self._database.execute("DELETE FROM happenings WHERE seq = ?", (evicted,))
-            count, total = count - 1, total - freed
+    def kept(self, topic: Topic) -> dict[str, float]:
+        """Return how many entries of a topic each writer has."""
+        return {writer: usage.count for writer, usage in self._usage[topic].items()}
+
+    def _make_room(self, topic: Topic, writer: str, size: int, most: int) -> None:
+        """Count one more of a writer, and evict what exceeds a limit: the writer's own, its topic's, or its bytes."""
+        usage, evicted = self._usage[topic], 0
+        self._count_one(topic, writer, 1, size)
+        count, total = sum(of.count for of in usage.values()), sum(of.size for of in usage.values())
+        while count > 1:
+            if usage[writer].count > most:
+                of = writer
+            elif count > self._most:
+                of = max(usage, key=lambda name: (usage[name].count, name == writer))
+            elif total > self._most_bytes:
+                of = max(usage, key=lambda name: (usage[name].size, name == writer))
+            else:
+                break
+            seq, of, freed = self._oldest(topic, of, writer)
+            self._database.execute("DELETE FROM happenings WHERE seq = ?", (seq,))
+            self._count_one(topic, of, -1, -freed)
+            count, total, evicted = count - 1, total - freed, max(evicted, seq)
         if evicted:
             self._database.execute(
-                "INSERT INTO happenings_let_go VALUES (?, ?) ON CONFLICT (topic) DO UPDATE SET seq = excluded.seq",
+                "INSERT INTO happenings_let_go VALUES (?, ?) "
+                "ON CONFLICT (topic) DO UPDATE SET seq = max(seq, excluded.seq)",
                 (topic.value, evicted),
             )
-        self._usage[topic] = _Usage(count, total)
 
-    def _count(self) -> dict[Topic, _Usage]:
-        rows = self._database.execute("SELECT topic, count(*), sum(length(record)) FROM happenings GROUP BY topic")
-        return {Topic(topic): _Usage(count, size) for topic, count, size in rows}
+    def _oldest(self, topic: Topic, of: str, adds: str) -> tuple[int, str, int]:
+        """Return the number, writer and size of what is evicted of a writer, for one that adds."""
+        candidates = ((of, "AND severity IS NOT 'critical'"), (adds, ""), (of, "")) if of != adds else ((of, ""),)
+        for name, which in candidates:
+            row: tuple[int, str, int] | None = self._database.execute(
+                "SELECT seq, written_by, length(record) FROM happenings INDEXED BY happenings_by_writer "  # noqa: S608
+                f"WHERE topic = ? AND written_by = ? {which} ORDER BY seq LIMIT 1",
+                (topic.value, name),
+            ).fetchone()
+            if row is not None:
+                return row
+        raise LookupError(f"nothing of {of} is stored")
 
-    def _restore_on_rollback(self) -> None:
-        self._database.on_rollback(setattr, self, "_usage", dict(self._usage))
+    def _count_one(self, topic: Topic, writer: str, more: int, size: int) -> None:
+        usage = self._usage[topic]
+        self._database.restore_on_rollback(usage, writer)
+        before = usage.get(writer, _NOTHING)
+        usage[writer] = _Usage(before.count + more, before.size + size)
+        if not usage[writer].count:
+            del usage[writer]
+
+    def _count(self) -> dict[Topic, dict[str, _Usage]]:
+        usage: dict[Topic, dict[str, _Usage]] = {topic: {} for topic in Topic}
+        for topic, writer, count, size in self._database.execute(
+            "SELECT topic, written_by, count(*), sum(length(record)) FROM happenings GROUP BY topic, written_by"
+        ):
+            usage[Topic(topic)][writer] = _Usage(count, size)
+        return usage
 
     def _severe_since(self, since_time: float) -> tuple[str, tuple[int, int]]:
         select = (
