@@ -6,10 +6,12 @@ fields that its action doesn't know, if any; the dispatcher adds both, so no typ
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, NotRequired, TypedDict
 
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.budgets import Usage, Used
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import format_moment
@@ -19,6 +21,7 @@ from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.wire import Request
 from twinhost.version import versions
 
+MOST_USES = 20  # of budgets, in one document
 Probe = Callable[[], str | None]  # what is wrong, or None
 
 
@@ -50,8 +53,21 @@ class CheckDocument(TypedDict):
     detail: str
 
 
+class UseDocument(TypedDict):
+    """How much of which limit of its budget an identity uses; `share` is `used` of `most`."""
+
+    name: str
+    limit: str
+    used: float
+    most: float
+    share: float
+
+
 class HealthDocument(TypedDict):
-    """The results of an agent's checks; `warning` is present on an open link."""
+    """The results of an agent's checks; `warning` is present on an open link.
+
+    `usage` has the largest shares of budgets first: an operator gets those of everybody, another caller its own.
+    """
 
     status: Literal["ok", "degraded", "error"]
     ready: bool
@@ -63,6 +79,7 @@ class HealthDocument(TypedDict):
     checks: dict[str, CheckDocument]
     warnings: list[str]
     warning: NotRequired[str]
+    usage: NotRequired[list[UseDocument]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +142,14 @@ class Health:
         return document
 
 
+def used_documents(rows: Iterable[Used]) -> list[UseDocument]:
+    """Return the first of these rows as documents."""
+    return [
+        {"name": row.name, "limit": row.limit, "used": row.used, "most": row.most, "share": round(row.share, 4)}
+        for row in islice(rows, MOST_USES)
+    ]
+
+
 def _status(failed: Collection[_Check]) -> Literal["ok", "degraded", "error"]:
     return "error" if any(check.essential for check in failed) else "degraded" if failed else "ok"
 
@@ -175,22 +200,32 @@ class Peers(TypedDict):
 class HealthActions(Feature):
     """The health document, under both names of its action, and `ping`, which every agent answers."""
 
-    def __init__(self, document: Callable[[], Any], clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, document: Callable[[], Any], clock: Clock = SYSTEM_CLOCK, usage: Usage | None = None) -> None:
+        """Serve a document, with the usage of budgets if there is any; without it, `document` is for any thread."""
         self.document = document
         self._clock = clock
+        self._usage = usage
+
+    def shown_to(self, caller: Caller) -> Any:
+        """Return the document with the budgets that a caller may see."""
+        rows = () if self._usage is None else self._usage.refresh(self._clock.monotonic())
+        return {
+            **self.document(),
+            "usage": used_documents(row for row in rows if caller.operator or row.name == caller.name),
+        }
 
     @action(forwardable=True)
     def ping(self, _: Ping, __: Caller) -> Pong:
         return {"status": "ok", "message": "pong", "timestamp": iso_time(self._clock.time())}
 
     @action(forwardable=True)
-    def health(self, _: GetHealth, __: Caller) -> HealthDocument:
-        document: HealthDocument = self.document()
+    def health(self, _: GetHealth, caller: Caller) -> HealthDocument:
+        document: HealthDocument = self.shown_to(caller)
         return document
 
     @action(forwardable=True)
-    def health_check(self, _: HealthCheck, __: Caller) -> HealthDocument:
-        document: HealthDocument = self.document()
+    def health_check(self, _: HealthCheck, caller: Caller) -> HealthDocument:
+        document: HealthDocument = self.shown_to(caller)
         return document
 
 

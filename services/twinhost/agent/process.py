@@ -219,7 +219,7 @@ def prepare_agent(
     config_watch = ConfigWatch(settings.live, grants, assembly.on_grants, clock)
     health.warn(config_watch.warnings)
     health.warn(keys.warnings)
-    documents = assembly.health or HealthActions(health.document, clock)
+    documents = assembly.health or HealthActions(health.document, clock, usage)
     http = HttpServer(
         settings.agent.http_port,
         documents.document,
@@ -274,6 +274,7 @@ def prepare_agent(
             peers=keys.peers.all(),
             sessions=server_socket.sessions.counts(),
             last_seen=server_socket.sessions.last_seen(),
+            usage=usage.refresh(clock.monotonic()),
         )
 
     def on_tick() -> None:

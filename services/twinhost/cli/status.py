@@ -31,6 +31,7 @@ _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
 _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
+MENTIONED, NEARLY_USED = 0.5, 0.8  # parts of a budget
 _ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
 
 
@@ -319,6 +320,8 @@ def _view(survey: Survey) -> list[RenderableType]:
         parts.append(machines_table(survey.registry.hosts))
     if warnings := [row for report in survey.reports for row in _warnings(report)]:
         parts.append(output.table("Warnings", ("on", "what"), warnings, whole=("what",)))
+    if used := [row for report in survey.reports for row in _used(report)]:
+        parts.append(output.table("Budgets", ("on", "identity", "limit", "used", "of", "part"), used))
     if any(report.peers for report in survey.reports):
         parts.append(_peers_table(survey))
     if survey.registry.registered is not None and survey.registry.health is not None:
@@ -364,6 +367,19 @@ def _warnings(report: AgentReport) -> list[tuple[str, Text]]:
     sentences = report.health.warnings if report.health else ()
     host = report.agent.host.name
     return [(host, output.styled(sentence, output.WARN)) for sentence in sentences if sentence != OPEN_LINK_WARNING]
+
+
+def _used(report: AgentReport) -> list[list[output.Cell]]:
+    """Return the budgets of which more than half is used, largest parts first."""
+    usage = report.health.usage if report.health else None
+    return [
+        [
+            *(report.agent.host.name, use.name, use.limit, f"{use.used:.10g}", f"{use.most:.10g}"),
+            output.styled(f"{use.share:.0%}", output.WARN) if use.share >= NEARLY_USED else f"{use.share:.0%}",
+        ]
+        for use in usage or ()
+        if use.share > MENTIONED
+    ]
 
 
 def _peers_table(survey: Survey) -> RenderableType:

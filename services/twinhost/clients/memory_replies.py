@@ -422,6 +422,16 @@ class CheckDocument(Part, frozen=True):
     detail: str = NOT_SENT
 
 
+class UseDocument(Part, frozen=True):
+    """How much of which limit of its budget an identity uses; `share` is `used` of `most`."""
+
+    name: str = NOT_SENT
+    limit: str = NOT_SENT
+    used: float = NOT_SENT
+    most: float = NOT_SENT
+    share: float = NOT_SENT
+
+
 class OutboxDocument(Part, frozen=True):
     """Undelivered events for mainpc; `oldest` (ISO-8601) is null if there are none.
 
@@ -469,6 +479,7 @@ class MemoryHealth(Reply, frozen=True):
     checks: dict[str, CheckDocument] = NOT_SENT
     warnings: list[str] = NOT_SENT
     warning: str | None = None
+    usage: list[UseDocument] | None = None
     total_twins: int = NOT_SENT
     total_sessions: int = NOT_SENT
     total_interactions: int = NOT_SENT

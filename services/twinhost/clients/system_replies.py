@@ -581,8 +581,21 @@ class CheckDocument(Part, frozen=True):
     detail: str = NOT_SENT
 
 
+class UseDocument(Part, frozen=True):
+    """How much of which limit of its budget an identity uses; `share` is `used` of `most`."""
+
+    name: str = NOT_SENT
+    limit: str = NOT_SENT
+    used: float = NOT_SENT
+    most: float = NOT_SENT
+    share: float = NOT_SENT
+
+
 class HealthDocument(Reply, frozen=True):
-    """The results of an agent's checks; `warning` is present on an open link."""
+    """The results of an agent's checks; `warning` is present on an open link.
+
+    `usage` has the largest shares of budgets first: an operator gets those of everybody, another caller its own.
+    """
 
     ready: bool = NOT_SENT
     agent: str = NOT_SENT
@@ -593,6 +606,7 @@ class HealthDocument(Reply, frozen=True):
     checks: dict[str, CheckDocument] = NOT_SENT
     warnings: list[str] = NOT_SENT
     warning: str | None = None
+    usage: list[UseDocument] | None = None
 
 
 class AuditSeenFields(TypedDict):

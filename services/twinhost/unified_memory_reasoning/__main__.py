@@ -181,12 +181,12 @@ class MemoryHealthActions(HealthActions):
         return cast(MemoryHealth, self.document())
 
     @action(forwardable=True)
-    def health(self, _: GetHealth, __: Caller) -> MemoryHealth:
-        return cast(MemoryHealth, self.document())
+    def health(self, _: GetHealth, caller: Caller) -> MemoryHealth:
+        return cast(MemoryHealth, self.shown_to(caller))
 
     @action(forwardable=True)
-    def health_check(self, _: HealthCheck, __: Caller) -> MemoryHealth:
-        return cast(MemoryHealth, self.document())
+    def health_check(self, _: HealthCheck, caller: Caller) -> MemoryHealth:
+        return cast(MemoryHealth, self.shown_to(caller))
 
 
 NAME = "UnifiedMemoryReasoningAgent"
@@ -338,7 +338,7 @@ def assemble(foundation: Foundation) -> Assembly:
         success=SUCCESS,
         sentence_fields=("error", "reason"),
         translate=commands(COMMANDS, max_bytes=max_bytes, anywhere=True, not_found="ERROR"),
-        health=MemoryHealthActions(document),
+        health=MemoryHealthActions(document, foundation.clock, foundation.usage),
         on_tick=on_tick,
         on_refusal=member.on_refusal,
         on_stop=stored_memories.upkeep.on_stop,

@@ -4,8 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from twinhost.agent.health import Health
+from twinhost.agent.health import GetHealth, Health, HealthActions, HealthCheck
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable, Usage
+from twinhost.secure_zmq.callers import Caller
+
+_TEN_EVENTS = BudgetTable(Budget(events=10))
 
 
 def health_of(essential: str | None, other: str | None, *, secure: bool = True) -> Health:
@@ -80,3 +84,16 @@ def test_an_open_link_is_in_the_document(secure: bool) -> None:
 def test_times_are_iso_8601_to_the_millisecond() -> None:
     """As the contract shows them."""
     assert iso_time(0.1239) == "1970-01-01T00:00:00.123+00:00"
+
+
+def test_an_agent_sees_its_budgets_and_an_operator_all() -> None:
+    """The largest parts first, 20 at most; what is without a limit is not there."""
+    operator = Caller("root", "mainpc", frozenset({"operator"}), "f0")
+    agents = {f"a{number}": Caller(f"a{number}", "pc2", frozenset({"agent"}), "f") for number in range(30)}
+    usage = Usage(Budgets(lambda: _TEN_EVENTS), (agents | {"root": operator}).get)
+    usage.register("events", lambda: {"root": 9, **{name: 8 if name == "a7" else 2 for name in agents}})
+    actions = HealthActions(Health("Agent", secure=True).document, usage=usage)
+    listed = actions.health(GetHealth(), operator)["usage"]
+    assert (len(listed), listed[0]) == (20, {"name": "a7", "limit": "events", "used": 8, "most": 10, "share": 0.8})
+    assert [use["name"] for use in actions.health_check(HealthCheck(), agents["a3"])["usage"]] == ["a3"]
+    assert "usage" not in actions.document()

@@ -23,6 +23,7 @@ from twinhost.agent.host_metrics import (
     Traffic,
 )
 from twinhost.agent.telemetry import COLLECT_EVERY_S, MAX_WAITING, UNREAD_EVERY_S, AgentState, Readers, Telemetry
+from twinhost.secure_zmq.budgets import Used
 from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.keys import Validity
 from twinhost.version import VERSION
@@ -215,6 +216,15 @@ def test_before_the_first_state_there_are_the_versions_alone() -> None:
     """A scrape in the first moment is answered, and claims nothing."""
     names = {name for name, _ in samples(Telemetry("agent"))}
     assert {name for name in names if name.startswith("twinhost_")} == {"twinhost_info", "twinhost_build_info"}
+
+
+def test_the_largest_budgets_are_exported() -> None:
+    """So many, however many identities there are: what others choose must not multiply the labels."""
+    telemetry = Telemetry("agent")
+    used = [Used(f"a{number}", "events", 100 - number, 100) for number in range(50)]
+    telemetry.gather(dataclasses.replace(STATE, usage=used))
+    ratios = {labels: value for (name, labels), value in samples(telemetry).items() if name.endswith("_used_ratio")}
+    assert (len(ratios), ratios[("limit", "events"), ("name", "a1")]) == (20, 0.99)
 
 
 def test_process_and_garbage_collector_metrics_are_exported() -> None:

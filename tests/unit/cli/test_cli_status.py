@@ -14,6 +14,8 @@ from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.cli import status
+from twinhost.clients.system_replies import HealthDocument, UseDocument
+from twinhost.deployment import load_settings
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
@@ -299,3 +301,17 @@ def test_warnings_are_shown_and_leave_the_exit_status(hosts: TwoHosts, cli: Cli)
 def test_an_open_link_is_no_second_warning(open_hosts: TwoHosts, cli: Cli) -> None:
     """It is said first, and louder."""
     assert "Warnings" not in cli(open_hosts, "status").out
+
+
+def test_budgets_of_which_more_than_half_is_used_are_listed(hosts: TwoHosts) -> None:
+    """On which host, whose, and how much; an older agent has none."""
+    agent = load_settings(hosts.environment).registry_agent
+    usage = [
+        UseDocument(name="a", limit="names", used=part, most=4e9, share=part / 4e9) for part in (3.6e9, 2.1e9, 2e9)
+    ]
+    rows = status._used(status.AgentReport(agent, health=HealthDocument(status="ok", usage=usage)))
+    assert [[str(cell) for cell in row] for row in rows] == [
+        ["mainpc", "a", "names", "3600000000", "4000000000", "90%"],
+        ["mainpc", "a", "names", "2100000000", "4000000000", "52%"],
+    ]
+    assert status._used(status.AgentReport(agent, health=HealthDocument(status="ok"))) == []

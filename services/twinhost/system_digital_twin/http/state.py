@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from twinhost.agent.assembly import Foundation
+from twinhost.agent.health import used_documents
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import Clock, iso_time
@@ -120,6 +121,7 @@ class StateBoard:
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
+            "usage": used_documents(state.usage if state else ()),
             "counts": {
                 "agents": len(records),
                 "sessions": len(state.peers) if state else 0,

@@ -20,6 +20,7 @@ from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.telemetry import AgentState
+from twinhost.secure_zmq.budgets import Used
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
@@ -70,6 +71,13 @@ class Twin(Assembled):
 
     def measured(self, caller: Caller = UMRA, **fields: Any) -> None:
         self.call("report_metrics", caller, **{"ram_used_mb": 300, "ram_total_mb": 1_000, **fields})
+
+
+def test_budgets_are_shown_beside_what_is_used(twin: Twin) -> None:
+    used = [Used(f"a{number}", "events", 50 - number, 100) for number in range(30)]
+    twin.telemetry.gather(dataclasses.replace(NO_STATE, usage=used))
+    shown = twin.state()["usage"]
+    assert (len(shown), shown[0]) == (20, {"name": "a0", "limit": "events", "used": 50, "most": 100, "share": 0.5})
 
 
 @pytest.fixture(autouse=True)

@@ -31,6 +31,7 @@ READ = {
     "sections.js": {
         "agent": "agents",
         "session": "sessions",
+        "use": "usage",
         "lease": "leases",
         "event": "events",
         "error": "errors",
@@ -107,7 +108,7 @@ def test_what_a_script_takes_apart_is_in_the_document(state: dict[str, Any]) -> 
     """`{ agents = [] }` of the state, and the like of a session, a host, and a GPU."""
     sections, machines = script("sections.js"), script("machines.js")
     of_state = re.findall(r"export function draw\w+\(\{ (.+?) = [\[{]", sections)
-    assert set(of_state) == {"agents", "sessions", "leases", "refused", "events", "errors"}
+    assert set(of_state) == {"agents", "sessions", "usage", "leases", "refused", "events", "errors"}
     assert set(of_state) <= state.keys()
     (of_session,) = re.findall(r"function keyLeft\(\{ (.+?) \}\)", sections)
     assert set(re.findall(r"(\w+):", of_session)) == {"key_left_s", "key_age_s"} <= state["sessions"][0].keys()

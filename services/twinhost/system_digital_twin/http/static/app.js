@@ -3,12 +3,12 @@
 import { now, setServerTime, tick } from "./clock.js";
 import { byId, setText } from "./dom.js";
 import { drawMachines } from "./machines.js";
-import { drawAgents, drawErrors, drawEvents, drawLeases, drawRefused, drawSessions } from "./sections.js";
+import { drawAgents, drawBudgets, drawErrors, drawEvents, drawLeases, drawRefused, drawSessions } from "./sections.js";
 import { StateStream } from "./stream.js";
 import { drawBanners, drawLost, drawSummary } from "./summary.js";
 import { duration } from "./text.js";
 
-const DRAWERS = [drawBanners, drawSummary, drawMachines, drawAgents, drawSessions, drawRefused, drawLeases, drawEvents, drawErrors];
+const DRAWERS = [drawBanners, drawSummary, drawMachines, drawAgents, drawSessions, drawBudgets, drawRefused, drawLeases, drawEvents, drawErrors];
 
 let receivedAt = null; // when the newest state was received, by this browser's clock
 

@@ -2,10 +2,11 @@
 
 import { agoElement, now } from "./clock.js";
 import { absent, badge, byId, draw, el, keyed, setText, table } from "./dom.js";
-import { clock, count, days, duration, isNumber, memory, plain } from "./text.js";
+import { amount, clock, count, days, duration, isNumber, memory, percent, plain } from "./text.js";
 import { wordOfSeverity, wordOfStatus, wordsOfCause } from "./words.js";
 
 export const ENDS_SOON_S = 14 * 86400; // from then on, mainpc warns too
+const NEARLY_USED = 0.8; // of a budget: from then on, mainpc warns too
 const MOST_ROWS = 300;
 const MOST_DATA = 140;
 const MOST_DATA_OPENED = 4000;
@@ -115,6 +116,28 @@ function drawKeyLeft(value) {
   return [words, bar].filter(Boolean);
 }
 
+const BUDGETS = {
+  caption: "Budgets on mainpc by their used part, the largest first",
+  empty: "No budget is in use.",
+  keyOf: (use) => `${use.name} ${use.limit}`,
+  rowState: (use) => (use.share < NEARLY_USED ? "good" : "warn"),
+  columns: [
+    { title: "Name", value: (use) => plain(use.name, 60), draw: name },
+    { title: "Limit", value: (use) => plain(use.limit, 30), draw: textOr("unknown") },
+    { title: "Used", kind: "short", value: (use) => [use.used, use.most].map(amount), draw: ([used, most]) => `${used} of ${most}` },
+    {
+      title: "Part",
+      kind: "number",
+      value: (use) => Math.round(100 * use.share),
+      draw: (share) => {
+        const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
+        bar.firstChild.style.setProperty("width", `${Math.min(100, share)}%`);
+        return [el("span", { class: "times" }, percent(share)), bar];
+      },
+    },
+  ],
+};
+
 const LEASES = {
   caption: "Leases of memory with their holder and expiry",
   empty: "No memory is leased.",
@@ -176,6 +199,10 @@ function unhealthyFirst(agents) {
 export function drawSessions({ sessions = [], counts = {} }) {
   setText(byId("identities-count"), count(counts.sessions ?? sessions.length));
   table(byId("identities-table"), SESSIONS, sessions.slice(0, MOST_ROWS));
+}
+
+export function drawBudgets({ usage = [] }) {
+  table(byId("budgets-table"), BUDGETS, usage);
 }
 
 export function drawLeases({ leases = [], counts = {} }) {

@@ -1,6 +1,7 @@
 // Formats numbers and times, and sanitises untrusted text.
 
 const number = new Intl.NumberFormat("en-GB");
+const compact = new Intl.NumberFormat("en-GB", { notation: "compact", maximumSignificantDigits: 3 });
 const oneDecimal = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
 const twoDigits = new Intl.NumberFormat("en-GB", { maximumSignificantDigits: 2 });
 const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
@@ -27,6 +28,11 @@ export function plain(value, most = 120) {
 
 export function count(value) {
   return number.format(value);
+}
+
+/** Return a number of whatever unit, a long one in short: 12, 4.29bn. */
+export function amount(value) {
+  return compact.format(value);
 }
 
 export function isNumber(value) {
