@@ -86,7 +86,7 @@ def test_work_on_a_text_grows_with_its_length(monkeypatch: pytest.MonkeyPatch, s
         return significant(token)
 
     monkeypatch.setattr(claims_module, "significant", counted)
-    assert claims_of.__wrapped__(sentence).marks == []
+    assert claims_module._claims_of.__wrapped__(sentence).marks == []
     assert looked_at <= 20 * len(sentence.split())
 
 

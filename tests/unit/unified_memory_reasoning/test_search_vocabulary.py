@@ -13,6 +13,7 @@ from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory_model_bench import SearchedBench, SetableClock
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from twinhost.store.database import Database
+from twinhost.unified_memory_reasoning.language.terms import _counterparts_of, counterparts_of, related_forms
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 from twinhost.unified_memory_reasoning.search.vocabulary import MOST_SPELLINGS, Speakers, Vocabulary
 
@@ -166,6 +167,28 @@ def test_the_spellings_of_names_are_bounded(bench: SearchBench) -> None:
         bench.interaction("gateway", speaker=f"name {number}")
     assert speakers.spelt("aaaaa") == ("aaaaa",)
     assert len(Speakers(bench.database).spelt("aaaaa")) == MOST_SPELLINGS
+
+
+def test_one_writers_names_leave_room_for_others(bench: SearchBench) -> None:
+    """Without a share, one agent with many speakers ended for everybody that a filter ignores case."""
+    speakers = Speakers(bench.database, most=40, most_of_a_writer=20)
+    for number in range(60):
+        bench.interaction("gateway", speaker=f"name {number}", written_by="B")
+    bench.interaction("gateway", speaker="Ana")
+    assert speakers.spelt("ANA") == ("ANA", "Ana")
+    assert speakers.spelt("NAME 0") == ("NAME 0", "name 0")
+    assert speakers.spelt("NAME 59") == ("NAME 59",)
+
+
+def test_words_of_a_query_that_are_too_long_are_not_kept(tmp_path: Path) -> None:
+    """A caller chooses them, of 4 KiB, and up to 50,000 are kept."""
+    with closing(Database(tmp_path / "long", MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database)
+        _counterparts_of.cache_clear()
+        assert vocabulary.stems(["waters", "x" * 4_000]) == ["water", "x" * 4_000]
+        assert set(vocabulary._stem_of) == {"waters"}
+        assert counterparts_of("x" * 4_000) == related_forms("x" * 4_000) == ()
+        assert _counterparts_of.cache_info().currsize == 0
 
 
 def test_a_name_is_known_once_it_is_stored(bench: SearchBench) -> None:

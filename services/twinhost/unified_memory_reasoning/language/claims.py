@@ -135,14 +135,18 @@ def _denied(one: Claims, other: Claims) -> frozenset[StatedValue]:
     return one.denied & (other.stated - other.denied)
 
 
-@lru_cache(maxsize=128)
 def claims_of(text: str) -> Claims:
-    """Return what a text claims."""
+    """Return what the beginning of a text claims."""
+    return _claims_of(text[:MAX_CLAIMING_CHARACTERS])
+
+
+@lru_cache(maxsize=128)
+def _claims_of(text: str) -> Claims:
     subjects: dict[Subject, StatedValue] = {}
     stated: dict[StatedValue, None] = {}
     denied: set[StatedValue] = set()
     about: set[str] = set()
-    for sentence in _clauses(unicodedata.normalize("NFC", text[:MAX_CLAIMING_CHARACTERS])):
+    for sentence in _clauses(unicodedata.normalize("NFC", text)):
         if len(tokens := sentence.split()) > MOST_WORDS:
             continue
         values = list(values_of(tokens))

@@ -29,11 +29,15 @@ _MADE = (
 )
 
 
-@lru_cache(maxsize=4_096)
 def related_forms(word: str) -> tuple[str, ...]:
     """Return forms with the same root, without the word itself; none for a word that Filipino would not inflect."""
     if not _SHORTEST <= len(word) <= _LONGEST or not _LETTERS.issuperset(word):
         return ()
+    return _related_forms(word)
+
+
+@lru_cache(maxsize=4_096)
+def _related_forms(word: str) -> tuple[str, ...]:
     roots = _roots(word)
     forms = {form for root in roots for form in _forms(root)} | roots
     return tuple(sorted(forms - {word}))
@@ -161,9 +165,13 @@ def forms_of(word: str) -> tuple[str, ...]:
     return () if plain in word_pairs().english else related_forms(plain)
 
 
-@lru_cache(maxsize=4_096)
 def counterparts_of(word: str) -> tuple[str, ...]:
     """Return what a Filipino word means in English, and the forms of the Filipino words for an English one."""
+    return _counterparts_of(word) if len(word) <= _LONGEST else ()
+
+
+@lru_cache(maxsize=4_096)
+def _counterparts_of(word: str) -> tuple[str, ...]:
     pairs, plain = word_pairs().counterparts, without_accents(word)
     roots = _roots(plain) if _SHORTEST <= len(plain) <= _LONGEST and _LETTERS.issuperset(plain) else set()
     counterparts: dict[str, None] = {}

@@ -10,7 +10,7 @@ The index keeps what the English stemmer leaves of a word. Another temporary ind
 The names of speakers are kept too, so that a filter finds a name in whatever case it was written.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from twinhost.store.database import Database
@@ -39,6 +39,7 @@ _COUNTED_AS_ONE = 256  # bytes of a text; a longer one counts as several
 MOST_ADDED = 50_000  # texts between two searches whose terms are kept; if there are more, all terms are read again
 MOST_KNOWN = 500_000  # terms, of about 105 bytes each
 MOST_SPEAKERS = 100_000  # spellings of names
+MOST_SPEAKERS_OF_A_WRITER = 25_000  # so that nobody ends for others that a name is found in whatever case
 MOST_SPELLINGS = 16  # of one name, by which a filter looks
 
 
@@ -78,7 +79,11 @@ class Vocabulary:
             for number, term in self._database.execute("SELECT doc, term FROM recall_stems"):
                 self._stem_of[new[number]] = term
             self._empty("recall_stemmed")
-        return [self._stem_of[word] for word in words]
+        stems = [self._stem_of[word] for word in words]
+        for word in new:
+            if len(word) > _LONGEST_KEPT:  # which a caller chose, and nobody asks for again
+                del self._stem_of[word]
+        return stems
 
     def _read(self) -> set[str] | None:
         """Return the terms; None if there are too many to keep, or if more are added than are noted (see `upkeep`)."""
@@ -109,8 +114,11 @@ class Vocabulary:
 class Speakers:
     """The spellings of the names of speakers; each search with one reads those that were stored since the last."""
 
-    def __init__(self, database: Database, most: int = MOST_SPEAKERS) -> None:
-        self._database, self._most = database, most
+    def __init__(
+        self, database: Database, most: int = MOST_SPEAKERS, most_of_a_writer: int = MOST_SPEAKERS_OF_A_WRITER
+    ) -> None:
+        self._database, self._most, self._most_of_a_writer = database, most, most_of_a_writer
+        self._of_writer = Counter[str]()  # spellings that each was the first to write
         self._spellings = defaultdict[str | None, set[str]](set)
         self._upto = 0  # the id of the newest interaction that was read
         self._too_many = False
@@ -127,9 +135,12 @@ class Speakers:
         if newest <= self._upto:
             return
         self._database.on_rollback(setattr, self, "_upto", self._upto)  # the ids are given again
-        added = self._database.execute("SELECT DISTINCT speaker FROM interactions WHERE id > ?", (self._upto,))
-        for (speaker,) in added:
-            self._spellings[folded_key(speaker)].add(speaker)
+        added = "SELECT DISTINCT speaker, written_by FROM interactions WHERE id > ?"
+        for speaker, writer in self._database.execute(added, (self._upto,)):
+            name = folded_key(speaker)
+            if self._of_writer[writer] < self._most_of_a_writer and speaker not in self._spellings.get(name, ()):
+                self._of_writer[writer] += 1
+                self._spellings[name].add(speaker)
         self._upto = newest
         if sum(map(len, self._spellings.values())) > self._most:
             self._too_many = True
