@@ -29,6 +29,7 @@ from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
+from twinhost.core_dumps import forbid_core_dumps
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
@@ -153,6 +154,7 @@ def run_agent(
             without it a damaged database stops the start.
         rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
     """
+    forbid_core_dumps()
     configure_logging(name)
     stop_requested = threading.Event()
     _on_signal(stop_requested.set)

@@ -11,6 +11,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from twinhost.core_dumps import forbid_core_dumps
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.version import version_line
 
@@ -81,6 +82,7 @@ def application(help_text: str) -> typer.Typer:
 
 def run(app: typer.Typer, program: str, arguments: Sequence[str]) -> int:
     """Run one command and return the exit status; every error of twinhost becomes one sentence on standard error."""
+    forbid_core_dumps()
     command = typer.main.get_command(app)
     try:
         return int(command.main(list(arguments), prog_name=program, standalone_mode=False) or 0)
