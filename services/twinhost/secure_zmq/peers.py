@@ -99,6 +99,7 @@ class AuthorizedPeers:
         self._folders = tuple(folders)
         self._clock = clock
         self._snapshot = _Snapshot()
+        self._expired: Mapping[str, int] = {}
         self._candidates: dict[bytes, Certificate] = {}
         self._listeners: list[Listener] = []
         self._lock = threading.Lock()
@@ -123,8 +124,13 @@ class AuthorizedPeers:
             revoked = fingerprint in snapshot.contents.revoked
             return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
         if peer.validity.holds(now):
-            return peer
+            stays_expired = fingerprint in self._expired and self._expired[fingerprint] == peer.validity.not_after
+            return Outcome.KEY_EXPIRED if stays_expired else peer
         return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
+
+    def keep_expired(self, expired: Mapping[str, int]) -> None:
+        """Refuse keys, by fingerprint, while they have this `not_after`, even if the clock is set back before it."""
+        self._expired = expired
 
     def find(self, raw_key: bytes) -> Peer | None:
         """Return the peer of a public key that is authorised at this moment."""

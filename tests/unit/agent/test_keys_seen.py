@@ -9,9 +9,10 @@ import pytest
 
 from tests.identities import new_pair
 from tests.unit.system_digital_twin.twin import Clock
-from twinhost.agent.keys_seen import KeysSeen
+from twinhost.agent.keys_seen import SETTLED_S, KeysSeen
 from twinhost.moments import SYSTEM_CLOCK
-from twinhost.secure_zmq.key_writer import write_certificate
+from twinhost.secure_zmq.key_writer import replace_certificate, write_certificate
+from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.secure_zmq.sessions import SecuredSessions
 
@@ -23,8 +24,19 @@ class Bench:
         listed = new_pair("third", "pc3").certificate
         (root / "keys").mkdir()
         write_certificate(listed, root / "keys" / "third.key")
+        self.root = root
         self.key, self.path = listed.public.fingerprint, root / "seen.json"
         self.peers = AuthorizedPeers([root / "keys"])
+        self.peers.reload()
+
+    def authorise(self, pair: KeyPair, clock: Clock, *, days: int, folder: str = "") -> None:
+        """List a key, or an invitation, that ends in so many days; where it is listed already, change when it ends."""
+        end = int(clock.time()) + days * DAY_S
+        self.peers.close()
+        self.peers = AuthorizedPeers([self.root / "keys"], clock)
+        (self.root / "keys" / folder).mkdir(exist_ok=True)
+        path = self.root / "keys" / folder / "fourth.key"
+        replace_certificate(Certificate(pair.certificate.owner, pair.public, Validity(None, end)), path)
         self.peers.reload()
 
     def start(self, clock: Clock | None = None) -> tuple[KeysSeen, SecuredSessions]:
@@ -105,3 +117,46 @@ def test_what_cannot_be_written_is_written_later(bench: Bench) -> None:
     bench.path.rmdir()
     seen.save()
     assert bench.start()[1].last_seen() == {bench.key: 1_000.0}
+
+
+@pytest.mark.parametrize("folder", ["", "invites"], ids=["key", "invitation"])
+def test_a_clock_set_back_revives_nothing(bench: Bench, folder: str) -> None:
+    """Nor after a restart; another `not_after` does, since an operator gave it."""
+    clock, pair = Clock(), new_pair("fourth")
+    bench.authorise(pair, clock, days=1, folder=folder)
+    seen, _ = bench.start(clock)
+    clock.let_pass(DAY_S + 61)
+    seen.save()
+    clock.let_pass(SETTLED_S)
+    seen.save()
+    clock.set_wall_clock(-10 * DAY_S)
+    assert bench.peers.standing(pair.public.fingerprint) == "expired"
+    seen.save()
+    bench.peers = AuthorizedPeers([bench.root / "keys"], clock)
+    assert bench.peers.standing(pair.public.fingerprint) == "live", "the test must see the file at work"
+    again, _ = bench.start(clock)
+    again.save()
+    assert bench.peers.standing(pair.public.fingerprint) == "expired"
+    bench.authorise(pair, clock, days=30, folder=folder)
+    bench.start(clock)
+    assert bench.peers.standing(pair.public.fingerprint) == "live"
+
+
+def test_a_moment_in_the_future_ends_no_key_for_good(bench: Bench) -> None:
+    """A clock is wrong at a start, say, until it is set; and one that is wrong for minutes, twice."""
+    clock, pair = Clock(), new_pair("fourth")
+    bench.authorise(pair, clock, days=1)
+    seen, _ = bench.start(clock)
+    for _ in range(2):
+        clock.set_wall_clock(1_000 * DAY_S)
+        seen.save()
+        clock.let_pass(SETTLED_S - 1)
+        seen.save()
+        assert bench.peers.standing(pair.public.fingerprint) == "expired"
+        clock.set_wall_clock(-1_000 * DAY_S)
+        assert bench.peers.standing(pair.public.fingerprint) == "live"
+        seen.save()
+    clock.let_pass(SETTLED_S)
+    seen.save()
+    bench.start(clock)
+    assert bench.peers.standing(pair.public.fingerprint) == "live"
