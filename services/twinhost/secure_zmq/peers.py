@@ -124,8 +124,7 @@ class AuthorizedPeers:
             revoked = fingerprint in snapshot.contents.revoked
             return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
         if peer.validity.holds(now):
-            stays_expired = fingerprint in self._expired and self._expired[fingerprint] == peer.validity.not_after
-            return Outcome.KEY_EXPIRED if stays_expired else peer
+            return Outcome.KEY_EXPIRED if self._expired.get(fingerprint, -1) == peer.validity.not_after else peer
         return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
 
     def keep_expired(self, expired: Mapping[str, int]) -> None:

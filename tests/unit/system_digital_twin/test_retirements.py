@@ -8,7 +8,8 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from tests.unit.system_digital_twin.key_bench import QUIET_S, KeyBench
-from twinhost.secure_zmq.keys import DAY_S, KeyPair, Validity
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyPair, Validity
 from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE
 
 pytestmark = pytest.mark.sdt_security
@@ -181,3 +182,25 @@ def test_an_unreadable_file_takes_no_key(bench: KeyBench, clock: WallClock) -> N
     bench.tick()
     assert bench.is_in(old)
     assert bench.ask("retire_keys", new)["waiting"]
+
+
+def test_what_can_not_be_revoked_is_tried_again(
+    bench: KeyBench, clock: WallClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A volume is full: the tick goes on, and the audit log does not fill with attempts."""
+    old = bench.list_key("agent")
+    new = successor(bench, old)
+    bench.ask("retire_keys", new)
+    clock.now += DAY_S
+
+    def full(_: Certificate) -> None:
+        raise StoreUnavailable("no space is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.enrolled, "revoke", full)
+        for _ in range(3):
+            bench.tick()
+    assert (bench.is_in(old), bench.events().count(("key_rotated", "agent"))) == (True, 1)
+    bench.restart()
+    bench.tick()
+    assert bench.standing(old) == "revoked"

@@ -44,13 +44,14 @@ from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.system_digital_twin import SUCCESS, Success
-from twinhost.system_digital_twin.trust.retirements import Retirements
+from twinhost.system_digital_twin.trust.retirements import Retirement, Retirements
 
 _log = structlog.get_logger(__name__)
 
 PROOF_WITHIN_S = 120  # from the proposal of a key to the connection that is made with it
 ENROLMENTS_PER_MINUTE = 10  # per invitation
 PROPOSALS_PER_DAY = 100  # per agent: a rotation takes one
+_RETRY_S = 60.0  # a due retirement that can't be written
 _INVITE = f"on mainpc run: {CERTS_INIT} invite NAME --host HOST --role ROLE"
 
 _EXAMPLE = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"  # the server's public key in libzmq's documentation
@@ -236,6 +237,7 @@ class KeyActions(Feature):
         self._audit = audit
         self._retirements = retirements
         self.lifetime_days = lifetime_days
+        self._retire_again_at = 0.0  # by the monotonic clock, after a failure
         self.quiet_s = 0.0  # a key that has sent nothing for so long is not in use
         self._vouchers: dict[str, Certificate] = {}  # the key that proposed a candidate, by the candidate's fingerprint
         self._clock = clock
@@ -329,17 +331,26 @@ class KeyActions(Feature):
 
     def on_tick(self) -> None:
         """Revoke the older keys whose time is over; forget those whose newer key was taken back or revoked."""
-        for fingerprint, retirement in self._retirements.asked():
-            contents = self._peers.contents
-            newer = next((key for key in contents.next.values() if key.public.fingerprint == retirement.newer), None)
-            older = None if newer is None else contents.current.get(newer.owner.name)
-            if newer is None or (older is not None and older.public.fingerprint != fingerprint):
-                self._retirements.withdraw(fingerprint)
-            elif older is None or self._clock.time() >= retirement.due:
-                if older is not None:
-                    self._revoke(newer, older)
-                self._enrolled.promote(newer)
-                self._peers.reload()
+        if self._clock.monotonic() < self._retire_again_at:
+            return
+        try:
+            for older, retirement in self._retirements.asked():
+                self._retire_if_due(older, retirement)
+        except StoreUnavailable as error:
+            _log.error("key_not_retired", reason=str(error))
+            self._retire_again_at = self._clock.monotonic() + _RETRY_S
+
+    def _retire_if_due(self, fingerprint: str, retirement: Retirement) -> None:
+        contents = self._peers.contents
+        newer = next((key for key in contents.next.values() if key.public.fingerprint == retirement.newer), None)
+        older = None if newer is None else contents.current.get(newer.owner.name)
+        if newer is None or (older is not None and older.public.fingerprint != fingerprint):
+            self._retirements.withdraw(fingerprint)
+        elif older is None or self._clock.time() >= retirement.due:
+            if older is not None:
+                self._revoke(newer, older)
+            self._enrolled.promote(newer)
+            self._peers.reload()
 
     def _revoke(self, by: Certificate, key: Certificate) -> None:
         fingerprint, retired = by.public.fingerprint, key.public.fingerprint
