@@ -120,6 +120,11 @@ def session_named(session_id: str) -> str:
     return f"session {quoted(session_id)}"
 
 
+def item_named(name: str) -> str:
+    """Return an item of a framework's store as a heading names it."""
+    return f"item {quoted(name)}"
+
+
 def name_of(name: str) -> str:
     """Return a name as it is, or in quotation marks where it is not that of a key's owner."""
     return name if len(name) <= NAME_CHARACTERS and _plain.fullmatch(name) else quoted(name)

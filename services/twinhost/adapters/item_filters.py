@@ -26,5 +26,5 @@ def _compares(value: Any, name: str, operand: Any) -> bool:
         raise ValueError(f"{name!r} is no operator of a filter; use $eq, $ne, $gt, $gte, $lt, or $lte")
     try:
         return bool(_COMPARISONS[name](float(value), float(operand)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False

@@ -9,8 +9,11 @@ An item is the present value of a memory key, which is the namespace and the ite
 alike. Each beginning of the namespace is a keyword, by which items are listed and searched. A put stores the next value
 of the memory key, so the puts of all writers have one order, that of the agent (decision 61).
 
-An item with a time to live ends with the `valid_until` of its memory, which a read moves. As of `_LATEST` it is not
-valid, so it has further keywords by which it is listed.
+An item with a time to live ends with the `valid_until` of its memory, which a read moves; it has further keywords by
+which a sweep finds it.
+
+An item is its writer's: whatever others store under its key, the last value of the writers that this store takes is the
+item. Each item says who wrote it.
 """
 
 import asyncio
@@ -19,18 +22,21 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import Any, cast
 
 import structlog
 
 from twinhost.adapters import missing_extra
 from twinhost.adapters.item_filters import fits
+from twinhost.adapters.stored import Taken, read_json, require_shallow
+from twinhost.fence import Passage, fenced, item_named, new_tag
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError
+from twinhost.secure_zmq.errors import NotFound, TwinhostError
 from twinhost.secure_zmq.wire import Reply
 from twinhost.worker import Worker
 
@@ -55,25 +61,81 @@ _Place = tuple[tuple[str, ...], str]  # an item's namespace and key
 _Memory = Mapping[str, Any]
 
 
+class Item(base.Item):
+    """An item, and who wrote it."""
+
+    __slots__ = ("written_by",)
+
+    def __init__(self, *, written_by: str, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.written_by = written_by
+
+
+class SearchItem(base.SearchItem):
+    """An item that was found, and who wrote it."""
+
+    __slots__ = ("written_by",)
+
+    def __init__(self, *, written_by: str, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.written_by = written_by
+
+
+def recalled(items: Iterable[base.Item], tag: str | None = None) -> str:
+    """Return items as one text for a model, each value as JSON under its writer; empty if there are none.
+
+    Args:
+        items: what a `TwinhostStore` has returned.
+        tag: of the first and the last line, 8 letters or more that no writer knows; a random one by default.
+    """
+    passages = (
+        Passage(
+            cast("Item", item).written_by,
+            item.updated_at.date().isoformat(),
+            item_named("/".join((*item.namespace, item.key))),
+            "",
+            "item",
+            json.dumps(item.value, ensure_ascii=False),
+        )
+        for item in items
+    )
+    return fenced(passages, tag or new_tag())
+
+
 class TwinhostStore(base.BaseStore):
     """Items as memories; for any number of threads, which share the client's connection."""
 
     supports_ttl = True
 
-    def __init__(self, client: Client, *, history: int = 3, ttl: base.TTLConfig | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        history: int = 3,
+        ttl: base.TTLConfig | None = None,
+        writers: Collection[str] | None = (),
+    ) -> None:
         """Use a client of UnifiedMemoryReasoningAgent, which nothing else uses meanwhile.
 
         Args:
             client: it stays open; its errors are raised as they are.
             history: how many earlier values of an item are kept when it is put again, for `memory_history`.
             ttl: how items expire where a call does not say it; no item is returned after that, whatever it says.
+            writers: whose items are taken beside those of the client's own key; None for everybody's, of which any
+                may then replace any.
         """
         self._client = client
         self._history = history
         self.ttl_config = ttl
         self._sweeper: tuple[Worker, Future[None]] | None = None
         self._lock = threading.Lock()
-        self._others: set[str] = set()  # writers whose values this client may not delete
+        self._taken = Taken(client.identity, writers)
+        self._common: dict[str, Any] = {}  # fields of every request
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Why a stored value was left out as none that can be read, by the id of its memory."""
+        return self._taken.unreadable
 
     def batch(self, ops: Iterable[base.Op]) -> list[base.Result]:
         """Read, then write: reads see what was there before the batch, and of two puts of an item the last counts."""
@@ -90,8 +152,8 @@ class TwinhostStore(base.BaseStore):
     def sweep_ttl(self) -> int:
         """Delete the expired items whose last value this client's key has put; return how many."""
         with self._lock:
-            values = self._last_values([_expiring_keyword(())])
-            expired = {_place(memory) for memory in values if _expired(memory)}
+            values = self._last_values(_expiring_keyword(()))
+            expired = {place for memory in values if _expired(memory) and (place := self._place(memory)) is not None}
         return sum(map(self._sweep, expired))  # one after the other, so that other threads get their turn
 
     def start_ttl_sweeper(self, sweep_interval_minutes: float | None = None) -> Future[None]:
@@ -153,12 +215,15 @@ class TwinhostStore(base.BaseStore):
     def _get(self, op: base.GetOp) -> base.Item | None:
         key = _memory_key((op.namespace, op.key))
         try:
-            memories = [self._client.call("get_memory", key=key, as_of=_LATEST)["memory"]]
+            memory = self._call("get_memory", key=key, as_of=_LATEST)["memory"]
         except NotFound:  # or it expires
-            memories = [memory for memory in self._values(key)[-1:] if "valid_until" in memory and not _expired(memory)]
+            memory = None
+        if memory is None or not self._taken.takes(memory["written_by"]):
+            memory = next((value for value in self._values(key)[-1:] if not _expired(value)), None)
+        memories = [] if memory is None else [memory]
         if op.refresh_ttl:
             self._refresh(memories)
-        return next((base.Item(**document) for document in _documents(memories)), None)
+        return next((Item(**document) for document in self._documents(memories)), None)
 
     def _search(self, op: base.SearchOp) -> list[base.SearchItem]:
         """Return what fits the query, then the other items: as if each were near to the query to some degree."""
@@ -180,30 +245,69 @@ class TwinhostStore(base.BaseStore):
     def _ranked(self, query: str, prefix: tuple[str, ...]) -> Iterator[tuple[base.SearchItem, _Memory]]:
         """Yield what fits a query, best first."""
         text = query.encode()[:_MOST_QUERY_BYTES].decode(errors="ignore")
-        results = self._client.call("search_memory", query=text, keyword=_keyword(prefix), limit=_MOST_FOUND)["results"]
+        results = self._call("search_memory", query=text, keyword=_keyword(prefix), limit=_MOST_FOUND)["results"]
         fitting = [
-            result for result in results if "superseded_by" not in result and _UNINDEXED not in result["content"]
+            result
+            for result in results
+            if self._taken.takes(result["written_by"]) and _UNINDEXED not in result["content"]
         ]
-        wholes = self._client.map(("query_memory", {"ids": [result["id"]]}) for result in fitting)
-        for result, whole in zip(fitting, cast("Iterator[Reply]", wholes), strict=True):  # an error is raised
-            yield from _items(whole["memories"], result["score"])
+        pages = self._map(("query_memory", {"ids": [result["id"]]}) for result in fitting)
+        wholes = [
+            (result["score"], memory)
+            for result, page in zip(fitting, pages, strict=True)
+            for memory in page["memories"]
+        ]
+        scores = {memory["id"]: score for score, memory in wholes}
+        for memory in self._present((memory for _, memory in wholes), _MOST_FOUND):
+            yield from self._items([memory], scores[memory["id"]])
 
     def _listed(self, prefix: tuple[str, ...], limit: int) -> Iterator[tuple[base.SearchItem, _Memory]]:
         """Yield the items under a namespace, the last one that was put first."""
-        limit, keywords = max(1, min(limit, _MOST_ON_A_PAGE)), [_keyword(prefix)]
-        if any(self._pages(1, keywords=[_expiring_keyword(prefix)])):
-            return _items(self._last_values(keywords, limit))
-        return _items(self._pages(limit, keywords=keywords, as_of=_LATEST))  # without the earlier values: quicker
+        return self._items(self._last_values(_keyword(prefix), limit))
 
-    def _last_values(self, keywords: list[str], limit: int = _MOST_ON_A_PAGE) -> Iterator[_Memory]:
+    def _last_values(self, keyword: str, limit: int = _MOST_ON_A_PAGE) -> Iterator[_Memory]:
         """Yield the last values of items, also of those that have expired."""
-        return (memory for memory in self._pages(limit, keywords=keywords) if "superseded_by" not in memory)
+        limit = max(1, min(limit, _MOST_ON_A_PAGE))
+        pages = self._pages(min(limit * (self._history + 1), _MOST_ON_A_PAGE), keywords=[keyword])
+        seen: set[str] = set()
 
-    def _pages(self, limit: int, **fields: Any) -> Iterator[_Memory]:
+        def first() -> Iterator[_Memory]:
+            for memory in pages:
+                key = memory.get("key", "")
+                if key not in seen and self._taken.takes(memory["written_by"]):
+                    seen.add(key)
+                    yield memory
+
+        return self._present(first(), limit)
+
+    def _present(self, memories: Iterable[_Memory], at_once: int) -> Iterator[_Memory]:
+        """Yield those of some values that nothing follows of what this store takes."""
+        left = iter(memories)
+        while some := list(islice(left, at_once)):
+            followed = [memory["key"] for memory in some if "superseded_by" in memory and "key" in memory]
+            last: dict[str, str] = {}
+            for memory in self._pages(keys=followed) if followed else ():
+                if self._taken.takes(memory["written_by"]):
+                    last.setdefault(memory["key"], memory["id"])
+            for memory in some:
+                if "superseded_by" not in memory or last.get(memory.get("key", "")) == memory["id"]:
+                    yield memory
+
+    def _pages(self, limit: int = _MOST_ON_A_PAGE, **fields: Any) -> Iterator[_Memory]:
+        """Yield memories, the newest first."""
         page: dict[str, Any] = {"more": True, "next_before": None}
         while page["more"]:
-            page = self._client.call("query_memory", limit=limit, before=page["next_before"], **fields)
+            page = self._call("query_memory", limit=limit, before=page["next_before"], **fields)
             yield from page["memories"]
+
+    def _call(self, action: str, **fields: Any) -> Reply:
+        return self._client.call(action, **self._common, **fields)
+
+    def _map(self, requests: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[Reply]:
+        """Yield replies; an error is raised."""
+        return cast(
+            "Iterator[Reply]", self._client.map((action, {**self._common, **each}) for action, each in requests)
+        )
 
     def _namespaces(self, op: base.ListNamespacesOp) -> list[tuple[str, ...]]:
         conditions = op.match_conditions or ()
@@ -224,13 +328,11 @@ class TwinhostStore(base.BaseStore):
         """
         longer = [
             {**memory, "valid_until": _end(ttl), "as_stored": None}
-            for memory in memories
-            if memory["written_by"] not in self._others and (ttl := _ttl(memory)) is not None
+            for memory in self._mine(memories)
+            if (ttl := _ttl(memory)) is not None
         ]
-        replies = self._client.map(("sync_memories", {"memories": [memory]}) for memory in longer)
-        for memory, reply in zip(longer, cast("Iterator[Reply]", replies), strict=True):
-            if reply["refused_ids"]:
-                self._others.add(memory["written_by"])
+        for _ in self._map(("sync_memories", {"memories": [memory]}) for memory in longer):
+            pass
 
     def _sweep(self, place: _Place) -> bool:
         """Delete an item that has expired, unless it was put again since, or its last value is another writer's."""
@@ -239,7 +341,7 @@ class TwinhostStore(base.BaseStore):
             if not values or not _expired(values[-1]):
                 return False
             self._delete(self._mine(values))
-            if values[-1]["written_by"] in self._others:  # it has ended, and hides what is before it
+            if values[-1]["written_by"] != self._taken.own:  # it has ended, and hides what is before it
                 return False
             self._hide_others(place, values)
             return True
@@ -247,43 +349,84 @@ class TwinhostStore(base.BaseStore):
     def _write(self, puts: Mapping[_Place, base.PutOp]) -> None:
         """Put and delete items: first the new values, so that no reader finds an item missing meanwhile."""
         values = {place: self._values(_memory_key(place)) for place in puts}
-        new = (_value(op, values[place]) for place, op in puts.items() if op.value is not None)
-        list(self._client.map(("store_memory", value) for value in new))
+        new = (self._value(op, values[place]) for place, op in puts.items() if op.value is not None)
+        list(self._map(("store_memory", value) for value in new))
         for place, op in puts.items():
             mine = self._mine(values[place])
             if op.value is not None:
                 self._delete(mine[: max(0, len(mine) - self._history)])
-            elif any(_documents(values[place][-1:])):  # else it is deleted already, perhaps by a mark
+            elif any(self._documents(values[place][-1:])):  # else it is deleted already, perhaps by a mark
                 self._delete(mine)
                 self._hide_others(place, values[place])
 
     def _hide_others(self, place: _Place, values: Sequence[_Memory]) -> None:
         """Let a mark follow what is left of an item's values: nobody can delete another's."""
-        left = [memory for memory in values if memory["written_by"] in self._others]
-        if any(_documents(left[-1:])):
+        left = [memory for memory in values if memory["written_by"] != self._taken.own]
+        if any(self._documents(left[-1:])):
             mark: dict[str, Any] = {"content": _json({"deleted": True}), "source": _ROOT, **_start(left)}
-            self._client.call("store_memory", key=_memory_key(place), **mark)
+            self._call("store_memory", key=_memory_key(place), **mark)
 
-    def _mine(self, values: Sequence[_Memory]) -> list[_Memory]:
-        return [memory for memory in values if memory["written_by"] not in self._others]
+    def _mine(self, memories: Iterable[_Memory]) -> list[_Memory]:
+        return [memory for memory in memories if memory["written_by"] == self._taken.own]
 
     def _values(self, key: str) -> list[_Memory]:
+        """Return the values of an item in their order, those that this store takes."""
         values: list[_Memory] = []
         page: dict[str, Any] = {"next_skip": 0}
         with suppress(NotFound):
             while page["next_skip"] is not None:
-                page = self._client.call("memory_history", key=key, skip=page["next_skip"])
-                values += page["memories"]
+                page = self._call("memory_history", key=key, skip=page["next_skip"])
+                values += (memory for memory in page["memories"] if self._taken.takes(memory["written_by"]))
         return values
 
     def _delete(self, memories: Sequence[_Memory]) -> None:
-        """Delete values, the oldest first, so that none of them becomes the present one again; others' stay."""
+        """Delete values of this key, the oldest first, so that none of them becomes the present one again."""
+        for memory in memories:
+            with suppress(NotFound):  # another process was faster
+                self._call("delete_memory", memory_id=memory["id"])
+
+    def _value(self, op: base.PutOp, values: Sequence[_Memory]) -> dict[str, Any]:
+        require_shallow(op.value)
+        document: dict[str, Any] = {"namespace": op.namespace, "key": op.key}
+        for before in self._documents(memory for memory in values[-1:] if not _expired(memory)):
+            document["created_at"] = before["created_at"].isoformat()
+        if op.index is None:
+            document["value"] = op.value
+        else:  # a search finds words of the chosen texts alone
+            document["text"] = [text for path in op.index or () for text in base.get_text_at_path(op.value, path)]
+            document["encoded"] = base64.b64encode(json.dumps(op.value, allow_nan=False).encode()).decode()
+        prefixes = [op.namespace[:depth] for depth in range(len(op.namespace) + 1)]
+        fields: dict[str, Any] = {"keywords": list(map(_keyword, prefixes)), **(start := _start(values))}
+        if op.ttl is not None:
+            document["ttl"] = op.ttl
+            fields["valid_until"] = _end(op.ttl, start.get("valid_from"))
+            fields["keywords"] += map(_expiring_keyword, prefixes)
+        return {
+            "key": _memory_key((op.namespace, op.key)),
+            "content": _json(document),
+            "source": _ROOT,
+            "pin": True,
+            **fields,
+        }
+
+    def _documents(self, memories: Iterable[_Memory]) -> Iterator[dict[str, Any]]:
+        """Yield what items are made of, without marks of deletions; what can't be read is left out, and said."""
         for memory in memories:
             try:
-                with suppress(NotFound):  # another process was faster
-                    self._client.call("delete_memory", memory_id=memory["id"])
-            except NotGranted:
-                self._others.add(memory["written_by"])
+                if (document := _document(memory)) is not None:
+                    yield document
+            except (ValueError, TypeError, KeyError) as error:
+                self._taken.skip(memory["id"], memory["written_by"], error)
+
+    def _items(self, memories: Iterable[_Memory], score: float | None = None) -> Iterator[tuple[SearchItem, _Memory]]:
+        """Yield the items that have not expired, with their memories."""
+        for memory in memories:
+            if not _expired(memory):
+                yield from ((SearchItem(**document, score=score), memory) for document in self._documents([memory]))
+
+    def _place(self, memory: _Memory) -> _Place | None:
+        """Return the namespace and the key of an item; None of what is none."""
+        return next(((document["namespace"], document["key"]) for document in self._documents([memory])), None)
 
 
 def _keyword(prefix: Sequence[str]) -> str:
@@ -308,36 +451,18 @@ def _memory_key(place: _Place) -> str:
     return f"{text[: _MOST_KEY_CHARACTERS - 33]}.{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
-def _value(op: base.PutOp, values: Sequence[_Memory]) -> dict[str, Any]:
-    document: dict[str, Any] = {"namespace": op.namespace, "key": op.key}
-    for before in _documents(memory for memory in values[-1:] if not _expired(memory)):
-        document["created_at"] = before["created_at"].isoformat()
-    if op.index is None:
-        document["value"] = op.value
-    else:  # a search finds words of the chosen texts alone
-        document["text"] = [text for path in op.index or () for text in base.get_text_at_path(op.value, path)]
-        document["encoded"] = base64.b64encode(json.dumps(op.value, allow_nan=False).encode()).decode()
-    prefixes = [op.namespace[:depth] for depth in range(len(op.namespace) + 1)]
-    fields: dict[str, Any] = {"keywords": list(map(_keyword, prefixes)), **(start := _start(values))}
-    if op.ttl is not None:
-        document["ttl"] = op.ttl
-        fields["valid_until"] = _end(op.ttl, start.get("valid_from"))
-        fields["keywords"] += map(_expiring_keyword, prefixes)
-    return {
-        "key": _memory_key((op.namespace, op.key)),
-        "content": _json(document),
-        "source": _ROOT,
-        "pin": True,
-        **fields,
-    }
+def _ends(memory: _Memory) -> str | None:
+    """Return when a value ends as it was put; that another writer's value follows it does not end it here."""
+    shown: str | None = memory.get("valid_until")
+    return memory["as_stored"]["valid_until"] if "as_stored" in memory else shown
 
 
 def _ttl(memory: _Memory) -> float | None:
     """Return how many minutes an item has to live, as its put said; None if it does not expire by that."""
-    if "valid_until" not in memory:
+    if _ends(memory) is None:
         return None
     with suppress(ValueError, TypeError, KeyError):
-        ttl = float(json.loads(memory["content"], strict=False)["ttl"])
+        ttl = float(read_json(memory["content"])["ttl"])
         return ttl if 0 < ttl <= _MOST_TTL_MIN else None
     return None
 
@@ -352,12 +477,14 @@ def _end(ttl: float, begins: str | None = None) -> str:
 
 def _expired(memory: _Memory) -> bool:
     """Return whether the last value of an item has ended."""
-    return "valid_until" in memory and datetime.fromisoformat(memory["valid_until"]) <= datetime.now(UTC)
+    ends = _ends(memory)
+    return ends is not None and datetime.fromisoformat(ends) <= datetime.now(UTC)
 
 
 def _start(values: Sequence[_Memory]) -> dict[str, str]:
     """Return when a value has to begin to be the present one, if others begin in the future; else nothing."""
-    starts = max((datetime.fromisoformat(memory["valid_from"]) for memory in values), default=None)
+    times = (datetime.fromisoformat(memory["valid_from"]) for memory in values)
+    starts = max((time for time in times if time < datetime.fromisoformat(_LATEST)), default=None)
     if starts is None or starts < datetime.now(UTC):
         return {}
     return {"valid_from": (starts + timedelta(milliseconds=2)).isoformat()}  # a time is cut to milliseconds
@@ -369,35 +496,31 @@ def _json(value: object) -> str:
     return _escape.sub(lambda escaped: {"n": "\n", "t": "\t"}.get(escaped[1], escaped[0]), text)
 
 
-def _documents(memories: Iterable[_Memory]) -> Iterator[dict[str, Any]]:
-    """Yield what items are made of, without marks of deletions, and without what no store has put."""
-    for memory in memories:
-        with suppress(ValueError, TypeError, KeyError):
-            document = json.loads(memory["content"], strict=False)
-            if memory["key"] != _memory_key((tuple(document["namespace"]), document["key"])):
-                continue  # another program's, which names an item that it is not
-            stored = memory.get("timestamp") or memory["created"]  # by the put of this value: it is not changed
-            yield {
-                "namespace": tuple(document["namespace"]),
-                "key": document["key"],
-                "value": document["value"]
-                if "value" in document
-                else json.loads(base64.b64decode(document["encoded"])),
-                "created_at": datetime.fromisoformat(document.get("created_at") or stored),
-                "updated_at": datetime.fromisoformat(stored),
-            }
+def _document(memory: _Memory) -> dict[str, Any] | None:
+    """Return what an item is made of; None of a mark of a deletion.
 
-
-def _items(memories: Iterable[_Memory], score: float | None = None) -> Iterator[tuple[base.SearchItem, _Memory]]:
-    """Yield the items that have not expired, with their memories."""
-    for memory in memories:
-        if not _expired(memory):
-            yield from ((base.SearchItem(**document, score=score), memory) for document in _documents([memory]))
-
-
-def _place(memory: _Memory) -> _Place:
-    """Return the namespace and the key of an item; of what is none, a place where none is."""
-    return next(((document["namespace"], document["key"]) for document in _documents([memory])), ((), ""))
+    Raises:
+        ValueError, TypeError, KeyError: no store has put it.
+    """
+    document = read_json(memory["content"])
+    if document == {"deleted": True}:
+        return None
+    namespace, key = tuple(document["namespace"]), document["key"]
+    if memory["key"] != _memory_key((namespace, key)):
+        raise ValueError("it names an item that it is not")
+    value = document["value"] if "value" in document else read_json(base64.b64decode(document["encoded"]))
+    stored = memory.get("timestamp") or memory["created"]  # by the put of this value: it is not changed
+    created, updated = (datetime.fromisoformat(time) for time in (document.get("created_at") or stored, stored))
+    if not isinstance(value, dict) or created.tzinfo is None:
+        raise ValueError("its value is no object, or its time has no zone")
+    return {
+        "namespace": namespace,
+        "key": key,
+        "value": value,
+        "created_at": created,
+        "updated_at": updated,
+        "written_by": memory["written_by"],
+    }
 
 
 def _matches(namespace: tuple[str, ...], condition: base.MatchCondition) -> bool:

@@ -89,6 +89,11 @@ class AsyncClient:
         """Where the server is, such as `tcp://192.0.2.17:7230`."""
         return self._link.address
 
+    @property
+    def identity(self) -> str:
+        """The name in this program's key, which the agent records as the writer."""
+        return self._link.identity
+
     def close(self) -> None:
         """Close the connection; calls in flight end with ConnectionRefused."""
         self._closed = True

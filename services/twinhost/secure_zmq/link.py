@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 
+from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     NotAuthorized,
@@ -332,6 +333,13 @@ class Link:
     def agent(self) -> str:
         """The name of the server's agent, where the address has it."""
         return self._server.agent if isinstance(self._server, FollowedAddress) else ""
+
+    @property
+    def identity(self) -> str:
+        """The name in the own key; without one, that of every caller on an open link."""
+        if isinstance(self._server, FollowedAddress | SecuredAddress):
+            return self._server.own_keys.certificate.owner.name
+        return UNAUTHENTICATED.name
 
     @property
     def secured(self) -> bool:

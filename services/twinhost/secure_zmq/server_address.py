@@ -161,6 +161,10 @@ class FollowedAddress:
     def address(self) -> str:
         return self._address if isinstance(self._address, str) else self._address()
 
+    @property
+    def own_keys(self) -> KeyPair:
+        return self._own_keys()
+
     def targets(self) -> Sequence[SecuredAddress]:
         address, own_keys = self.address, self._own_keys()
         return [SecuredAddress(address, own_keys, pin) for pin in dict.fromkeys(self._server_keys())]
