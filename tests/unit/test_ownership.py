@@ -78,6 +78,12 @@ class Attacks:
         self.see = unchanged(self.ask, "query_memory", limit=1, before=2)
         return self.attack(action, **fields)
 
+    def superseded(self, action: str) -> dict[str, Any]:
+        self.ask("store_memory", OWNER, id="m", content="the owner's")
+        self.ask("store_memory", replace(OWNER, name="another"), id="n", content="another's", supersedes=["m"])
+        self.see = unchanged(self.ask, "query_memory", limit=1, before=2)
+        return self.attack(action, id="m")
+
     def lease(self, action: str) -> dict[str, Any]:
         self.ask("report_metrics", replace(OWNER, host="pc2"), ram_used_mb=1, ram_total_mb=1e5)
         lease_id = self.ask("reserve_ram", OWNER, amount_mb=1)["lease_id"]
@@ -133,6 +139,7 @@ ATTACKS: dict[str, Callable[[Attacks, str], dict[str, Any]]] = {
     "resolve_conflict": lambda on, action: on.claim(action),
     "delete_interactions": lambda on, action: on.said(action),
     "delete_memory": lambda on, action: on.memory(action, id="m"),
+    "restore_memory": lambda on, action: on.superseded(action),
     "delete_error_pattern": lambda on, action: on.pattern(action),
     "commit_lease": lambda on, action: on.lease(action),
     "release_lease": lambda on, action: on.lease(action),

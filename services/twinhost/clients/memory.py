@@ -36,6 +36,7 @@ from twinhost.clients.memory_replies import (
     MemoryQuarantined,
     MemoryReinforced,
     MemoryReleased,
+    MemoryRestored,
     MemoryStatusDocument,
     MemoryStored,
     MemoryWritten,
@@ -95,6 +96,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         ("query", "query_memory"),
         ("reinforce", "reinforce_memory"),
         ("release", "release_memory"),
+        ("restore", "restore_memory"),
         ("search", "search_memory"),
         ("store", "store_memory"),
         ("sync", "sync_memories"),
@@ -438,8 +440,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     ) -> MemoryFound:
         """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
 
-        With `key` it is the present value of the key. With `as_of` it is the value of the key, or of the history of the
-        named memory, that was valid at that time.
+        With `key` it is the present value of the key, the caller's own if it has one. With `as_of` it is the value of
+        the key, or of the history of the named memory, that was valid at that time.
 
         Limits: `memory_id` 1 to 256 characters; `id` 1 to 256 characters; `key` 1 to 256 characters; `as_of` 1 to 64
         characters.
@@ -910,6 +912,24 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(ConflictResolved, "resolve_conflict", locals())
 
+    def restore(
+        self,
+        *,
+        memory_id: str | None = None,
+        id: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
+    ) -> MemoryRestored:
+        """Keep a memory of your own as your value, which another writer's has ended; an operator may restore any.
+
+        From then on nobody else ends it, but an operator.
+
+        Limits: `memory_id` 1 to 256 characters; `id` 1 to 256 characters.
+
+        >>> reply = memory.restore()
+        """
+        return self._ask(MemoryRestored, "restore_memory", locals())
+
     def search(
         self,
         query: str,
@@ -967,9 +987,9 @@ class UnifiedMemoryReasoningAgent(TypedClient):
 
         Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
         writers share it: a memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows
-        the present one, which stays in the history. `supersedes` names memories that this one follows without a key. A
-        memory with `pin` is never forgotten. `also` has further memories, which are stored with this one: all of them
-        or none.
+        the present one, which stays in the history, and if it is another writer's, that writer's value. `supersedes`
+        names memories that this one follows without a key. A memory with `pin` is never forgotten. `also` has further
+        memories, which are stored with this one: all of them or none.
 
         Limits: `content` 1 to 65,536 characters; `id` 1 to 256 characters; `memory_id` 1 to 256 characters; `keywords`
         at most 64 items; `source` at most 256 characters; `strength` 0.1 to 5; `occurred_at` 1 to 64 characters; `key`

@@ -37,6 +37,7 @@ from twinhost.clients.memory_replies import (
     MemoryQuarantined,
     MemoryReinforced,
     MemoryReleased,
+    MemoryRestored,
     MemoryStatusDocument,
     MemoryStored,
     MemoryWritten,
@@ -96,6 +97,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         ("query", "query_memory"),
         ("reinforce", "reinforce_memory"),
         ("release", "release_memory"),
+        ("restore", "restore_memory"),
         ("search", "search_memory"),
         ("store", "store_memory"),
         ("sync", "sync_memories"),
@@ -856,6 +858,22 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         'prune the hedge'
         """
         return await self._ask(ConflictResolved, "resolve_conflict", locals())
+
+    async def restore(
+        self,
+        *,
+        memory_id: str | None = None,
+        id: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
+    ) -> MemoryRestored:
+        """Keep a memory of your own as your value, which another writer's has ended; an operator may restore any.
+
+        See `UnifiedMemoryReasoningAgent.restore`.
+
+        >>> reply = await memory.restore()
+        """
+        return await self._ask(MemoryRestored, "restore_memory", locals())
 
     async def search(
         self,

@@ -302,7 +302,9 @@ class MemoryDocument(Part, frozen=True):
     """A memory; a tombstone has `deleted` and an empty body.
 
     `strength` is the present one. `valid_until` is when the memory ceases to be valid, and `superseded_by` the memory
-    that follows it. Fields without a value are absent, and so is `as_stored` if what is shown is what is stored.
+    that follows it; `superseding_writer` has written that one, if another has. `disputed_by` are other writers that
+    have another value of its key. Fields without a value are absent, and so is `as_stored` if what is shown is what is
+    stored.
     """
 
     id: str = NOT_SENT
@@ -324,6 +326,8 @@ class MemoryDocument(Part, frozen=True):
     review_at: str | None = None
     pinned: bool | None = None
     superseded_by: str | None = None
+    superseding_writer: str | None = None
+    disputed_by: list[str] | None = None
     as_stored: AsStored | None = None
 
 
@@ -548,7 +552,9 @@ class MemoryAuditDocument(Reply, frozen=True):
     """Memories that need attention; `more` names the lists that have further entries.
 
     `contradictory` has pairs and `duplicates` groups of memories with the same text, neither with a key. `never_read`
-    begins with the longest unread one; `expired` depends on `valid_until`, `review_due` on `review_at`.
+    begins with the longest unread one; `expired` depends on `valid_until`, `review_due` on `review_at`. `disputed` has
+    groups of values that several writers have of one key, and pairs of a memory and another writer's that supersedes
+    it.
     """
 
     contradictory: list[list[BriefMemory]] = NOT_SENT
@@ -557,6 +563,7 @@ class MemoryAuditDocument(Reply, frozen=True):
     expired: list[BriefMemory] = NOT_SENT
     review_due: list[BriefMemory] = NOT_SENT
     more: list[str] = NOT_SENT
+    disputed: list[list[BriefMemory]] | None = None
 
 
 class WrittenInteraction(Part, frozen=True):
@@ -895,6 +902,14 @@ class ConflictResolved(Reply, frozen=True):
     since: str = NOT_SENT
 
 
+class MemoryRestored(Reply, frozen=True):
+    """The memory as it is now; `message` is for people."""
+
+    message: str = NOT_SENT
+    memory_id: str = NOT_SENT
+    memory: MemoryDocument = NOT_SENT
+
+
 class SearchResult(Part, frozen=True):
     """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
@@ -903,7 +918,9 @@ class SearchResult(Part, frozen=True):
     `speaker` are null; `speaker` is null if none was given. `content_bytes` is the size of the whole, also if `content`
     is `cut`. `passage` is the part of a long content that fits best. `valid_until` is when a memory ceases to be valid,
     and `superseded_by` the memory that follows it; both are absent if there is none. `valid_from` marks a memory that
-    is not valid yet at the time of the search.
+    is not valid yet at the time of the search. `superseding_writer` has written the memory that follows, if another
+    has; then this one is not put back, as it is still its writer's. `disputed_by` are other writers that have another
+    value of its key.
     """
 
     id: int | str = NOT_SENT
@@ -923,6 +940,8 @@ class SearchResult(Part, frozen=True):
     valid_from: str | None = None
     valid_until: str | None = None
     superseded_by: str | None = None
+    superseding_writer: str | None = None
+    disputed_by: list[str] | None = None
 
 
 class SearchResults(Reply, frozen=True):
@@ -958,7 +977,8 @@ class MemoryStored(Reply, frozen=True):
     """The memory's id, whether it is new, and its strength; `message` is for people.
 
     `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded. `also` has
-    the ids of the further memories, if the request had any.
+    the ids of the further memories, if the request had any. `disputed_by` are other writers that have another value of
+    its key: readers get the later one, and those writers theirs.
     """
 
     message: str = NOT_SENT
@@ -967,6 +987,7 @@ class MemoryStored(Reply, frozen=True):
     strength: float = NOT_SENT
     conflicts: list[BriefMemory] = NOT_SENT
     also: list[str] | None = None
+    disputed_by: list[str] | None = None
 
 
 class MemoryFields(TypedDict):
@@ -998,8 +1019,9 @@ class StoredBeforeFields(TypedDict):
 class SyncedMemoryFields(TypedDict):
     """A memory of another store, as `query_memory` returns it.
 
-    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by` and `written_by` are ignored: they
-    follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and `valid_until`.
+    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by`, `written_by` and the like are
+    ignored: they follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and
+    `valid_until`.
     """
 
     id: str

@@ -32,6 +32,7 @@ TOPICS = ("AGENT", "ERROR", "EVENT", "TRUST")  # of the feed; on the wire a colo
 ALWAYS_OWN = (  # with either grant: only an operator's key changes what another wrote
     "delete_interactions",
     "delete_memory",
+    "restore_memory",
     "delete_error_pattern",
     "commit_lease",
     "release_lease",

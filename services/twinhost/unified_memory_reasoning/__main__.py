@@ -235,6 +235,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     index_tables.PASSAGES_MIGRATION,
     vectors.PASSAGES_MIGRATION,
     STORED_BYTES,
+    details.OWNERS_MIGRATION,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (

@@ -27,6 +27,7 @@ from twinhost.unified_memory_reasoning.search.search import Search
 
 ANA = Caller("Ana", "pc2", frozenset({"agent"}), "SHA256:of-ana")
 BEN = Caller("Ben", "pc2", frozenset({"agent"}), "SHA256:of-ben")
+CAT = Caller("Cat", "pc2", frozenset({"agent"}), "SHA256:of-cat")
 OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
 
 

@@ -214,9 +214,15 @@ def test_the_graph_of_an_older_volume_is_found(bench: SearchedBench) -> None:
     bench.database.close()
     bench.path.unlink()
     bench.open(migrations_before(GRAPH_MIGRATION))
+    for number, item in enumerate([Item("entity", ("Ana", "person")), Item("observation", ("Ana", "likes tea"))]):
+        bench.database.execute(
+            "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
+            "written_by) VALUES (?, ?, CAST('[]' AS BLOB), ?, 1, 1, unixepoch(), 0, 'Ana')",
+            (f"m{number}", item.request["content"], GRAPH_SOURCE),
+        )
+        for keyword in item.request["keywords"]:
+            bench.database.execute("INSERT INTO memory_keywords VALUES (?, ?)", (keyword, number + 1))
     graph = Graph(bench)
-    graph.add("entity", "Ana", "person")
-    graph.add("observation", "Ana", "likes tea")
     bench.reopen()
     assert graph.with_text("likes TEA") == {"Ana\nperson", "Ana\nlikes tea"}
 

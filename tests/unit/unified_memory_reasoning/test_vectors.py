@@ -474,7 +474,7 @@ def test_filters_leave_no_place_to_what_they_exclude(bench: MeaningBench) -> Non
     assert bench.near("car", -9.0, keyword="car") == []
     assert bench.near("car", -9.0, until=time.time() - 3_600) == []
     details = f'{{"occurred_at": {time.time() - 7_200}}}'
-    bench.database.execute("INSERT INTO memory_details VALUES (1, 'm', 'A', 0, ?, NULL)", (details,))
+    bench.database.execute("INSERT INTO memory_details VALUES (1, 'm', 'A', 0, ?, NULL, 0)", (details,))
     assert bench.near("car", -9.0, until=time.time() - 3_600) == [MEMORY_ROWS + 1]
 
 

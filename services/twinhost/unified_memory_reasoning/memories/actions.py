@@ -29,18 +29,21 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     MemoryFound,
     MemoryHistory,
     MemoryReinforced,
+    MemoryRestored,
     MemoryStatus,
     MemoryStatusDocument,
     MemoryStored,
     MergeCounts,
     QueryMemory,
     ReinforceMemory,
+    RestoreMemory,
     StoreMemory,
     SyncedMemory,
     SyncMemories,
 )
 from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, deleted
 from twinhost.unified_memory_reasoning.memories.recall import Selection
+from twinhost.unified_memory_reasoning.memories.validity import marks_of
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
 _ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief
@@ -59,7 +62,7 @@ class MemoryActions(Feature):
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
         changes = msgspec.structs.replace(_changes(request, self._clock), strength=request.strength)
-        entry, new, conflicts = self._memories.put(request.name, changes, caller)
+        entry, new, conflicts, disputed_by = self._memories.put(request.name, changes, caller)
         stored: MemoryStored = {
             "status": SUCCESS,
             "message": f"memory {entry.memory.id} {'stored' if new else 'updated'}",
@@ -68,14 +71,16 @@ class MemoryActions(Feature):
             "strength": entry.memory.strength,
             "conflicts": conflicts,
         }
+        if disputed_by:
+            stored["disputed_by"] = list(disputed_by)
         if request.also:
             stored["also"] = self._memories.add([_changes(memory, self._clock) for memory in request.also], caller)
         return stored
 
     @action()
-    def get(self, request: GetMemory, _: Caller) -> MemoryFound:
+    def get(self, request: GetMemory, caller: Caller) -> MemoryFound:
         moment = None if request.as_of is None else seconds_of(request.as_of, "$.as_of")
-        entry = self._memories.get(request.key, request.name, moment)
+        entry = self._memories.get(request.key, request.name, moment, caller.name)
         return {"status": SUCCESS, "memory_id": entry.memory.id, "memory": self._document(entry)}
 
     @action()
@@ -119,6 +124,13 @@ class MemoryActions(Feature):
             "forgotten": present.forgotten,
             "recovered": recovered,
         }
+
+    @action(mutates=True)
+    def restore(self, request: RestoreMemory, caller: Caller) -> MemoryRestored:
+        entry = self._memories.restore(request.name, caller)
+        message = f"memory {entry.memory.id} is {entry.written_by}'s value; others can't end it"
+        memory = self._document(entry)
+        return {"status": SUCCESS, "message": message, "memory_id": entry.memory.id, "memory": memory}
 
     @action(mutates=True, from_reserve=True)
     def delete(self, request: DeleteMemory, caller: Caller) -> MemoryDeleted:
@@ -246,7 +258,7 @@ def _document(present: Present) -> MemoryDocument:
         "written_by": present.entry.written_by,
         **({"deleted": True} if memory.deleted else {}),
         **DETAILS.shown(msgspec.structs.replace(details, valid_until=end.valid_until)),
-        **({} if end.superseded_by is None else {"superseded_by": end.superseded_by}),
+        **marks_of(end),
     }
     if strength != memory.strength or end.valid_until != details.valid_until:
         until = None if details.valid_until is None else iso_time(details.valid_until)

@@ -8,7 +8,7 @@ and if neither supersedes the other, at once or later.
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import combinations, islice, product
-from typing import Any, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from twinhost.fence import one_line
 from twinhost.moments import iso_time
@@ -72,6 +72,7 @@ class Audited(TypedDict):
     expired: list[BriefMemory]
     review_due: list[BriefMemory]
     more: list[str]
+    disputed: NotRequired[list[list[BriefMemory]]]
 
 
 class MemoryAudit:
@@ -149,6 +150,7 @@ class MemoryAudit:
             "never_read": past(_UNREAD),
             "expired": past(_PAST.format("valid_until")),
             "review_due": past(_PAST.format("review_at")),
+            "disputed": briefs(map(tuple, self._validity.disputed(_MOST_GROUPS, now))),
         }
         audited: dict[str, Any] = {name: entries[:limit] for name, entries in lists.items()}
         audited["more"] = [name for name, entries in lists.items() if len(entries) > limit]

@@ -73,6 +73,17 @@ DROP INDEX memory_details_by_key;
 CREATE INDEX memory_details_by_key ON memory_details (folded_key, starts, id, written_by)
 WHERE folded_key IS NOT NULL;
 """  # without a value, which SQL can't compute: see `Validity.fold_keys`
+# What a value ends of another writer: nothing; what it did before there was such a rule, until that is restored; or
+# everything, as an operator's.
+ENDS_OWN, ENDS_UNTIL_RESTORED, ENDS_ALL = 0, 1, 2
+OWNERS_MIGRATION = """
+ALTER TABLE memory_details ADD COLUMN ends INTEGER NOT NULL DEFAULT 1;
+CREATE INDEX memory_details_by_key_and_writer ON memory_details (folded_key, written_by, starts, id)
+WHERE folded_key IS NOT NULL;
+CREATE INDEX memory_details_that_end ON memory_details (folded_key, starts, id)
+WHERE folded_key IS NOT NULL AND ends > 0;
+CREATE TABLE memory_restored (number INTEGER PRIMARY KEY REFERENCES memories (number) ON DELETE CASCADE) STRICT;
+"""
 DETAILS = Fields(Details)
 NONE = DETAILS.none
 decode_details = msgspec.json.Decoder(Details).decode  # as they are stored

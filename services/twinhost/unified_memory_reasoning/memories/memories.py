@@ -51,11 +51,12 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Put(NamedTuple):
-    """A stored memory, whether it is new, and the memories that it contradicts."""
+    """A stored memory, whether it is new, the memories that it contradicts, and who has another value of its key."""
 
     entry: Kept
     new: bool
     conflicts: list[BriefMemory]
+    disputed_by: Sequence[str]
 
 
 class Merged(msgspec.Struct, frozen=True):
@@ -153,13 +154,14 @@ class Memories(MemoryReads):
         )
         return [memory.id for memory in memories]
 
-    def get(self, key: str | None, memory_id: str, moment: float | None = None) -> Kept:
+    def get(self, key: str | None, memory_id: str, moment: float | None = None, reader: str | None = None) -> Kept:
         """Return a memory, or the value of its key or its history at a time; unless it is forgotten, it is accessed.
 
         Args:
             key: whose value; None if the memory is named by its id.
             memory_id: the id, if there is no key.
             moment: the time; None: now, or what has the id.
+            reader: a writer whose own value of the key, if it has one now, goes before those of others.
 
         Raises:
             NotFound: there is none, or its writer is quarantined.
@@ -168,7 +170,8 @@ class Memories(MemoryReads):
             entry = self.find(memory_id)
         else:
             known = self.find(memory_id).memory.details.key if key is None else key
-            entry = self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
+            own = self._own_value(known, reader) if moment is None else None
+            entry = own or self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
         return self.upkeep.access([entry])[0]
 
     def present(self, entries: Iterable[Kept]) -> list[Present]:
@@ -200,6 +203,13 @@ class Memories(MemoryReads):
         if (entry := self._visible(memory_id)) is None:
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
         return entry
+
+    def _own_value(self, key: str | None, writer: str | None) -> Kept | None:
+        if key is None or writer is None:
+            return None
+        number = self._validity.own_value(key, writer, now_ms(self.clock))
+        entry = None if number is None else self._rows.read(number)
+        return None if entry is None else self.upkeep.fresh(entry)
 
     def _valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
         """Return the value of a key, or of a memory's history, that was valid at a time; also a forgotten one.
@@ -244,6 +254,18 @@ class Memories(MemoryReads):
             memory = msgspec.structs.replace(memory, details=details, revised=_after(before, now))
         (present,) = self.present([self._rows.write(memory, before.written_by, before)])
         return present, self._fading.forgotten(was, now)
+
+    def restore(self, memory_id: str, caller: Caller) -> Kept:
+        """Let nobody end a memory any more but its writer and operators; return it.
+
+        Raises:
+            NotFound: there is none, or its writer is quarantined.
+            NotGranted: it belongs to another caller.
+        """
+        entry = self.find(memory_id)
+        _require_writer(entry, caller)
+        self._validity.restore(entry.number)
+        return entry
 
     def remove(self, memory_id: str, caller: Caller) -> None:
         """Delete a memory; a tombstone without its body stays.
@@ -301,13 +323,19 @@ class Memories(MemoryReads):
                     "at `$.supersedes`"
                 )
             caller.require_change(f"memory {superseded[:64]!r}", entry.written_by)
+            if self._validity.is_restored(entry.number):
+                what = f"memory {superseded[:64]!r}, which its writer has restored,"
+                caller.require_own(what, entry.written_by, instead="store yours without `supersedes`")
             if superseded in later:
                 raise MalformedRequest(
                     f"memory {superseded[:64]!r} already supersedes this one, so neither would be valid; store the new "
                     "value under another id - at `$.supersedes`"
                 )
         entry = self._write(memory, caller, before)
-        return Put(entry, new, [] if self._hidden(entry) else self._audit.conflicts(entry.number, memory))
+        keyed = memory.details.key is not None
+        disputed_by = self._validity.ends([entry.number]).get(entry.number, NO_END).disputed_by if keyed else ()
+        conflicts = [] if self._hidden(entry) else self._audit.conflicts(entry.number, memory)
+        return Put(entry, new, conflicts, disputed_by)
 
     def _details(self, was: Details, given: dict[str, Any], now: float) -> Details:
         """Return the details after a change; the value of a key, or what supersedes another, begins at some time."""

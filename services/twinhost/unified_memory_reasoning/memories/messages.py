@@ -19,6 +19,7 @@ from twinhost.unified_memory_reasoning.memories.model import (
     is_visible,
 )
 from twinhost.unified_memory_reasoning.memories.recall import MemoryInBrief, StrengthDocument
+from twinhost.unified_memory_reasoning.memories.validity import Marks
 
 MAX_KEYWORDS = 64
 MAX_AT_ONCE = 1_000
@@ -63,8 +64,9 @@ class StoreMemory(_StoredMemory, tag="store_memory"):
 
     Without an `id` (or `memory_id`), it gets a new one. `key` names what the fact is about, in any case, and all
     writers share it: a memory with the same key and a later `valid_from` (by default `occurred_at`, or now) follows the
-    present one, which stays in the history. `supersedes` names memories that this one follows without a key. A memory
-    with `pin` is never forgotten. `also` has further memories, which are stored with this one: all of them or none.
+    present one, which stays in the history, and if it is another writer's, that writer's value. `supersedes` names
+    memories that this one follows without a key. A memory with `pin` is never forgotten. `also` has further memories,
+    which are stored with this one: all of them or none.
     """
 
     also: Annotated[list[FurtherMemory], msgspec.Meta(max_length=MAX_AT_ONCE)] | None = None
@@ -95,8 +97,8 @@ class _OneMemory(Request):
 class GetMemory(_OneMemory, tag="get_memory"):
     """Return one memory, even a forgotten one; this counts as an access, unless the memory is forgotten.
 
-    With `key` it is the present value of the key. With `as_of` it is the value of the key, or of the history of the
-    named memory, that was valid at that time.
+    With `key` it is the present value of the key, the caller's own if it has one. With `as_of` it is the value of the
+    key, or of the history of the named memory, that was valid at that time.
     """
 
     key: KEY | None = None
@@ -177,6 +179,13 @@ class ReinforceMemory(_OneMemory, tag="reinforce_memory"):
     pin: bool | None = None
 
 
+class RestoreMemory(_OneMemory, tag="restore_memory"):
+    """Keep a memory of your own as your value, which another writer's has ended; an operator may restore any.
+
+    From then on nobody else ends it, but an operator.
+    """
+
+
 class DeleteMemory(_OneMemory, tag="delete_memory"):
     """Delete a memory of your own; an operator may delete any."""
 
@@ -207,8 +216,9 @@ class _SyncedMemory(msgspec.Struct, kw_only=True):
 class SyncedMemory(_SyncedMemory, kw_only=True):
     """A memory of another store, as `query_memory` returns it.
 
-    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by` and `written_by` are ignored: they
-    follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and `valid_until`.
+    `created` and `revised` default to `last_accessed`. `forgotten`, `superseded_by`, `written_by` and the like are
+    ignored: they follow from the other memories and from the caller. `as_stored`, if present, replaces `strength` and
+    `valid_until`.
     """
 
     as_stored: StoredBefore | None = None
@@ -276,14 +286,15 @@ class _ShownMemory(TypedDict):
     deleted: NotRequired[Literal[True]]
 
 
-class MemoryDocument(_ShownMemory):
+class MemoryDocument(_ShownMemory, Marks):
     """A memory; a tombstone has `deleted` and an empty body.
 
     `strength` is the present one. `valid_until` is when the memory ceases to be valid, and `superseded_by` the memory
-    that follows it. Fields without a value are absent, and so is `as_stored` if what is shown is what is stored.
+    that follows it; `superseding_writer` has written that one, if another has. `disputed_by` are other writers that
+    have another value of its key. Fields without a value are absent, and so is `as_stored` if what is shown is what is
+    stored.
     """
 
-    superseded_by: NotRequired[str]
     as_stored: NotRequired[AsStored]
 
 
@@ -291,7 +302,8 @@ class MemoryStored(TypedDict):
     """The memory's id, whether it is new, and its strength; `message` is for people.
 
     `conflicts` lists at most 10 memories that contradict it: neither has a key, and neither is superseded. `also` has
-    the ids of the further memories, if the request had any.
+    the ids of the further memories, if the request had any. `disputed_by` are other writers that have another value of
+    its key: readers get the later one, and those writers theirs.
     """
 
     status: Literal["ok"]
@@ -301,6 +313,7 @@ class MemoryStored(TypedDict):
     strength: float
     conflicts: list[BriefMemory]
     also: NotRequired[list[str]]
+    disputed_by: NotRequired[list[str]]
 
 
 class MemoryFound(TypedDict):
@@ -341,7 +354,9 @@ class MemoryAuditDocument(Audited):
     """Memories that need attention; `more` names the lists that have further entries.
 
     `contradictory` has pairs and `duplicates` groups of memories with the same text, neither with a key. `never_read`
-    begins with the longest unread one; `expired` depends on `valid_until`, `review_due` on `review_at`.
+    begins with the longest unread one; `expired` depends on `valid_until`, `review_due` on `review_at`. `disputed` has
+    groups of values that several writers have of one key, and pairs of a memory and another writer's that supersedes
+    it.
     """
 
     status: Literal["ok"]
@@ -356,6 +371,15 @@ class MemoryReinforced(TypedDict):
     strength: float
     forgotten: bool
     recovered: bool
+
+
+class MemoryRestored(TypedDict):
+    """The memory as it is now; `message` is for people."""
+
+    status: Literal["ok"]
+    message: str
+    memory_id: str
+    memory: MemoryDocument
 
 
 class MemoryDeleted(TypedDict):

@@ -8,7 +8,7 @@ import msgspec
 
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store.database import Database
-from twinhost.unified_memory_reasoning.memories.details import NONE, decode_details
+from twinhost.unified_memory_reasoning.memories.details import ENDS_ALL, ENDS_OWN, NONE, decode_details
 from twinhost.unified_memory_reasoning.memories.model import DAY_S, Fading, Idle, Kept, Memory, folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
 
@@ -186,6 +186,7 @@ class MemoryRows:
         live_of = before.written_by if before is not None and not before.memory.deleted else None
         gone_of = before.written_by if before is not None and before.memory.deleted else None
         most_of_writer = self._most if of_an_operator else self._most_of_a_writer
+        ends = ENDS_ALL if of_an_operator else ENDS_OWN
         if memory.deleted:
             self._live.move(live_of, None)
             self._gone.move(gone_of, written_by)
@@ -200,7 +201,7 @@ class MemoryRows:
             if live_of != written_by:
                 self._require_room(written_by, 1, most_of_writer)
             self._live.move(live_of, written_by)
-            number = self._update(memory, written_by, was)
+            number = self._update(memory, written_by, was, ends, same_writer=live_of == written_by)
             self._note_changes([memory])
         return Kept(memory, number, written_by)
 
@@ -222,7 +223,7 @@ class MemoryRows:
             [(number, *self._columns(memory, written_by)) for number, memory in numbered],
         )
         self._index(numbered)
-        self._write_details(numbered, written_by)
+        self._write_details(numbered, written_by, ENDS_ALL if of_an_operator else ENDS_OWN)
         self._note_changes(memories)
         return numbers
 
@@ -279,7 +280,7 @@ class MemoryRows:
     def _select(self, query: str, key: str | int) -> Kept | None:
         return self._database.select_one(_kept, query, (key,))
 
-    def _update(self, memory: Memory, written_by: str, was: Memory) -> int:
+    def _update(self, memory: Memory, written_by: str, was: Memory, ends: int, *, same_writer: bool) -> int:
         places = ", ".join(["?"] * _WRITTEN.count(","))
         number: int = self._database.value(
             f"UPDATE memories SET ({_WRITTEN}) = ({places}, ?) WHERE id = ? RETURNING number",  # noqa: S608 - constants
@@ -289,8 +290,10 @@ class MemoryRows:
             self._database.execute("DELETE FROM memory_keywords WHERE number = ?", (number,))
             self._index([(number, memory)])
         if was.details != NONE:
+            if same_writer and _ending(memory) == _ending(was):  # it ends what it did
+                ends = self._database.value("SELECT ends FROM memory_details WHERE number = ?", (number,))
             self._database.execute("DELETE FROM memory_details WHERE number = ?", (number,))
-        self._write_details([(number, memory)], written_by)
+        self._write_details([(number, memory)], written_by, ends)
         return number
 
     def _columns(self, memory: Memory, written_by: str) -> tuple[Any, ...]:
@@ -302,14 +305,15 @@ class MemoryRows:
             *(memory.strength, *times, forgotten, written_by),
         )
 
-    def _write_details(self, numbered: Sequence[tuple[int, Memory]], written_by: str) -> None:
+    def _write_details(self, numbered: Sequence[tuple[int, Memory]], written_by: str, ends: int) -> None:
         detailed = [(number, memory) for number, memory in numbered if memory.details != NONE]
         self._insert(
-            "memory_details (number, id, written_by, starts, details, folded_key)",
+            "memory_details (number, id, written_by, starts, details, folded_key, ends)",
             [
                 (
                     *(number, memory.id, written_by, memory.starts, msgspec.json.encode(memory.details).decode()),
                     folded_key(memory.details.key),
+                    ends,
                 )
                 for number, memory in detailed
             ],
@@ -365,6 +369,11 @@ class MemoryRows:
         ).fetchone()
         self._database.execute("DELETE FROM memory_changes WHERE id = ?", (memory_id,))
         self._gone.move(writer, None)
+
+
+def _ending(memory: Memory) -> tuple[object, ...]:
+    """Return what decides which memories one ends."""
+    return folded_key(memory.details.key), memory.starts, memory.details.supersedes
 
 
 def _require_room(count: int, most: int, of_what: str) -> None:

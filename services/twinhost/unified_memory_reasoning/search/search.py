@@ -23,7 +23,7 @@ from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.memories.details import DETAILS, NONE, decode_details
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS_OF_ROW, strength_now
-from twinhost.unified_memory_reasoning.memories.validity import NO_END, Validity
+from twinhost.unified_memory_reasoning.memories.validity import NO_END, Marks, Validity, marks_of
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
 from twinhost.unified_memory_reasoning.search.index import SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import (
@@ -99,7 +99,7 @@ class _Result(TypedDict):
     passage: NotRequired[str]
 
 
-class SearchResult(_Result):
+class SearchResult(_Result, Marks):
     """One result; `score` is 0 to 1, `timestamp` (ISO-8601) is when it occurred, or else was stored.
 
     `score` orders the results of one search. `similarity`, 0 to 1, is the same before what is not valid was put back.
@@ -108,9 +108,9 @@ class SearchResult(_Result):
     given. `content_bytes` is the size of the whole, also if `content` is `cut`. `passage` is the part of a long content
     that fits best. `valid_until` is when a memory ceases to be valid, and `superseded_by` the memory that follows it;
     both are absent if there is none. `valid_from` marks a memory that is not valid yet at the time of the search.
+    `superseding_writer` has written the memory that follows, if another has; then this one is not put back, as it is
+    still its writer's. `disputed_by` are other writers that have another value of its key.
     """
-
-    superseded_by: NotRequired[str]
 
 
 class Ranked(NamedTuple):
@@ -228,7 +228,7 @@ class Search:
         memories = [text.row - MEMORY_ROWS for text in texts if text.row >= MEMORY_ROWS]
         moment = round(now, 3)
         coming = self._validity.not_yet(memories, moment)
-        invalid = self._validity.ended(memories, moment) | coming.keys()
+        invalid = self._validity.over(memories, moment) | coming.keys()
         similarity = {text.row: max(0.0, relevance[text.row]) for text in texts}  # may exceed 1, which orders them
         scores = {
             row: similar * (NOT_VALID if row - MEMORY_ROWS in invalid else 1.0) for row, similar in similarity.items()
@@ -290,9 +290,7 @@ class Search:
             known = NONE if details is None else decode_details(details)
             now_valid = msgspec.structs.replace(known, valid_from=ranked.valid_from, valid_until=end.valid_until)
             shown: Any = result | DETAILS.shown(now_valid, in_search=True)
-            if end.superseded_by is not None:
-                shown["superseded_by"] = end.superseded_by
-            read: SearchResult = shown
+            read: SearchResult = shown | marks_of(end)
             return read
 
         row = ranked.row
