@@ -5,14 +5,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 import pytest
 import zmq
 
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.secure_zmq.framing.messages import discard_rest, receive, send
+from twinhost.secure_zmq.framing.messages import discard_rest, new_account, receive, send
 from twinhost.secure_zmq.sockets import DONTWAIT, last_endpoint
 from twinhost.worker import signals_blocked
 
@@ -54,6 +54,12 @@ def remote(context: "Context", router: Socket) -> Socket:
     socket.routing_id = b"remote"
     socket.connect(last_endpoint(router))
     return socket
+
+
+def send_counted(router: Socket, messages: Iterable[tuple[list[bytes], bytes]], *, at_once: bool) -> list[int]:
+    """Send messages that count for one connection's account."""
+    account = new_account(new_account())
+    return send(router, [(route, content, account) for route, content in messages], at_once=at_once)
 
 
 def first_of(router: Socket) -> tuple[bytes, zmq.Frame]:
@@ -209,7 +215,7 @@ def test_signals_send_no_reply_to_another_peer(router: Socket, peer: Socket, rem
         for _ in range(20):
             signal.setitimer(signal.ITIMER_REAL, EVERY_S, EVERY_S)
             for _ in range(3):
-                assert send(router, replies, at_once=at_once) == []
+                assert send_counted(router, replies, at_once=at_once) == []
             signal.setitimer(signal.ITIMER_REAL, 0)
             for name, socket in ((b"peer", peer), (b"remote", remote)):
                 for _ in range(3 * 250):
@@ -231,7 +237,7 @@ def test_a_message_that_was_sent_in_part_is_an_error() -> None:
             peer.connect("inproc://router")
             terminating.start()
             try:
-                while zmq.ETERM not in send(router, [([b"peer", *[b""] * 100], b"")], at_once=True):
+                while zmq.ETERM not in send_counted(router, [([b"peer", *[b""] * 100], b"")], at_once=True):
                     pass
                 sent_in_part = False
             except zmq.ZMQError as error:
@@ -251,10 +257,10 @@ def test_messages_are_sent_in_order_by_their_routes(
         each.send(b"request")
         first_of(router)
     replies = [([b"peer", b"1", b""], b"first"), *(([b"remote"], bytes([number])) for number in range(200))]
-    assert send(router, replies, at_once=at_once) == []
+    assert send_counted(router, replies, at_once=at_once) == []
     assert peer.recv_multipart() == [b"1", b"", b"first"]
     assert [remote.recv() for _ in range(200)] == [bytes([number]) for number in range(200)]
-    assert send(router, [], at_once=at_once) == []
+    assert send_counted(router, [], at_once=at_once) == []
 
 
 @pytest.mark.parametrize("at_once", [True, False])
@@ -265,7 +271,7 @@ def test_who_cannot_be_sent_to_delays_nobody(router: Socket, peer: Socket, remot
         first_of(router)
     many = 3 * (router.sndhwm + remote.rcvhwm)
     replies = [([b"gone"], b""), *[([b"peer", b""], b"")] * many, ([b"remote"], b"1"), ([b"remote"], b"2")]
-    failed = send(router, replies, at_once=at_once)
+    failed = send_counted(router, replies, at_once=at_once)
     assert failed == [zmq.EHOSTUNREACH, *[zmq.EAGAIN] * (len(failed) - 1)]
     assert many / 3 < len(failed) <= many
     assert [remote.recv_multipart(), remote.recv_multipart()] == [[b"1"], [b"2"]]
@@ -279,8 +285,8 @@ def test_no_frame_is_sent_of_a_message_that_is_wrong(router: Socket, peer: Socke
     other = ([b"another peer"], b"")
     for wrong in (([b"peer", "text"], b""), ([b"peer"] + [b""] * 125, b""), ([b"peer"], "text"), ([], b"")):
         with pytest.raises((TypeError, ValueError)):
-            send(router, [([b"peer"], b""), wrong, other], at_once=True)  # type: ignore[list-item]
-    assert send(router, [([b"peer"] + [b""] * 124, b"reply"), other], at_once=True) == [zmq.EHOSTUNREACH]
+            send_counted(router, [([b"peer"], b""), wrong, other], at_once=True)  # type: ignore[list-item]
+    assert send_counted(router, [([b"peer"] + [b""] * 124, b"reply"), other], at_once=True) == [zmq.EHOSTUNREACH]
     assert peer.recv_multipart() == [b""] * 124 + [b"reply"]
 
 
@@ -314,5 +320,38 @@ def test_what_is_not_sent_is_freed(router: Socket, route: list[bytes], content: 
     before = process.memory_info().rss
     for _ in range(300):
         with contextlib.suppress(TypeError):
-            send(router, [(route, content)], at_once=True)
+            send_counted(router, [(route, content)], at_once=True)
     assert process.memory_info().rss - before < 50_000_000  # of 150 MB
+
+
+def test_what_libzmq_holds_is_counted(router: Socket, remote: Socket, peer: Socket) -> None:
+    """Of each connection, and of all of an owner; until libzmq has let go of it and of the one after it."""
+    owner = new_account()
+    one, other = new_account(owner), new_account(owner)
+    for each in (remote, peer):
+        each.send(b"request")
+        first_of(router)
+    assert send(router, [([b"peer"], LARGE, one)] * 3 + [([b"remote"], LARGE, other)], at_once=False) == []
+    assert 3 * len(LARGE) <= one.unsent < 3 * len(LARGE) + 2_000
+    assert one.of_owner == owner.unsent == one.unsent + other.unsent
+    assert [len(peer.recv()) for _ in range(3)] == [len(LARGE)] * 3
+    assert len(remote.recv()) == len(LARGE)
+    wait_until(lambda: max(one.unsent, other.unsent) < 1.01 * len(LARGE), PATIENCE_S, "the last one counts")
+    for account in (one, other):
+        account.drained()
+    assert owner.unsent == 0
+
+
+def test_what_an_ended_connection_left_is_not_counted(router: Socket, remote: Socket) -> None:
+    """Neither what was queued, nor the last one."""
+    owner = new_account()
+    account = new_account(owner)
+    remote.rcvhwm = 1
+    remote.send(b"request")
+    first_of(router)
+    send(router, [([b"remote"], LARGE, account)] * 200, at_once=False)
+    assert owner.unsent > 50 * len(LARGE)
+    remote.close(0)
+    wait_until(lambda: router.poll(1) or owner.unsent < 1.01 * len(LARGE), PATIENCE_S, "the queue is freed")
+    del account
+    assert owner.unsent == 0

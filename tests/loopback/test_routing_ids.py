@@ -20,7 +20,8 @@ from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
 from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
-from twinhost.secure_zmq.sessions import SecuredSessions, Session
+from twinhost.secure_zmq.session import Session
+from twinhost.secure_zmq.sessions import SecuredSessions
 
 pytestmark = pytest.mark.usefixtures("received_by")
 
@@ -29,6 +30,8 @@ Context = zmq.Context[zmq.Socket[bytes]]
 
 class Collector:
     """In the dispatcher's place: answers with the payload, and takes in what comes until the test has it answer."""
+
+    max_payload_bytes = 65_536
 
     def __init__(self) -> None:
         self.entered, self.gate, self.looking = threading.Event(), threading.Event(), threading.Event()

@@ -287,11 +287,11 @@ def prepare_agent(
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
-    server = Server(server_socket, dispatcher, tick, clock)
+    server = Server(server_socket, dispatcher, tick, clock, budgets)
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
-    _add_checks(health, server, database, quarantines=rebuilds is not None)
+    _show(health, usage, server, database, quarantines=rebuilds is not None)
     publisher.feed = feed
     _write_port(settings)
     for companion in companions:
@@ -343,7 +343,8 @@ def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLim
     session_limits.per_key = limits.sessions_per_key
 
 
-def _add_checks(health: Health, server: Server, database: Database, *, quarantines: bool) -> None:
+def _show(health: Health, usage: Usage, server: Server, database: Database, *, quarantines: bool) -> None:
+    usage.register("unsent_bytes", server.backlog.used)
     health.add(
         "socket_loop",
         lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",

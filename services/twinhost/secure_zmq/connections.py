@@ -359,6 +359,15 @@ class Connections:
             self._mark(fd, address, reason)
             self._marked[fd, self.remote(fd)] = address, reason
 
+    def close_now(self, fd: int, peer: tuple[str, int] | None, reason: str) -> None:
+        """Close the connection that has this descriptor, if `peer` is what `remote` returns; on the socket's thread."""
+        with self._lock:
+            if peer is None or self.remote(fd) != peer:
+                return
+            self._mark(fd, peer[0], reason)
+            connection = self._open[fd]
+        self._close(connection, reason)  # where that fails, the next `close_refused()` tries again
+
     def remote_from(self, fd: int, address: str) -> tuple[str, int] | None:
         """Return what `remote` does if a message from that address may have come over the descriptor's connection."""
         peer = self.remote(fd)

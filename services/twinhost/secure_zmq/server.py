@@ -16,7 +16,9 @@ import zmq
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
+from twinhost.secure_zmq.backlog import LOOK_FROM_BYTES, Backlog
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
@@ -67,6 +69,7 @@ class Server:
         dispatcher: Dispatcher,
         on_tick: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
+        budgets: Budgets | None = None,
     ) -> None:
         self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._server_socket = server_socket
@@ -82,6 +85,7 @@ class Server:
         server_socket.handshakes.listen(lambda *_: self._tick_soon())  # which leave something to be recorded
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
+        self.backlog = Backlog(self._sessions, budgets or Budgets(), dispatcher.max_payload_bytes)
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
@@ -294,7 +298,10 @@ class Server:
             caller = self._sessions.caller_of(routing_id, frame, now)
         except PeerNotLive as error:
             fault = detached(error)
-        back = Return(route, self._sessions.session_of(routing_id))
+        session = self._sessions.session_of(routing_id)
+        back = Return(route, session)
+        if caller is not None and session is not None and session.account.of_owner > LOOK_FROM_BYTES:
+            fault = fault or self.backlog.refusal(caller, session)
         if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
             batch.add(back, Inbound(view, caller, fault))
             return
@@ -393,10 +400,15 @@ class Server:
         """Yield each reply to its caller, and not to another peer that has chosen the same routing-id by then."""
         leads_to = self._sessions.leads_to
         for back, reply in answered:
-            if leads_to(back.route[0], back.session):
-                yield back.route, reply
-            else:
+            session = back.session
+            if not leads_to(back.route[0], session):
                 failed.append(zmq.EHOSTUNREACH)
+            elif session is None:
+                yield back.route, reply, None
+            elif session.account.of_owner + len(reply) <= LOOK_FROM_BYTES or self.backlog.fits(session, len(reply)):
+                yield back.route, reply, session.account
+            else:
+                failed.append(zmq.EAGAIN)
 
 
 def _in_frames(back: Return, replies: list[bytes]) -> list[Answered]:

@@ -3,14 +3,15 @@
 from collections import Counter, deque
 from collections.abc import Mapping
 
-import msgspec
 import zmq
 
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
 from twinhost.secure_zmq.connections import Connections, SessionLimits
 from twinhost.secure_zmq.errors import PeerNotLive
+from twinhost.secure_zmq.framing.messages import new_account
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
+from twinhost.secure_zmq.session import Account, Session
 
 
 def origin(frame: zmq.Frame) -> tuple[int, str]:
@@ -20,19 +21,6 @@ def origin(frame: zmq.Frame) -> tuple[int, str]:
         zmq.ZMQError: the message did not come over a connection.
     """
     return int(frame.get(zmq.SRCFD)), str(frame.get("Peer-Address"))
-
-
-class Session(msgspec.Struct, frozen=True, gc=False):
-    """A connection over which messages came: its owner's name, its descriptor, and its remote address and port."""
-
-    name: str
-    fd: int
-    address: str | None  # None: it had ended before this was read
-    port: int
-
-    @property
-    def remote(self) -> tuple[str, int] | None:
-        return None if self.address is None else (self.address, self.port)
 
 
 class SecuredSessions:
@@ -50,6 +38,7 @@ class SecuredSessions:
         self._handshakes = handshakes or Handshakes()
         self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
+        self._accounts: dict[str, Account] = {}  # by owner, of all its connections
         self._ended: deque[int] = deque()
         self._last_seen: dict[str, float] = {}  # by fingerprint
         self.seen_since: float | None = None  # when that record began
@@ -75,9 +64,10 @@ class SecuredSessions:
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
             self.connections.note_key(fd, address, caller.fingerprint)
-            remote = self.connections.remote_from(fd, address) or (None, 0)
-            self._sessions[routing_id] = Session(caller.name, fd, *remote)
-            if remote[0] is None:
+            host, port = self.connections.remote_from(fd, address) or (None, 0)
+            account = new_account(self._account_of(caller.name))
+            self._sessions[routing_id] = Session(caller.name, fd, host, port, account)
+            if host is None:
                 self.disconnected(fd)  # it had ended before, so its end is not reported any more
         self._last_seen[caller.fingerprint] = now
         return caller
@@ -85,6 +75,18 @@ class SecuredSessions:
     def caller_now(self, fingerprint: str | None) -> Caller | None:
         """Return the caller that holds a key, as of now; None where the key is refused now."""
         return None if fingerprint is None else self._peers.live(fingerprint)
+
+    def caller_named(self, name: str) -> Caller | None:
+        """Return an owner of sessions, where one of its keys is valid now."""
+        return self._peers.caller_named(name)
+
+    def of_owner(self, name: str) -> list[Session]:
+        """Return the sessions of one owner."""
+        return [session for session in self._sessions.values() if session.name == name]
+
+    def unsent(self) -> dict[str, float]:
+        """Return how many bytes each owner has not read."""
+        return {name: account.unsent for name, account in self._accounts.items()}
 
     def session_of(self, routing_id: bytes) -> Session | None:
         """Return the session that the last message under a routing-id belongs to; None where none is known."""
@@ -136,6 +138,12 @@ class SecuredSessions:
         """Start with what was known before this process; `since` is when that record began."""
         self._last_seen, self.seen_since = dict(seen), since
 
+    def _account_of(self, name: str) -> Account:
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = new_account()
+        return account
+
     def _require_recorded(self, caller: Peer, frame: zmq.Frame) -> None:
         try:
             self._handshakes.require_recorded(caller.fingerprint)
@@ -170,6 +178,15 @@ class OpenSessions:
 
     def caller_now(self, fingerprint: str | None) -> Caller | None:
         return UNAUTHENTICATED
+
+    def caller_named(self, name: str) -> Caller | None:
+        return UNAUTHENTICATED
+
+    def of_owner(self, name: str) -> list[Session]:
+        return []
+
+    def unsent(self) -> dict[str, float]:
+        return {}
 
     def session_of(self, routing_id: bytes) -> Session | None:
         return None

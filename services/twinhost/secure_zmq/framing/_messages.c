@@ -8,6 +8,8 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <sched.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -19,6 +21,7 @@ enum { SEPARATOR = 0x1e };        /* forms.py */
 
 static int (*zmq_msg_init)(zmq_msg_t *);
 static int (*zmq_msg_init_size)(zmq_msg_t *, size_t);
+static int (*zmq_msg_init_data)(zmq_msg_t *, void *, size_t, void (*)(void *, void *), void *);
 static int (*zmq_msg_close)(zmq_msg_t *);
 static int (*zmq_msg_move)(zmq_msg_t *, zmq_msg_t *);
 static int (*zmq_msg_recv)(zmq_msg_t *, void *, int);
@@ -35,7 +38,7 @@ typedef struct {
     zmq_msg_t message;
 } Frame;
 
-static PyTypeObject *frame_type;
+static PyTypeObject *frame_type, *account_type;
 static PyObject *last_text; /* of a property: most messages have the identity of the one before */
 
 static PyObject *raise_zmq_error(int number) {
@@ -186,6 +189,88 @@ static PyObject *discard(PyObject *module, PyObject *argument) {
     return number ? raise_zmq_error(number) : PyLong_FromLong(frames);
 }
 
+/* The bytes of a connection's messages, and of all of its owner's, that libzmq holds. libzmq lets go of a message on
+   any thread, without the GIL, as soon as it has encrypted it; the encrypted one is then what it is sending, until the
+   next one follows. So each message counts until libzmq lets go of the next one. */
+typedef struct Counter {
+    atomic_llong bytes, last;
+    atomic_int ended, references;
+    struct Counter *owner;
+} Counter;
+
+typedef struct {
+    PyObject_HEAD
+    Counter *counter;
+} Account;
+
+typedef struct {
+    Counter *counter;
+    long long counted;
+    char data[];
+} Counted;
+enum { BESIDE_CONTENT = 256 }; /* bytes that a message takes besides its content: its frames' places, and its route */
+
+static void count(Counter *counter, long long more) {
+    for (; counter; counter = counter->owner) atomic_fetch_add(&counter->bytes, more);
+}
+
+static void drop_counter(Counter *counter) {
+    while (counter && atomic_fetch_sub(&counter->references, 1) == 1) {
+        Counter *owner = counter->owner;
+        free(counter);
+        counter = owner;
+    }
+}
+
+static void forget_last(Counter *counter) { count(counter, -atomic_exchange(&counter->last, 0)); }
+
+static void let_go(void *data, void *hint) {
+    Counted *content = hint;
+    Counter *counter = content->counter;
+    count(counter, -atomic_exchange(&counter->last, content->counted));
+    if (atomic_load(&counter->ended)) forget_last(counter);
+    drop_counter(counter);
+    free(content);
+}
+
+static PyObject *account_new(PyTypeObject *type, PyObject *arguments, PyObject *unused) {
+    PyObject *owner = NULL;
+    if (!PyArg_ParseTuple(arguments, "|O!", account_type, &owner)) return NULL;
+    Counter *counter = calloc(1, sizeof(Counter));
+    Account *self = counter ? PyObject_New(Account, type) : NULL;
+    if (!self) {
+        free(counter);
+        return PyErr_Occurred() ? NULL : PyErr_NoMemory();
+    }
+    atomic_store(&counter->references, 1);
+    if (owner && (counter->owner = ((Account *)owner)->counter)) atomic_fetch_add(&counter->owner->references, 1);
+    self->counter = counter;
+    return (PyObject *)self;
+}
+
+static void account_dealloc(Account *self) {
+    PyTypeObject *type = Py_TYPE((PyObject *)self);
+    atomic_store(&self->counter->ended, 1); /* before: what libzmq lets go of meanwhile is not kept as the last one */
+    forget_last(self->counter);
+    drop_counter(self->counter);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *account_unsent(Account *self, void *unused) {
+    return PyLong_FromLongLong(atomic_load(&self->counter->bytes));
+}
+
+static PyObject *account_of_owner(Account *self, void *unused) {
+    Counter *owner = self->counter->owner ? self->counter->owner : self->counter;
+    return PyLong_FromLongLong(atomic_load(&owner->bytes));
+}
+
+static PyObject *account_drained(Account *self, PyObject *unused) {
+    forget_last(self->counter);
+    return Py_NewRef(Py_None);
+}
+
 typedef struct {
     zmq_msg_t message;
     int begins, more; /* its place in its message: the first frame; not the last one */
@@ -203,8 +288,33 @@ static int add_frame(Outgoing *frame, PyObject *bytes, int begins, int more) {
     return 1;
 }
 
-/* Adds the frames of a message, a pair of its route and its content: all of them, or none. Returns how many;
-   0 with an error. */
+/* Adds the content of a message, which counts for an account, or for none where that is None. */
+static int add_content(Outgoing *frame, PyObject *bytes, PyObject *account) {
+    char *data;
+    Py_ssize_t length;
+    if (account == Py_None) return add_frame(frame, bytes, 0, 0);
+    if (!account || !bytes || PyBytes_AsStringAndSize(bytes, &data, &length) < 0) return 0;
+    if (!PyObject_TypeCheck(account, account_type)) {
+        PyErr_SetString(PyExc_TypeError, "the third part of a message is no Account");
+        return 0;
+    }
+    Counted *content = malloc(sizeof(Counted) + (size_t)length);
+    if (!content) return PyErr_NoMemory() != NULL;
+    content->counter = ((Account *)account)->counter;
+    content->counted = length + BESIDE_CONTENT;
+    memcpy(content->data, data, (size_t)length);
+    if (zmq_msg_init_data(&frame->message, content->data, (size_t)length, let_go, content) < 0) {
+        free(content);
+        return PyErr_NoMemory() != NULL;
+    }
+    atomic_fetch_add(&content->counter->references, 1);
+    count(content->counter, content->counted);
+    frame->begins = frame->more = 0;
+    return 1;
+}
+
+/* Adds the frames of a message, its route, its content, and its account: all of them, or none. Returns how many; 0 with
+   an error. */
 static int add_message(Outgoing *frames, int room, PyObject *message) {
     PyObject *route = message ? PyTuple_GetItem(message, 0) : NULL;
     PyObject *content = route ? PyTuple_GetItem(message, 1) : NULL;
@@ -215,7 +325,7 @@ static int add_message(Outgoing *frames, int room, PyObject *message) {
         return 0;
     }
     while (added < count && add_frame(frames + added, PyList_GetItem(route, added), !added, 1)) added++;
-    if (added == count && add_frame(frames + added, content, 0, 0)) return added + 1;
+    if (added == count && add_content(frames + added, content, PyTuple_GetItem(message, 2))) return added + 1;
     while (added) zmq_msg_close(&frames[--added].message);
     return 0;
 }
@@ -274,6 +384,18 @@ static PyType_Slot slots[] = {
 };
 static PyType_Spec spec = {"twinhost.secure_zmq.framing._messages.Frame", sizeof(Frame), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+static PyGetSetDef account_properties[] = {
+    {"unsent", (getter)account_unsent, NULL, NULL, NULL},
+    {"of_owner", (getter)account_of_owner, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyMethodDef account_methods[] = {{"drained", (PyCFunction)account_drained, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
+static PyType_Slot account_slots[] = {
+    {Py_tp_new, account_new}, {Py_tp_dealloc, account_dealloc},
+    {Py_tp_getset, account_properties}, {Py_tp_methods, account_methods}, {0, NULL},
+};
+static PyType_Spec account_spec = {"twinhost.secure_zmq.framing._messages.Account", sizeof(Account), 0,
+                                   Py_TPFLAGS_DEFAULT, account_slots};
 static PyMethodDef functions[] = {
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
     {"discard", (PyCFunction)discard, METH_O, NULL},
@@ -289,6 +411,7 @@ static const struct {
     {"zmq_msg_init", (void **)&zmq_msg_init}, {"zmq_msg_close", (void **)&zmq_msg_close},
     {"zmq_msg_send", (void **)&zmq_msg_send}, {"zmq_msg_init_size", (void **)&zmq_msg_init_size},
     {"zmq_msg_move", (void **)&zmq_msg_move}, {"zmq_errno", (void **)&zmq_errno},
+    {"zmq_msg_init_data", (void **)&zmq_msg_init_data},
     {"zmq_msg_recv", (void **)&zmq_msg_recv}, {"zmq_msg_more", (void **)&zmq_msg_more},
     {"zmq_msg_get", (void **)&zmq_msg_get},   {"zmq_msg_size", (void **)&zmq_msg_size},
     {"zmq_msg_data", (void **)&zmq_msg_data}, {"zmq_msg_gets", (void **)&zmq_msg_gets},
@@ -311,5 +434,8 @@ static void *pyzmqs_library(void) {
 PyMODINIT_FUNC PyInit__messages(void) {
     if (!pyzmqs_library()) return NULL;
     frame_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return frame_type ? PyModule_Create(&definition) : NULL;
+    account_type = frame_type ? (PyTypeObject *)PyType_FromSpec(&account_spec) : NULL;
+    PyObject *module = account_type ? PyModule_Create(&definition) : NULL;
+    if (module && PyModule_AddObjectRef(module, "Account", (PyObject *)account_type) < 0) Py_CLEAR(module);
+    return module;
 }

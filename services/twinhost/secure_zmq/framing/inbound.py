@@ -25,7 +25,7 @@ from twinhost.secure_zmq.framing.forms import (
 from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, Request, RequestDecoder, as_json
 
 if TYPE_CHECKING:
-    from twinhost.secure_zmq.sessions import Session
+    from twinhost.secure_zmq.session import Session
 
 _log = structlog.get_logger(__name__)
 

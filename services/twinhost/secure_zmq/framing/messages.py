@@ -6,12 +6,14 @@ frame of `_messages` has those attributes of a `zmq.Frame` that the server reads
 
 import os
 import time
-from collections.abc import Iterable
-from itertools import islice
+from collections import deque
+from collections.abc import Iterable, Iterator
+from weakref import WeakSet
 
 import zmq
 
 from twinhost.secure_zmq.framing.forms import SEPARATOR
+from twinhost.secure_zmq.session import Account
 from twinhost.secure_zmq.sockets import DONTWAIT, plain_send, readable
 
 try:
@@ -21,12 +23,58 @@ except ImportError:
 
 MESSAGES = "with pyzmq" if compiled is None else "compiled"
 Received = list[tuple[bytes, zmq.Frame]]  # each as its routing-id and the frame after it
-Outgoing = tuple[list[bytes], bytes]  # the frames that lead to a peer, and the content
 
 AT_ONCE = 32  # messages
+AT_ONCE_BYTES = 256 * 1024  # with more, they are sent before others are made: each is in memory twice meanwhile
 LOOK_US = 150  # how long to look for a message before sleeping, where one usually comes within that time
 
 _SNDMORE = DONTWAIT | int(zmq.SNDMORE)
+_TRACKED_FROM_BYTES = 1_024  # by pyzmq, which takes 20 µs for each; libzmq keeps 512 smaller ones of a connection
+
+
+Outgoing = tuple[list[bytes], bytes, Account | None]  # the frames that lead to a peer, the content, who counts that
+
+
+def new_account(owner: Account | None = None) -> Account:
+    """Return the account of a connection, which is its owner's too; or of an owner, who has no messages."""
+    if isinstance(owner, TrackedAccount) or compiled is None:
+        return TrackedAccount(owner)
+    return compiled.Account() if owner is None else compiled.Account(owner)
+
+
+class TrackedAccount:
+    """An account that pyzmq keeps."""
+
+    def __init__(self, owner: Account | None = None) -> None:
+        self._owner = owner
+        self._messages: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._accounts: WeakSet[TrackedAccount] = WeakSet()
+        if isinstance(owner, TrackedAccount):
+            owner.add(self)
+
+    def add(self, account: "TrackedAccount") -> None:
+        """Be the owner of an account, for as long as that is in use."""
+        self._accounts.add(account)
+
+    @property
+    def unsent(self) -> int:
+        while len(self._messages) > 1 and self._messages[1][0].done:
+            self._messages.popleft()
+        return sum(size for _, size in self._messages) + sum(account.unsent for account in self._accounts)
+
+    @property
+    def of_owner(self) -> int:
+        return (self._owner or self).unsent
+
+    def drained(self) -> None:
+        if self.unsent and len(self._messages) == 1 and self._messages[0][0].done:
+            self._messages.clear()
+
+    def framed(self, content: bytes) -> zmq.Frame:
+        """Return a frame that counts until libzmq lets go of it."""
+        frame = zmq.Frame(content, track=True, copy=False)
+        self._messages.append((frame.tracker, len(content)))
+        return frame
 
 
 class Pace:
@@ -126,17 +174,29 @@ def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: 
         for message in messages:
             failed += compiled.send(handle, [message])
         return failed
-    rest = iter(messages)
-    while some := list(islice(rest, AT_ONCE)):
+    for some in _some(messages):
         failed += compiled.send(handle, some)
     return failed
+
+
+def _some(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Yield what is sent in one call."""
+    some, size = list[Outgoing](), 0
+    for message in messages:
+        some.append(message)
+        size += len(message[1])
+        if size >= AT_ONCE_BYTES or len(some) == AT_ONCE:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
 
 
 def send_with_pyzmq(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing]) -> list[int]:
     """Do what `send` does."""
     send_frame = plain_send(socket)
     failed: list[int] = []
-    for route, content in messages:
+    for route, content, account in messages:
         try:
             send_frame(route[0], _SNDMORE)
         except zmq.ZMQError as error:
@@ -144,5 +204,8 @@ def send_with_pyzmq(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing]) -
             continue
         for part in route[1:]:
             send_frame(part, _SNDMORE)
-        send_frame(content, DONTWAIT)
+        if isinstance(account, TrackedAccount) and len(content) >= _TRACKED_FROM_BYTES:
+            socket.send(account.framed(content), DONTWAIT, copy=False, track=True)
+        else:
+            send_frame(content, DONTWAIT)
     return failed
