@@ -19,6 +19,7 @@ from twinhost.store.files import make_private, part
 
 _log = structlog.get_logger(__name__)
 
+IN_MEMORY = Path(":memory:")  # of a database without a file, which ends with its connection
 _WHAT_TO_DO = "nothing of this request was stored; free space on the agent's volume, and read its log"
 Row = TypeVar("Row")
 V = TypeVar("V")
@@ -32,7 +33,7 @@ class Database:
         """Open or create the database and migrate its schema.
 
         Args:
-            path: the file; its folder must exist.
+            path: the file, whose folder must exist, or IN_MEMORY.
             migrations: SQL scripts; the n-th migrates from schema version n to n + 1.
             clock: the one that dates its rows.
 
@@ -47,7 +48,7 @@ class Database:
         self.fault: str | None = None  # why the last transaction failed; None once one has succeeded again
         self.in_transaction = False  # also where SQLite has ended it by itself, and it will be lost
         try:
-            if not path.exists():
+            if path != IN_MEMORY and not path.exists():
                 with suppress(OSError):  # SQLite says why it can't be created
                     path.touch(0o600)
             make_private(path)
@@ -247,9 +248,9 @@ class Database:
                 f"{self.path} has schema version {version} and this program knows {len(migrations)}; "
                 "run the newer version, or restore a backup"
             )
-        for number in range(version, len(migrations)):
-            script = f"BEGIN IMMEDIATE; {migrations[number]}; PRAGMA user_version = {number + 1}; COMMIT;"
-            self._connection.executescript(script)
+        steps = [f"{script}; PRAGMA user_version = {number}" for number, script in enumerate(migrations, 1)][version:]
+        for step in steps if version else ["; ".join(steps)]:  # a new database waits for the disk once
+            self._connection.executescript(f"BEGIN IMMEDIATE; {step}; COMMIT;")
 
 
 def _put_back(items: dict[str, V], key: str, before: V | None) -> None:
