@@ -12,7 +12,7 @@ from twinhost.agent.live_config import GrantsListener
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
 from twinhost.secure_zmq.budgets import Budgets, Usage
-from twinhost.secure_zmq.dispatch import Counters, RefusalListener
+from twinhost.secure_zmq.dispatch import Counters, ElsewhereOf, RefusalListener, nowhere_else
 from twinhost.secure_zmq.feed import Feed
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.database import Database
@@ -93,6 +93,7 @@ class Assembly:
     on_tick: Callable[[], None] = lambda: None
     on_collect: Callable[[], None] = lambda: None  # once a second while somebody reads the HTTP routes that wait for it
     on_refusal: RefusalListener = lambda *_: None
+    elsewhere: ElsewhereOf = nowhere_else  # where a request changes another store than the foundation's
     on_grants: GrantsListener = lambda *_: None
     on_stop: Callable[[], None] = lambda: None
     companions: Sequence[Companion] = field(default=())

@@ -254,6 +254,7 @@ def prepare_agent(
         on_refusal=assembly.on_refusal,
         on_answer=telemetry.answered,
         caller_named=keys.peers.caller_named,
+        elsewhere=assembly.elsewhere,
         clock=clock,
         share_of=disk.share_of,
     )

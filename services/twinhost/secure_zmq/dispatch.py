@@ -4,7 +4,9 @@ All of a batch's mutating requests share one transaction of the store, each in a
 that arrive while they are executed. Replies are returned only after the commit, so every acknowledged change is
 durable. An action that has transactions of its own (keys are files) runs after that transaction.
 
-A mutating request is executed once: a retry gets the reply that was stored together with the change.
+A mutating request is executed once: a retry gets the reply that was stored together with the change. A request may be
+about another store than the agent's own: its change and its reply are in one transaction there, which a batch begins
+with the first such request, and commits after its own. Each store loses or keeps what is its own.
 """
 
 import hashlib
@@ -87,6 +89,44 @@ class ReplyLog(Protocol):
     def add(self, caller: str, request_id: str, digest: bytes, reply: bytes) -> None: ...
 
 
+class Elsewhere(Protocol):
+    """Another store, with the replies to the requests about it."""
+
+    @property
+    def store(self) -> Store: ...
+    @property
+    def replies(self) -> ReplyLog: ...
+
+
+ElsewhereOf = Callable[[Request, Caller], Elsewhere | None]  # None: the agent's own store; it may refuse the request
+
+
+def nowhere_else(_: Request, __: Caller) -> Elsewhere | None:
+    """Have every request be about the agent's own store."""
+    return None
+
+
+class _OtherTransaction:
+    """A batch's transaction of another store, and which requests it has."""
+
+    def __init__(self, elsewhere: Elsewhere) -> None:
+        self.places: list[int] = []
+        self.lost: StoreUnavailable | None = None
+        self._transaction = elsewhere.store.transaction()
+        self._transaction.__enter__()
+
+    def end(self, why: StoreUnavailable | None = None) -> None:
+        """Commit, or roll back for a reason; `lost` is why nothing was stored."""
+        self.lost = self.lost or why
+        try:
+            if self.lost is None:
+                self._transaction.__exit__(None, None, None)
+            else:
+                self._transaction.__exit__(type(self.lost), self.lost, None)
+        except StoreUnavailable as error:
+            self.lost = self.lost or error
+
+
 @dataclass(slots=True)
 class Counters:
     """Requests since the start; `last_request_time` in seconds since the epoch."""
@@ -116,6 +156,7 @@ class Dispatcher:
         on_refusal: RefusalListener = lambda *_: None,
         on_answer: AnswerListener = lambda *_: None,
         caller_named: CallerNamed = no_caller_named,
+        elsewhere: ElsewhereOf = nowhere_else,
         clock: Clock = SYSTEM_CLOCK,
         share_of: Share = lambda _: nullcontext(),
     ) -> None:
@@ -131,6 +172,8 @@ class Dispatcher:
         self._on_refusal = on_refusal
         self._on_answer = on_answer
         self._caller_named = caller_named
+        self._elsewhere = elsewhere
+        self._others: dict[Elsewhere, _OtherTransaction] = {}  # of the batch under way
         self._wall_time = clock.time
         self._share_of = share_of
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
@@ -214,14 +257,32 @@ class Dispatcher:
             self.counters.requests -= len(jobs) - len(replies)
             del jobs[len(replies) :]
         except StoreUnavailable as error:
+            self._end_others(error)
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
             self.counters.errors = errors
             return [self._answer_without_store(job, place, error) for place, job in enumerate(jobs)]
+        for lost, places in self._end_others():
+            _log.error("requests_not_stored", reason=str(lost), requests=len(places))
+            for place, job in enumerate(jobs):
+                if not replies[place] or not isinstance(job, Job) or job.action.apart:
+                    continue
+                if place in places:
+                    self._outcomes.remove((job.action.name, "ok"))
+                    replies[place] = self._refuse(job, lost)
+                elif not job.action.mutates:  # it may have read what is undone
+                    replies[place] = self._answer(job, place)
         for place, job in enumerate(jobs):
             if job.action.apart:
                 replies[place] = self._answer(job, place)
         return replies
+
+    def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, list[int]]]:
+        """End the transactions of other stores; return why some were lost, and the places of what they had."""
+        others, self._others = self._others, {}
+        for other in others.values():
+            other.end(why)
+        return [(other.lost, other.places) for other in others.values() if other.lost is not None]
 
     def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
         """Answer a batch of plain reads, without what other requests need; None where one of them is something else.
@@ -312,7 +373,7 @@ class Dispatcher:
                 return self._answer(job, place, traced=True)
         try:
             job.caller = self._grants.require(job.caller, action.name)
-            reply = self._once(job) if action.mutates else self._handle(job, self._original_caller(job))
+            reply = self._once(job, place) if action.mutates else self._handle(job, self._original_caller(job))
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
         if isinstance(reply, Future):
@@ -329,32 +390,53 @@ class Dispatcher:
             raise error
         return self._refuse(job, error)
 
-    def _once(self, job: Job) -> "bytes | Future[Reply]":
+    def _once(self, job: Job, place: int) -> "bytes | Future[Reply]":
+        """Execute a mutating request in a transaction of its store, or return its stored reply."""
+        caller = self._original_caller(job)
+        elsewhere = self._elsewhere(job.request, caller)
+        if elsewhere is None:
+            return self._once_in(job, caller, self._store, self._reply_log)
+        other = None
+        try:
+            if (other := self._others.get(elsewhere)) is None:
+                other = self._others[elsewhere] = _OtherTransaction(elsewhere)
+            if other.lost is not None:
+                raise StoreUnavailable(str(other.lost))
+            reply = self._once_in(job, caller, elsewhere.store, elsewhere.replies)
+        except TransactionLost as error:  # not that of the batch
+            if other is not None:
+                other.lost = error
+            raise StoreUnavailable(str(error)) from error
+        other.places.append(place)
+        return reply
+
+    def _once_in(self, job: Job, caller: Caller, store: Store, replies: ReplyLog) -> "bytes | Future[Reply]":
         """Execute a mutating request in the transaction under way, or return its stored reply.
 
         Two requests are the same if `compared_bytes` are, or one of `other_spellings` is what was stored. If the
         handler raises, neither change nor reply is stored. A deferred reply is not stored: its action recognises a
         repeated request.
         """
-        caller, request_id = job.caller.name, job.request.request_id
+        name, request_id = job.caller.name, job.request.request_id
         if request_id is None:
-            return self._execute(job)
+            return self._execute(job, caller, store)
         digest = _digest(compared_bytes(job.payload, job.request))
-        stored = self._reply_log.find(caller, request_id)
+        stored = replies.find(name, request_id)
         if stored is not None:
             if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
                 raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
             return stored.reply
-        return self._execute(job, lambda reply: self._reply_log.add(caller, request_id, digest, reply))
+        return self._execute(job, caller, store, lambda reply: replies.add(name, request_id, digest, reply))
 
-    def _execute(self, job: Job, store: Callable[[bytes], None] = lambda _: None) -> "bytes | Future[Reply]":
-        """Change the store, within what the disk has for the caller, and store the reply with the change."""
-        caller = self._original_caller(job)
-        with self._store.savepoint():
+    def _execute(
+        self, job: Job, caller: Caller, store: Store, keep: Callable[[bytes], None] = lambda _: None
+    ) -> "bytes | Future[Reply]":
+        """Change a store, within what the disk has for the caller, and keep the reply with the change."""
+        with store.savepoint():
             with nullcontext() if job.action.from_reserve else self._share_of(caller):
                 reply = self._handle(job, caller)
             if isinstance(reply, bytes):
-                store(reply)
+                keep(reply)
         return reply
 
     def _original_caller(self, job: Job) -> Caller:

@@ -61,6 +61,8 @@ class Assembled:
         grants: Grants | None = None,
     ) -> None:
         settings = load_settings(name, environment)
+        self.live = settings.live
+        self.callers: dict[str, Caller] = {}  # that a forwarded request may name
         self.database = open_database(settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations], clock)
         self.health = Health(name, settings.secure, clock)
         self.keys = HostKeys(settings, clock)
@@ -97,6 +99,8 @@ class Assembled:
             counters=counters,
             on_refusal=self.assembly.on_refusal,
             share_of=self.disk.share_of,
+            caller_named=self.callers.get,
+            elsewhere=self.assembly.elsewhere,
         )
 
     def __enter__(self) -> Self:
@@ -115,5 +119,9 @@ class Assembled:
 
     def send(self, message: bytes, caller: Caller) -> Any:
         """Return the JSON that one message is answered with."""
-        (reply,) = self._dispatcher.answer([Inbound(message, caller)])
-        return json.loads(reply)
+        (reply,) = self.answer([Inbound(message, caller)])
+        return reply
+
+    def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
+        """Return the replies to one batch."""
+        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
