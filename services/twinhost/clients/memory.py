@@ -51,6 +51,8 @@ from twinhost.clients.memory_replies import (
     RestoreReceived,
     Schemas,
     SearchResults,
+    SpaceDeleted,
+    SpaceList,
     SyncedMemoryFields,
     TwinChange,
     TwinDeleted,
@@ -111,7 +113,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(AuditLogAccepted, "accept_audit_log", locals())
 
     def acknowledge_damage(
-        self, *, deadline_s: float | None = None, request_id: str | None = None
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> DamageAcknowledged:
         """Accept the loss of a damaged database that was quarantined.
 
@@ -126,6 +128,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         pattern: str,
         solution: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternAdded:
@@ -151,6 +154,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         speaker: str | None = None,
         metadata: dict[str, Any] | None = None,
         occurred_at: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionAdded:
@@ -168,7 +172,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(InteractionAdded, "add_interaction", locals())
 
     def backup_status(
-        self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        backup_id: str,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> BackupDocument:
         """Return the state of a backup.
 
@@ -182,7 +191,9 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(BackupDocument, "backup_status", locals())
 
-    def begin_backup(self, *, deadline_s: float | None = None, request_id: str | None = None) -> BackupDocument:
+    def begin_backup(
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
+    ) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
         >>> backup = memory.begin_backup()
@@ -198,6 +209,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreBegun:
@@ -217,6 +229,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         session_id: str,
         *,
         speaker: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
@@ -251,7 +264,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self.call("coordinate_memory", **given(locals()))
 
     def delete_error_pattern(
-        self, pattern_id: int, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        pattern_id: int,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ErrorPatternDeleted:
         """Delete a pattern of your own; an operator may delete any.
 
@@ -264,7 +282,13 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
     def delete_interactions(
-        self, session_id: str, *, ids: list[int], deadline_s: float | None = None, request_id: str | None = None
+        self,
+        session_id: str,
+        *,
+        ids: list[int],
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> InteractionsDeleted:
         """Delete interactions of your own from a session; an operator may delete any.
 
@@ -279,6 +303,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryDeleted:
@@ -293,12 +318,26 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(MemoryDeleted, "delete_memory", locals())
 
+    def delete_space(
+        self, name: str, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> SpaceDeleted:
+        """Delete a space with all that it holds; an operator's action. A backup of it is not touched.
+
+        Limits: `name` 1 to 256 characters.
+
+        >>> note = memory.store("The key of the shed is in the third pot.", space="private")
+        >>> memory.delete_space("private").existed
+        True
+        """
+        return self._ask(SpaceDeleted, "delete_space", locals())
+
     def delete_twin(
         self,
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
         erase: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinDeleted:
@@ -316,7 +355,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(TwinDeleted, "delete_twin", locals())
 
     def dismiss_pattern_proposal(
-        self, proposal_id: int, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        proposal_id: int,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ProposalDismissed:
         """Stop proposing a pattern.
 
@@ -336,6 +380,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreFinished:
@@ -368,6 +413,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         scope: Literal["session", "all"] | None = None,
         tag: str | None = None,
         fenced: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
@@ -392,6 +438,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         fenced: bool | None = None,
         tag: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorSolution:
@@ -414,6 +461,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionsFound:
@@ -435,6 +483,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         id: str | None = None,
         key: str | None = None,
         as_of: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryFound:
@@ -456,6 +505,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProposalPage:
@@ -471,7 +521,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ProposalPage, "get_pattern_proposals", locals())
 
     def iter_pattern_proposals(
-        self, *, limit: int | None = None, deadline_s: float | None = None
+        self, *, limit: int | None = None, space: str | None = None, deadline_s: float | None = None
     ) -> Iterator[ProposalDocument]:
         """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
         page.
@@ -503,7 +553,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(Schemas, "get_schema", locals())
 
     def get_twin(
-        self, *, user_id: str | None = None, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> TwinFound:
         """Return a user's twin, or `{}` if there is none.
 
@@ -520,6 +575,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         user_id: str | None = None,
         before: int | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinHistory:
@@ -536,7 +592,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(TwinHistory, "get_twin_history", locals())
 
     def iter_twin_history(
-        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
     ) -> Iterator[TwinChange]:
         """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -567,6 +628,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternPage:
@@ -580,7 +642,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(ErrorPatternPage, "list_error_patterns", locals())
 
     def iter_error_patterns(
-        self, *, limit: int | None = None, deadline_s: float | None = None
+        self, *, limit: int | None = None, space: str | None = None, deadline_s: float | None = None
     ) -> Iterator[ErrorPatternDocument]:
         """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -602,8 +664,21 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """
         return self._ask(QuarantineList, "list_quarantine", locals())
 
+    def list_spaces(self, *, deadline_s: float | None = None, request_id: str | None = None) -> SpaceList:
+        """List the spaces that you may use, and what they hold; an operator sees all that are stored.
+
+        >>> memory.list_spaces().spaces[0].name
+        'shared'
+        """
+        return self._ask(SpaceList, "list_spaces", locals())
+
     def memory_audit(
-        self, *, limit: int | None = None, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> MemoryAuditDocument:
         """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a
         review.
@@ -624,6 +699,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         kind: str | None = None,
         before: int | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryWritten:
@@ -640,7 +716,13 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(MemoryWritten, "memory_by", locals())
 
     def iter_memory_by(
-        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float | None = None
+        self,
+        name: str,
+        *,
+        kind: str,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
     ) -> Iterator[
         WrittenInteraction
         | WrittenMemory
@@ -673,6 +755,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         key: str | None = None,
         limit: int | None = None,
         skip: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HistoryFound:
@@ -695,6 +778,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         id: str | None = None,
         key: str | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
     ) -> Iterator[MemoryDocument]:
         """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -711,7 +795,9 @@ class UnifiedMemoryReasoningAgent(TypedClient):
             lambda row: row.id,
         )
 
-    def memory_status(self, *, deadline_s: float | None = None, request_id: str | None = None) -> MemoryStatusDocument:
+    def memory_status(
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
+    ) -> MemoryStatusDocument:
         """Count the memories by strength, and show the last decay pass.
 
         >>> memory.memory_status().total_memories > 0
@@ -725,6 +811,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
@@ -778,6 +865,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         keys: list[str] | None = None,
         entities_with: str | None = None,
         brief: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
@@ -816,6 +904,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         limit: int | None = None,
         keys: list[str] | None = None,
         entities_with: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
     ) -> Iterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -828,7 +917,13 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         )
 
     def read_backup(
-        self, backup_id: str, *, offset: int, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        backup_id: str,
+        *,
+        offset: int,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> BackupPart:
         """Read a part of a finished backup, in base64, from a byte `offset`.
 
@@ -849,6 +944,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         memory_id: str | None = None,
         id: str | None = None,
         pin: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryReinforced:
@@ -880,6 +976,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         success: bool,
         note: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> OutcomeReported:
@@ -917,6 +1014,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryRestored:
@@ -943,6 +1041,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         as_of: str | float | None = None,
         min_similarity: float | None = None,
         keyword: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> SearchResults:
@@ -980,6 +1079,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         review_at: str | None = None,
         pin: bool | None = None,
         also: list[FurtherMemoryFields] | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:
@@ -1056,7 +1156,12 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         )
 
     def sync(
-        self, memories: list[SyncedMemoryFields], *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        memories: list[SyncedMemoryFields],
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> MemoriesMerged:
         """Merge another store's memories into this one, at most 1,000.
 
@@ -1074,6 +1179,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
@@ -1095,6 +1201,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         *,
         offset: int,
         data: bytes,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreReceived:

@@ -52,6 +52,8 @@ from twinhost.clients.memory_replies import (
     RestoreReceived,
     Schemas,
     SearchResults,
+    SpaceDeleted,
+    SpaceList,
     SyncedMemoryFields,
     TwinChange,
     TwinDeleted,
@@ -114,7 +116,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(AuditLogAccepted, "accept_audit_log", locals())
 
     async def acknowledge_damage(
-        self, *, deadline_s: float | None = None, request_id: str | None = None
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> DamageAcknowledged:
         """Accept the loss of a damaged database that was quarantined.
 
@@ -129,6 +131,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         pattern: str,
         solution: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternAdded:
@@ -152,6 +155,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         speaker: str | None = None,
         metadata: dict[str, Any] | None = None,
         occurred_at: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionAdded:
@@ -166,7 +170,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(InteractionAdded, "add_interaction", locals())
 
     async def backup_status(
-        self, backup_id: str, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        backup_id: str,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> BackupDocument:
         """Return the state of a backup.
 
@@ -180,7 +189,9 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(BackupDocument, "backup_status", locals())
 
-    async def begin_backup(self, *, deadline_s: float | None = None, request_id: str | None = None) -> BackupDocument:
+    async def begin_backup(
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
+    ) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
         >>> backup = await memory.begin_backup()
@@ -196,6 +207,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreBegun:
@@ -213,6 +225,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         session_id: str,
         *,
         speaker: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
@@ -245,7 +258,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self.call("coordinate_memory", **given(locals()))
 
     async def delete_error_pattern(
-        self, pattern_id: int, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        pattern_id: int,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ErrorPatternDeleted:
         """Delete a pattern of your own; an operator may delete any.
 
@@ -258,7 +276,13 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ErrorPatternDeleted, "delete_error_pattern", locals())
 
     async def delete_interactions(
-        self, session_id: str, *, ids: list[int], deadline_s: float | None = None, request_id: str | None = None
+        self,
+        session_id: str,
+        *,
+        ids: list[int],
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> InteractionsDeleted:
         """Delete interactions of your own from a session; an operator may delete any.
 
@@ -273,6 +297,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryDeleted:
@@ -287,12 +312,26 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(MemoryDeleted, "delete_memory", locals())
 
+    async def delete_space(
+        self, name: str, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> SpaceDeleted:
+        """Delete a space with all that it holds; an operator's action. A backup of it is not touched.
+
+        See `UnifiedMemoryReasoningAgent.delete_space`.
+
+        >>> note = await memory.store("The key of the shed is in the third pot.", space="private")
+        >>> (await memory.delete_space("private")).existed
+        True
+        """
+        return await self._ask(SpaceDeleted, "delete_space", locals())
+
     async def delete_twin(
         self,
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
         erase: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinDeleted:
@@ -307,7 +346,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(TwinDeleted, "delete_twin", locals())
 
     async def dismiss_pattern_proposal(
-        self, proposal_id: int, *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        proposal_id: int,
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> ProposalDismissed:
         """Stop proposing a pattern.
 
@@ -325,6 +369,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         size: int | None = None,
         sha256: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreFinished:
@@ -357,6 +402,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         scope: Literal["session", "all"] | None = None,
         tag: str | None = None,
         fenced: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextFound:
@@ -374,6 +420,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         fenced: bool | None = None,
         tag: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorSolution:
@@ -392,6 +439,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> InteractionsFound:
@@ -410,6 +458,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         id: str | None = None,
         key: str | None = None,
         as_of: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryFound:
@@ -427,6 +476,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ProposalPage:
@@ -440,7 +490,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ProposalPage, "get_pattern_proposals", locals())
 
     def iter_pattern_proposals(
-        self, *, limit: int | None = None, deadline_s: float | None = None
+        self, *, limit: int | None = None, space: str | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[ProposalDocument]:
         """Yield what `get_pattern_proposals` returns, page by page: `limit` is a page's size, `deadline_s` for each
         page.
@@ -472,7 +522,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(Schemas, "get_schema", locals())
 
     async def get_twin(
-        self, *, user_id: str | None = None, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> TwinFound:
         """Return a user's twin, or `{}` if there is none.
 
@@ -489,6 +544,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         user_id: str | None = None,
         before: int | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinHistory:
@@ -502,7 +558,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(TwinHistory, "get_twin_history", locals())
 
     def iter_twin_history(
-        self, *, user_id: str | None = None, limit: int | None = None, deadline_s: float | None = None
+        self,
+        *,
+        user_id: str | None = None,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[TwinChange]:
         """Yield what `get_twin_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -533,6 +594,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         limit: int | None = None,
         before: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ErrorPatternPage:
@@ -546,7 +608,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(ErrorPatternPage, "list_error_patterns", locals())
 
     def iter_error_patterns(
-        self, *, limit: int | None = None, deadline_s: float | None = None
+        self, *, limit: int | None = None, space: str | None = None, deadline_s: float | None = None
     ) -> AsyncIterator[ErrorPatternDocument]:
         """Yield what `list_error_patterns` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
 
@@ -570,8 +632,21 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         """
         return await self._ask(QuarantineList, "list_quarantine", locals())
 
+    async def list_spaces(self, *, deadline_s: float | None = None, request_id: str | None = None) -> SpaceList:
+        """List the spaces that you may use, and what they hold; an operator sees all that are stored.
+
+        >>> (await memory.list_spaces()).spaces[0].name
+        'shared'
+        """
+        return await self._ask(SpaceList, "list_spaces", locals())
+
     async def memory_audit(
-        self, *, limit: int | None = None, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        *,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> MemoryAuditDocument:
         """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a
         review.
@@ -590,6 +665,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         kind: str | None = None,
         before: int | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryWritten:
@@ -603,7 +679,13 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         return await self._ask(MemoryWritten, "memory_by", locals())
 
     def iter_memory_by(
-        self, name: str, *, kind: str, limit: int | None = None, deadline_s: float | None = None
+        self,
+        name: str,
+        *,
+        kind: str,
+        limit: int | None = None,
+        space: str | None = None,
+        deadline_s: float | None = None,
     ) -> AsyncIterator[
         WrittenInteraction
         | WrittenMemory
@@ -636,6 +718,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         key: str | None = None,
         limit: int | None = None,
         skip: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HistoryFound:
@@ -655,6 +738,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         id: str | None = None,
         key: str | None = None,
         limit: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
     ) -> AsyncIterator[MemoryDocument]:
         """Yield what `memory_history` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -672,7 +756,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def memory_status(
-        self, *, deadline_s: float | None = None, request_id: str | None = None
+        self, *, space: str | None = None, deadline_s: float | None = None, request_id: str | None = None
     ) -> MemoryStatusDocument:
         """Count the memories by strength, and show the last decay pass.
 
@@ -687,6 +771,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
@@ -737,6 +822,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         keys: list[str] | None = None,
         entities_with: str | None = None,
         brief: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoriesFound:
@@ -765,6 +851,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         limit: int | None = None,
         keys: list[str] | None = None,
         entities_with: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
     ) -> AsyncIterator[MemoryDocument]:
         """Yield what `query` returns, page by page: `limit` is a page's size, `deadline_s` for each page.
@@ -777,7 +864,13 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def read_backup(
-        self, backup_id: str, *, offset: int, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        backup_id: str,
+        *,
+        offset: int,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> BackupPart:
         """Read a part of a finished backup, in base64, from a byte `offset`.
 
@@ -798,6 +891,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         memory_id: str | None = None,
         id: str | None = None,
         pin: bool | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryReinforced:
@@ -829,6 +923,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         success: bool,
         note: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> OutcomeReported:
@@ -864,6 +959,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         memory_id: str | None = None,
         id: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryRestored:
@@ -888,6 +984,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         as_of: str | float | None = None,
         min_similarity: float | None = None,
         keyword: str | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> SearchResults:
@@ -917,6 +1014,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         review_at: str | None = None,
         pin: bool | None = None,
         also: list[FurtherMemoryFields] | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> MemoryStored:
@@ -979,7 +1077,12 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         )
 
     async def sync(
-        self, memories: list[SyncedMemoryFields], *, deadline_s: float | None = None, request_id: str | None = None
+        self,
+        memories: list[SyncedMemoryFields],
+        *,
+        space: str | None = None,
+        deadline_s: float | None = None,
+        request_id: str | None = None,
     ) -> MemoriesMerged:
         """Merge another store's memories into this one, at most 1,000.
 
@@ -997,6 +1100,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         user_id: str | None = None,
         if_revision: int | None = None,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> TwinUpdated:
@@ -1015,6 +1119,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         *,
         offset: int,
         data: bytes,
+        space: str | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> RestoreReceived:

@@ -103,6 +103,13 @@ class MemoryDeleted(Reply, frozen=True):
     memory_id: str = NOT_SENT
 
 
+class SpaceDeleted(Reply, frozen=True):
+    """The space is deleted; `existed` is false if nothing was stored in it."""
+
+    name: str = NOT_SENT
+    existed: bool = NOT_SENT
+
+
 class TwinDeleted(Reply, frozen=True):
     """The user's twin is deleted; `revision` is that of the deletion."""
 
@@ -537,6 +544,22 @@ class QuarantineList(Reply, frozen=True):
     """The quarantined callers, newest first."""
 
     quarantined: list[QuarantinedWriter] = NOT_SENT
+
+
+class SpaceDocument(Part, frozen=True):
+    """A space: its bytes on disk, and how many rows it has of each kind, null if they can't be counted."""
+
+    name: str = NOT_SENT
+    may_write: bool = NOT_SENT
+    size_bytes: int = NOT_SENT
+    rows: dict[str, int] | None = NOT_SENT
+
+
+class SpaceList(Reply, frozen=True):
+    """Spaces, the shared one first; `more` is true if there are others than these 1,000."""
+
+    spaces: list[SpaceDocument] = NOT_SENT
+    more: bool = NOT_SENT
 
 
 class BriefMemory(Part, frozen=True):
@@ -1007,6 +1030,7 @@ class MemoryFields(TypedDict):
     review_at: NotRequired[str | None]
     pin: NotRequired[bool | None]
     also: NotRequired[list[FurtherMemoryFields] | None]
+    space: NotRequired[str | None]
 
 
 class StoredBeforeFields(TypedDict):

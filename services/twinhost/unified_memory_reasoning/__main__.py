@@ -6,7 +6,7 @@ from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
 
-from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
+from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.dialects import Command, commands
 from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
@@ -20,13 +20,14 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store import damage
+from twinhost.store.database import IN_MEMORY, Database
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.store.stored_bytes import Counted, counting
 from twinhost.unified_memory_reasoning import SUCCESS, coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
+from twinhost.unified_memory_reasoning.contents import Contents, Options
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.actions import ContextActions
-from twinhost.unified_memory_reasoning.conversations.tokens import tokens_by
 from twinhost.unified_memory_reasoning.conversations.transcript import TranscriptActions
 from twinhost.unified_memory_reasoning.coordination import ConflictActions, CoordinationActions
 from twinhost.unified_memory_reasoning.errors import patterns, proposals
@@ -34,7 +35,6 @@ from twinhost.unified_memory_reasoning.errors.actions import ErrorPatternActions
 from twinhost.unified_memory_reasoning.memories import details
 from twinhost.unified_memory_reasoning.memories import rows as memories
 from twinhost.unified_memory_reasoning.memories.actions import MemoryActions
-from twinhost.unified_memory_reasoning.memories.memories import Memories
 from twinhost.unified_memory_reasoning.memories.messages import (
     DeleteMemory,
     MemoryStatus,
@@ -43,14 +43,13 @@ from twinhost.unified_memory_reasoning.memories.messages import (
     StoreMemory,
     SyncMemories,
 )
-from twinhost.unified_memory_reasoning.memories.model import Fading
 from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
 from twinhost.unified_memory_reasoning.search import index_before, index_tables, vectors
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
 from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
-from twinhost.unified_memory_reasoning.search.search import Search
-from twinhost.unified_memory_reasoning.search.upkeep import IndexUpkeep
+from twinhost.unified_memory_reasoning.spaces.actions import SpaceActions
+from twinhost.unified_memory_reasoning.spaces.databases import Making, Spaces
 from twinhost.unified_memory_reasoning.twins import twins
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
@@ -60,6 +59,7 @@ from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 
 R = TypeVar("R", bound=Request)
 _OF_THE_MESSAGE = frozenset({"request_id", "on_behalf_of"})  # and not of the memory
+_ONLY_SHARED = frozenset({"space"})  # that dialect knows no other
 _FILTERS = ("id", "memory_id", "ids", "source", "keywords", "min_strength", "changed_since", "key", "as_of")
 
 
@@ -69,7 +69,7 @@ class _Query(msgspec.Struct):
 
 def _translator(request: type[R]) -> Callable[[dict[str, Any]], R]:
     """Return a function that converts a command's fields to a request."""
-    names = frozenset(request.__struct_encode_fields__) - _OF_THE_MESSAGE
+    names = frozenset(request.__struct_encode_fields__) - _OF_THE_MESSAGE - _ONLY_SHARED
 
     def translate(fields: dict[str, Any]) -> R:
         return msgspec.convert({name: value for name, value in fields.items() if name in names}, request)
@@ -250,48 +250,40 @@ FEATURES = (
     ErrorPatternActions,
     ConflictActions,
     ProvenanceActions,
+    SpaceActions,
     BackupActions,
     CoordinationActions,
     WitnessActions,
 )
 DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
-_OPERATOR_PAGE_BYTES = 2_097_152  # room for the largest row, so that an import can compare it
+SPACES_FOLDER = "spaces"  # of the state
 
 
 def assemble(foundation: Foundation) -> Assembly:
     """Open the stores, and build the agent's actions and its membership."""
     settings, counters, database = foundation.settings, foundation.counters, foundation.database
-    max_bytes = settings.config.limits.max_payload_bytes
-    page_bytes = min(max_bytes, MAX_PAGE_BYTES)
+    config = settings.config
     member = Membership(foundation, DESCRIPTION)
     if (warning := damage.damage_warning(database.path)) is not None:
         with database.transaction():
             member.outbox.report_error("store_damage", warning, severity="critical")
-    user_twins = twins.Twins(database)
-    stored_interactions = interactions.Interactions(database)
-    forgetting = settings.config.memory
-    fading = Fading(forgetting.memory_half_life_days if forgetting.forgetting == "days" else None)
-    stored_memories = Memories(database, fading)
-    recall = settings.config.recall
-    meaning, without_meaning = meaning_of(recall.embeddings, database)
+    meaning, without_meaning = meaning_of(config.recall.embeddings, database)
     if meaning is not None:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
-    search = Search(database, word_pairs=recall.word_pairs, fading=fading, meaning=meaning)
-    upkeep = IndexUpkeep(database)
-    known_errors, proposed = patterns.ErrorPatterns(database), proposals.PatternProposals(database, member.publish)
-    conflicts = coordination.Conflicts(database)
-    backups = BackupActions(database, max_bytes)
-    written_by: dict[str, quarantine.WrittenBy] = {
-        "interactions": stored_interactions.written_by,
-        "memories": stored_memories.written_by,
-        "error_patterns": known_errors.written_by,
-        "solution_outcomes": known_errors.outcomes.written_by,
-        "unknown_errors": proposed.written_by,
-        "twins": user_twins.written_by,
-        "twin_changes": user_twins.changes_by,
-        "operations": conflicts.written_by,
-    }
+    options = Options.of(config)
+    contents = Contents(database, options, meaning, member.publish)
+
+    def contents_of(space: Database) -> Contents:
+        return Contents(space, options, meaning.beside(space) if meaning and space.path != IN_MEMORY else None)
+
+    spaces = Spaces(
+        settings.state / SPACES_FOLDER,
+        contents,
+        Making(database.migrations, REBUILDS, contents_of),
+        lambda: settings.config,
+    )
+    foundation.health.warn(spaces.warnings)
 
     def document() -> MemoryHealth:
         last = counters.last_request_time
@@ -300,49 +292,42 @@ def assemble(foundation: Foundation) -> Assembly:
             "request_count": counters.requests,
             "error_count": counters.errors,
             "last_request_time": iso_time(last) if last is not None else None,
-            "total_twins": user_twins.count,
-            "total_sessions": stored_interactions.session_count,
-            "total_interactions": stored_interactions.count,
-            "total_memories": stored_memories.count,
-            "total_error_patterns": known_errors.count,
+            "total_twins": contents.twins.count,
+            "total_sessions": contents.interactions.session_count,
+            "total_interactions": contents.interactions.count,
+            "total_memories": contents.memories.count,
+            "total_error_patterns": contents.patterns.count,
             "outbox": cast(OutboxDocument, member.outbox.queue.document()),
             "meaning": None if meaning is None else meaning.document(),
-            "not_indexed": upkeep.not_indexed,
+            "not_indexed": contents.index.not_indexed,
             "without_meaning": without_meaning,
         }
 
     def on_tick() -> None:
         member.on_tick()
-        stored_memories.upkeep.on_tick()
-        upkeep.on_tick()
-        if meaning is not None:
-            meaning.on_tick()
-        backups.on_tick()  # last: it may restart the agent with a restored backup
+        spaces.on_tick()
+        contents.on_tick()  # last: it may restart the agent with a restored backup
 
-    accessed = stored_memories.upkeep.note
+    def on_stop() -> None:
+        spaces.on_stop()
+        contents.on_stop()
+
     return Assembly(
         actions=[
-            *TwinActions(user_twins, page_bytes).actions(),
-            *ContextActions(stored_interactions, search, tokens_by(recall.tokenizer), max_bytes, accessed).actions(),
-            *TranscriptActions(database, stored_interactions, page_bytes).actions(),
-            *SearchActions(search, page_bytes, accessed).actions(),
-            *MemoryActions(stored_memories, page_bytes).actions(),
-            *ErrorPatternActions(known_errors, proposed, page_bytes).actions(),
-            *ConflictActions(conflicts).actions(),
-            *ProvenanceActions(
-                quarantine.Quarantine(database), written_by, min(max_bytes, _OPERATOR_PAGE_BYTES)
-            ).actions(),
-            *backups.actions(),
+            *map(spaces.routed, contents.actions()),
+            *SpaceActions(spaces).actions(),
+            *ConflictActions(contents.conflicts).actions(),
             *CoordinationActions(member, NAME).actions(),
             *member.actions(SUCCESS),
         ],
         success=SUCCESS,
         sentence_fields=("error", "reason"),
-        translate=commands(COMMANDS, max_bytes=max_bytes, anywhere=True, not_found="ERROR"),
+        translate=commands(COMMANDS, max_bytes=options.max_bytes, anywhere=True, not_found="ERROR"),
         health=MemoryHealthActions(document, foundation.clock, foundation.usage),
         on_tick=on_tick,
         on_refusal=member.on_refusal,
-        on_stop=stored_memories.upkeep.on_stop,
+        elsewhere=spaces.elsewhere,
+        on_stop=on_stop,
         companions=[*member.companions, *([meaning] if meaning else [])],
     )
 

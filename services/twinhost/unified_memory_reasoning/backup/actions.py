@@ -1,7 +1,7 @@
 """Backups, restores, and the acknowledgement of damage: an operator's actions."""
 
 from base64 import b64encode
-from typing import Annotated, Literal, NotRequired, TypedDict
+from typing import Annotated, ClassVar, Literal, NotRequired, TypedDict
 
 import msgspec
 import structlog
@@ -9,7 +9,6 @@ import structlog
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import Request
 from twinhost.store import damage
 from twinhost.store.backup import Rows
 from twinhost.store.database import Database
@@ -17,6 +16,7 @@ from twinhost.store.row_comparison import Compared
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups, Exchange, Restores
 from twinhost.unified_memory_reasoning.search.vectors import DERIVED
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_FILE_BYTES = 2**40
 MAX_CHUNK_BYTES = 1024 * 1024  # in one message, before base64
@@ -27,51 +27,59 @@ CHUNK = Annotated[bytes, msgspec.Meta(min_length=1, max_length=MAX_CHUNK_BYTES)]
 SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
-class BeginBackup(Request, tag="begin_backup"):
+class BeginBackup(InSpace, tag="begin_backup"):
     """Begin a backup: a copy of the database as it is now."""
 
 
-class BackupStatus(Request, tag="backup_status"):
+class BackupStatus(InSpace, tag="backup_status"):
     """Return the state of a backup."""
 
     backup_id: BACKUP_ID
 
 
-class ReadBackup(Request, tag="read_backup"):
+class ReadBackup(InSpace, tag="read_backup"):
     """Read a part of a finished backup, in base64, from a byte `offset`."""
 
     backup_id: BACKUP_ID
     offset: OFFSET
 
 
-class BeginRestore(Request, tag="begin_restore"):
+class BeginRestore(InSpace, tag="begin_restore"):
     """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
 
     `size` (bytes) and `sha256` of the backup may be given here or with `finish_restore`.
     """
 
+    changes_space: ClassVar[bool] = True
+
     size: SIZE | None = None
     sha256: SHA256 | None = None
 
 
-class WriteRestore(Request, tag="write_restore"):
+class WriteRestore(InSpace, tag="write_restore"):
     """Send the next part of a restore, at most 1 MiB before base64; sending a part again changes nothing."""
+
+    changes_space: ClassVar[bool] = True
 
     restore_id: BACKUP_ID
     offset: OFFSET
     data: CHUNK
 
 
-class FinishRestore(Request, tag="finish_restore"):
+class FinishRestore(InSpace, tag="finish_restore"):
     """Check the backup and restart the agent with it; repeat while the reply says `checking`."""
+
+    changes_space: ClassVar[bool] = True
 
     restore_id: BACKUP_ID
     size: SIZE | None = None
     sha256: SHA256 | None = None
 
 
-class AcknowledgeDamage(Request, tag="acknowledge_damage"):
+class AcknowledgeDamage(InSpace, tag="acknowledge_damage"):
     """Accept the loss of a damaged database that was quarantined."""
+
+    changes_space: ClassVar[bool] = True
 
 
 class BackupDocument(TypedDict):

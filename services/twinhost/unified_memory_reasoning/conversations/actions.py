@@ -10,7 +10,7 @@ from twinhost.fence import Passage, fenced, new_tag
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning import SUCCESS
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, day_of
 from twinhost.unified_memory_reasoning.conversations.interactions import CIRCUMSTANCES, Interactions, Kind
@@ -23,6 +23,7 @@ from twinhost.unified_memory_reasoning.search.actions import MAX_QUERY_BYTES, QU
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Search
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_CONTENT_BYTES = 65_536  # in UTF-8
 MAX_METADATA_BYTES = 16_384  # of JSON
@@ -35,7 +36,7 @@ TOKENS = Annotated[int, msgspec.Meta(ge=1, le=MAX_TOKENS)]
 
 
 @CIRCUMSTANCES.stored_by
-class _SentInteraction(Request):
+class _SentInteraction(InSpace):
     session_id: NAME
     interaction_type: Kind
     content: CONTENT
@@ -58,7 +59,7 @@ class AddInteraction(_SentInteraction, tag="add_interaction"):
         _require_small(self.metadata)
 
 
-class GetContext(Request, tag="get_context"):
+class GetContext(InSpace, tag="get_context"):
     """Return the context of a session, or of one speaker in it, in at most `max_tokens` tokens of text.
 
     With a `query`, at most 4096 bytes, the turns that fit it are quoted too, from the session or, with `scope` `all`,
@@ -82,7 +83,7 @@ class GetContext(Request, tag="get_context"):
             raise ValueError("Expected a `query` with `scope` all: it says where to search - at `$.query`")
 
 
-class ClearContext(Request, tag="clear_context"):
+class ClearContext(InSpace, tag="clear_context"):
     """Delete a session, or what one speaker said in it, whose name is written exactly so.
 
     The grant `{clear_context: own}` limits that to what the caller wrote.

@@ -7,7 +7,7 @@ import msgspec
 
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import (
@@ -16,6 +16,7 @@ from twinhost.unified_memory_reasoning.conversations.interactions import (
     StoredInteraction,
 )
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, create_visible_views, document_of
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_AT_ONCE = 1_000
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_AT_ONCE)]
@@ -23,7 +24,7 @@ NUMBER = Annotated[int, msgspec.Meta(ge=1, le=MAX_NUMBER)]
 IDS = Annotated[list[NUMBER], msgspec.Meta(min_length=1, max_length=MAX_AT_ONCE)]
 
 
-class GetInteractions(Request, tag="get_interactions"):
+class GetInteractions(InSpace, tag="get_interactions"):
     """List the interactions of a session as they were stored, the last one first.
 
     `before` is the `next_before` of the previous page.
@@ -34,7 +35,7 @@ class GetInteractions(Request, tag="get_interactions"):
     before: NUMBER | None = None
 
 
-class DeleteInteractions(Request, tag="delete_interactions"):
+class DeleteInteractions(InSpace, tag="delete_interactions"):
     """Delete interactions of your own from a session; an operator may delete any."""
 
     session_id: NAME

@@ -8,7 +8,7 @@ import msgspec
 from twinhost.fence import Passage, fenced, new_tag
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.errors.matching import MAX_CHARACTERS, MAX_MESSAGE_BYTES, CpuBudget
 from twinhost.unified_memory_reasoning.errors.patterns import (
@@ -22,6 +22,7 @@ from twinhost.unified_memory_reasoning.errors.proposals import PatternProposals,
 from twinhost.unified_memory_reasoning.errors.similarity import SuggestionDocument
 from twinhost.unified_memory_reasoning.fields import TAG
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_LIMIT = 200
 PATTERN = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_CHARACTERS)]
@@ -32,7 +33,7 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 @PATTERN_DETAILS.stored_by
-class _SentPattern(Request):
+class _SentPattern(InSpace):
     error_type: NAME
     pattern: PATTERN
 
@@ -44,7 +45,7 @@ class AddErrorPattern(_SentPattern, tag="add_error_pattern"):
     """
 
 
-class GetErrorSolution(Request, tag="get_error_solution"):
+class GetErrorSolution(InSpace, tag="get_error_solution"):
     """Return the solution of the most specific pattern that matches an error message of at most 64 KiB.
 
     `suggestions` has the solutions of patterns that the message resembles without matching them. With `fenced`, the
@@ -61,7 +62,7 @@ class GetErrorSolution(Request, tag="get_error_solution"):
             raise ValueError(f"Expected at most {MAX_MESSAGE_BYTES} bytes of UTF-8 in `error_message`, got {size}")
 
 
-class ReportSolutionOutcome(Request, tag="report_solution_outcome"):
+class ReportSolutionOutcome(InSpace, tag="report_solution_outcome"):
     """Report whether a pattern's solution helped."""
 
     pattern_id: NUMBER
@@ -69,7 +70,7 @@ class ReportSolutionOutcome(Request, tag="report_solution_outcome"):
     note: NOTE | None = None
 
 
-class _GetPage(Request):
+class _GetPage(InSpace):
     limit: LIMIT = 50
     before: NUMBER | None = None
 
@@ -78,7 +79,7 @@ class ListErrorPatterns(_GetPage, tag="list_error_patterns"):
     """List the patterns, newest first; for the next page, set `before` to the last `pattern_id`."""
 
 
-class DeleteErrorPattern(Request, tag="delete_error_pattern"):
+class DeleteErrorPattern(InSpace, tag="delete_error_pattern"):
     """Delete a pattern of your own; an operator may delete any."""
 
     pattern_id: NUMBER
@@ -91,7 +92,7 @@ class GetPatternProposals(_GetPage, tag="get_pattern_proposals"):
     """
 
 
-class DismissPatternProposal(Request, tag="dismiss_pattern_proposal"):
+class DismissPatternProposal(InSpace, tag="dismiss_pattern_proposal"):
     """Stop proposing a pattern.
 
     The grant `{dismiss_pattern_proposal: own}` limits that to errors that nobody but the caller reported.

@@ -11,7 +11,6 @@ from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.secure_zmq.wire import Request
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.memories.details import DETAILS
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged, Present
@@ -43,6 +42,7 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 )
 from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, deleted
 from twinhost.unified_memory_reasoning.memories.recall import Selection
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.memories.validity import marks_of
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
@@ -191,7 +191,7 @@ class MemoryActions(Feature):
         }
 
     def _changes(self, request: QueryMemory, since: int) -> MemoriesFound:
-        envelope = dict.fromkeys(Request.__struct_fields__)
+        envelope = dict.fromkeys(InSpace.__struct_fields__)
         if msgspec.structs.replace(request, limit=100, **envelope) != QueryMemory(changed_since=since):
             raise MalformedRequest(
                 "`changed_since` returns everything that changed; leave out all other fields except `limit` - "

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.agent.request_times import ISO_TIME, TIME
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning.memories.audit import Audited, BriefMemory
 from twinhost.unified_memory_reasoning.memories.details import DETAILS, KEY
 from twinhost.unified_memory_reasoning.memories.model import (
@@ -19,6 +19,7 @@ from twinhost.unified_memory_reasoning.memories.model import (
     is_visible,
 )
 from twinhost.unified_memory_reasoning.memories.recall import MemoryInBrief, StrengthDocument
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.memories.validity import Marks
 
 MAX_KEYWORDS = 64
@@ -50,7 +51,7 @@ class FurtherMemory(msgspec.Struct, kw_only=True):
 
 
 @DETAILS.stored_by
-class _StoredMemory(Request):
+class _StoredMemory(InSpace):
     content: CONTENT
     id: NAME | None = None
     memory_id: NAME | None = None
@@ -81,7 +82,7 @@ class StoreMemory(_StoredMemory, tag="store_memory"):
         return self.memory_id or self.id
 
 
-class _OneMemory(Request):
+class _OneMemory(InSpace):
     memory_id: MEMORY_ID | None = None
     id: NAME | None = None
 
@@ -108,7 +109,7 @@ class GetMemory(_OneMemory, tag="get_memory"):
         _require_id_or_key(self.memory_id, self.id, self.key)
 
 
-class MemoryHistory(Request, tag="memory_history"):
+class MemoryHistory(InSpace, tag="memory_history"):
     """List all values of a `key`, or the memories that supersede each other and the named one, in their order.
 
     `skip` is the `next_skip` of the previous page. The request does not count as an access.
@@ -129,7 +130,7 @@ class MemoryHistory(Request, tag="memory_history"):
         return self.memory_id or self.id
 
 
-class MemoryAuditRequest(Request, tag="memory_audit"):
+class MemoryAuditRequest(InSpace, tag="memory_audit"):
     """List memories that contradict each other, are duplicates, were never read, have expired, or are due for a review.
 
     Each list has at most `limit` entries.
@@ -138,7 +139,7 @@ class MemoryAuditRequest(Request, tag="memory_audit"):
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
 
 
-class QueryMemory(Request, tag="query_memory"):
+class QueryMemory(InSpace, tag="query_memory"):
     """List the memories that match every given field, newest first; one of `keywords` or `keys` is enough, in any case.
 
     Naming a memory by id counts as an access. `as_of` selects what was valid at that time. `before` is the
@@ -228,13 +229,13 @@ class SyncedMemory(_SyncedMemory, kw_only=True):
             raise ValueError("`content` must be given, unless `deleted` is true")
 
 
-class SyncMemories(Request, tag="sync_memories"):
+class SyncMemories(InSpace, tag="sync_memories"):
     """Merge another store's memories into this one, at most 1,000."""
 
     memories: Annotated[list[SyncedMemory], msgspec.Meta(max_length=MAX_AT_ONCE)]
 
 
-class MemoryStatus(Request, tag="memory_status"):
+class MemoryStatus(InSpace, tag="memory_status"):
     """Count the memories by strength, and show the last decay pass."""
 
 

@@ -17,6 +17,7 @@ from twinhost.unified_memory_reasoning.errors.patterns import WrittenErrorPatter
 from twinhost.unified_memory_reasoning.errors.proposals import WrittenUnknownError
 from twinhost.unified_memory_reasoning.memories.recall import WrittenMemory
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER, Quarantine, QuarantinedWriter, WrittenBy
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.twins.twins import WrittenTwin, WrittenTwinChange
 
 MAX_LIMIT = 1_000
@@ -25,7 +26,7 @@ LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 REASON = Annotated[str, msgspec.Meta(max_length=256)]
 
 
-class MemoryBy(Request, tag="memory_by"):
+class MemoryBy(InSpace, tag="memory_by"):
     """List what a caller wrote, newest first, quarantined or not: of every kind, or of one.
 
     `limit` applies to each kind. `before` needs `kind`; it is the `next_before` of the previous page.

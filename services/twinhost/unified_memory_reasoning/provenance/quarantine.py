@@ -1,6 +1,6 @@
 """Who wrote which rows, and which writers are quarantined: their rows are hidden from every reply and not deleted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NotRequired, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -112,6 +112,7 @@ class Quarantine:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.on_change: Callable[[], None] = lambda: None  # called after the commit of a change
 
     def add(self, name: str, quarantined_by: str, reason: str = "") -> bool:
         """Hide what a caller wrote and will write; return whether it was visible until now.
@@ -137,6 +138,7 @@ class Quarantine:
                 "ON CONFLICT (name) DO UPDATE SET reason = excluded.reason",
                 (name, reason),
             )
+        self._database.after_commit(self.on_change)
         return not known
 
     def lift(self, name: str) -> None:
@@ -147,6 +149,16 @@ class Quarantine:
         """
         if self._database.execute("DELETE FROM quarantined WHERE name = ?", (name,)).rowcount == 0:
             raise NotFound(f"{name[:64]!r} is not quarantined; `list_quarantine` lists the quarantined callers")
+        self._database.after_commit(self.on_change)
+
+    def rows(self) -> list[tuple[str, float, str]]:
+        """Return the quarantined names, since when, and by whom, to be repeated in another database."""
+        return self._database.execute("SELECT name, since, quarantined_by FROM quarantined ORDER BY name").fetchall()
+
+    def replace(self, rows: Sequence[tuple[str, float, str]]) -> None:
+        """Quarantine what another database does, and nobody else; in the transaction under way."""
+        self._database.execute("DELETE FROM quarantined")
+        self._database.execute_many("INSERT INTO quarantined (name, since, quarantined_by) VALUES (?, ?, ?)", rows)
 
     def hides(self, name: str) -> bool:
         """Return whether what a caller wrote is hidden."""

@@ -10,7 +10,7 @@ from twinhost.agent.request_times import TIME, seconds_of
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.conversations.interactions import Kind
 from twinhost.unified_memory_reasoning.language import contradictions
@@ -18,6 +18,7 @@ from twinhost.unified_memory_reasoning.memories.messages import KEYWORD
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
 from twinhost.unified_memory_reasoning.search.search import Ranking, Search, SearchResult
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 _A_TIME = "a time in ISO-8601 or seconds since the epoch"
 MAX_QUERY_BYTES = 4_096
@@ -28,7 +29,7 @@ MAX_CONTENT_BYTES = 16_384  # of one result; a longer content is cut
 QUERY = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_QUERY_BYTES)]
 
 
-class SearchMemory(Request, tag="search_memory"):
+class SearchMemory(InSpace, tag="search_memory"):
     """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
 
     `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`

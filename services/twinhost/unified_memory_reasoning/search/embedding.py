@@ -212,6 +212,7 @@ class Builtin:
         try:
             load = importlib.import_module(_PACKAGE).E5
             self._models: tuple[Any, Any] = load(num_threads=1), load(num_threads=1)  # of one file, which is mapped
+            self._turns = threading.Lock(), threading.Lock()  # each space has threads of its own
         except (ImportError, OSError, RuntimeError) as error:
             raise ConfigurationError(
                 f"the builtin model of recall.embeddings can't be loaded ({error}); in the project's folder, "
@@ -219,8 +220,8 @@ class Builtin:
             ) from None
 
     def embed(self, texts: Sequence[str], *, is_query: bool, within_s: float) -> Sequence[Vector]:
-        # Single texts bound the memory.
-        return [self._models[is_query].encode(_harmless(text), is_query) for text in texts]
+        with self._turns[is_query]:  # single texts bound the memory
+            return [self._models[is_query].encode(_harmless(text), is_query) for text in texts]
 
 
 def _harmless(text: str) -> str:

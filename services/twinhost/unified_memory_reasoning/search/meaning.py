@@ -473,6 +473,7 @@ class Meaning:
     def __init__(self, database: Database, settings: Embeddings, embedder: Embedder) -> None:
         """Prepare the threads; `start()` runs them."""
         self._database = database
+        self._settings, self._embedder = settings, embedder
         self.deadline_s = settings.deadline_s
         self.model = f"{settings.model} {settings.text_prefix}".strip()  # with another prefix, vectors are others
         self._shared = Shared()
@@ -487,9 +488,19 @@ class Meaning:
         self._queries.start()
         self._texts.start()
 
-    def stop(self) -> None:
+    def beside(self, database: Database) -> "Meaning":
+        """Return the search by meaning in another database, with the same model and threads of its own."""
+        other = Meaning(database, self._settings, self._embedder)
+        other._shared.ordinary = self._shared.ordinary  # if it is known by now
+        return other
+
+    def request_stop(self) -> None:
+        """Have the threads end soon."""
         self._queries.request_stop()
         self._texts.request_stop()
+
+    def stop(self) -> None:
+        self.request_stop()
         self._queries.join()
         self._texts.join()
 

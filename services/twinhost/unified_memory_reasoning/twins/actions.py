@@ -8,9 +8,10 @@ from twinhost.agent.assembly import MAX_PAGE_BYTES
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotGranted
-from twinhost.secure_zmq.wire import NAME, Request
+from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import MAX_NUMBER
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.twins.twins import (
     MAX_CHANGES,
     Change,
@@ -25,7 +26,7 @@ REVISION = Annotated[int, msgspec.Meta(ge=0, le=MAX_NUMBER)]
 LIMIT = Annotated[int, msgspec.Meta(ge=1, le=MAX_CHANGES)]
 
 
-class UpdateTwin(Request, tag="update_twin"):
+class UpdateTwin(InSpace, tag="update_twin"):
     """Store a user's twin, replacing the previous one; at most 256 KiB of JSON.
 
     With `if_revision`, the twin is stored only if it has that revision (0: there is no twin); otherwise the reply is
@@ -40,7 +41,7 @@ class UpdateTwin(Request, tag="update_twin"):
         require_size(self.twin_data, "twin_data")
 
 
-class PatchTwin(Request, tag="patch_twin"):
+class PatchTwin(InSpace, tag="patch_twin"):
     """Change fields of a user's twin by a JSON Merge Patch (RFC 7396): null removes a field, an object is merged.
 
     A user without a twin gets one. Patch and twin have at most 256 KiB of JSON each. `if_revision` as for
@@ -55,13 +56,13 @@ class PatchTwin(Request, tag="patch_twin"):
         require_size(self.patch, "patch")
 
 
-class GetTwin(Request, tag="get_twin"):
+class GetTwin(InSpace, tag="get_twin"):
     """Return a user's twin, or `{}` if there is none."""
 
     user_id: NAME = DEFAULT_USER
 
 
-class GetTwinHistory(Request, tag="get_twin_history"):
+class GetTwinHistory(InSpace, tag="get_twin_history"):
     """List the stored changes of a user's twin, newest first, without those of quarantined writers.
 
     `before` is the `next_before` of the previous page.
@@ -72,7 +73,7 @@ class GetTwinHistory(Request, tag="get_twin_history"):
     limit: LIMIT = 20
 
 
-class DeleteTwin(Request, tag="delete_twin"):
+class DeleteTwin(InSpace, tag="delete_twin"):
     """Delete a user's twin; its history is kept. `if_revision` as for `update_twin`.
 
     With `erase`, an operator removes the history too, even if the twin is already deleted.

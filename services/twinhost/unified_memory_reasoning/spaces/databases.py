@@ -1,0 +1,328 @@
+"""The databases of the spaces: where they are, which of them are open, and which one answers a request.
+
+Each has a folder of its own, which its first change makes. It is opened, and migrated, when it is first asked for, and
+closed when others are used more. A space that has no database yet is read as an empty one.
+"""
+
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from twinhost.network_config import NetworkConfig
+from twinhost.network_config.model import SHARED, Limits
+from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
+from twinhost.secure_zmq.wire import Request
+from twinhost.store.backup import number_of, prepare
+from twinhost.store.damage import connect_to_read, damage_warning
+from twinhost.store.database import IN_MEMORY, Database
+from twinhost.store.files import sync_folder
+from twinhost.store.reply_log import ReplyLog
+from twinhost.unified_memory_reasoning.contents import Contents
+from twinhost.unified_memory_reasoning.spaces.access import Access, InSpace, owner_of, private_space
+
+_log = structlog.get_logger(__name__)
+
+KEPT_OPEN = 16
+MOST_OPEN = 64  # while all of them are in use
+IDLE_S = 5.0  # since the last request; a search waits for the model for 2 s at most
+_RETRY_S = 1.0  # after a store that failed
+_FILE = "memory.sqlite3"
+_PRIVATE = "private."  # begins the folder of a private space; no declared space has a dot
+_COUNTED = ("interactions", "memories", "error_patterns", "twins")
+_DELETED = ".deleted"  # no space has this folder
+
+
+class OpenSpace:
+    """One space whose database is open."""
+
+    def __init__(self, store: Database, contents: Contents, replies: ReplyLog) -> None:
+        self.store = store
+        self.replies = replies
+        self.contents = contents
+        self.used_at = 0.0  # monotonic
+        self.follows = False  # whether it hides what the shared quarantine hides
+        self._retry_at = 0.0
+        self._handlers = {action.request: action.handle for action in contents.actions()}
+
+    def handle(self, request: Request, caller: Caller) -> Any:
+        """Answer a request about this space, which its caller may make."""
+        return self._handlers[type(request)](request, caller)
+
+    def on_tick(self, limits: Limits) -> None:
+        """Do what is due.
+
+        Raises:
+            StoreUnavailable: a part of it is not done; a later call tries again.
+        """
+        now = self.store.clock.monotonic()
+        if now < self._retry_at:
+            return
+        self._retry_at = now + _RETRY_S
+        if self.store.fault is not None:
+            with self.store.transaction():  # an empty one writes while there is a fault, and ends it
+                pass
+        self.contents.on_tick()
+        self.replies.keep(limits.stored_replies_s, limits.stored_replies_per_caller)
+        self.replies.forget_old()
+        self._retry_at = 0.0
+
+    def close(self) -> None:
+        """Write what waits in memory, and close the database; its threads end soon."""
+        if self.contents.meaning is not None:
+            self.contents.meaning.request_stop()
+        try:
+            self.contents.on_stop()
+        except StoreUnavailable as error:
+            _log.error("space_not_written", path=str(self.store.path), reason=str(error))
+        finally:
+            self.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How the database of a space is made: its tables, what repairs its indexes, and what answers requests about it."""
+
+    migrations: Sequence[str]
+    rebuilds: Mapping[str, Sequence[str]]
+    contents: Callable[[Database], Contents]
+
+
+class Spaces:
+    """All spaces but the shared one, whose contents are those of the agent's own database."""
+
+    def __init__(self, folder: Path, shared: Contents, making: Making, config: Callable[[], NetworkConfig]) -> None:
+        """Finish what an earlier process has begun in `folder`, which may not exist.
+
+        Args:
+            folder: of the spaces' folders.
+            shared: the contents of the shared space, whose quarantine applies in every space.
+            making: how the database of a space is made.
+            config: returns the configuration in effect now.
+
+        Raises:
+            ConfigurationError, StoreUnavailable: a database can't be repaired, or a backup not be put in its place.
+        """
+        self.access = Access(lambda: config().spaces, self.exists)
+        self._folder = folder
+        self._shared = shared
+        self._clock = shared.database.clock
+        self._making = making
+        self._config = config
+        self._open: dict[str, OpenSpace] = {}  # the one that was used last is the last one
+        self._empty: OpenSpace | None = None
+        shared.quarantine.on_change = self._quarantine_changed
+        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+        for name in self.names():
+            prepare(self.path(name), making.rebuilds, len(making.migrations))
+
+    def routed(self, action: Action[Any]) -> Action[Any]:
+        """Return an action of the shared space as one of all spaces: a request says which, and the judge whether."""
+        kind, shared = action.request, action.handle
+        if not issubclass(kind, InSpace):
+            return action
+        writes = action.mutates or kind.changes_space
+
+        @wraps(shared)  # whose annotations are the schema of the replies
+        def handle(request: InSpace, caller: Caller) -> Any:
+            if request.space is None:
+                return shared(request, caller)
+            space = self._asked(request.space, caller, writes=writes)
+            return shared(request, caller) if space is None else space.handle(request, caller)
+
+        return replace(action, handle=handle)
+
+    def elsewhere(self, request: Request, caller: Caller) -> OpenSpace | None:
+        """Return the space that a request changes, with its database; None for the shared one.
+
+        Raises:
+            NotGranted: the caller may not change it.
+            StoreUnavailable: it can't be opened.
+        """
+        asked = getattr(request, "space", None)
+        return None if asked is None else self._asked(asked, caller, writes=True)
+
+    def names(self) -> list[str]:
+        """Return the names of the spaces that are stored, or will be once a backup of them is in place."""
+        return sorted(self._stored())
+
+    def path(self, name: str) -> Path:
+        """Return where the database of a space is, or will be."""
+        owner = owner_of(name)
+        return self._folder / (name if owner is None else f"{_PRIVATE}{owner}") / _FILE
+
+    def exists(self, name: str) -> bool:
+        """Return whether a space is stored."""
+        return name in self._stored()
+
+    def size_bytes(self, name: str) -> int:
+        """Return how many bytes a space takes on disk, with what a restore has kept; 0 if it is not stored."""
+        if name == SHARED:
+            return self._shared.database.size_bytes
+        total = 0
+        with suppress(FileNotFoundError):
+            for path in self.path(name).parent.iterdir():
+                with suppress(FileNotFoundError):
+                    total += path.stat().st_size
+        return total
+
+    def rows(self, name: str) -> dict[str, int] | None:
+        """Return how many rows of each kind a space has; None if they can't be counted."""
+        opened = self._open.get(name)
+        contents = self._shared if name == SHARED else opened.contents if opened else None
+        if contents is not None:
+            return dict(zip(_COUNTED, contents.counts(), strict=True))
+        if not self.path(name).exists():
+            return dict.fromkeys(_COUNTED, 0)
+        try:
+            with closing(connect_to_read(self.path(name))) as connection:
+                return {table: number_of(connection, f"SELECT count(*) FROM {table}") for table in _COUNTED}  # noqa: S608
+        except sqlite3.Error:
+            return None
+
+    def bytes_by_owner(self) -> dict[str, int]:
+        """Return how many bytes the private space of each identity takes on disk."""
+        owners = {name: owner_of(name) for name in self._stored()}
+        return {owner: self.size_bytes(name) for name, owner in owners.items() if owner is not None}
+
+    def delete(self, name: str) -> bool:
+        """Delete a space with all that is stored in it; return whether there was one.
+
+        Raises:
+            StoreUnavailable: its folder can't be moved.
+        """
+        if (space := self._open.pop(name, None)) is not None:
+            space.close()
+        folder, deleted = self.path(name).parent, self._folder / _DELETED
+        try:
+            shutil.rmtree(deleted, ignore_errors=True)
+            folder.rename(deleted)  # at once: a crash leaves all of it, or nothing of it under its name
+            sync_folder(self._folder)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreUnavailable(f"the space can't be deleted ({error.strerror}); check the agent's volume") from None
+        shutil.rmtree(deleted, ignore_errors=True)
+        return True
+
+    def _quarantine_changed(self) -> None:
+        """Have every space hide what the quarantined callers wrote, before its next request, or refuse that."""
+        for space in self._open.values():
+            space.follows = False
+
+    def on_tick(self) -> None:
+        """Do what is due in the open spaces, and close those that were not used for longest.
+
+        Raises:
+            StartAgain: the agent must restart with a staged backup.
+        """
+        for name, space in list(self._open.items()):
+            try:
+                space.on_tick(self._config().limits)
+            except StoreUnavailable as error:
+                _log.error("housekeeping_not_stored", space=name, reason=str(error))
+        idle_since = self._clock.monotonic() - IDLE_S
+        surplus = list(self._open)[: max(0, len(self._open) - KEPT_OPEN)]
+        for name in surplus:
+            if self._open[name].used_at < idle_since:
+                self._open.pop(name).close()
+
+    def on_stop(self) -> None:
+        """Close all."""
+        while self._open:
+            self._open.popitem()[1].close()
+        if self._empty is not None:
+            self._empty.store.close()
+
+    def warnings(self) -> list[str]:
+        """Return what an operator should know, without naming a space: everybody reads it."""
+        faults = sum(space.store.fault is not None for space in self._open.values())
+        damaged = sum(damage_warning(self.path(name)) is not None for name in self._stored())
+        return [
+            *([f"{faults} spaces can't be written; the agent's log says why"] if faults else []),
+            *(
+                [
+                    f"the databases of {damaged} spaces were damaged and are quarantined; the agent's log names them: "
+                    "restore a backup, or acknowledge the loss: "
+                    "./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage space=NAME"
+                ]
+                if damaged
+                else []
+            ),
+        ]
+
+    def _stored(self) -> Iterator[str]:
+        with suppress(FileNotFoundError):
+            for folder in self._folder.iterdir():
+                if folder.name != _DELETED and folder.is_dir():
+                    private = folder.name.startswith(_PRIVATE)
+                    yield private_space(folder.name.removeprefix(_PRIVATE)) if private else folder.name
+
+    def _asked(self, asked: str, caller: Caller, *, writes: bool) -> OpenSpace | None:
+        name = self.access.require(asked, caller, writes=writes)
+        if name == SHARED:
+            return None
+        space = self._open.get(name)
+        if space is None:
+            path = self.path(name)
+            if not writes and not path.exists():
+                return self._read_as_empty()
+            space = self._opened(path)
+        else:
+            del self._open[name]
+        self._open[name] = space  # as the last one
+        space.used_at = self._clock.monotonic()
+        if not space.follows:
+            self._follow(space)
+        return space
+
+    def _follow(self, space: OpenSpace) -> None:
+        if (rows := self._shared.quarantine.rows()) != space.contents.quarantine.rows():
+            with space.store.transaction():
+                space.contents.quarantine.replace(rows)
+        space.follows = True
+
+    def _read_as_empty(self) -> OpenSpace:
+        if self._empty is None:
+            self._empty = self._made(IN_MEMORY)
+        return self._empty
+
+    def _opened(self, path: Path) -> OpenSpace:
+        """Open a space, which is made if it is not stored.
+
+        Raises:
+            StoreUnavailable: it can't be opened.
+        """
+        if len(self._open) >= MOST_OPEN:
+            ended = (name for name, space in self._open.items() if not space.store.in_transaction)
+            if (name := next(ended, None)) is not None:
+                self._open.pop(name).close()
+        try:
+            if not path.parent.exists():
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                path.parent.mkdir(mode=0o700)
+                sync_folder(self._folder)
+            space = self._made(path)
+        except (OSError, ConfigurationError) as error:
+            raise StoreUnavailable(f"the space can't be opened ({error})") from None
+        if space.contents.meaning is not None:
+            space.contents.meaning.start()
+        return space
+
+    def _made(self, path: Path) -> OpenSpace:
+        limits = self._config().limits
+        store = Database(path, self._making.migrations, self._clock)
+        try:
+            replies = ReplyLog(store, limits.stored_replies_s, limits.stored_replies_per_caller)
+            return OpenSpace(store, self._making.contents(store), replies)
+        except BaseException:
+            store.close()
+            raise
