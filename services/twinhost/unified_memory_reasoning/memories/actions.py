@@ -42,8 +42,8 @@ from twinhost.unified_memory_reasoning.memories.messages import (
 )
 from twinhost.unified_memory_reasoning.memories.model import Kept, Memory, deleted
 from twinhost.unified_memory_reasoning.memories.recall import Selection
-from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.memories.validity import marks_of
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
 _ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief

@@ -19,8 +19,8 @@ from twinhost.unified_memory_reasoning.memories.model import (
     is_visible,
 )
 from twinhost.unified_memory_reasoning.memories.recall import MemoryInBrief, StrengthDocument
-from twinhost.unified_memory_reasoning.spaces.access import InSpace
 from twinhost.unified_memory_reasoning.memories.validity import Marks
+from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_KEYWORDS = 64
 MAX_AT_ONCE = 1_000
