@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from operator import sub
 from pathlib import Path
+from typing import Protocol
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.budgets import UNBOUNDED, Budgets, Used
@@ -21,6 +22,16 @@ LIMITS = ("stored_bytes", "names")  # of a budget, in the order of `Stored`
 NEARLY_FULL = 0.8  # of a share: health warns
 _LARGEST_PART = 16  # of a volume that the reserve takes is one of so many: small ones must be of use too
 _LOOK_EVERY_S = 1.0
+
+
+class Counting(Protocol):
+    """What says how much each identity has stored, as `StoredBytes` does."""
+
+    @property
+    def changes(self) -> int: ...
+    def of(self, name: str) -> Stored: ...
+    def by_table(self, name: str) -> list[tuple[str, Stored]]: ...
+    def all(self) -> dict[str, Stored]: ...
 
 
 class Disk:
@@ -37,14 +48,18 @@ class Disk:
         """Look at the volume of a folder; `usage` returns its size, and the bytes that are used and free."""
         self._folder, self._budgets = folder, budgets
         self._monotonic, self._usage = clock.monotonic, usage
-        self._counted: list[StoredBytes] = []
+        self._counted: list[Counting] = []
         self._free = self._reserve = 0
         self._look_at = 0.0
         self.look(reserve_bytes)
 
     def count(self, database: Database, owner: str | None = None) -> None:
         """Count the rows of a database: for their writers, or all of them for its owner."""
-        self._counted.append(StoredBytes(database, owner))
+        self.count_also(StoredBytes(database, owner))
+
+    def count_also(self, counting: Counting) -> None:
+        """Count what is stored in databases that are not always open."""
+        self._counted.append(counting)
 
     def look(self, reserve_bytes: int) -> None:
         """Look how much is free, unless that was done within a second; a small volume has a smaller reserve."""

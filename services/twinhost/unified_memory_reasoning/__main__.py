@@ -283,6 +283,7 @@ def assemble(foundation: Foundation) -> Assembly:
         Making(database.migrations, REBUILDS, contents_of),
         lambda: settings.config,
     )
+    foundation.disk.count_also(spaces.stored)
     foundation.health.warn(spaces.warnings)
 
     def document() -> MemoryHealth:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def requests() -> RequestSchema:
 class WithSpaces:
     """An agent's state and configuration in a folder, for one start after another; every agent is granted all."""
 
-    def __init__(self, home: Path, *, secure: bool = True) -> None:
+    def __init__(self, home: Path, *, secure: bool = True, budgets: Mapping[str, Any] | None = None) -> None:
+        self._budgets = budgets
         self._environment = environment_of(home, "pc2", secure=secure)
         self.config = Path(self._environment["NETWORK_CONFIG_PATH"])
         self.state = Path(self._environment["TWINHOST_STATE"])
@@ -45,6 +47,8 @@ class WithSpaces:
         """Write these spaces into the configuration."""
         config = yaml.safe_load(self.config.read_text("utf-8"))
         config["grants"] |= {"agent": ["*"], "unauthenticated": [*IN_SPACES, "list_spaces"]}
+        if self._budgets is not None:
+            config["limits"]["budgets"] = self._budgets
         self.config.write_text(yaml.safe_dump({**config, "spaces": spaces}), "utf-8")
 
     def start(self, clock: Clock = SYSTEM_CLOCK) -> Assembled:

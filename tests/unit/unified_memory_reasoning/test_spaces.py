@@ -374,6 +374,25 @@ def test_an_operator_lists_and_deletes_spaces(spaces: WithSpaces, pc2: Assembled
     assert memories(pc2, ALICE, "private") == ["again"]
 
 
+def test_a_share_of_the_disk_is_one_of_all_spaces_together(tmp_path: Path) -> None:
+    """A private space counts for its owner whether it is open or not, and a declared one for those who wrote in it."""
+    spaces = WithSpaces(tmp_path, budgets={"everybody": {"stored_bytes": 10_000}})
+    with spaces.start() as pc2:
+        assert store(pc2, ALICE, "x" * 4_000, "private")["status"] == "ok"
+        assert store(pc2, OPERATOR, "y" * 1_000, "private:alice")["status"] == "ok"
+    with spaces.start() as pc2:
+        assert 5_000 < pc2.disk.stored_bytes()["alice"] < 7_000
+        assert store(pc2, ALICE, "x" * 1_000, "research")["status"] == "ok"
+        for space in ("shared", "private", "research"):
+            refused = store(pc2, ALICE, "x" * 4_000, space)
+            assert (refused["code"], refused["budget"]) == ("over_budget", "stored_bytes")
+        assert "most of it is in the space private:alice" in refused["error"]
+        assert store(pc2, BOB, "x" * 4_000, "private")["status"] == "ok"
+        pc2.ask("delete_space", OPERATOR, name="private:alice")
+        assert store(pc2, ALICE, "x" * 4_000, "shared")["status"] == "ok"
+        assert set(pc2.disk.stored_bytes()) >= {"alice", "bob"}
+
+
 def test_many_requests_of_one_batch_reach_their_own_spaces(pc2: Assembled) -> None:
     """With a deletion of the space in the same batch, which comes after all of them."""
     asked = [

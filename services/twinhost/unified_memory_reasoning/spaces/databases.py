@@ -28,6 +28,7 @@ from twinhost.store.files import sync_folder
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.contents import Contents
 from twinhost.unified_memory_reasoning.spaces.access import Access, InSpace, owner_of, private_space
+from twinhost.unified_memory_reasoning.spaces.stored import StoredInSpaces
 
 _log = structlog.get_logger(__name__)
 
@@ -123,6 +124,7 @@ class Spaces:
         shutil.rmtree(folder / _DELETED, ignore_errors=True)
         for name in self.names():
             prepare(self.path(name), making.rebuilds, len(making.migrations))
+        self.stored = StoredInSpaces({name: self.path(name) for name in self.names()})
 
     def routed(self, action: Action[Any]) -> Action[Any]:
         """Return an action of the shared space as one of all spaces: a request says which, and the judge whether."""
@@ -188,19 +190,14 @@ class Spaces:
         except sqlite3.Error:
             return None
 
-    def bytes_by_owner(self) -> dict[str, int]:
-        """Return how many bytes the private space of each identity takes on disk."""
-        owners = {name: owner_of(name) for name in self._stored()}
-        return {owner: self.size_bytes(name) for name, owner in owners.items() if owner is not None}
-
     def delete(self, name: str) -> bool:
         """Delete a space with all that is stored in it; return whether there was one.
 
         Raises:
             StoreUnavailable: its folder can't be moved.
         """
-        if (space := self._open.pop(name, None)) is not None:
-            space.close()
+        if name in self._open:
+            self._close(name)
         folder, deleted = self.path(name).parent, self._folder / _DELETED
         try:
             shutil.rmtree(deleted, ignore_errors=True)
@@ -210,6 +207,7 @@ class Spaces:
             return False
         except OSError as error:
             raise StoreUnavailable(f"the space can't be deleted ({error.strerror}); check the agent's volume") from None
+        self.stored.deleted(name)
         shutil.rmtree(deleted, ignore_errors=True)
         return True
 
@@ -233,12 +231,12 @@ class Spaces:
         surplus = list(self._open)[: max(0, len(self._open) - KEPT_OPEN)]
         for name in surplus:
             if self._open[name].used_at < idle_since:
-                self._open.pop(name).close()
+                self._close(name)
 
     def on_stop(self) -> None:
         """Close all."""
-        while self._open:
-            self._open.popitem()[1].close()
+        for name in list(self._open):
+            self._close(name)
         if self._empty is not None:
             self._empty.store.close()
 
@@ -276,6 +274,7 @@ class Spaces:
             if not writes and not path.exists():
                 return self._read_as_empty()
             space = self._opened(path)
+            self.stored.opened(name, space.store)
         else:
             del self._open[name]
         self._open[name] = space  # as the last one
@@ -304,7 +303,7 @@ class Spaces:
         if len(self._open) >= MOST_OPEN:
             ended = (name for name, space in self._open.items() if not space.store.in_transaction)
             if (name := next(ended, None)) is not None:
-                self._open.pop(name).close()
+                self._close(name)
         try:
             if not path.parent.exists():
                 self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -316,6 +315,10 @@ class Spaces:
         if space.contents.meaning is not None:
             space.contents.meaning.start()
         return space
+
+    def _close(self, name: str) -> None:
+        self.stored.closing(name)
+        self._open.pop(name).close()
 
     def _made(self, path: Path) -> OpenSpace:
         limits = self._config().limits
