@@ -1,4 +1,4 @@
-"""pc2's agent killed 20 times amid writes of every kind: the ledger finds each acknowledged one there exactly once."""
+"""pc2's agent killed 20 times amid writes of every kind, in two spaces: each acknowledged one is there exactly once."""
 
 import itertools
 import threading
@@ -19,7 +19,9 @@ KILLS = 20
 CLIENTS = 3
 CALLS_BETWEEN = 8
 
-Write = Callable[[Client, str], dict[str, Any]]
+SPACES = ("shared", f"private:{UMRA}")  # each call is for one of them
+
+Write = Callable[[Client, str, str], dict[str, Any]]
 
 
 @pytest.fixture
@@ -29,21 +31,22 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield hosts
 
 
-def add_interaction(client: Client, call: str) -> dict[str, Any]:
-    fields = {"session_id": "s", "interaction_type": "user_query", "content": call}
+def add_interaction(client: Client, call: str, space: str) -> dict[str, Any]:
+    fields = {"session_id": "s", "interaction_type": "user_query", "content": call, "space": space}
     return client.call("add_interaction", request_id=call, deadline_s=1, **fields)
 
 
-def store_memory(client: Client, call: str) -> dict[str, Any]:
-    return client.call("store_memory", request_id=call, deadline_s=1, content=call)
+def store_memory(client: Client, call: str, space: str) -> dict[str, Any]:
+    return client.call("store_memory", request_id=call, deadline_s=1, content=call, space=space)
 
 
-def add_error_pattern(client: Client, call: str) -> dict[str, Any]:
-    return client.call("add_error_pattern", request_id=call, deadline_s=1, error_type=call, pattern=f"failed: {call}$")
+def add_error_pattern(client: Client, call: str, space: str) -> dict[str, Any]:
+    fields = {"error_type": call, "pattern": f"failed: {call}$", "space": space}
+    return client.call("add_error_pattern", request_id=call, deadline_s=1, **fields)
 
 
-def update_twin(client: Client, call: str) -> dict[str, Any]:
-    return client.call("update_twin", request_id=call, deadline_s=1, user_id=call, twin_data={})
+def update_twin(client: Client, call: str, space: str) -> dict[str, Any]:
+    return client.call("update_twin", request_id=call, deadline_s=1, user_id=call, twin_data={}, space=space)
 
 
 WRITES: tuple[Write, ...] = (add_interaction, store_memory, add_error_pattern, update_twin)
@@ -77,15 +80,16 @@ class Writer(threading.Thread):
                 call = f"call-{self._number}-{number}"
                 with self._lock:
                     self._ledger.sent(call)
-                while not self._acknowledged(client, WRITES[number % len(WRITES)], call):
+                space = SPACES[number // len(WRITES) % len(SPACES)]
+                while not self._acknowledged(client, WRITES[number % len(WRITES)], call, space):
                     pass
                 with self._lock:
                     self._ledger.acknowledged(call)
                 self.done += 1
 
-    def _acknowledged(self, client: Client, write: Write, call: str) -> bool:
+    def _acknowledged(self, client: Client, write: Write, call: str, space: str) -> bool:
         try:
-            write(client, call)
+            write(client, call, space)
         except ConnectionRefused:
             return False
         return True
@@ -94,10 +98,10 @@ class Writer(threading.Thread):
 def observed(client: Client) -> Counter[str]:
     """Return how often each call took effect, from all that pc2's key has written."""
     times: Counter[str] = Counter()
-    for kind, seen_as in SEEN_AS.items():
+    for space, (kind, seen_as) in itertools.product(SPACES, SEEN_AS.items()):
         before: int | None = None
         while True:
-            page = client.call("memory_by", name=UMRA, kind=kind, before=before)["written"][kind]
+            page = client.call("memory_by", name=UMRA, kind=kind, before=before, space=space)["written"][kind]
             for entry in page["entries"]:
                 call, count = seen_as(entry)
                 times[call] += count

@@ -1,6 +1,8 @@
 """Spaces: who reads and writes which, what one of them shows of another (nothing), and their databases."""
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,9 @@ from tests.unit.unified_memory_reasoning.spaces_bench import (
     lasting,
     requests,
 )
+from twinhost.secure_zmq import dispatch
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
+from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.spaces import databases
@@ -281,6 +285,36 @@ def test_spaces_are_there_after_a_restart(spaces: WithSpaces) -> None:
         found = pc2.ask("search_memory", ALICE, query=f"{MARK} plan", space="private")
         assert {result["kind"] for result in found["results"]} == {"memory", "interaction"}
         assert pc2.ask("get_context", ALICE, session_id=MARK, space="private")["context"]["stored"] == 1
+
+
+@pytest.mark.parametrize("committed", [False, True], ids=["before", "after"])
+def test_a_kill_between_two_commits_loses_and_doubles_nothing(
+    spaces: WithSpaces, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    """The agent's own database is committed then, and the space's before it or after: the retry has one effect."""
+    batch = [
+        (ALICE, {"action": "store_memory", "content": "hers", "source": "test", "space": "private", "request_id": "1"}),
+        (ALICE, {"action": "store_memory", "content": "everybody's", "source": "test", "request_id": "2"}),
+    ]
+    messages = [Inbound(json.dumps(fields).encode(), caller) for caller, fields in batch]
+    end = dispatch._OtherTransaction.end
+
+    def killed(other: Any, why: StoreUnavailable | None = None) -> None:
+        if committed:
+            end(other, why)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(dispatch._OtherTransaction, "end", killed)
+        spaces.start().answer(messages)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    with spaces.start() as pc2:
+        assert memories(pc2, ALICE) == ["everybody's"]
+        assert memories(pc2, ALICE, "private") == (["hers"] if committed else [])
+        assert [reply["status"] for reply in pc2.answer(messages)] == ["ok", "ok"]
+        assert (memories(pc2, ALICE), memories(pc2, ALICE, "private")) == (["everybody's"], ["hers"])
 
 
 def test_a_space_of_before_is_migrated_when_it_is_opened(spaces: WithSpaces) -> None:
