@@ -52,7 +52,7 @@ def ours(hosts: Hosts, session_id: str, run: Callable[..., Any]) -> Iterator[Mak
     from twinhost.adapters.openai_agents import TwinhostSession
 
     client = AsyncClient(hosts.address(UMRA, by=SDT))
-    yield lambda name=session_id, **fields: TwinhostSession(name, client, **fields)
+    yield lambda name=session_id, **fields: TwinhostSession(name, client, **{"space": "shared", **fields})
 
     async def close() -> None:
         client.close()
@@ -249,10 +249,10 @@ def test_another_keys_item_is_none_unless_it_is_named(
 
     async def other() -> list[Any]:
         async with AsyncClient(hosts.address(UMRA, by=UMRA)) as client:
-            assert await TwinhostSession(session_id, client).get_items() == []
-            assert await TwinhostSession(session_id, client, writers=["nobody"]).get_items() == []
+            assert await TwinhostSession(session_id, client, space="shared").get_items() == []
+            assert await TwinhostSession(session_id, client, writers=["nobody"], space="shared").get_items() == []
             for writers in ([SDT], None):
-                session = TwinhostSession(session_id, client, writers=writers)
+                session = TwinhostSession(session_id, client, writers=writers, space="shared")
                 assert await session.pop_item() is None
                 items = await session.get_items()
             return items
@@ -328,3 +328,15 @@ def test_a_cancelled_addition_is_made_as_a_whole(
         return found
 
     assert run(cancel()) == [said(f"{number}") for number in range(20)]
+
+
+def test_a_session_is_in_the_programs_own_space_by_default(
+    hosts: Hosts, ours: Make, session_id: str, run: Callable[..., Any]
+) -> None:
+    """No other program reads its items, in whichever way it asks."""
+    run(ours(space=None).add_items([said("1")]))
+    assert run(ours(space="private").get_items()) == [said("1")]
+    assert run(ours().get_items()) == []
+    with hosts.client(UMRA, by=UMRA) as other:
+        assert other.call("get_interactions", session_id=session_id)["interactions"] == []
+        assert other.call("get_interactions", session_id=session_id, space="private")["interactions"] == []

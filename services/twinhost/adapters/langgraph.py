@@ -33,7 +33,7 @@ import structlog
 
 from twinhost.adapters import missing_extra
 from twinhost.adapters.item_filters import fits
-from twinhost.adapters.stored import Taken, read_json, require_shallow
+from twinhost.adapters.stored import Taken, in_space, read_json, require_shallow
 from twinhost.fence import Passage, fenced, item_named, new_tag
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotFound, TwinhostError
@@ -114,6 +114,7 @@ class TwinhostStore(base.BaseStore):
         history: int = 3,
         ttl: base.TTLConfig | None = None,
         writers: Collection[str] | None = (),
+        space: str | None = None,
     ) -> None:
         """Use a client of UnifiedMemoryReasoningAgent, which nothing else uses meanwhile.
 
@@ -123,6 +124,8 @@ class TwinhostStore(base.BaseStore):
             ttl: how items expire where a call does not say it; no item is returned after that, whatever it says.
             writers: whose items are taken beside those of the client's own key; None for everybody's, of which any
                 may then replace any.
+            space: of the memory, such as `shared`. None: this program's own, which no other program reads; with
+                `writers`, or on an open link, the shared one.
         """
         self._client = client
         self._history = history
@@ -130,7 +133,7 @@ class TwinhostStore(base.BaseStore):
         self._sweeper: tuple[Worker, Future[None]] | None = None
         self._lock = threading.Lock()
         self._taken = Taken(client.identity, writers)
-        self._common: dict[str, Any] = {}  # fields of every request
+        self._common: dict[str, Any] = in_space(space, client.identity, writers)  # fields of every request
 
     @property
     def unreadable(self) -> Mapping[str, str]:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from twinhost.adapters import missing_extra
-from twinhost.adapters.stored import Taken, read_json, require_shallow
+from twinhost.adapters.stored import Taken, in_space, read_json, require_shallow
 from twinhost.fence import Passage, fenced, new_tag
 from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.wire import Reply
@@ -62,6 +62,7 @@ class TwinhostSession:
         *,
         session_settings: SessionSettings | None = None,
         writers: Collection[str] | None = (),
+        space: str | None = None,
     ) -> None:
         """Use a session of UnifiedMemoryReasoningAgent.
 
@@ -72,12 +73,14 @@ class TwinhostSession:
             session_settings: `limit` is how many items `get_items` returns if it is not asked for another number.
             writers: whose items `get_items` returns beside those of the client's own key, in a fence; None for
                 everybody's.
+            space: of the memory, such as `shared`. None: this program's own, which no other program reads; with
+                `writers`, or on an open link, the shared one.
         """
         self.session_id = session_id
         self.session_settings: SessionSettings | None = session_settings or SessionSettings()
         self._client = client
         self._taken = Taken(client.identity, writers)
-        self._common: dict[str, Any] = {"session_id": session_id}  # fields of every request
+        self._common: dict[str, Any] = {"session_id": session_id, **in_space(space, client.identity, writers)}
 
     @property
     def unreadable(self) -> Mapping[str, str]:

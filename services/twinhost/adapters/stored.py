@@ -10,6 +10,9 @@ from typing import Any, NoReturn
 
 import structlog
 
+from twinhost.network_config.model import PRIVATE, SHARED
+from twinhost.secure_zmq.callers import UNAUTHENTICATED
+
 _log = structlog.get_logger("twinhost.adapters")
 MOST_DEPTH = 100  # of a value: deeper ones break what other programs do with it, such as a copy
 _MOST_NOTED = 1_000
@@ -43,6 +46,20 @@ class Taken:
         if str(identity) not in self.unreadable and len(self.unreadable) < _MOST_NOTED:
             self.unreadable[str(identity)] = str(error)
             _log.warning("item_not_readable", id=str(identity), writer=writer, reason=str(error))
+
+
+def in_space(space: str | None, own: str, writers: Writers) -> dict[str, str]:
+    """Return the field of every request that says in which space of the memory an adapter's items are.
+
+    Args:
+        space: as its program asks for it. None: the program's own; where it takes others' items, or nobody is
+            authenticated, the shared one.
+        own: the name in the program's key.
+        writers: whose items it takes besides.
+    """
+    if space is None:
+        space = SHARED if writers is None or writers or own == UNAUTHENTICATED.name else PRIVATE
+    return {} if space == SHARED else {"space": space}
 
 
 def read_json(text: str | bytes) -> Any:

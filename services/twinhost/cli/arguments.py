@@ -45,6 +45,10 @@ def _request_id(value: str | None) -> str | None:
 
 
 AsJson = Annotated[bool, typer.Option(JSON_FLAG, help="Print one line of JSON, for programs.")]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", metavar="SPACE", help="shared (the default), private, or one of network_config.yaml."),
+]
 Deadline = Annotated[
     float | None,
     number(

@@ -10,6 +10,7 @@ import typer
 
 from twinhost import connect_async
 from twinhost.cli import output
+from twinhost.cli.arguments import Space
 from twinhost.cli.output import OPEN_LINK
 from twinhost.deployment import load_settings
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -24,6 +25,7 @@ def mcp(
         Path | None,
         typer.Option("--token-file", metavar="FILE", help="With --http: the bearer token; made if it is missing."),
     ] = None,
+    space: Space = None,
 ) -> int:
     """Serve the memory and the system to an MCP client.
 
@@ -46,7 +48,7 @@ def mcp(
         known = settings.certificates.own_keys.certificate.owner
         owner = None if "operator" in known.roles else known.name
 
-    agents = Agents(connect_async, owner)
+    agents = Agents(connect_async, owner, space)
     if http is None:
         if sys.stdin.isatty():
             output.say(

@@ -14,7 +14,9 @@ DEADLINE_S = 20.0  # of one request: an agent that restarts is back by then, and
 class Agents:
     """Both agents; each is connected with its first call, and connected again whenever the link is lost."""
 
-    def __init__(self, connect: Callable[[str], AsyncClient], owner: str | None = None) -> None:
+    def __init__(
+        self, connect: Callable[[str], AsyncClient], owner: str | None = None, space: str | None = None
+    ) -> None:
         """Connect with one key.
 
         Args:
@@ -22,14 +24,16 @@ class Agents:
                 reads files, and asks mainpc for a key that is missing.
             owner: whose key it is; None if it may delete what others wrote: an operator's, or anybody's with
                 SECURE_ZMQ=0.
+            space: of the memory; None for the shared one.
         """
         self.owner = owner
+        self._space = {} if space is None else {"space": space}
         self._connect = connect
         self._clients: dict[str, asyncio.Task[AsyncClient]] = {}
 
     async def memory(self, action: str, **fields: Any) -> Reply:
         """Call UnifiedMemoryReasoningAgent; arguments and errors are those of `AsyncClient.call`."""
-        return await self._call(MEMORY, action, {**fields, "deadline_s": DEADLINE_S})
+        return await self._call(MEMORY, action, {**fields, **self._space, "deadline_s": DEADLINE_S})
 
     async def system(self, action: str, *, wait_s: float = 0.0, **fields: Any) -> Reply:
         """Call SystemDigitalTwin, which waits for up to `wait_s` seconds itself."""

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, not_nan
+from twinhost.cli.arguments import DEADLINE_S, AsJson, Space, not_nan
 from twinhost.cli.memory.importing import CallersEntries, PageOfEntries
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.clients.memory_replies import (
@@ -48,6 +48,11 @@ def memory_client() -> Iterator[tuple[Client, Settings]]:
         yield client, settings
 
 
+def _in(space: str | None) -> dict[str, Any]:
+    """Return the field that names a space; none for the shared one, which older agents have too."""
+    return {} if space is None else {"space": space}
+
+
 def search(
     query: Annotated[list[str], typer.Argument(metavar="QUERY...", help="Words and dates, without any syntax.")],
     session: Annotated[str | None, typer.Option("--session", metavar="ID", help="Only in this session.")] = None,
@@ -71,6 +76,7 @@ def search(
         ),
     ] = 0.0,
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Search in interactions and memories, best first."""
@@ -78,7 +84,7 @@ def search(
     times = {"since": since, "until": until, "as_of": as_of}
     fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters, **times}
     with memory_client() as (client, _):
-        reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields)
+        reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -133,13 +139,14 @@ def context(
     everywhere: Annotated[
         bool, typer.Option("--all", help="With QUERY: quote other sessions and the memories too.")
     ] = False,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Show the context of a session, as a model would get it."""
     fields: dict[str, Any] = {"session_id": session, "max_tokens": max_tokens, "speaker": speaker}
     fields |= {"query": " ".join(query) if query else None, "scope": "all" if everywhere else "session"}
     with memory_client() as (client, _):
-        reply = client.call("get_context", deadline_s=DEADLINE_S, **fields)
+        reply = client.call("get_context", deadline_s=DEADLINE_S, **fields, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -153,6 +160,7 @@ def context(
 
 def audit(
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Of each list.")] = 20,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """List memories that need attention.
@@ -160,7 +168,7 @@ def audit(
     They are contradictory, duplicate, never read, expired, or due for a review. Nothing is changed.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit)
+        reply = client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -185,6 +193,7 @@ def audit(
 def history(
     key: Annotated[str, typer.Argument(metavar="KEY", help="A key, as in store_memory; with --id, a memory's id.")],
     by_id: Annotated[bool, typer.Option("--id", help="KEY is the id of a memory.")] = False,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Show the values of a key in the order of their validity.
@@ -193,7 +202,7 @@ def history(
     """
     named = {"memory_id": key} if by_id else {"key": key}
     with memory_client() as (client, _):
-        reply = client.call("memory_history", deadline_s=DEADLINE_S, **named)
+        reply = client.call("memory_history", deadline_s=DEADLINE_S, **named, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -201,13 +210,14 @@ def history(
     rows = [_value_row(value) for value in values.memories]
     output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
     if values.more:
-        _say_more("there are later values; run", "memory_history", **named, skip=values.next_skip)
+        _say_more("there are later values; run", "memory_history", **named, skip=values.next_skip, **_in(space))
     return 0
 
 
 def by(
     name: Name,
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=1_000, help="Of each kind.")] = 20,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Show what a caller wrote, newest first.
@@ -215,7 +225,7 @@ def by(
     It is shown in quarantine too.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit)
+        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -228,7 +238,7 @@ def by(
     for kind, page in written.written.items():
         if page.more:
             older = f"there are older {kind}; raise -n, or run"
-            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before)
+            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before, **_in(space))
     if written.quarantined:
         output.say(
             "quarantined:",
@@ -241,11 +251,12 @@ def by(
 def twin(
     user: Annotated[str, typer.Argument(metavar="USER", help="The twin's user_id.")],
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=128, help="Changes.")] = 20,
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Show who changed a user's twin, newest first."""
     with memory_client() as (client, _):
-        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit)
+        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -260,7 +271,7 @@ def twin(
     output.show(output.records(f"Changes ({len(rows)})", ("revision", "when (UTC)", "change", "by"), rows))
     if changes.more:
         older = "there are older changes; raise -n, or run"
-        _say_more(older, "get_twin_history", user_id=user, before=changes.next_before)
+        _say_more(older, "get_twin_history", user_id=user, before=changes.next_before, **_in(space))
     return 0
 
 
