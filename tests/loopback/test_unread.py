@@ -1,21 +1,26 @@
 """One key with all its connections, that asks and reads nothing: the agent stays small, and serves the others."""
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
 import zmq
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.connections import SESSIONS_PER_KEY
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 MOST_GROWTH = 64 * 2**20
 GIVEN_BACK_S = 60.0
 ATTACK_S = 6.0
+EVENTS, SUBSCRIBED_IN_TURN = 1_100, 1
+LARGE_TEXT = "x" * 59_000
 
 
 class Memory:
@@ -45,26 +50,35 @@ def mainpc(hosts: Hosts) -> Iterator[AgentProcess]:
 
 
 @contextmanager
-def connections(hosts: Hosts, count: int) -> Iterator[list["zmq.Socket[bytes]"]]:
+def connections(
+    hosts: Hosts, count: int, kind: zmq.SocketType = zmq.DEALER, address: str | None = None
+) -> Iterator[list["zmq.Socket[bytes]"]]:
     """Connections of an ordinary agent's key, which hold as little of what they don't read as can be."""
-    address = hosts.address(SDT, UMRA)
-    assert isinstance(address, SecuredAddress)
+    secured = hosts.address(SDT, UMRA)
+    assert isinstance(secured, SecuredAddress)
     with zmq.Context() as context:
         context.set(zmq.MAX_SOCKETS, 2_000)
         sockets = []
         for _ in range(count):
-            socket = context.socket(zmq.DEALER)
+            socket = context.socket(kind)
             socket.linger, socket.rcvhwm, socket.rcvbuf, socket.sndtimeo = 0, 1, 4_096, 0
-            socket.curve_secretkey = address.own_keys.secret_z85
-            socket.curve_publickey = address.own_keys.public.z85
-            socket.curve_serverkey = address.server_key.z85
-            socket.connect(address.address)
+            socket.curve_secretkey = secured.own_keys.secret_z85
+            socket.curve_publickey = secured.own_keys.public.z85
+            socket.curve_serverkey = secured.server_key.z85
+            if kind == zmq.SUB:
+                socket.subscribe(b"EVENT:")
+            socket.connect(address or secured.address)
             sockets.append(socket)
         try:
             yield sockets
         finally:
             for socket in sockets:
                 socket.close(0)
+
+
+def publish(client: Client, number: int) -> bool:
+    client.call("publish_event", event={"event_type": "filler", "data": {"number": number, "text": LARGE_TEXT}})
+    return True
 
 
 def flood(hosts: Hosts, memory: Memory, requests: list[bytes], seconds: float) -> list[float]:
@@ -94,3 +108,30 @@ def test_unread_replies_do_not_fill_the_memory(hosts: Hosts, mainpc: AgentProces
     print(f"{action}: grew by {memory.most / 2**20:.1f} MiB; {len(took)} polite calls, worst {max(took) * 1e3:.0f} ms")
     assert memory.most < MOST_GROWTH
     wait_until(lambda: memory.growth() < MOST_GROWTH / 4, GIVEN_BACK_S, "the memory is given back")
+
+
+def test_unread_events_do_not_fill_the_memory(hosts: Hosts, mainpc: AgentProcess) -> None:
+    """Subscribers that don't read are closed; one that reads gets every event."""
+    memory = Memory(mainpc)
+    secured = hosts.address(SDT)
+    assert isinstance(secured, SecuredAddress)
+    feed = replace(secured, address=f"tcp://127.0.0.1:{hosts.config.agent(SDT).events_port}")
+    seen: list[int] = []
+    subscriber = Subscriber(feed, [b"EVENT:"], lambda event: seen.append(json.loads(event.payload)["data"]["number"]))
+    subscriber.start()
+    sent = 0
+    with hosts.client(SDT) as client:
+        wait_until(lambda: publish(client, -1) and seen, PATIENCE_S, "the subscriber receives events")
+        for _ in range(SUBSCRIBED_IN_TURN):
+            with connections(hosts, SESSIONS_PER_KEY - 4, zmq.SUB, feed.address):
+                time.sleep(0.5)
+                for _ in range(EVENTS):
+                    publish(client, sent)
+                    sent += 1
+                memory.growth()
+        wait_until(lambda: seen[-1] == sent - 1, PATIENCE_S, "the last event arrives")
+    subscriber.stop()
+    print(f"events: grew by {memory.most / 2**20:.1f} MiB")
+    assert [number for number in seen if number >= 0] == list(range(sent))
+    assert memory.most < MOST_GROWTH
+    assert mainpc.logged("connection_closed")

@@ -2,7 +2,9 @@
 
 On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
 `AGENT:`. A subscription is a topic's prefix, as in ZeroMQ. One that is not granted is not
-applied; the others of its connection are. A subscriber that is slow, or disconnected, misses events.
+applied; the others of its connection are. A subscriber that is disconnected misses events. So does one that does not
+read: libzmq's high-water mark counts events of any size, so the one that is furthest behind is closed as soon as libzmq
+holds 4 MiB of them.
 
 A SUB socket gets no reason; `check_subscription`, on the request socket, answers which topics are granted. When the
 grants change, every connection whose topics are concerned is closed, so that its client subscribes again: XPUB_MANUAL
@@ -13,7 +15,6 @@ applies a grant to the pipe at the head. A message that is not a subscription ha
 it, a grant would apply to another peer's connection, so nothing is granted until the queue has been empty.
 """
 
-import contextlib
 import itertools
 import threading
 import time
@@ -30,23 +31,29 @@ from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.connections import Connection
+from twinhost.secure_zmq.descriptors import traffic_of, unacknowledged
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
+from twinhost.secure_zmq.framing.messages import new_account, send
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import origin
 from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)
 
-MAX_EVENT_BYTES = 64 * 1024  # of payload: libzmq holds up to 1,000 events for a slow subscriber
+MAX_EVENT_BYTES = 64 * 1024  # of payload
 MAX_TOPIC_BYTES = 64
 MAX_TOPICS = 32  # per connection
 MAX_COMMANDS = 1_000  # subscribe and unsubscribe, per connection
-MAX_QUEUED = 1_000  # events that wait for the feed's thread; beyond this the oldest is dropped
+MAX_QUEUED = 1_000  # events that wait for the feed's thread, and their bytes; beyond this the oldest is dropped
+MAX_QUEUED_BYTES = 4 * 1024 * 1024
+MAX_UNSENT_BYTES = 4 * 1024 * 1024  # of events that libzmq holds, each once for all subscribers
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0  # while nothing happens: then only a key's expiry is due
 _PUBLISHED_PER_TURN = 64
 _READ_PER_TURN = 256
 _STALLED_AFTER_S = 5.0
+
+_BEHIND = "it leaves more events unread than any other subscriber, and the feed is full; read them"
 
 MaySubscribe = Callable[[Caller, bytes], bool]  # the topic is a prefix: the empty one matches every topic
 
@@ -60,6 +67,7 @@ class _Subscriber:
     topics: set[bytes] = field(default_factory=set)
     refused: set[bytes] = field(default_factory=set)  # topics that it asked for and is not granted
     commands: int = 0
+    published: int = 0  # bytes of events that its topics match
 
 
 @dataclass(slots=True)
@@ -102,6 +110,8 @@ class Feed(Worker):
         self._wanted: tuple[bytes, ...] = ()  # every topic with a subscriber, as of the last tick or since
         self._in_step = True  # whether libzmq's two queues match
         self._events: deque[tuple[bytes, bytes]] = deque()
+        self._queued_bytes = 0
+        self._account = new_account()  # of what libzmq holds
         self._closed = False
         self._lock = threading.Lock()
         self._waker = Waker()
@@ -148,10 +158,11 @@ class Feed(Worker):
                 f"the event has {len(payload)} bytes and {self._max_payload_bytes} are allowed; publish a reference"
             )
         with self._lock:
-            if len(self._events) >= MAX_QUEUED:
-                self._events.popleft()
-                self.counters.dropped += 1
             self._events.append((topic, payload))
+            self._queued_bytes += len(payload)
+            while len(self._events) > MAX_QUEUED or self._queued_bytes > MAX_QUEUED_BYTES:
+                self._drop_first()
+                self.counters.dropped += 1
             first = len(self._events) == 1
         if first:  # for later ones the thread is awake: it runs until the queue is empty
             self._waker.wake()
@@ -216,13 +227,32 @@ class Feed(Worker):
             with self._lock:
                 if not self._events or self._events[0] is not event:  # dropped meanwhile: the queue was full
                     continue
-                self._events.popleft()
+                self._drop_first()
             self._send(event)
 
+    def _drop_first(self) -> None:
+        self._queued_bytes -= len(self._events.popleft()[1])
+
     def _send(self, event: tuple[bytes, bytes]) -> None:
-        with contextlib.suppress(zmq.Again):
-            self._socket.send_multipart(event, zmq.NOBLOCK)
+        topic, payload = event
+        send(self._socket, [([topic], payload, self._account)], at_once=True)
         self.counters.published += 1
+        for subscriber in self._subscribers.values():
+            if topic.startswith(tuple(subscriber.topics)):
+                subscriber.published += len(payload)
+        if self._account.unsent > MAX_UNSENT_BYTES:
+            self._close_furthest_behind()
+
+    def _close_furthest_behind(self) -> None:
+        """Close the subscriber that has acknowledged least of what was published for it, if one is behind."""
+        behind: list[tuple[int, _Subscriber]] = []
+        for connection, subscriber in self._subscribers.items():
+            traffic = traffic_of(subscriber.fd)
+            if traffic is not None and unacknowledged(subscriber.fd) and not connection.shut:
+                behind.append((subscriber.published - traffic.acknowledged, subscriber))
+        if behind:
+            worst = max(behind, key=lambda pair: pair[0])[1]
+            self._sessions.connections.close_now(worst.fd, worst.remote, _BEHIND)
 
     def _read_subscriptions(self) -> None:
         for _ in range(_READ_PER_TURN):
