@@ -30,6 +30,7 @@ from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.core_dumps import forbid_core_dumps
+from twinhost.heap import Heap
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
@@ -391,10 +392,11 @@ def _housekeeping(
     vital: Vital,
     follow_own_key: Callable[[], None],
 ) -> Callable[[], None]:
-    store_due = 0.0
+    store_due, heap = 0.0, Heap()
 
     def tick() -> None:
         nonlocal store_due
+        heap.on_tick(database.clock.monotonic())
         for what, lives in vital.items():
             if not lives():
                 raise RuntimeError(f"{what} died; the process ends, so that it is restarted completely")

@@ -5,9 +5,7 @@ found through dictionaries that are loaded at the start: with random ids as the 
 fifth as many commits.
 """
 
-import ctypes
 import gc
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,6 +13,7 @@ from itertools import islice
 import msgspec
 import structlog
 
+from twinhost.heap import give_back
 from twinhost.store.database import Database
 
 _log = structlog.get_logger(__name__)
@@ -227,8 +226,7 @@ class ReplyLog:
             share.by_id = dict(share.by_id)  # a dictionary never shrinks by itself
         self._most = len(self)
         gc.collect()  # empties Python's lists of free objects, each of which keeps a block of memory in use
-        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc alone has it
-            libc.malloc_trim(0)
+        give_back()
 
     def _share(self, caller: str) -> _Share:
         share = self._shares.get(caller)
