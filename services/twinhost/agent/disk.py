@@ -7,12 +7,11 @@ committed. So no action can forget to ask, and one that stores less than before 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from operator import sub
 from pathlib import Path
 from typing import Protocol
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.budgets import UNBOUNDED, Budgets, Used
+from twinhost.secure_zmq.budgets import UNBOUNDED, Budgets, Used, over_budget
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
@@ -98,10 +97,9 @@ class Disk:
         yield
         if self._changes() == changes:
             return
-        after = self._stored(caller.name)
-        for limit, used, more in zip(LIMITS, before, map(sub, after, before), strict=True):
-            if more > 0:
-                self._budgets.require(caller, limit, used, more, self._remedy(caller.name, limit))
+        for limit, used, uses in zip(LIMITS, before, self._stored(caller.name), strict=True):
+            if uses > used and uses > (most := getattr(budget, limit)):
+                raise over_budget(caller.name, limit, used, most, self._remedy(caller.name, limit))
 
     def stored_bytes(self) -> Mapping[str, float]:
         """Return the bytes of each writer."""
