@@ -474,7 +474,7 @@ class Dispatcher:
             caller, request_id, messagepack = job.caller, job.request.request_id, job.messagepack
             accepts = job.request.accepts is not None
         peer, action = caller.name if caller else None, job.action.name
-        self._outcomes.append((action, error.code))
+        self._outcomes.append((action, type(error).code))  # not another agent's own, which would be a metric
         try:
             self._on_refusal(caller, action, error)
         except Exception:  # boundary: a listener's fault must not end the loop

@@ -13,12 +13,13 @@ from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.errors import PeerNotLive, RequestError
+from twinhost.secure_zmq.errors import PeerNotLive, RequestError, error_from_reply
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 from twinhost.secure_zmq.sockets import ZAP_DOMAIN, ZAP_ENDPOINT
+from twinhost.secure_zmq.wire import Answer
 from twinhost.store.reply_log import ReplyLog
 
 Recorded = tuple[str | None, str | None, str]
@@ -57,6 +58,26 @@ def test_a_refusal_reports_who_and_which_action_and_why(bench: Bench) -> None:
         (None, None, "peer_not_live"),
         ("agent", None, "malformed_request"),
     ]
+
+
+def test_the_code_of_another_agent_multiplies_no_outcome(bench: Bench) -> None:
+    """An agent that a request was forwarded to replies with codes of its own, each of which would be a metric."""
+    codes, outcomes = iter(["made_up_1", "made_up_2", "not_found"]), set[str]()
+
+    def forwarded(_: Read, __: Caller) -> Answer:
+        raise error_from_reply(next(codes), "sentence")
+
+    dispatcher = Dispatcher(
+        [Action(Read, forwarded)],
+        Grants({"agent": {"read"}}),
+        bench.database,
+        ReplyLog(bench.database, 600, 100),
+        LIMIT,
+        on_answer=lambda _, outcome, __, ___: outcomes.add(outcome),
+    )
+    replies = dispatcher.answer([inbound({"action": "read"}, AGENT)] * 3)
+    assert b"made_up_2" in replies[1]
+    assert outcomes == {"error", "not_found"}
 
 
 def test_a_listener_that_fails_costs_nobody_a_reply(bench: Bench) -> None:
