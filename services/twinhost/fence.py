@@ -100,8 +100,14 @@ def enclosed(lines: str, tag: str) -> str:
     return f"{opening(tag)}\n{lines.replace(tag, CUT)}\n{closing(tag)}"
 
 
-def fenced_json(text: str, tag: str) -> str:
-    """Return a JSON text between the lines of a fence; it decodes to the same value, without what can't be seen."""
+def fenced_json(parts: Iterable[tuple[str, str]], tag: str) -> str:
+    """Return JSON texts in a fence, each below its heading; each decodes to its value, without what can't be seen.
+
+    Args:
+        parts: what `heading` returns, empty if a text needs none, and the text, with line breaks between values alone.
+        tag: of the fence.
+    """
+    text = "\n".join(f"{above}\n{text}" if above else text for above, text in parts)
     text = _visible(text.translate(_in_json))
     text = _like_fence.sub("\\\\u003c", text)
     escaped = f"{tag[:-1]}\\u{ord(tag[-1]):04x}"  # the last letter: the first one may be a part of an escape itself

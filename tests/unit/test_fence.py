@@ -84,7 +84,7 @@ def test_every_line_is_the_fences_a_headings_or_a_turns(passages: list[Passage])
 
 @given(st.recursive(HOSTILE, lambda inner: st.lists(inner) | st.dictionaries(HOSTILE, inner), max_leaves=8))
 def test_json_in_a_fence_is_that_value_as_far_as_seen(value: object) -> None:
-    text = fenced_json(msgspec.json.format(msgspec.json.encode(value)).decode(), TAG)
+    text = fenced_json([("", msgspec.json.format(msgspec.json.encode(value)).decode())], TAG)
     first, *inner, last = text.splitlines()
     assert (first, last, text.count(TAG)) == (opening(TAG), closing(TAG), 2)
     assert not unseen(text)

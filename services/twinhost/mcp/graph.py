@@ -144,10 +144,11 @@ class Value(NamedTuple):
 
 
 class GraphRead(NamedTuple):
-    """A graph, and the days of the first and the last part that each writer wrote."""
+    """A graph, the days of the first and the last part that each writer wrote, and these parts as a graph."""
 
     graph: Graph
     writers: dict[str, tuple[str, str]]
+    parts: dict[str, Graph]
 
 
 class Removed(NamedTuple):
@@ -425,6 +426,7 @@ def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> 
     }
     relations: list[Relation] = []
     writers: dict[str, tuple[str, str]] = {}
+    written: dict[str, list[Value]] = {}
     for value in named:
         parts = value.item.parts
         if value.of("relation"):
@@ -438,7 +440,28 @@ def _found(values: Mapping[str, list[Value]], names: set[str] | None = None) -> 
         day, writer = str(value.memory["created"])[:10], str(value.memory["written_by"])
         first, last = writers.get(writer, (day, day))
         writers[writer] = min(first, day), max(last, day)
-    return GraphRead(Graph(list(entities.values()), relations), writers)
+        written.setdefault(writer, []).append(value)
+    graph = Graph(list(entities.values()), relations)
+    if len(written) == 1:
+        return GraphRead(graph, writers, dict.fromkeys(written, graph))
+    return GraphRead(graph, writers, {writer: _part(values) for writer, values in written.items()})
+
+
+def _part(values: Sequence[Value]) -> Graph:
+    """Return what one writer wrote of a graph; an entity that is another's is there by its name alone."""
+    entities: dict[str, Entity] = {}
+    relations: list[Relation] = []
+    for value in values:
+        parts = value.item.parts
+        if value.of("relation"):
+            relations.append(Relation(parts[0], parts[2], parts[1]))
+            continue
+        entity = entities.setdefault(parts[0], Entity(parts[0], "", []))
+        if value.of("entity"):
+            entity.entity_type = parts[1]
+        else:
+            entity.observations.append(parts[1])
+    return Graph(list(entities.values()), relations)
 
 
 def _together(requests: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

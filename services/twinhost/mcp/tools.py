@@ -25,7 +25,7 @@ from twinhost.mcp.graph import (
     Removed,
     Unobserved,
 )
-from twinhost.mcp.recalled import fenced, fenced_json, memories, reported, writers_note
+from twinhost.mcp.recalled import fenced, fenced_graph, fenced_json, memories, reported, writers_note
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.secure_zmq.wire import NAME
 
@@ -465,7 +465,7 @@ def _graph(agents: Agents) -> KnowledgeGraph:
 def _graph_read(read: GraphRead) -> Answer:
     if not read.writers:
         return Answer(read.graph, [NOTHING])
-    return Answer(read.graph, [fenced_json(read.graph), writers_note(read.writers)])
+    return Answer(read.graph, [fenced_graph(read), writers_note(read.writers)])
 
 
 def _created(new: Sequence[msgspec.Struct], given: int, what: str) -> list[str]:
