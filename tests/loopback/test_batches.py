@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import pairwise
 from random import Random
@@ -14,7 +14,7 @@ import zmq
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
 from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
-from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.dispatch import Dispatcher, More
 from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, together
 from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound, Job
@@ -32,20 +32,21 @@ class Answerer:
     """In the dispatcher's place: answers with the payload, and notes how many came at once, and before a commit."""
 
     max_payload_bytes = 1 << 20
+    seconds: Mapping[str, float] = {}
 
     def __init__(self, *, commits: bool) -> None:
         self.first: list[int] = []
         self.all: list[int] = []
         self._commits = commits
 
-    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def answer(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
         inbounds = list(batch)
         self.first.append(len(inbounds))
         if len(self.first) == 1 and not self._commits:
             time.sleep(ARRIVAL_S)
         until = time.monotonic() + 1.0  # for the rest to come
         while self._commits and time.monotonic() < until and len(inbounds) < MAX_BATCH:
-            inbounds += more()
+            inbounds += more() or []
         assert not (self._commits and len(inbounds) >= MAX_BATCH and more()), "there is room for no more"
         self.all.append(len(inbounds))
         return [bytes(inbound.payload) for inbound in inbounds]
@@ -62,7 +63,7 @@ class PartAnswerer(Answerer):
         self._random = Random(seed)
         self._deferred: dict[int, DeferredReply] = {}
 
-    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def answer(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
         replies = super().answer(batch[: self._random.randint(1, len(batch))], more)
         for place, reply in enumerate(replies):
             if reply.startswith(b"later"):

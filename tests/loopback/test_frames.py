@@ -315,7 +315,7 @@ def test_a_flood_of_slow_frames_does_not_stop_the_others(
             other.recv()
     assert worked[3] < 2 * each
     codes = [reply.get("code") for reply in received(peer, frames * each)]
-    assert set(codes) == {None, "limit_reached"}
+    assert set(codes) == {None, "over_budget"}
     assert codes.count(None) == 1 + agent.worked
 
 

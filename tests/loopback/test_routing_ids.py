@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.bound_socket import ServerSocket, open_server_socket
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.dispatch import Dispatcher, More
 from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
 from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
@@ -32,6 +32,7 @@ class Collector:
     """In the dispatcher's place: answers with the payload, and takes in what comes until the test has it answer."""
 
     max_payload_bytes = 65_536
+    seconds: Mapping[str, float] = {}
 
     def __init__(self) -> None:
         self.entered, self.gate, self.looking = threading.Event(), threading.Event(), threading.Event()
@@ -43,13 +44,13 @@ class Collector:
         before = self.looks
         wait_until(lambda: self.looks > before + 50, PATIENCE_S, "it looks for messages")
 
-    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def answer(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
         self.entered.set()
         inbounds = list(batch)
         until = time.monotonic() + PATIENCE_S
         while not self.gate.wait(0.001) and time.monotonic() < until:
             if self.looking.is_set():
-                inbounds += more()
+                inbounds += more() or ()
                 self.looks += 1
         return [bytes(inbound.payload) for inbound in inbounds]
 

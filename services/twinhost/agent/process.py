@@ -347,6 +347,7 @@ def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLim
 
 def _show(health: Health, usage: Usage, server: Server, database: Database, *, quarantines: bool) -> None:
     usage.register("unsent_bytes", server.backlog.used)
+    usage.register("unhandled_bytes", server.turns.waiting_bytes)
     health.add(
         "socket_loop",
         lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",

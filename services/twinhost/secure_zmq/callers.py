@@ -108,6 +108,11 @@ class Peer(Caller):
     validity: Validity = UNLIMITED
 
 
+def name_of(caller: Caller | None) -> str:
+    """Return the identity that a request counts for; all without a caller are one."""
+    return caller.name if caller is not None else ""
+
+
 UNAUTHENTICATED = Caller("unauthenticated", "Unknown", frozenset(), None)
 
 CallerNamed = Callable[[str], Caller | None]  # an identity that is live here, by its name

@@ -24,7 +24,7 @@ import structlog
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
-from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
+from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, name_of, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
     MessageTooLarge,
@@ -57,10 +57,11 @@ from twinhost.secure_zmq.wire import (
 _log = structlog.get_logger(__name__)
 
 
-SLICE_S = 0.02  # how long a batch is answered before other callers' requests are received
-_GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while others arrive
+SLICE_S = 0.005  # how long a batch is answered before other callers' requests are received
+_GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while more of the same caller arrives
 
 T = TypeVar("T")
+More = Callable[[], Sequence[Inbound] | None]
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
 Share = Callable[[Caller], AbstractContextManager[None]]  # raises if what is stored inside is more than a caller may
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
@@ -178,20 +179,21 @@ class Dispatcher:
         self._share_of = share_of
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
+        self.seconds: dict[str, float] = {}  # that each caller of the batch took, by name
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
 
-    def answer(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]] = tuple) -> list[bytes]:
+    def answer(self, batch: Sequence[Inbound], more: More = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        An empty reply is deferred: `take_deferred()` has it. Requests that were not begun within 20 ms have
+        An empty reply is deferred: `take_deferred()` has it. Requests that were not begun within 5 ms have
         no reply, and are to be handed in again.
 
         Args:
             batch: the messages that have arrived.
-            more: called before a commit for the messages that have arrived since, until there are none or 50 ms have
-                passed; their replies follow those of the batch.
+            more: called before a commit for the messages that have arrived since, until there are none, or it returns
+                None; their replies follow those of the batch.
         """
         started = time.perf_counter()
         replies = self._answer_all(batch, more)
@@ -224,9 +226,10 @@ class Dispatcher:
         for (action, outcome), number in Counter(self._outcomes).items():
             self._on_answer(action, outcome, seconds, number)
 
-    def _answer_all(self, batch: Sequence[Inbound], more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def _answer_all(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
         self._outcomes.clear()
         self._deferred.clear()
+        self.seconds.clear()
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
         replies = self._read_plainly(batch)
@@ -239,19 +242,21 @@ class Dispatcher:
         self.counters.requests -= len(batch) - len(replies)
         return replies
 
-    def _change(self, jobs: "list[Job | Unread]", more: Callable[[], Sequence[Inbound]]) -> list[bytes]:
+    def _change(self, jobs: "list[Job | Unread]", more: More) -> list[bytes]:
         """Answer a batch in one transaction, with what arrives meanwhile."""
         errors = self.counters.errors
         try:
             with self._store.transaction():
                 self._batch_open = True
                 try:
-                    replies = self._answer_some(jobs)
                     until = time.perf_counter() + _GROUP_COMMIT_S
-                    while len(replies) == len(jobs) and time.perf_counter() < until and (further := self._read(more())):
+                    replies = self._answer_some(jobs)
+                    while time.perf_counter() < until and (further := more()) is not None:
+                        if not further and len(replies) == len(jobs):
+                            break
                         self.counters.requests += len(further)
-                        jobs += further
-                        replies += self._answer_some(further, len(replies))
+                        jobs += self._read(further)
+                        replies += self._answer_some(jobs[len(replies) :], len(replies))
                 finally:
                     self._batch_open = False
             self.counters.requests -= len(jobs) - len(replies)
@@ -263,19 +268,25 @@ class Dispatcher:
             self.counters.errors = errors
             return [self._answer_without_store(job, place, error) for place, job in enumerate(jobs)]
         for lost, places in self._end_others():
-            _log.error("requests_not_stored", reason=str(lost), requests=len(places))
-            for place, job in enumerate(jobs):
-                if not replies[place] or not isinstance(job, Job) or job.action.apart:
-                    continue
-                if place in places:
-                    self._outcomes.remove((job.action.name, "ok"))
-                    replies[place] = self._refuse(job, lost)
-                elif not job.action.mutates:  # it may have read what is undone
-                    replies[place] = self._answer(job, place)
+            self._undo(lost, places, jobs, replies)
         for place, job in enumerate(jobs):
             if job.action.apart:
                 replies[place] = self._answer(job, place)
         return replies
+
+    def _undo(
+        self, lost: StoreUnavailable, places: Sequence[int], jobs: "list[Job | Unread]", replies: list[bytes]
+    ) -> None:
+        """Refuse what was executed in a transaction of another store that was lost."""
+        _log.error("requests_not_stored", reason=str(lost), requests=len(places))
+        for place, job in enumerate(jobs):
+            if not replies[place] or not isinstance(job, Job) or job.action.apart:
+                continue
+            if place in places:
+                self._outcomes.remove((job.action.name, "ok"))
+                replies[place] = self._refuse(job, lost)
+            elif not job.action.mutates:  # it may have read what is undone
+                replies[place] = self._answer(job, place)
 
     def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, list[int]]]:
         """End the transactions of other stores; return why some were lost, and the places of what they had."""
@@ -307,8 +318,13 @@ class Dispatcher:
     def _answer_plainly(self, reads: "list[tuple[Inbound, Caller, Request, _Handler]]") -> list[bytes]:
         """Return the replies to those plain reads for which there is time, one at least."""
         replies: list[bytes] = []
-        clock, until = time.perf_counter, time.perf_counter() + SLICE_S
+        clock = time.perf_counter
+        now = since = clock()
+        until, served = now + SLICE_S, reads[0][1]
         for inbound, caller, request, (handle, outcome) in reads:
+            if caller is not served:
+                self._took(served, now - since)
+                served, since = caller, now
             try:
                 answer = handle(request, caller)
                 if isinstance(answer, Future):
@@ -321,9 +337,15 @@ class Dispatcher:
             except Exception as error:  # boundary: one request's fault is that request's alone
                 reply = self._failed(self._job(inbound), error)
             replies.append(reply)
-            if clock() >= until:
+            if (now := clock()) >= until:
                 break
+        self._took(served, now - since)
         return replies
+
+    def _took(self, caller: Caller | None, seconds: float) -> None:
+        """Note that requests of a caller took so long."""
+        name = name_of(caller)
+        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def _job(self, inbound: Inbound) -> Job:
         """Return what is known of a request that has been read before."""
@@ -352,11 +374,17 @@ class Dispatcher:
 
     def _answer_some(self, jobs: "Sequence[Job | Unread]", begin: int = 0) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
-        replies, until = [], time.perf_counter() + SLICE_S
+        replies, clock = [], time.perf_counter
+        now = since = clock()
+        until, served = now + SLICE_S, jobs[0].caller
         for place, job in enumerate(jobs, begin):
+            if job.caller is not served:
+                self._took(served, now - since)
+                served, since = job.caller, now
             replies.append(self._answer(job, place))
-            if time.perf_counter() >= until:
+            if (now := clock()) >= until:
                 break
+        self._took(served, now - since)
         return replies
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:

@@ -6,8 +6,7 @@ batch is received.
 """
 
 import threading
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
 import structlog
@@ -19,9 +18,9 @@ from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.backlog import LOOK_FROM_BYTES, Backlog
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.budgets import Budgets
-from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, PeerNotLive, RequestError
+from twinhost.secure_zmq.callers import Caller, name_of
+from twinhost.secure_zmq.dispatch import SLICE_S, Dispatcher
+from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.framing.forms import (
     MAX_PARTS,
     MAX_REPLIES_BYTES,
@@ -37,6 +36,7 @@ from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, r
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.sockets import DONTWAIT
+from twinhost.secure_zmq.turns import Turns
 from twinhost.worker import Heartbeat, Waker
 
 _log = structlog.get_logger(__name__)
@@ -48,13 +48,12 @@ MAX_READS = 16  # requests that are received before any is answered; 8 to 40 wer
 MAX_READS_OF_MANY = 64  # where they are of several peers: replies that are sent together travel together
 _FEW = 2  # the room after single requests: with more, sleeping costs each of them little, and others get the core
 MAX_BATCH_BYTES = 256 * 1024  # then no more is added: a decoded request takes many times its size
+_LOOK_FURTHER = 128  # messages that are received before one of those that wait is answered: libzmq takes one of each
+_LOOK_FURTHER_BYTES = 4 * 1024 * 1024  # connection in turn, and a key may have 64
 _TICK_S = 0.2
 _IDLE_TICK_S = 1.0  # while nothing happens: then only what depends on the time is due, such as a key's expiry
 _BUSY_MS = 10  # without a message: then the loop polls, so that it can be woken, which a blocking receive can't be
 _QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
-_MAX_UNFINISHED = 2_048  # requests of one caller that wait to be continued, and their bytes
-_MAX_UNFINISHED_BYTES = 8 * 1024 * 1024
-_TOO_MANY = "too many slow requests of yours wait here; send fewer at once, and repeat this one, which was not executed"
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
 _REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
@@ -90,8 +89,10 @@ class Server:
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
         self._deferred: list[tuple[Return, DeferredReply]] = []
-        self._unfinished: dict[str, deque[Batch]] = {}  # by caller, in turn: what took too long to be answered at once
-        self._resumed = False  # whether the last batch was one of these
+        self.turns = Turns(budgets or Budgets())
+        self._answering_since = 0.0
+        self._refused = Batch()  # of what came while others were answered
+        self._most_in_turn = MAX_READS  # of those that wait: as many as there is time for
         self._pace = Pace()
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
         self._stop = threading.Event()
@@ -163,7 +164,7 @@ class Server:
                 if self._rekeying.waiting:
                     self._drain(DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
-                if batch.returns or self._unfinished:
+                if batch.returns or self.turns:
                     self._tick_s, flags = _TICK_S, 0
                 else:
                     flags = self._rest(ticked_at)
@@ -192,26 +193,22 @@ class Server:
         drained_by = self._monotonic() + _DRAIN_S
         while self._monotonic() < drained_by:
             batch = self._next_batch(flags)
-            if not batch.returns and not self._unfinished:
+            if not batch.returns and not self.turns:
                 break
             self._answer(batch)
 
     def _next_batch(self, flags: int) -> Batch:
-        """Receive a batch, or continue one; in turn, so that a frame of slow requests does not keep the others.
-
-        The requests of one connection keep their order.
-        """
-        if not self._unfinished:
+        """Receive a batch; where requests wait, keep what has arrived, and return those whose turn it is."""
+        if not self.turns:
             return self._receive_batch(flags)
-        self._resumed = not self._resumed
-        if not self._resumed:
-            return self._without_later(self._receive_batch(DONTWAIT))
-        name = next(iter(self._unfinished))
-        waiting = self._unfinished.pop(name)
-        batch = waiting.popleft()
-        if waiting:
-            self._unfinished[name] = waiting  # behind the other callers
-        return self._still_valid(batch)
+        self._keep_arrived()
+        return self._still_valid(self.turns.next(self._most_in_turn, MAX_BATCH_BYTES))
+
+    def _keep_arrived(self) -> None:
+        """Keep what has arrived behind what waits, so that others are seen behind one that sends much."""
+        arrived = Batch()
+        self._receive(arrived, _LOOK_FURTHER, DONTWAIT, _LOOK_FURTHER_BYTES)
+        self._refused.extend(self.turns.keep(arrived))
 
     def _still_valid(self, unfinished: Batch) -> Batch:
         """Return what is to be continued: not for a peer that has gone, and as its key is listed now."""
@@ -228,39 +225,6 @@ class Server:
             batch.add(back, inbound)
         return batch
 
-    def _continue_later(self, batch: Batch, begin: int) -> None:
-        """Keep what could not be answered yet, before what else its callers have here."""
-        for name, rest in batch.by_caller(begin).items():
-            waiting = self._unfinished.setdefault(name, deque())
-            if not self._refused(rest, waiting):
-                waiting.appendleft(rest)
-            self._unfinished[name] = self._unfinished.pop(name)  # behind the other callers
-
-    def _without_later(self, received: Batch) -> Batch:
-        """Return what can be answered now; keep the requests of connections that have earlier ones here."""
-        ready = Batch()
-        for name, batch in received.by_caller().items():
-            waiting = self._unfinished.get(name, deque())
-            waits = {back.route[0] for earlier in waiting for back in earlier.returns}
-            later = Batch()
-            for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
-                (later if back.route[0] in waits else ready).add(back, inbound)
-            if later.returns and not self._refused(later, waiting):
-                waiting.append(later)
-        return ready
-
-    def _refused(self, batch: Batch, waiting: Collection[Batch]) -> bool:
-        """Refuse requests of a caller of which too many are kept already; return whether they were refused."""
-        self._room = 1  # of slow requests, no more are received than are answered
-        count = len(batch.inbounds) + sum(len(other.inbounds) for other in waiting)
-        size = batch.size + sum(other.size for other in waiting)
-        if not waiting or (count <= _MAX_UNFINISHED and size <= _MAX_UNFINISHED_BYTES):
-            return False
-        for inbound in batch.inbounds:
-            inbound.fault = inbound.fault or LimitReached(_TOO_MANY)
-        self._answer(batch)
-        return True
-
     def _receive_batch(self, flags: int) -> Batch:
         batch = Batch()
         came = len(self._receive(batch, self._room, flags))
@@ -269,16 +233,32 @@ class Server:
         self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
         return batch
 
-    def _receive_further(self, batch: Batch) -> list[Inbound]:
-        """Receive what shares the batch's commit; nothing while earlier requests are unfinished."""
-        return [] if self._unfinished else self._receive(batch, MAX_BATCH, DONTWAIT)
+    def _receive_further(self, batch: Batch) -> list[Inbound] | None:
+        """Return what shares the batch's commit; None where that is to come now, since somebody else waits for it."""
+        callers = {name_of(inbound.caller) for inbound in batch.inbounds}
+        if len(callers) > 1 and self._monotonic() - self._answering_since > SLICE_S:
+            return None
+        room = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns))
+        further = Batch()
+        if self.turns:
+            self._keep_arrived()
+            if not self.turns.only_of(callers):
+                return None
+            further = self._still_valid(self.turns.next(min(room, self._most_in_turn), MAX_BATCH_BYTES - batch.size))
+        else:
+            self._receive(further, room, DONTWAIT, MAX_BATCH_BYTES - batch.size)
+            if len(callers) == 1 and not {name_of(inbound.caller) for inbound in further.inbounds} <= callers:
+                self._refused.extend(self.turns.keep(further))
+                return None
+        batch.extend(further)
+        return further.inbounds
 
-    def _receive(self, batch: Batch, room: int, flags: int) -> list[Inbound]:
+    def _receive(self, batch: Batch, room: int, flags: int, max_bytes: int = MAX_BATCH_BYTES) -> list[Inbound]:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         known = len(batch.returns)
         look_us = self._pace.look_us if room <= _FEW else 0
-        while (most := room - len(batch.returns)) > 0 and batch.size < MAX_BATCH_BYTES:
-            received = receive(self._socket, most, MAX_BATCH_BYTES - batch.size, flags, look_us)
+        while (most := room - len(batch.returns)) > 0 and batch.size < max_bytes:
+            received = receive(self._socket, most, max_bytes - batch.size, flags, look_us)
             now = self._wall_time()  # once for all that have arrived
             for routing_id, frame in received:
                 self._add(routing_id, frame, batch, now)
@@ -332,16 +312,26 @@ class Server:
         return frame, None
 
     def _answer(self, batch: Batch) -> None:
-        if not batch.returns:
-            return
+        if batch.returns:
+            answered = self._answer_what_fits(batch)
+            self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
+        if self._refused.returns:
+            refused, self._refused = self._refused, Batch()
+            self._answer_what_fits(refused)
+
+    def _answer_what_fits(self, batch: Batch) -> int:
+        """Answer what there is time for, and keep the rest; return how many are answered."""
+        self._answering_since = self._monotonic()
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
         answered = zip(batch.returns, replies, strict=False)
         # One peer continues earlier if its replies don't come all at once.
         at_once = batch.returns[0].route[0] != batch.returns[-1].route[0]
         self._send(self._complete(answered, deferred) if deferred or batch.together else answered, at_once=at_once)
-        if len(replies) < len(batch.returns):
-            self._continue_later(batch, len(replies))
+        if self.turns or len(replies) < len(batch.returns):
+            self.turns.put_back(batch, len(replies))
+            self.turns.charge(self._dispatcher.seconds)
+        return len(replies)
 
     def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, DeferredReply]) -> list[Answered]:
         """Return what can be sent now, the replies to one frame together; keep what is deferred."""

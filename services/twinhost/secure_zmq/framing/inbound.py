@@ -81,13 +81,12 @@ class Batch:
         self.inbounds += inbounds
         self.size += size
 
-    def by_caller(self, begin: int = 0) -> "dict[str, Batch]":
-        """Return the requests from a place on, by the caller's name; those of one caller are in their order."""
-        batches: dict[str, Batch] = {}
-        for back, inbound in zip(self.returns[begin:], self.inbounds[begin:], strict=True):
-            name = inbound.caller.name if inbound.caller else ""
-            batches.setdefault(name, Batch()).add(back, inbound)
-        return batches
+    def extend(self, other: "Batch") -> None:
+        """Add the requests of another batch."""
+        self.together |= other.together
+        self.returns += other.returns
+        self.inbounds += other.inbounds
+        self.size += other.size
 
 
 class Job(msgspec.Struct, gc=False):
@@ -119,6 +118,10 @@ class Unread:
     inbound: Inbound
     error: RequestError
     translation: Translation | None = None
+
+    @property
+    def caller(self) -> Caller | None:
+        return self.inbound.caller
 
 
 @dataclass(frozen=True, slots=True)

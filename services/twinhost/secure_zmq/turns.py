@@ -1,0 +1,127 @@
+"""Whose requests come next, where not all can be answered at once: the loop's time is shared among identities.
+
+Start-time fair queueing: next come the requests of the identity that has used the least time, divided by its budget's
+`turns`; those of its connections in turn, of each in their order. Whoever begins to wait counts as having used what the
+one has that is served at that moment, so that nobody saves time up.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+
+from twinhost.secure_zmq.budgets import Budgets, over_budget
+from twinhost.secure_zmq.callers import Caller, name_of
+from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return, detached
+
+BESIDE_PAYLOAD = 4_096  # bytes that a request counts for besides its own: of the smallest, about 2,000 may wait
+_LIMIT = "unhandled_bytes"
+_REMEDY = "send fewer at once, and repeat this one, which was not executed"
+
+
+class _Queue:
+    """The requests of one identity that wait, by connection, and how much time it has used."""
+
+    __slots__ = ("lines", "size", "turns", "used")
+
+    def __init__(self, turns: float, used: float) -> None:
+        self.turns = turns
+        self.used = used  # seconds, divided by `turns`
+        self.size = 0  # bytes
+        self.lines: dict[bytes, deque[tuple[Return, Inbound]]] = {}  # by routing-id; the first is next
+
+    def line(self, back: Return) -> "deque[tuple[Return, Inbound]]":
+        """Return what waits of a connection, which is the last one if nothing did."""
+        return self.lines.setdefault(back.route[0], deque())
+
+    def take(self, batch: Batch, most: int, max_bytes: int) -> None:
+        """Move requests into a batch until that is full: as many of each connection, in turn."""
+        share = max(1, (most - len(batch.returns)) // max(1, len(self.lines)))
+        while self.lines and len(batch.returns) < most and batch.size < max_bytes:
+            route, line = next(iter(self.lines.items()))
+            del self.lines[route]
+            until = min(most, len(batch.returns) + share)
+            while line and len(batch.returns) < until and batch.size < max_bytes:
+                back, inbound = line.popleft()
+                self.size -= _size_of(inbound)
+                batch.add(back, inbound)
+            if line:
+                self.lines[route] = line
+
+
+class Turns:
+    """What waits for its turn, by identity."""
+
+    def __init__(self, budgets: Budgets) -> None:
+        self._budgets = budgets
+        self._queues: dict[str, _Queue] = {}  # of identities whose requests wait, or were taken last
+        self._used = 0.0  # by the one that was served last, before that
+
+    def __bool__(self) -> bool:
+        return any(queue.lines for queue in self._queues.values())
+
+    def only_of(self, names: set[str]) -> bool:
+        """Return whether all that waits is of these identities."""
+        return all(name in names for name, queue in self._queues.items() if queue.lines)
+
+    def keep(self, batch: Batch) -> Batch:
+        """Keep what has arrived, behind what its callers have here; return those requests that are refused."""
+        refused = Batch()
+        for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
+            caller = inbound.caller
+            if caller is None or inbound.fault is not None or not self._has_room(caller, inbound):
+                refused.add(back, inbound)
+            else:
+                queue = self._queue_of(caller)
+                queue.line(back).append((back, inbound))
+                queue.size += _size_of(inbound)
+        return refused
+
+    def put_back(self, batch: Batch, begin: int) -> None:
+        """Keep what there was no time for, before what else its callers have here."""
+        for place in range(len(batch.returns) - 1, begin - 1, -1):
+            inbound = batch.inbounds[place]
+            queue = self._queue_of(inbound.caller)
+            queue.line(batch.returns[place]).appendleft((batch.returns[place], inbound))
+            queue.size += _size_of(inbound)
+
+    def next(self, most: int, max_bytes: int) -> Batch:
+        """Return up to `most` requests, and no further one once they have `max_bytes`, of those who used the least."""
+        batch = Batch()
+        queues = sorted(self._queues.values(), key=lambda queue: queue.used)
+        self._used = queues[0].used
+        for queue in queues:
+            queue.take(batch, most, max_bytes)
+        return batch
+
+    def charge(self, seconds: Mapping[str, float]) -> None:
+        """Note the time that identities have used, and forget those of which nothing waits."""
+        for name, used in seconds.items():
+            if (queue := self._queues.get(name)) is not None:
+                queue.used += used / queue.turns
+        if not all(queue.lines for queue in self._queues.values()):
+            self._queues = {name: queue for name, queue in self._queues.items() if queue.lines}
+
+    def waiting_bytes(self) -> dict[str, float]:
+        """Return how much waits, by identity."""
+        return {name: queue.size for name, queue in self._queues.items()}
+
+    def _queue_of(self, caller: Caller | None) -> _Queue:
+        name = name_of(caller)
+        queue = self._queues.get(name)
+        if queue is None:
+            turns = self._budgets.of(caller).turns if caller is not None else 1.0
+            queue = self._queues[name] = _Queue(turns, self._used)
+        return queue
+
+    def _has_room(self, caller: Caller, inbound: Inbound) -> bool:
+        queue = self._queues.get(caller.name)
+        if queue is None or not queue.lines:
+            return True
+        most = self._budgets.of(caller).unhandled_bytes
+        if queue.size + _size_of(inbound) <= most:
+            return True
+        inbound.fault = detached(over_budget(caller.name, _LIMIT, queue.size, most, _REMEDY))
+        return False
+
+
+def _size_of(inbound: Inbound) -> int:
+    return len(inbound.payload) + BESIDE_PAYLOAD

@@ -1,0 +1,122 @@
+"""Whose requests come next: of those who used the least time, by connection in turn, within what may wait."""
+
+from collections.abc import Iterable
+
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import OverBudget, PeerNotLive
+from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return
+from twinhost.secure_zmq.turns import BESIDE_PAYLOAD, Turns
+
+ANY_BYTES = 1 << 30
+
+
+def caller(name: str) -> Caller:
+    return Caller(name, "pc2", frozenset({"agent"}), f"SHA256:{name}")
+
+
+def batch_of(*requests: tuple[str, str, int]) -> Batch:
+    """Return requests as the caller, the connection, and the number that is the payload."""
+    batch = Batch()
+    for name, connection, number in requests:
+        batch.add(Return([connection.encode()], None), Inbound(b"%d" % number, caller(name)))
+    return batch
+
+
+def many(name: str, count: int, connection: str = "a") -> list[tuple[str, str, int]]:
+    return [(name, connection, number) for number in range(count)]
+
+
+def taken(turns: Turns, most: int) -> list[tuple[str, int]]:
+    batch = turns.next(most, ANY_BYTES)
+    return [(inbound.caller.name, int(bytes(inbound.payload))) for inbound in batch.inbounds if inbound.caller]
+
+
+def served(turns: Turns, rounds: int, seconds: float) -> list[str]:
+    """Return who is served in some rounds, of one request that takes so long."""
+    names = []
+    for _ in range(rounds):
+        ((name, _),) = taken(turns, 1)
+        turns.charge({name: seconds})
+        names.append(name)
+    return names
+
+
+def test_who_used_less_time_comes_first() -> None:
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("greedy", 10)))
+    assert taken(turns, 2) == [("greedy", 0), ("greedy", 1)]
+    turns.charge({"greedy": 0.02})
+    turns.keep(batch_of(("polite", "p", 0)))
+    assert taken(turns, 2) == [("polite", 0), ("greedy", 2)]
+
+
+def test_equal_weights_get_equal_time() -> None:
+    """Whether their requests take long or not."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("slow", 50), *many("quick", 50)))
+    seconds = {"slow": 0.0, "quick": 0.0}
+    while seconds["slow"] < 0.1:
+        ((name, _),) = taken(turns, 1)
+        took = 0.02 if name == "slow" else 0.005
+        seconds[name] += took
+        turns.charge({name: took})
+    assert abs(seconds["slow"] - seconds["quick"]) < 0.03
+
+
+def test_turns_of_the_budget_are_the_weight() -> None:
+    turns = Turns(Budgets(lambda: BudgetTable(names={"heavy": {"turns": 3.0}})))
+    turns.keep(batch_of(*many("heavy", 40), *many("light", 40)))
+    assert served(turns, 40, 0.01).count("heavy") == 30
+
+
+def test_nobody_saves_time_up() -> None:
+    """Who asks for nothing for long has no more than one turn before the others."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("steady", 50)))
+    served(turns, 20, 0.01)
+    turns.keep(batch_of(*many("late", 50)))
+    assert served(turns, 10, 0.01).count("late") <= 6
+
+
+def test_connections_of_an_identity_take_turns() -> None:
+    """Each keeps its order."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("peer", 4, "a"), *many("peer", 2, "b")))
+    assert [number for _, number in taken(turns, 4)] == [0, 1, 0, 1]
+    assert [number for _, number in taken(turns, 4)] == [2, 3]
+    assert not turns
+
+
+def test_what_was_not_reached_stays_first() -> None:
+    turns = Turns(Budgets())
+    batch = batch_of(*many("peer", 4))
+    turns.put_back(batch, 1)
+    turns.keep(batch_of(("peer", "a", 9)))
+    assert [number for _, number in taken(turns, 9)] == [1, 2, 3, 9]
+
+
+def test_more_than_may_wait_is_refused() -> None:
+    """Of the one who sends too much; one request may always wait, and the others' are not touched."""
+    turns = Turns(Budgets(lambda: BudgetTable(everybody=Budget(unhandled_bytes=3 * (BESIDE_PAYLOAD + 1)))))
+    refused = turns.keep(batch_of(*many("greedy", 5), ("polite", "p", 0)))
+    faults = [inbound.fault for inbound in refused.inbounds]
+    assert [type(fault) for fault in faults] == [OverBudget, OverBudget]
+    assert faults[0] is not None
+    assert faults[0].reply_fields["budget"] == "unhandled_bytes"
+    assert turns.waiting_bytes() == {"greedy": 3 * (BESIDE_PAYLOAD + 1), "polite": BESIDE_PAYLOAD + 1}
+    assert len(list(_all(turns))) == 4
+
+
+def test_what_is_refused_anyway_does_not_wait() -> None:
+    turns = Turns(Budgets())
+    batch = Batch()
+    batch.add(Return([b"a"], None), Inbound(b"1", None, PeerNotLive("the key is not valid")))
+    assert turns.keep(batch).inbounds == batch.inbounds
+    assert not turns
+
+
+def _all(turns: Turns) -> Iterable[tuple[str, int]]:
+    while turns:
+        yield from taken(turns, 1)
+        turns.charge({})
