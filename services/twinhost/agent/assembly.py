@@ -80,6 +80,10 @@ class Foundation:
         """The one clock of the agent's parts."""
         return self.database.clock
 
+    def is_live(self, name: str) -> bool:
+        """Return whether a key of an identity is authorised now; on an open link every identity is live."""
+        return not self.settings.secure or self.keys.peers.caller_named(name) is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Assembly:

@@ -1000,6 +1000,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     ) -> ConflictResolved:
         """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
 
+        The claim lasts for as long as the caller's budget allows (`lease_s`, by default a day); repeat it to renew it.
         With the grant `{resolve_conflict: own}`, a claim never displaces another caller's.
 
         Limits: `op_id` 1 to 256 characters.

@@ -236,6 +236,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     vectors.PASSAGES_MIGRATION,
     STORED_BYTES,
     details.OWNERS_MIGRATION,
+    coordination.MIGRATION_ENDS,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (
@@ -271,7 +272,7 @@ def assemble(foundation: Foundation) -> Assembly:
     if meaning is not None:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
-    options = Options.of(config)
+    options = Options.of(config, foundation.is_live)
     contents = Contents(database, options, meaning, member.publish)
 
     def contents_of(space: Database) -> Contents:
@@ -317,7 +318,7 @@ def assemble(foundation: Foundation) -> Assembly:
         actions=[
             *map(spaces.routed, contents.actions()),
             *SpaceActions(spaces).actions(),
-            *ConflictActions(contents.conflicts).actions(),
+            *ConflictActions(contents.conflicts, foundation.budgets).actions(),
             *CoordinationActions(member, NAME).actions(),
             *member.actions(SUCCESS),
         ],

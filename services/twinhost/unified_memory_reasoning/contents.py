@@ -1,6 +1,6 @@
 """What one database of the memory holds, and the actions on it: the agent's own, or that of another space."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,15 @@ class Options:
     tokens: Tokens
     max_bytes: int  # of a message
     page_bytes: int  # of a reply with a list
+    is_live: Callable[[str], bool]  # whether a key of an identity is authorised now
 
     @classmethod
-    def of(cls, config: NetworkConfig) -> "Options":
+    def of(cls, config: NetworkConfig, is_live: Callable[[str], bool]) -> "Options":
         """Return those of a configuration, as it is at the start."""
         memory, recall, max_bytes = config.memory, config.recall, config.limits.max_payload_bytes
         fading = Fading(memory.memory_half_life_days if memory.forgetting == "days" else None)
-        return cls(fading, recall.word_pairs, tokens_by(recall.tokenizer), max_bytes, min(max_bytes, MAX_PAGE_BYTES))
+        tokens, page_bytes = tokens_by(recall.tokenizer), min(max_bytes, MAX_PAGE_BYTES)
+        return cls(fading, recall.word_pairs, tokens, max_bytes, page_bytes, is_live)
 
 
 class Contents:
@@ -68,7 +70,7 @@ class Contents:
         self.memories = Memories(database, options.fading)
         self.patterns = patterns.ErrorPatterns(database)
         self.proposals = proposals.PatternProposals(database, publish)
-        self.conflicts = coordination.Conflicts(database)
+        self.conflicts = coordination.Conflicts(database, options.is_live)
         self.index = IndexUpkeep(database)
         self._options = options
         self._search = Search(database, word_pairs=options.word_pairs, fading=options.fading, meaning=meaning)

@@ -1,10 +1,12 @@
 """Requests that are forwarded to other agents, and claims on operations.
 
-A claim on an operation is won by the highest priority, and among equals by the first. At most 10,000 claims are kept,
-1,000 of each holder; the oldest is evicted, and anybody can claim its operation again. A quarantined
-holder's claim is ignored: any caller can replace it, and it can't replace a visible one.
+A claim on an operation is won by the highest priority, and among equals by the first, or by an operator. It ends after
+its holder's `lease_s`, unless the holder repeats it, and with the holder's last live key. At most 10,000 claims are
+kept, 1,000 of each holder; the oldest is evicted. Anybody can claim an operation again whose claim has ended. A
+quarantined holder's claim is ignored: any caller can replace it, and it can't replace a visible one.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Annotated, Any, Literal, NotRequired, TypedDict, cast
 
@@ -14,6 +16,7 @@ from twinhost.agent.membership.coordination import ForwardedRequest
 from twinhost.agent.membership.member import Membership
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, MessageTooLarge
 from twinhost.secure_zmq.wire import NAME, Request
@@ -51,7 +54,8 @@ class OtherAgentsAnswer(TypedDict):
 class ResolveConflict(Request, tag="resolve_conflict"):
     """Claim an operation; `priority` is 1 to 10, or low (1), normal (5), or high (10).
 
-    With the grant `{resolve_conflict: own}`, a claim never displaces another caller's.
+    The claim lasts for as long as the caller's budget allows (`lease_s`, by default a day); repeat it to renew it. With
+    the grant `{resolve_conflict: own}`, a claim never displaces another caller's.
     """
 
     op_id: NAME
@@ -119,9 +123,14 @@ CREATE TABLE operations (
 ) STRICT;
 CREATE INDEX operations_by_holder ON operations (written_by, number);
 """
+# Claims of before last for a day from the migration on, the default of `lease_s`.
+MIGRATION_ENDS = """
+ALTER TABLE operations ADD COLUMN ends REAL NOT NULL DEFAULT 0.0;
+UPDATE operations SET ends = strftime('%s', 'now') + 86400.0;
+"""
 MOST = 10_000
 MOST_OF_A_HOLDER = 1_000  # so that nobody can evict the claims of others with many of its own
-_HELD = "SELECT op_id, priority, since, written_by AS holder FROM visible_operations WHERE op_id = ?"
+_HELD = "SELECT op_id, priority, since, written_by AS holder FROM visible_operations WHERE op_id = ? AND ends > ?"
 _WRITTEN = (
     "SELECT number, op_id, priority, since, written_by AS holder FROM operations "
     "WHERE written_by = ?1 AND number < ?2 ORDER BY number DESC LIMIT ?3"
@@ -149,33 +158,44 @@ class WrittenClaim(WrittenRow):
 class Conflicts:
     """The claims on operations, by the operation's id."""
 
-    def __init__(self, database: Database, *, most: int = MOST, most_of_a_holder: int = MOST_OF_A_HOLDER) -> None:
+    def __init__(
+        self,
+        database: Database,
+        is_live: Callable[[str], bool],
+        *,
+        most: int = MOST,
+        most_of_a_holder: int = MOST_OF_A_HOLDER,
+    ) -> None:
+        """`is_live` says whether a key of a holder is authorised now."""
         create_visible_views(database, "operations")
         self._database = database
+        self._is_live = is_live
         self._quarantine = Quarantine(database)
         self._most = most
         self._most_of_a_holder = most_of_a_holder
 
-    def resolve(self, op_id: str, priority: int, caller: Caller) -> tuple[bool, Claim]:
-        """Claim an operation; return whether the claim won, and the claim that holds now.
+    def resolve(self, op_id: str, priority: int, caller: Caller, lasts_s: float) -> tuple[bool, Claim]:
+        """Claim an operation for some seconds; return whether the claim won, and the claim that holds now.
 
-        The first claim wins, and after it only a strictly higher priority. This applies to the holder too: a second
-        claim of its own with the same priority doesn't win, and it still holds the operation. A caller that may change
-        its own claims only never displaces another's.
+        The first claim wins, and after it only a strictly higher priority, or an operator's equal one. This applies to
+        the holder too: a second claim of its own with the same priority doesn't win, and it still holds the operation,
+        for `lasts_s` seconds from now. A caller that may change its own claims only never displaces another's.
         """
-        holder = caller.name
-        held = self._database.select_one(Claim, _HELD, (op_id,))
-        if held is not None and (
-            priority <= held.priority or self._quarantine.hides(holder) or not caller.may_change(held.holder)
-        ):
-            return False, held
-        claim = Claim(op_id, priority, self._database.clock.time(), holder)
+        now = self._database.clock.time()
+        held = self._database.select_one(Claim, _HELD, (op_id, now))
+        if held is not None and self._is_live(held.holder):
+            own = held.holder == caller.name
+            wins = priority > held.priority or (priority == held.priority and caller.operator and not own)
+            if own:
+                self._database.execute("UPDATE operations SET ends = ? WHERE op_id = ?", (now + lasts_s, op_id))
+            if not wins or self._quarantine.hides(caller.name) or not caller.may_change(held.holder):
+                return False, held
         self._database.execute(
-            "INSERT OR REPLACE INTO operations (op_id, priority, since, written_by) VALUES (?, ?, ?, ?)",
-            (op_id, priority, claim.since, holder),
+            "INSERT OR REPLACE INTO operations (op_id, priority, since, written_by, ends) VALUES (?, ?, ?, ?, ?)",
+            (op_id, priority, now, caller.name, now + lasts_s),
         )
-        self._evict(holder)
-        return True, claim
+        self._evict(caller.name)
+        return True, Claim(op_id, priority, now, caller.name)
 
     written_by = lists_written(WrittenClaim, _WRITTEN)
 
@@ -200,12 +220,14 @@ class Conflicts:
 class ConflictActions(Feature):
     """Claims operations for callers."""
 
-    def __init__(self, conflicts: Conflicts) -> None:
+    def __init__(self, conflicts: Conflicts, budgets: Budgets) -> None:
         self._conflicts = conflicts
+        self._budgets = budgets
 
     @action(mutates=True)
     def resolve(self, request: ResolveConflict, caller: Caller) -> ConflictResolved:
-        resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller)
+        lasts_s = self._budgets.of(caller).lease_s
+        resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller, lasts_s)
         return {
             "status": SUCCESS,
             "op_id": claim.op_id,

@@ -9,6 +9,7 @@ from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
 from twinhost.moments import Clock
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
@@ -70,6 +71,7 @@ class MemoryBench(Bench):
         most_of_a_holder: int = MOST_OF_A_HOLDER,
     ) -> None:
         self.clock = clock
+        self.gone: set[str] = set()  # identities without a live key
         self.fading = Fading(half_life_days)
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
@@ -77,11 +79,16 @@ class MemoryBench(Bench):
 
     def make(self) -> Iterable[Action[Any]]:
         self.memories = Memories(self.database, self.fading, most=self._most, most_of_a_writer=self._most_of_a_writer)
-        self.conflicts = Conflicts(self.database, most=self._most_claims, most_of_a_holder=self._most_of_a_holder)
+        self.conflicts = Conflicts(
+            self.database,
+            lambda name: name not in self.gone,
+            most=self._most_claims,
+            most_of_a_holder=self._most_of_a_holder,
+        )
         self.quarantine = Quarantine(self.database)
         return [
             *MemoryActions(self.memories, self._max_bytes).actions(),
-            *ConflictActions(self.conflicts).actions(),
+            *ConflictActions(self.conflicts, Budgets()).actions(),
             *MemoryHealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
 

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, MemoryBench, SetableClock
+from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, OPERATOR, MemoryBench, SetableClock
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
+from twinhost.unified_memory_reasoning.coordination import MIGRATION_ENDS, Claim, Conflicts
+
+DAY_S = 86_400.0
 
 
 @pytest.fixture
@@ -102,6 +108,51 @@ def test_a_writer_in_quarantine_wins_over_no_claim_that_counts(bench: MemoryBenc
     assert claim(bench, 10, BEN, "free") == (True, "Ben", 10)
     assert claim(bench, 1, ANA, "free") == (True, "Ana", 1)
     assert claim(bench, 10, BEN, "free") == (False, "Ana", 1)
+
+
+def test_a_claim_ends_after_a_day_unless_it_is_renewed(bench: MemoryBench, clock: SetableClock) -> None:
+    """By its holder, who repeats it; another's attempt renews nothing."""
+    for op_id in ("renewed", "left"):
+        claim(bench, 10, op_id=op_id)
+    clock.let_pass(DAY_S / 2)
+    assert claim(bench, 10, op_id="renewed") == (False, "Ana", 10)
+    assert claim(bench, 10, BEN, "left") == (False, "Ana", 10)
+    clock.let_pass(DAY_S / 2 + 1)
+    bench.reopen()
+    assert claim(bench, 1, BEN, "left") == (True, "Ben", 1)
+    assert claim(bench, 1, BEN, "renewed") == (False, "Ana", 10)
+
+
+@pytest.mark.sdt_security
+def test_a_claim_ends_with_its_holders_key(bench: MemoryBench) -> None:
+    """Revoked or expired; and who claims it then holds it, also if the holder comes back."""
+    claim(bench, 10)
+    bench.gone.add("Ana")
+    assert claim(bench, 1, BEN) == (True, "Ben", 1)
+    bench.gone.clear()
+    assert claim(bench, 1) == (False, "Ben", 1)
+
+
+def test_an_operator_displaces_a_claim_of_the_highest_priority(bench: MemoryBench) -> None:
+    claim(bench, 10)
+    assert claim(bench, 9, OPERATOR) == (False, "Ana", 10)
+    assert claim(bench, 10, OPERATOR) == (True, "operator", 10)
+    assert claim(bench, 10, OPERATOR) == (False, "operator", 10)
+    assert claim(bench, 10) == (False, "operator", 10)
+
+
+def test_claims_of_before_last_for_a_day_from_the_upgrade(tmp_path: Path, clock: SetableClock) -> None:
+    before = [migration for migration in MIGRATIONS if migration != MIGRATION_ENDS]
+    assert MIGRATIONS[len(before)] == MIGRATION_ENDS
+    database = Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *before], clock)
+    database.execute("INSERT INTO operations (op_id, priority, since, written_by) VALUES ('op', 10, 1.0, 'Ana')")
+    database.close()
+    database = Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *MIGRATIONS], clock)
+    conflicts = Conflicts(database, lambda _: True)
+    assert conflicts.resolve("op", 1, BEN, DAY_S) == (False, Claim("op", 10, 1.0, "Ana"))
+    clock.let_pass(DAY_S + 1)
+    assert conflicts.resolve("op", 1, BEN, DAY_S)[0] is True
+    database.close()
 
 
 def test_claims_are_listed_by_their_holder(bench: MemoryBench) -> None:
