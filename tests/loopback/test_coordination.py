@@ -16,7 +16,14 @@ from tests.loopback.agent import ServedAgent
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.membership import coordination
-from twinhost.agent.membership.coordination import DEADLINE_S, MAX_OF_A_CALLER, WORKERS, Coordinator, ForwardedRequest
+from twinhost.agent.membership.coordination import (
+    DEADLINE_S,
+    MAX_OF_A_CALLER,
+    WORKERS,
+    Coordinator,
+    ForwardedRequest,
+    ForwardingQueue,
+)
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
     AgentUnreachable,
@@ -259,6 +266,22 @@ def test_no_caller_keeps_everybody_busy(asked: Asked) -> None:
     assert answer.result(PATIENCE_S)["answer"] == "b"
     wait_until(lambda: len(asked.agent.asked) >= WORKERS, PATIENCE_S, "all but one of the threads ask for the other")
     assert len(asked.agent.asked) == WORKERS
+
+
+def test_callers_of_one_priority_take_turns() -> None:
+    """A thread that gets free serves the caller with the fewest requests under way, not the longer queue."""
+    queue = ForwardingQueue(WORKERS)
+    for number in range(6):
+        queue.add(forwarded("a", f"a-{number}"))
+    taken = [pending for _ in range(WORKERS - 1) if (pending := queue.take())]
+    for number in range(3):
+        queue.add(forwarded("b", f"b-{number}"))
+    for expected in ("b", "b", "a"):
+        pending = queue.take()
+        assert pending is not None
+        assert pending.request.caller == expected
+        taken.append(pending)
+        queue.done(taken.pop(0))
 
 
 def test_asking_again_for_the_same_counts_as_well(asked: Asked) -> None:

@@ -7,8 +7,9 @@ that comes while the first is under way gets the same reply.
 An agent registers its own address, so a failed attempt must not reveal what is at that address (a port scan): the
 caller always gets the same sentence, at the deadline. This agent's log has the cause.
 
-Requests wait in a bounded queue, ordered by priority, then by arrival. A caller may keep all but one of the threads
-busy, so that another caller's request never waits for all of one caller's.
+Requests wait in a bounded queue, ordered by priority; among equals, the caller with the fewest under way is first, and
+then the first to arrive. A caller may keep all but one of the threads busy, so that another caller's request never
+waits for all of one caller's.
 """
 
 import hashlib
@@ -138,7 +139,9 @@ class ForwardingQueue:
                     if busy[pending.request.caller] < self._max_at_once or pending.left_s == 0
                 ]
                 if eligible:
-                    chosen = min(eligible, key=lambda pending: -pending.request.priority)  # the first of equals
+                    chosen = min(  # the first of equals
+                        eligible, key=lambda pending: (-pending.request.priority, busy[pending.request.caller])
+                    )
                     chosen.taken = True
                     return chosen
                 self._changed.wait(min((pending.left_s for pending in waiting), default=None))
