@@ -37,7 +37,10 @@ def hosts(volumes: Volumes, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield hosts
 
 
-CHANGED = {"get_audit": ("head", "position")}  # the log goes on
+CHANGED = {
+    "get_audit": ("head", "position"),  # the log goes on
+    "list_leases": ("expires",),  # those that had no end have one
+}
 PASSING = {  # a memory fades, and a result of a search is an access now
     **dict.fromkeys(("search_memory", "memory_status"), "strength"),
     **dict.fromkeys(("query_memory", "memory_by"), "last_accessed"),
@@ -245,6 +248,7 @@ def test_an_upgraded_system_twin_can_be_changed(volumes: Volumes, tmp_path: Path
     with hosts, hosts.start(SDT).wait_until_serving(), hosts.client(SDT, by=MEMBER) as member:
         held = {lease["state"]: lease["lease_id"] for lease in leases(member) if lease["holder"] == MEMBER}
         assert held.keys() == {"reserved", "committed"}
+        assert all(lease["expires"] and 0 < lease["expires_in_s"] <= 86_400 for lease in leases(member))
         assert member.call("commit_lease", lease_id=held["reserved"])["state"] == "committed"
         for lease_id in held.values():
             member.call("release_lease", lease_id=lease_id)

@@ -117,9 +117,9 @@ class SystemDigitalTwin(FeedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Committed:
-        """Report that a lease's memory is in use: the lease lasts until it is released.
+        """Report that a lease's memory is in use: it expires `ttl_s` seconds from now, unless it is committed again.
 
-        With `ttl_s` it expires that many seconds from now, unless it is committed again: so it ends with its holder.
+        Without `ttl_s` it lasts for as long as the caller's budget allows (`lease_s`, by default a day).
 
         Limits: `lease_id` 1 to 256 characters; `ttl_s` at most 86,400, more than 0.
 

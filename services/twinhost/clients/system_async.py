@@ -112,7 +112,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> Committed:
-        """Report that a lease's memory is in use: the lease lasts until it is released.
+        """Report that a lease's memory is in use: it expires `ttl_s` seconds from now, unless it is committed again.
 
         See `SystemDigitalTwin.commit_lease`.
 

@@ -46,7 +46,7 @@ class CardId(Part, frozen=True):
 
 
 class Committed(Reply, frozen=True):
-    """The lease lasts until it is released, or until `expires`."""
+    """The lease lasts until `expires`, unless it is released or renewed before."""
 
     lease_id: str = NOT_SENT
     resource: str = NOT_SENT
@@ -662,7 +662,7 @@ class HeartbeatReply(Reply, frozen=True):
 
 
 class LeaseReply(Part, frozen=True):
-    """A lease of `amount_mb` MB; `expires` is null if it was committed without `ttl_s`.
+    """A lease of `amount_mb` MB; `expires` is null only from an agent of version 0.3 or before.
 
     `gpu` is the card of its VRAM; null for RAM, and for a lease that an older version has stored.
     """

@@ -24,7 +24,7 @@ Amount = Annotated[int, Meta(gt=0, le=_MOST, description="a whole number, more t
 Share = Annotated[float, Meta(gt=0, le=1, description="a share: a number more than 0 and at most 1")]
 Weight = Annotated[float, Meta(gt=0, le=1_000, description="a weight: a number more than 0 and at most 1000")]
 Level = Annotated[int, Meta(ge=0, le=1_000, description="a whole number from 0 to 1000")]
-Duration = Annotated[float, Meta(gt=0, le=_MOST, description="a number of seconds, more than 0")]
+Duration = Annotated[float, Meta(gt=0, le=366 * 86_400, description="a number of seconds, more than 0, up to a year")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,10 @@ class Budget:
 
     `unsent_bytes` are replies and events that wait to be read by it, `unhandled_bytes` requests that wait for the
     agent. `stored_bytes` is what its rows of every kind take on disk. Of events and of errors as many are kept.
-    `names` is how many sessions, twins, keywords and the like it may have created. Leases: `lease_share` of each
-    resource at once, each for `lease_s` at the longest, with a priority of at most `lease_priority`. `turns` is its
-    part of the agent's time beside others who ask at the same moment.
+    `names` is how many sessions, twins, keywords and the like it may have created. Leases: `lease_share` of what may be
+    leased on each card and of each machine's RAM, each for `lease_s` at the longest unless it is renewed, with a
+    priority of at most `lease_priority`; a claim of an operation lasts for `lease_s` too. `turns` is its part of the
+    agent's time beside others who ask at the same moment.
     """
 
     unsent_bytes: Amount = 8 * _MIB
@@ -57,7 +58,6 @@ UNBOUNDED = Budget(
     errors=_MOST,
     names=_MOST,
     lease_share=1.0,
-    lease_s=float(_MOST),
     lease_priority=1_000,
 )  # fmt: skip - of operators, and of the open link, whose callers are all one
 

@@ -130,7 +130,8 @@ def assemble(foundation: Foundation) -> Assembly:
     reports, events = VramReports(database), Events(database, publish)
     leases = Leases(database, reports.lease_ended)
     forecasts = Forecasts(database, metrics, events)
-    reservations = Reservations(database, metrics, reports, leases, events, registry.has_died)
+    reservations = Reservations(database, metrics, reports, leases, events, registry.has_died, foundation.is_live)
+    registry.on_remove = lambda name: reservations.end_all_of([name])
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (
         RegistryActions(
@@ -142,7 +143,7 @@ def assemble(foundation: Foundation) -> Assembly:
         ),
         *security.features,
         MetricsActions(metrics, reports, leases.host_of),
-        LoadActions(reservations, leases),
+        LoadActions(reservations, leases, foundation.budgets),
         ForecastActions(forecasts, metrics),
         EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record, foundation.budgets),
     )

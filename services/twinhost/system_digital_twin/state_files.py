@@ -5,6 +5,7 @@ from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.store.stored_bytes import Counted, counting
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
+from twinhost.system_digital_twin.capacity.leases import MIGRATION_ENDS as ENDS_OF_LEASES
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION_MACHINE as FULL_SOON_OF_MACHINE
 from twinhost.system_digital_twin.deduplication import MIGRATION as EVENT_IDS
@@ -44,4 +45,5 @@ MIGRATIONS = (  # in the order in which they were added
     FULL_SOON_OF_MACHINE,
     STORED_BYTES,
     EVENTS_BY_WRITER,
+    ENDS_OF_LEASES,
 )

@@ -10,6 +10,7 @@ from tests.new_database import open_database
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
 from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
@@ -79,10 +80,15 @@ class Pending:
 
 
 class MetricsBench:
-    """The twin's part in metrics and leases; `sent` went to the feed. It can be started again on the same database."""
+    """The twin's part in metrics and leases; `sent` went to the feed. It can be started again on the same database.
+
+    Everybody may have a whole card, unless a test sets another `budget`.
+    """
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.clock = clock
+        self.budget = BudgetTable(Budget(lease_share=1.0))
+        self.gone: set[str] = set()  # identities without a live key
         self.sent: list[dict[str, Any]] = []
         self._path = path
         self.open()
@@ -97,12 +103,19 @@ class MetricsBench:
         self.forecasts = Forecasts(self.database, self.metrics, self.events)
         self.dead: set[str] = set()  # agents that stopped their heartbeats
         self.reservations = Reservations(
-            self.database, self.metrics, self.reports, self.leases, self.events, self.dead.__contains__
+            self.database,
+            self.metrics,
+            self.reports,
+            self.leases,
+            self.events,
+            self.dead.__contains__,
+            lambda name: name not in self.gone,
         )
+        budgets = Budgets(lambda: self.budget)
         self._dispatcher = Dispatcher(
             [
                 *MetricsActions(self.metrics, self.reports, self.leases.host_of).actions(),
-                *LoadActions(self.reservations, self.leases).actions(),
+                *LoadActions(self.reservations, self.leases, budgets).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),
             ],

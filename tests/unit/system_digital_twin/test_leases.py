@@ -13,6 +13,7 @@ from twinhost.system_digital_twin.capacity.forecast import HostState, Leased, Re
 from twinhost.system_digital_twin.capacity.leases import Lease, leased
 
 TTL_S = 30.0
+DAY_S = 86_400.0
 ON_PC2 = forecast_of(HostState(host="pc2", ram_used_mb=0.0, ram_total_mb=1_000.0), "ram", 100.0)
 Act = Callable[[MetricsBench, Lease], Lease]
 
@@ -35,7 +36,7 @@ def on_pc2(bench: MetricsBench, measured_since: float, host: str = "pc2", resour
 
 def commit(bench: MetricsBench, lease: Lease, caller: Caller = UMRA) -> Lease:
     with bench.database.transaction():
-        return bench.leases.commit(lease.lease_id, caller)
+        return bench.leases.commit(lease.lease_id, caller, None, DAY_S)
 
 
 def release(bench: MetricsBench, lease: Lease, caller: Caller = UMRA) -> Lease:
@@ -68,18 +69,20 @@ def test_a_lapsed_lease_is_found_no_more(bench: MetricsBench, clock: Clock, act:
         act(bench, lease)
 
 
-def test_a_committed_lease_lasts_until_it_is_released(bench: MetricsBench, clock: Clock) -> None:
-    """Twice is once."""
-    lease = commit(bench, reserve(bench))
-    assert (lease.state, lease.deadline, bench.leases.expires_in_s(lease)) == ("committed", None, None)
-    assert commit(bench, lease) == lease
+def test_a_committed_lease_without_an_end_lasts_a_day(bench: MetricsBench, clock: Clock) -> None:
+    """Or until it is released; twice is once."""
+    lease, other = commit(bench, reserve(bench)), commit(bench, reserve(bench))
+    assert (lease.state, lease.ttl_s) == ("committed", DAY_S)
     clock.let_pass(10 * TTL_S)
     bench.on_tick()
-    assert bench.leases.all() == [lease]
-    assert release(bench, lease) == lease
-    assert (bench.leases.all(), bench.rows("leases")) == ([], [])
+    assert commit(bench, lease) == lease
+    assert bench.leases.all() == [lease, other]
+    assert release(bench, other) == other
     with pytest.raises(NotFound):
-        release(bench, lease)
+        release(bench, other)
+    clock.let_pass(DAY_S - 10 * TTL_S)
+    bench.on_tick()
+    assert (bench.leases.all(), bench.rows("leases")) == ([], [])
 
 
 @pytest.mark.parametrize("killed", [True, False])

@@ -7,6 +7,7 @@ lease that was acknowledged, and the order in which requests arrived.
 
 import json
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,10 @@ TOGETHER = {"mainpc": {"GPU-b": 10_000.0, "GPU-a": 8_000.0}, "pc2": {"GPU-a": 8_
 Cards = dict[str, dict[str, float]]
 SHARE = 0.95  # that may be leased
 MAX_OVERTAKEN = 2
-TTL_S, WAIT_S = 30.0, 100.0
+TTL_S, WAIT_S, DAY_S = 30.0, 100.0, 86_400.0
 OLD = {
     "lease_id": "old", "resource": "vram", "host": "pc2", "amount_mb": 3_000.0, "holder": "agent-0",
-    "state": "committed", "created": 0.0, "deadline": None,
+    "state": "committed", "created": 0.0, "deadline": time.time() + 2 * 86_400.0, "ttl_s": 86_400.0,
 }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ class Leases(RuleBasedStateMachine):
         self.clock: Clock = Clock()
         self.bench = MetricsBench(Path(self.folder.name) / "twin.sqlite3", self.clock)
         self.waiting: list[Waiting] = []
-        self.ends: dict[str, float | None] = {}  # of the leases that were acknowledged; None: until it is released
+        self.ends: dict[str, float] = {}  # of the leases that were acknowledged
         self.arrived = 0
         self.cards: Cards = APART
 
@@ -84,7 +85,7 @@ class Leases(RuleBasedStateMachine):
         self.cards = cards
         if old:
             self.bench.database.execute("INSERT INTO leases VALUES ('old', ?)", (json.dumps(OLD).encode(),))
-            self.ends["old"] = None
+            self.ends["old"] = self.clock.monotonic() + DAY_S
         self.restart()
 
     @rule(
@@ -103,7 +104,7 @@ class Leases(RuleBasedStateMachine):
         lease = list(self.ends)[data.draw(st.integers(0, len(self.ends) - 1))]
         assert self.bench.ask(act, OPERATOR, lease_id=lease)["status"] == "success"
         if act == "commit_lease":
-            self.ends[lease] = None
+            self.ends[lease] = max(self.ends[lease], self.clock.monotonic() + DAY_S)
         else:
             del self.ends[lease]
 
@@ -188,7 +189,7 @@ class Leases(RuleBasedStateMachine):
 
     def expire(self) -> None:
         now = self.clock.monotonic()
-        self.ends = {name: end for name, end in self.ends.items() if end is None or end > now}
+        self.ends = {name: end for name, end in self.ends.items() if end > now}
 
     def measure(self) -> None:
         for host, totals in self.cards.items():

@@ -6,6 +6,7 @@ import msgspec
 
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, Withdrawable, action
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME, Request
@@ -71,9 +72,9 @@ class ReserveRam(_Reserve, tag="reserve_ram"):
 
 
 class CommitLease(Request, tag="commit_lease"):
-    """Report that a lease's memory is in use: the lease lasts until it is released.
+    """Report that a lease's memory is in use: it expires `ttl_s` seconds from now, unless it is committed again.
 
-    With `ttl_s` it expires that many seconds from now, unless it is committed again: so it ends with its holder.
+    Without `ttl_s` it lasts for as long as the caller's budget allows (`lease_s`, by default a day).
     """
 
     lease_id: NAME
@@ -120,7 +121,7 @@ class LoadSimulated(Success, Projection):
 
 
 class Committed(Success, LeaseReply):
-    """The lease lasts until it is released, or until `expires`."""
+    """The lease lasts until `expires`, unless it is released or renewed before."""
 
 
 class Released(Success):
@@ -139,9 +140,10 @@ class LeaseList(Success):
 class LoadActions(Feature):
     """Forecasts from the hosts' metrics and open leases."""
 
-    def __init__(self, reservations: Reservations, leases: Leases) -> None:
+    def __init__(self, reservations: Reservations, leases: Leases, budgets: Budgets) -> None:
         self._reservations = reservations
         self._leases = leases
+        self._budgets = budgets
         self._clock = leases.clock
 
     @action(forwardable=True)
@@ -182,7 +184,9 @@ class LoadActions(Feature):
 
     @action(mutates=True)
     def commit(self, request: CommitLease, caller: Caller) -> Committed:
-        lease = self._leases.commit(request.lease_id, caller, request.ttl_s)
+        if request.ttl_s is not None:
+            self._require_ttl(caller, request.ttl_s)
+        lease = self._leases.commit(request.lease_id, caller, request.ttl_s, self._budgets.of(caller).lease_s)
         return {"status": SUCCESS, **self._leases.describe(lease)}
 
     @action(mutates=True, from_reserve=True)
@@ -198,6 +202,7 @@ class LoadActions(Feature):
     def _reserve(
         self, resource: Resource, request: _Reserve, caller: Caller
     ) -> Reserved | Placed | Withdrawable[Reserved | Placed]:
+        self._require_ttl(caller, request.ttl_s)
         return self._reservations.reserve(
             Demand(
                 resource=resource,
@@ -210,6 +215,9 @@ class LoadActions(Feature):
                 request_id=request.request_id,
             )
         )
+
+    def _require_ttl(self, caller: Caller, ttl_s: float) -> None:
+        self._budgets.require(caller, "lease_s", 0, ttl_s, "ask with a shorter `ttl_s`, and renew with commit_lease")
 
 
 def _current(state: HostState) -> CurrentState:

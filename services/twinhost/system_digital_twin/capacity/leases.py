@@ -1,8 +1,7 @@
 """Leases of memory, so that the same memory is not reserved twice; in SQLite, and in memory.
 
-A reserved lease expires at its deadline. A committed one is in use: its holder has allocated the memory, and it lasts
-until it is released, or until the deadline that its holder set and did not extend. The deadline is counted by the
-monotonic clock, and across a restart by the wall clock.
+Every lease expires at its deadline, unless its holder extends it. A committed one is in use: its holder has allocated
+the memory. The deadline is counted by the monotonic clock, and across a restart by the wall clock.
 
 VRAM is leased on one card. A lease that an older version stored names none, and counts in full on every card of its
 host, since it may be on any of them.
@@ -28,6 +27,12 @@ CREATE TABLE leases (
     record BLOB NOT NULL
 ) STRICT;
 """
+# Leases that were committed without an end get one: a day, the default of `lease_s`.
+MIGRATION_ENDS = """
+UPDATE leases SET record = CAST(
+    json_set(CAST(record AS TEXT), '$.deadline', strftime('%s', 'now') + 86400.0, '$.ttl_s', 86400.0) AS BLOB
+) WHERE json_extract(CAST(record AS TEXT), '$.deadline') IS NULL;
+"""
 MAX_LEASES = 1_000
 MAX_PER_HOLDER = 100
 MAX_TTL_S = 86_400.0
@@ -36,7 +41,7 @@ State = Literal["reserved", "committed"]
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """One lease as it is stored; `deadline` in seconds since the epoch, None if it was committed without one.
+    """One lease as it is stored; `deadline` in seconds since the epoch.
 
     `waited_as` is the request_id of a request that has waited for it: a repetition of it gets this lease.
     """
@@ -48,7 +53,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     holder: str
     state: State
     created: float
-    deadline: float | None
+    deadline: float
     ttl_s: float | None = None  # with which the deadline was last set; None in a row that an older version wrote
     machine: str | None = None  # the boot id of the host's machine
     gpu: int | None = None
@@ -68,7 +73,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseReply(TypedDict):
-    """A lease of `amount_mb` MB; `expires` is null if it was committed without `ttl_s`.
+    """A lease of `amount_mb` MB; `expires` is null only from an agent of version 0.3 or before.
 
     `gpu` is the card of its VRAM; null for RAM, and for a lease that an older version has stored.
     """
@@ -89,7 +94,7 @@ class OpenLease(msgspec.Struct, frozen=True):
     """A lease in memory, with its times by the monotonic clock."""
 
     lease: Lease
-    expires_at: float | None  # monotonic
+    expires_at: float  # monotonic
     committed_at: float = 0.0  # monotonic
 
 
@@ -107,9 +112,8 @@ class Leases:
         decoder = msgspec.json.Decoder(Lease)
         for (record,) in database.execute("SELECT record FROM leases"):
             lease = decoder.decode(record)
-            expires_at = None
-            if lease.deadline is not None:  # a wall clock that was set back must not extend a lease
-                expires_at = clock + min(lease.deadline - wall, lease.ttl_s or lease.deadline - lease.created)
+            left_s = min(lease.deadline - wall, lease.ttl_s or lease.deadline - lease.created)
+            expires_at = clock + left_s  # a wall clock that was set back does not extend a lease
             self._open[lease.lease_id] = OpenLease(lease, expires_at, clock)
 
     def reserve(
@@ -156,8 +160,8 @@ class Leases:
         if sum(held.lease.holder == holder for held in open_now) >= MAX_PER_HOLDER:
             raise LimitReached(f"{holder} holds {MAX_PER_HOLDER} leases, which is the limit; release some first")
 
-    def commit(self, lease_id: str, caller: Caller, ttl_s: float | None = None) -> Lease:
-        """Record that the memory is in use; the lease lasts until it is released, or for `ttl_s` seconds from now.
+    def commit(self, lease_id: str, caller: Caller, ttl_s: float | None, longest_s: float) -> Lease:
+        """Record that the memory is in use; the lease lasts for `ttl_s` seconds from now, else for `longest_s`.
 
         A further call with `ttl_s` renews the lease, and one without it changes nothing.
 
@@ -169,11 +173,9 @@ class Leases:
         committed = held.lease.state == "committed"
         if committed and ttl_s is None:
             return held.lease
-        wall, clock = self.clock.time(), self.clock.monotonic()
-        deadline = None if ttl_s is None else wall + ttl_s
-        lease = msgspec.structs.replace(held.lease, state="committed", deadline=deadline, ttl_s=ttl_s)
-        expires_at = None if ttl_s is None else clock + ttl_s
-        self._write(OpenLease(lease, expires_at, held.committed_at if committed else clock))
+        wall, clock, lasts_s = self.clock.time(), self.clock.monotonic(), longest_s if ttl_s is None else ttl_s
+        lease = msgspec.structs.replace(held.lease, state="committed", deadline=wall + lasts_s, ttl_s=lasts_s)
+        self._write(OpenLease(lease, clock + lasts_s, held.committed_at if committed else clock))
         return lease
 
     def release(self, lease_id: str, caller: Caller) -> Lease:
@@ -207,19 +209,17 @@ class Leases:
         """Return the open leases, oldest first."""
         return [held.lease for held in self._live()]
 
-    def expires_in_s(self, lease: Lease) -> float | None:
-        """Return the seconds until an open lease expires; None if it does not."""
+    def expires_in_s(self, lease: Lease) -> float:
+        """Return the seconds until a lease expires."""
         known = self._open.get(lease.lease_id)
-        if known is None or known.expires_at is None:
-            return None
-        return max(0.0, known.expires_at - self.clock.monotonic())
+        return 0.0 if known is None else max(0.0, known.expires_at - self.clock.monotonic())
 
     def describe(self, lease: Lease) -> LeaseReply:
         return reply_from(
             LeaseReply,
             lease,
             created=iso_time(lease.created),
-            expires=None if lease.deadline is None else iso_time(lease.deadline),
+            expires=iso_time(lease.deadline),
             expires_in_s=rounded(self.expires_in_s(lease), 3),
             gpu=lease.card,
         )
@@ -234,11 +234,7 @@ class Leases:
     def expired(self) -> list[str]:
         """Return the ids of the leases that have expired, which count no more."""
         clock = self.clock.monotonic()
-        return [
-            lease_id
-            for lease_id, held in self._open.items()
-            if held.expires_at is not None and held.expires_at <= clock
-        ]
+        return [lease_id for lease_id, held in self._open.items() if held.expires_at <= clock]
 
     def delete(self, lease_ids: Iterable[str]) -> None:
         """End leases, in the transaction under way."""
@@ -252,12 +248,12 @@ class Leases:
 
     def _live(self) -> list[OpenLease]:
         clock = self.clock.monotonic()
-        live = [held for held in self._open.values() if held.expires_at is None or held.expires_at > clock]
+        live = [held for held in self._open.values() if held.expires_at > clock]
         return sorted(live, key=lambda held: held.lease.created)
 
     def _held(self, lease_id: str, caller: Caller) -> OpenLease:
         known = self._open.get(lease_id)
-        if known is None or (known.expires_at is not None and known.expires_at <= self.clock.monotonic()):
+        if known is None or known.expires_at <= self.clock.monotonic():
             raise NotFound(
                 f"no lease {lease_id[:64]!r} is open: it expired or was released, or never existed; see list_leases"
             )

@@ -3,7 +3,8 @@
 A request that waits keeps every place that it could ever have from those behind it in the queue, also from requests
 that don't wait. So a large request is not starved by small ones. The queue is ordered by priority, then by arrival; one
 that MAX_OVERTAKEN later requests have overtaken on a place that it could have goes to the front. Hosts on one machine
-have the same places, whichever of them a request names.
+have the same places, whichever of them a request names. What an identity holds, waits for, and has reported ends when
+none of its keys is live any more.
 
 The queue is in memory. A client repeats its request after a restart, or after a lost connection, with the same
 request_id: then it keeps its place, or gets the lease that it has been given meanwhile.
@@ -18,7 +19,14 @@ import msgspec
 
 from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.actions import Withdrawable
-from twinhost.secure_zmq.errors import LimitReached, NotFound, RequestError, RequestIdReused, StoreUnavailable
+from twinhost.secure_zmq.errors import (
+    LimitReached,
+    NotFound,
+    PeerNotLive,
+    RequestError,
+    RequestIdReused,
+    StoreUnavailable,
+)
 from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.capacity.forecast import (
@@ -218,8 +226,19 @@ class Reservations:
         leases: Leases,
         events: Events,
         has_died: Callable[[str], bool],
+        is_live: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """`has_died` says whether a holder is a registered agent that has stopped sending heartbeats."""
+        """Give leases.
+
+        Args:
+            database: where they are.
+            metrics: what the hosts measure.
+            reports: what agents report, where no driver measures it.
+            leases: those that are open.
+            events: where holders are notified.
+            has_died: whether a holder is a registered agent that has stopped sending heartbeats.
+            is_live: whether a key of an identity is authorised now.
+        """
         self._database = database
         self._clock = database.clock
         self._metrics = metrics
@@ -227,6 +246,7 @@ class Reservations:
         self._leases = leases
         self._events = events
         self._has_died = has_died
+        self._is_live = is_live
         self._waiters: list[_Waiter] = []
         self._numbers = 0
         self._silent_since: dict[str, float] = {}
@@ -236,6 +256,11 @@ class Reservations:
     def hosts(self) -> Hosts:
         """Return the hosts as they are now."""
         return Hosts(self._metrics, self._reports, self._leases, self._dead)
+
+    def end_all_of(self, names: Collection[str]) -> None:
+        """End what identities hold and have reported, in the transaction under way."""
+        self._leases.delete(self._leases.held_by(names))
+        self._reports.delete(names)
 
     def reserve(self, demand: Demand) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
         """Reserve memory now; if it is not free, and the demand waits, return the reply that is to come.
@@ -272,19 +297,22 @@ class Reservations:
         return waiter.answer
 
     def on_tick(self) -> None:
-        """Free what has expired and what dead agents hold, and give it to those who wait.
+        """Free what has expired and what dead and revoked holders have, and give it to those who wait.
 
         Raises:
             StoreUnavailable: nothing was given, and it is retried.
         """
-        self._dead, clock = self._find_dead(), self._clock.monotonic()
+        names = {lease.holder for lease in self._leases.all()} | self._reports.agents()
+        gone = {name for name in names if not self._is_live(name)}
+        self._dead, clock = self._find_dead(names - gone), self._clock.monotonic()
         self._waiters = [other for other in self._waiters if not self._left(other, clock)]
         ended = {*self._leases.expired(), *self._leases.held_by(self._dead)}
-        if not (ended or self._waiters) or clock < self._retry_at:
+        if not (ended or gone or self._waiters) or clock < self._retry_at:
             return
         try:
             with self._database.transaction():
                 self._leases.delete(ended)
+                self.end_all_of(gone)
                 answers = self._serve()
         except StoreUnavailable:
             self._retry_at = clock + _RETRY_S
@@ -385,19 +413,23 @@ class Reservations:
             raise LimitReached(f"{MAX_WAITING_PER_HOLDER} requests of {holder} wait, which is the limit; cancel one")
 
     def _left(self, waiter: _Waiter, clock: float) -> bool:
-        """Return whether the client of a request is gone, and had the time to reconnect."""
+        """Return whether the client of a request is gone, and had the time to reconnect, or may no longer ask."""
+        if not self._is_live(waiter.demand.holder):
+            _finish(
+                waiter.answer, PeerNotLive(f"no key of {waiter.demand.holder} is valid here any more; enrol a new key")
+            )
+            return True
         if not waiter.answer.cancelled():
             return False
         if waiter.gone_since is None:
             waiter.gone_since = clock
         return clock - waiter.gone_since >= RECONNECT_S
 
-    def _find_dead(self) -> set[str]:
+    def _find_dead(self, names: Collection[str]) -> set[str]:
         """Return the holders and reporters that have died, and have not come back within DEAD_AFTER_S."""
         clock, before = self._clock.monotonic(), self._silent_since
-        holders = {lease.holder for lease in self._leases.all()} | self._reports.agents()
-        self._silent_since = {holder: before.get(holder, clock) for holder in holders if self._has_died(holder)}
-        return {holder for holder, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
+        self._silent_since = {name: before.get(name, clock) for name in names if self._has_died(name)}
+        return {name for name, since in self._silent_since.items() if clock - since >= DEAD_AFTER_S}
 
     def _ask_holders(self, waiter: _Waiter, hosts: Hosts, slots: set[Slot]) -> None:
         """Notify the holders of leases whose release would help: once per request, of MAX_NOTIFIED leases at most."""

@@ -90,13 +90,18 @@ class VramReports:
         """Replace the agent's report. With MAX_REPORTS agents, the oldest report is deleted."""
         record = msgspec.structs.replace(record, wall=self._clock.time())
         if record.agent_name not in self._records and len(self._records) >= MAX_REPORTS:
-            oldest = min(self._records.values(), key=lambda record: record.wall).agent_name
-            self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (oldest,))
-            self._database.restore_on_rollback(self._records, oldest)
-            del self._records[oldest]
+            self.delete([min(self._records.values(), key=lambda record: record.wall).agent_name])
         self._write(record)
         self._database.restore_on_rollback(self._received_at, record.agent_name)
         self._received_at[record.agent_name] = self._clock.monotonic()
+
+    def delete(self, agent_names: Collection[str]) -> None:
+        """Delete agents' reports, in the transaction under way."""
+        for name in agent_names:
+            if name in self._records:
+                self._database.execute("DELETE FROM vram_reports WHERE agent_name = ?", (name,))
+                self._database.restore_on_rollback(self._records, name)
+                del self._records[name]
 
     def lease_ended(self, agent_name: str, host: str, gpu: int | None, amount_mb: float, committed_at: float) -> None:
         """Count the memory of a lease on a card as free, if the agent has reported it since that monotonic moment."""

@@ -109,6 +109,7 @@ class Registry:
         self.clock = database.clock
         self._publish = publish
         self.ttl_s = ttl_s
+        self.on_remove: Callable[[str], None] = lambda _: None  # called in the transaction that removes an agent
         self._encoder = msgspec.json.Encoder()
         self._records: dict[str, AgentRecord] = {}
         self._seen: dict[str, LastHeartbeat] = {}
@@ -194,6 +195,7 @@ class Registry:
                 self._asking.add(name)
 
         self._database.on_rollback(undo)
+        self.on_remove(name)
         self._announce(name, "unregistered", record.registered_by)
 
     def find(self, name: str) -> AgentRecord | None:
