@@ -196,6 +196,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
     ) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
+        An operator's has every other space in it too, unless it names one by `space`, such as `shared`.
+
         >>> backup = memory.begin_backup()
         >>> while backup.state == "copying":
         ...     backup = memory.backup_status(backup.backup_id)
@@ -214,6 +216,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         request_id: str | None = None,
     ) -> RestoreBegun:
         """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
+
+        Spaces in the backup replace those of their names; others stay as they are.
 
         `size` (bytes) and `sha256` of the backup may be given here or with `finish_restore`.
 

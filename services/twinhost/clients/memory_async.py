@@ -194,6 +194,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     ) -> BackupDocument:
         """Begin a backup: a copy of the database as it is now.
 
+        See `UnifiedMemoryReasoningAgent.begin_backup`.
+
         >>> backup = await memory.begin_backup()
         >>> while backup.state == "copying":
         ...     backup = await memory.backup_status(backup.backup_id)

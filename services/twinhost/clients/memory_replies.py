@@ -58,6 +58,7 @@ class BackupDocument(Reply, frozen=True):
     """A backup that was begun at `begun` (ISO-8601).
 
     A failed one has `failure`; a ready one has its size in bytes, its SHA-256, and the number of rows of each table.
+    `spaces` names the other spaces that are in it.
     """
 
     backup_id: str = NOT_SENT
@@ -67,6 +68,7 @@ class BackupDocument(Reply, frozen=True):
     size: int | None = None
     sha256: str | None = None
     rows: dict[str, int] | None = None
+    spaces: list[str] | None = None
 
 
 class RestoreBegun(Reply, frozen=True):
@@ -144,11 +146,15 @@ class TableRows(Part, frozen=True):
 
 
 class RestoreFinished(Reply, frozen=True):
-    """Whether the backup is still being checked, or is staged to replace the database; then `rows` compares tables."""
+    """Whether the backup is still being checked, or is staged to replace the database; then `rows` compares tables.
+
+    `spaces` names the other spaces that it replaces, if there are any in the backup.
+    """
 
     restore_id: str = NOT_SENT
     state: str = NOT_SENT
     rows: dict[str, TableRows] | None = None
+    spaces: list[str] | None = None
 
 
 class SeenHeadDocument(Part, frozen=True):

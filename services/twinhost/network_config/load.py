@@ -18,6 +18,7 @@ from twinhost.network_config.model import (
     BY_DAYS,
     EMBEDDING_DEADLINE_S,
     MAX_EMBEDDING_DEADLINE_S,
+    SPACE_NAME,
     Agent,
     Embeddings,
     Forgetting,
@@ -64,7 +65,6 @@ T = TypeVar("T")
 _WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days")  # of a search in version 0.2
 _EMBEDDINGS = {"auto": BUILTIN_IF_INSTALLED, "builtin": BUILTIN, "off": None}
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SPACE = re.compile(r"[a-z0-9_-]{1,64}")
 _PORT = re.compile(r"[0-9]{1,5}")
 _STEM = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
 
@@ -369,7 +369,7 @@ def _limits_of(part: _Part) -> dict[str, Any]:
 
 
 def _space(name: str, part: _Part) -> Space:
-    if name in BUILTIN_SPACES or not _SPACE.fullmatch(name):
+    if name in BUILTIN_SPACES or not SPACE_NAME.fullmatch(name):
         raise part.error(
             f"can't be a space: {', '.join(BUILTIN_SPACES)} are built in, and another name has 1 to 64 of the "
             "characters a-z 0-9 _ -"

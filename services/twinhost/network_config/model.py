@@ -16,6 +16,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 
 SHARED, PRIVATE = "shared", "private"  # spaces of the memory that exist without the configuration
 BUILTIN_SPACES = (SHARED, PRIVATE)
+SPACE_NAME = re.compile(r"[a-z0-9_-]{1,64}")  # of a declared one
 EVERYBODYS = BudgetTable()  # the default of `budgets`
 DISK_RESERVE_BYTES = 256 * 2**20  # the default of `disk_reserve_bytes`
 SESSIONS_PER_KEY = 64  # the default: files of version 0.1.0 lack the key

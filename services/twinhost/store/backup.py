@@ -160,9 +160,7 @@ def check_copy(path: Path, migrations: Sequence[str], sha256: str) -> Rows:
         StoreUnavailable: it can't be read.
     """
     try:
-        digest = digest_of(path)
-        if digest != sha256.lower():
-            raise MalformedRequest(f"the file arrived with SHA-256 {digest}, expected {sha256}; send it again")
+        require_digest(path, sha256)
         if (why := find_damage_of_rows(path)) is not None:
             raise MalformedRequest(f"the file is not an intact database ({why}); use another backup")
         _check_schema(path, migrations)
@@ -255,6 +253,13 @@ def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file in hex."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_digest(path: Path, sha256: str) -> None:
+    """Raise MalformedRequest unless a file has this SHA-256 in hex; OSError if it can't be read."""
+    digest = digest_of(path)
+    if digest != sha256.lower():
+        raise MalformedRequest(f"the file arrived with SHA-256 {digest}, expected {sha256}; send it again")
 
 
 def _check_schema(path: Path, migrations: Sequence[str]) -> None:

@@ -74,7 +74,7 @@ class Contents:
         self.index = IndexUpkeep(database)
         self._options = options
         self._search = Search(database, word_pairs=options.word_pairs, fading=options.fading, meaning=meaning)
-        self._backups = BackupActions(database, options.max_bytes)
+        self.backups = BackupActions(database, options.max_bytes)
 
     @property
     def written_by(self) -> Mapping[str, quarantine.WrittenBy]:
@@ -106,7 +106,7 @@ class Contents:
             *MemoryActions(self.memories, options.page_bytes).actions(),
             *ErrorPatternActions(self.patterns, self.proposals, options.page_bytes).actions(),
             *ProvenanceActions(self.quarantine, self.written_by, operators_bytes).actions(),
-            *self._backups.actions(),
+            *self.backups.actions(),
         ]
 
     def on_tick(self) -> None:
@@ -120,7 +120,7 @@ class Contents:
         self.index.on_tick()
         if self.meaning is not None:
             self.meaning.on_tick()
-        self._backups.on_tick()  # last: it may restart the agent with a restored backup
+        self.backups.on_tick()  # last: it may restart the agent with a restored backup
 
     def on_stop(self) -> None:
         """Write what waits in memory, before the database is closed.

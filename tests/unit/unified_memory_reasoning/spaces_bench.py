@@ -13,7 +13,8 @@ from twinhost.cli.schemas.requests import RequestSchema, checked_requests
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.schema import schema_of
 from twinhost.secure_zmq.callers import Caller
-from twinhost.unified_memory_reasoning.__main__ import FEATURES, MIGRATIONS, NAME, assemble
+from twinhost.store.backup import prepare
+from twinhost.unified_memory_reasoning.__main__ import FEATURES, MIGRATIONS, NAME, REBUILDS, assemble
 from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 ALICE, BOB, MALLORY = (
@@ -47,12 +48,14 @@ class WithSpaces:
         """Write these spaces into the configuration."""
         config = yaml.safe_load(self.config.read_text("utf-8"))
         config["grants"] |= {"agent": ["*"], "unauthenticated": [*IN_SPACES, "list_spaces"]}
+        config["limits"]["max_payload_bytes"] = 65_536  # as the dispatcher here has it
         if self._budgets is not None:
             config["limits"]["budgets"] = self._budgets
         self.config.write_text(yaml.safe_dump({**config, "spaces": spaces}), "utf-8")
 
     def start(self, clock: Clock = SYSTEM_CLOCK) -> Assembled:
-        """Return the agent as a start assembles it."""
+        """Return the agent as a start assembles it, with a staged backup in its place."""
+        prepare(self.state / f"{NAME}.sqlite3", REBUILDS)
         return Assembled(NAME, MIGRATIONS, assemble, self._environment, clock)
 
 

@@ -57,12 +57,13 @@ def backup(
 ) -> int:
     """Write a backup of the memory, while the agent keeps serving.
 
-    It is a complete SQLite database of one moment, with everything stored: protect it like a secret key.
+    It is a complete SQLite database of one moment, with everything stored, in all spaces: protect it like a secret key.
     """
     with memory_client() as (client, _), _new_file(file) as write, output.progress("backup") as progress:
         made = fetch_backup(client, write.write, progress)
     counts = ", ".join(f"{made['rows'][table]} {kind}" for table, kind in KINDS.items() if made["rows"].get(table))
-    sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}"
+    spaces = f"; and the spaces {', '.join(made['spaces'])}" if made.get("spaces") else ""
+    sentence = f"{made['size']} bytes; {counts or 'nothing is stored'}{spaces}"
     if file == STREAM:
         output.say("backup:", output.GOOD, sentence)
     elif as_json:

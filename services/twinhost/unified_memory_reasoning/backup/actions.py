@@ -1,7 +1,8 @@
 """Backups, restores, and the acknowledgement of damage: an operator's actions."""
 
 from base64 import b64encode
-from typing import Annotated, ClassVar, Literal, NotRequired, TypedDict
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, NotRequired, Protocol, TypedDict
 
 import msgspec
 import structlog
@@ -14,7 +15,7 @@ from twinhost.store.backup import Rows
 from twinhost.store.database import Database
 from twinhost.store.row_comparison import Compared
 from twinhost.unified_memory_reasoning import SUCCESS
-from twinhost.unified_memory_reasoning.backup.backup import Backup, Backups, Exchange, Restores
+from twinhost.unified_memory_reasoning.backup.backup import NO_SPACES, Backup, Backups, Exchange, Restores
 from twinhost.unified_memory_reasoning.search.vectors import DERIVED
 from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
@@ -28,7 +29,10 @@ SHA256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class BeginBackup(InSpace, tag="begin_backup"):
-    """Begin a backup: a copy of the database as it is now."""
+    """Begin a backup: a copy of the database as it is now.
+
+    An operator's has every other space in it too, unless it names one by `space`, such as `shared`.
+    """
 
 
 class BackupStatus(InSpace, tag="backup_status"):
@@ -46,6 +50,8 @@ class ReadBackup(InSpace, tag="read_backup"):
 
 class BeginRestore(InSpace, tag="begin_restore"):
     """Begin a restore: the backup that you send replaces the database; an unfinished restore is dropped.
+
+    Spaces in the backup replace those of their names; others stay as they are.
 
     `size` (bytes) and `sha256` of the backup may be given here or with `finish_restore`.
     """
@@ -86,6 +92,7 @@ class BackupDocument(TypedDict):
     """A backup that was begun at `begun` (ISO-8601).
 
     A failed one has `failure`; a ready one has its size in bytes, its SHA-256, and the number of rows of each table.
+    `spaces` names the other spaces that are in it.
     """
 
     status: Literal["ok"]
@@ -96,6 +103,7 @@ class BackupDocument(TypedDict):
     size: NotRequired[int]
     sha256: NotRequired[str]
     rows: NotRequired[dict[str, int]]
+    spaces: NotRequired[list[str]]
 
 
 class BackupPart(TypedDict):
@@ -145,12 +153,16 @@ class TableRows(TypedDict):
 
 
 class RestoreFinished(TypedDict):
-    """Whether the backup is still being checked, or is staged to replace the database; then `rows` compares tables."""
+    """Whether the backup is still being checked, or is staged to replace the database; then `rows` compares tables.
+
+    `spaces` names the other spaces that it replaces, if there are any in the backup.
+    """
 
     status: Literal["ok"]
     restore_id: str
     state: Literal["checking", "staged"]
     rows: NotRequired[dict[str, TableRows]]
+    spaces: NotRequired[list[str]]
 
 
 class KeptDocument(TypedDict):
@@ -173,12 +185,22 @@ _log = structlog.get_logger(__name__)
 _ENVELOPE_BYTES = 1_024  # of a message, without its data
 
 
+class OtherSpaces(Protocol):
+    """The spaces beside the one that is backed up."""
+
+    def names(self) -> list[str]: ...
+    def path(self, name: str) -> Path: ...
+    def size_bytes(self, name: str) -> int: ...
+    def place_for(self, name: str) -> Path: ...
+
+
 class BackupActions(Feature):
     """Makes backups, restores them, and acknowledges damage."""
 
     def __init__(self, database: Database, max_payload_bytes: int) -> None:
         """Serve a database; `max_payload_bytes` limits requests and replies."""
         self._database = database
+        self.others: OtherSpaces | None = None  # of the shared space
         self._backups = Backups(database)
         self._restores = Restores(database)
         self._chunk_bytes = max(1, min(MAX_CHUNK_BYTES, (max_payload_bytes - _ENVELOPE_BYTES) // 4 * 3))
@@ -193,18 +215,24 @@ class BackupActions(Feature):
         self._restores.on_tick()
 
     @action(mutates=True, unowned="it is for operators")  # so that a retry gets the same one
-    def begin_backup(self, _: BeginBackup, caller: Caller) -> BackupDocument:
-        backup = self._backups.begin()
+    def begin_backup(self, request: BeginBackup, caller: Caller) -> BackupDocument:
+        others, spaces, size = self.others, NO_SPACES, 0
+        if others is not None and caller.operator and request.space is None:
+            spaces = {name: others.path(name) for name in others.names()}
+            size = sum(map(others.size_bytes, spaces))
+        backup = self._backups.begin(spaces, size)
         _log.info("backup_begun", backup_id=backup.backup_id, by=caller.name)
         return _status(backup)
 
     @action()
-    def backup_status(self, request: BackupStatus, _: Caller) -> BackupDocument:
-        return _status(self._backups.find(request.backup_id))
+    def backup_status(self, request: BackupStatus, caller: Caller) -> BackupDocument:
+        return _status(self._backups.find(request.backup_id, with_spaces=caller.operator))
 
     @action()
-    def read_backup(self, request: ReadBackup, _: Caller) -> BackupPart:
-        copy, data = self._backups.read(request.backup_id, request.offset, self._chunk_bytes)
+    def read_backup(self, request: ReadBackup, caller: Caller) -> BackupPart:
+        copy, data = self._backups.read(
+            request.backup_id, request.offset, self._chunk_bytes, with_spaces=caller.operator
+        )
         return {
             "status": SUCCESS,
             "backup_id": request.backup_id,
@@ -226,11 +254,20 @@ class BackupActions(Feature):
         return {"status": SUCCESS, "restore_id": request.restore_id, "received": received}
 
     @action()
-    def finish_restore(self, request: FinishRestore, _: Caller) -> RestoreFinished:
-        exchange = self._restores.finish(request.restore_id, request.size, request.sha256)
+    def finish_restore(self, request: FinishRestore, caller: Caller) -> RestoreFinished:
+        path_for = self.others.place_for if self.others is not None and caller.operator else None
+        exchange = self._restores.finish(request.restore_id, request.size, request.sha256, path_for)
         if exchange is None:
             return {"status": SUCCESS, "restore_id": request.restore_id, "state": "checking"}
-        return {"status": SUCCESS, "restore_id": request.restore_id, "state": "staged", "rows": _rows(exchange)}
+        finished: RestoreFinished = {
+            "status": SUCCESS,
+            "restore_id": request.restore_id,
+            "state": "staged",
+            "rows": _rows(exchange),
+        }
+        if exchange.spaces:
+            finished["spaces"] = list(exchange.spaces)
+        return finished
 
     @action()
     def acknowledge_damage(self, _: AcknowledgeDamage, caller: Caller) -> DamageAcknowledged:
@@ -254,6 +291,8 @@ def _status(backup: Backup) -> BackupDocument:
     }
     if backup.failure is not None:
         reply["failure"] = backup.failure
+    if backup.copy is not None and backup.spaces:
+        reply["spaces"] = list(backup.spaces)
     if backup.copy is not None:
         reply |= {"size": backup.copy.size_bytes, "sha256": backup.copy.sha256, "rows": _reported(backup.copy.rows)}
     return reply

@@ -1,22 +1,32 @@
 """Backups and restores of the database in use, one of each at a time, in worker threads.
 
-A backup is a copy of the database, in the same folder. A restore receives a backup part by part, checks the whole, and
-stages it for the next start; the database in use is not touched. At that start, before anything is opened, the database
-is moved away, and the staged copy takes its place (`twinhost.store.backup.prepare`).
+A backup is a copy of the database, in the same folder; other spaces may be in it, as rows of one more table. A restore
+receives a backup part by part, checks the whole, and stages it for the next start; the database in use is not touched.
+At that start, before anything is opened, the database is moved away, and the staged copy takes its place
+(`twinhost.store.backup.prepare`).
 """
 
 import dataclasses
 import sqlite3
 import uuid
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import BinaryIO, Literal
 
 import structlog
 
 from twinhost.agent.assembly import StartAgain
-from twinhost.secure_zmq.errors import LimitReached, MalformedRequest, NotFound, RequestError, StoreUnavailable
+from twinhost.secure_zmq.errors import (
+    LimitReached,
+    MalformedRequest,
+    NotFound,
+    NotGranted,
+    RequestError,
+    StoreUnavailable,
+)
 from twinhost.store.backup import (
     Copy,
     Rows,
@@ -26,11 +36,15 @@ from twinhost.store.backup import (
     copy_database,
     count_readable_rows,
     count_rows,
+    digest_of,
+    require_digest,
     require_space,
     stage,
 )
 from twinhost.store.damage import unacknowledged
 from twinhost.store.database import Database
+from twinhost.store.enclosed import enclose, encloses, take_out
+from twinhost.store.files import part
 from twinhost.store.row_comparison import Compared, compare_rows
 
 _log = structlog.get_logger(__name__)
@@ -44,15 +58,21 @@ KEYS = {  # of tables without a unique key: after a restore, a row's number may 
     "outbox": ("seq", "request_id"),
 }
 
+NO_SPACES: Mapping[str, Path] = MappingProxyType({})
+
 State = Literal["copying", "ready", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """One backup; `begun` in seconds since the epoch, `copy` if it is ready, `failure` if it failed."""
+    """One backup; `begun` in seconds since the epoch, `copy` if it is ready, `failure` if it failed.
+
+    It has `spaces` in it too: once it is ready, those of which there was a database.
+    """
 
     backup_id: str
     begun: float
+    spaces: tuple[str, ...] = ()
     copy: Copy | None = None
     failure: str | None = None
 
@@ -73,8 +93,12 @@ class Backups:
         self._read_at = 0.0  # monotonic
         self._files = Transfers(database.path, ".backup-")
 
-    def begin(self) -> Backup:
+    def begin(self, spaces: Mapping[str, Path] = NO_SPACES, spaces_bytes: int = 0) -> Backup:
         """Begin a copy after the current transaction is committed; the previous backup is removed.
+
+        Args:
+            spaces: the databases of other spaces that are copied into it.
+            spaces_bytes: how much they take.
 
         Raises:
             LimitReached: one is being copied.
@@ -87,30 +111,31 @@ class Backups:
             )
         self._files.remove_all()
         self._current = None
-        require_space(self._files.folder, self._database.size_bytes)
-        backup = self._current = Backup(uuid.uuid4().hex, self._clock.time())
+        require_space(self._files.folder, self._database.size_bytes + 2 * spaces_bytes)
+        backup = self._current = Backup(uuid.uuid4().hex, self._clock.time(), tuple(spaces))
 
         def forget() -> None:
             self._current = None
 
         self._database.on_rollback(forget)
-        self._database.after_commit(lambda: self._start(backup))
+        self._database.after_commit(lambda: self._start(backup, spaces))
         return backup
 
-    def find(self, backup_id: str) -> Backup:
-        """Return a backup.
+    def find(self, backup_id: str, *, with_spaces: bool) -> Backup:
+        """Return a backup; one with the spaces in it only `with_spaces`.
 
         Raises:
             NotFound: it was removed, or never existed.
         """
-        if self._current is None or self._current.backup_id != backup_id:
+        current = self._current
+        if current is None or current.backup_id != backup_id or (current.spaces and not with_spaces):
             raise NotFound(
                 f"there is no backup {backup_id!r}: it was unread for {KEEP_S:g} s, or a newer one was begun; "
                 "begin one (`begin_backup`)"
             )
-        return self._current
+        return current
 
-    def read(self, backup_id: str, offset: int, most_bytes: int) -> tuple[Copy, bytes]:
+    def read(self, backup_id: str, offset: int, most_bytes: int, *, with_spaces: bool) -> tuple[Copy, bytes]:
         """Return a finished backup, and its bytes from `offset` on: `most_bytes` at most, none at its end.
 
         Raises:
@@ -119,7 +144,7 @@ class Backups:
             MalformedRequest: the offset lies beyond its end.
             StoreUnavailable: it could not be made, or can't be read.
         """
-        backup = self.find(backup_id)
+        backup = self.find(backup_id, with_spaces=with_spaces)
         if backup.failure is not None:
             raise StoreUnavailable(backup.failure)
         if backup.copy is None:
@@ -143,13 +168,19 @@ class Backups:
             self._files.remove_all()
             self._current = None
 
-    def _start(self, backup: Backup) -> None:
+    def _start(self, backup: Backup, spaces: Mapping[str, Path]) -> None:
         work = Work("backup", "backup_failed", "the backup can't be made", {"backup_id": backup.backup_id})
-        work.start(lambda: self._make(backup), lambda error: self._end(dataclasses.replace(backup, failure=str(error))))
+        work.start(
+            lambda: self._make(backup, spaces),
+            lambda error: self._end(dataclasses.replace(backup, failure=str(error))),
+        )
 
-    def _make(self, backup: Backup) -> None:
-        began = self._clock.monotonic()
-        copy = copy_database(self._database.path, self._files.path(backup.backup_id))
+    def _make(self, backup: Backup, spaces: Mapping[str, Path]) -> None:
+        began, path = self._clock.monotonic(), self._files.path(backup.backup_id)
+        copy = copy_database(self._database.path, path)
+        if spaces:
+            backup = dataclasses.replace(backup, spaces=tuple(enclose(path, spaces)))
+            copy = Copy(path.stat().st_size, digest_of(path), copy.rows)
         ms = round(1_000 * (self._clock.monotonic() - began))
         _log.info("backup_ready", backup_id=backup.backup_id, size_bytes=copy.size_bytes, ms=ms)
         self._end(dataclasses.replace(backup, copy=copy))
@@ -171,6 +202,7 @@ class Exchange:
     present: Rows
     damaged: dict[str, int | None] | None
     compared: dict[str, Compared]
+    spaces: tuple[str, ...] = ()  # that the backup has too
 
 
 @dataclass(slots=True)
@@ -185,6 +217,7 @@ class _Incoming:
     checking: bool = False
     failure: RequestError | None = None
     exchange: Exchange | None = None
+    path_for: Callable[[str], Path] | None = None  # of a space in the backup
     staged_at: float = 0.0
     reported_at: float | None = None
 
@@ -257,10 +290,19 @@ class Restores:
         incoming.touched = self._clock.monotonic()
         return incoming.received
 
-    def finish(self, restore_id: str, size: int | None, sha256: str | None) -> Exchange | None:
+    def finish(
+        self, restore_id: str, size: int | None, sha256: str | None, path_for: Callable[[str], Path] | None = None
+    ) -> Exchange | None:
         """Check and stage the backup in a worker thread; return None until that is done, then the numbers of rows.
 
         A second after they were returned, the agent restarts.
+
+        Args:
+            restore_id: which one.
+            size: of the backup in bytes, unless it is known from the beginning.
+            sha256: likewise.
+            path_for: returns the database of a space that the backup has too, in a folder that exists; it may refuse
+                the name. None: a backup with spaces is refused.
 
         Raises:
             NotFound: there is no such restore.
@@ -275,6 +317,7 @@ class Restores:
             incoming.reported_at = incoming.reported_at or self._clock.monotonic()
             return incoming.exchange
         if not incoming.checking:
+            incoming.path_for = path_for
             self._check(incoming, size or incoming.size, sha256 or incoming.sha256)
         return None
 
@@ -315,6 +358,37 @@ class Restores:
         work.start(lambda: self._stage(incoming, sha256), lambda error: self._end(incoming, error))
 
     def _stage(self, incoming: _Incoming, sha256: str) -> None:
+        spaces: dict[str, Path] = {}  # where the database of each is, and the received one beside it
+        try:
+            if encloses(incoming.path):
+                sha256 = self._take_out(incoming, sha256, spaces)
+            self._check_and_stage(incoming, sha256, spaces)
+        finally:
+            for path in spaces.values():
+                _received(path, incoming).unlink(missing_ok=True)
+
+    def _take_out(self, incoming: _Incoming, sha256: str, spaces: dict[str, Path]) -> str:
+        """Put the databases in a backup beside those of the spaces; return the digest of what is left."""
+        require_digest(incoming.path, sha256)
+        path_for = incoming.path_for
+        if path_for is None:
+            raise NotGranted("the file has spaces in it, which only an operator restores; ask one of them")
+
+        def received(name: str) -> Path:
+            spaces[name] = path_for(name)
+            return _received(spaces[name], incoming)
+
+        try:
+            for name, file in take_out(incoming.path, received).items():
+                _log.info("space_received", restore_id=incoming.restore_id, space=name)
+                check_copy(file, self._database.migrations, digest_of(file))
+            return digest_of(incoming.path)
+        except (OSError, sqlite3.Error) as error:
+            raise StoreUnavailable(
+                f"the spaces in the backup can't be written ({error}); check the agent's volume"
+            ) from None
+
+    def _check_and_stage(self, incoming: _Incoming, sha256: str, spaces: Mapping[str, Path]) -> None:
         rows = check_copy(incoming.path, self._database.migrations, sha256)
         try:
             quarantined = unacknowledged(self._database.path)
@@ -326,7 +400,10 @@ class Restores:
                 compared=compare_rows(
                     incoming.path, damaged or self._database.path, KEYS, immutable=damaged is not None
                 ),
+                spaces=tuple(sorted(spaces)),
             )
+            for path in spaces.values():
+                stage(_received(path, incoming), path)
             stage(incoming.path, self._database.path)
         except (OSError, sqlite3.Error) as error:
             raise StoreUnavailable(f"the backup can't be staged ({error}); check the agent's volume") from None
@@ -355,3 +432,7 @@ class Restores:
                 incoming.stream.close()
             with suppress(OSError):  # the next start removes them
                 self._files.remove_all()  # with the empty log that SQLite may have created beside it
+
+
+def _received(path: Path, incoming: _Incoming) -> Path:
+    return part(path, f".incoming-{incoming.restore_id}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
-from twinhost.network_config.model import PRIVATE, SHARED, Space
+from twinhost.network_config.model import BUILTIN_SPACES, PRIVATE, SHARED, SPACE_NAME, Space
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import KeyFileMalformed, NotGranted
 from twinhost.secure_zmq.keys import KeyOwner
@@ -22,6 +22,18 @@ class InSpace(Request, kw_only=True):
     changes_space: ClassVar[bool] = False  # though no row of it: its database is needed
 
     space: str | None = None  # of any length: what is no space is refused like any that the caller may not read
+
+
+def can_be_space(name: str) -> bool:
+    """Return whether this may be the name of a space: an identity's private one, or a declared one."""
+    owner = owner_of(name)
+    if owner is None:
+        return name not in BUILTIN_SPACES and SPACE_NAME.fullmatch(name) is not None
+    try:
+        KeyOwner(owner, "any", frozenset())
+    except KeyFileMalformed:
+        return False
+    return True
 
 
 class Usable(NamedTuple):
@@ -101,14 +113,7 @@ class Access:
 
     def _is_space(self, name: str) -> bool:
         """Return whether an operator may name a space that is not declared."""
-        owner = owner_of(name)
-        if owner is None:
-            return self._exists(name)
-        try:
-            KeyOwner(owner, "any", frozenset())
-        except KeyFileMalformed:
-            return False
-        return True
+        return can_be_space(name) and (owner_of(name) is not None or self._exists(name))
 
 
 def _all_in(names: frozenset[str | None] | frozenset[str], caller: Caller) -> bool:

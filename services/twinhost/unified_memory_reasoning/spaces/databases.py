@@ -19,7 +19,7 @@ from twinhost.network_config import NetworkConfig
 from twinhost.network_config.model import SHARED, Limits
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
+from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.backup import number_of, prepare
 from twinhost.store.damage import connect_to_read, damage_warning
@@ -27,7 +27,7 @@ from twinhost.store.database import IN_MEMORY, Database
 from twinhost.store.files import sync_folder
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.contents import Contents
-from twinhost.unified_memory_reasoning.spaces.access import Access, InSpace, owner_of, private_space
+from twinhost.unified_memory_reasoning.spaces.access import Access, InSpace, can_be_space, owner_of, private_space
 from twinhost.unified_memory_reasoning.spaces.stored import StoredInSpaces
 
 _log = structlog.get_logger(__name__)
@@ -121,6 +121,7 @@ class Spaces:
         self._open: dict[str, OpenSpace] = {}  # the one that was used last is the last one
         self._empty: OpenSpace | None = None
         shared.quarantine.on_change = self._quarantine_changed
+        shared.backups.others = self
         shutil.rmtree(folder / _DELETED, ignore_errors=True)
         for name in self.names():
             prepare(self.path(name), making.rebuilds, len(making.migrations))
@@ -160,6 +161,21 @@ class Spaces:
         """Return where the database of a space is, or will be."""
         owner = owner_of(name)
         return self._folder / (name if owner is None else f"{_PRIVATE}{owner}") / _FILE
+
+    def place_for(self, name: str) -> Path:
+        """Return where the database of a space will be, in a folder that exists then; on any thread.
+
+        Raises:
+            MalformedRequest: no space has such a name.
+            OSError: the folder can't be made.
+        """
+        if not can_be_space(name):
+            raise MalformedRequest(f"{name[:64]!r} can't be the name of a space; use another backup")
+        path = self.path(name)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self._folder)
+        return path
 
     def exists(self, name: str) -> bool:
         """Return whether a space is stored."""
@@ -270,10 +286,9 @@ class Spaces:
             return None
         space = self._open.get(name)
         if space is None:
-            path = self.path(name)
-            if not writes and not path.exists():
+            if not writes and not self.path(name).exists():
                 return self._read_as_empty()
-            space = self._opened(path)
+            space = self._opened(name)
             self.stored.opened(name, space.store)
         else:
             del self._open[name]
@@ -294,21 +309,20 @@ class Spaces:
             self._empty = self._made(IN_MEMORY)
         return self._empty
 
-    def _opened(self, path: Path) -> OpenSpace:
+    def _opened(self, name: str) -> OpenSpace:
         """Open a space, which is made if it is not stored.
 
         Raises:
             StoreUnavailable: it can't be opened.
         """
         if len(self._open) >= MOST_OPEN:
-            ended = (name for name, space in self._open.items() if not space.store.in_transaction)
-            if (name := next(ended, None)) is not None:
-                self._close(name)
+            ended = (other for other, space in self._open.items() if not space.store.in_transaction)
+            if (other := next(ended, None)) is not None:
+                self._close(other)
+        path = self.path(name)
         try:
             if not path.parent.exists():
-                self._folder.mkdir(mode=0o700, exist_ok=True)
-                path.parent.mkdir(mode=0o700)
-                sync_folder(self._folder)
+                self.place_for(name)
             space = self._made(path)
         except (OSError, ConfigurationError) as error:
             raise StoreUnavailable(f"the space can't be opened ({error})") from None
