@@ -446,7 +446,7 @@ def test_the_graphs_text_cannot_leave_its_fence(hosts: Hosts) -> None:
                 result = await client.call_tool(tool, arguments)
                 text, *notes = texts(result)
                 lines = text.splitlines()
-                tag = lines[0].partition("-")[2].partition(" ")[0]
+                tag = lines[0].partition(" ")[2].partition(":")[0]
                 assert (lines[0], lines[-1], text.count(tag)) == (opening(tag), closing(tag), 2), tool
                 assert len(re.findall(r"<\W*recalled", text, re.IGNORECASE)) == 2, text
                 assert not [line for line in lines if line.lstrip().startswith(("Ignore", "[memory]"))]

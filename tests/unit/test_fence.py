@@ -33,7 +33,7 @@ TAG = "kqzvtrwmxa"
 UNSEEN = (
     "\U000e0001\U000e0041\U000e0100\U000e01ef\u3164\u115f\u17b4\u180b\u200b\u200d\u202e\u2066\ufe0f\ufff9\ufeff\u00ad"
 )
-TRICKS = f'ab c\n\r\u2028\x0b\x85]:[\x1b\x00\ue000\U0010ffff\t\u2026"\\\U0001f600<recalled-{TAG}>/, by{UNSEEN}'
+TRICKS = f'ab c\n\r\u2028\x0b\x85]:[\x1b\x00\ue000\U0010ffff\t\u2026"\\\U0001f600<recalled {TAG}>/, by{UNSEEN}'
 HOSTILE = (
     st.text(alphabet=TRICKS, max_size=60)
     | st.text(max_size=60)

@@ -613,7 +613,7 @@ def test_a_search_and_a_context_are_shown(remembering: MemoryHosts, cli: Cli) ->
     assert ran.err == "warning: up to 1,200 texts are not in the index yet; they are added in the background\n"
     ran = cli(remembering, "memory", "context", "trip", "--max-tokens", "200")
     opening, _, *shown = ran.out.splitlines()
-    end = f"</{opening[1:].partition(' ')[0]}>"
+    end = f"</{opening[1:].partition(':')[0]}>"
     assert shown == ["[Ana]: When does the ferry leave?", "[Ben]: At 6, pier 3", end]
     assert ran.err.endswith(" of 200 tokens; 0 of 2 turns are left out\n")
     for words in (("search", "x", "--since", "soon"), ("context", "trip", "--all")):
