@@ -17,4 +17,5 @@ SHIPPED_GRANTS = {role: sorted(actions) for role, actions in SHIPPED.grants.item
 SHIPPED_RECALL = SHIPPED.recall
 _ITEMS = {role: [item_of(grant) for grant in grants] for role, grants in SHIPPED_GRANTS.items()}
 GRANTS_LINE = f"grants: {json.dumps(_ITEMS)}\n"  # JSON is YAML
+BUDGETS = json.dumps({"roles": SHIPPED.limits.budgets.roles})
 RECALL_LINE = "recall: {embeddings: off}\n"  # the model would take time from what is measured

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests import fork_server
-from tests.configuration import GRANTS_LINE, RECALL_LINE
+from tests.configuration import BUDGETS, GRANTS_LINE, RECALL_LINE
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.generate import make_keys
@@ -174,7 +174,8 @@ class Hosts:
             f"  {UMRA}: {{host: pc2, key: client, ports: {{zmq: {self._ports[2]}, http: {self._ports[3]}}}}}\n"
             + GRANTS_LINE
             + RECALL_LINE
-            + f"limits: {{max_payload_bytes: 4194304, heartbeat_s: {heartbeat_s}, registration_ttl_s: 15,\n"
+            + f"limits: {{budgets: {BUDGETS}, max_payload_bytes: 4194304,\n"
+            f"  heartbeat_s: {heartbeat_s}, registration_ttl_s: 15,\n"
             "  stored_replies_s: 600, stored_replies_per_caller: 10000, key_lifetime_days: 365,\n"
             f"  metrics_interval_s: {metrics_interval_s}}}\n"
         )

@@ -1,10 +1,16 @@
 """`doctor`: examine a running deployment, or attack it."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
@@ -13,7 +19,13 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from twinhost.adversary.attack import AttackedAgent, Finding, Verdict
-from twinhost.adversary.campaign import play_all
+from twinhost.adversary.campaign import play_against, play_all
+from twinhost.adversary.members import ATTACKS as MEMBERS_ATTACKS
+from twinhost.adversary.members import INSIDER_ROLE, AttackedByMember, tidied_up
+from twinhost.certificates.bundle import MAX_LINE_CHARACTERS, parse_invitation
+from twinhost.certificates.join import join
+from twinhost.certificates.layout import AGENT_ROLE
+from twinhost.certificates.profile import AUTHORISED_WITHIN_S, program_layout
 from twinhost.cli import output
 from twinhost.cli.arguments import AsJson
 from twinhost.cli.doctor.checks import (
@@ -32,17 +44,25 @@ from twinhost.cli.doctor.link import (
     refusals_not_tried,
 )
 from twinhost.cli.output import Failure, printable
+from twinhost.cli.standalone import read_line
 from twinhost.cli.status import own_sockets
 from twinhost.deployment import Settings, load_settings
 from twinhost.network_config import Agent
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError, NotAuthorized, TwinhostError
+from twinhost.secure_zmq.keys import KeyPair
 
 AGENT, CAUSED = "agent", "refusals it caused"
 _HOST_FIRST = "correct this host's findings first"
 _UNREACHED = "it can't be reached"
+_AGAIN_AFTER_S = 0.2
 _SILENT = "it does not answer, so a refusal can't be tested"
 FORMAT = typer.Option("--format", help="The report's format on stdout.")
 INTRUDER = typer.Option("--intruder", help="Attack both agents instead, as far as this is possible from outside.")
+INSIDER = typer.Option(
+    "--insider", help="Attack them as a member, whose invitation is read from standard input (./twinhost makes it)."
+)
 _STYLES: Mapping[Verdict, str] = {
     Verdict.OK: output.GOOD,
     Verdict.WARNING: output.WARN,
@@ -61,6 +81,7 @@ class Format(StrEnum):
 
 def doctor(
     intruder: Annotated[bool, INTRUDER] = False,
+    insider: Annotated[bool, INSIDER] = False,
     form: Annotated[Format, FORMAT] = Format.TEXT,
     as_json: AsJson = False,
 ) -> int:
@@ -73,11 +94,23 @@ def doctor(
     time, each followed by a check that authorised clients are served. It takes a minute or two, and the agents' logs
     and the audit log record it.
 
+    With --insider it attacks them with an authorised key: one that is made for this, with the role `insider`, whose
+    budgets are small, and its own space in the memory. This host's key, an operator's, is the neighbour that must not
+    be harmed. `./twinhost doctor --insider` makes that key and revokes it in the end. What is stored is removed, but
+    for some error reports of the type InsiderTest.
+
     Exit status 1 if a check failed, or an attack succeeded.
     """
+    if intruder and insider:
+        raise typer.BadParameter("give one of them; each is a run of its own", param_hint="--insider")
     form = Format.JSON if as_json else form
-    findings = _collected(_attack(load_settings()) if intruder else examine(os.environ), quiet=form is not Format.TEXT)
-    show_report("Intruder" if intruder else "Examination", findings, form)
+    title, made = "Examination", examine
+    if intruder:
+        title, made = "Intruder", _attack
+    elif insider:
+        title, made = "Insider", _attack_as_member
+    findings = _collected(made(os.environ), quiet=form is not Format.TEXT)
+    show_report(title, findings, form)
     return 1 if _failed(findings) else 0
 
 
@@ -87,10 +120,58 @@ def target_of(settings: Settings, agent: Agent) -> AttackedAgent:
     return AttackedAgent(agent, settings.config, own_keys, lambda: settings.pins(agent))
 
 
-def _attack(settings: Settings) -> Iterator[Finding]:
+def _attack(environment: Mapping[str, str]) -> Iterator[Finding]:
+    settings = load_settings(environment)
     agents = settings.config.agents.values()
     played = (finding for agent in agents for finding in play_all(target_of(settings, agent)))
     yield from _counting(settings, agents, played)
+
+
+def _attack_as_member(environment: Mapping[str, str]) -> Iterator[Finding]:
+    settings = load_settings(environment)
+    if settings.certificates is None:
+        raise ConfigurationError("SECURE_ZMQ=0: there are no keys, so every caller is one; set SECURE_ZMQ=1")
+    keys = _enrolled(settings, read_line("The line that certs-init invite printed: ", MAX_LINE_CHARACTERS + 2))
+    name = settings.certificates.own_keys.certificate.owner.name
+    targets = [
+        AttackedByMember(
+            agent, settings.config, keys, partial(settings.pins, agent), partial(settings.client, agent), name
+        )
+        for agent in settings.config.agents.values()
+    ]
+    for target in targets:
+        with target.client() as client:
+            _wait_until_authorised(client)
+    with tidied_up(targets):
+        for target in targets:
+            yield from play_against(target, MEMBERS_ATTACKS)
+
+
+def _wait_until_authorised(client: Client) -> None:
+    """Call an agent that may not know the key yet: mainpc tells it the others within a heartbeat."""
+    until = time.monotonic() + AUTHORISED_WITHIN_S
+    while time.monotonic() < until:
+        with suppress(NotAuthorized):
+            client.call("ping")
+            return
+        time.sleep(_AGAIN_AFTER_S)
+    client.call("ping")
+
+
+def _enrolled(settings: Settings, line: str) -> KeyPair:
+    """Enrol a member by an invitation, and return its key, which is kept nowhere."""
+    server = settings.registry_agent
+    invitation = replace(parse_invitation(line), authority=server.host.authority(server.zmq_port))
+    with TemporaryDirectory() as folder:
+        join(program_layout(Path(folder)), invitation, may_replace=False)
+        keys = load_certificates(Path(folder)).own_keys
+    owner = keys.certificate.owner
+    if owner.roles != {AGENT_ROLE, INSIDER_ROLE}:
+        raise ConfigurationError(
+            f"{owner.name} was invited with the roles {' '.join(sorted(owner.roles))}; an insider's are {AGENT_ROLE} "
+            f"and {INSIDER_ROLE}: ./twinhost doctor --insider invites it so"
+        )
+    return keys
 
 
 def _counting(settings: Settings, agents: Iterable[Agent], findings: Iterable[Finding]) -> Iterator[Finding]:
