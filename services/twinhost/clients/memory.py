@@ -1029,7 +1029,8 @@ class UnifiedMemoryReasoningAgent(TypedClient):
 
         Limits: `memory_id` 1 to 256 characters; `id` 1 to 256 characters.
 
-        >>> reply = memory.restore()
+        >>> memory.restore(memory_id="roses").memory.written_by
+        'operator'
         """
         return self._ask(MemoryRestored, "restore_memory", locals())
 

@@ -969,7 +969,8 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
 
         See `UnifiedMemoryReasoningAgent.restore`.
 
-        >>> reply = await memory.restore()
+        >>> (await memory.restore(memory_id="roses")).memory.written_by
+        'operator'
         """
         return await self._ask(MemoryRestored, "restore_memory", locals())
 

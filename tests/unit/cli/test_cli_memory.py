@@ -324,6 +324,13 @@ def test_the_history_of_a_key_and_the_audit_are_shown(remembering: MemoryHosts, 
     ran = cli(remembering, "memory", "history", "deposit")
     assert ran.out.splitlines()[2].split()[3:] == ["-", "agent"]  # it is not valid yet
     assert json.loads(cli(remembering, "memory", "history", "p0", "--id", "--json").out)["count"] == 1
+    with remembering.memory.memory.transaction():
+        theirs = Changes(content="The rent is 999", details={"key": "rent"})
+        remembering.memory.memories.put("k3", theirs, by("another"))
+    shown = cli(remembering, "memory", "history", "rent").out
+    assert "  [superseded by another, disputed by another] The rent of the box room is 355\n" in shown
+    assert "  [disputed by agent] The rent is 999\n" in shown
+    assert "Disputed 1" in cli(remembering, "memory", "audit").out
     ran = cli(remembering, "memory", "history", "none")
     assert (ran.status > 0, "'none'" in ran.err) == (True, True)
     ran = cli(remembering, "memory", "audit", "-n", "1")

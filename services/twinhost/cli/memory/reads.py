@@ -165,7 +165,8 @@ def audit(
 ) -> int:
     """List memories that need attention.
 
-    They are contradictory, duplicate, never read, expired, or due for a review. Nothing is changed.
+    They are contradictory, duplicate, disputed between writers, never read, expired, or due for a review. Nothing is
+    changed.
     """
     with memory_client() as (client, _):
         reply = client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit, **_in(space))
@@ -173,7 +174,11 @@ def audit(
         output.show_value(reply, as_json=True)
         return 0
     audited = read(reply, MemoryAuditDocument)
-    groups = {"contradictory": audited.contradictory, "duplicates": audited.duplicates}
+    groups = {
+        "contradictory": audited.contradictory,
+        "duplicates": audited.duplicates,
+        "disputed": audited.disputed or [],
+    }
     lists = {"never read": audited.never_read, "expired": audited.expired, "review due": audited.review_due}
     parts = [
         _briefs(f"{kind.capitalize()} {number}", group)
@@ -317,6 +322,8 @@ def _minute(moment: str) -> str:
 
 def _details(memory: SearchResult | MemoryDocument) -> str:
     words = DETAILS.described(msgspec.to_builtins(memory), _minute)
+    words += [f"superseded by {memory.superseding_writer}"] if memory.superseding_writer else []
+    words += [f"disputed by {name}" for name in memory.disputed_by or ()]
     return f"[{', '.join(words)}] " if words else ""
 
 

@@ -170,8 +170,9 @@ class Memories(MemoryReads):
             entry = self.find(memory_id)
         else:
             known = self.find(memory_id).memory.details.key if key is None else key
-            own = self._own_value(known, reader) if moment is None else None
-            entry = own or self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment)
+            if moment is not None:
+                reader = None
+            entry = self._valid_at(known, memory_id, now_ms(self.clock) if moment is None else moment, reader)
         return self.upkeep.access([entry])[0]
 
     def present(self, entries: Iterable[Kept]) -> list[Present]:
@@ -204,20 +205,15 @@ class Memories(MemoryReads):
             raise NotFound(f"there is no memory {memory_id[:64]!r}; `store_memory` stores one")
         return entry
 
-    def _own_value(self, key: str | None, writer: str | None) -> Kept | None:
-        if key is None or writer is None:
-            return None
-        number = self._validity.own_value(key, writer, now_ms(self.clock))
-        entry = None if number is None else self._rows.read(number)
-        return None if entry is None else self.upkeep.fresh(entry)
-
-    def _valid_at(self, key: str | None, memory_id: str, moment: float) -> Kept:
+    def _valid_at(self, key: str | None, memory_id: str, moment: float, reader: str | None) -> Kept:
         """Return the value of a key, or of a memory's history, that was valid at a time; also a forgotten one.
+
+        A reader's own value of a key goes before the others'.
 
         Raises:
             NotFound: there was none.
         """
-        entry = self._rows.read(self._validity.valid_at(key, memory_id, moment))
+        entry = self._rows.read(self._validity.valid_at(key, memory_id, moment, reader))
         if entry is None:
             raise NotFound("the memory was deleted; `memory_history` lists what is left")
         return self.upkeep.fresh(entry)

@@ -137,7 +137,15 @@ _IN_ORDER = """
 SELECT m.number FROM visible_memories m LEFT JOIN memory_details d ON d.number = m.number
 WHERE {} ORDER BY coalesce(d.starts, m.created), m.id LIMIT ? OFFSET ?
 """
-_LAST_BEGUN = "(SELECT starts FROM memory_details WHERE number = m.number) DESC, m.id DESC"
+_OF_CHAIN_AT = (
+    "SELECT m.number FROM visible_memories m WHERE m.number IN (SELECT value FROM json_each(?)) "  # noqa: S608
+    f"AND {AS_OF} ORDER BY m.number DESC LIMIT 1"
+)
+_OF_KEY_AT = (  # the reader's own value, and the one that is valid
+    f"SELECT ({_PRESENT_OF.format('?', '?', '?')}), ("  # noqa: S608 - constants
+    f"SELECT m.number FROM visible_memories m WHERE {OF_KEY} AND {AS_OF} "
+    "ORDER BY (SELECT starts FROM memory_details WHERE number = m.number) DESC, m.id DESC LIMIT 1)"
+)
 _NOTHING = (None, None, None, None)
 _FREE_START = "SELECT max(starts) FROM memory_details WHERE folded_key = ? AND starts >= ? AND starts < ?"
 
@@ -236,12 +244,6 @@ class Validity:
         """Return which memories, by number, are no longer even their writers' values at a time."""
         return {number for number, end in self._ends(numbers)[0].items() if end.is_over(moment)}
 
-    def own_value(self, key: str, writer: str, moment: float) -> int | None:
-        """Return the number of a writer's own value of a key at a time, whatever others have stored since."""
-        values = folded_key(key), writer, moment
-        number = self._database.value(f"SELECT ({_PRESENT_OF.format('?', '?', '?')})", values)
-        return None if number is None or self.over([number], moment) else int(number)
-
     def restore(self, number: int) -> None:
         """Let nobody end a memory any more but its writer and operators, in the transaction under way."""
         self._database.execute("INSERT OR IGNORE INTO memory_restored VALUES (?)", (number,))
@@ -315,23 +317,32 @@ class Validity:
         """Return the ids of a memory and of those that supersede it, directly or through others."""
         return {each for (each,) in self._database.execute(_ALL_LATER, (memory_id,))}
 
-    def valid_at(self, key: str | None, memory_id: str, moment: float) -> int:
+    def valid_at(self, key: str | None, memory_id: str, moment: float, reader: str | None = None) -> int:
         """Return the number of the value of a key, or among those that supersede each other, that was valid then.
+
+        Args:
+            key: whose value; None: that of the memory's history.
+            memory_id: the id of any memory of the history.
+            moment: the time.
+            reader: a writer whose own value of the key, if it is that still, goes before those of others.
 
         Raises:
             NotFound: there was none.
         """
-        numbers = self.history(key, memory_id, MOST_IN_CHAIN, 0) if key is None else None
-        condition = OF_KEY if numbers is None else "m.number IN (SELECT value FROM json_each(?))"
-        number = self._database.value(
-            f"SELECT m.number FROM visible_memories m WHERE {condition} AND {AS_OF} "  # noqa: S608 - constants
-            f"ORDER BY {_LAST_BEGUN if numbers is None else 'm.number DESC'} LIMIT 1",
-            (folded_key(key) if numbers is None else json.dumps(numbers), *[moment] * 4),
-        )
-        if number is None:
+        if key is None:
+            chain = json.dumps(self.history(key, memory_id, MOST_IN_CHAIN, 0))
+            found = self._database.execute(_OF_CHAIN_AT, (chain, *[moment] * 4)).fetchone()
+        else:
+            folded = folded_key(key)
+            values = (folded, reader, moment, folded, *[moment] * 4)
+            own, found = self._database.execute(_OF_KEY_AT, values).fetchone()
+            if own not in (None, found) and not self.over([own], moment):
+                return int(own)
+            found = None if found is None else (found,)
+        if found is None:
             name = f"of the key {key[:64]!r}" if key is not None else f"of memory {memory_id[:64]!r}"
             raise NotFound(f"no value {name} was valid at {iso_time(moment)}; `memory_history` lists its values")
-        return int(number)
+        return int(found[0])
 
     def free_start(self, key: str, now: float) -> float:
         """Return the time from which a new value of a key is valid: now, or after others of the same second."""
