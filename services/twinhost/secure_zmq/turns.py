@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from twinhost.secure_zmq.budgets import Budgets, over_budget
 from twinhost.secure_zmq.callers import Caller, name_of
+from twinhost.secure_zmq.dispatch import SLICE_S
 from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return, detached
 
 BESIDE_PAYLOAD = 4_096  # bytes that a request counts for besides its own: of the smallest, about 2,000 may wait
@@ -84,11 +85,16 @@ class Turns:
             queue.size += _size_of(inbound)
 
     def next(self, most: int, max_bytes: int) -> Batch:
-        """Return up to `most` requests, and no further one once they have `max_bytes`, of those who used the least."""
+        """Return up to `most` requests, and no further one once they have `max_bytes`, of those who used the least.
+
+        Whoever used a slice more than they did is left out, so that their replies don't wait for its slow requests.
+        """
         batch = Batch()
         queues = sorted(self._queues.values(), key=lambda queue: queue.used)
         self._used = queues[0].used
         for queue in queues:
+            if queue.used - self._used > SLICE_S:
+                break
             queue.take(batch, most, max_bytes)
         return batch
 

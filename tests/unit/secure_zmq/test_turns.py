@@ -48,7 +48,16 @@ def test_who_used_less_time_comes_first() -> None:
     assert taken(turns, 2) == [("greedy", 0), ("greedy", 1)]
     turns.charge({"greedy": 0.02})
     turns.keep(batch_of(("polite", "p", 0)))
-    assert taken(turns, 2) == [("polite", 0), ("greedy", 2)]
+    assert taken(turns, 2) == [("polite", 0)]  # whose reply does not wait for the other's next one
+    turns.charge({"polite": 0.001})
+    assert taken(turns, 2) == [("greedy", 2), ("greedy", 3)]
+
+
+def test_those_who_used_little_are_served_together() -> None:
+    """Their changes share a commit."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(("first", "a", 0), ("second", "b", 0), ("third", "c", 0)))
+    assert len(taken(turns, 9)) == 3
 
 
 def test_equal_weights_get_equal_time() -> None:
