@@ -212,12 +212,7 @@ def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
     with hosts.client(SDT, by=UMRA) as other:
         held = [other.call("reserve_vram", amount_mb=5_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
         process = started(hosts, sys.executable, "-c", SHOW, options=("--vram", "5000", "--wait", "60"))
-
-        def wanted() -> set[str]:
-            events = client.call("get_events")["events"]
-            return {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"}
-
-        wait_until(lambda: wanted() == set(held), PATIENCE_S, "both leases are wanted")
+        wait_until(lambda: wanted(client) == set(held), PATIENCE_S, "both leases are wanted")
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(4)
         other.call("release_lease", lease_id=held[0])
@@ -226,21 +221,28 @@ def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
 
 
 def test_a_disconnected_client_leaves_the_queue(hosts: Hosts, client: Client) -> None:
-    """Its request leaves the queue, so a smaller one behind it is served."""
+    """Its request leaves the queue, so one behind it is served."""
     with hosts.client(SDT, by=UMRA) as other:
-        for _ in range(2):
-            other.call("reserve_vram", amount_mb=3_000, ttl_s=600, host="mainpc")
+        held = [other.call("reserve_vram", amount_mb=3_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
         process = started(hosts, "true", options=("--vram", "7000", "--wait", "60"))
-        wait_until(lambda: not can_reserve(other), PATIENCE_S, "it waits")
+        wait_until(lambda: wanted(client), PATIENCE_S, "it waits")
         process.kill()
         process.wait()
+        for lease_id in held:
+            other.call("release_lease", lease_id=lease_id)
         wait_until(lambda: can_reserve(other), PATIENCE_S, "it has left the queue")
         process.communicate()
 
 
+def wanted(client: Client) -> set[str]:
+    """Return the leases that are wanted by somebody who waits."""
+    events = client.call("get_events")["events"]
+    return {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"}
+
+
 def can_reserve(client: Client) -> bool:
     try:
-        client.call("release_lease", lease_id=client.call("reserve_vram", amount_mb=1, host="mainpc")["lease_id"])
+        client.call("release_lease", lease_id=client.call("reserve_vram", amount_mb=7_000, host="mainpc")["lease_id"])
     except LimitReached:
         return False
     return True

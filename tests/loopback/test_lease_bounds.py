@@ -10,7 +10,7 @@ from tests.loopback.agent_processes import SDT, Hosts
 from tests.unit.certificates.trees import certs_init
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotAuthorized
+from twinhost.secure_zmq.errors import NotAuthorized, OverBudget
 from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
 
@@ -24,7 +24,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
 
 
 def test_a_revoked_key_holds_no_memory(hosts: Hosts) -> None:
-    """Nor after a restart."""
+    """Nor after a restart. Until then it holds its share at most, and a small request of another is served."""
     mainpc = hosts.start(SDT).wait_until_ready()
     pair = new_pair("attacker", "laptop")
     replace_certificate(pair.certificate, hosts.keys / "mainpc/enrolled/attacker.key")
@@ -35,6 +35,9 @@ def test_a_revoked_key_holds_no_memory(hosts: Hosts) -> None:
         wait_until(lambda: other.call("get_metrics")["metrics"]["ram_usage_mb"], PATIENCE_S, "mainpc is measured")
         wait_until(lambda: answers(attack), PATIENCE_S, "its key is known")
         total_mb = other.call("get_metrics")["metrics"]["ram_total_mb"]
+        with pytest.raises(OverBudget) as refused:
+            attack.call("reserve_ram", amount_mb=0.89 * total_mb, host="mainpc")
+        assert refused.value.budget == "lease_share"
         held = attack.call("reserve_ram", amount_mb=0.01 * total_mb, host="mainpc", priority=100)["lease_id"]
         assert attack.call("commit_lease", lease_id=held)["expires_in_s"] == pytest.approx(86_400)
         other.call("release_lease", lease_id=other.call("reserve_ram", amount_mb=10, host="mainpc")["lease_id"])

@@ -45,7 +45,7 @@ class Budget:
     events: Amount = 10_000
     errors: Amount = 10_000
     names: Amount = 500_000
-    lease_share: Share = 0.9
+    lease_share: Share = 0.95
     lease_s: Duration = 86_400.0
     lease_priority: Level = 100
     turns: Weight = 1.0

@@ -10,11 +10,16 @@ import pytest
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.metrics_bench import (
     NEWCOMER,
+    OPERATOR,
     UMRA,
     Clock,
     MetricsBench,
+    sample,
+    with_gpu,
+    with_gpus,
 )
-from twinhost.secure_zmq.budgets import BudgetTable
+from twinhost.agent.host_metrics import MachineSample
+from twinhost.secure_zmq.budgets import Budget, BudgetTable
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -25,7 +30,6 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 DAY_S = 86_400.0
 ATTACKER = Caller("attacker", "pc2", frozenset({"agent"}), "SHA256:of-the-attacker")
-STRANGER = Caller("stranger", "laptop", frozenset({"agent"}), "SHA256:of-the-stranger")  # whose host is not measured
 
 pytestmark = pytest.mark.sdt_security
 
@@ -112,6 +116,60 @@ def test_a_holder_that_is_only_silent_keeps_its_lease(bench: MetricsBench, clock
     assert leased(bench) == [ATTACKER.name]
 
 
+def test_one_holder_gets_its_share_and_no_more(bench: MetricsBench, clock: Clock) -> None:
+    """Of each place, with all its leases; what is left is another's. The refusal says until when."""
+    bench.budget = BudgetTable(Budget(lease_share=0.5))  # of the 900 MB that may be leased
+    bench.both_measured(pc2=sample(ram_used_mb=0), mainpc=sample(ram_used_mb=0))
+    first = bench.ask("reserve_ram", ATTACKER, amount_mb=300, host="pc2", ttl_s=50)
+    refused = bench.ask("reserve_ram", ATTACKER, amount_mb=200, host="pc2")
+    assert (refused["code"], refused["budget"], round(refused["used"], 3), refused["limit"]) == (
+        "over_budget", "lease_share", 0.333, 0.5,
+    )  # fmt: skip
+    assert refused["until"][:18] == first["expires"][:18]
+    assert "release a lease, or ask for less than 200 MB" in refused["error"]
+    assert bench.ask("reserve_ram", ATTACKER, amount_mb=200)["host"] == "mainpc"
+    assert bench.ask("reserve_ram", amount_mb=200, host="pc2")["status"] == "success"
+    never = bench.ask("reserve_ram", ATTACKER, amount_mb=451, host="pc2", wait_s=60)
+    assert (never["code"], never["until"]) == ("over_budget", None)
+    assert bench.ask("reserve_ram", ATTACKER, amount_mb=901, host="pc2")["code"] == "limit_reached"
+    assert bench.ask("reserve_ram", OPERATOR, amount_mb=300, host="pc2")["status"] == "success"
+
+
+def test_a_request_beyond_its_share_waits_for_its_own_leases(bench: MetricsBench) -> None:
+    """And holds nobody back meanwhile, however high its priority."""
+    bench.budget = BudgetTable(Budget(lease_share=0.5))
+    bench.both_measured(pc2=with_gpus((0, 1_000)))
+    own = bench.ask("reserve_vram", ATTACKER, amount_mb=400)["lease_id"]
+    waiting = bench.ask_and_wait("reserve_vram", ATTACKER, amount_mb=400, wait_s=60, priority=100)
+    for _ in range(20):
+        lease = bench.ask("reserve_vram", amount_mb=400)["lease_id"]
+        bench.on_tick()
+        assert waiting.reply() is None
+        bench.ask("release_lease", lease_id=lease)
+    bench.ask("release_lease", ATTACKER, lease_id=own)
+    bench.on_tick()
+    assert (waiting.reply() or {})["status"] == "success"
+
+
+def test_a_priority_above_the_budget_is_refused(bench: MetricsBench) -> None:
+    """By role or by name; nothing else is."""
+    bench.budget = BudgetTable(roles={"agent": {"lease_priority": 5}})
+    refused = bench.ask("reserve_ram", ATTACKER, amount_mb=1, priority=6)
+    assert (refused["code"], refused["budget"], refused["limit"]) == ("over_budget", "lease_priority", 5)
+    for priority in (5, -100):
+        assert bench.ask("reserve_ram", ATTACKER, amount_mb=1, priority=priority)["status"] == "success"
+    assert bench.ask("reserve_ram", OPERATOR, amount_mb=1, priority=100)["status"] == "success"
+
+
+def test_a_wait_for_nearly_everything_refuses_nobody(bench: MetricsBench) -> None:
+    """With the highest priority, again and again, for more than there will be: others get what is free."""
+    bench.both_measured(pc2=sample(ram_used_mb=400))
+    for _ in range(16):
+        bench.ask_and_wait("reserve_ram", ATTACKER, amount_mb=850, host="pc2", wait_s=3_600, priority=100)
+    for number in range(100):
+        assert bench.ask("reserve_ram", amount_mb=1, host="pc2", ttl_s=600)["status"] == "success", number
+
+
 def test_a_false_report_ends_with_its_writers_key(bench: MetricsBench) -> None:
     """At once: what it says is in use, and what it says of the card. A restart brings nothing back."""
     reported(bench, UMRA, 0, {"cuda:0": 10_000})
@@ -176,9 +234,25 @@ def test_unregistering_a_holder_ends_its_leases(agent: Assembled) -> None:
     assert [lease["holder"] for lease in agent.ask("list_leases", UMRA)["leases"]] == [UMRA.name]
 
 
+def test_the_use_of_a_share_is_shown(agent: Assembled) -> None:
+    """The largest part of any place, by holder."""
+    for amount_mb in (90, 180):
+        agent.ask("reserve_ram", UMRA, amount_mb=amount_mb, host="pc2", ttl_s=600)
+    rows = {(row.name, row.limit): (round(row.used, 3), row.most) for row in agent.usage.rows()}
+    assert rows[UMRA.name, "lease_share"] == (0.3, 0.95)
+
+
 def test_only_holders_whose_key_is_live_keep_their_leases(agent: Assembled) -> None:
     """As this host knows the keys: of UMRA it has one, of the newcomer none."""
     for caller in (UMRA, NEWCOMER):
         agent.ask("reserve_ram", caller, amount_mb=90, host="pc2", ttl_s=600)
     agent.assembly.on_tick()
     assert [lease["holder"] for lease in agent.ask("list_leases", UMRA)["leases"]] == [UMRA.name]
+
+
+def test_machines_have_one_share_whatever_host_is_named(bench: MetricsBench) -> None:
+    bench.budget = BudgetTable(Budget(lease_share=0.5))
+    machine = MachineSample(boot_id="b00t")
+    bench.both_measured(mainpc=with_gpu(0, 1_000, machine=machine), pc2=sample(machine=machine))
+    assert bench.ask("reserve_vram", ATTACKER, amount_mb=400, host="mainpc")["status"] == "success"
+    assert bench.ask("reserve_vram", ATTACKER, amount_mb=400, host="pc2")["code"] == "over_budget"

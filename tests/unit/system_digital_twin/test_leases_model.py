@@ -2,7 +2,7 @@
 
 The hosts are two machines, or both are on one, whose cards each of them numbers in its own order.
 Nothing else uses the cards, so what is leased on one must never exceed what may be leased on it. The model knows every
-lease that was acknowledged, and the order in which requests arrived.
+lease that was acknowledged.
 """
 
 import json
@@ -26,13 +26,13 @@ from tests.unit.system_digital_twin.metrics_bench import (
 from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.system_digital_twin.capacity import reservations
+from twinhost.system_digital_twin.capacity import waiting as rules
 
 HOLDERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{number}") for number in range(3)]
 APART = {"mainpc": {"GPU-m": 4_000.0}, "pc2": {"GPU-a": 8_000.0, "GPU-b": 10_000.0}}  # MB
 TOGETHER = {"mainpc": {"GPU-b": 10_000.0, "GPU-a": 8_000.0}, "pc2": {"GPU-a": 8_000.0, "GPU-b": 10_000.0}}
 Cards = dict[str, dict[str, float]]
 SHARE = 0.95  # that may be leased
-MAX_OVERTAKEN = 2
 TTL_S, WAIT_S, DAY_S = 30.0, 100.0, 86_400.0
 OLD = {
     "lease_id": "old", "resource": "vram", "host": "pc2", "amount_mb": 3_000.0, "holder": "agent-0",
@@ -44,22 +44,9 @@ OLD = {
 class Waiting:
     """A request that waits, as the model sees it."""
 
-    number: int
     holder: Caller
     fields: dict[str, Any]
     reply: Pending
-    overtaken: int = 0  # by requests that arrived later, on a card that it could have
-
-    @property
-    def key(self) -> tuple[bool, int, int]:
-        """The first to be served has the smallest."""
-        return (self.overtaken < MAX_OVERTAKEN, -self.fields["priority"], self.number)
-
-    def could(self, lease: dict[str, Any], cards: Cards) -> bool:
-        """Whether it could have the card of a lease, if that were empty, on a host that it names."""
-        on = self.fields["host"]
-        total = max((each.get(lease["gpu"]["uuid"], 0.0) for host, each in cards.items() if on in (None, host)))
-        return bool(self.fields["amount_mb"] <= total * SHARE)
 
 
 class Leases(RuleBasedStateMachine):
@@ -67,7 +54,7 @@ class Leases(RuleBasedStateMachine):
         super().__init__()
         self.folder = tempfile.TemporaryDirectory(dir="/dev/shm")  # hundreds of databases, each of which syncs
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(reservations, "MAX_OVERTAKEN", MAX_OVERTAKEN)
+        self.patch.setattr(rules, "MAX_OVERTAKEN", 2)
         self.clock: Clock = Clock()
         self.bench = MetricsBench(Path(self.folder.name) / "twin.sqlite3", self.clock)
         self.waiting: list[Waiting] = []
@@ -129,9 +116,9 @@ class Leases(RuleBasedStateMachine):
         self.expire()
         replies = [(each, each.reply.reply()) for each in self.waiting]
         self.waiting = [each for each, reply in replies if reply is None]
-        for each, reply in replies:
+        for _, reply in replies:
             if reply is not None and reply["status"] == "success":
-                self.granted(each, reply)
+                self.granted(reply)
 
     @rule()
     def restart(self) -> None:
@@ -173,19 +160,14 @@ class Leases(RuleBasedStateMachine):
         self.expire()
         self.arrived += 1
         if isinstance(reply, Pending):
-            self.waiting.append(Waiting(self.arrived, holder, fields, reply))
+            self.waiting.append(Waiting(holder, fields, reply))
         elif reply["status"] == "success":
-            self.granted(Waiting(self.arrived, holder, fields, Pending.__new__(Pending)), reply)
+            self.granted(reply)
         else:
             assert reply["code"] == "limit_reached", reply
 
-    def granted(self, served: Waiting, lease: dict[str, Any]) -> None:
-        """Note a lease, and check that nobody who still waits for its card should have been served before."""
+    def granted(self, lease: dict[str, Any]) -> None:
         self.ends[lease["lease_id"]] = self.clock.monotonic() + TTL_S
-        passed_over = [each for each in self.waiting if each.could(lease, self.cards)]
-        assert all(served.key < each.key for each in passed_over), "it overtook one that goes first"
-        for each in passed_over:
-            each.overtaken += each.number < served.number
 
     def expire(self) -> None:
         now = self.clock.monotonic()

@@ -19,6 +19,7 @@ from twinhost.agent.host_metrics import MachineSample
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin.capacity import reservations
+from twinhost.system_digital_twin.capacity import waiting as rules
 from twinhost.system_digital_twin.events.events import Topic
 
 OTHERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{number}") for number in range(4)]
@@ -126,18 +127,72 @@ def test_a_priority_goes_first_and_then_arrival(bench: MetricsBench) -> None:
         leases.append(reply["lease_id"])
 
 
-def test_small_requests_do_not_overtake_a_large_one(bench: MetricsBench) -> None:
-    """Neither those that wait nor those that don't; a request that the large one does not concern is served."""
+def test_a_small_request_that_fits_is_not_held_back(bench: MetricsBench) -> None:
+    """By a large one of any priority that can't be met while it waits; neither if it waits, nor if it doesn't."""
     filled(bench, 5_000, 5_000)
-    large = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_500, wait_s=60, host="pc2")
-    refused = bench.ask("reserve_vram", OTHERS[0], amount_mb=1)
-    assert refused["code"] == "limit_reached"
-    assert "pc2's VRAM is kept for requests that wait for it" in refused["error"]
-    small = bench.ask_and_wait("reserve_vram", OTHERS[1], amount_mb=1, wait_s=60)
+    large = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_500, wait_s=60, host="pc2", priority=100)
+    replies = [bench.ask("reserve_vram", OTHERS[0], amount_mb=1, wait_s=wait_s, ttl_s=600) for wait_s in (0, 60) * 20]
+    assert {reply["status"] for reply in replies} == {"success"}
     bench.on_tick()
-    assert (large.reply(), small.reply()) == (None, None)
-    assert bench.ask("reserve_vram", OTHERS[2], amount_mb=1, priority=1)["status"] == "success"
+    assert large.reply() is None
+
+
+def test_small_requests_delay_a_large_one_only_so_often(
+    bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then it is met when the leases that are known have ended; who has ended by then still goes first."""
+    monkeypatch.setattr(rules, "MAX_OVERTAKEN", 3)
+    bench.both_measured(pc2=with_gpus((0, 10_000)))
+    filled(bench, 5_000)
+    large = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_500, wait_s=3_600, priority=1)
+    bench.on_tick()
+    replies = [bench.ask("reserve_vram", OTHERS[0], amount_mb=1, ttl_s=610 + number) for number in range(9)]
+    assert [reply["status"] for reply in replies] == ["success"] * 3 + ["error"] * 6
+    assert "pc2's VRAM is kept for requests that wait for it" in replies[-1]["error"]
+    assert bench.ask("reserve_vram", OTHERS[0], amount_mb=1, ttl_s=590)["status"] == "success"
     assert bench.ask("reserve_ram", OTHERS[0], amount_mb=1)["status"] == "success"
+    clock.let_pass(613)
+    bench.both_measured(pc2=with_gpus((0, 10_000)))
+    bench.on_tick()
+    reply = large.reply()
+    assert reply is not None
+    assert reply["status"] == "success"
+
+
+def test_a_large_request_that_renewals_defeat_lets_others_go(
+    bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holders who renew their leases show that it can't be met then; it is served once they stop."""
+    monkeypatch.setattr(rules, "MAX_OVERTAKEN", 2)
+    bench.both_measured(pc2=with_gpus((0, 10_000)))
+    (held,) = filled(bench, 5_000)
+    large = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_500, wait_s=3_600, priority=1)
+    served = []
+    for number in range(4):
+        served.append(bench.ask("reserve_vram", OTHERS[0], amount_mb=1, ttl_s=700 + number)["status"])
+        bench.on_tick()
+    bench.ask("commit_lease", lease_id=held, ttl_s=3_000)
+    clock.let_pass(702)
+    bench.both_measured(pc2=with_gpus((0, 10_000)))
+    bench.on_tick()
+    served.append(bench.ask("reserve_vram", OTHERS[0], amount_mb=1, ttl_s=3_600)["status"])
+    assert served == ["success", "success", "error", "error", "success"]
+    assert large.reply() is None
+
+
+def test_a_queue_of_one_holder_starves_no_other(bench: MetricsBench) -> None:
+    """Among equals, holders take turns, whoever asked first and however often."""
+    held = filled(bench, 9_000, 9_000)
+    many = [bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_000, wait_s=60) for _ in range(10)]
+    first, second = (bench.ask_and_wait("reserve_vram", OTHERS[0], amount_mb=9_000, wait_s=60) for _ in range(2))
+    order = []
+    for _ in range(4):
+        bench.ask("release_lease", OPERATOR, lease_id=held.pop(0))
+        bench.on_tick()
+        held.append(bench.leases.all()[-1].lease_id)
+        order.append(bench.leases.all()[-1].holder)
+    assert order == ["newcomer", "agent-0"] * 2
+    assert all(waits.reply() for waits in (first, second, *many[:2]))
 
 
 @pytest.mark.parametrize("resource", ["ram", "vram"])
@@ -153,7 +208,6 @@ def test_hosts_on_one_machine_have_one_queue(bench: MetricsBench, resource: str)
     first = bench.ask_and_wait(reserve, OTHERS[0], amount_mb=700, host="mainpc", wait_s=60)
     second = bench.ask_and_wait(reserve, OTHERS[1], amount_mb=700, host="pc2", wait_s=60)
     urgent = bench.ask_and_wait(reserve, OTHERS[2], amount_mb=700, host="pc2", wait_s=60, priority=1)
-    assert bench.ask(reserve, amount_mb=100, host="pc2")["code"] == "limit_reached"
     assert {each["lease_id"] for each in wanted(bench)} <= {*held}
     order = [urgent, first, second]
     while order:
@@ -165,22 +219,28 @@ def test_hosts_on_one_machine_have_one_queue(bench: MetricsBench, resource: str)
         held.append(reply["lease_id"])
 
 
-def test_a_card_that_is_too_small_is_not_kept(bench: MetricsBench) -> None:
+def test_a_card_that_is_too_small_is_not_kept(bench: MetricsBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large request keeps only cards that it could have."""
-    bench.both_measured(pc2=with_gpus((0, 1_000), (5_000, 10_000)))
+    monkeypatch.setattr(rules, "MAX_OVERTAKEN", 0)
+    bench.both_measured(pc2=with_gpus((0, 1_000), (0, 10_000)))
+    bench.ask("reserve_vram", amount_mb=1_000, ttl_s=50)
     bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_000, wait_s=60)
-    assert bench.ask("reserve_vram", amount_mb=900)["gpu"]["index"] == 0
-    assert bench.ask("reserve_vram", amount_mb=900)["code"] == "limit_reached"
+    assert bench.ask("reserve_vram", amount_mb=900, ttl_s=600)["gpu"]["index"] == 0
+    assert bench.ask("reserve_vram", amount_mb=900, ttl_s=600)["code"] == "limit_reached"
 
 
-def test_priorities_overtake_a_bounded_number_of_times(bench: MetricsBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reservations, "MAX_OVERTAKEN", 3)
-    filled(bench, 9_000, 9_000)
-    waiting = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_000, wait_s=60)
-    bench.on_tick()
-    replies = [bench.ask("reserve_vram", OTHERS[0], amount_mb=100, priority=9) for _ in range(4)]
-    assert [reply["status"] for reply in replies] == ["success"] * 3 + ["error"]
-    assert waiting.reply() is None
+def test_priorities_overtake_a_bounded_number_of_times(
+    bench: MetricsBench, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "MAX_OVERTAKEN", 3)
+    held = filled(bench, 9_000, 9_000)
+    low = bench.ask_and_wait("reserve_vram", NEWCOMER, amount_mb=9_000, wait_s=3_600)
+    for number in range(4):
+        high = bench.ask_and_wait("reserve_vram", OTHERS[number], amount_mb=9_000, wait_s=3_600, priority=9)
+        bench.ask("release_lease", OPERATOR, lease_id=held.pop(0))
+        bench.on_tick()
+        assert ((low if number == 3 else high).reply() or {}).get("status") == "success"
+        held.append(bench.leases.all()[-1].lease_id)
 
 
 def test_holders_whose_release_would_help_are_notified_once(bench: MetricsBench) -> None:

@@ -203,6 +203,7 @@ class LoadActions(Feature):
         self, resource: Resource, request: _Reserve, caller: Caller
     ) -> Reserved | Placed | Withdrawable[Reserved | Placed]:
         self._require_ttl(caller, request.ttl_s)
+        self._budgets.require(caller, "lease_priority", 0, request.priority, "ask with a lower `priority`")
         return self._reservations.reserve(
             Demand(
                 resource=resource,
@@ -213,7 +214,8 @@ class LoadActions(Feature):
                 priority=request.priority,
                 holder=caller.name,
                 request_id=request.request_id,
-            )
+            ),
+            self._budgets.of(caller).lease_share,
         )
 
     def _require_ttl(self, caller: Caller, ttl_s: float) -> None:

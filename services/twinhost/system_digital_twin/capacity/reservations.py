@@ -1,10 +1,7 @@
 """Who gets memory, where, and when: the hosts' state, placement by card, and the queue of requests that wait.
 
-A request that waits keeps every place that it could ever have from those behind it in the queue, also from requests
-that don't wait. So a large request is not starved by small ones. The queue is ordered by priority, then by arrival; one
-that MAX_OVERTAKEN later requests have overtaken on a place that it could have goes to the front. Hosts on one machine
-have the same places, whichever of them a request names. What an identity holds, waits for, and has reported ends when
-none of its keys is live any more.
+`waiting` has the rules of the queue. Hosts on one machine have the same places, whichever of them a request names. What
+an identity holds, waits for, and has reported ends when none of its keys is live any more.
 
 The queue is in memory. A client repeats its request after a restart, or after a lost connection, with the same
 request_id: then it keeps its place, or gets the lease that it has been given meanwhile.
@@ -12,13 +9,14 @@ request_id: then it keeps its place, or gets the lease that it has been given me
 
 import itertools
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import NotRequired, TypedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NotRequired, TypedDict, get_args
 
 import msgspec
 
 from twinhost.agent.host_metrics import HostSample
 from twinhost.secure_zmq.actions import Withdrawable
+from twinhost.secure_zmq.budgets import over_budget
 from twinhost.secure_zmq.errors import (
     LimitReached,
     NotFound,
@@ -43,13 +41,13 @@ from twinhost.system_digital_twin.capacity.forecast import (
     place,
 )
 from twinhost.system_digital_twin.capacity.leases import Lease, LeaseReply, Leases, OpenLease, leased
+from twinhost.system_digital_twin.capacity.waiting import Place, Slot, Taken, Turns, Waiting
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports, card_of, is_gpu
 
 MAX_WAITING = 256
 MAX_WAITING_PER_HOLDER = 16
-MAX_OVERTAKEN = 16
 MAX_NOTIFIED = 100  # leases whose holders are notified, for one request
 RECONNECT_S = 3.0  # for which a request without a connection keeps its place
 DEAD_AFTER_S = 5.0  # of silence seen by this process, which may itself have been stopped before
@@ -57,9 +55,6 @@ _MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
 LEASE_WANTED = "lease_wanted"
 _RETRY_S = 1.0
 _NOTIFY_EVERY_S = 1.0
-
-# A place for a lease: resource, machine (or the host, where that is unknown), and the card's UUID (or its index).
-Slot = tuple[Resource, str, str | int | None]
 
 
 class Candidate(TypedDict):
@@ -115,6 +110,7 @@ class Hosts:
         for held in itertools.chain.from_iterable(self._leases.values()):
             self._by_machine.setdefault(self._machine_of(held), []).append(held)
         self._states: dict[str, HostState] = {}
+        self._places: dict[Slot, Place] = {}
 
     def names(self, host: str | None) -> list[str]:
         """Return the host that is asked for, or all."""
@@ -144,6 +140,33 @@ class Hosts:
                 cards=self._cards(host) if sample else (),
             )
         return self._states[host]
+
+    def places(self, resource: Resource) -> dict[Slot, Place]:
+        """Return the measured places of all hosts, each of a machine's once."""
+        return {
+            self.slot(resource, on): self.place(resource, on, 0.0)
+            for host in self._metrics.hosts()
+            for on in _on_places(resource, 0.0, self.state(host))
+            if on.limit
+        }
+
+    def place(self, resource: Resource, on: Forecast, amount_mb: float) -> Place:
+        """Return the place that a forecast of a load of that size is about."""
+        slot = self.slot(resource, on)
+        if slot not in self._places:
+            taken = (
+                Taken(held.expires_at, held.lease.amount_mb, held.lease.holder)
+                for held in self.leases(on.host)
+                if held.lease.resource == resource and (on.gpu is None or held.lease.on_card(on.gpu))
+            )
+            free_mb = (on.headroom or 0.0) + amount_mb
+            self._places[slot] = Place(on.limit or 0.0, free_mb, tuple(sorted(taken)))
+        return self._places[slot]
+
+    def slot(self, resource: Resource, on: Forecast) -> Slot:
+        """Return the place that a forecast is about."""
+        card = None if on.gpu is None else on.gpu["uuid"] or on.gpu["index"]
+        return resource, self._metrics.machine_of(on.host) or on.host, card
 
     def _cards(self, host: str) -> tuple[Card, ...]:
         """Return the cards that a driver on a host's machine measures; without one, those that agents there report."""
@@ -195,24 +218,15 @@ def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
     return [Card(index=int(digits[:3] or 0), used_mb=sum(report.used_mb for report in alive), total_mb=total_mb)]
 
 
-class _Waiter(msgspec.Struct, kw_only=True):
-    """A request that waits; `could` are the places that it could have if they were empty."""
+class _Waiter(Waiting, kw_only=True):
+    """A request that waits for its reply."""
 
     demand: Demand
-    number: int
-    until: float  # monotonic
-    answer: Withdrawable[Reserved | Placed]
-    could: set[Slot]
-    reason: str
-    overtaken: int = 0
+    answer: Withdrawable[Reserved | Placed] = msgspec.field(default_factory=Withdrawable)
+    reason: str = ""
     gone_since: float | None = None  # monotonic: without a connection
     notified: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were notified
     notify_at: float = 0.0  # monotonic: when the next holders may be notified
-
-
-def order_of(waiter: _Waiter) -> tuple[bool, int, int]:
-    """Return a key: the first to be served has the smallest."""
-    return (waiter.overtaken < MAX_OVERTAKEN, -waiter.demand.priority, waiter.number)
 
 
 class Reservations:
@@ -248,6 +262,7 @@ class Reservations:
         self._has_died = has_died
         self._is_live = is_live
         self._waiters: list[_Waiter] = []
+        self._turns = Turns()
         self._numbers = 0
         self._silent_since: dict[str, float] = {}
         self._dead: set[str] = set()  # which have leases, or have reported VRAM
@@ -257,17 +272,31 @@ class Reservations:
         """Return the hosts as they are now."""
         return Hosts(self._metrics, self._reports, self._leases, self._dead)
 
+    def shares(self) -> dict[str, float]:
+        """Return the largest part of any place that each holder has leased."""
+        hosts, shares = self.hosts(), dict[str, float]()
+        resources: tuple[Resource, ...] = get_args(Resource)
+        for there in itertools.chain.from_iterable(hosts.places(resource).values() for resource in resources):
+            for holder in {lease.holder for lease in there.leases}:
+                shares[holder] = max(shares.get(holder, 0.0), there.share_of(holder))
+        return shares
+
     def end_all_of(self, names: Collection[str]) -> None:
         """End what identities hold and have reported, in the transaction under way."""
         self._leases.delete(self._leases.held_by(names))
         self._reports.delete(names)
 
-    def reserve(self, demand: Demand) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
+    def reserve(self, demand: Demand, share: float = 1.0) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
         """Reserve memory now; if it is not free, and the demand waits, return the reply that is to come.
+
+        Args:
+            demand: what is asked for.
+            share: the part of each place that the holder may have.
 
         Raises:
             NotFound: there is no such host, or nothing of this kind is measured on it.
             LimitReached: it is not free, or never can be; or a limit of leases or of the queue is reached.
+            OverBudget: it is free, or could be, and exceeds the holder's share.
             RequestIdReused: the same request_id waits with another demand.
         """
         if demand.wait_s and demand.request_id is not None and (known := self._repeated(demand)) is not None:
@@ -276,17 +305,18 @@ class Reservations:
         waiter = _Waiter(
             demand=demand,
             number=self._numbers,
+            holder=demand.holder,
+            amount_mb=demand.amount_mb,
+            priority=demand.priority,
             until=self._clock.monotonic() + demand.wait_s,
-            answer=Withdrawable(),
-            could=set(),
-            reason="",
+            share=share,
         )
-        ahead = [other.could for other in self._waiters if order_of(other) < order_of(waiter)]
         hosts = self.hosts()
-        forecasts = self._consider(waiter, hosts, set().union(*ahead))
+        forecasts = self._consider(waiter, hosts, self._waiters)
         placement = place(forecasts)
         if placement.host is not None:
-            return self._grant(waiter, placement, forecasts, waited=False)
+            return self._grant(waiter, placement, forecasts, hosts, self._waiters, waited=False)
+        self._require_share(waiter, hosts)
         unknown = any(self._metrics.stale(host) for host in hosts.names(demand.host))  # what it has may be enough
         if not demand.wait_s or not (waiter.could or unknown):
             raise _refusal(demand, forecasts)
@@ -329,67 +359,109 @@ class Reservations:
     def _serve(self) -> dict[int, "Reserved | Placed | RequestError"]:
         """Give free memory to those who wait, in order; return the answers by the waiters' numbers."""
         answers: dict[int, Reserved | Placed | RequestError] = {}
-        hosts, kept = self.hosts(), set[Slot]()
-        for waiter in sorted(self._waiters, key=order_of):
-            if waiter.could and waiter.could <= kept:
-                continue  # nothing is left for it, and to examine every host for all who wait takes long
+        hosts, clock, wanted = self.hosts(), self._clock.monotonic(), set[Slot]()
+        waiting = list(self._waiters)
+        pending = sorted(waiting, key=self._turns.order_of)
+        while pending:
+            waiter = pending.pop(0)
             try:
-                forecasts = self._consider(waiter, hosts, kept)
+                forecasts = self._consider(waiter, hosts, waiting)
                 placement = place(forecasts)
                 if placement.host is not None and waiter.gone_since is None:
-                    answers[waiter.number] = self._grant(waiter, placement, forecasts, waited=True)
+                    waiting.remove(waiter)
+                    answers[waiter.number] = self._grant(waiter, placement, forecasts, hosts, waiting, waited=True)
                     hosts = self.hosts()
+                    pending.sort(key=self._turns.order_of)
                     continue
             except RequestError as error:
                 if isinstance(error, StoreUnavailable):
                     raise
                 answers[waiter.number] = error
                 continue
-            if placement.host is None and waiter.notify_at <= self._clock.monotonic():
-                self._ask_holders(waiter, hosts, waiter.could - kept)
+            if placement.host is None and waiter.notify_at <= clock:
+                self._ask_holders(waiter, hosts, waiter.could - wanted)
             waiter.reason = _refused(waiter.demand, forecasts)
-            kept |= waiter.could
+            waiter.was_not_met(hosts.places(waiter.demand.resource), clock)
+            wanted |= waiter.could
         return answers
 
-    def _consider(self, waiter: _Waiter, hosts: Hosts, kept: set[Slot]) -> list[Forecast]:
-        """Return the best forecast of each host, among the places that are not kept for others."""
+    def _consider(self, waiter: _Waiter, hosts: Hosts, waiting: Sequence[_Waiter]) -> list[Forecast]:
+        """Return the best forecast of each host, among the places that the holder, and those who wait, leave it."""
         demand, best = waiter.demand, []
+        lease, name = self._taken_by(waiter), demand.resource.upper()
+        places = hosts.places(demand.resource) if waiting else {}
         waiter.could = set()
         for host in hosts.names(demand.host):
-            options = _on_places(demand, hosts.state(host))
-            waiter.could.update(
-                self._slot(demand.resource, forecast)
-                for forecast in options
-                if forecast.limit is not None and demand.amount_mb <= forecast.limit
-            )
-            allowed = [
-                forecast for forecast in options if forecast.fits and self._slot(demand.resource, forecast) not in kept
-            ]
+            options = _on_places(demand.resource, demand.amount_mb, hosts.state(host))
+            allowed, reason = [], ""
+            for forecast in options:
+                slot = hosts.slot(demand.resource, forecast)
+                if forecast.limit is None or demand.amount_mb > waiter.share * forecast.limit:
+                    continue
+                waiter.could.add(slot)
+                if not forecast.fits:
+                    continue
+                if waiter.exceeds_share(hosts.place(demand.resource, forecast, demand.amount_mb)):
+                    reason = reason or f"{demand.holder} would have more of {host}'s {name} than its share"
+                elif not self._turns.may_have(waiter, slot, lease, places, waiting):
+                    reason = f"{host}'s {name} is kept for requests that wait for it"
+                else:
+                    allowed.append(forecast)
             choice = best_of(allowed or options)
             if choice.fits and not allowed:
-                reason = f"{host}'s {demand.resource.upper()} is kept for requests that wait for it"
                 choice = msgspec.structs.replace(choice, recommendation=DENY, reason=reason)
             best.append(choice)
         return best
 
+    def _require_share(self, waiter: _Waiter, hosts: Hosts) -> None:
+        """Raise OverBudget if the holder's share alone is why a request can't be met, now or ever."""
+        demand = waiter.demand
+        on = {
+            hosts.place(demand.resource, forecast, demand.amount_mb): forecast.fits
+            for host in hosts.names(demand.host)
+            for forecast in _on_places(demand.resource, demand.amount_mb, hosts.state(host))
+            if forecast.limit is not None and demand.amount_mb <= forecast.limit
+        }
+        free = [there for there, fits in on.items() if fits]
+        never = bool(on) and not waiter.could
+        if not never and (demand.wait_s or not free or not all(map(waiter.exceeds_share, free))):
+            return
+        tried = min(free or on, key=lambda there: there.share_of(demand.holder))
+        ends_at = waiter.within_share_at(tried)
+        raise over_budget(
+            demand.holder,
+            "lease_share",
+            tried.share_of(demand.holder),
+            waiter.share,
+            f"release a lease, or ask for less than {demand.amount_mb:g} MB",
+            None if ends_at is None else self._clock.time() + ends_at - self._clock.monotonic(),
+        )
+
+    def _taken_by(self, waiter: _Waiter) -> Taken:
+        return Taken(self._clock.monotonic() + waiter.demand.ttl_s, waiter.amount_mb, waiter.holder)
+
     def _grant(
-        self, waiter: _Waiter, placement: Placement, forecasts: Iterable[Forecast], *, waited: bool
+        self,
+        waiter: _Waiter,
+        placement: Placement,
+        forecasts: Iterable[Forecast],
+        hosts: Hosts,
+        waiting: Sequence[_Waiter],
+        *,
+        waited: bool,
     ) -> Reserved | Placed:
         demand, on = waiter.demand, placement.best
-        waited_as = demand.request_id if waited else None
         lease = self._leases.reserve(
             demand.resource,
             on,
             demand.amount_mb,
             demand.ttl_s,
             demand.holder,
-            waited_as=waited_as,
+            waited_as=demand.request_id if waited else None,
             machine=self._metrics.machine_of(on.host),
         )
-        slot = self._slot(demand.resource, on)
-        for other in self._waiters:
-            if other.number < waiter.number and slot in other.could:
-                other.overtaken += 1
+        places = hosts.places(demand.resource) if waiting else {}
+        self._turns.given(waiter, hosts.slot(demand.resource, on), self._taken_by(waiter), places, waiting)
         reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
         return reserved if demand.host is not None else {**reserved, "placement": placement_reply(placement, forecasts)}
 
@@ -414,10 +486,8 @@ class Reservations:
 
     def _left(self, waiter: _Waiter, clock: float) -> bool:
         """Return whether the client of a request is gone, and had the time to reconnect, or may no longer ask."""
-        if not self._is_live(waiter.demand.holder):
-            _finish(
-                waiter.answer, PeerNotLive(f"no key of {waiter.demand.holder} is valid here any more; enrol a new key")
-            )
+        if not self._is_live(waiter.holder):
+            _finish(waiter.answer, PeerNotLive(f"no key of {waiter.holder} is valid here any more; enrol a new key"))
             return True
         if not waiter.answer.cancelled():
             return False
@@ -454,8 +524,8 @@ class Reservations:
     def _helpful(self, demand: Demand, hosts: Hosts, slots: set[Slot]) -> Iterator[Lease]:
         """Yield the leases whose release would make room: those that suffice alone, or all that suffice together."""
         for host in hosts.names(demand.host):
-            for on in _on_places(demand, hosts.state(host)):
-                if on.headroom is None or self._slot(demand.resource, on) not in slots:
+            for on in _on_places(demand.resource, demand.amount_mb, hosts.state(host)):
+                if on.headroom is None or hosts.slot(demand.resource, on) not in slots:
                     continue
                 there = [
                     held.lease
@@ -465,11 +535,6 @@ class Reservations:
                 alone = [lease for lease in there if on.headroom + lease.amount_mb >= 0]
                 if on.headroom + sum(lease.amount_mb for lease in there) >= 0:
                     yield from alone or there
-
-    def _slot(self, resource: Resource, on: Forecast) -> Slot:
-        """Return the place that a forecast is about."""
-        card = None if on.gpu is None else on.gpu["uuid"] or on.gpu["index"]
-        return resource, self._metrics.machine_of(on.host) or on.host, card
 
 
 def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:
@@ -485,10 +550,8 @@ def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> Plac
     return {"host": placement.host, "reason": placement.reason, "considered": considered}
 
 
-def _on_places(demand: Demand, state: HostState) -> list[Forecast]:
-    if demand.resource == "vram":
-        return by_card(state, demand.amount_mb)
-    return [forecast_of(state, "ram", demand.amount_mb)]
+def _on_places(resource: Resource, amount_mb: float, state: HostState) -> list[Forecast]:
+    return by_card(state, amount_mb) if resource == "vram" else [forecast_of(state, "ram", amount_mb)]
 
 
 def _refused(demand: Demand, forecasts: Iterable[Forecast]) -> str:
