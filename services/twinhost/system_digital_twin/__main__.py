@@ -143,7 +143,7 @@ def assemble(foundation: Foundation) -> Assembly:
             _may_be_local(settings),
         ),
         *security.features,
-        MetricsActions(metrics, reports, leases.host_of),
+        MetricsActions(metrics, reports, leases.host_of, foundation.budgets),
         LoadActions(reservations, leases, foundation.budgets),
         ForecastActions(forecasts, metrics),
         EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record, foundation.budgets),

@@ -25,6 +25,7 @@ from twinhost.secure_zmq.bound_socket import (
     open_unencrypted_feed_socket,
     open_unencrypted_server_socket,
 )
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, load_certificates
 from twinhost.secure_zmq.client import Client
@@ -183,7 +184,7 @@ class LoopbackAgent:
         )
         for host in ("mainpc", "pc2"):
             self.metrics.ingest(host, SAMPLE)
-        measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None).actions()
+        measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None, Budgets()).actions()
         return [*handlers.actions(), *measured, *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:

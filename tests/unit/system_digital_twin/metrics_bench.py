@@ -114,7 +114,7 @@ class MetricsBench:
         budgets = Budgets(lambda: self.budget)
         self._dispatcher = Dispatcher(
             [
-                *MetricsActions(self.metrics, self.reports, self.leases.host_of).actions(),
+                *MetricsActions(self.metrics, self.reports, self.leases.host_of, budgets).actions(),
                 *LoadActions(self.reservations, self.leases, budgets).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 Action(Doom, self._doom, mutates=True),

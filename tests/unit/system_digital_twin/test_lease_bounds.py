@@ -30,6 +30,7 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 DAY_S = 86_400.0
 ATTACKER = Caller("attacker", "pc2", frozenset({"agent"}), "SHA256:of-the-attacker")
+STRANGER = Caller("stranger", "laptop", frozenset({"agent"}), "SHA256:of-the-stranger")  # whose host is not measured
 
 pytestmark = pytest.mark.sdt_security
 
@@ -180,6 +181,18 @@ def test_a_false_report_ends_with_its_writers_key(bench: MetricsBench) -> None:
     assert bench.ask("reserve_vram", amount_mb=100)["status"] == "success"
     bench.restart(killed=True)
     assert bench.reports.agents() == {UMRA.name}
+
+
+def test_a_report_on_another_host_counts_up_to_its_writers_share(bench: MetricsBench) -> None:
+    """It says nothing of the cards that the host's own agents describe; and none says more than a card has."""
+    bench.budget = BudgetTable(Budget(lease_share=0.5))
+    reported(bench, UMRA, 0, {"cuda:0": 10_000})
+    reported(bench, STRANGER, 1e6, {"cuda:0": 10, "cuda:1": 10}, host="pc2")
+    (card,) = bench.reservations.hosts().state("pc2").cards
+    assert (card.used_mb, card.total_mb) == (5_000, 10_000)
+    reported(bench, ATTACKER, 1e6, {"cuda:0": 10_000})
+    (card,) = bench.reservations.hosts().state("pc2").cards
+    assert card.used_mb == 15_000
 
 
 def test_a_dead_agent_and_a_revoked_one_end_differently(bench: MetricsBench, clock: Clock) -> None:

@@ -197,25 +197,33 @@ def _measured(sample: HostSample | None) -> list[Card]:
 def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
     """Return the cards whose capacities agents state; if none does, the one card that all of them name.
 
-    Where agents state different capacities of a card, the least counts.
+    Where agents state different capacities of a card, the least counts. Agents of another host are asked only if those
+    of this one state nothing.
     """
+    own = [report for report in reports if report.most == 1.0]
     alive = [report for report in reports if report.agent_name not in dead]
+    if capacities := _capacities(own) or _capacities(reports):
+        return [
+            Card(index=index, used_mb=sum(report.used_on(index, total_mb) for report in alive), total_mb=total_mb)
+            for index, total_mb in sorted(capacities.items())
+        ]
+    described = own or reports
+    devices = {device for report in described for device in report.devices if is_gpu(device)}
+    total_mb = max((report.total_vram_mb for report in described), default=0.0)
+    if len(devices) > 1 or not total_mb:
+        return []
+    digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
+    used_mb = sum(min(report.used_mb, report.most * total_mb) for report in alive)
+    return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb)]
+
+
+def _capacities(reports: Iterable[VramRecord]) -> dict[int, float]:
     capacities: dict[int, float] = {}
     for report in reports:
         for device, total_mb in report.device_totals_mb.items():
             if (index := card_of(device)) is not None:
                 capacities[index] = min(total_mb, capacities.get(index, total_mb))
-    if capacities:
-        return [
-            Card(index=index, used_mb=sum(report.used_on(index) for report in alive), total_mb=total_mb)
-            for index, total_mb in sorted(capacities.items())
-        ]
-    devices = {device for report in reports for device in report.devices if is_gpu(device)}
-    total_mb = max((report.total_vram_mb for report in reports), default=0.0)
-    if len(devices) > 1 or not total_mb:
-        return []
-    digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
-    return [Card(index=int(digits[:3] or 0), used_mb=sum(report.used_mb for report in alive), total_mb=total_mb)]
+    return capacities
 
 
 class _Waiter(Waiting, kw_only=True):

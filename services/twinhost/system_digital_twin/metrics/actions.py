@@ -21,6 +21,7 @@ from twinhost.agent.host_metrics import (
 )
 from twinhost.agent.request_times import EPOCH_S
 from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound, NotGranted
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
@@ -176,11 +177,14 @@ class VramStored(Success):
 class MetricsActions(Feature):
     """Reading metrics, and reporting them."""
 
-    def __init__(self, metrics: Metrics, reports: VramReports, leased_on: Callable[[str], str | None]) -> None:
+    def __init__(
+        self, metrics: Metrics, reports: VramReports, leased_on: Callable[[str], str | None], budgets: Budgets
+    ) -> None:
         """`leased_on` returns the host on which a caller has leases, if it has some on one host."""
         self._metrics = metrics
         self._reports = reports
         self._leased_on = leased_on
+        self._budgets = budgets
 
     @action(forwardable=True)
     def metrics(self, request: GetMetrics, _: Caller) -> MetricsNow | RecentMetrics:
@@ -236,6 +240,7 @@ class MetricsActions(Feature):
                 devices=devices,
                 device_totals_mb=payload.device_totals_mb,
                 models=len(payload.loaded_models),
+                most=1.0 if caller.host == host else self._budgets.of(caller).lease_share,
             )
         )
         message = f"VRAM of {payload.agent_name} stored"

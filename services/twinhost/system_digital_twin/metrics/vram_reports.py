@@ -35,7 +35,8 @@ class VramReport(TypedDict):
 class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A report as it is stored; `wall` is when it arrived, in seconds since the epoch.
 
-    `freed_mb` is what it contains of leases that have ended since, `freed_on` the same by the index of the card.
+    `freed_mb` is what it contains of leases that have ended since, `freed_on` the same by the index of the card. `most`
+    is the part of a card that it may say is in use: all of it on the host of its writer's key, else the writer's share.
     """
 
     agent_name: str
@@ -48,18 +49,19 @@ class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     wall: float = 0.0
     freed_mb: float = 0.0
     freed_on: dict[int, float] = {}
+    most: float = 1.0
 
     @property
     def used_mb(self) -> float:
         """What its agent still uses, as far as is known."""
         return max(0.0, max(self.total_vram_used_mb, sum(self.devices.values())) - self.freed_mb)
 
-    def used_on(self, index: int) -> float:
+    def used_on(self, index: int, total_mb: float) -> float:
         """Return what its agent still uses on one of several cards, with what it may use on any of them."""
         on_gpus = {device: mb for device, mb in self.devices.items() if is_gpu(device)}
         elsewhere = sum(mb for device, mb in on_gpus.items() if card_of(device) not in (None, index))
         used_mb = max(self.total_vram_used_mb, sum(on_gpus.values())) - elsewhere
-        return max(0.0, used_mb - self.freed_on.get(index, 0.0))
+        return min(max(0.0, used_mb - self.freed_on.get(index, 0.0)), self.most * total_mb)
 
 
 def is_gpu(device: str) -> bool:
