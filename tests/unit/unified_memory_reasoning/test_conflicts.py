@@ -142,8 +142,7 @@ def test_an_operator_displaces_a_claim_of_the_highest_priority(bench: MemoryBenc
 
 
 def test_claims_of_before_last_for_a_day_from_the_upgrade(tmp_path: Path, clock: SetableClock) -> None:
-    before = [migration for migration in MIGRATIONS if migration != MIGRATION_ENDS]
-    assert MIGRATIONS[len(before)] == MIGRATION_ENDS
+    before = MIGRATIONS[: MIGRATIONS.index(MIGRATION_ENDS)]
     database = Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *before], clock)
     database.execute("INSERT INTO operations (op_id, priority, since, written_by) VALUES ('op', 10, 1.0, 'Ana')")
     database.close()
