@@ -52,14 +52,14 @@ class Budget:
 
 
 LIMITS_OF_BUDGET = tuple(limit.name for limit in fields(Budget))
-UNBOUNDED = Budget(
+UNBOUNDED = Budget(  # of operators, and of the open link, whose callers are all one
     stored_bytes=_MOST,
     events=_MOST,
     errors=_MOST,
     names=_MOST,
     lease_share=1.0,
     lease_priority=1_000,
-)  # fmt: skip - of operators, and of the open link, whose callers are all one
+)
 
 
 @dataclass(frozen=True, slots=True)
