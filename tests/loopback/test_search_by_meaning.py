@@ -83,6 +83,27 @@ def test_a_search_finds_what_says_the_same_in_other_words(hosts: Hosts, service:
     assert "twinhost_meaning_embedded 3.0" in metrics
 
 
+def test_a_private_space_is_searched_by_meaning_too(hosts: Hosts, service: EmbeddingService) -> None:
+    """Also after a restart; health counts the shared space alone, and a stop waits for no thread of a space."""
+    agent = start(hosts, service, deadline_s=2.0)
+    for _ in range(2):
+        with hosts.client(UMRA) as client:
+            fields: dict[str, Any] = {"session_id": "s", "interaction_type": "user_query", "space": "private"}
+            for text in ("the kotse is red", "rice is ready", "we walked home"):
+                client.call("add_interaction", content=text, request_id=text, **fields)
+
+            def nearest() -> bool:
+                reply = client.call("search_memory", query="automobile", space="private", deadline_s=PATIENCE_S)
+                return [result["content"] for result in reply["results"]][:1] == ["the kotse is red"]
+
+            wait_until(nearest, PATIENCE_S, "the text is found by its meaning")
+            assert client.call("search_memory", query="automobile")["results"] == []
+        assert (meaning(agent)["texts"], meaning(agent)["embedded"]) == (0, 0)
+        with soon(5.0, agent.pid):
+            assert agent.terminate() == 0
+        agent = hosts.start(UMRA).wait_until_serving()
+
+
 def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, service: EmbeddingService) -> None:
     """The loop waits for nothing: pings are answered, and the search by words alone once its deadline has passed."""
     agent = start(hosts, service, deadline_s=1.5)

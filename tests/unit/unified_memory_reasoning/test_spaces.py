@@ -381,9 +381,14 @@ def test_a_damaged_space_is_quarantined_and_others_serve(spaces: WithSpaces) -> 
     with spaces.start() as pc2:
         assert (memories(pc2, ALICE, "private"), memories(pc2, BOB, "private")) == ([], ["his"])
         (warning,) = pc2.ask("health", BOB)["warnings"]
-        assert "the databases of 1 spaces were damaged" in warning
+        assert "spaces whose database was damaged and is quarantined: 1" in warning
         assert "alice" not in warning
         pc2.ask("acknowledge_damage", OPERATOR, space="private:alice")
+        assert pc2.ask("health", BOB)["warnings"] == []
+    damaged.write_bytes(b"nonsense" * 1_000)
+    with spaces.start() as pc2:
+        assert len(pc2.ask("health", BOB)["warnings"]) == 1
+        pc2.ask("delete_space", OPERATOR, name="private:alice")
         assert pc2.ask("health", BOB)["warnings"] == []
 
 

@@ -126,6 +126,7 @@ class Spaces:
         for name in self.names():
             prepare(self.path(name), making.rebuilds, len(making.migrations))
         self.stored = StoredInSpaces({name: self.path(name) for name in self.names()})
+        self._damaged = [name for name in self.names() if self._is_damaged(name)]  # which only a start finds
 
     def routed(self, action: Action[Any]) -> Action[Any]:
         """Return an action of the shared space as one of all spaces: a request says which, and the judge whether."""
@@ -257,21 +258,24 @@ class Spaces:
             self._empty.store.close()
 
     def warnings(self) -> list[str]:
-        """Return what an operator should know, without naming a space: everybody reads it."""
-        faults = sum(space.store.fault is not None for space in self._open.values())
-        damaged = sum(damage_warning(self.path(name)) is not None for name in self._stored())
-        return [
-            *([f"{faults} spaces can't be written; the agent's log says why"] if faults else []),
-            *(
-                [
-                    f"the databases of {damaged} spaces were damaged and are quarantined; the agent's log names them: "
-                    "restore a backup, or acknowledge the loss: "
-                    "./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage space=NAME"
-                ]
-                if damaged
-                else []
-            ),
-        ]
+        """Return what an operator should know, on any thread; without naming a space, since everybody reads it."""
+        faults = sum(space.store.fault is not None for space in tuple(self._open.values()))
+        damaged = sum(map(self._is_damaged, self._damaged))
+        sentences = [f"spaces that can't be written: {faults}; the agent's log says why"] if faults else []
+        if damaged:
+            sentences.append(
+                f"spaces whose database was damaged and is quarantined: {damaged}; the agent's log names them: restore "
+                "a backup, or acknowledge the loss: "
+                "./twinhost call UnifiedMemoryReasoningAgent acknowledge_damage space=NAME"
+            )
+        return sentences
+
+    def _is_damaged(self, name: str) -> bool:
+        """Return whether a damaged database of a space is kept that nobody has acknowledged."""
+        try:
+            return damage_warning(self.path(name)) is not None
+        except FileNotFoundError:  # the space was deleted
+            return False
 
     def _stored(self) -> Iterator[str]:
         with suppress(FileNotFoundError):
