@@ -41,7 +41,7 @@ from twinhost.system_digital_twin.capacity.forecast import (
     place,
 )
 from twinhost.system_digital_twin.capacity.leases import Lease, LeaseReply, Leases, OpenLease, leased
-from twinhost.system_digital_twin.capacity.waiting import Place, Slot, Taken, Turns, Waiting
+from twinhost.system_digital_twin.capacity.waiting import Place, PlacedLease, ServingOrder, Slot, WaitingRequest
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports, card_of, is_gpu
@@ -155,7 +155,7 @@ class Hosts:
         slot = self.slot(resource, on)
         if slot not in self._places:
             taken = (
-                Taken(held.expires_at, held.lease.amount_mb, held.lease.holder)
+                PlacedLease(held.expires_at, held.lease.amount_mb, held.lease.holder)
                 for held in self.leases(on.host)
                 if held.lease.resource == resource and (on.gpu is None or held.lease.on_card(on.gpu))
             )
@@ -226,7 +226,7 @@ def _capacities(reports: Iterable[VramRecord]) -> dict[int, float]:
     return capacities
 
 
-class _Waiter(Waiting, kw_only=True):
+class _Waiter(WaitingRequest, kw_only=True):
     """A request that waits for its reply."""
 
     demand: Demand
@@ -270,7 +270,7 @@ class Reservations:
         self._has_died = has_died
         self._is_live = is_live
         self._waiters: list[_Waiter] = []
-        self._turns = Turns()
+        self._order = ServingOrder()
         self._numbers = 0
         self._silent_since: dict[str, float] = {}
         self._dead: set[str] = set()  # which have leases, or have reported VRAM
@@ -369,7 +369,7 @@ class Reservations:
         answers: dict[int, Reserved | Placed | RequestError] = {}
         hosts, clock, wanted = self.hosts(), self._clock.monotonic(), set[Slot]()
         waiting = list(self._waiters)
-        pending = sorted(waiting, key=self._turns.order_of)
+        pending = sorted(waiting, key=self._order.order_of)
         while pending:
             waiter = pending.pop(0)
             try:
@@ -379,7 +379,7 @@ class Reservations:
                     waiting.remove(waiter)
                     answers[waiter.number] = self._grant(waiter, placement, forecasts, hosts, waiting, waited=True)
                     hosts = self.hosts()
-                    pending.sort(key=self._turns.order_of)
+                    pending.sort(key=self._order.order_of)
                     continue
             except RequestError as error:
                 if isinstance(error, StoreUnavailable):
@@ -396,7 +396,7 @@ class Reservations:
     def _consider(self, waiter: _Waiter, hosts: Hosts, waiting: Sequence[_Waiter]) -> list[Forecast]:
         """Return the best forecast of each host, among the places that the holder, and those who wait, leave it."""
         demand, best = waiter.demand, []
-        lease, name = self._taken_by(waiter), demand.resource.upper()
+        lease, name = self._lease_for(waiter), demand.resource.upper()
         places = hosts.places(demand.resource) if waiting else {}
         waiter.could = set()
         for host in hosts.names(demand.host):
@@ -411,7 +411,7 @@ class Reservations:
                     continue
                 if waiter.exceeds_share(hosts.place(demand.resource, forecast, demand.amount_mb)):
                     reason = reason or f"{demand.holder} would have more of {host}'s {name} than its share"
-                elif not self._turns.may_have(waiter, slot, lease, places, waiting):
+                elif not self._order.may_have(waiter, slot, lease, places, waiting):
                     reason = f"{host}'s {name} is kept for requests that wait for it"
                 else:
                     allowed.append(forecast)
@@ -445,8 +445,8 @@ class Reservations:
             None if ends_at is None else self._clock.time() + ends_at - self._clock.monotonic(),
         )
 
-    def _taken_by(self, waiter: _Waiter) -> Taken:
-        return Taken(self._clock.monotonic() + waiter.demand.ttl_s, waiter.amount_mb, waiter.holder)
+    def _lease_for(self, waiter: _Waiter) -> PlacedLease:
+        return PlacedLease(self._clock.monotonic() + waiter.demand.ttl_s, waiter.amount_mb, waiter.holder)
 
     def _grant(
         self,
@@ -469,7 +469,7 @@ class Reservations:
             machine=self._metrics.machine_of(on.host),
         )
         places = hosts.places(demand.resource) if waiting else {}
-        self._turns.given(waiter, hosts.slot(demand.resource, on), self._taken_by(waiter), places, waiting)
+        self._order.given(waiter, hosts.slot(demand.resource, on), self._lease_for(waiter), places, waiting)
         reserved: Reserved = {"status": SUCCESS, **self._leases.describe(lease)}
         return reserved if demand.host is not None else {**reserved, "placement": placement_reply(placement, forecasts)}
 

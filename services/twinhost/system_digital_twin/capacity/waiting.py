@@ -26,7 +26,7 @@ _MOST_HOLDERS = 1_024  # whose turns are remembered
 Slot = tuple[Resource, str, str | int | None]
 
 
-class Taken(NamedTuple):
+class PlacedLease(NamedTuple):
     """A lease on a place, and its end by the monotonic clock."""
 
     ends_at: float
@@ -39,9 +39,9 @@ class Place(NamedTuple):
 
     limit_mb: float
     free_mb: float
-    leases: tuple[Taken, ...] = ()
+    leases: tuple[PlacedLease, ...] = ()
 
-    def with_lease(self, lease: Taken) -> "Place":
+    def with_lease(self, lease: PlacedLease) -> "Place":
         return Place(self.limit_mb, self.free_mb - lease.amount_mb, tuple(sorted((*self.leases, lease))))
 
     def held_by(self, holder: str) -> float:
@@ -53,7 +53,7 @@ class Place(NamedTuple):
         return self.held_by(holder) / self.limit_mb
 
 
-class Waiting(msgspec.Struct, kw_only=True):
+class WaitingRequest(msgspec.Struct, kw_only=True):
     """A request for memory; `could` are the places that it could have if they were empty."""
 
     number: int  # in the order of arrival
@@ -98,7 +98,7 @@ class Waiting(msgspec.Struct, kw_only=True):
                 return lease.ends_at
         return NEVER
 
-    def is_delayed(self, slot: Slot, lease: Taken, places: Mapping[Slot, Place]) -> bool:
+    def is_delayed(self, slot: Slot, lease: PlacedLease, places: Mapping[Slot, Place]) -> bool:
         """Return whether a lease on a place would delay it, as far as is known."""
         if slot not in self.could:
             return False
@@ -118,21 +118,26 @@ class Waiting(msgspec.Struct, kw_only=True):
             self.overtaken, self.kept_until = 0, None
 
 
-class Turns:
+class ServingOrder:
     """The order of those who wait."""
 
     def __init__(self) -> None:
         self._served: dict[str, int] = {}  # the number of the last lease that a holder was given
         self._given = 0
 
-    def order_of(self, request: Waiting) -> tuple[bool, int, int, int]:
+    def order_of(self, request: WaitingRequest) -> tuple[bool, int, int, int]:
         """Return a key: the first to be served has the smallest."""
         if request.overtaken >= MAX_OVERTAKEN:
             return False, 0, 0, request.number
         return True, -request.priority, self._served.get(request.holder, 0), request.number
 
     def may_have(
-        self, request: Waiting, slot: Slot, lease: Taken, places: Mapping[Slot, Place], waiting: Iterable[Waiting]
+        self,
+        request: WaitingRequest,
+        slot: Slot,
+        lease: PlacedLease,
+        places: Mapping[Slot, Place],
+        waiting: Iterable[WaitingRequest],
     ) -> bool:
         """Return whether a request may be given a lease that fits, for all who wait."""
         order = self.order_of(request)
@@ -143,7 +148,12 @@ class Turns:
         )
 
     def given(
-        self, request: Waiting, slot: Slot, lease: Taken, places: Mapping[Slot, Place], waiting: Iterable[Waiting]
+        self,
+        request: WaitingRequest,
+        slot: Slot,
+        lease: PlacedLease,
+        places: Mapping[Slot, Place],
+        waiting: Iterable[WaitingRequest],
     ) -> None:
         """Count a lease: `places` are as before it, `waiting` are those who wait then."""
         self._given += 1

@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twinhost.system_digital_twin.capacity import waiting as rules
-from twinhost.system_digital_twin.capacity.waiting import NEVER, NOW, Place, Slot, Taken, Turns, Waiting
+from twinhost.system_digital_twin.capacity.waiting import (
+    NEVER,
+    NOW,
+    Place,
+    PlacedLease,
+    ServingOrder,
+    Slot,
+    WaitingRequest,
+)
 
 LIMIT_MB, LONGEST_S, PATIENCE_S = 100.0, 20, 10_000.0
 FIRST: Slot = ("ram", "mainpc", None)
@@ -29,12 +37,12 @@ class Asked:
 class Memory:
     """Two places, those who wait, and the loop that serves them."""
 
-    leases: dict[Slot, list[Taken]] = field(default_factory=lambda: {FIRST: [], SECOND: []})
-    waiting: list[tuple[Waiting, int]] = field(default_factory=list)
-    turns: Turns = field(default_factory=Turns)
+    leases: dict[Slot, list[PlacedLease]] = field(default_factory=lambda: {FIRST: [], SECOND: []})
+    waiting: list[tuple[WaitingRequest, int]] = field(default_factory=list)
+    order: ServingOrder = field(default_factory=ServingOrder)
     now: float = 0.0
     numbers: int = 0
-    served: list[Waiting] = field(default_factory=list)
+    served: list[WaitingRequest] = field(default_factory=list)
 
     def places(self) -> dict[Slot, Place]:
         return {
@@ -42,10 +50,10 @@ class Memory:
             for slot, there in self.leases.items()
         }
 
-    def ask(self, asked: Asked, could: tuple[Slot, ...] = (FIRST, SECOND)) -> Waiting:
+    def ask(self, asked: Asked, could: tuple[Slot, ...] = (FIRST, SECOND)) -> WaitingRequest:
         self.numbers += 1
         until = self.now + (PATIENCE_S if asked.waits else 0)
-        request = Waiting(
+        request = WaitingRequest(
             number=self.numbers,
             holder=asked.holder,
             amount_mb=asked.amount_mb,
@@ -57,12 +65,12 @@ class Memory:
             self.waiting.append((request, asked.ttl_s))
         return request
 
-    def serve(self, request: Waiting, ttl_s: int) -> bool:
-        places, lease = self.places(), Taken(self.now + ttl_s, request.amount_mb, request.holder)
+    def serve(self, request: WaitingRequest, ttl_s: int) -> bool:
+        places, lease = self.places(), PlacedLease(self.now + ttl_s, request.amount_mb, request.holder)
         others = [other for other, _ in self.waiting if other is not request]
         for slot in sorted(request.could):
-            if places[slot].free_mb >= request.amount_mb and self.turns.may_have(request, slot, lease, places, others):
-                self.turns.given(request, slot, lease, places, others)
+            if places[slot].free_mb >= request.amount_mb and self.order.may_have(request, slot, lease, places, others):
+                self.order.given(request, slot, lease, places, others)
                 self.leases[slot].append(lease)
                 self.served.append(request)
                 assert self.places()[slot].free_mb >= 0, "more is leased than there is"
@@ -76,7 +84,7 @@ class Memory:
         }
         pending = list(self.waiting)
         while pending:
-            entry = min(pending, key=lambda entry: self.turns.order_of(entry[0]))
+            entry = min(pending, key=lambda entry: self.order.order_of(entry[0]))
             pending.remove(entry)
             if self.serve(*entry):
                 self.waiting.remove(entry)
@@ -144,11 +152,11 @@ def test_who_ends_before_or_fits_beside_delays_nobody(held: list[tuple[int, int]
     for amount_mb, lasts_s in held:
         memory.ask(Asked("ann", amount_mb, lasts_s, 0, waits=False), (FIRST,))
     places = memory.places()
-    large = Waiting(number=1, holder="ben", amount_mb=need, priority=0, until=PATIENCE_S, could={FIRST})
+    large = WaitingRequest(number=1, holder="ben", amount_mb=need, priority=0, until=PATIENCE_S, could={FIRST})
     met_at = large.met_at(places)
     assert met_at < NEVER
-    assert not large.is_delayed(FIRST, Taken(max(met_at, 0.0), 1.0, "cem"), places) or met_at == NOW
-    later = Taken(ttl_s, 1.0, "cem")
+    assert not large.is_delayed(FIRST, PlacedLease(max(met_at, 0.0), 1.0, "cem"), places) or met_at == NOW
+    later = PlacedLease(ttl_s, 1.0, "cem")
     at = max(met_at, 0.0)
     left_mb = LIMIT_MB - sum(lease.amount_mb for lease in memory.leases[FIRST] if lease.ends_at > at)
     assert large.is_delayed(FIRST, later, places) == (ttl_s > at and need + 1 > left_mb)
@@ -158,7 +166,7 @@ def test_one_who_holds_the_memory_keeps_no_more_of_it() -> None:
     """Its own share is what it waits for, and nobody else is held back for that."""
     memory = Memory()
     memory.ask(Asked("ann", 60, 10, 0, waits=False), (FIRST,))
-    large = Waiting(
+    large = WaitingRequest(
         number=1, holder="ann", amount_mb=60, priority=9, until=PATIENCE_S, share=0.9, could={FIRST}, overtaken=99
     )
     assert large.met_at(memory.places()) == NEVER
