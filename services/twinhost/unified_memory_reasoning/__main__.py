@@ -272,7 +272,7 @@ def assemble(foundation: Foundation) -> Assembly:
     if meaning is not None:
         foundation.health.warn(meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
-    options = Options.of(config, foundation.is_live)
+    options = Options.of(config, foundation.is_live, lambda: foundation.disk.fault() is None)
     contents = Contents(database, options, meaning, member.publish)
 
     def contents_of(space: Database) -> Contents:

@@ -41,14 +41,15 @@ class Options:
     max_bytes: int  # of a message
     page_bytes: int  # of a reply with a list
     is_live: Callable[[str], bool]  # whether a key of an identity is authorised now
+    has_space: Callable[[], bool] = lambda: True  # whether more than the reserve of the disk is free
 
     @classmethod
-    def of(cls, config: NetworkConfig, is_live: Callable[[str], bool]) -> "Options":
+    def of(cls, config: NetworkConfig, is_live: Callable[[str], bool], has_space: Callable[[], bool]) -> "Options":
         """Return those of a configuration, as it is at the start."""
         memory, recall, max_bytes = config.memory, config.recall, config.limits.max_payload_bytes
         fading = Fading(memory.memory_half_life_days if memory.forgetting == "days" else None)
         tokens, page_bytes = tokens_by(recall.tokenizer), min(max_bytes, MAX_PAGE_BYTES)
-        return cls(fading, recall.word_pairs, tokens, max_bytes, page_bytes, is_live)
+        return cls(fading, recall.word_pairs, tokens, max_bytes, page_bytes, is_live, has_space)
 
 
 class Contents:
@@ -118,7 +119,7 @@ class Contents:
         """
         self.memories.upkeep.on_tick()
         self.index.on_tick()
-        if self.meaning is not None:
+        if self.meaning is not None and self._options.has_space():
             self.meaning.on_tick()
         self.backups.on_tick()  # last: it may restart the agent with a restored backup
 

@@ -4,9 +4,12 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from tests.configuration import SHIPPED
+from tests.new_database import open_database
 from tests.unit.agent.assembled import Assembled
 from tests.unit.unified_memory_reasoning.memory import assembled
 from twinhost.secure_zmq.callers import Caller
@@ -14,7 +17,9 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.stored_bytes import Stored, StoredBytes
 from twinhost.unified_memory_reasoning.__main__ import COUNTED, MIGRATIONS, STORED_BYTES
+from twinhost.unified_memory_reasoning.contents import Contents, Options
 
+MIGRATIONS_WITH_REPLIES = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 FLOODER = Caller("flooder", "pc2", frozenset({"agent"}), "SHA256:of-the-flooder")
 POLITE = Caller("polite", "pc2", frozenset({"agent"}), "SHA256:of-the-polite")
 SMALL = {"everybody": {"stored_bytes": 200_000, "names": 100}}
@@ -125,3 +130,16 @@ def test_an_older_volume_is_counted_when_it_is_opened(tmp_path: Path) -> None:
         path = agent.database.path
     with closing(Database(path, [REPLY_LOG_SCHEMA, *MIGRATIONS])) as database:
         assert StoredBytes(database).of("polite") == Stored(2 * 256 + 2 * (len("u") + len('{"a":1}')), 1)
+
+
+def test_vectors_of_texts_leave_the_reserve_of_the_disk(tmp_path: Path) -> None:
+    """They are made again from what is stored, and can wait."""
+    full, meaning = [True], Mock()
+    with closing(open_database(tmp_path / "db", MIGRATIONS_WITH_REPLIES)) as database:
+        options = Options.of(SHIPPED, lambda _: True, lambda: not full[0])
+        contents = Contents(database, options, meaning)
+        contents.on_tick()
+        assert not meaning.on_tick.called
+        full[0] = False
+        contents.on_tick()
+        assert meaning.on_tick.called
