@@ -131,7 +131,7 @@ def assemble(foundation: Foundation) -> Assembly:
     leases = Leases(database, reports.lease_ended)
     forecasts = Forecasts(database, metrics, events)
     reservations = Reservations(database, metrics, reports, leases, events, registry.has_died, foundation.is_live)
-    registry.on_remove = lambda name: reservations.end_all_of([name])
+    registry.on_remove = reservations.end_all_of
     foundation.usage.register("lease_share", reservations.shares)
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
     features: tuple[Feature, ...] = (

@@ -183,6 +183,18 @@ def test_a_false_report_ends_with_its_writers_key(bench: MetricsBench) -> None:
     assert bench.reports.agents() == {UMRA.name}
 
 
+def test_an_operators_report_for_an_agent_lasts(bench: MetricsBench) -> None:
+    """Its writer's key counts, and not that of the agent, which may have none."""
+    payload = {"agent_name": "gardener", "total_vram_mb": 10_000, "total_vram_used_mb": 0, "loaded_models": {}}
+    bench.ask("update_vram_metrics", OPERATOR, payload={**payload, "device_totals_mb": {"cuda:0": 10_000}}, host="pc2")
+    bench.gone.add("gardener")
+    bench.on_tick()
+    bench.restart(killed=True)
+    bench.both_measured()
+    bench.on_tick()
+    assert bench.ask("reserve_vram", amount_mb=100)["status"] == "success"
+
+
 def test_a_report_on_another_host_counts_up_to_its_writers_share(bench: MetricsBench) -> None:
     """It says nothing of the cards that the host's own agents describe; and none says more than a card has."""
     bench.budget = BudgetTable(Budget(lease_share=0.5))

@@ -289,10 +289,10 @@ class Reservations:
                 shares[holder] = max(shares.get(holder, 0.0), there.share_of(holder))
         return shares
 
-    def end_all_of(self, names: Collection[str]) -> None:
-        """End what identities hold and have reported, in the transaction under way."""
-        self._leases.delete(self._leases.held_by(names))
-        self._reports.delete(names)
+    def end_all_of(self, agent_name: str) -> None:
+        """End an agent's leases and its report, in the transaction under way."""
+        self._leases.delete(self._leases.held_by([agent_name]))
+        self._reports.delete([agent_name])
 
     def reserve(self, demand: Demand, share: float = 1.0) -> "Reserved | Placed | Withdrawable[Reserved | Placed]":
         """Reserve memory now; if it is not free, and the demand waits, return the reply that is to come.
@@ -340,17 +340,17 @@ class Reservations:
         Raises:
             StoreUnavailable: nothing was given, and it is retried.
         """
-        names = {lease.holder for lease in self._leases.all()} | self._reports.agents()
-        gone = {name for name in names if not self._is_live(name)}
-        self._dead, clock = self._find_dead(names - gone), self._clock.monotonic()
+        holders = {lease.holder for lease in self._leases.all()}
+        gone = {name for name in holders | self._reports.writers() if not self._is_live(name)}
+        self._dead, clock = self._find_dead(holders | self._reports.agents()), self._clock.monotonic()
         self._waiters = [other for other in self._waiters if not self._left(other, clock)]
-        ended = {*self._leases.expired(), *self._leases.held_by(self._dead)}
+        ended = {*self._leases.expired(), *self._leases.held_by(self._dead | gone)}
         if not (ended or gone or self._waiters) or clock < self._retry_at:
             return
         try:
             with self._database.transaction():
                 self._leases.delete(ended)
-                self.end_all_of(gone)
+                self._reports.delete(self._reports.written_by(gone))
                 answers = self._serve()
         except StoreUnavailable:
             self._retry_at = clock + _RETRY_S

@@ -241,6 +241,7 @@ class MetricsActions(Feature):
                 device_totals_mb=payload.device_totals_mb,
                 models=len(payload.loaded_models),
                 most=1.0 if caller.host == host else self._budgets.of(caller).lease_share,
+                written_by=caller.name,
             )
         )
         message = f"VRAM of {payload.agent_name} stored"

@@ -37,6 +37,7 @@ class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     `freed_mb` is what it contains of leases that have ended since, `freed_on` the same by the index of the card. `most`
     is the part of a card that it may say is in use: all of it on the host of its writer's key, else the writer's share.
+    The writer may be an operator; in a row that an older version wrote it is taken to be the agent.
     """
 
     agent_name: str
@@ -50,6 +51,11 @@ class VramRecord(msgspec.Struct, frozen=True, kw_only=True):
     freed_mb: float = 0.0
     freed_on: dict[int, float] = {}
     most: float = 1.0
+    written_by: str = ""
+
+    @property
+    def writer(self) -> str:
+        return self.written_by or self.agent_name
 
     @property
     def used_mb(self) -> float:
@@ -115,6 +121,14 @@ class VramReports:
     def agents(self) -> set[str]:
         """Return the names of the agents with a report."""
         return set(self._records)
+
+    def writers(self) -> set[str]:
+        """Return who wrote the reports."""
+        return {record.writer for record in self._records.values()}
+
+    def written_by(self, names: Collection[str]) -> list[str]:
+        """Return the names of the agents whose reports these identities wrote."""
+        return [name for name, record in self._records.items() if record.writer in names]
 
     def of_hosts(self, hosts: Collection[str]) -> list[VramRecord]:
         """Return the reports of the agents on these hosts."""
