@@ -13,7 +13,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -58,6 +58,7 @@ _log = structlog.get_logger(__name__)
 
 
 SLICE_S = 0.005  # how long a batch is answered before other callers' requests are received
+_COMMITTERS = 8
 _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while more of the same caller arrives
 
 T = TypeVar("T")
@@ -175,6 +176,7 @@ class Dispatcher:
         self._caller_named = caller_named
         self._elsewhere = elsewhere
         self._others: dict[Elsewhere, _OtherTransaction] = {}  # of the batch under way
+        self._committers = ThreadPoolExecutor(_COMMITTERS, "commit")  # which starts a thread when it is needed
         self._wall_time = clock.time
         self._share_of = share_of
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
@@ -290,10 +292,13 @@ class Dispatcher:
 
     def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, list[int]]]:
         """End the transactions of other stores; return why some were lost, and the places of what they had."""
-        others, self._others = self._others, {}
-        for other in others.values():
-            other.end(why)
-        return [(other.lost, other.places) for other in others.values() if other.lost is not None]
+        others, self._others = list(self._others.values()), {}
+        if len(others) > 1:  # a disk writes several at once in the time of one; nothing else runs meanwhile
+            list(self._committers.map(lambda other: other.end(why), others))
+        else:
+            for other in others:
+                other.end(why)
+        return [(other.lost, other.places) for other in others if other.lost is not None]
 
     def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
         """Answer a batch of plain reads, without what other requests need; None where one of them is something else.
