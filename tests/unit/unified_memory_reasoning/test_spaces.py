@@ -55,14 +55,15 @@ def pc2(spaces: WithSpaces) -> Iterator[Assembled]:
 
 def keep(pc2: Assembled, caller: Caller = ALICE, space: str = "private") -> None:
     """Store something of each kind."""
-    for action, fields in (
+    kept: list[tuple[str, dict[str, Any]]] = [
         ("store_memory", {"id": "secret", "content": f"the {MARK} plan is at noon", "keywords": [MARK], "key": MARK}),
         ("store_memory", {"content": f"the password of {MARK} is 12", "source": MARK}),
         ("add_interaction", {"session_id": MARK, "interaction_type": "code", "content": MARK, "speaker": MARK}),
         ("update_twin", {"user_id": MARK, "twin_data": {"name": MARK}}),
         ("add_error_pattern", {"error_type": MARK, "pattern": f"{MARK} failed", "solution": f"restart {MARK}"}),
-        ("get_error_solution", {"error_message": f"{MARK} in flames at 0x12"}),
-    ):
+        *[("get_error_solution", {"error_message": f"{MARK} in flames at 0x12"})] * 3,  # so that a pattern is proposed
+    ]
+    for action, fields in kept:
         reply = pc2.ask(action, caller, space=space, **fields)
         assert reply["status"] == "ok", reply
 

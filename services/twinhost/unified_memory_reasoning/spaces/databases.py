@@ -19,6 +19,7 @@ from twinhost.network_config import NetworkConfig
 from twinhost.network_config.model import SHARED, Limits
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.descriptors import most_open_files
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.wire import Request
 from twinhost.store.backup import number_of, prepare
@@ -34,6 +35,7 @@ _log = structlog.get_logger(__name__)
 
 KEPT_OPEN = 16
 MOST_OPEN = 64  # while all of them are in use
+_SHARE_OF_FILES = 64  # the fewest files that the process may have open for each: it takes nine
 IDLE_S = 5.0  # since the last request; a search waits for the model for 2 s at most
 _RETRY_S = 1.0  # after a store that failed
 _FILE = "memory.sqlite3"
@@ -119,6 +121,7 @@ class Spaces:
         self._making = making
         self._config = config
         self._open: dict[str, OpenSpace] = {}  # the one that was used last is the last one
+        self._most_open = min(MOST_OPEN, most_open_files() // _SHARE_OF_FILES)
         self._empty: OpenSpace | None = None
         shared.quarantine.on_change = self._quarantine_changed
         shared.backups.others = self
@@ -319,7 +322,7 @@ class Spaces:
         Raises:
             StoreUnavailable: it can't be opened.
         """
-        if len(self._open) >= MOST_OPEN:
+        if len(self._open) >= self._most_open:
             ended = (other for other, space in self._open.items() if not space.store.in_transaction)
             if (other := next(ended, None)) is not None:
                 self._close(other)
