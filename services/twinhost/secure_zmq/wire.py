@@ -19,6 +19,7 @@ from twinhost.secure_zmq.framing.forms import (
     MAX_FIELDS,
     MESSAGEPACK_FROM_BYTES,
     Payload,
+    check_amount,
     check_nested,
     check_values,
     is_container,
@@ -115,6 +116,8 @@ class RequestDecoder:
         text: bytes | str
         unknown: list[str] = [] if ignored is None else ignored
         try:
+            if isinstance(payload, bytes):
+                check_amount(payload)
             if isinstance(payload, bytes) and payload.isascii():  # needs no check as UTF-8, and no copy
                 text = payload
             elif is_messagepack(payload):

@@ -28,6 +28,8 @@ MAX_REPLIES_BYTES = 64 * 1024  # of a frame of replies; libzmq keeps 512 for a c
 MESSAGEPACK_FROM_BYTES = 8 * 1024  # a smaller request is sent as JSON
 MAX_FIELDS = 256  # of a MessagePack request
 MAX_NESTED_BYTES = 256 * 1024  # of its arrays and maps: a byte of them may take 50 in memory
+MAX_CONTAINERS = 65_536  # of a request in JSON, for the same reason: a million take seconds
+MAX_VALUES = 524_288
 
 _QUOTED_BYTES = 3  # two quotation marks, or brackets, and a comma or colon
 _SCALAR_BYTES = {type(None): 5, bool: 5, int: 2, float: 4}  # at least, with a comma
@@ -145,6 +147,27 @@ def check_nested(size: int) -> None:
             f"the request has {size} bytes of arrays and maps in MessagePack, where {MAX_NESTED_BYTES} are allowed; "
             "send it as JSON"
         )
+
+
+def check_amount(text: bytes) -> None:
+    """Refuse JSON with so many arrays, objects, and values that building them would keep all others waiting.
+
+    Raises:
+        MessageTooLarge: there are more than 65,536 arrays and objects, or 524,288 values.
+    """
+    if len(text) <= MAX_CONTAINERS or not _has_many(text):
+        return
+    plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # a text may have brackets and commas in any number
+    if plain.count(b'"') > 2 * MAX_VALUES or _has_many(b"".join(plain.split(b'"')[::2])):
+        raise MessageTooLarge(
+            f"the request has more than {MAX_CONTAINERS} arrays and objects, or {MAX_VALUES} values; "
+            "split it into smaller requests"
+        )
+
+
+def _has_many(text: bytes) -> bool:
+    commas = text.count(b",")  # without them, what has many brackets is too deep to be built
+    return commas >= MAX_CONTAINERS and (commas >= MAX_VALUES or text.count(b"[") + text.count(b"{") > MAX_CONTAINERS)
 
 
 def _claimed_fields(frame: Payload) -> int:
