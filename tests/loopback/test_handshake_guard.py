@@ -24,7 +24,7 @@ from tests.loopback.agent import ANY_PORT, PAYLOAD_LIMIT, ServedAgent, serving
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import connect_to
-from twinhost.secure_zmq import descriptors, handshake_guard
+from twinhost.secure_zmq import descriptors, handshake_guard, inbound_guard
 from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.handshakes import Handshakes
@@ -255,7 +255,7 @@ def _accepted(fd: int, endpoint: str) -> SocketEvent:
 def _serve_in_this_process(home: Path, guarded: bool) -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     if not guarded:
-        handshake_guard.MAX_HANDSHAKE_BYTES = 1 << 40
+        handshake_guard.MAX_HANDSHAKE_BYTES = inbound_guard.ALLOWED_BYTES = 1 << 40
     with serving(home, load_key_pair(home / "own.key_secret")) as agent:
         print(agent.address, flush=True)
         threading.Event().wait()

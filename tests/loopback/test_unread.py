@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 
 import psutil
@@ -12,6 +12,8 @@ import zmq
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.clients import CurveClient, Refused, open_session
+from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to, frame_header
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.connections import SESSIONS_PER_KEY
 from twinhost.secure_zmq.server_address import SecuredAddress
@@ -20,6 +22,7 @@ MOST_GROWTH = 64 * 2**20
 GIVEN_BACK_S = 60.0
 ATTACK_S = 6.0
 EVENTS, SUBSCRIBED_IN_TURN = 1_100, 1
+PART_BYTES = 256 * 1024
 LARGE_TEXT = "x" * 59_000
 
 
@@ -135,3 +138,54 @@ def test_unread_events_do_not_fill_the_memory(hosts: Hosts, mainpc: AgentProcess
     assert [number for number in seen if number >= 0] == list(range(sent))
     assert memory.most < MOST_GROWTH
     assert mainpc.logged("connection_closed")
+
+
+def unfinished(client: CurveClient) -> Iterator[bytes]:
+    """A frame that never ends."""
+    yield frame_header(8 * 2**20)
+    yield from [bytes(PART_BYTES)] * (8 * 2**20 // PART_BYTES - 1)
+
+
+def endless(client: CurveClient) -> Iterator[bytes]:
+    """A message that has always one more frame."""
+    while True:
+        yield client.encode(bytes(PART_BYTES), more=True)
+
+
+def large(client: CurveClient) -> Iterator[bytes]:
+    """Requests as large as can be, faster than they can be answered."""
+    while True:
+        yield client.encode(b'{"action": "ping", "filler": "%s"}' % (b"x" * 4_000_000))
+
+
+@pytest.mark.parametrize("stream", [unfinished, endless, large])
+def test_requests_do_not_fill_the_memory(
+    hosts: Hosts, mainpc: AgentProcess, stream: Callable[[CurveClient], Iterator[bytes]]
+) -> None:
+    """Whatever is sent over all connections of a key, again and again; and others are served."""
+    address = hosts.address(SDT, UMRA)
+    assert isinstance(address, SecuredAddress)
+    memory, took, closed = Memory(mainpc), [], 0
+    with hosts.client(SDT) as polite, ExitStack() as stack:
+        clients: list[tuple[CurveClient, Iterator[bytes]]] = []
+        until = time.monotonic() + ATTACK_S
+        while time.monotonic() < until:
+            with suppress(Disconnected, NoAnswer, Refused):
+                while len(clients) < SESSIONS_PER_KEY:
+                    client = open_session(connect_to(address.address), address.own_keys, address.server_key)
+                    assert isinstance(client, CurveClient)
+                    clients.append((stack.enter_context(client), stream(client)))
+            for client, parts in tuple(clients):
+                try:
+                    client.connection.send(next(parts, b""), within_s=0.05)
+                except (Disconnected, NoAnswer):
+                    client.connection.close()
+                    clients.remove((client, parts))
+                    closed += 1
+                memory.growth()
+            began = time.monotonic()
+            polite.call("ping", deadline_s=20)
+            took.append(time.monotonic() - began)
+    print(f"{stream.__name__}: grew by {memory.most / 2**20:.1f} MiB; {closed} closed; worst {max(took) * 1e3:.0f} ms")
+    assert memory.most < MOST_GROWTH
+    wait_until(lambda: memory.growth() < MOST_GROWTH / 2, GIVEN_BACK_S, "the memory is given back")

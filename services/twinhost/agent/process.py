@@ -15,6 +15,7 @@ from types import MappingProxyType
 import structlog
 import zmq
 
+from twinhost import heap
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
 from twinhost.agent.disk import Disk
 from twinhost.agent.health import Health, HealthActions, OperatorActions
@@ -30,7 +31,6 @@ from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.core_dumps import forbid_core_dumps
-from twinhost.heap import Heap
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
@@ -156,6 +156,7 @@ def run_agent(
         rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
     """
     forbid_core_dumps()
+    heap.begin()
     configure_logging(name)
     stop_requested = threading.Event()
     _on_signal(stop_requested.set)
@@ -347,7 +348,7 @@ def _follow_limits(limits: Limits, replies: ReplyLog, session_limits: SessionLim
 
 def _show(health: Health, usage: Usage, server: Server, database: Database, *, quarantines: bool) -> None:
     usage.register("unsent_bytes", server.backlog.used)
-    usage.register("unhandled_bytes", server.turns.waiting_bytes)
+    usage.register("unhandled_bytes", server.unhandled)
     health.add(
         "socket_loop",
         lambda: None if server.responsive else "the server's loop is blocked for more than 5 s",
@@ -393,11 +394,11 @@ def _housekeeping(
     vital: Vital,
     follow_own_key: Callable[[], None],
 ) -> Callable[[], None]:
-    store_due, heap = 0.0, Heap()
+    store_due, freed = 0.0, heap.Heap()
 
     def tick() -> None:
         nonlocal store_due
-        heap.on_tick(database.clock.monotonic())
+        freed.on_tick(database.clock.monotonic())
         for what, lives in vital.items():
             if not lives():
                 raise RuntimeError(f"{what} died; the process ends, so that it is restarted completely")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from twinhost.secure_zmq.budgets import Budgets, over_budget
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.descriptors import unacknowledged
+from twinhost.secure_zmq.descriptors import unsent
 from twinhost.secure_zmq.errors import OverBudget
 from twinhost.secure_zmq.session import Session
 from twinhost.secure_zmq.sessions import CallerSource
@@ -67,8 +67,8 @@ class Backlog:
         return max(LOOK_FROM_BYTES, self._budgets.of(caller).unsent_bytes)
 
     def _settle(self, session: Session) -> int:
-        """Leave out what was sent meanwhile, as the kernel knows; return what the owner has unread."""
+        """Leave out what is sent, where the kernel has nothing left to send; return what the owner has unread."""
         for other in self._sessions.of_owner(session.name):
-            if not unacknowledged(other.fd):
+            if not unsent(other.fd):
                 other.account.drained()
         return session.account.of_owner

@@ -35,6 +35,7 @@ _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
 _REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; a page of a reply has 256 KiB at most
+_REQUESTS_HIGH_WATER_MARK = 16  # of a peer, whole ones: large ones wait in the kernel's buffers, and not here
 _BACKLOG = 1_024  # connections waiting to be accepted
 _MAX_SUBSCRIPTION_BYTES = 1_024  # on the wire; also the handshake's commands, of which INITIATE takes about 300
 _SUBSCRIPTIONS_HIGH_WATER_MARK = 64  # queued per connection: libzmq keeps a tree node for every byte
@@ -205,6 +206,7 @@ def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     let_clients_send_heartbeats(socket)
     socket.router_mandatory = True
     socket.sndhwm = _REPLIES_HIGH_WATER_MARK
+    socket.rcvhwm = _REQUESTS_HIGH_WATER_MARK
     socket.backlog = _BACKLOG
 
 

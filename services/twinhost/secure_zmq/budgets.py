@@ -39,8 +39,8 @@ class Budget:
     agent's time beside others who ask at the same moment.
     """
 
-    unsent_bytes: Amount = 8 * _MIB
-    unhandled_bytes: Amount = 8 * _MIB
+    unsent_bytes: Amount = 16 * _MIB
+    unhandled_bytes: Amount = 16 * _MIB
     stored_bytes: Amount = 4 * _GIB
     events: Amount = 10_000
     errors: Amount = 10_000

@@ -67,6 +67,18 @@ class Connection(msgspec.Struct, eq=False, gc=False):
     counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
     close_reason: str | None = None  # why it is to be closed, whatever its key
     shut: bool = False  # here; its end may not have been reported yet
+    handled: int = 0  # bytes that the loop has taken from it
+    unhandled: int = 0  # as of the last look of `InboundGuard`
+    _passed: int = 0  # bytes that came, and are no part of a request
+    _handled_before: int = 0
+
+    def behind(self, received: int, at_most: int) -> int:
+        """Return how many received bytes have not been taken; up to `at_most` are forgotten with each request."""
+        behind = received - self._passed - self.handled
+        if behind < at_most and self.handled != self._handled_before:
+            self._passed, self._handled_before = received - self.handled, self.handled
+            return 0
+        return behind
 
 
 def require_open_files() -> None:
@@ -284,6 +296,7 @@ class Connections:
         self._limits = limits
         self._clock = clock
         self._live = live
+        self.on_accepted: Callable[[int], None] = lambda _: None
         self._lock = threading.Lock()
         self._open: dict[int, Connection] = {}  # by descriptor
         self._pending: dict[int, Connection] = {}  # those of them in their handshake, the oldest first
@@ -318,6 +331,7 @@ class Connections:
                 self._limits.opened(connection)
             if event.kind is EventKind.ACCEPTED:
                 self._pending[fd] = connection
+                self.on_accepted(fd)
             return known is not None and known is not connection
 
     def observe_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:

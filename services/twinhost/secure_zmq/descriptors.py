@@ -28,7 +28,7 @@ _libc = ctypes.pythonapi
 _SocketAddress = ctypes.c_char * 128  # struct sockaddr_storage
 _TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
 _BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
-_OUTQ = 0x5411  # SIOCOUTQ of linux/sockios.h: what the peer has not acknowledged
+_UNSENT = 0x894B  # SIOCOUTQNSD of linux/sockios.h
 _TcpInfo = ctypes.c_char * _BYTES_ACKED_AND_RECEIVED.size
 _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
 _FAMILIES = {socket.AF_INET, socket.AF_INET6, getattr(socket, "AF_UNIX", socket.AF_INET)}
@@ -111,12 +111,12 @@ def traffic_of(fd: int) -> TcpCounters | None:
     return TcpCounters(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
 
 
-def unacknowledged(fd: int) -> int | None:
-    """Return how many bytes the kernel has of what a connection sends; None if there is none, or off Linux."""
+def unsent(fd: int) -> int | None:
+    """Return how many bytes the kernel could not send yet over a connection; None if there is none, or off Linux."""
     if sys.platform != "linux":
         return None
     count = ctypes.c_int()
-    return None if _libc.ioctl(fd, _OUTQ, ctypes.byref(count)) else count.value
+    return None if _libc.ioctl(fd, _UNSENT, ctypes.byref(count)) else count.value
 
 
 def bare_address(address: str) -> str:

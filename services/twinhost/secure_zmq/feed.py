@@ -31,7 +31,7 @@ from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.connections import Connection
-from twinhost.secure_zmq.descriptors import traffic_of, unacknowledged
+from twinhost.secure_zmq.descriptors import traffic_of, unsent
 from twinhost.secure_zmq.errors import MessageTooLarge, PeerNotLive
 from twinhost.secure_zmq.framing.messages import new_account, send
 from twinhost.secure_zmq.keys import KeyPair
@@ -248,7 +248,7 @@ class Feed(Worker):
         behind: list[tuple[int, _Subscriber]] = []
         for connection, subscriber in self._subscribers.items():
             traffic = traffic_of(subscriber.fd)
-            if traffic is not None and unacknowledged(subscriber.fd) and not connection.shut:
+            if traffic is not None and unsent(subscriber.fd) and not connection.shut:
                 behind.append((subscriber.published - traffic.acknowledged, subscriber))
         if behind:
             worst = max(behind, key=lambda pair: pair[0])[1]

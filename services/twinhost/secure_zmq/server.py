@@ -6,6 +6,7 @@ batch is received.
 """
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 
@@ -33,6 +34,7 @@ from twinhost.secure_zmq.framing.forms import (
 )
 from twinhost.secure_zmq.framing.inbound import Batch, DeferredReply, Inbound, Return, detached
 from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, receive, send
+from twinhost.secure_zmq.inbound_guard import InboundGuard
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.sockets import DONTWAIT
@@ -56,6 +58,7 @@ _BUSY_MS = 10  # without a message: then the loop polls, so that it can be woken
 _QUIET_MS = 50  # without a message: then all that was in flight when the loop was stopped has arrived
 _DRAIN_S = 1.0  # after a stop: peers that never pause can't keep the loop alive
 _STALLED_AFTER_S = 5.0
+FRAME_BYTES = 42  # of a frame besides its content, encrypted (RFC 26)
 _REQUEST_NUMBER_BYTES = 4  # the frame that a REQ with ZMQ_REQ_CORRELATE has before the delimiter
 
 
@@ -70,6 +73,7 @@ class Server:
         clock: Clock = SYSTEM_CLOCK,
         budgets: Budgets | None = None,
     ) -> None:
+        budgets = budgets or Budgets()
         self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._server_socket = server_socket
         self._socket = server_socket.socket
@@ -84,12 +88,13 @@ class Server:
         server_socket.handshakes.listen(lambda *_: self._tick_soon())  # which leave something to be recorded
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
-        self.backlog = Backlog(self._sessions, budgets or Budgets(), dispatcher.max_payload_bytes)
+        self._inbound_guard = InboundGuard(self._sessions, budgets)
+        self.backlog = Backlog(self._sessions, budgets, dispatcher.max_payload_bytes)
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
         self._deferred: list[tuple[Return, DeferredReply]] = []
-        self.turns = Turns(budgets or Budgets())
+        self.turns = Turns(budgets)
         self._answering_since = 0.0
         self._refused = Batch()  # of what came while others were answered
         self._most_in_turn = MAX_READS  # of those that wait: as many as there is time for
@@ -108,6 +113,12 @@ class Server:
         """Return the longest time that a message could wait for the loop since the last call; on its thread."""
         longest, self._longest_turn_s = self._longest_turn_s, 0.0
         return longest
+
+    def unhandled(self) -> Mapping[str, float]:
+        """Return how many bytes of requests wait here of each caller, in libzmq or in the loop; on its thread."""
+        waiting = Counter(self._inbound_guard.used())
+        waiting.update(self.turns.waiting_bytes())
+        return waiting
 
     def stop(self) -> None:
         """Have the loop end after the requests that have arrived; may be called from any thread."""
@@ -155,6 +166,8 @@ class Server:
                 if self._tick_requested or turned_at - ticked_at >= self._tick_s:
                     self._tick_requested, self._tick_s, ticked_at = False, _IDLE_TICK_S, turned_at
                     self._server_socket.close_refused()
+                    if not self._inbound_guard.alive:
+                        raise RuntimeError("the guard of requests died; the process ends, so that it is restarted")
                     self._on_tick()
                     if self._deferred or self._server_socket.unsettled:
                         self._tick_s = _TICK_S
@@ -173,6 +186,7 @@ class Server:
             self._answer_incomplete()
         finally:
             self._rekeying.end()
+            self._inbound_guard.stop()
             self._server_socket.close()
 
     def _tick_soon(self) -> None:
@@ -262,7 +276,7 @@ class Server:
             now = self._wall_time()  # once for all that have arrived
             for routing_id, frame in received:
                 self._add(routing_id, frame, batch, now)
-            if not received or not (received[-1][1].more or batch.returns[-1].together):
+            if not received or not batch.returns or not (received[-1][1].more or batch.returns[-1].together):
                 break
             flags = DONTWAIT
         return batch.inbounds[known:]
@@ -271,8 +285,9 @@ class Server:
         """Add the requests of one message, received now, to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
+        dropped = 0
         if frame.more:
-            frame, fault = self._after_envelope(frame, route)
+            frame, fault, dropped = self._after_envelope(frame, route)
         caller: Caller | None = None
         try:
             caller = self._sessions.caller_of(routing_id, frame, now)
@@ -280,8 +295,12 @@ class Server:
             fault = detached(error)
         session = self._sessions.session_of(routing_id)
         back = Return(route, session)
-        if caller is not None and session is not None and session.account.of_owner > LOOK_FROM_BYTES:
-            fault = fault or self.backlog.refusal(caller, session)
+        if session is not None and caller is not None:
+            session.connection.handled += len(frame) + dropped + FRAME_BYTES
+            if session.connection.shut:  # what libzmq holds of it is only to be freed
+                return
+            if session.account.of_owner > LOOK_FROM_BYTES:
+                fault = fault or self.backlog.refusal(caller, session)
         if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
             batch.add(back, Inbound(view, caller, fault))
             return
@@ -296,8 +315,11 @@ class Server:
             parts, fault = [payload], fault or detached(error)
         batch.add_parts(back, [Inbound(part, caller, fault) for part in parts], len(payload))
 
-    def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None]:
-        """Add the envelope of a REQ peer to the route, and return the frame after it; refuse any further frame."""
+    def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None, int]:
+        """Add the envelope of a REQ peer to the route; return the frame after it, and the bytes of what is dropped.
+
+        Any further frame is refused.
+        """
         number: list[bytes] = []
         if len(frame) == _REQUEST_NUMBER_BYTES:
             number.append(frame.bytes)
@@ -307,9 +329,11 @@ class Server:
             number.clear()
             frame = self._socket.recv(copy=False)
         if frame.more or number:
-            frames = len(number) + 1 + (discard_rest(self._socket) if frame.more else 0)
-            return frame, MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
-        return frame, None
+            more, size = discard_rest(self._socket) if frame.more else (0, 0)
+            frames = len(number) + 1 + more
+            fault = MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
+            return frame, fault, size + more * FRAME_BYTES
+        return frame, None, 0
 
     def _answer(self, batch: Batch) -> None:
         if batch.returns:

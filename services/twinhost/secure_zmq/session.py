@@ -4,6 +4,8 @@ from typing import Protocol
 
 import msgspec
 
+from twinhost.secure_zmq.connections import Connection
+
 
 class Account(Protocol):
     """The bytes of a connection's messages that libzmq holds.
@@ -32,6 +34,7 @@ class Session(msgspec.Struct, frozen=True, gc=False):
     address: str | None  # None: it had ended before this was read
     port: int
     account: Account
+    connection: Connection
 
     @property
     def remote(self) -> tuple[str, int] | None:

@@ -63,10 +63,10 @@ class SecuredSessions:
         session = self._sessions.get(routing_id)
         if session is None or session.name != caller.name:  # another peer may have taken over the routing-id
             fd, address = origin(frame)
-            self.connections.note_key(fd, address, caller.fingerprint)
+            connection = self.connections.note_key(fd, address, caller.fingerprint)
             host, port = self.connections.remote_from(fd, address) or (None, 0)
             account = new_account(self._account_of(caller.name))
-            self._sessions[routing_id] = Session(caller.name, fd, host, port, account)
+            self._sessions[routing_id] = Session(caller.name, fd, host, port, account, connection)
             if host is None:
                 self.disconnected(fd)  # it had ended before, so its end is not reported any more
         self._last_seen[caller.fingerprint] = now

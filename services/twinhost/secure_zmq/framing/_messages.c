@@ -167,18 +167,20 @@ static PyObject *receive(PyObject *module, PyObject *const *arguments, Py_ssize_
     return messages;
 }
 
-/* Receives the rest of a message, which has arrived with its beginning, and drops it. Returns how many frames it had. */
+/* Receives the rest of a message, which has arrived with its beginning, and drops it. Returns how many frames it had, and bytes. */
 static PyObject *discard(PyObject *module, PyObject *argument) {
     void *socket = PyLong_AsVoidPtr(argument);
     if (PyErr_Occurred()) return NULL;
     zmq_msg_t frame;
     zmq_msg_init(&frame);
     long frames = 0;
+    long long size = 0;
     int more = 1, number = 0;
     Py_BEGIN_ALLOW_THREADS
     while (more && !number) {
         if (zmq_msg_recv(&frame, socket, 0) >= 0) {
             frames++;
+            size += (long long)zmq_msg_size(&frame);
             more = zmq_msg_more(&frame);
         } else if (zmq_errno() != EINTR) {
             number = zmq_errno();
@@ -186,7 +188,7 @@ static PyObject *discard(PyObject *module, PyObject *argument) {
     }
     zmq_msg_close(&frame);
     Py_END_ALLOW_THREADS
-    return number ? raise_zmq_error(number) : PyLong_FromLong(frames);
+    return number ? raise_zmq_error(number) : Py_BuildValue("(lL)", frames, size);
 }
 
 /* The bytes of a connection's messages, and of all of its owner's, that libzmq holds. libzmq lets go of a message on

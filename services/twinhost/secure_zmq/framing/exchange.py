@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from asyncio import Future
 
 DEFAULT_DEADLINE_S = 5.0
+MAX_UNANSWERED_BYTES = 4 * 1024 * 1024  # of requests of a session: a server allows an identity a few times as much
+_LARGE_BYTES = MAX_UNANSWERED_BYTES // 256
 MAX_UNANSWERED = 256  # requests of a session; half of the replies that a server keeps for a peer before it drops one
 LOOK_S = 0.000_3  # how long to poll for a reply before sleeping, where one usually comes within that time
 LOOK_UNANSWERED = 8  # with more in flight, the sleep costs each of them little, and libzmq's threads get the core
@@ -198,7 +200,7 @@ class Exchange:
         room = MAX_UNANSWERED - self.unanswered
         if not self._unsent or (len(self._unsent) > room and room < MAX_UNANSWERED // 2):
             return False
-        due = list(self._unsent.values())[:room]
+        due = self._within_bytes(list(self._unsent.values())[:room])
         sent = 0
         try:
             only = len(due) == 1 and due[0].payload[:1] == b"{"
@@ -209,6 +211,18 @@ class Exchange:
         except zmq.Again:  # the pipe is full: the next reply or the next check tries again
             pass
         return sent > 0
+
+    def _within_bytes(self, due: list[Asked]) -> list[Asked]:
+        """Return those that can be sent without having too many bytes unanswered, one at least if there are none."""
+        if all(len(asked.payload) <= _LARGE_BYTES for asked in due):
+            return due
+        session = self._session
+        held = sum(len(asked.payload) for asked in self.asked.values() if asked.sent_in == session and not asked.reply)
+        for place, asked in enumerate(due):
+            held += len(asked.payload)
+            if held > MAX_UNANSWERED_BYTES and held > len(asked.payload):
+                return due[:place]
+        return due
 
     def take(self, frame: bytes) -> list[Asked]:
         """Return the requests that a frame answers; none where the server refuses our previous key.

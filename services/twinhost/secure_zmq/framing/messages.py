@@ -135,8 +135,8 @@ def receive_with_pyzmq(
     return received
 
 
-def discard_rest(socket: "zmq.Socket[bytes]") -> int:
-    """Receive the further frames of a message, and keep none of them; return how many they were.
+def discard_rest(socket: "zmq.Socket[bytes]") -> tuple[int, int]:
+    """Receive the further frames of a message, and keep none of them; return how many they were, and their bytes.
 
     libzmq holds them already. All others wait meanwhile: for as long as this takes, nothing else can be received.
 
@@ -145,11 +145,13 @@ def discard_rest(socket: "zmq.Socket[bytes]") -> int:
     """
     if compiled is not None:
         return compiled.discard(socket.underlying)
-    more, frames = True, 0
+    more, frames, size = True, 0, 0
     while more:  # the frame's flag takes half as long as the socket's option, which delays all other requests
-        more = socket.recv(copy=False).more
+        frame = socket.recv(copy=False)
+        more = frame.more
         frames += 1
-    return frames
+        size += len(frame)
+    return frames, size
 
 
 def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: bool) -> list[int]:
