@@ -13,7 +13,7 @@ from twinhost.secure_zmq.callers import Caller, name_of
 from twinhost.secure_zmq.dispatch import SLICE_S
 from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return, detached
 
-BESIDE_PAYLOAD = 4_096  # bytes that a request counts for besides its own: of the smallest, about 2,000 may wait
+BESIDE_PAYLOAD = 1_024  # bytes that a request takes while it waits, besides its own
 _LIMIT = "unhandled_bytes"
 _REMEDY = "send fewer at once, and repeat this one, which was not executed"
 
