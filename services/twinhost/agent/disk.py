@@ -131,8 +131,11 @@ class Disk:
         return _together(counted.of(name) for counted in self._counted)
 
     def _all(self) -> dict[str, Stored]:
-        names = {name for counted in self._counted for name in counted.all()}
-        return {name: self._stored(name) for name in names}
+        sums: dict[str, Stored] = {}
+        for counted in self._counted:
+            for name, stored in counted.all().items():
+                sums[name] = _together((sums.get(name, Stored()), stored))
+        return sums
 
     def _remedy(self, name: str, limit: str) -> str:
         place = LIMITS.index(limit)

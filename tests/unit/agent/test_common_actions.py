@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.health import HealthCheck
 from twinhost.agent.subscriptions import CheckSubscription
 from twinhost.secure_zmq.client import Client
@@ -100,3 +101,28 @@ def test_a_topic_is_as_long_as_the_feed_allows() -> None:
     request["topics"] = ["EVENT:", f"{fits}x"]
     with pytest.raises(MalformedRequest, match=r"at most 64 bytes - at `\$\.topics\[1\]`"):
         decoder.decode(msgspec.json.encode(request))
+
+
+@pytest.mark.parametrize(("agent", "limits"), [(SDT, {"stored_bytes", "errors"}), (UMRA, {"stored_bytes", "names"})])
+def test_the_use_of_budgets_is_for_operators_and_its_own(hosts: Hosts, agent: str, limits: set[str]) -> None:
+    """Of what was stored over the link; the metrics have the same, by names that have a key."""
+    other = UMRA if agent == SDT else SDT
+    by = "pc2" if other == UMRA else "mainpc"
+    with hosts.client(agent, by=by) as program:
+        if agent == SDT:
+            report = {"error_id": "e", "agent_id": UMRA, "severity": "info", "error_type": "t", "message": "m"}
+            program.call("report_error", error=report)
+        else:
+            program.call("add_interaction", session_id="s", interaction_type="code", content="x")
+        used: dict[str, float] = {}
+
+        def counted() -> bool:
+            used.update({use["limit"]: use["used"] for use in program.call("health")["usage"] if use["name"] == other})
+            return limits <= used.keys()
+
+        wait_until(counted, PATIENCE_S, "what was stored is counted")
+        assert {use["name"] for use in program.call("health")["usage"]} == {other}
+    with hosts.client(agent) as operator:
+        everybody = operator.call("health")["usage"]
+    assert {use["limit"] for use in everybody if use["name"] == other} >= limits
+    assert [use["share"] for use in everybody] == sorted((use["share"] for use in everybody), reverse=True)
