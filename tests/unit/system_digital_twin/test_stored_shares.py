@@ -9,11 +9,11 @@ import pytest
 from tests.new_database import open_database
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.stored_bytes import Stored, StoredBytes
+from twinhost.store.stored_bytes import ROW_BYTES, Stored, StoredBytes
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.metrics.vram_reports import VramRecord, VramReports
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
-from twinhost.system_digital_twin.state_files import COUNTED, MIGRATIONS
+from twinhost.system_digital_twin.state_files import COUNTED, MIGRATIONS, STORED_BYTES
 
 NOT_COUNTED = {  # tables, and what bounds them
     "audit_files": "its own rotation",
@@ -60,3 +60,20 @@ def test_rows_count_for_who_wrote_them(database: Database) -> None:
         registry.remove("a")
         database.execute("DELETE FROM leases")
     assert (counted.of("alice"), counted.of("dave")) == (Stored(), Stored())
+
+
+def test_an_older_volume_is_counted_when_it_is_opened(tmp_path: Path) -> None:
+    """And retention goes on by writer, with what the version before has stored."""
+    before = MIGRATIONS[: MIGRATIONS.index(STORED_BYTES)]
+    with closing(Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *before])) as older:
+        for writer in ("alice", "bob"):
+            older.execute(
+                "INSERT INTO happenings (topic, time_ms, propagated, written_by, record) VALUES ('ERROR:', 1, 1, ?, ?)",
+                (writer, b'{"message":"x","severity":"critical"}'),
+            )
+    with closing(Database(tmp_path / "db", [REPLY_LOG_SCHEMA, *MIGRATIONS])) as database:
+        assert StoredBytes(database).of("alice") == StoredBytes(database).of("bob") == Stored(ROW_BYTES + 37, 0)
+        events = Events(database, most=2)
+        with database.transaction():
+            events.add(Topic.ERROR, {"message": "y"}, "bob")
+        assert events.kept(Topic.ERROR) == {"alice": 1, "bob": 1}
