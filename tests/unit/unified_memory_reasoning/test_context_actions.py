@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, TAG, ContextBench, turns_of
-from twinhost.fence import INDENT, closing, label, opening, without_fence
+from twinhost.fence import INDENT, closing, heading, label, opening, session_named, without_fence
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.unified_memory_reasoning.conversations import interactions
-from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
+from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn, day_of
 from twinhost.unified_memory_reasoning.conversations.tokens import Estimate
 
 OPENING, CLOSING = opening(TAG), closing(TAG)
@@ -44,7 +44,7 @@ TURNS = st.lists(
     st.builds(
         Turn,
         id=st.integers(1, 99),
-        session_id=st.sampled_from(["s", "t"]),
+        session_id=st.sampled_from(["s", "plan, by ada", 's":\n[x]: y']),
         kind=st.sampled_from(["code", "user_query"]),
         speaker=st.text(alphabet=TRICKS, max_size=8) | st.text(max_size=8),
         content=st.text(alphabet=TRICKS, min_size=1, max_size=60) | st.text(min_size=1, max_size=60),
@@ -310,12 +310,19 @@ def turn_of(content: str, **fields: Any) -> Turn:
 
 @given(TURNS, st.sampled_from([100_000, 100, 200]), st.integers(0, 60))
 def test_no_content_and_no_speaker_forges_a_line(turns: list[Turn], max_tokens: int, begins: int) -> None:
-    """Every line that is not indented is the fence, a day, or one turn's, with its own speaker's label."""
+    """Every line that is not indented is the fence, a heading with the true writer, or one turn's, with its label."""
     shown = filled(turns, max_tokens, begins=begins)
     opening, *lines, closing = shown.text.splitlines() or [OPENING, CLOSING]
     assert (opening, closing) == (OPENING, CLOSING)
     assert not any("<recalled" in line.lower() or "</recalled" in line.lower() for line in lines)
     begun = [line for line in lines if not line.startswith(INDENT)]
+    said, under = iter(shown.turns), ""
+    for line in begun:
+        if line.startswith("["):
+            turn = next(said)
+            assert under == heading(turn.written_by, day_of(turn.at), session_named(turn.session_id))
+        else:
+            under = line
     for line, turn in zip(turns_of("\n".join(begun)), shown.turns, strict=True):
         own = without_fence(label(turn.speaker, turn.kind))
         assert line.startswith(own)
