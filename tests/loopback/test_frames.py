@@ -298,7 +298,7 @@ def test_a_flood_of_slow_frames_does_not_stop_the_others(
     context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
 ) -> None:
     """What is too much is refused, not executed, and may be repeated; another connection is served meanwhile."""
-    frames, each = 24, 128
+    frames, each = 40, 128
     worked = worked_at_holds(agent)
     with connected(context, agent.secured(peer_keys)) as other:
         other.send(request("who_am_i", 0))

@@ -61,7 +61,14 @@ LIMITS = {
     zmq.TCP_KEEPALIVE: -1,  # as the system has it
 }
 # Clients send the heartbeats.
-BOUND_LIMITS = LIMITS | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_MAXRT: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}
+BOUND_LIMITS = (
+    LIMITS
+    | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_MAXRT: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}
+    | {
+        zmq.RCVHWM: 16,
+        zmq.LINGER: 0,
+    }
+)
 
 
 def limits_of(socket: "zmq.Socket[Any]") -> dict[int, Any]:

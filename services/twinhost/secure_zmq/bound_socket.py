@@ -24,7 +24,7 @@ from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, SocketEvent
 from twinhost.secure_zmq.sessions import CallerSource, OpenSessions, SecuredSessions
-from twinhost.secure_zmq.sockets import ZAP_DOMAIN, last_endpoint, limit_socket, require_fresh, speaks_curve
+from twinhost.secure_zmq.sockets import LINGER_MS, ZAP_DOMAIN, last_endpoint, limit_socket, require_fresh, speaks_curve
 
 _log = structlog.get_logger(__name__)
 
@@ -34,8 +34,9 @@ _BIND_AGAIN_EVERY_S = 0.001
 _KEEPALIVE_IDLE_S = 10
 _KEEPALIVE_INTERVAL_S = 5
 _KEEPALIVE_COUNT = 3
-_REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; a page of a reply has 256 KiB at most
+_REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; `backlog` bounds their bytes
 _REQUESTS_HIGH_WATER_MARK = 16  # of a peer, whole ones: large ones wait in the kernel's buffers, and not here
+_SEND_BUFFER_BYTES = 256 * 1024  # of a connection; by itself the kernel takes up to 4 MiB for a peer that doesn't read
 _BACKLOG = 1_024  # connections waiting to be accepted
 _MAX_SUBSCRIPTION_BYTES = 1_024  # on the wire; also the handshake's commands, of which INITIATE takes about 300
 _SUBSCRIPTIONS_HIGH_WATER_MARK = 64  # queued per connection: libzmq keeps a tree node for every byte
@@ -100,7 +101,9 @@ class ServerSocket:
     def _bind_again(self, while_unbound: Callable[[], None]) -> None:
         """Unbind, which ends every session, and bind to the same address."""
         address = self.address
+        self.socket.linger = LINGER_MS
         self.socket.unbind(address)
+        self.socket.linger = 0
         while_unbound()
         deadline = time.monotonic() + _BIND_AGAIN_S
         while True:
@@ -117,7 +120,7 @@ class ServerSocket:
     def close(self) -> None:
         self.guard.stop()
         self.monitor.close()
-        self.socket.close()
+        self.socket.close(LINGER_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,21 +206,27 @@ def put_server_key(socket: "zmq.Socket[bytes]", authenticator: Authenticator, ow
 def limit_router(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     """Limit a ROUTER; a reply to a disconnected peer is an error, and not ignored."""
     limit_socket(socket, max_payload_bytes)
-    let_clients_send_heartbeats(socket)
+    _limit_server(socket)
     socket.router_mandatory = True
     socket.sndhwm = _REPLIES_HIGH_WATER_MARK
     socket.rcvhwm = _REQUESTS_HIGH_WATER_MARK
-    socket.backlog = _BACKLOG
 
 
 def limit_feed(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     """Limit an XPUB; it receives only subscriptions, and grants none by itself."""
     limit_socket(socket, max_payload_bytes)
-    let_clients_send_heartbeats(socket)
+    _limit_server(socket)
     socket.maxmsgsize = _MAX_SUBSCRIPTION_BYTES
     socket.rcvhwm = _SUBSCRIPTIONS_HIGH_WATER_MARK
-    socket.backlog = _BACKLOG
     socket.xpub_manual = True
+
+
+def _limit_server(socket: "zmq.Socket[bytes]") -> None:
+    """Limit what the connections of a bound socket take from the kernel, and for how long."""
+    let_clients_send_heartbeats(socket)
+    socket.backlog = _BACKLOG
+    socket.sndbuf = _SEND_BUFFER_BYTES
+    socket.linger = 0  # else libzmq keeps what it has for a connection for a second after its end
 
 
 def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:

@@ -27,7 +27,7 @@ _HEARTBEAT_TIMEOUT_MS = 10_000
 _HEARTBEAT_TTL_MS = 20_000  # at most 65.5 s, where libzmq's field overflows
 _UNACKNOWLEDGED_MS = 10_000  # by TCP; else it also delivers, after a long cut, what was sent on a socket that is closed
 _HIGH_WATER_MARK = 1_000  # messages per peer
-_LINGER_MS = 1_000
+LINGER_MS = 1_000
 _RECONNECT_MS = 100
 _RECONNECT_MAX_MS = 2_000
 _CURVE_OVERHEAD_BYTES = 33  # RFC 26, a MESSAGE command: 16 of box, 8 of nonce, 8 of name, 1 of flags
@@ -140,7 +140,7 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     socket.heartbeat_ttl = _HEARTBEAT_TTL_MS  # until the other side ends a connection that is silent
     socket.tcp_maxrt = _UNACKNOWLEDGED_MS
     socket.set_hwm(_HIGH_WATER_MARK)
-    socket.linger = _LINGER_MS
+    socket.linger = LINGER_MS
     # The intervals are random for each socket, since libzmq's jitter is a fraction of the longest: all that lose one
     # server at the same time would reconnect at the same time.
     socket.reconnect_ivl = round(_RECONNECT_MS * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
