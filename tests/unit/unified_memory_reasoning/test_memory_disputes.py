@@ -179,7 +179,11 @@ def test_a_taken_id_says_whose_it_is(bench: SearchedBench) -> None:
 
 def test_a_limited_caller_supersedes_its_own_alone(bench: SearchedBench) -> None:
     bench.store("a", "of Ana")
-    bench.serve(bench.make(), Grants({"agent": {"store_memory:own", "get_memory", "query_memory"}}))
+    limited = {"store_memory:own", "sync_memories:own", "get_memory", "query_memory"}
+    bench.serve(bench.make(), Grants({"agent": limited}))
+    record = {"id": "b", "content": "of Ben", "supersedes": ["a"], "last_accessed": MAY}
+    synced = bench.ask("sync_memories", BEN, memories=[record])
+    assert (synced["refused_ids"], synced["memories"], bench.ids()) == (["b"], [], ["a"])
     refused = bench.ask("store_memory", BEN, content="of Ben", supersedes=["a"])
     assert (refused["code"], "grant the action without `own`" in refused["error"]) == ("not_granted", True)
     assert bench.ask("store_memory", content="of Ana", supersedes=["a"])["status"] == "ok"

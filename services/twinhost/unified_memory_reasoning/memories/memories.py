@@ -290,6 +290,10 @@ class Memories(MemoryReads):
 
     def _merge(self, record: Memory, caller: Caller) -> Merged:
         before = self._find(record.id)
+        if caller.own_only and not all(map(caller.owns, self._writers_of(record.details.supersedes))):
+            return Merged(
+                before or Kept(record, 0, caller.name), "refused", before is not None and not self._hidden(before)
+            )
         if before is None:
             return self._merged(self._write(record, caller, None), "added")
         was, merged = before.memory, merge(before.memory, record)
@@ -363,6 +367,9 @@ class Memories(MemoryReads):
     def _visible(self, memory_id: str) -> Kept | None:
         entry = self._find(memory_id)
         return None if entry is None or entry.memory.deleted or self._hidden(entry) else entry
+
+    def _writers_of(self, memory_ids: Iterable[str]) -> set[str]:
+        return {entry.written_by for entry in map(self._visible, memory_ids) if entry is not None}
 
     def _hidden(self, entry: Kept) -> bool:
         return self._quarantine.hides(entry.written_by)
