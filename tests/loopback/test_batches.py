@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from itertools import pairwise
 from random import Random
@@ -14,6 +14,7 @@ import zmq
 from tests.loopback.agent import ANY_PORT
 from tests.waiting import PATIENCE_S
 from twinhost.secure_zmq.bound_socket import open_unencrypted_server_socket
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import Dispatcher, More
 from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.framing.forms import SEPARATOR, replies_in, together
@@ -32,7 +33,7 @@ class Answerer:
     """In the dispatcher's place: answers with the payload, and notes how many came at once, and before a commit."""
 
     max_payload_bytes = 1 << 20
-    seconds: Mapping[str, float] = {}
+    spent: Sequence[tuple[Caller | None, float]] = ()
 
     def __init__(self, *, commits: bool) -> None:
         self.first: list[int] = []

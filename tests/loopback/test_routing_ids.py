@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ from tests.identities import authorize, new_pair
 from tests.loopback.agent import ANY_PORT, ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.secure_zmq.bound_socket import ServerSocket, open_server_socket
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher, More
 from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
@@ -32,7 +33,7 @@ class Collector:
     """In the dispatcher's place: answers with the payload, and takes in what comes until the test has it answer."""
 
     max_payload_bytes = 65_536
-    seconds: Mapping[str, float] = {}
+    spent: Sequence[tuple[Caller | None, float]] = ()
 
     def __init__(self) -> None:
         self.entered, self.gate, self.looking = threading.Event(), threading.Event(), threading.Event()

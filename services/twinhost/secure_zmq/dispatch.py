@@ -24,7 +24,7 @@ import structlog
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
-from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, name_of, no_caller_named
+from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
     MessageTooLarge,
@@ -181,7 +181,7 @@ class Dispatcher:
         self._share_of = share_of
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
-        self.seconds: dict[str, float] = {}  # that each caller of the batch took, by name
+        self.spent: list[tuple[Caller | None, float]] = []  # seconds of the batch, by caller
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
@@ -231,7 +231,7 @@ class Dispatcher:
     def _answer_all(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
         self._outcomes.clear()
         self._deferred.clear()
-        self.seconds.clear()
+        self.spent.clear()
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
         replies = self._read_plainly(batch)
@@ -328,7 +328,7 @@ class Dispatcher:
         until, served = now + SLICE_S, reads[0][1]
         for inbound, caller, request, (handle, outcome) in reads:
             if caller is not served:
-                self._took(served, now - since)
+                self.spent.append((served, now - since))
                 served, since = caller, now
             try:
                 answer = handle(request, caller)
@@ -344,13 +344,8 @@ class Dispatcher:
             replies.append(reply)
             if (now := clock()) >= until:
                 break
-        self._took(served, now - since)
+        self.spent.append((served, now - since))
         return replies
-
-    def _took(self, caller: Caller | None, seconds: float) -> None:
-        """Note that requests of a caller took so long."""
-        name = name_of(caller)
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def _job(self, inbound: Inbound) -> Job:
         """Return what is known of a request that has been read before."""
@@ -384,12 +379,12 @@ class Dispatcher:
         until, served = now + SLICE_S, jobs[0].caller
         for place, job in enumerate(jobs, begin):
             if job.caller is not served:
-                self._took(served, now - since)
+                self.spent.append((served, now - since))
                 served, since = job.caller, now
             replies.append(self._answer(job, place))
             if (now := clock()) >= until:
                 break
-        self._took(served, now - since)
+        self.spent.append((served, now - since))
         return replies
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:

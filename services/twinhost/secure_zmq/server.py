@@ -19,7 +19,7 @@ from twinhost.secure_zmq.actions import Completed, Withdrawable
 from twinhost.secure_zmq.backlog import LOOK_FROM_BYTES, Backlog
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.budgets import Budgets
-from twinhost.secure_zmq.callers import Caller, name_of
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.dispatch import SLICE_S, Dispatcher
 from twinhost.secure_zmq.errors import MalformedRequest, PeerNotLive, RequestError
 from twinhost.secure_zmq.framing.forms import (
@@ -249,19 +249,20 @@ class Server:
 
     def _receive_further(self, batch: Batch) -> list[Inbound] | None:
         """Return what shares the batch's commit; None where that is to come now, since somebody else waits for it."""
-        callers = {name_of(inbound.caller) for inbound in batch.inbounds}
-        if len(callers) > 1 and self._monotonic() - self._answering_since > SLICE_S:
+        first = batch.inbounds[0].caller
+        several = any(inbound.caller is not first for inbound in batch.inbounds)
+        if several and self._monotonic() - self._answering_since > SLICE_S:
             return None
         room = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns))
         further = Batch()
         if self.turns:
             self._keep_arrived()
-            if not self.turns.only_of(callers):
+            if several or not self.turns.only_of(first):
                 return None
             further = self._still_valid(self.turns.next(min(room, self._most_in_turn), MAX_BATCH_BYTES - batch.size))
         else:
             self._receive(further, room, DONTWAIT, MAX_BATCH_BYTES - batch.size)
-            if len(callers) == 1 and not {name_of(inbound.caller) for inbound in further.inbounds} <= callers:
+            if not several and any(inbound.caller is not first for inbound in further.inbounds):
                 self._refused.extend(self.turns.keep(further))
                 return None
         batch.extend(further)
@@ -354,7 +355,7 @@ class Server:
         self._send(self._complete(answered, deferred) if deferred or batch.together else answered, at_once=at_once)
         if self.turns or len(replies) < len(batch.returns):
             self.turns.put_back(batch, len(replies))
-            self.turns.charge(self._dispatcher.seconds)
+            self.turns.charge(self._dispatcher.spent)
         return len(replies)
 
     def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, DeferredReply]) -> list[Answered]:

@@ -6,7 +6,7 @@ one has that is served at that moment, so that nobody saves time up.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from twinhost.secure_zmq.budgets import Budgets, over_budget
 from twinhost.secure_zmq.callers import Caller, name_of
@@ -59,9 +59,9 @@ class Turns:
     def __bool__(self) -> bool:
         return any(queue.lines for queue in self._queues.values())
 
-    def only_of(self, names: set[str]) -> bool:
-        """Return whether all that waits is of these identities."""
-        return all(name in names for name, queue in self._queues.items() if queue.lines)
+    def only_of(self, caller: Caller | None) -> bool:
+        """Return whether all that waits is of this identity."""
+        return all(name == name_of(caller) for name, queue in self._queues.items() if queue.lines)
 
     def keep(self, batch: Batch) -> Batch:
         """Keep what has arrived, behind what its callers have here; return those requests that are refused."""
@@ -98,11 +98,11 @@ class Turns:
             queue.take(batch, most, max_bytes)
         return batch
 
-    def charge(self, seconds: Mapping[str, float]) -> None:
-        """Note the time that identities have used, and forget those of which nothing waits."""
-        for name, used in seconds.items():
-            if (queue := self._queues.get(name)) is not None:
-                queue.used += used / queue.turns
+    def charge(self, spent: Iterable[tuple[Caller | None, float]]) -> None:
+        """Note the seconds that identities have used, and forget those of which nothing waits."""
+        for caller, seconds in spent:
+            if (queue := self._queues.get(name_of(caller))) is not None:
+                queue.used += seconds / queue.turns
         if not all(queue.lines for queue in self._queues.values()):
             self._queues = {name: queue for name, queue in self._queues.items() if queue.lines}
 

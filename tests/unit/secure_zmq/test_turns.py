@@ -37,7 +37,7 @@ def served(turns: Turns, rounds: int, seconds: float) -> list[str]:
     names = []
     for _ in range(rounds):
         ((name, _),) = taken(turns, 1)
-        turns.charge({name: seconds})
+        turns.charge([(caller(name), seconds)])
         names.append(name)
     return names
 
@@ -46,10 +46,10 @@ def test_who_used_less_time_comes_first() -> None:
     turns = Turns(Budgets())
     turns.keep(batch_of(*many("greedy", 10)))
     assert taken(turns, 2) == [("greedy", 0), ("greedy", 1)]
-    turns.charge({"greedy": 0.02})
+    turns.charge([(caller("greedy"), 0.02)])
     turns.keep(batch_of(("polite", "p", 0)))
     assert taken(turns, 2) == [("polite", 0)]  # whose reply does not wait for the other's next one
-    turns.charge({"polite": 0.001})
+    turns.charge([(caller("polite"), 0.001)])
     assert taken(turns, 2) == [("greedy", 2), ("greedy", 3)]
 
 
@@ -69,7 +69,7 @@ def test_equal_weights_get_equal_time() -> None:
         ((name, _),) = taken(turns, 1)
         took = 0.02 if name == "slow" else 0.005
         seconds[name] += took
-        turns.charge({name: took})
+        turns.charge([(caller(name), took)])
     assert abs(seconds["slow"] - seconds["quick"]) < 0.03
 
 
@@ -128,4 +128,4 @@ def test_what_is_refused_anyway_does_not_wait() -> None:
 def _all(turns: Turns) -> Iterable[tuple[str, int]]:
     while turns:
         yield from taken(turns, 1)
-        turns.charge({})
+        turns.charge([])
