@@ -280,8 +280,8 @@ class Memories(MemoryReads):
         """Merge another store's records into this one; the n-th result is for the n-th record.
 
         To another writer's memory, any caller may add a newer access and a greater strength; a record that would change
-        more is refused, unless an operator sends it.
-        A caller whose grant is limited to its own may not add that either.
+        more is refused, unless an operator sends it. A caller whose grant is limited to its own may not add that
+        either, nor supersede another's.
 
         Raises:
             LimitReached: there would be too many memories; nothing is merged.
@@ -291,9 +291,8 @@ class Memories(MemoryReads):
     def _merge(self, record: Memory, caller: Caller) -> Merged:
         before = self._find(record.id)
         if caller.own_only and not all(map(caller.owns, self._writers_of(record.details.supersedes))):
-            return Merged(
-                before or Kept(record, 0, caller.name), "refused", before is not None and not self._hidden(before)
-            )
+            seen = before is not None and not self._hidden(before)
+            return Merged(before or Kept(record, 0, caller.name), "refused", seen)
         if before is None:
             return self._merged(self._write(record, caller, None), "added")
         was, merged = before.memory, merge(before.memory, record)
