@@ -43,12 +43,13 @@ class Resident:
     """How much of this process's memory is in RAM, on Linux; to be made in the process, and not before a fork."""
 
     def __init__(self) -> None:
+        self._page = os.sysconf("SC_PAGESIZE")
         self._statm = Path("/proc/self/statm").open("rb", buffering=0)  # noqa: SIM115 - read as long as it lives
 
     @property
     def bytes(self) -> int:
         """The bytes, in 2 µs."""
-        return int(os.pread(self._statm.fileno(), 128, 0).split()[1]) * os.sysconf("SC_PAGESIZE")
+        return int(os.pread(self._statm.fileno(), 128, 0).split()[1]) * self._page
 
 
 @dataclass(slots=True)

@@ -65,7 +65,7 @@ BOUND_LIMITS = (
     LIMITS
     | {zmq.HEARTBEAT_IVL: 0, zmq.TCP_MAXRT: 0, zmq.TCP_KEEPALIVE: 1, zmq.SNDHWM: 512}
     | {
-        zmq.RCVHWM: 16,
+        zmq.RCVHWM: 128,
         zmq.LINGER: 0,
     }
 )

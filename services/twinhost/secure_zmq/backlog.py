@@ -15,6 +15,7 @@ from twinhost.secure_zmq.errors import OverBudget
 from twinhost.secure_zmq.session import Session
 from twinhost.secure_zmq.sessions import CallerSource
 
+UNCOUNTED_BYTES = 256  # of a reply: counting costs as much as sending it, and libzmq keeps 512 of a connection
 LOOK_FROM_BYTES = 64 * 1024  # of an owner: with less, nothing is looked up; a budget is at least as large
 _LIMIT = "unsent_bytes"
 _REMEDY = "read the replies that wait for you, and repeat this request, which was not executed"
@@ -29,9 +30,13 @@ class Backlog:
         self._sessions = sessions
         self._budgets = budgets
         self._largest = largest
+        self.crowded: set[str] = set()  # owners that may have more than LOOK_FROM_BYTES unread
 
     def refusal(self, caller: Caller, session: Session) -> OverBudget | None:
         """Return why a request is not executed, if a reply may not fit beside what its caller has not read."""
+        if session.account.of_owner <= LOOK_FROM_BYTES:
+            self.crowded.discard(session.name)
+            return None
         most = self._most(caller)
         room = most - min(self._largest, most // 2)
         if session.account.of_owner <= room or (used := self._settle(session)) <= room:
@@ -43,6 +48,7 @@ class Backlog:
 
         The connections of its caller that leave most unread are closed first.
         """
+        self.crowded.add(session.name)
         caller = self._sessions.caller_named(session.name)
         if caller is None:  # nothing is sent to it, as soon as that is noticed
             return True

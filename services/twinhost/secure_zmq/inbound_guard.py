@@ -25,8 +25,9 @@ from twinhost.secure_zmq.sessions import CallerSource, SecuredSessions
 from twinhost.worker import Waker, Worker
 
 ALLOWED_BYTES = 64 * 1024  # of each connection
-_PAUSE_S = 0.02  # between two looks, while data comes
-_STEP_S = 0.005  # within a pause
+_PAUSE_S = 0.06  # between two looks, while data comes
+_STEP_S = 0.02  # within a pause: each wakes this thread, which the loop notices
+_URGENT_S = 0.002  # between two looks, while much waits
 _GROWN_BYTES = 2 * 1024 * 1024  # of the process, since the last look
 _PAUSE_FACTOR = 20  # times a look's duration, so that many connections cost little CPU time
 _YIELD_AFTER = 64  # connections: then the GIL is released for a waiting thread, which would get it after 5 ms
@@ -75,15 +76,16 @@ class InboundGuard(Worker):
             self._pause(pause_s)
             started = time.monotonic()
             excessive = self._look()
-            pause_s = _STEP_S if excessive else max(_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - started))
+            pause_s = _URGENT_S if excessive else max(_PAUSE_S, _PAUSE_FACTOR * (time.monotonic() - started))
             if excessive:
                 self._close_worst()
 
     def _pause(self, seconds: float) -> None:
         """Wait between two looks, but not while the process grows."""
-        before, until = self._memory.bytes, time.monotonic() + seconds
-        while not self.wait(_STEP_S) and time.monotonic() < until and self._memory.bytes < before + _GROWN_BYTES:
-            pass
+        most, until = self._memory.bytes + _GROWN_BYTES, time.monotonic() + seconds
+        time.sleep(min(_STEP_S, seconds))  # which costs less than waiting for `stop()` too
+        while time.monotonic() < until and self._memory.bytes < most:
+            time.sleep(_STEP_S)
 
     def _look(self) -> bool:
         """Note what has come over each connection; return whether one holds more than its allowance."""

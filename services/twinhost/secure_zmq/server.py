@@ -16,7 +16,7 @@ import zmq
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Completed, Withdrawable
-from twinhost.secure_zmq.backlog import LOOK_FROM_BYTES, Backlog
+from twinhost.secure_zmq.backlog import LOOK_FROM_BYTES, UNCOUNTED_BYTES, Backlog
 from twinhost.secure_zmq.bound_socket import RekeyRequests, ServerSocket
 from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
@@ -90,6 +90,7 @@ class Server:
         self._dispatcher = dispatcher
         self._inbound_guard = InboundGuard(self._sessions, budgets)
         self.backlog = Backlog(self._sessions, budgets, dispatcher.max_payload_bytes)
+        self._crowded = self.backlog.crowded
         self._on_tick = on_tick
         self._budget = LogBudget()
         self._rekeying = RekeyRequests()
@@ -286,9 +287,9 @@ class Server:
         """Add the requests of one message, received now, to a batch; all its frames arrive together."""
         route = [routing_id]
         fault: RequestError | None = None
-        dropped = 0
+        beside = FRAME_BYTES
         if frame.more:
-            frame, fault, dropped = self._after_envelope(frame, route)
+            frame, fault, beside = self._after_envelope(frame, route)
         caller: Caller | None = None
         try:
             caller = self._sessions.caller_of(routing_id, frame, now)
@@ -296,13 +297,15 @@ class Server:
             fault = detached(error)
         session = self._sessions.session_of(routing_id)
         back = Return(route, session)
-        if session is not None and caller is not None:
-            session.connection.handled += len(frame) + dropped + FRAME_BYTES
-            if session.connection.shut:  # what libzmq holds of it is only to be freed
+        size = len(frame)
+        if session is not None:
+            connection = session.connection
+            connection.handled += size + beside
+            if connection.shut:  # what libzmq holds of it is only to be freed
                 return
-            if session.account.of_owner > LOOK_FROM_BYTES:
-                fault = fault or self.backlog.refusal(caller, session)
-        if len(frame) > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
+            if self._crowded and fault is None and caller is not None:
+                fault = self.backlog.refusal(caller, session)
+        if size > MESSAGEPACK_FROM_BYTES and is_messagepack(view := frame.buffer.toreadonly()):
             batch.add(back, Inbound(view, caller, fault))
             return
         payload = frame.bytes  # a copy
@@ -317,7 +320,7 @@ class Server:
         batch.add_parts(back, [Inbound(part, caller, fault) for part in parts], len(payload))
 
     def _after_envelope(self, frame: zmq.Frame, route: list[bytes]) -> tuple[zmq.Frame, MalformedRequest | None, int]:
-        """Add the envelope of a REQ peer to the route; return the frame after it, and the bytes of what is dropped.
+        """Add the envelope of a REQ peer to the route; return the frame after it, and the bytes beside that.
 
         Any further frame is refused.
         """
@@ -333,8 +336,8 @@ class Server:
             more, size = discard_rest(self._socket) if frame.more else (0, 0)
             frames = len(number) + 1 + more
             fault = MalformedRequest(f"the message has {frames} frames; send one JSON object in one frame")
-            return frame, fault, size + more * FRAME_BYTES
-        return frame, None, 0
+            return frame, fault, size + (1 + more) * FRAME_BYTES
+        return frame, None, FRAME_BYTES
 
     def _answer(self, batch: Batch) -> None:
         if batch.returns:
@@ -418,7 +421,7 @@ class Server:
             session = back.session
             if not leads_to(back.route[0], session):
                 failed.append(zmq.EHOSTUNREACH)
-            elif session is None:
+            elif session is None or len(reply) <= UNCOUNTED_BYTES:
                 yield back.route, reply, None
             elif session.account.of_owner + len(reply) <= LOOK_FROM_BYTES or self.backlog.fits(session, len(reply)):
                 yield back.route, reply, session.account

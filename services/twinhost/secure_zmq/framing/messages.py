@@ -29,7 +29,7 @@ AT_ONCE_BYTES = 256 * 1024  # with more, they are sent before others are made: e
 LOOK_US = 150  # how long to look for a message before sleeping, where one usually comes within that time
 
 _SNDMORE = DONTWAIT | int(zmq.SNDMORE)
-_TRACKED_FROM_BYTES = 1_024  # by pyzmq, which takes 20 µs for each; libzmq keeps 512 smaller ones of a connection
+_TRACKED_FROM_BYTES = 512  # by pyzmq, which takes 20 µs for each; libzmq keeps 512 smaller ones of a connection
 
 
 Outgoing = tuple[list[bytes], bytes, Account | None]  # the frames that lead to a peer, the content, who counts that
