@@ -1,0 +1,104 @@
+"""One agent's key that sends as fast as it can leaves another's requests in time, whatever it asks for.
+
+The goal is a p99 of 25 ms on a machine that does nothing else; docs/reference/reliability.md has what was measured.
+Here agents, both callers, and whatever else runs share two cores, so the limit is wider, and the best of some windows
+counts. Before identities took turns, it was 70 to 110 ms for changes, and seconds for searches and contexts.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.adversary.crowding import Flood, Flooding, address_of, ask_politely, enrolled
+from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.keys import KeyPair
+
+LIMIT_MS = 60.0
+QUIETS = 2  # times the p99 in quiet, which is added to the limit
+WINDOWS = 4
+TEXTS = 4_000
+A_SECOND = 50  # calls of the polite one
+WINDOW_S, QUIET_S = 3.0, 1.0
+TEXT = "report {0} of the garage door says temperature {0} in the kitchen"
+SAID = {"interaction_type": "user_query", "speaker": "bob"}
+CALLS = {
+    SDT: [("ping", {}), ("get_agent_info", {"agent_name": SDT}), ("heartbeat", {"agent_name": "polite"})],
+    UMRA: [
+        ("ping", {}),
+        ("get_memory", {"memory_id": "mine"}),
+        ("add_interaction", {"session_id": "polite", "content": "I am well", **SAID}),
+    ],
+}
+ERROR = {
+    "error_id": "NUMBER",
+    "agent_id": "greedy",
+    "severity": "error",
+    "error_type": "E",
+    "message": "disk full " * 40,
+}
+FLOODS = (
+    Flood("durable reports", SDT, [{"action": "report_error", "error": ERROR}]),
+    Flood("schemas", UMRA, [{"action": "get_schema"}], in_flight=4),
+    Flood("interactions", UMRA, [{"action": "add_interaction", "session_id": "s", "content": "flat NUMBER", **SAID}]),
+    Flood("searches", UMRA, [{"action": "search_memory", "query": "garage door temperature NUMBER"}], in_flight=4),
+    Flood(
+        "contexts",
+        UMRA,
+        [{"action": "get_context", "session_id": "long", "max_tokens": 8_000, "query": "garage door temperature"}],
+        in_flight=4,
+    ),
+    Flood(
+        "large writes",
+        UMRA,
+        [
+            {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 250_000, "number": "NUMBER"}},
+            {"action": "store_memory", "memory_id": "m-NUMBER", "content": "word " * 13_000},
+            {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 2**20}},  # refused
+        ],
+        connections=8,
+        in_flight=4,
+    ),
+    Flood("costly patterns", UMRA, [{"action": "get_error_solution", "error_message": "ab" * 32_000}], in_flight=4),
+)
+
+
+@pytest.fixture(scope="module")
+def keys(hosts: Hosts) -> tuple[KeyPair, KeyPair]:
+    greedy, polite = enrolled(hosts, "greedy", "polite")
+    for name in (SDT, UMRA):
+        hosts.start(name, apart=True)
+    for process in hosts.processes:
+        process.wait_until_ready()
+    with Client(address_of(hosts, SDT, polite)) as client:
+        client.call("register_agent", agent_name="polite", status="HEALTHY")
+    with Client(address_of(hosts, UMRA, polite)) as client:
+        client.call("store_memory", memory_id="mine", content="a memory")
+        said = ({"session_id": "long", "content": TEXT.format(number), **SAID} for number in range(TEXTS))
+        assert all(client.map(("add_interaction", fields) for fields in said))
+    with Client(address_of(hosts, UMRA, greedy)) as client:
+        for number in range(8):
+            client.call("add_error_pattern", error_type="E", pattern=f"(a|b)*a(a|b){{{300 + number}}}c")
+    return greedy, polite
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with Hosts(tmp_path_factory.mktemp("turns"), heartbeat_s=5.0) as hosts:
+        yield hosts
+
+
+@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.name.replace(" ", "-"))
+def test_one_key_s_flood_leaves_others_in_time(hosts: Hosts, keys: tuple[KeyPair, KeyPair], flood: Flood) -> None:
+    greedy, polite = keys
+    address = address_of(hosts, flood.agent, polite)
+    seen: list[str] = []
+    for _ in range(WINDOWS):
+        quiet = ask_politely(CALLS[flood.agent], address, A_SECOND, QUIET_S)
+        with Flooding(flood, address_of(hosts, flood.agent, greedy)) as flooding:
+            flooded = ask_politely(CALLS[flood.agent], address, A_SECOND, WINDOW_S)
+        assert sum(flooding.answered.values()) > flood.connections
+        seen.append(f"{flooded} (in quiet {quiet})")
+        if flooded.p99_ms <= LIMIT_MS + QUIETS * quiet.p99_ms:
+            return
+    pytest.fail(f"beside {flood.name}: {'; '.join(seen)}")
