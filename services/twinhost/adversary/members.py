@@ -389,7 +389,7 @@ def tidied_up(targets: Sequence[AttackedByMember]) -> Iterator[None]:
         for target in targets:
             if target.agent.name == MEMORY_AGENT:
                 with target.neighbour() as neighbour:
-                    _tidied(partial(neighbour.call, "delete_space", space=f"private:{target.own_name}"))
+                    _tidied(partial(neighbour.call, "delete_space", name=f"private:{target.own_name}"))
 
 
 def _tidied(call: Callable[[], object]) -> None:

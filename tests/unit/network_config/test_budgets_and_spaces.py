@@ -1,5 +1,6 @@
 """Budgets and spaces in the configuration: what is read, and what stops the start with file and path."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 def _with(tmp_path: Path, spaces: str = "", budgets: str = "") -> Path:
     text = DEFAULT_PATH.read_text(encoding="utf-8")
     if budgets:
-        text = text.replace("limits:\n", f"limits:\n  budgets: {budgets}\n", 1)
+        text = re.sub(r"  budgets:.*?(?=\n  \w)", f"  budgets: {budgets}", text, count=1, flags=re.DOTALL)
     path = tmp_path / "network_config.yaml"
     path.write_text(f"{text}\nspaces: {spaces}\n" if spaces else text, encoding="utf-8")
     return path

@@ -1,7 +1,8 @@
 """The actions on spaces themselves: list those that the caller may use, and delete one."""
 
-from typing import Literal, TypedDict
+from typing import Annotated, Literal, TypedDict
 
+import msgspec
 import structlog
 
 from twinhost.network_config.model import SHARED
@@ -25,7 +26,7 @@ class ListSpaces(Request, tag="list_spaces"):
 class DeleteSpace(Request, tag="delete_space"):
     """Delete a space with all that it holds; an operator's action. A backup of it is not touched."""
 
-    name: NAME
+    name: Annotated[NAME, msgspec.Meta(examples=["private"])]
 
 
 class SpaceDocument(TypedDict):
