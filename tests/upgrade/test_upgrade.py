@@ -79,7 +79,7 @@ def accounted_for(context: dict[str, Any]) -> dict[str, Any]:
     """
     turns = sorted(line for line in context["text"].splitlines() if line.startswith("["))
     about = len(turns) + context["dropped"] if context["dropped"] else turns
-    arranged = ("text", "tokens", "dropped", "dropped_ids")
+    arranged = ("text", "tokens", "dropped", "dropped_ids", "cut_ids")
     return {**{name: each for name, each in context.items() if name not in arranged}, "turns": about}
 
 
