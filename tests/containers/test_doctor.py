@@ -1,6 +1,7 @@
 """`cli doctor` on the real stack, from either host: good as it is, clear after a sabotage; and the attack itself."""
 
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from tests.containers.kept import Finished
 from tests.containers.stack import AGENTS, Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.campaign import ATTACKS, LEGITIMATE_CLIENT, NOT_FROM_OUTSIDE
+from twinhost.adversary.members import ATTACKS as INSIDERS_ATTACKS
 
 pytestmark = pytest.mark.sdt_security
 
@@ -144,4 +146,20 @@ def test_the_intruder_gets_nowhere(stack: Stack) -> None:
     }
     assert listed >= wanted
     assert {name for _, name in listed - played} == {attack.name for attack in NOT_FROM_OUTSIDE}
+    stack.wait_until_ready()
+
+
+def test_the_insider_harms_nobody_and_leaves_no_key(stack: Stack) -> None:
+    """The documented command: it makes a key, attacks both agents with it, and revokes it."""
+    done = stack.twinhost("doctor", "--insider", "--format", "junit")
+    suites = ElementTree.fromstring(done.out)
+    assert [dict(failure.attrib) for failure in suites.iter("failure")] == []
+    assert done.status == 0, done.err
+    played = {case.attrib["name"] for case in suites.iter("testcase") if case.find("skipped") is None}
+    assert played == {LEGITIMATE_CLIENT, *(attack.name for attack in INSIDERS_ATTACKS)}
+    with stack.client("pc2", "operator") as client:
+        spaces = client.call("list_spaces")["spaces"]
+        assert not [space for space in spaces if "insider" in space["name"]]
+    assert re.search(r"^revoked: \S+ insider-", done.err, re.MULTILINE), done.err
+    assert "insider" not in stack.run("cli", "keys", "list", "--json").out
     stack.wait_until_ready()

@@ -87,7 +87,10 @@ def test_several_roles_and_another_agent_of_the_configuration(tree: Path) -> Non
     [
         (("SystemDigitalTwin", "--host", "mainpc", "--role", "agent"), "authorises others and is not enrolled itself"),
         (("operator", "--host", "mainpc", "--role", "operator"), "operator has a key already, SHA256:"),
-        (("Sensor", "--host", "pc3", "--role", "root"), "there is no role 'root'; its grants are for: agent, operator"),
+        (
+            ("Sensor", "--host", "pc3", "--role", "root"),
+            "there is no role 'root'; its grants are for: agent, insider",
+        ),
         (("Sensor", "--host", "pc3", "--role", "unauthenticated"), "there is no role 'unauthenticated'"),
         (("Sensor", "--host", "pc3", "--role", "invitation"), "there is no role 'invitation'"),
         ((UMRA, "--host", "pc3", "--role", "agent"), "on pc2 (agent) there, not Unified"),
