@@ -10,12 +10,17 @@ import psutil
 import pytest
 import zmq
 
+from tests.loopback.agent import ServedAgent
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import CurveClient, Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to, frame_header
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.client import Client, Subscriber
 from twinhost.secure_zmq.connections import SESSIONS_PER_KEY
+from twinhost.secure_zmq.errors import OverBudget
+from twinhost.secure_zmq.framing.forms import together
+from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 MOST_GROWTH = 64 * 2**20
@@ -189,3 +194,48 @@ def test_requests_do_not_fill_the_memory(
     print(f"{stream.__name__}: grew by {memory.most / 2**20:.1f} MiB; {closed} closed; worst {max(took) * 1e3:.0f} ms")
     assert memory.most < MOST_GROWTH
     wait_until(lambda: memory.growth() < MOST_GROWTH / 2, GIVEN_BACK_S, "the memory is given back")
+
+
+def test_beside_unread_replies_a_request_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """With a typed error, on another connection of the key; it may be repeated once the replies are read."""
+    agent.server.backlog._budgets = Budgets(lambda: BudgetTable(Budget(unsent_bytes=4 * 2**20)))
+    with unread(agent, peer_keys) as socket, Client(agent.secured(peer_keys)) as other:
+        for _ in range(2):
+            socket.send(LARGE_REQUEST)
+        with pytest.raises(OverBudget) as refused:
+            wait_until(lambda: other.call("large", reply_bytes=2 * 2**20) is None, PATIENCE_S, "it is refused")
+        assert (refused.value.budget, refused.value.limit) == ("unsent_bytes", 4 * 2**20)
+        assert len([socket.recv() for _ in range(3)]) == 3
+        other.call("large", reply_bytes=2 * 2**20)
+
+
+def test_the_connection_that_leaves_most_unread_is_closed(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """And no other one of the key."""
+    agent.server.backlog._budgets = Budgets(lambda: BudgetTable(Budget(unsent_bytes=3 * 2**20)))
+    with Client(agent.secured(peer_keys)) as other, unread(agent, peer_keys) as socket:
+        other.call("who_am_i")
+        socket.send(together([LARGE_REQUEST] * 4))
+        connections = agent.server_socket.sessions.connections
+        wait_until(lambda: connections.closed_count, PATIENCE_S, "it is closed")
+        wait_until(lambda: len(connections.open()) == 1, PATIENCE_S, "its end is noticed")
+        wait_until(lambda: agent.server.backlog.used()[NAME] < 2**20, PATIENCE_S, "nothing is held for it")
+        other.call("who_am_i")
+        assert connections.closed_count == 1
+
+
+NAME = "UnifiedMemoryReasoningAgent"  # of `peer_keys`
+LARGE_REQUEST = b'{"action": "large", "reply_bytes": %d}' % (2 * 2**20)
+
+
+@contextmanager
+def unread(agent: ServedAgent, keys: KeyPair) -> Iterator["zmq.Socket[bytes]"]:
+    """A connection that takes in as little as can be of what it doesn't read."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger, socket.rcvhwm, socket.rcvbuf, socket.rcvtimeo = 0, 1, 4_096, int(1_000 * PATIENCE_S)
+        socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
+        socket.curve_serverkey = agent.public_key.z85
+        socket.connect(agent.address)
+        for _ in range(2):  # of which one waits in its queue
+            socket.send(b'{"action": "who_am_i"}')
+        socket.recv()
+        yield socket

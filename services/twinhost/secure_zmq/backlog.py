@@ -55,7 +55,8 @@ class Backlog:
         excess = session.account.of_owner + size - self._most(caller)
         if excess <= 0:
             return True
-        excess = self._settle(session) + size - self._most(caller)
+        used = self._settle(session)
+        excess = used + size - self._most(caller) if used else 0  # one reply may be larger than the budget
         stays = True
         for worst in sorted(self._sessions.of_owner(session.name), key=lambda other: -other.account.unsent):
             if excess <= 0:

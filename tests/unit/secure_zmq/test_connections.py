@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.secure_zmq.wall_clock import LeapingClock, StandingClock
 from twinhost.secure_zmq import connections as table
-from twinhost.secure_zmq.connections import Connections, SessionLimits
+from twinhost.secure_zmq.connections import Connection, Connections, SessionLimits
 from twinhost.secure_zmq.descriptors import held, remote, remote_of
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 
@@ -133,3 +133,17 @@ def test_a_remote_address_is_read_in_one_call(family: socket.AddressFamily, addr
         assert remote_of(server.fileno()) is None
     with closing(os.fdopen(os.open(os.devnull, os.O_RDONLY))) as file:
         assert remote_of(file.fileno()) is None
+
+
+def test_what_came_and_was_not_taken_is_behind() -> None:
+    """A little is forgotten with each request, as heartbeats are; without one, and beyond that, nothing is."""
+    connection = Connection(1)
+    assert connection.behind(600, 1_000) == 600
+    connection.handled = 500
+    assert connection.behind(1_100, 1_000) == 0
+    assert connection.behind(1_700, 1_000) == 600
+    assert connection.behind(1_700, 1_000) == 600
+    connection.handled = 600
+    assert connection.behind(9_100, 1_000) == 7_900
+    connection.handled = 8_500
+    assert connection.behind(9_100, 1_000) == 0
