@@ -32,6 +32,8 @@ DAY_S = 86_400.0
 ATTACKER = Caller("attacker", "pc2", frozenset({"agent"}), "SHA256:of-the-attacker")
 STRANGER = Caller("stranger", "laptop", frozenset({"agent"}), "SHA256:of-the-stranger")  # whose host is not measured
 
+_REFUSED = ("over_budget", "limit_reached")
+
 pytestmark = pytest.mark.sdt_security
 
 
@@ -281,3 +283,31 @@ def test_machines_have_one_share_whatever_host_is_named(bench: MetricsBench) -> 
     bench.both_measured(mainpc=with_gpu(0, 1_000, machine=machine), pc2=sample(machine=machine))
     assert bench.ask("reserve_vram", ATTACKER, amount_mb=400, host="mainpc")["status"] == "success"
     assert bench.ask("reserve_vram", ATTACKER, amount_mb=400, host="pc2")["code"] == "over_budget"
+
+
+@pytest.mark.parametrize("uuids", [("GPU-1",), ()])
+@pytest.mark.parametrize("resource", ["ram", "vram"])
+def test_no_host_makes_another_ones_machine_larger(bench: MetricsBench, resource: str, uuids: tuple[str, ...]) -> None:
+    """A key of any host may say that it is on mainpc's machine, and how much that has: what mainpc measures counts."""
+    bench.budget = BudgetTable(Budget(lease_share=0.5))
+    machine = MachineSample(boot_id="b00t")
+    bench.measured("mainpc", with_gpus((0, 1_000), uuids=["GPU-1"], machine=machine))
+    larger = with_gpus((0, 1e6), uuids=uuids, machine=machine, ram_used_mb=0.0, ram_total_mb=1e6)
+    bench.measured("laptop", larger)
+    assert bench.ask(f"reserve_{resource}", STRANGER, amount_mb=600, host="laptop")["code"] in _REFUSED
+    assert bench.ask(f"reserve_{resource}", STRANGER, amount_mb=400, host="laptop")["status"] == "success"
+    assert bench.ask(f"reserve_{resource}", STRANGER, amount_mb=400, host="laptop")["code"] in _REFUSED
+    assert bench.ask(f"reserve_{resource}", NEWCOMER, amount_mb=100, host="mainpc")["status"] == "success"
+
+
+def test_no_host_takes_its_leases_to_another_ones_machine(bench: MetricsBench) -> None:
+    """Those that were made while it said nothing of its machine stay its own, also after a restart."""
+    bench.measured("mainpc", machine := sample(machine=MachineSample(boot_id="b00t")))
+    bench.measured("laptop", sample(ram_used_mb=0.0, ram_total_mb=1e6))
+    assert bench.ask("reserve_ram", STRANGER, amount_mb=5_000, host="laptop")["status"] == "success"
+    for restarts in (False, True):
+        if restarts:
+            bench.restart(killed=True)
+        bench.measured("mainpc", machine)
+        bench.measured("laptop", machine)
+        assert bench.ask("reserve_ram", NEWCOMER, amount_mb=100, host="mainpc")["status"] == "success", restarts

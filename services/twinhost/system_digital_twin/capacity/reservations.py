@@ -51,7 +51,7 @@ MAX_WAITING_PER_HOLDER = 16
 MAX_NOTIFIED = 100  # leases whose holders are notified, for one request
 RECONNECT_S = 3.0  # for which a request without a connection keeps its place
 DEAD_AFTER_S = 5.0  # of silence seen by this process, which may itself have been stopped before
-_MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb", "latency_ms")
+_MEASURED = ("cpu_percent", "ram_used_mb", "ram_total_mb")  # of a machine
 LEASE_WANTED = "lease_wanted"
 _RETRY_S = 1.0
 _NOTIFY_EVERY_S = 1.0
@@ -126,15 +126,19 @@ class Hosts:
     def _machine_of(self, held: OpenLease) -> str | None:
         """Return the machine of a lease; where an older version stored it without, the one that its host is on now."""
         host = held.lease.host
-        return held.lease.machine or (self._metrics.machine_of(host) if host in self._metrics.hosts() else None)
+        if held.lease.machine is not None:
+            return held.lease.machine or None
+        return self._metrics.machine_of(host) if host in self._metrics.hosts() else None
 
     def state(self, host: str) -> HostState:
         """Return the metrics and leases of a host; NotFound for an unknown one."""
         if host not in self._states:
-            sample, since, open_now = self._metrics.current(host), self._metrics.measured_since(host), self.leases(host)
+            sample, open_now, by = self._metrics.current(host), self.leases(host), self._measures(host)
+            of_machine, since = sample and self._metrics.current(by), self._metrics.measured_since(by)
             self._states[host] = HostState(
                 host=host,
-                **{name: getattr(sample, name) for name in _MEASURED if sample},
+                latency_ms=sample.latency_ms if sample else None,
+                **{name: getattr(of_machine, name) for name in _MEASURED if of_machine},
                 ram_leased=leased(open_now, "ram", lambda _: since),
                 vram_leased=leased(open_now, "vram", lambda _: since),
                 cards=self._cards(host) if sample else (),
@@ -168,6 +172,14 @@ class Hosts:
         card = None if on.gpu is None else on.gpu["uuid"] or on.gpu["index"]
         return resource, self._metrics.machine_of(on.host) or on.host, card
 
+    def _measures(self, host: str) -> str:
+        """Return the host whose measurements of the machine count: the first that is there, mainpc before all.
+
+        Each host says itself on which machine it is, and would otherwise lease more of that than there is.
+        """
+        there = {host, *self._metrics.same_machine(host)}
+        return next((name for name in self._metrics.hosts() if name in there and not self._metrics.stale(name)), host)
+
     def _cards(self, host: str) -> tuple[Card, ...]:
         """Return the cards that a driver on a host's machine measures; without one, those that agents there report."""
         on_machine = [host, *self._metrics.same_machine(host)]
@@ -177,12 +189,25 @@ class Hosts:
             cards = _reported(self._reports.of_hosts(on_machine), self._dead)
             measured_since = self._reports.received_at  # each holder reports its own use
         else:
-            cards, since = _measured(self._metrics.current(driven)), self._metrics.measured_since(driven)
+            cards, since = self._first_measured(driven, on_machine), self._metrics.measured_since(driven)
             measured_since = lambda _: since  # noqa: E731
         open_now = self.leases(host)
         return tuple(
             msgspec.structs.replace(card, leased=leased(open_now, "vram", measured_since, card.gpu)) for card in cards
         )
+
+    def _first_measured(self, driven: str, on_machine: Collection[str]) -> list[Card]:
+        """Return the cards of a host, each as the first host of its machine measures it."""
+        first: dict[str | int, Card] = {}
+        for name in self._metrics.hosts():
+            for card in _measured(self._metrics.current(name)) if name in on_machine else ():
+                first.setdefault(card.index, card)
+                first.setdefault(card.uuid or card.index, card)
+        return [_measured_as(card, first[card.uuid or card.index]) for card in _measured(self._metrics.current(driven))]
+
+
+def _measured_as(card: Card, other: Card) -> Card:
+    return msgspec.structs.replace(card, used_mb=other.used_mb, total_mb=other.total_mb)
 
 
 def _measured(sample: HostSample | None) -> list[Card]:
@@ -466,7 +491,7 @@ class Reservations:
             demand.ttl_s,
             demand.holder,
             waited_as=demand.request_id if waited else None,
-            machine=self._metrics.machine_of(on.host),
+            machine=self._metrics.machine_of(on.host) or "",  # what the host says later doesn't move it
         )
         places = hosts.places(demand.resource) if waiting else {}
         self._order.given(waiter, hosts.slot(demand.resource, on), self._lease_for(waiter), places, waiting)
