@@ -45,7 +45,7 @@ _CALL_S = 10.0
 _PIECE = "x" * 32_768
 _TRIES_BEYOND = 1.5  # of a budget: an agent may count what it stores as less than what was sent
 _MOST_SENT = 64 * 2**20  # bytes, whatever the budget is
-_SILENT_CONNECTIONS, _SILENT_S = 9, 6.0
+_SILENT_CONNECTIONS, _SILENT_S, _FREED_WITHIN_S = 9, 6.0, 10.0
 _FLOOD_S, _FLOOD_CONNECTIONS = 3.0, 8
 _ASK_EVERY_S = 0.05
 NEIGHBOUR_P99_S = 0.25  # of a neighbour's calls during a flood: far above what an idle machine needs
@@ -119,9 +119,24 @@ def _unread(target: AttackedAgent) -> AttackOutcome:
                 except (Disconnected, NoAnswer, OSError):
                     silent.remove(client)
                     refused += 1
-        served = target.served_after_s()
-    said = f"of {_SILENT_CONNECTIONS} connections that read nothing {refused} were closed, or not read any further"
-    return defended(f"{said}; a neighbour waited {served:.2f} s") if refused else breached(f"none: {said}")
+        served_s = target.served_after_s()
+    said = f"{refused} of {_SILENT_CONNECTIONS} connections that read nothing were closed, and others' requests refused"
+    freed_s = _freed_after_s(target)
+    if freed_s is None:
+        return breached(f"{said}; once they have ended, their key is refused for more than {_FREED_WITHIN_S:g} s")
+    return defended(f"{said}; a neighbour waited {served_s:.2f} s, and their key {freed_s:.2f} s after their end")
+
+
+def _freed_after_s(target: AttackedAgent) -> float | None:
+    """Return how long after the end of its connections a key is served again; None if that is too long."""
+    ended = time.monotonic()
+    with target.client() as client:
+        while (waited_s := time.monotonic() - ended) < _FREED_WITHIN_S:
+            with suppress(OverBudget, ConnectionRefused):  # what it sent before comes first
+                client.call("ping", deadline_s=SERVED_WITHIN_S)
+                return waited_s
+            time.sleep(_ASK_EVERY_S)
+    return None
 
 
 def _fill(what: str, send: Callable[[Client, int], object], tidy: Callable[[Client, int], object]) -> _Play:
@@ -138,6 +153,8 @@ def _fill(what: str, send: Callable[[Client, int], object], tidy: Callable[[Clie
                     send(client, sent)
                     sent += len(_PIECE)
             except OverBudget as refusal:
+                if refusal.budget != "stored_bytes":
+                    return breached(f"refused for another budget than that of the disk: {refusal}")
                 return defended(f"refused after {sent:,} bytes of {what}: {refusal}")
             finally:
                 _tidied(lambda: tidy(client, sent))
