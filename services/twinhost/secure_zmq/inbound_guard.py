@@ -38,12 +38,16 @@ _REASON = "its key's requests that have not been handled exceed the budget unhan
 class InboundGuard(Worker):
     """Watches the connections of a socket; its thread sleeps until data comes."""
 
-    def __init__(self, sessions: CallerSource, budgets: Budgets) -> None:
-        """Take the sessions of a socket of which no connection has been accepted, and the budgets."""
+    def __init__(self, sessions: CallerSource, budgets: Budgets, largest: int) -> None:
+        """Take the sessions of a socket of which no connection has been accepted, and the budgets.
+
+        One message may be larger than the budget; libzmq takes none that has more than `largest` bytes.
+        """
         super().__init__("inbound-guard", self._watch)
         self._sessions = sessions
         self._connections = sessions.connections
         self._budgets = budgets
+        self._largest = largest
         if sys.platform == "linux" and isinstance(sessions, SecuredSessions):
             self._waker, self._memory = Waker(), Resident()
             self._epoll = select.epoll()
@@ -110,7 +114,7 @@ class InboundGuard(Worker):
     def _close_worst(self) -> None:
         for name, waiting in self._waiting().items():
             caller = self._sessions.caller_named(name)
-            most = (self._budgets.of(caller) if caller else Budget()).unhandled_bytes
+            most = max(self._largest, (self._budgets.of(caller) if caller else Budget()).unhandled_bytes)
             excess = sum(connection.unhandled for connection in waiting) - most
             for connection in waiting:
                 if excess <= 0:

@@ -88,7 +88,7 @@ class Server:
         server_socket.handshakes.listen(lambda *_: self._tick_soon())  # which leave something to be recorded
         self._sessions: CallerSource = server_socket.sessions
         self._dispatcher = dispatcher
-        self._inbound_guard = InboundGuard(self._sessions, budgets)
+        self._inbound_guard = InboundGuard(self._sessions, budgets, 2 * dispatcher.max_payload_bytes)
         self.backlog = Backlog(self._sessions, budgets, dispatcher.max_payload_bytes)
         self._crowded = self.backlog.crowded
         self._on_tick = on_tick
