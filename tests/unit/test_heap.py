@@ -27,6 +27,7 @@ def test_much_that_is_freed_is_given_back_once(given: list[int], monkeypatch: py
 
 def test_it_is_looked_at_every_few_seconds(given: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     tended = heap.Heap()
+    monkeypatch.setattr(heap, "_free_bytes", lambda: MIB)
     tended.on_tick(0.0)
     monkeypatch.setattr(heap, "_free_bytes", lambda: 100 * MIB)
     tended.on_tick(1.0)

@@ -301,7 +301,7 @@ class Server:
         if session is not None:
             connection = session.connection
             connection.handled += size + beside
-            if connection.shut:  # what libzmq holds of it is only to be freed
+            if connection.shut and caller is not None:  # what libzmq holds of it is only to be freed
                 return
             if self._crowded and fault is None and caller is not None:
                 fault = self.backlog.refusal(caller, session)
