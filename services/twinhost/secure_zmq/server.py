@@ -258,7 +258,7 @@ class Server:
         further = Batch()
         if self.turns:
             self._keep_arrived()
-            if several or not self.turns.only_of(first):
+            if several or self._refused.returns or not self.turns.only_of(first):
                 return None
             further = self._still_valid(self.turns.next(min(room, self._most_in_turn), MAX_BATCH_BYTES - batch.size))
         else:
@@ -343,12 +343,15 @@ class Server:
         if batch.returns:
             answered = self._answer_what_fits(batch)
             self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
-        if self._refused.returns:
-            refused, self._refused = self._refused, Batch()
-            self._answer_what_fits(refused)
+            if self.turns or answered < len(batch.returns):
+                self.turns.put_back(batch, answered)
+                self.turns.charge(self._dispatcher.spent)
+        refused, self._refused = self._refused, Batch()
+        while refused.returns:
+            refused = refused.after(self._answer_what_fits(refused))
 
     def _answer_what_fits(self, batch: Batch) -> int:
-        """Answer what there is time for, and keep the rest; return how many are answered."""
+        """Answer what there is time for; return how many that are."""
         self._answering_since = self._monotonic()
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
@@ -356,9 +359,6 @@ class Server:
         # One peer continues earlier if its replies don't come all at once.
         at_once = batch.returns[0].route[0] != batch.returns[-1].route[0]
         self._send(self._complete(answered, deferred) if deferred or batch.together else answered, at_once=at_once)
-        if self.turns or len(replies) < len(batch.returns):
-            self.turns.put_back(batch, len(replies))
-            self.turns.charge(self._dispatcher.spent)
         return len(replies)
 
     def _complete(self, answered: Iterable[Answered], deferred: Mapping[int, DeferredReply]) -> list[Answered]:

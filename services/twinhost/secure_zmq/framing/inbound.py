@@ -81,6 +81,13 @@ class Batch:
         self.inbounds += inbounds
         self.size += size
 
+    def after(self, place: int) -> "Batch":
+        """Return the requests from a place on."""
+        rest = Batch()
+        for back, inbound in zip(self.returns[place:], self.inbounds[place:], strict=True):
+            rest.add(back, inbound)
+        return rest
+
     def extend(self, other: "Batch") -> None:
         """Add the requests of another batch."""
         self.together |= other.together
