@@ -16,7 +16,6 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import open_server_socket, open_unencrypted_server_socket
-from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.connections import SESSIONS_PER_KEY, SessionLimits
 from twinhost.secure_zmq.dispatch import Dispatcher, Store
@@ -30,7 +29,6 @@ from twinhost.store.database import Database
 from twinhost.store.reply_log import ReplyLog
 
 PAYLOAD_LIMIT = 4 * 1024 * 1024
-UNHANDLED_BYTES = 2 * 1024 * 1024  # of one caller that wait: about 2,000 small requests
 ANY_PORT = "tcp://127.0.0.1:*"
 EVERYDAY = frozenset({"who_am_i", "echo", "add", "total", "work", "large", "hold", "ask_another"})
 GRANTS = Grants({"agent": EVERYDAY, "unauthenticated": EVERYDAY, "operator": {"*"}})
@@ -117,8 +115,7 @@ class ServedAgent:
         self.address = self.server_socket.address
         dispatcher = self._dispatcher(wrap_store(self.database))
         self.counters = dispatcher.counters
-        budgets = Budgets(lambda: BudgetTable(Budget(unhandled_bytes=UNHANDLED_BYTES)))
-        self.server = Server(self.server_socket, dispatcher, lambda: None, budgets=budgets)
+        self.server = Server(self.server_socket, dispatcher, lambda: None)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="served-agent")
         self._thread.start()

@@ -17,6 +17,7 @@ import zmq
 from tests.identities import authorize
 from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq import turns
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.framing import exchange
@@ -295,9 +296,10 @@ def test_a_role_that_is_taken_in_the_middle_of_a_frame_is_gone(
 
 
 def test_a_flood_of_slow_frames_does_not_stop_the_others(
-    context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket
+    context: Context, agent: ServedAgent, peer_keys: KeyPair, peer: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is too much is refused, not executed, and may be repeated; another connection is served meanwhile."""
+    monkeypatch.setattr(turns, "BESIDE_PAYLOAD", 16_384)  # so that 1,000 of them fill the budget
     frames, each = 40, 128
     worked = worked_at_holds(agent)
     with connected(context, agent.secured(peer_keys)) as other:

@@ -78,10 +78,13 @@ class Turns:
 
     def put_back(self, batch: Batch, begin: int) -> None:
         """Keep what there was no time for, before what else its callers have here."""
+        served = {back.route[0] for back in batch.returns[:begin]}
         for place in range(len(batch.returns) - 1, begin - 1, -1):
-            inbound = batch.inbounds[place]
+            back, inbound = batch.returns[place], batch.inbounds[place]
             queue = self._queue_of(inbound.caller)
-            queue.line(batch.returns[place]).appendleft((batch.returns[place], inbound))
+            queue.line(back).appendleft((back, inbound))
+            if (route := back.route[0]) not in served:  # its connection was not reached: it comes before the others
+                queue.lines = {route: queue.lines.pop(route), **queue.lines}
             queue.size += _size_of(inbound)
 
     def next(self, most: int, max_bytes: int) -> Batch:

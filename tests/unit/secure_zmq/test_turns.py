@@ -129,3 +129,12 @@ def _all(turns: Turns) -> Iterable[tuple[str, int]]:
     while turns:
         yield from taken(turns, 1)
         turns.charge([])
+
+
+def test_a_connection_that_was_not_reached_comes_first() -> None:
+    """Else one with slow requests would use up every turn of its identity."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("peer", 40, "slow"), ("peer", "other", 99)))
+    batch = turns.next(10, ANY_BYTES)
+    turns.put_back(batch, 3)
+    assert taken(turns, 1) == [("peer", 99)]
