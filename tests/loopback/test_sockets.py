@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket as socket_module
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -238,3 +240,39 @@ def connecting_to(port: int) -> set[int]:
     rows = [line.split() for line in Path("/proc/net/tcp6").read_text().splitlines()[1:]]
     unanswered = [(row[1], row[2]) for row in rows if row[3] == "02"]  # SYN_SENT
     return {int(own.split(":")[1], 16) for own, other in unanswered if int(other.split(":")[1], 16) == port}
+
+
+_SLOW_SUBSCRIBER = """
+import time
+import zmq
+from twinhost.secure_zmq import sockets
+
+sockets._HEARTBEAT_INTERVAL_MS = 50
+context = zmq.Context()
+feed, subscriber = context.socket(zmq.PUB), context.socket(zmq.SUB)
+feed.sndhwm = 0
+port = feed.bind_to_random_port("tcp://127.0.0.1")
+sockets.limit_socket(subscriber, 65_536)
+subscriber.subscribe(b"")
+subscriber.connect(f"tcp://127.0.0.1:{port}")
+time.sleep(0.3)
+for _ in range(20_000):
+    feed.send(bytes(1_000))
+time.sleep(0.3)
+feed.close(0)
+time.sleep(0.5)
+print(subscriber.heartbeat_ivl, subscriber.tcp_keepalive)
+"""
+
+
+def test_a_subscriber_that_is_too_slow_is_not_aborted() -> None:
+    """With heartbeats libzmq aborts it (`!_io_error`): it queues less than it has to read, and is closed."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _SLOW_SUBSCRIBER],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert (ran.returncode, ran.stdout.split()) == (0, ["0", "1"]), ran

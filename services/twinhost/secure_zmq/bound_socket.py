@@ -24,7 +24,15 @@ from twinhost.secure_zmq.handshakes import FailedHandshakes, Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import SERVER_EVENTS, EventKind, Monitor, SocketEvent
 from twinhost.secure_zmq.sessions import CallerSource, OpenSessions, SecuredSessions
-from twinhost.secure_zmq.sockets import LINGER_MS, ZAP_DOMAIN, last_endpoint, limit_socket, require_fresh, speaks_curve
+from twinhost.secure_zmq.sockets import (
+    LINGER_MS,
+    ZAP_DOMAIN,
+    detect_by_keepalive,
+    last_endpoint,
+    limit_socket,
+    require_fresh,
+    speaks_curve,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -32,8 +40,6 @@ _ZAP_ENFORCE_DOMAIN = 93  # zmq.h; pyzmq does not name it
 _BIND_AGAIN_S = 5.0  # libzmq's I/O thread frees an unbound address asynchronously
 _BIND_AGAIN_EVERY_S = 0.001
 _KEEPALIVE_IDLE_S = 10
-_KEEPALIVE_INTERVAL_S = 5
-_KEEPALIVE_COUNT = 3
 _REPLIES_HIGH_WATER_MARK = 512  # that a peer may leave unread; `backlog` bounds their bytes
 _REQUESTS_HIGH_WATER_MARK = 128  # of a peer, whole ones: large ones wait in the kernel's buffers, and not here
 _SEND_BUFFER_BYTES = 256 * 1024  # of a connection; by itself the kernel takes up to 4 MiB for a peer that doesn't read
@@ -235,12 +241,8 @@ def let_clients_send_heartbeats(socket: "zmq.Socket[bytes]") -> None:
     Seen with repeated frames (stream_engine_base.cpp, `!_io_error`), which an authorised peer, or anyone on the path,
     can send. The TTL in the clients' heartbeats ends dead connections here; for other clients, TCP keepalive does.
     """
-    socket.heartbeat_ivl = 0
+    detect_by_keepalive(socket, _KEEPALIVE_IDLE_S)
     socket.tcp_maxrt = 0  # as the system has it: with a limit, Linux ignores the keepalive's count
-    socket.tcp_keepalive = 1
-    socket.tcp_keepalive_idle = _KEEPALIVE_IDLE_S
-    socket.tcp_keepalive_intvl = _KEEPALIVE_INTERVAL_S
-    socket.tcp_keepalive_cnt = _KEEPALIVE_COUNT
 
 
 def _bind_secured(

@@ -25,6 +25,8 @@ _HANDSHAKE_TIMEOUT_MS = 4_000  # with libzmq's default of 30 s, half-open connec
 _HEARTBEAT_INTERVAL_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 10_000
 _HEARTBEAT_TTL_MS = 20_000  # at most 65.5 s, where libzmq's field overflows
+_KEEPALIVE_S = 5  # a SUB has these instead of heartbeats
+_KEEPALIVE_COUNT = 3
 _UNACKNOWLEDGED_MS = 10_000  # by TCP; else it also delivers, after a long cut, what was sent on a socket that is closed
 _HIGH_WATER_MARK = 1_000  # messages per peer
 LINGER_MS = 1_000
@@ -139,6 +141,8 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     socket.heartbeat_timeout = _HEARTBEAT_TIMEOUT_MS
     socket.heartbeat_ttl = _HEARTBEAT_TTL_MS  # until the other side ends a connection that is silent
     socket.tcp_maxrt = _UNACKNOWLEDGED_MS
+    if socket.type == zmq.SUB:
+        detect_by_keepalive(socket, _KEEPALIVE_S)
     socket.set_hwm(_HIGH_WATER_MARK)
     socket.linger = LINGER_MS
     # The intervals are random for each socket, since libzmq's jitter is a fraction of the longest: all that lose one
@@ -146,6 +150,19 @@ def limit_socket(socket: "zmq.Socket[bytes]", max_payload_bytes: int) -> None:
     socket.reconnect_ivl = round(_RECONNECT_MS * random.uniform(1.0, 1.5))  # noqa: S311 - jitter, not a secret
     socket.reconnect_ivl_max = round(_RECONNECT_MAX_MS * random.uniform(0.5, 1.0))  # noqa: S311
     socket.ipv6 = True  # IPv4 too, whose addresses appear as IPv4-mapped IPv6 then
+
+
+def detect_by_keepalive(socket: "zmq.Socket[bytes]", idle_s: int) -> None:
+    """Have a socket notice dead connections by TCP, and send no heartbeats, whose timer can abort the process.
+
+    It does where it fires on a connection that failed while libzmq was not reading from it (stream_engine_base.cpp,
+    `!_io_error`): on a SUB whose program is too slow, once the feed has closed it.
+    """
+    socket.heartbeat_ivl = 0
+    socket.tcp_keepalive = 1
+    socket.tcp_keepalive_idle = idle_s
+    socket.tcp_keepalive_intvl = _KEEPALIVE_S
+    socket.tcp_keepalive_cnt = _KEEPALIVE_COUNT
 
 
 def require_fresh(socket: "zmq.Socket[bytes]") -> None:
