@@ -790,3 +790,32 @@ def test_any_text_is_returned_within_any_budget(
         context = bench.context(max_tokens=max_tokens)
         assert count(context["text"]) == context["tokens"] <= max_tokens
         assert context["stored"] == len(shown)
+
+
+class _Counting(Estimate):
+    """Notes how many tokens were counted."""
+
+    counted = 0
+
+    def count(self, text: str) -> int:
+        tokens = super().count(text)
+        self.counted += tokens
+        return tokens
+
+    def beginning(self, text: str, most: int) -> str:
+        self.counted += most
+        return super().beginning(text, most)
+
+
+def test_a_context_of_hostile_turns_is_made_soon() -> None:
+    """Turns of many tokens that don't fit are not tried without end: the agent answers nobody else meanwhile."""
+    turns = [
+        Turn(number, "s", "code", "", "a/" * (30_000 - number), longer=False, written_by="m", at=0.0)
+        for number in range(60)
+    ]
+    counting, max_tokens = _Counting(), 100_000
+    text = ContextText(counting, max_tokens, 1 << 20)
+    for most in (max_tokens // 2, max_tokens):
+        text.fill(turns, most, in_part=True)
+    assert 0 < text.complete() <= max_tokens
+    assert counting.counted < 400_000

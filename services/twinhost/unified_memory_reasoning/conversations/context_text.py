@@ -42,6 +42,7 @@ _SMALLEST_TOKENS = 8  # of a turn; with less left, nothing more is tried
 _LEAST_SHARE = 4  # a turn is cut to what is left of the tokens if that is a quarter of them
 _CHARACTERS_PER_TOKEN = 16  # at most
 _MOST_MISSES = 12  # turns that don't fit, one after the other, until no more are tried
+_MOST_COUNTED = 200_000  # tokens of what is tried, about 15 ms; then nothing more is tried
 
 
 class Utterance(msgspec.Struct, frozen=True):
@@ -115,6 +116,8 @@ class ContextText:
         self._added: dict[int, _Line] = {}  # by id, the most important first
         self._refused: dict[int, Turn] = {}  # the same
         self._costs: dict[str, tuple[int, int]] = {"": (0, 0)}
+        self._counted = 0
+        self._settled = "", 0  # the text that was counted as a whole last, and its tokens
         self._used, self._bytes = self._fence = self._cost(f"{opening(self.tag)}\n{closing(self.tag)}")
 
     def __contains__(self, number: int) -> bool:
@@ -159,7 +162,7 @@ class ContextText:
         """
         most, misses = min(most, self.max_tokens), 0
         for turn in turns:
-            if most - self._used < _SMALLEST_TOKENS or misses == _MOST_MISSES:
+            if most - self._used < _SMALLEST_TOKENS or misses == _MOST_MISSES or self._counted > _MOST_COUNTED:
                 break
             if turn.id in self._added:
                 continue
@@ -180,7 +183,7 @@ class ContextText:
         Returns:
             its tokens.
         """
-        while (tokens := self._tokens.count(text := self.text)) > self.max_tokens:
+        while (tokens := self._count_whole(text := self.text)) > self.max_tokens:
             self._lines.remove(self._added.popitem()[1])
         ids = sum(map(_id_bytes, self.turns))
         self._used, self._bytes = (tokens, _json_bytes(text) + ids) if text else self._fence
@@ -190,7 +193,7 @@ class ContextText:
         """Use up what is left for turns that were cut, then for those that didn't fit; return the text's tokens."""
         self.settle()
         for line in [line for line in self._added.values() if line.more]:
-            if self.max_tokens - self._used < _SMALLEST_TOKENS:
+            if self.max_tokens - self._used < _SMALLEST_TOKENS or self._counted > _MOST_COUNTED:
                 break
             self._lines.remove(line)
             self.settle()
@@ -198,9 +201,16 @@ class ContextText:
                 self._lines.insert(bisect(self._lines, _place(line), key=_place), line)
             self.settle()
         for turn in self._refused.values():
+            if self._counted > _MOST_COUNTED:
+                break
             if turn.id not in self._added and self.max_tokens - self._used >= _SMALLEST_TOKENS:
                 self._add(turn, self.max_tokens)
         return self.settle()
+
+    def _count_whole(self, text: str) -> int:
+        if text != self._settled[0]:
+            self._settled = text, self._tokens.count(text)
+        return self._settled[1]
 
     def _add(self, turn: Turn, most: int, cut_to: int | None = None) -> bool:
         """Add a turn if the text then has at most `most` tokens; cut it to `cut_to`, or to what is left."""
@@ -242,6 +252,7 @@ class ContextText:
         """Return as much of a content as fits beside a name."""
         size = max(0, max_bytes // 2 - _BREAK_BYTES - len(f"{name}{CUT}".encode()))  # escaped, it is at most twice
         most -= self._tokens.count(name) + self._tokens.count(CUT)
+        self._counted += max(0, most)
         return self._tokens.beginning(_first_bytes(content, size), max(0, most))
 
     def _header(self, before: Turn | None, turn: Turn | None) -> str:
@@ -259,6 +270,7 @@ class ContextText:
         """Return the tokens and the bytes of a line, with the line break after it; none if it is empty."""
         if text not in self._costs:
             self._costs[text] = self._tokens.count(text) + 1, _json_bytes(text) + _BREAK_BYTES
+            self._counted += self._costs[text][0]
         return self._costs[text]
 
 

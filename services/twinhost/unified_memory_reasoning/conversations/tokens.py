@@ -22,7 +22,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.language import ENGLISH_STOP_WORDS
 
 _LONGEST = 32  # characters of a piece, which the cache keeps; a longer run is several pieces
-_piece = re.compile(rf" ?[A-Za-z0-9]{{1,{_LONGEST}}}| {{1,{_LONGEST}}}|.", re.DOTALL)
+_piece = re.compile(rf" ?[A-Za-z0-9]{{1,{_LONGEST}}}| {{1,{_LONGEST}}}|[^ A-Za-z0-9]{{1,{_LONGEST}}}")
 _part = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
@@ -44,10 +44,22 @@ class Estimate:
 
     def beginning(self, text: str, most: int) -> str:
         for piece in _piece.finditer(text):
-            most -= _tokens_of(piece[0])
-            if most < 0:
-                return text[: piece.start()]
+            tokens = _tokens_of(piece[0])
+            if tokens > most:
+                end = piece.start()
+                for character in "" if _is_one(piece[0]) else piece[0]:
+                    most -= _tokens_of(character)
+                    if most < 0:
+                        break
+                    end += 1
+                return text[:end]
+            most -= tokens
         return text
+
+
+def _is_one(piece: str) -> bool:
+    """Return whether a piece is a word or a gap, and not a run of characters that count by themselves."""
+    return piece[0] == " " or (piece[0].isascii() and piece[0].isalnum())
 
 
 @lru_cache(maxsize=16_384)
