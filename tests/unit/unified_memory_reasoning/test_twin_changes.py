@@ -283,3 +283,20 @@ def test_twins_of_the_previous_version_have_a_history(tmp_path: Path) -> None:
         bench.ask("quarantine_memory", name=REVOKED.name)
         assert bench.ask("get_twin", ADA, user_id="u")["updated"] == "1970-01-01T00:00:01.500+00:00"
         assert bench.twin("u") == {"a": 1}
+
+
+@pytest.mark.parametrize("action", ["update_twin", "patch_twin"])
+@pytest.mark.parametrize("opening", ['{"a":', '{"a":['])
+def test_no_twin_is_too_deep_for_its_readers(bench: SafetyBench, action: str, opening: str) -> None:
+    """A Python program has 1,000 calls for its own and the decoder's; anybody may change a shared twin."""
+    closing = {'{"a":': "}", '{"a":[': "]}"}[opening]
+    field = {"update_twin": "twin_data", "patch_twin": "patch"}[action]
+    levels = len(closing)
+
+    def stored(deep: int) -> dict[str, Any]:
+        data = json.loads(opening * (deep // levels) + "1" + closing * (deep // levels))
+        return bench.ask(action, ADA, user_id="u", **{field: data})
+
+    assert stored(store.MAX_DEPTH)["status"] == "ok"
+    refused = stored(store.MAX_DEPTH + levels)
+    assert (refused["code"], "nested at most 128 deep" in refused["error"]) == ("malformed_request", True), refused

@@ -27,6 +27,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import (
     lists_written,
 )
 
+MAX_DEPTH = 128  # a reader decodes a twin with what is left of its stack, of 1,000 calls as Python has it
 MAX_TWIN_BYTES = 262_144  # of JSON
 MAX_CHANGES = 128  # of one twin that are kept
 MAX_HISTORY_BYTES = 4_194_304  # of one twin's changes
@@ -138,12 +139,22 @@ _WRITTEN_CHANGES = (
 
 
 def require_size(data: Twin, field: str) -> None:
-    """Raise ValueError for more JSON than a twin may have."""
-    size = len(msgspec.json.encode(data))
-    if size > MAX_TWIN_BYTES:
+    """Raise ValueError for more JSON than a twin may have, or deeper than every reader can decode."""
+    encoded = msgspec.json.encode(data)
+    if len(encoded) > MAX_TWIN_BYTES:
         raise ValueError(
-            f"Expected at most {MAX_TWIN_BYTES} bytes of JSON, got {size}; leave some out - at `$.{field}`"
+            f"Expected at most {MAX_TWIN_BYTES} bytes of JSON, got {len(encoded)}; leave some out - at `$.{field}`"
         )
+    if encoded.count(b"{") + encoded.count(b"[") > MAX_DEPTH and _is_deep(data):
+        raise ValueError(f"Expected objects nested at most {MAX_DEPTH} deep - at `$.{field}`")
+
+
+def _is_deep(data: Twin) -> bool:
+    level: list[Any] = [data]
+    for _ in range(MAX_DEPTH):
+        level = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+    return bool(level)
 
 
 def _encoded(data: Twin) -> bytes:
