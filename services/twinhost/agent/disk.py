@@ -1,17 +1,19 @@
 """The disk: a share for each writer, and a reserve of free space that only some actions may use.
 
 What a request adds is counted by the store (`stored_bytes`) and judged here, once it was executed and before it is
-committed. So no action can forget to ask, and one that stores less than before is never refused.
+committed. So no action can forget to ask, and one that stores less than before is never refused. Nothing is read where
+a caller has room for more than any such request can store.
 """
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.budgets import UNBOUNDED, Budgets, Used, over_budget
+from twinhost.secure_zmq.budgets import UNBOUNDED, Budget, Budgets, Used, over_budget
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
@@ -21,6 +23,25 @@ LIMITS = ("stored_bytes", "names")  # of a budget, in the order of `Stored`
 NEARLY_FULL = 0.8  # of a share: health warns
 _LARGEST_PART = 16  # of a volume that the reserve takes is one of so many: small ones must be of use too
 _LOOK_EVERY_S = 1.0
+_MOST_BYTES, _MOST_NAMES = 2**20, 8  # that a request adds, whatever its size: a patch stores a whole twin, and its past
+_BYTES_FOR_ONE = 64  # that it adds for each byte of its own, at most: a short memory has several rows
+
+
+@dataclass(slots=True)
+class _Room:
+    """How much an identity may surely add before what it has stored is read again, by the budget that it had then."""
+
+    budget: Budget
+    bytes: int
+    names: int
+
+    def take(self, most: Stored) -> bool:
+        """Take what a request may add; return False if there is less."""
+        if self.bytes < most.bytes or self.names < most.names:
+            return False
+        self.bytes -= most.bytes
+        self.names -= most.names
+        return True
 
 
 class Counting(Protocol):
@@ -48,6 +69,7 @@ class Disk:
         self._folder, self._budgets = folder, budgets
         self._monotonic, self._usage = clock.monotonic, usage
         self._counted: list[Counting] = []
+        self._room: dict[str, _Room] = {}  # by identity, of which there are as many as keys
         self._free = self._reserve = 0
         self._look_at = 0.0
         self.look(reserve_bytes)
@@ -79,21 +101,30 @@ class Disk:
             "registrations, revocations and deletions; delete what is not needed, or free space there"
         )
 
-    @contextmanager
-    def share_of(self, caller: Caller) -> Iterator[None]:
-        """Run what changes the store for a caller, and judge what it has stored then.
+    def share_of(self, caller: Caller, payload_bytes: int) -> AbstractContextManager[None] | None:
+        """Return what judges a request that changes the store, around it; None where its caller surely has room.
 
         Raises:
             StoreUnavailable: only the reserve is free.
-            OverBudget: it stores more than before, and more than it may.
         """
         if (fault := self.fault()) is not None:
             raise StoreUnavailable(f"{fault}; nothing of this request was stored")
         budget = self._budgets.of(caller)
         if (budget.stored_bytes, budget.names) == (UNBOUNDED.stored_bytes, UNBOUNDED.names):
-            yield
-            return
-        before, changes = self._stored(caller.name), self._changes()
+            return None
+        most = Stored(_MOST_BYTES + _BYTES_FOR_ONE * payload_bytes, _MOST_NAMES + payload_bytes)
+        room = self._room.get(caller.name)
+        if room is None or room.budget is not budget or not room.take(most):
+            used = self._stored(caller.name)
+            room = self._room[caller.name] = _Room(budget, budget.stored_bytes - used.bytes, budget.names - used.names)
+            if not room.take(most):
+                return self._judged(caller, budget, used)
+        return None
+
+    @contextmanager
+    def _judged(self, caller: Caller, budget: Budget, before: Stored) -> Iterator[None]:
+        """Raise OverBudget where a caller stores more than before, and more than it may."""
+        changes = self._changes()
         yield
         if self._changes() == changes:
             return

@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -64,7 +64,8 @@ _GROUP_COMMIT_S = 0.05  # how long a change may wait for the commit while more o
 T = TypeVar("T")
 More = Callable[[], Sequence[Inbound] | None]
 RefusalListener = Callable[[Caller | None, str | None, RequestError], None]  # the caller, the action, the error
-Share = Callable[[Caller], AbstractContextManager[None]]  # raises if what is stored inside is more than a caller may
+# Of a caller and the bytes of a request: what raises if more is stored inside than the caller may; None if it can't be.
+Share = Callable[[Caller, int], "AbstractContextManager[None] | None"]
 AnswerListener = Callable[[str | None, str, float, int], None]  # action, `ok` or an error code, seconds, how many
 
 
@@ -160,7 +161,7 @@ class Dispatcher:
         caller_named: CallerNamed = no_caller_named,
         elsewhere: ElsewhereOf = nowhere_else,
         clock: Clock = SYSTEM_CLOCK,
-        share_of: Share = lambda _: nullcontext(),
+        share_of: Share = lambda *_: None,
     ) -> None:
         self._actions = {action.request: action for action in actions}
         self._reader = RequestReader(self._actions, max_payload_bytes, translate)
@@ -460,9 +461,13 @@ class Dispatcher:
         self, job: Job, caller: Caller, store: Store, keep: Callable[[bytes], None] = lambda _: None
     ) -> "bytes | Future[Reply]":
         """Change a store, within what the disk has for the caller, and keep the reply with the change."""
+        share = None if job.action.from_reserve else self._share_of(caller, len(job.payload))
         with store.savepoint():
-            with nullcontext() if job.action.from_reserve else self._share_of(caller):
+            if share is None:
                 reply = self._handle(job, caller)
+            else:
+                with share:
+                    reply = self._handle(job, caller)
             if isinstance(reply, bytes):
                 keep(reply)
         return reply

@@ -47,7 +47,8 @@ END;
 CREATE TRIGGER stored_bytes_of_removed_{table} AFTER DELETE ON {table} BEGIN
     INSERT INTO stored_bytes VALUES {removed} {_ADD}
 END;
-CREATE TRIGGER stored_bytes_of_changed_{table} AFTER UPDATE OF {columns} ON {table} BEGIN
+CREATE TRIGGER stored_bytes_of_changed_{table} AFTER UPDATE OF {columns} ON {table}
+WHEN ({self._amounts("old")}) IS NOT ({self._amounts("new")}) BEGIN
     INSERT INTO stored_bytes VALUES {removed}, {added} {_ADD}
 END;
 """  # noqa: S608 - of constants alone
@@ -56,6 +57,9 @@ END;
         """Return the expression for the bytes that a row counts."""
         texts = (f"coalesce(length(CAST({row}.{column} AS BLOB)), 0)" for column in self.columns)
         return " + ".join((str(ROW_BYTES), *texts))
+
+    def _amounts(self, row: str) -> str:
+        return f"{self.writer.format(row)}, {self.size(row)}, {self.names.format(row)}"
 
     def _values(self, row: str, sign: str) -> str:
         names = self.names.format(row)

@@ -1,7 +1,7 @@
 """A writer's share of the disk, and the reserve that only some actions may use."""
 
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,11 @@ class Volume:
         self.disk.look(self._reserve)
 
     def write(self, caller: Caller, text: str, sql: str = "INSERT INTO notes (text, written_by) VALUES (?, ?)") -> None:
-        with self.database.transaction(), self.database.savepoint(), self.disk.share_of(caller):
+        with (
+            self.database.transaction(),
+            self.database.savepoint(),
+            self.disk.share_of(caller, len(text)) or nullcontext(),
+        ):
             self.database.execute(sql, (text, caller.name))
 
 
@@ -69,11 +73,27 @@ def test_what_stores_less_is_not_refused(volume: Volume) -> None:
 
 
 def test_names_have_a_share_too(volume: Volume) -> None:
-    disk = Disk(volume.database.path.parent, Budgets(lambda: BudgetTable(Budget(names=1))), 0)
+    table = BudgetTable(Budget(names=1))
+    disk = Disk(volume.database.path.parent, Budgets(lambda: table), 0)
     disk.count(volume.database)
     volume.write(ALICE, "1")
-    with pytest.raises(OverBudget, match="uses 1 of its budget names of 1"), disk.share_of(ALICE):
+    share = disk.share_of(ALICE, 0)
+    assert share is not None
+    with pytest.raises(OverBudget, match="uses 1 of its budget names of 1"), share:
         volume.database.execute("INSERT INTO notes (text, written_by) VALUES ('', 'alice')")
+
+
+def test_nothing_is_read_of_who_has_room_until_it_may_be_used_up(volume: Volume) -> None:
+    """What is taken from the room is more than any request stores, so a share is never exceeded unnoticed."""
+    tables = [BudgetTable(Budget(stored_bytes=4 * MIB))]
+    disk = Disk(volume.database.path.parent, Budgets(lambda: tables[-1]), 0)
+    disk.count(volume.database)
+    assert [disk.share_of(ALICE, 0) for _ in range(4)] == [None] * 4
+    volume.database.execute("INSERT INTO notes VALUES (1, NULL, ?, 'alice')", ("x" * MIB,))
+    assert [disk.share_of(ALICE, 0) for _ in range(2)] == [None] * 2
+    assert disk.share_of(BOB, 2 * MIB) is not None
+    tables.append(BudgetTable(Budget(stored_bytes=MIB)))
+    assert disk.share_of(ALICE, 0) is not None
 
 
 def test_shares_are_of_all_databases_together(volume: Volume, tmp_path: Path) -> None:
