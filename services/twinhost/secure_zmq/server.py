@@ -342,13 +342,14 @@ class Server:
     def _answer(self, batch: Batch) -> None:
         if batch.returns:
             answered = self._answer_what_fits(batch)
-            self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
             if self.turns or answered < len(batch.returns):
+                self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
                 self.turns.put_back(batch, answered)
                 self.turns.charge(self._dispatcher.spent)
-        refused, self._refused = self._refused, Batch()
-        while refused.returns:
-            refused = refused.after(self._answer_what_fits(refused))
+        if self._refused.returns:
+            refused, self._refused = self._refused, Batch()
+            while refused.returns:
+                refused = refused.after(self._answer_what_fits(refused))
 
     def _answer_what_fits(self, batch: Batch) -> int:
         """Answer what there is time for; return how many that are."""
