@@ -1,6 +1,7 @@
 """A member plays what it is granted against both agents, as `doctor --insider` does, and harms nobody but itself.
 
-A polite agent works with both of them meanwhile and keeps a ledger of what was acknowledged.
+Each attack is played alone, and then all of them at once. A polite agent works with both meanwhile, and keeps a ledger
+of what was acknowledged.
 """
 
 import statistics
@@ -8,9 +9,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from types import TracebackType
 
@@ -20,12 +23,14 @@ import pytest
 from tests.ledger import Ledger, check
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.adversary.attack import Finding, Verdict
+from twinhost.adversary.attack import Attack, Finding, Verdict
 from twinhost.adversary.campaign import play_against
+from twinhost.adversary.clients import Refused
 from twinhost.adversary.members import ATTACKS, INSIDER_ROLE, AttackedByMember, tidied_up
+from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotFound, UnknownAction
+from twinhost.secure_zmq.errors import NotFound, TwinhostError, UnknownAction
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, PublicKey
 from twinhost.secure_zmq.server_address import SecuredAddress
@@ -152,6 +157,17 @@ class _Peak:
                 time.sleep(_LOOK_S)
 
 
+def _play_at_once(targets: list[AttackedByMember]) -> None:
+    """Play everything against both agents together; what counts is how the polite agent fares meanwhile."""
+
+    def play(target: AttackedByMember, attack: Attack) -> None:
+        with suppress(TwinhostError, Disconnected, NoAnswer, Refused, OSError):  # they are in each other's way
+            attack.play(target)
+
+    with ThreadPoolExecutor(len(targets) * len(ATTACKS)) as pool:
+        list(pool.map(play, *zip(*product(targets, ATTACKS), strict=True)))
+
+
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     root = tmp_path_factory.mktemp("insider")
@@ -180,6 +196,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
             peaks[name] = _Peak(process.pid)
         with tidied_up(targets):
             findings = [finding for target in targets for finding in play_against(target, ATTACKS)]
+            _play_at_once(targets)
         growth = {name: peak.growth_mb for name, peak in peaks.items()}
         with suppress(TimeoutError, AssertionError):
             wait_until(
