@@ -47,10 +47,7 @@ def test_a_space_is_read_by_its_writers_too(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_budget_stops_the_start_with_its_path(tmp_path: Path, budgets: str, sentence: str) -> None:
-    path = _with(tmp_path, budgets=budgets)
-    with pytest.raises(ConfigurationError) as refused:
-        load_network_config(path)
-    assert str(refused.value).startswith(f"{path}: {sentence}")
+    _assert_refused(_with(tmp_path, budgets=budgets), sentence)
 
 
 @pytest.mark.parametrize(
@@ -66,18 +63,10 @@ def test_a_wrong_budget_stops_the_start_with_its_path(tmp_path: Path, budgets: s
     ],
 )
 def test_a_wrong_space_stops_the_start_with_its_path(tmp_path: Path, spaces: str, sentence: str) -> None:
-    path = _with(tmp_path, spaces=spaces)
+    _assert_refused(_with(tmp_path, spaces=spaces), sentence)
+
+
+def _assert_refused(path: Path, sentence: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_network_config(path)
     assert str(refused.value).startswith(f"{path}: {sentence}")
-
-
-def test_the_reserve_of_the_disk_is_a_number_of_bytes(tmp_path: Path) -> None:
-    """0 keeps none; a file of before has the default."""
-    path, text = tmp_path / "network_config.yaml", DEFAULT_PATH.read_text(encoding="utf-8")
-    assert load_network_config(DEFAULT_PATH).limits.disk_reserve_bytes == 256 * 2**20
-    path.write_text(text.replace("limits:\n", "limits:\n  disk_reserve_bytes: 0\n", 1), encoding="utf-8")
-    assert load_network_config(path).limits.disk_reserve_bytes == 0
-    path.write_text(text.replace("limits:\n", "limits:\n  disk_reserve_bytes: -1\n", 1), encoding="utf-8")
-    with pytest.raises(ConfigurationError, match=r"limits\.disk_reserve_bytes must be a whole number, not -1"):
-        load_network_config(path)
