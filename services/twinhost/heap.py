@@ -1,8 +1,4 @@
-"""Memory that the process has freed, and that glibc keeps: given back to the system after a burst.
-
-What is large has pages of its own, and is given back at once; without that, glibc raises the limit with each large
-message that is freed, up to 32 MiB.
-"""
+"""Memory that the process has freed, and that glibc keeps: given back to the system after a burst."""
 
 import ctypes
 import os
@@ -12,8 +8,8 @@ from pathlib import Path
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _HAS_TRIM, _HAS_INFO = hasattr(_libc, "malloc_trim"), hasattr(_libc, "mallinfo2")  # glibc alone has them
-_M_MMAP_THRESHOLD = -3  # malloc.h
-_LARGE = 128 * 1024  # bytes, as glibc has it at first
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h
+_LARGE = 2 * 1024 * 1024  # bytes; getting new pages for each message of 1 MiB takes as long as answering it
 _LOOK_EVERY_S = 5.0
 _MUCH = 8 * 1024 * 1024  # bytes
 
@@ -28,9 +24,16 @@ class _MallInfo(ctypes.Structure):
 
 
 def begin() -> None:
-    """Have what is large given back as soon as it is freed; at the start of a process, before it has threads."""
+    """Have all memory be such as `give_back` returns; at the start of a process, before it has threads.
+
+    What is large has pages of its own, and is given back as soon as it is freed: by itself, glibc raises that limit
+    with each large message that is freed, up to 32 MiB. There is one arena, since `malloc_trim` leaves the end of any
+    other one as it is.
+    """
     if _libc is not None and _HAS_TRIM:
+        _libc.mallopt(_M_ARENA_MAX, 1)
         _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        _libc.mallopt(_M_TRIM_THRESHOLD, _MUCH)
 
 
 def give_back() -> None:
@@ -54,9 +57,12 @@ class Resident:
 
 @dataclass(slots=True)
 class Heap:
-    """Gives memory back once much has been freed; what was given back counts as free, too, until it is used again."""
+    """Gives memory back while much is free.
 
-    _least: int = 0  # bytes that were free, since they were given back
+    What was given back counts as free, and is given back at each look again, in 0.2 ms: nothing shows whether it was
+    used since.
+    """
+
     _look_at: float = 0.0
 
     def on_tick(self, now: float) -> None:
@@ -64,11 +70,8 @@ class Heap:
         if now < self._look_at or not _HAS_INFO:
             return
         self._look_at = now + _LOOK_EVERY_S
-        free = _free_bytes()
-        self._least = min(self._least, free)
-        if free > self._least + _MUCH:
+        if _free_bytes() > _MUCH:
             give_back()
-            self._least = _free_bytes()
 
 
 def _free_bytes() -> int:

@@ -1,10 +1,15 @@
-"""Freed memory is given back once there is much of it, and not again before more has been freed."""
+"""Freed memory is given back once there is much of it, however often it was used in between."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from twinhost import heap
 
 MIB = 2**20
+BURSTS = Path(__file__).with_name("heap_bursts.py")
 
 
 @pytest.fixture
@@ -16,15 +21,6 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return times
 
 
-def test_much_that_is_freed_is_given_back_once(given: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was given back still counts as free, until it is used again."""
-    tended = heap.Heap()
-    for number, (free, times) in enumerate(((1, 0), (20, 1), (20, 1), (21, 1), (2, 1), (30, 2))):
-        monkeypatch.setattr(heap, "_free_bytes", lambda free=free: free * MIB)
-        tended.on_tick(10.0 * number)
-        assert len(given) == times, (number, free)
-
-
 def test_it_is_looked_at_every_few_seconds(given: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     tended = heap.Heap()
     monkeypatch.setattr(heap, "_free_bytes", lambda: MIB)
@@ -34,3 +30,13 @@ def test_it_is_looked_at_every_few_seconds(given: list[int], monkeypatch: pytest
     assert not given
     tended.on_tick(6.0)
     assert given
+
+
+@pytest.mark.skipif(not heap._HAS_INFO, reason="glibc alone can say what is free")
+@pytest.mark.parametrize("burst", ["in_turn", "in_threads"])
+def test_what_bursts_took_is_given_back(burst: str) -> None:
+    """After each of several, as large as the one before; and what several threads took."""
+    ran = subprocess.run([sys.executable, str(BURSTS), burst], capture_output=True, text=True, check=True)
+    kept = [int(line) for line in ran.stdout.split()]
+    assert len(kept) >= 1
+    assert max(kept) < 10 * MIB, kept
