@@ -5,6 +5,10 @@ all frames of one that has ever more. So what the kernel has received over each 
 loop has taken from it; in between lies what libzmq holds, and what the kernel does. Where that exceeds the budget
 `unhandled_bytes` of an identity, its connections are closed, the worst first.
 
+libzmq keeps the whole messages of a closed connection, and where the loop takes the first one, nothing shows any more
+that the connection was closed here. So for two seconds the loop frees what comes of such an identity, unless it is
+small, and closes what that came over.
+
 The comparison is inexact by what libzmq takes for itself, such as heartbeats and headers: the first 64 KiB of each
 connection don't count, and they begin anew with each request. So a connection that sends heartbeats for days, and no
 request, may count; it is closed at the worst, and its client reconnects. On Linux only; an open link has no budgets.
@@ -21,10 +25,13 @@ from twinhost.heap import Resident
 from twinhost.secure_zmq.budgets import Budget, Budgets
 from twinhost.secure_zmq.connections import Connection
 from twinhost.secure_zmq.descriptors import traffic_of
+from twinhost.secure_zmq.session import Session
 from twinhost.secure_zmq.sessions import CallerSource, SecuredSessions
 from twinhost.worker import Waker, Worker
 
 ALLOWED_BYTES = 64 * 1024  # of each connection
+HARMLESS_BYTES = 4 * 1024  # of a request
+_FREED_FOR_S = 2.0  # more than the loop takes for one request
 _PAUSE_S = 0.06  # between two looks, while data comes
 _STEP_S = 0.02  # within a pause: each wakes this thread, which the loop notices
 _URGENT_S = 0.002  # between two looks, while much waits
@@ -48,6 +55,7 @@ class InboundGuard(Worker):
         self._connections = sessions.connections
         self._budgets = budgets
         self._largest = largest
+        self._freed_until: dict[str, float] = {}  # of identities whose connections were closed here
         if sys.platform == "linux" and isinstance(sessions, SecuredSessions):
             self._waker, self._memory = Waker(), Resident()
             self._epoll = select.epoll()
@@ -63,6 +71,13 @@ class InboundGuard(Worker):
     def used(self) -> Mapping[str, float]:
         """Return how many bytes of each identity wait for the loop."""
         return {name: sum(each.unhandled for each in waiting) for name, waiting in self._waiting().items()}
+
+    def closes(self, session: Session) -> bool:
+        """Return whether a large request is only to be freed, and its connection was closed; on the socket's thread."""
+        if time.monotonic() >= self._freed_until.get(session.name, 0.0):
+            return False
+        self._connections.close_now(session.fd, session.remote, _REASON)
+        return True
 
     def _interrupt(self) -> None:
         if self.started:
@@ -120,4 +135,5 @@ class InboundGuard(Worker):
                 if excess <= 0:
                     break
                 excess -= connection.unhandled
+                self._freed_until[name] = time.monotonic() + _FREED_FOR_S
                 self._connections.close_now(connection.fd, self._connections.remote(connection.fd), _REASON)

@@ -34,7 +34,7 @@ from twinhost.secure_zmq.framing.forms import (
 )
 from twinhost.secure_zmq.framing.inbound import Batch, DeferredReply, Inbound, Return, detached
 from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, receive, send
-from twinhost.secure_zmq.inbound_guard import InboundGuard
+from twinhost.secure_zmq.inbound_guard import HARMLESS_BYTES, InboundGuard
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.sockets import DONTWAIT
@@ -273,12 +273,20 @@ class Server:
         """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
         known = len(batch.returns)
         look_us = self._pace.look_us if room <= _FEW else 0
+        freed = 0
         while (most := room - len(batch.returns)) > 0 and batch.size < max_bytes:
             received = receive(self._socket, most, max_bytes - batch.size, flags, look_us)
             now = self._wall_time()  # once for all that have arrived
+            before = len(batch.returns)
             for routing_id, frame in received:
                 self._add(routing_id, frame, batch, now)
-            if not received or not batch.returns or not (received[-1][1].more or batch.returns[-1].together):
+            if not received:
+                break
+            if len(batch.returns) == before:  # it was only freed
+                freed += len(received)
+                if freed > _LOOK_FURTHER:
+                    break
+            elif not (received[-1][1].more or batch.returns[-1].together):
                 break
             flags = DONTWAIT
         return batch.inbounds[known:]
@@ -301,7 +309,9 @@ class Server:
         if session is not None:
             connection = session.connection
             connection.handled += size + beside
-            if connection.shut and caller is not None:  # what libzmq holds of it is only to be freed
+            if caller is not None and (
+                connection.shut or (size > HARMLESS_BYTES and self._inbound_guard.closes(session))
+            ):  # what libzmq holds of it is only to be freed
                 return
             if self._crowded and fault is None and caller is not None:
                 fault = self.backlog.refusal(caller, session)
