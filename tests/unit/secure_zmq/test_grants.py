@@ -45,6 +45,15 @@ def test_a_name_a_host_or_a_role_called_star_gives_nothing() -> None:
         assert not grants.allows(somebody, "ping")
 
 
+def test_a_limited_caller_is_made_once() -> None:
+    """And not for every request, which it would cost more than the grant itself."""
+    grants, somebody = Grants({"agent": {"update_twin:own"}}), caller("agent")
+    limited = grants.require(somebody, "update_twin")
+    assert limited.own_only
+    assert not somebody.own_only
+    assert grants.require(somebody, "update_twin") is limited
+
+
 def test_whoever_is_not_authenticated_has_one_role() -> None:
     """Whatever else it claims; and a key can have no part of it but by that name."""
     grants = Grants({"unauthenticated": {"ping"}, "operator": {"*"}})
