@@ -446,21 +446,14 @@ class Dispatcher:
         handler raises, neither change nor reply is stored. A deferred reply is not stored: its action recognises a
         repeated request.
         """
-        name, request_id = job.caller.name, job.request.request_id
-        if request_id is None:
-            return self._execute(job, caller, store)
-        digest = _digest(compared_bytes(job.payload, job.request))
-        stored = replies.find(name, request_id)
-        if stored is not None:
-            if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
-                raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
-            return stored.reply
-        return self._execute(job, caller, store, lambda reply: replies.add(name, request_id, digest, reply))
-
-    def _execute(
-        self, job: Job, caller: Caller, store: Store, keep: Callable[[bytes], None] = lambda _: None
-    ) -> "bytes | Future[Reply]":
-        """Change a store, within what the disk has for the caller, and keep the reply with the change."""
+        name, request_id, digest = job.caller.name, job.request.request_id, b""
+        if request_id is not None:
+            digest = _digest(compared_bytes(job.payload, job.request))
+            stored = replies.find(name, request_id)
+            if stored is not None:
+                if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
+                    raise RequestIdReused(f"request_id {request_id!r} was used with another body; use a new id")
+                return stored.reply
         share = None if job.action.from_reserve else self._share_of(caller, len(job.payload))
         with store.savepoint():
             if share is None:
@@ -468,8 +461,8 @@ class Dispatcher:
             else:
                 with share:
                     reply = self._handle(job, caller)
-            if isinstance(reply, bytes):
-                keep(reply)
+            if request_id is not None and isinstance(reply, bytes):
+                replies.add(name, request_id, digest, reply)
         return reply
 
     def _original_caller(self, job: Job) -> Caller:
