@@ -1,6 +1,7 @@
 """Events and errors as they are kept: numbered for good, bounded, newest first, until they expire."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,36 @@ def test_what_is_sent_names_what_was_sent_before_it(bench: EventBench) -> None:
     bench.publish("d")
     bench.report("e")
     assert [(fields["seq"], fields["previous_seq"]) for _, fields in bench.sent] == [(1, 0), (2, 0), (4, 1), (5, 2)]
+
+
+def test_an_event_takes_as_long_beside_many_unsent(bench: EventBench) -> None:
+    """What was sent last is known, though nothing of the topic was, and is not looked for in all of them."""
+
+    def steps() -> int:
+        ran: list[None] = []
+        bench.database._connection.set_progress_handler(lambda: ran.append(None), 100)
+        bench.publish(propagate=False)
+        bench.database._connection.set_progress_handler(None, 0)
+        return len(ran)
+
+    beside_few = steps()
+    with bench.database.transaction():
+        for _ in range(1_000):
+            bench.events.add(Topic.EVENT, {"event_id": "u"}, UMRA.name, propagate=False)
+    assert steps() <= beside_few + 2
+
+
+def test_what_was_sent_last_is_named_though_it_is_gone(bench: EventBench, clock: Clock) -> None:
+    """So a subscriber that has it misses nothing; what is rolled back was not sent."""
+    bench.publish("short-lived", ttl=5)
+    clock.let_pass(60)
+    bench.events.on_tick()
+    with suppress(ZeroDivisionError), bench.database.transaction():
+        bench.events.add(Topic.EVENT, {"event_id": "lost"}, UMRA.name)
+        raise ZeroDivisionError
+    bench.publish()
+    assert bench.rows() == 1
+    assert bench.sent[-1][1]["previous_seq"] == bench.sent[0][1]["seq"]
 
 
 def test_a_repeated_event_is_stored_once_and_sent_once(bench: EventBench) -> None:

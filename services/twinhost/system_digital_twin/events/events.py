@@ -290,6 +290,7 @@ class Events:
         self._once = Deduplication(database)
         self._expiry_due = 0.0
         self._usage = self._count()
+        self._sent = {topic.value: self._last_on_feed(topic) for topic in Topic}  # the newest number on the feed
         self._add_shapes()
 
     def add(
@@ -328,7 +329,6 @@ class Events:
         now_ms = self._now_ms()
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
         shape_id = shape_id_of(str(fields.get("message", ""))) if topic is Topic.ERROR else None
-        previous = self._last_on_feed(topic)
         self._make_room(topic, written_by, len(record), most)
         seq = self._database.value(
             "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record, shape_id) "
@@ -338,7 +338,9 @@ class Events:
         if key:
             self._once.record(scope, key, seq)
         if propagate:
-            entry = self._entry(seq, now_ms, written_by, record, shape_id)
+            entry, previous = self._entry(seq, now_ms, written_by, record, shape_id), self._sent[topic.value]
+            self._database.restore_on_rollback(self._sent, topic.value)
+            self._sent[topic.value] = seq
             self._database.after_commit(lambda: self._send(topic, entry, previous, expires_ms))
         return int(seq)
 
