@@ -251,19 +251,18 @@ class Server:
     def _receive_further(self, batch: Batch) -> list[Inbound] | None:
         """Return what shares the batch's commit; None where that is to come now, since somebody else waits for it."""
         first = batch.inbounds[0].caller
-        several = any(inbound.caller is not first for inbound in batch.inbounds)
-        if several and self._monotonic() - self._answering_since > SLICE_S:
+        if self._monotonic() - self._answering_since > SLICE_S / 2 and not batch.only_of(first):
             return None
         room = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns))
         further = Batch()
         if self.turns:
             self._keep_arrived()
-            if several or self._refused.returns or not self.turns.only_of(first):
+            if self._refused.returns or not self.turns.only_of(first) or not batch.only_of(first):
                 return None
             further = self._still_valid(self.turns.next(min(room, self._most_in_turn), MAX_BATCH_BYTES - batch.size))
         else:
             self._receive(further, room, DONTWAIT, MAX_BATCH_BYTES - batch.size)
-            if not several and any(inbound.caller is not first for inbound in further.inbounds):
+            if not further.only_of(first) and batch.only_of(first):
                 self._refused.extend(self.turns.keep(further))
                 return None
         batch.extend(further)

@@ -1,6 +1,7 @@
 """One batch to its replies: permission, once-only execution, and each request's own fate."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -289,3 +290,14 @@ def test_a_number_that_messagepack_has_not_is_answered_in_json(bench: Bench, act
     fields = {"amount": 1} if action == "add" else {}
     (reply,) = bench.dispatcher.answer([inbound(msgspec.msgpack.encode({"action": action, **fields}))])
     assert json.loads(reply)["sum"] >= 2**70
+
+
+def test_callers_of_a_batch_spend_its_commit_too(bench: Bench) -> None:
+    """Each its share of a slow disk's time; else who floods it has used too little to let others pass."""
+    bench.database.before_every_commit(lambda: time.sleep(0.05))
+    adds = [{"action": "add", "amount": number, "request_id": str(number)} for number in range(1, 5)]
+    began = time.perf_counter()
+    bench.answer([inbound(add, by) for add, by in zip(adds, (AGENT, AGENT, AGENT, OPERATOR), strict=True)])
+    took = time.perf_counter() - began
+    assert [caller for caller, _ in bench.dispatcher.spent] == [AGENT, OPERATOR]
+    assert 0.05 <= sum(seconds for _, seconds in bench.dispatcher.spent) <= took

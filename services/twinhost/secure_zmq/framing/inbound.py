@@ -81,6 +81,10 @@ class Batch:
         self.inbounds += inbounds
         self.size += size
 
+    def only_of(self, caller: Caller | None) -> bool:
+        """Return whether all are of this caller."""
+        return all(inbound.caller is caller for inbound in self.inbounds)
+
     def after(self, place: int) -> "Batch":
         """Return the requests from a place on."""
         rest = Batch()
