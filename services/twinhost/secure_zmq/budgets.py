@@ -35,8 +35,8 @@ class Budget:
     agent. `stored_bytes` is what its rows of every kind take on disk. Of events and of errors as many are kept.
     `names` is how many sessions, twins, keywords and the like it may have created. Leases: `lease_share` of what may be
     leased on each card and of each machine's RAM, each for `lease_s` at the longest unless it is renewed, with a
-    priority of at most `lease_priority`; a claim of an operation lasts for `lease_s` too. `turns` is its part of the
-    agent's time beside others who ask at the same moment.
+    priority of at most `lease_priority`. A claim of an operation lasts for `lease_s` too, and it and what is forwarded
+    have at most that priority. `turns` is its part of the agent's time beside others who ask at the same moment.
     """
 
     unsent_bytes: Amount = 16 * _MIB

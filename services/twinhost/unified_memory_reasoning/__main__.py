@@ -319,7 +319,7 @@ def assemble(foundation: Foundation) -> Assembly:
             *map(spaces.routed, contents.actions()),
             *SpaceActions(spaces).actions(),
             *ConflictActions(contents.conflicts, foundation.budgets).actions(),
-            *CoordinationActions(member, NAME).actions(),
+            *CoordinationActions(member, NAME, foundation.budgets).actions(),
             *member.actions(SUCCESS),
         ],
         success=SUCCESS,

@@ -1,7 +1,8 @@
 """Requests that are forwarded to other agents, and claims on operations.
 
-A claim on an operation is won by the highest priority, and among equals by the first, or by an operator. It ends after
-its holder's `lease_s`, unless the holder repeats it, and with the holder's last live key. At most 10,000 claims are
+A claim on an operation is won by the highest priority, and among equals by the first, or by an operator. A caller's
+priorities are at most its `lease_priority`, as those of its requests for memory are. A claim ends after its holder's
+`lease_s`, unless the holder repeats it, and with the holder's last live key. At most 10,000 claims are
 kept, 1,000 of each holder; the oldest is evicted. Anybody can claim an operation again whose claim has ended. A
 quarantined holder's claim is ignored: any caller can replace it, and it can't replace a visible one.
 """
@@ -73,17 +74,20 @@ class ConflictResolved(TypedDict):
     since: str
 
 
-def number_of(priority: int | str) -> int:
-    """Return the priority as a number."""
-    return priority if isinstance(priority, int) else _NUMBERS[priority]
+def number_of(priority: int | str, caller: Caller, budgets: Budgets) -> int:
+    """Return the priority as a number; OverBudget if the caller may not have as high a one."""
+    number = priority if isinstance(priority, int) else _NUMBERS[priority]
+    budgets.require(caller, "lease_priority", 0, number, "ask with a lower `priority`")
+    return number
 
 
 class CoordinationActions(Feature):
     """Forwards requests to other agents."""
 
-    def __init__(self, member: Membership, own_name: str) -> None:
+    def __init__(self, member: Membership, own_name: str, budgets: Budgets) -> None:
         self._member = member
         self._own_name = own_name
+        self._budgets = budgets
 
     @action()
     def coordinate(self, request: CoordinateMemory, caller: Caller) -> "Future[OtherAgentsAnswer]":
@@ -91,6 +95,7 @@ class CoordinationActions(Feature):
             raise MalformedRequest(
                 f"this is {self._own_name}; send {request.operation[:64]} to it directly - at `$.agent_name`"
             )
+        priority = number_of(request.priority, caller, self._budgets)
         size = len(msgspec.json.encode(request.data))
         if size > MAX_DATA_BYTES:
             raise MessageTooLarge(
@@ -104,7 +109,7 @@ class CoordinationActions(Feature):
                 agent_name=request.agent_name,
                 operation=request.operation,
                 fields=request.data,
-                priority=number_of(request.priority),
+                priority=priority,
                 caller=caller.name,
                 on_behalf=caller.authenticated,
                 request_id=request.request_id,
@@ -226,8 +231,8 @@ class ConflictActions(Feature):
 
     @action(mutates=True)
     def resolve(self, request: ResolveConflict, caller: Caller) -> ConflictResolved:
-        lasts_s = self._budgets.of(caller).lease_s
-        resolved, claim = self._conflicts.resolve(request.op_id, number_of(request.priority), caller, lasts_s)
+        priority, lasts_s = number_of(request.priority, caller, self._budgets), self._budgets.of(caller).lease_s
+        resolved, claim = self._conflicts.resolve(request.op_id, priority, caller, lasts_s)
         return {
             "status": SUCCESS,
             "op_id": claim.op_id,

@@ -9,7 +9,7 @@ from tests.unit.unified_memory_reasoning.bench import EVERYTHING, Bench
 from twinhost.agent.dialects import commands
 from twinhost.moments import Clock
 from twinhost.secure_zmq.actions import Action
-from twinhost.secure_zmq.budgets import Budgets
+from twinhost.secure_zmq.budgets import Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.unified_memory_reasoning.__main__ import COMMANDS, MemoryHealthActions
@@ -72,6 +72,7 @@ class MemoryBench(Bench):
     ) -> None:
         self.clock = clock
         self.gone: set[str] = set()  # identities without a live key
+        self.budgets = BudgetTable()
         self.fading = Fading(half_life_days)
         self._most, self._most_of_a_writer = most, most_of_a_writer
         self._most_claims, self._most_of_a_holder = most_claims, most_of_a_holder
@@ -88,7 +89,7 @@ class MemoryBench(Bench):
         self.quarantine = Quarantine(self.database)
         return [
             *MemoryActions(self.memories, self._max_bytes).actions(),
-            *ConflictActions(self.conflicts, Budgets()).actions(),
+            *ConflictActions(self.conflicts, Budgets(lambda: self.budgets)).actions(),
             *MemoryHealthActions(lambda: {"status": "degraded", "agent": "UMRA"}).actions(),
         ]
 

@@ -2,17 +2,26 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, OPERATOR, MemoryBench, SetableClock
+from twinhost.agent.membership.member import Membership
+from twinhost.secure_zmq.budgets import Budgets, BudgetTable
+from twinhost.secure_zmq.errors import OverBudget
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS
-from twinhost.unified_memory_reasoning.coordination import MIGRATION_ENDS, Claim, Conflicts
+from twinhost.unified_memory_reasoning.coordination import (
+    MIGRATION_ENDS,
+    Claim,
+    Conflicts,
+    CoordinateMemory,
+    CoordinationActions,
+)
 
 DAY_S = 86_400.0
 
@@ -49,6 +58,22 @@ def test_only_a_strictly_higher_priority_wins(bench: MemoryBench) -> None:
 def test_a_word_is_a_priority(bench: MemoryBench, word: str, number: int) -> None:
     assert claim(bench, word) == (True, "Ana", number)
     assert claim(bench, number, BEN)[0] is False
+
+
+def test_a_claim_has_at_most_the_priority_of_its_budget(bench: MemoryBench) -> None:
+    """So one that nobody else could displace can be kept from a role; an operator's has no such limit."""
+    bench.budgets = BudgetTable(roles={"agent": {"lease_priority": 5}})
+    refused = bench.ask("resolve_conflict", op_id="op", priority="high")
+    assert (refused["code"], refused["budget"], refused["limit"]) == ("over_budget", "lease_priority", 5)
+    assert claim(bench, 5) == (True, "Ana", 5)
+    assert claim(bench, 10, OPERATOR) == (True, OPERATOR.name, 10)
+
+
+def test_so_has_what_is_forwarded() -> None:
+    budgets = Budgets(lambda: BudgetTable(roles={"agent": {"lease_priority": 5}}))
+    coordination = CoordinationActions(cast(Membership, None), "UMRA", budgets)
+    with pytest.raises(OverBudget, match="lease_priority"):
+        coordination.coordinate(CoordinateMemory(agent_name="other", operation="o", data={}, priority=6), ANA)
 
 
 def test_a_claim_survives_a_restart(bench: MemoryBench) -> None:
