@@ -58,6 +58,7 @@ class Committed(Reply, frozen=True):
     expires: str | None = NOT_SENT
     expires_in_s: float | None = NOT_SENT
     gpu: CardId | None = NOT_SENT
+    capacity_reported_by: str | None = NOT_SENT
 
 
 class Confirmed(Reply, frozen=True):
@@ -665,6 +666,7 @@ class LeaseReply(Part, frozen=True):
     """A lease of `amount_mb` MB; `expires` is null only from an agent of version 0.3 or before.
 
     `gpu` is the card of its VRAM; null for RAM, and for a lease that an older version has stored.
+    `capacity_reported_by` is whose report has the capacity of that card; null if a driver measures it.
     """
 
     lease_id: str = NOT_SENT
@@ -677,6 +679,7 @@ class LeaseReply(Part, frozen=True):
     expires: str | None = NOT_SENT
     expires_in_s: float | None = NOT_SENT
     gpu: CardId | None = NOT_SENT
+    capacity_reported_by: str | None = NOT_SENT
 
 
 class LeaseList(Reply, frozen=True):
@@ -876,6 +879,7 @@ class Reserved(Reply, frozen=True):
     expires: str | None = NOT_SENT
     expires_in_s: float | None = NOT_SENT
     gpu: CardId | None = NOT_SENT
+    capacity_reported_by: str | None = NOT_SENT
     placement: PlacementReply | None = None
 
 

@@ -20,6 +20,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     with_gpus,
 )
 from twinhost.agent.host_metrics import MachineSample
+from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.capacity.forecast import CardId
@@ -237,6 +238,27 @@ def test_a_card_of_unknown_capacity_is_not_leased(bench: MetricsBench, models: d
     bench.both_measured()
     reported(bench, 10_000 if models else 0, models)
     assert bench.ask("reserve_vram", amount_mb=1)["code"] == "not_found"
+
+
+def test_who_reported_a_capacity_is_named(bench: MetricsBench) -> None:
+    """In what is refused and in what is leased on it; of those who state one, who states the least."""
+    bench.both_measured()
+    reported(bench, 8_000, {}, totals={"cuda:0": 8_000})
+    lease = bench.ask("reserve_vram", amount_mb=100)
+    assert lease["capacity_reported_by"] == UMRA.name
+    assert f"8000 MB, as {UMRA.name} reports, within 95 %" in lease["placement"]["reason"]
+    reported(bench, 500, {}, Caller("other", "pc2", UMRA.roles, "SHA256:other"), totals={"cuda:0": 500})
+    refused = bench.ask("reserve_vram", amount_mb=1_000, host="pc2")["error"]
+    assert "500 MB, as other reports, over 95 %" in refused
+    bench.both_measured(pc2=with_gpus((0, 4_000)))
+    assert bench.ask("reserve_vram", amount_mb=100)["capacity_reported_by"] is None
+    assert [lease["capacity_reported_by"] for lease in bench.ask("list_leases")["leases"]] == [UMRA.name, None]
+
+
+def test_the_only_device_of_a_report_names_its_writer(bench: MetricsBench) -> None:
+    bench.both_measured()
+    reported(bench, 8_000, {"cuda:1": 10})
+    assert bench.ask("reserve_vram", amount_mb=100)["capacity_reported_by"] == UMRA.name
 
 
 def test_cards_of_stated_capacity_are_leased_without_nvml(bench: MetricsBench) -> None:

@@ -50,12 +50,13 @@ class CardId(TypedDict):
 
 
 class Card(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU of a host: what is measured of it, and its leases."""
+    """One GPU of a host: what is measured of it, and its leases; `reported_by` has its capacity if no driver has."""
 
     index: int
     uuid: str | None = None
     used_mb: float
     total_mb: float
+    reported_by: str | None = None
     leased: Leased = Leased()
 
     @property
@@ -89,6 +90,7 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     headroom: float | None
     limit: float | None = None
     gpu: CardId | None = None
+    reported_by: str | None = None  # whose report has the capacity of the card
 
     @property
     def fits(self) -> bool:
@@ -167,12 +169,14 @@ def _memory(state: HostState, resource: Resource, value: float, card: Card | Non
     in_use, limit = leased.on(used_mb), total_mb * percent / 100
     projected = in_use + value
     headroom = limit - projected
-    reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB, {_within(headroom)} {percent} %"
+    by = card.reported_by if card is not None else None
+    told = "" if by is None else f", as {by[:64]} reports"
+    reason = f"{name} would be at {projected:.0f} of {total_mb:.0f} MB{told}, {_within(headroom)} {percent} %"
     if len(state.cards) > 1 and card is not None and headroom < 0:
         reason += f"; {max(0.0, limit - in_use):.0f} MB can be reserved there, and no card of {state.host} has more"
     projection = _memory_projection(resource, round(projected, 2), round(total_mb, 2))
     known = _forecast(state, DENY, reason, projection, headroom)
-    return msgspec.structs.replace(known, limit=limit, gpu=None if card is None else card.gpu)
+    return msgspec.structs.replace(known, limit=limit, gpu=None if card is None else card.gpu, reported_by=by)
 
 
 def _memory_projection(resource: Resource, projected_mb: float | None, capacity_mb: float | None) -> Projection:

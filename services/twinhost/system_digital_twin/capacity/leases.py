@@ -59,6 +59,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     gpu: int | None = None
     gpu_uuid: str | None = None
     waited_as: str | None = None
+    capacity_reported_by: str | None = None
 
     @property
     def card(self) -> CardId | None:
@@ -76,6 +77,7 @@ class LeaseReply(TypedDict):
     """A lease of `amount_mb` MB; `expires` is null only from an agent of version 0.3 or before.
 
     `gpu` is the card of its VRAM; null for RAM, and for a lease that an older version has stored.
+    `capacity_reported_by` is whose report has the capacity of that card; null if a driver measures it.
     """
 
     lease_id: str
@@ -88,6 +90,7 @@ class LeaseReply(TypedDict):
     expires: str | None
     expires_in_s: float | None
     gpu: CardId | None
+    capacity_reported_by: str | None
 
 
 class OpenLease(msgspec.Struct, frozen=True):
@@ -148,6 +151,7 @@ class Leases:
             gpu=on.gpu["index"] if on.gpu else None,
             gpu_uuid=on.gpu["uuid"] if on.gpu else None,
             waited_as=waited_as,
+            capacity_reported_by=on.reported_by,
         )
         self._write(OpenLease(lease, self.clock.monotonic() + ttl_s))
         return lease

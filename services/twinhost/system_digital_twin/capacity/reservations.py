@@ -229,25 +229,32 @@ def _reported(reports: list[VramRecord], dead: Collection[str]) -> list[Card]:
     alive = [report for report in reports if report.agent_name not in dead]
     if capacities := _capacities(own) or _capacities(reports):
         return [
-            Card(index=index, used_mb=sum(report.used_on(index, total_mb) for report in alive), total_mb=total_mb)
-            for index, total_mb in sorted(capacities.items())
+            Card(
+                index=index,
+                used_mb=sum(report.used_on(index, total_mb) for report in alive),
+                total_mb=total_mb,
+                reported_by=by,
+            )
+            for index, (total_mb, by) in sorted(capacities.items())
         ]
     described = own or reports
     devices = {device for report in described for device in report.devices if is_gpu(device)}
-    total_mb = max((report.total_vram_mb for report in described), default=0.0)
+    total_mb, by = max(((report.total_vram_mb, report.writer) for report in described), default=(0.0, ""))
     if len(devices) > 1 or not total_mb:
         return []
     digits = "".join(devices)[len("".join(devices).rstrip("0123456789")) :]  # "cuda:1", "1"
     used_mb = sum(min(report.used_mb, report.most * total_mb) for report in alive)
-    return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb)]
+    return [Card(index=int(digits[:3] or 0), used_mb=used_mb, total_mb=total_mb, reported_by=by)]
 
 
-def _capacities(reports: Iterable[VramRecord]) -> dict[int, float]:
-    capacities: dict[int, float] = {}
+def _capacities(reports: Iterable[VramRecord]) -> dict[int, tuple[float, str]]:
+    """Return the least capacity of each card that is stated, and by whom."""
+    capacities: dict[int, tuple[float, str]] = {}
     for report in reports:
         for device, total_mb in report.device_totals_mb.items():
             if (index := card_of(device)) is not None:
-                capacities[index] = min(total_mb, capacities.get(index, total_mb))
+                stated = total_mb, report.writer
+                capacities[index] = min(stated, capacities.get(index, stated))
     return capacities
 
 

@@ -36,7 +36,7 @@ _NOW = {  # and the digits of each
     **dict.fromkeys(("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb"), 2),
     "latency_ms": 3,
 }
-_OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state")
+_OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state", "capacity_reported_by")
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 

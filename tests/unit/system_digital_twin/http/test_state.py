@@ -323,7 +323,7 @@ def test_leases_are_those_that_are_open(twin: Twin) -> None:
     twin.call("release_lease", lease_id=released)
     first, second = twin.state()["leases"]
     assert 60 - PATIENCE_S < first.pop("expires_in_s") <= 60
-    same = {"resource": "ram", "host": "pc2", "holder": UMRA.name, "gpu": None}
+    same = {"resource": "ram", "host": "pc2", "holder": UMRA.name, "gpu": None, "capacity_reported_by": None}
     assert first == {**same, "lease_id": reserved, "amount_mb": 10, "state": "reserved"}
     assert 86_400 - PATIENCE_S < second.pop("expires_in_s") <= 86_400
     assert second == {**same, "lease_id": committed, "amount_mb": 20, "state": "committed"}

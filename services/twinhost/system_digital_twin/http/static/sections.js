@@ -153,7 +153,7 @@ const LEASES = {
     },
     {
       title: "Machine",
-      value: (lease) => [plain(lease.host, 30), cardOf(lease.gpu)],
+      value: (lease) => [plain(lease.host, 30), cardOf(lease)],
       draw: ([host, card]) => [textOr("unknown")(host), card ? el("bdi", { class: "under" }, card) : null].filter(Boolean),
     },
     {
@@ -171,8 +171,9 @@ const LEASES = {
   ],
 };
 
-function cardOf(gpu) {
-  return gpu && isNumber(gpu.index) ? ["GPU", count(gpu.index), plain(gpu.uuid, 50)].filter(Boolean).join(" ") : null;
+function cardOf({ gpu, capacity_reported_by: by }) {
+  if (!gpu || !isNumber(gpu.index)) return null;
+  return ["GPU", count(gpu.index), plain(gpu.uuid, 50), by && `as ${plain(by, 30)} reports`].filter(Boolean).join(" ");
 }
 
 export function drawAgents({ agents = [], counts = {} }) {
