@@ -178,7 +178,7 @@ class Grants:
         granted = self._granted(caller)
         if action in granted or EVERY_ACTION in granted:
             return caller
-        if own_grant(action) in granted and action in OWNED:
+        if own_grant(action) in granted:  # which the configuration gives for the actions of `OWNED` alone
             return caller.limited
         if action == CHECK_SUBSCRIPTION:  # the handler judges each topic, by the grants of the feed
             return caller
