@@ -193,6 +193,25 @@ def test_older_memories_are_marked_some_at_a_time(bench: MemoryBench, monkeypatc
     assert bench.database.value("SELECT count(DISTINCT number) FROM memory_claims") == 15
 
 
+def test_of_many_long_new_memories_some_are_marked_later(bench: MemoryBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some in each tick, and all of them after a restart before that."""
+    also = [{"content": f"The rent of the box room is {number}. {'x ' * 2_000}"} for number in range(30)]
+    read = _count_claims(monkeypatch)
+    bench.ask("store_memory", content="The rent of the box room is 99.", key="rent", also=also)
+    assert 4 <= len(read) <= 6
+    restarted = MemoryAudit(bench.database, Validity(bench.database))
+    for _ in range(2):
+        bench.memories.upkeep.on_tick()
+    assert 12 <= len(read) <= 18
+    while bench.database.value("SELECT count(DISTINCT number) FROM memory_claims") < 31:
+        restarted.index_older()
+    before = len(read)
+    bench.memories.upkeep.on_tick()
+    bench.memories.upkeep.on_tick()
+    assert len(read) == before
+    assert len(bench.ask("memory_audit")["contradictory"]) == 20
+
+
 def _count_claims(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return a list that the texts are added to whose claims the audit reads."""
     read: list[str] = []

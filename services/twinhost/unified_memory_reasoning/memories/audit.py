@@ -6,7 +6,7 @@ and if neither supersedes the other, at once or later.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, islice, product
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -23,7 +23,8 @@ _MOST_COMPARED = 50  # memories with one mark, the newest
 _MOST_GROUPS = 500  # marks that several memories have, in one audit
 _MOST_UNREAD = 10_000  # memories that are examined: those accessed least recently
 _NUMBERS_AT_ONCE = 500  # of older memories without marks, in one tick of the server
-_CHARACTERS_AT_ONCE = 20_000  # whose claims are read in one tick, or for one `store_memory`; about 20 ms
+_CHARACTERS_AT_ONCE = 20_000  # whose claims are read in one tick, or for one `store_memory`; about 10 ms
+_AROUND_CHARACTERS = 40  # that a text takes the time of, besides its own
 
 _REMEMBERED = "SELECT 1 FROM visible_memories m WHERE m.number = c.number AND m.forgotten = 0"
 _WITH_MARK = (
@@ -82,25 +83,24 @@ class MemoryAudit:
         self._database = database
         self._validity = validity
         self._indexed = 0  # every memory up to this number has its marks
-        self._newest = int(database.value("SELECT coalesce(max(number), 0) FROM memories"))
+        self._newest = int(database.value("SELECT coalesce(max(number), 0) FROM memories"))  # that may have none
 
     def forget(self, number: int) -> None:
         """Delete the marks of a memory that is changed."""
         self._database.execute("DELETE FROM memory_claims WHERE number = ?", (number,))
 
-    def mark_new(self, memories: Iterable[tuple[int, str | None, str]]) -> None:
-        """Store the marks of memories that have none, by number, key and content; inside a transaction."""
-        self._database.execute_many(
-            "INSERT OR IGNORE INTO memory_claims VALUES (?, ?)",
-            [
-                (mark, number)
-                for number, key, content in memories
-                for mark in (["k"] if key is not None else [_of_text(content), *claims_of(content).marks])
-            ],
-        )
+    def mark_new(self, memories: Sequence[tuple[int, str | None, str]]) -> None:
+        """Store the marks of memories that have none, by number, key and content, ascending; inside a transaction.
+
+        Of many long ones, the last are marked later: see `index_older`.
+        """
+        marked = self._mark(memories)
+        if marked < len(memories):  # after a crash, or if they are rolled back, `index_older` looks for them in vain
+            self._indexed = min(self._indexed, memories[marked][0] - 1)
+            self._newest = max(self._newest, memories[-1][0])
 
     def index_older(self) -> None:
-        """Mark some memories that an earlier version stored, until all of them have marks.
+        """Mark some memories that have no marks yet: those of an earlier version, and the last of many new ones.
 
         Raises:
             StoreUnavailable: they are not marked; the next call tries again.
@@ -110,15 +110,22 @@ class MemoryAudit:
         upto = self._indexed + _NUMBERS_AT_ONCE
         unmarked = self._database.execute(_UNMARKED, (self._indexed, upto)).fetchall()
         if unmarked:
-            left = _CHARACTERS_AT_ONCE
             with self._database.transaction():
-                for number, key, content in unmarked:
-                    self.mark_new([(number, key, content)])
-                    left -= min(len(content), MAX_CLAIMING_CHARACTERS)
-                    if left <= 0:
-                        upto = number
-                        break
+                if (marked := self._mark(unmarked)) < len(unmarked):
+                    upto = unmarked[marked - 1][0]
         self._indexed = upto
+
+    def _mark(self, memories: Sequence[tuple[int, str | None, str]]) -> int:
+        """Store the marks of some memories, at least one, and return of how many."""
+        left, marks, marked = _CHARACTERS_AT_ONCE, list[tuple[str, int]](), 0
+        for number, key, content in memories:
+            if left <= 0:
+                break
+            marks += [(mark, number) for mark in (["k"] if key is not None else _marks_of(content))]
+            left -= 0 if key is not None else _AROUND_CHARACTERS + min(len(content), MAX_CLAIMING_CHARACTERS)
+            marked += 1
+        self._database.execute_many("INSERT OR IGNORE INTO memory_claims VALUES (?, ?)", marks)
+        return marked
 
     def conflicts(self, number: int, memory: Memory) -> list[BriefMemory]:
         """Return the memories that contradict one that is stored, newest first; of long ones, not all are compared."""
@@ -216,6 +223,10 @@ def _brief(id: str, content: str, written_by: str, since: float) -> BriefMemory:
         "written_by": written_by,
         "since": iso_time(since),
     }
+
+
+def _marks_of(content: str) -> list[str]:
+    return [_of_text(content), *claims_of(content).marks]
 
 
 def _of_text(content: str) -> str:

@@ -150,7 +150,7 @@ class Memories(MemoryReads):
             memories.append(_new(None, changes, details, now, now))
         numbers = self._rows.insert(memories, caller.name, of_an_operator=caller.operator)
         self._audit.mark_new(
-            (number, memory.details.key, memory.content) for number, memory in zip(numbers, memories, strict=True)
+            [(number, memory.details.key, memory.content) for number, memory in zip(numbers, memories, strict=True)]
         )
         return [memory.id for memory in memories]
 
