@@ -34,6 +34,7 @@ class Answerer:
 
     max_payload_bytes = 1 << 20
     spent: Sequence[tuple[Caller | None, float]] = ()
+    begun: Job | None = None
 
     def __init__(self, *, commits: bool) -> None:
         self.first: list[int] = []

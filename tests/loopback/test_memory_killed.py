@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 
 KILLS = 20
+RECORDS = 1_000
 CLIENTS = 3
 CALLS_BETWEEN = 8
 
@@ -135,3 +137,24 @@ def test_nothing_acknowledged_is_lost_or_doubled(hosts: Hosts, tmp_path: Path) -
     assert verdict.whole, verdict
     assert verdict.acknowledged >= KILLS * CLIENTS * CALLS_BETWEEN
     assert agent.health()["checks"]["store_damage"]["ok"]
+
+
+def test_a_sync_that_is_killed_halfway_is_completed_when_repeated(hosts: Hosts) -> None:
+    """It is done in parts, each of which is stored; the client repeats it with the same id."""
+    text = "The rent of the box room is {} a month, and Ana lives in Cebu with {} cats. " * 20
+    moment = "2026-11-27T08:00:00+00:00"
+    records = [{"id": f"m-{number}", "content": text, "last_accessed": moment} for number in range(RECORDS)]
+    agent = hosts.start(UMRA).wait_until_serving()
+    with hosts.client(UMRA, by=UMRA) as client, ThreadPoolExecutor(1) as pool, hosts.client(UMRA) as other:
+
+        def stored() -> int:
+            return int(other.call("memory_status")["total_memories"])
+
+        reply = pool.submit(client.call, "sync_memories", request_id="all", memories=records, deadline_s=PATIENCE_S)
+        wait_until(lambda: stored() > 0, PATIENCE_S, "some are stored")
+        agent.kill()
+        hosts.start(UMRA).wait_until_serving()
+        merged = reply.result()
+        assert merged["added"] + merged["unchanged"] == stored() == RECORDS
+        assert merged["unchanged"] > 0
+        assert client.call("sync_memories", request_id="all", memories=records) == merged

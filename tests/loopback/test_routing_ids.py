@@ -17,7 +17,7 @@ from twinhost.secure_zmq.bound_socket import ServerSocket, open_server_socket
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.dispatch import Dispatcher, More
-from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
+from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound, Job
 from twinhost.secure_zmq.framing.messages import AT_ONCE
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server import Server
@@ -34,6 +34,7 @@ class Collector:
 
     max_payload_bytes = 65_536
     spent: Sequence[tuple[Caller | None, float]] = ()
+    begun: Job | None = None
 
     def __init__(self) -> None:
         self.entered, self.gate, self.looking = threading.Event(), threading.Event(), threading.Event()

@@ -5,7 +5,7 @@ of actions, the JSON Schema, and the command line's help derive from that.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, get_args, get_origin, get_type_hints
@@ -18,6 +18,8 @@ R = TypeVar("R", bound=Request)
 H = TypeVar("H", bound=Callable[..., Any])
 P = TypeVar("P")
 T = TypeVar("T")
+InParts = Generator[None, None, T]  # of a handler that yields where others' requests may be served before it goes on
+Handled = Answer | Future[Reply] | InParts[Answer]
 
 
 class Withdrawable(Future[T]):
@@ -53,10 +55,14 @@ class Action(Generic[R]):
 
     A handler whose reply depends on something else returns a Future: the loop continues, and the reply is sent when the
     Future is done. That reply is not stored, so the handler must recognise a repeated request itself.
+
+    A handler whose work takes long is a generator that returns the answer. Where it yields, requests of others may be
+    served, and what it has changed may be committed: each part is repeatable, as a repeated request begins from the
+    start after a crash between two parts. The reply is stored with the last part.
     """
 
     request: type[R]
-    handle: Callable[[R, Caller], "Answer | Future[Reply]"]
+    handle: Callable[[R, Caller], Handled]
     mutates: bool = False
     apart: bool = False  # whether it has transactions of its own, outside the batch's transaction
     forwardable: bool = False  # whether a peer may forward it for another caller
@@ -134,8 +140,10 @@ class Feature:
 
 
 def alternatives(reply: Any) -> Iterator[type]:
-    """Yield the types of a reply: each member of a union, and the result type of a Future."""
-    if get_origin(reply) in (Future, Withdrawable) or (get_args(reply) and not isinstance(reply, type)):
+    """Yield the types of a reply: each member of a union, and the result type of a Future or a generator."""
+    if get_origin(reply) is Generator:
+        yield from alternatives(get_args(reply)[-1])
+    elif get_origin(reply) in (Future, Withdrawable) or (get_args(reply) and not isinstance(reply, type)):
         for member in get_args(reply):
             yield from alternatives(member)
     else:

@@ -7,12 +7,15 @@ durable. An action that has transactions of its own (keys are files) runs after 
 A mutating request is executed once: a retry gets the reply that was stored together with the change. A request may be
 about another store than the agent's own: its change and its reply are in one transaction there, which a batch begins
 with the first such request, and commits after its own. Each store loses or keeps what is its own.
+
+A request that is done in parts is handed in again, as one that was not reached, until its last part is done.
 """
 
 import hashlib
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,7 +26,7 @@ import structlog
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.actions import Action, Translator, no_dialect
+from twinhost.secure_zmq.actions import Action, InParts, Translator, no_dialect
 from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
@@ -139,7 +142,9 @@ class Counters:
     last_request_time: float | None = None
 
 
-_Handler = tuple[Callable[[Any, Caller], "Answer | Future[Reply]"], tuple[str, str]]  # and the outcome of a success
+_Handler = tuple[
+    Callable[[Any, Caller], "Answer | Future[Reply] | InParts[Answer]"], tuple[str, str]
+]  # and the outcome of a success
 _NO_HANDLERS: Mapping[type[Request], _Handler] = {}
 
 
@@ -183,6 +188,7 @@ class Dispatcher:
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self.spent: list[tuple[Caller | None, float]] = []  # seconds of the batch, by caller
+        self.begun: Job | None = None  # the first one of the batch without a reply, if some of its parts are done
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
         self._budget = LogBudget()  # by caller
         self.counters = counters or Counters()
@@ -190,8 +196,8 @@ class Dispatcher:
     def answer(self, batch: Sequence[Inbound], more: More = tuple) -> list[bytes]:
         """Return the replies, in the batch's order; what they acknowledge is on disk.
 
-        An empty reply is deferred: `take_deferred()` has it. Requests that were not begun within 5 ms have
-        no reply, and are to be handed in again.
+        An empty reply is deferred: `take_deferred()` has it. Requests that were not begun within 5 ms, or of which
+        some parts are left then, have no reply, and are to be handed in again, with `begun` of the first one.
 
         Args:
             batch: the messages that have arrived.
@@ -233,6 +239,7 @@ class Dispatcher:
         self._outcomes.clear()
         self._deferred.clear()
         self.spent.clear()
+        self.begun = None
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
         replies = self._read_plainly(batch)
@@ -274,16 +281,28 @@ class Dispatcher:
             del jobs[len(replies) :]
         except StoreUnavailable as error:
             self._end_others(error)
+            self._begin_again()
+            self.begun = None
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
             self.counters.errors = errors
             return [self._answer_without_store(job, place, error) for place, job in enumerate(jobs)]
         for lost, places in self._end_others():
             self._undo(lost, places, jobs, replies)
+            if (begun := self.begun) is not None and len(replies) in places:
+                self.counters.requests += 1
+                replies.append(self._refuse(begun, lost))
+                self.begun = None
+            self._begin_again()
         for place, job in enumerate(jobs):
             if job.action.apart:
-                replies[place] = self._answer(job, place)
+                replies[place] = self._answer_wholly(job, place)
         return replies
+
+    def _begin_again(self) -> None:
+        """Forget the parts of a request that may have read what was lost."""
+        if self.begun is not None:
+            self.begun.parts = None
 
     def _undo(
         self, lost: StoreUnavailable, places: Sequence[int], jobs: "list[Job | Unread]", replies: list[bytes]
@@ -297,7 +316,7 @@ class Dispatcher:
                 self._outcomes.remove((job.action.name, "ok"))
                 replies[place] = self._refuse(job, lost)
             elif not job.action.mutates:  # it may have read what is undone
-                replies[place] = self._answer(job, place)
+                replies[place] = self._answer_wholly(job, place)
 
     def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, list[int]]]:
         """End the transactions of other stores; return why some were lost, and the places of what they had."""
@@ -317,6 +336,8 @@ class Dispatcher:
         reads: list[tuple[Inbound, Caller, Request, _Handler]] = []
         plain, held = self._reader.plain, self._grants.held
         caller, handlers = None, _NO_HANDLERS
+        if batch and batch[0].begun is not None:
+            return None
         for inbound in batch:
             if inbound.caller is not caller:
                 caller = inbound.caller
@@ -341,6 +362,12 @@ class Dispatcher:
                 served, since = caller, now
             try:
                 answer = handle(request, caller)
+                if isinstance(answer, Generator):
+                    if (whole := _advanced(answer, until)) is None:
+                        self.begun, now = self._job(inbound), clock()
+                        self.begun.parts = answer
+                        break
+                    answer = whole
                 if isinstance(answer, Future):
                     job = msgspec.structs.replace(self._job(inbound), payload=b"")
                     self._deferred[len(replies)] = DeferredReply(job, answer, clock())
@@ -379,19 +406,26 @@ class Dispatcher:
     def _answer_without_store(self, job: Job | Unread, place: int, error: StoreUnavailable) -> bytes:
         if place in self._deferred:  # called already, in the failed transaction, which did not undo it
             return b""
-        return self._refuse(job, error) if job.action.mutates else self._answer(job, place)
+        return self._refuse(job, error) if job.action.mutates else self._answer_wholly(job, place)
 
     def _answer_some(self, jobs: "Sequence[Job | Unread]", begin: int = 0) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
         replies, clock = [], time.perf_counter
         now = since = clock()
         until, served = now + SLICE_S, jobs[0].caller
+        self.begun = None
         for place, job in enumerate(jobs, begin):
             if job.caller is not served:
                 self.spent.append((served, now - since))
                 served, since = job.caller, now
-            replies.append(self._answer(job, place))
-            if (now := clock()) >= until:
+            reply = self._answer(job, place, until)
+            now = clock()
+            if reply is None:
+                assert isinstance(job, Job)
+                self.begun = job
+                break
+            replies.append(reply)
+            if now >= until:
                 break
         self.spent.append((served, now - since))
         return replies
@@ -399,7 +433,13 @@ class Dispatcher:
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:
         return [self._reader.read(inbound) for inbound in batch]
 
-    def _answer(self, job: Job | Unread, place: int, *, traced: bool = False) -> bytes:
+    def _answer_wholly(self, job: Job | Unread, place: int) -> bytes:
+        reply = self._answer(job, place, math.inf)
+        assert reply is not None
+        return reply
+
+    def _answer(self, job: Job | Unread, place: int, until: float, *, traced: bool = False) -> bytes | None:
+        """Return a reply; None if at `until`, by the clock of `time.perf_counter`, parts of the work are left."""
         if isinstance(job, Unread):
             return self._refuse(job, job.error)
         action, request = job.action, job.request
@@ -407,17 +447,23 @@ class Dispatcher:
             return b""
         if request.traceparent is not None and not traced:
             with in_trace(request.traceparent):
-                return self._answer(job, place, traced=True)
+                return self._answer(job, place, until, traced=True)
         try:
             job.caller = self._grants.require(job.caller, action.name)
-            reply = self._once(job, place) if action.mutates else self._handle(job, self._original_caller(job))
+            reply = (
+                self._once(job, place, until)
+                if action.mutates
+                else self._handle(job, self._original_caller(job), until)
+            )
         except Exception as error:  # boundary: one request's fault is that request's alone
             return self._failed(job, error)
-        if isinstance(reply, Future):
-            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
-            return b""
-        self._outcomes.append((action.name, "ok"))
-        return as_messagepack(reply) if job.messagepack else reply
+        if isinstance(reply, bytes):
+            self._outcomes.append((action.name, "ok"))
+            return as_messagepack(reply) if job.messagepack else reply
+        if reply is None:
+            return None
+        self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
+        return b""
 
     def _failed(self, job: Job, error: Exception) -> bytes:
         if not isinstance(error, RequestError):
@@ -427,19 +473,19 @@ class Dispatcher:
             raise error
         return self._refuse(job, error)
 
-    def _once(self, job: Job, place: int) -> "bytes | Future[Reply]":
+    def _once(self, job: Job, place: int, until: float) -> "bytes | Future[Reply] | None":
         """Execute a mutating request in a transaction of its store, or return its stored reply."""
         caller = self._original_caller(job)
         elsewhere = self._elsewhere(job.request, caller)
         if elsewhere is None:
-            return self._once_in(job, caller, self._store, self._reply_log)
+            return self._once_in(job, caller, self._store, self._reply_log, until)
         other = None
         try:
             if (other := self._others.get(elsewhere)) is None:
                 other = self._others[elsewhere] = _OtherTransaction(elsewhere)
             if other.lost is not None:
                 raise StoreUnavailable(str(other.lost))
-            reply = self._once_in(job, caller, elsewhere.store, elsewhere.replies)
+            reply = self._once_in(job, caller, elsewhere.store, elsewhere.replies, until)
         except TransactionLost as error:  # not that of the batch
             if other is not None:
                 other.lost = error
@@ -447,16 +493,18 @@ class Dispatcher:
         other.places.append(place)
         return reply
 
-    def _once_in(self, job: Job, caller: Caller, store: Store, replies: ReplyLog) -> "bytes | Future[Reply]":
-        """Execute a mutating request in the transaction under way, or return its stored reply.
+    def _once_in(
+        self, job: Job, caller: Caller, store: Store, replies: ReplyLog, until: float
+    ) -> "bytes | Future[Reply] | None":
+        """Execute a mutating request in the transaction under way, or return its stored reply; None as of `_answer`.
 
         Two requests are the same if `compared_bytes` are, or one of `other_spellings` is what was stored. If the
-        handler raises, neither change nor reply is stored. A deferred reply is not stored: its action recognises a
-        repeated request.
+        handler raises, neither change nor reply is stored, of one in parts the last part. A deferred reply is not
+        stored: its action recognises a repeated request.
         """
-        name, request_id, digest = job.caller.name, job.request.request_id, b""
+        name, request_id = job.caller.name, job.request.request_id
         if request_id is not None:
-            digest = _digest(compared_bytes(job.payload, job.request))
+            job.digest = digest = job.digest or _digest(compared_bytes(job.payload, job.request))
             stored = replies.find(name, request_id)
             if stored is not None:
                 if stored.digest != digest and stored.digest not in map(_digest, other_spellings(job.payload)):
@@ -465,12 +513,12 @@ class Dispatcher:
         share = None if job.action.from_reserve else self._share_of(caller, len(job.payload))
         with store.savepoint():
             if share is None:
-                reply = self._handle(job, caller)
+                reply = self._handle(job, caller, until)
             else:
                 with share:
-                    reply = self._handle(job, caller)
+                    reply = self._handle(job, caller, until)
             if request_id is not None and isinstance(reply, bytes):
-                replies.add(name, request_id, digest, reply)
+                replies.add(name, request_id, job.digest, reply)
         return reply
 
     def _original_caller(self, job: Job) -> Caller:
@@ -479,9 +527,13 @@ class Dispatcher:
         action = job.action
         return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
 
-    def _handle(self, job: Job, caller: Caller) -> "bytes | Future[Reply]":
-        action = job.action
-        answer = action.handle(job.request, caller)
+    def _handle(self, job: Job, caller: Caller, until: float) -> "bytes | Future[Reply] | None":
+        answer = job.parts or job.action.handle(job.request, caller)
+        if isinstance(answer, Generator):
+            job.parts = answer
+            if (whole := _advanced(answer, until)) is None:
+                return None
+            answer = whole
         return answer if isinstance(answer, Future) else self._encode(job, answer)
 
     def _encode(self, job: Job, answer: Answer) -> bytes:
@@ -518,6 +570,18 @@ class Dispatcher:
             return encode_reply(job.translation.render_error(error), None)
         reply = encode_error(error, request_id, self._sentence_fields, ignored, accepts=accepts)
         return as_messagepack(reply) if messagepack else reply
+
+
+def _advanced(parts: InParts[Answer], until: float) -> Answer | None:
+    """Do some parts of what a handler does, at least one, and return its answer; None if there are some left."""
+    try:
+        next(parts)
+        while time.perf_counter() < until:
+            next(parts)
+    except StopIteration as end:
+        answer: Answer = end.value
+        return answer
+    return None
 
 
 def _digest(compared: bytes) -> bytes:

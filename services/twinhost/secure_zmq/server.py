@@ -352,6 +352,8 @@ class Server:
         if batch.returns:
             answered = self._answer_what_fits(batch)
             if self.turns or answered < len(batch.returns):
+                if answered < len(batch.returns):
+                    batch.inbounds[answered].begun = self._dispatcher.begun
                 self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
                 self.turns.put_back(batch, answered)
                 self.turns.charge(self._dispatcher.spent)

@@ -1,14 +1,14 @@
 """A small agent without a socket: a dispatcher over a real database, with a counter kept in memory too."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
-from twinhost.secure_zmq.actions import Action, Translation
+from twinhost.secure_zmq.actions import Action, InParts, Translation
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher, Store
 from twinhost.secure_zmq.errors import NotFound
@@ -35,6 +35,18 @@ class Add(Request, tag="add"):
     amount: int
 
 
+class AddEach(Request, tag="add_each"):
+    """Add several amounts, each in a part of its own; 13 is refused in its part."""
+
+    amounts: list[int]
+
+
+class Count(Request, tag="count"):
+    """Count up to a number, in as many parts, and return the sum before and after that."""
+
+    upto: int
+
+
 class Reset(Request, tag="reset"):
     """An operator's action."""
 
@@ -55,6 +67,7 @@ class Bench:
         self.sum = self.rows()
         self.executions: list[int] = []
         self.deferred: list[Future[Reply]] = []
+        self.answered: dict[str, Any] = {}
         self.dispatcher = Dispatcher(
             [
                 Action(Read, self._read),
@@ -62,8 +75,10 @@ class Bench:
                 Action(Reset, self._reset, mutates=True),
                 Action(Doom, self._doom, mutates=True),
                 Action(Defer, self._defer),
+                Action(AddEach, self._add_each, mutates=True),
+                Action(Count, self._count),
             ],
-            Grants({"agent": {"read", "add", "doom", "defer"}, "operator": {"*"}}),
+            Grants({"agent": {"read", "add", "doom", "defer", "add_each", "count"}, "operator": {"*"}}),
             store or self.database,
             ReplyLog(self.database, 600, 100),
             LIMIT,
@@ -87,6 +102,26 @@ class Bench:
     def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
         """Return the replies to one batch."""
         return [json.loads(reply) for reply in self.dispatcher.answer(batch)]
+
+    def handed_in_again(self, message: dict[str, Any], caller: Caller = AGENT) -> Iterator[None]:
+        """Hand one request in until it has a reply, which is in `answered` then; yield after each part."""
+        again = inbound(message, caller)
+        while not (replies := self.dispatcher.answer([again])):
+            again.begun = self.dispatcher.begun
+            yield
+        self.answered = json.loads(replies[0])
+
+    def _add_each(self, request: AddEach, caller: Caller) -> InParts[Reply]:
+        for amount in request.amounts:
+            self._add(Add(amount=amount), caller)
+            yield
+        return {"status": "ok", "sum": self.sum}
+
+    def _count(self, request: Count, __: Caller) -> InParts[Reply]:
+        before = self.sum
+        for _ in range(request.upto):
+            yield
+        return {"status": "ok", "sum": self.sum, "before": before}
 
     def _read(self, _: Read, __: Caller) -> Reply:
         return {"status": "ok", "sum": self.sum}

@@ -12,7 +12,8 @@ import pytest
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.secure_zmq.bench import TABLES, inbound
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq import dispatch
+from twinhost.secure_zmq.actions import Action, InParts
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
 from twinhost.secure_zmq.errors import NotFound, TransactionLost
@@ -26,6 +27,10 @@ class Put(Request, tag="put"):
 
     amount: int
     where: str = "own"
+
+
+class PutEach(Put, tag="put_each"):
+    """Add an amount three times, each time in a part of its own."""
 
 
 class Total(Request, tag="total"):
@@ -75,8 +80,12 @@ class Stores:
             self.places[name] = Place(database, ReplyLog(database, 600, 100))
         own = self.places["own"]
         self.dispatcher = Dispatcher(
-            [Action(Put, self._put, mutates=True), Action(Total, self._total)],
-            Grants({"agent": {"put", "total"}}),
+            [
+                Action(Put, self._put, mutates=True),
+                Action(PutEach, self._put_each, mutates=True),
+                Action(Total, self._total),
+            ],
+            Grants({"agent": {"put", "put_each", "total"}}),
             own,
             own.replies,
             10_000,
@@ -104,6 +113,12 @@ class Stores:
         if request.amount == 13:
             raise NotFound("there is no 13")
         return {"status": "ok", "sum": place.sum}
+
+    def _put_each(self, request: PutEach, caller: Caller) -> InParts[Reply]:
+        for _ in range(3):
+            reply = self._put(request, caller)
+            yield
+        return reply
 
     def _total(self, request: Total, _: Caller) -> Reply:
         return {"status": "ok", "sum": self.places[request.where].sum}
@@ -149,6 +164,23 @@ def test_another_store_that_fails_loses_only_its_own_requests(stores: Stores) ->
     stores.places["one"].fails = False
     assert codes(stores.ask(*messages)) == ["ok"] * 4
     assert stores.sums == {"own": 1, "one": 2, "two": 5}
+
+
+def test_another_store_that_fails_ends_what_has_begun(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, and not begun again and again; a retry does what is left."""
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    monkeypatch.setattr(dispatch, "_GROUP_COMMIT_S", 0.0)
+    again = inbound({"action": "put_each", "amount": 2, "where": "one", "request_id": "a"})
+    assert stores.dispatcher.answer([again]) == []
+    again.begun, stores.places["one"].fails = stores.dispatcher.begun, True
+    (refused,) = stores.dispatcher.answer([again, inbound({"action": "total"})])
+    assert b"store_unavailable" in refused
+    assert stores.dispatcher.begun is None  # the next request is another one
+    stores.places["one"].fails, again.begun = False, None
+    assert stores.sums["one"] == 2
+    while not (replies := stores.dispatcher.answer([again])):
+        again.begun = stores.dispatcher.begun
+    assert json.loads(replies[0])["sum"] == stores.sums["one"] == 8
 
 
 def test_the_own_store_that_fails_undoes_all_of_its_batch(stores: Stores) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 import structlog
 
-from twinhost.secure_zmq.actions import Action, Translation, Translator
+from twinhost.secure_zmq.actions import Action, InParts, Translation, Translator
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import InternalError, RequestError
 from twinhost.secure_zmq.framing.forms import (
@@ -22,7 +22,7 @@ from twinhost.secure_zmq.framing.forms import (
     Payload,
     check_nested,
 )
-from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Reply, Request, RequestDecoder, as_json
+from twinhost.secure_zmq.wire import OF_THE_ATTEMPT, Answer, Reply, Request, RequestDecoder, as_json
 
 if TYPE_CHECKING:
     from twinhost.secure_zmq.session import Session
@@ -41,6 +41,7 @@ class Inbound(msgspec.Struct, gc=False):
     payload: Payload
     caller: Caller | None
     fault: RequestError | None = None  # `detached` if it was raised: no garbage collection looks into this
+    begun: "Job | None" = None  # as it was read, if it is done in parts and some of them are done
 
 
 def detached(error: RequestError) -> RequestError:
@@ -110,6 +111,8 @@ class Job(msgspec.Struct, gc=False):
     messagepack: bool  # and so is its reply
     translation: Translation | None = None
     ignored: Sequence[str] = ()  # unknown fields
+    parts: InParts[Answer] | None = None  # what is left of its work
+    digest: bytes = b""  # of its text, once it is known
 
 
 class _NoAction:
@@ -161,6 +164,9 @@ class RequestReader:
         payload, caller = inbound.payload, inbound.caller
         if caller is None or inbound.fault is not None:
             return Unread(inbound, inbound.fault or InternalError("the message has no caller"))
+        if (begun := inbound.begun) is not None:
+            begun.caller = caller
+            return begun
         translation, ignored = None, self._ignored
         if ignored:
             ignored.clear()

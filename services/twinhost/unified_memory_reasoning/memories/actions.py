@@ -8,7 +8,7 @@ import msgspec
 
 from twinhost.agent.request_times import past_seconds_of, seconds_of
 from twinhost.moments import Clock, iso_time
-from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.actions import Feature, InParts, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
@@ -138,11 +138,11 @@ class MemoryActions(Feature):
         return {"status": SUCCESS, "message": f"memory {request.name} deleted", "memory_id": request.name}
 
     @action(mutates=True)
-    def sync(self, request: SyncMemories, caller: Caller) -> MemoriesMerged:
+    def sync(self, request: SyncMemories, caller: Caller) -> InParts[MemoriesMerged]:
         records = [
             _record(record, f"$.memories[{number}]", self._clock) for number, record in enumerate(request.memories)
         ]
-        merged = self._memories.merge(records, caller)
+        merged = yield from self._memories.merge(records, caller)
         outcomes = Counter(record.outcome for record in merged)
         counts: MergeCounts = {
             "added": outcomes["added"],
@@ -150,7 +150,7 @@ class MemoryActions(Feature):
             "unchanged": outcomes["unchanged"],
             "refused": outcomes["refused"],
         }
-        memories, left_out = self._stored_now(merged)
+        memories, left_out = yield from self._stored_now(merged)
         return {
             "status": SUCCESS,
             "message": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
@@ -224,20 +224,22 @@ class MemoryActions(Feature):
         """Return memories as a reply has them; `sync_memories` of another store accepts them unchanged."""
         return list(map(_document, self._memories.present(entries)))
 
-    def _stored_now(self, merged: Sequence[Merged]) -> tuple[list[MemoryDocument], list[str]]:
+    def _stored_now(self, merged: Sequence[Merged]) -> InParts[tuple[list[MemoryDocument], list[str]]]:
         """Return the stored memories of a sync, as many as fit, and the ids of the others."""
         last = {record.kept.memory.id: record for record in merged}  # an id may occur twice
         memories: list[MemoryDocument] = []
         left_out: list[str] = []
-        size = 0
+        left = min(self._max_bytes, MAX_SYNC_REPLY_BYTES)
         for memory_id, record in last.items():
             if not record.visible:
                 continue
-            stored = self._document(record.kept)
-            size += len(msgspec.json.encode(stored))
-            if size <= min(self._max_bytes, MAX_SYNC_REPLY_BYTES):
-                memories.append(stored)
-            else:
+            if left > 0:
+                stored = self._document(record.kept)
+                left -= len(msgspec.json.encode(stored))
+                if left >= 0:
+                    memories.append(stored)
+                yield
+            if left < 0:
                 left_out.append(memory_id)
         return memories, left_out
 

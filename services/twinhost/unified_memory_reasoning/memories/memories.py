@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from twinhost.secure_zmq.actions import InParts
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotFound
 from twinhost.store.database import Database
@@ -276,17 +277,35 @@ class Memories(MemoryReads):
         _require_writer(before, caller)
         self._write(deleted(before.memory, max(now_ms(self.clock), before.memory.revised)), caller, before)
 
-    def merge(self, records: Sequence[Memory], caller: Caller) -> list[Merged]:
-        """Merge another store's records into this one; the n-th result is for the n-th record.
+    def merge(self, records: Sequence[Memory], caller: Caller) -> InParts[list[Merged]]:
+        """Merge another store's records into this one, one in each part; the n-th result is for the n-th record.
 
         To another writer's memory, any caller may add a newer access and a greater strength; a record that would change
         more is refused, unless an operator sends it. A caller whose grant is limited to its own may not add that
         either, nor supersede another's.
 
         Raises:
-            LimitReached: there would be too many memories; nothing is merged.
+            LimitReached: there would be too many memories; nothing is merged, unless others took the room meanwhile.
         """
-        return [self._merge(record, caller) for record in records]
+        yield from self._require_room(records, caller)
+        merged = []
+        for record in records:
+            merged.append(self._merge(record, caller))
+            yield
+        return merged
+
+    def _require_room(self, records: Sequence[Memory], caller: Caller) -> InParts[None]:
+        """Raise LimitReached if some records would be more new memories than there is room for."""
+        live = self._rows.live(record.id for record in records)
+        new = {record.id: record for record in records if record.id not in live and not record.deleted}
+        if self._rows.room(caller.name, of_an_operator=caller.operator) >= len(new):
+            return
+        adding = 0
+        for record in new.values():
+            before = self._find(record.id)
+            adding += before is None or (caller.owns(before.written_by) and not merge(before.memory, record).deleted)
+            yield
+        self._rows.require_room(caller.name, adding, of_an_operator=caller.operator)
 
     def _merge(self, record: Memory, caller: Caller) -> Merged:
         before = self._find(record.id)

@@ -113,6 +113,7 @@ _TOMBSTONE = (
     f"SELECT {_COLUMNS}, '' AS content, '[]' AS keywords, '' AS source, TRUE AS deleted, "  # noqa: S608
     f"{_REVISED.format('memory_tombstones')} AS revised FROM memory_tombstones"
 )
+_LIVE_AMONG = "SELECT id FROM memories WHERE id IN (SELECT value FROM json_each(?))"
 _keywords = msgspec.json.Decoder(tuple[str, ...])
 _PINNED = "EXISTS (SELECT 1 FROM memory_details WHERE pinned = 1 AND memory_details.number = {}.number)"
 _IDLE = f"SELECT last_accessed, number, id, strength, {_PINNED.format('memories')} FROM memories"  # noqa: S608
@@ -185,7 +186,7 @@ class MemoryRows:
         was = before.memory if before is not None else None
         live_of = before.written_by if before is not None and not before.memory.deleted else None
         gone_of = before.written_by if before is not None and before.memory.deleted else None
-        most_of_writer = self._most if of_an_operator else self._most_of_a_writer
+        most_of_writer = self._most_of(of_an_operator=of_an_operator)
         ends = ENDS_ALL if of_an_operator else ENDS_OWN
         if memory.deleted:
             self._live.move(live_of, None)
@@ -211,8 +212,7 @@ class MemoryRows:
         Raises:
             LimitReached: there would be too many memories, or too many of this writer; an operator has no quota.
         """
-        _require_room(self.count + len(memories), self._most, "memories are stored and that is the limit")
-        self._require_room(written_by, len(memories), self._most if of_an_operator else self._most_of_a_writer)
+        self.require_room(written_by, len(memories), of_an_operator=of_an_operator)
         for _ in memories:
             self._live.move(None, written_by)
         first = 1 + (self._database.value("SELECT seq FROM sqlite_sequence WHERE name = 'memories'") or 0)
@@ -343,6 +343,24 @@ class MemoryRows:
             "INSERT OR REPLACE INTO memory_changes (id, revised) VALUES (?, ?)",
             [(memory.id, memory.revised) for memory in memories],
         )
+
+    def live(self, memory_ids: Iterable[str]) -> set[str]:
+        """Return those ids that are of memories."""
+        rows = self._database.execute(_LIVE_AMONG, (msgspec.json.encode(list(memory_ids)).decode(),))
+        return {memory_id for (memory_id,) in rows}
+
+    def room(self, written_by: str, *, of_an_operator: bool) -> int:
+        """Return how many more memories of a writer may be stored."""
+        of_writer = self._most_of(of_an_operator=of_an_operator) - self._live.of(written_by)
+        return min(self._most - self.count, of_writer)
+
+    def require_room(self, written_by: str, more: int, *, of_an_operator: bool) -> None:
+        """Raise LimitReached unless so many more memories of a writer may be stored; an operator has no quota."""
+        _require_room(self.count + more, self._most, "memories are stored and that is the limit")
+        self._require_room(written_by, more, self._most_of(of_an_operator=of_an_operator))
+
+    def _most_of(self, *, of_an_operator: bool) -> int:
+        return self._most if of_an_operator else self._most_of_a_writer
 
     def _require_room(self, written_by: str, more: int, most: int) -> None:
         of_one = f"memories of {written_by[:64]} are stored and that is the limit of one writer"

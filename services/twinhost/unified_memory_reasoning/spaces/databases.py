@@ -6,7 +6,7 @@ closed when others are used more. A space that has no database yet is read as an
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -17,11 +17,11 @@ import structlog
 
 from twinhost.network_config import NetworkConfig
 from twinhost.network_config.model import SHARED, Limits
-from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.actions import Action, InParts
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.descriptors import most_open_files
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
-from twinhost.secure_zmq.wire import Request
+from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store.backup import number_of, prepare
 from twinhost.store.damage import connect_to_read, damage_warning
 from twinhost.store.database import IN_MEMORY, Database
@@ -53,12 +53,26 @@ class OpenSpace:
         self.contents = contents
         self.used_at = 0.0  # monotonic
         self.follows = False  # whether it hides what the shared quarantine hides
+        self._begun = 0  # requests of which some parts are left
         self._retry_at = 0.0
         self._handlers = {action.request: action.handle for action in contents.actions()}
 
     def handle(self, request: Request, caller: Caller) -> Any:
         """Answer a request about this space, which its caller may make."""
-        return self._handlers[type(request)](request, caller)
+        answer = self._handlers[type(request)](request, caller)
+        return self._all_parts(answer) if isinstance(answer, Generator) else answer
+
+    def _all_parts(self, parts: InParts[Answer]) -> InParts[Answer]:
+        self._begun += 1
+        try:
+            return (yield from parts)
+        finally:
+            self._begun -= 1
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request about it is under way."""
+        return self._begun > 0 or self.store.in_transaction
 
     def on_tick(self, limits: Limits) -> None:
         """Do what is due.
@@ -250,7 +264,7 @@ class Spaces:
         idle_since = self._clock.monotonic() - IDLE_S
         surplus = list(self._open)[: max(0, len(self._open) - KEPT_OPEN)]
         for name in surplus:
-            if self._open[name].used_at < idle_since:
+            if self._open[name].used_at < idle_since and not self._open[name].in_use:
                 self._close(name)
 
     def on_stop(self) -> None:
@@ -323,7 +337,7 @@ class Spaces:
             StoreUnavailable: it can't be opened.
         """
         if len(self._open) >= self._most_open:
-            ended = (other for other, space in self._open.items() if not space.store.in_transaction)
+            ended = (other for other, space in self._open.items() if not space.in_use)
             if (other := next(ended, None)) is not None:
                 self._close(other)
         path = self.path(name)
