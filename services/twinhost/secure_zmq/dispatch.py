@@ -460,10 +460,9 @@ class Dispatcher:
         if isinstance(reply, bytes):
             self._outcomes.append((action.name, "ok"))
             return as_messagepack(reply) if job.messagepack else reply
-        if reply is None:
-            return None
-        self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
-        return b""
+        if reply is not None:
+            self._deferred[place] = DeferredReply(msgspec.structs.replace(job, payload=b""), reply, time.perf_counter())
+        return None if reply is None else b""
 
     def _failed(self, job: Job, error: Exception) -> bytes:
         if not isinstance(error, RequestError):

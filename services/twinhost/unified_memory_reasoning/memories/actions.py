@@ -173,8 +173,9 @@ class MemoryActions(Feature):
         }
 
     @action()
-    def audit(self, request: MemoryAuditRequest, _: Caller) -> MemoryAuditDocument:
-        return {"status": SUCCESS, **self._memories.audit(request.limit)}
+    def audit(self, request: MemoryAuditRequest, _: Caller) -> InParts[MemoryAuditDocument]:
+        audited = yield from self._memories.audit(request.limit)
+        return {"status": SUCCESS, **audited}
 
     @action()
     def status(self, _: MemoryStatus, __: Caller) -> MemoryStatusDocument:

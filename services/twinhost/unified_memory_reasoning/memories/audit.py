@@ -12,6 +12,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from twinhost.fence import one_line
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.actions import InParts
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import MAX_CLAIMING_CHARACTERS, claims_of, contradict, opposite
 from twinhost.unified_memory_reasoning.memories.model import Memory, now_ms
@@ -39,7 +40,7 @@ _UNMARKED = (
     "ORDER BY number"
 )
 _BRIEF = "m.id, m.content, m.written_by"
-_BY_NUMBER = f"SELECT {_BRIEF}, m.created AS since FROM memories m WHERE m.number = ?"  # noqa: S608 - constants
+_BY_NUMBER = f"SELECT {_BRIEF}, m.created AS since FROM visible_memories m WHERE m.number = ?"  # noqa: S608 - constants
 _UNREAD = (
     f"SELECT {_BRIEF}, m.last_accessed AS since FROM (SELECT number FROM memories WHERE forgotten = 0 "  # noqa: S608
     f"ORDER BY last_accessed LIMIT {_MOST_UNREAD}) JOIN visible_memories m USING (number) "
@@ -139,31 +140,41 @@ class MemoryAudit:
             for other, content in self._affordable(valid)
             if contradict(claims, claims_of(content)) and not self._supersedes(other, number)
         )
-        return [self._brief(other) for other in islice(conflicting, MOST_CONFLICTS)]
+        briefs = map(self._brief, islice(conflicting, MOST_CONFLICTS))
+        return [brief for brief in briefs if brief is not None]
 
-    def lists(self, limit: int) -> Audited:
+    def lists(self, limit: int) -> InParts[Audited]:
         """Return the lists, each with at most `limit` entries."""
         now = now_ms(self._database.clock)
 
         def past(sql: str) -> list[BriefMemory]:
             return self._database.select(_brief, sql, (now, limit + 1))
 
-        def briefs(groups: Iterator[tuple[int, ...]]) -> list[list[BriefMemory]]:
-            return [[self._brief(number) for number in group] for group in islice(groups, limit + 1)]
+        def briefs(groups: Iterator[Sequence[int]]) -> InParts[list[list[BriefMemory]]]:
+            listed: list[list[BriefMemory]] = []
+            for group in groups:
+                entries = [entry for number in group if (entry := self._brief(number)) is not None]
+                if len(entries) > 1:  # otherwise nothing was found, or it was deleted since
+                    listed.append(entries)
+                if len(listed) > limit:
+                    break
+                yield
+            return listed
 
-        lists: dict[str, list[Any]] = {
-            "contradictory": briefs(self._contradictory()),
-            "duplicates": briefs(self._duplicates()),
-            "never_read": past(_UNREAD),
-            "expired": past(_PAST.format("valid_until")),
-            "review_due": past(_PAST.format("review_at")),
-            "disputed": briefs(map(tuple, self._validity.disputed(_MOST_GROUPS, now))),
-        }
+        lists: dict[str, list[Any]] = {}
+        lists["contradictory"] = yield from briefs(self._contradictory())
+        lists["duplicates"] = yield from briefs(self._duplicates())
+        lists["never_read"] = past(_UNREAD)
+        yield
+        lists["expired"] = past(_PAST.format("valid_until"))
+        lists["review_due"] = past(_PAST.format("review_at"))
+        lists["disputed"] = yield from briefs(self._validity.disputed(_MOST_GROUPS, now))
         audited: dict[str, Any] = {name: entries[:limit] for name, entries in lists.items()}
         audited["more"] = [name for name, entries in lists.items() if len(entries) > limit]
         return cast(Audited, audited)
 
-    def _contradictory(self) -> Iterator[tuple[int, ...]]:
+    def _contradictory(self) -> Iterator[Sequence[int]]:
+        """Yield pairs that contradict each other, and () for others that were compared."""
         seen: set[tuple[int, int]] = set()
         for one, other in self._possible_conflicts():
             pair = (min(one, other), max(one, other))
@@ -171,8 +182,7 @@ class MemoryAudit:
                 continue
             seen.add(pair)
             claims = (claims_of(self._content(side)) for side in pair)
-            if contradict(*claims) and not self._supersedes(*pair):
-                yield pair
+            yield pair if contradict(*claims) and not self._supersedes(*pair) else ()
 
     def _possible_conflicts(self) -> Iterator[tuple[int, int]]:
         for (mark,) in self._database.execute(_SHARED, ("s ", "s!", _MOST_GROUPS)).fetchall():
@@ -180,12 +190,10 @@ class MemoryAudit:
         for (mark,) in self._database.execute(_OF_KIND, ("d ", "d!", _MOST_GROUPS)).fetchall():
             yield from product(self._valid(self._with_mark(mark)), self._valid(self._with_mark(opposite(mark))))
 
-    def _duplicates(self) -> Iterator[tuple[int, ...]]:
+    def _duplicates(self) -> Iterator[Sequence[int]]:
         """Yield groups of memories without a key that have the same text."""
         for (mark,) in self._database.execute(_SHARED, ("t ", "t!", _MOST_GROUPS)).fetchall():
-            group = self._with_mark(mark)
-            if len(group) > 1:
-                yield tuple(sorted(group))
+            yield sorted(self._with_mark(mark))
 
     def _with_mark(self, mark: str) -> list[int]:
         return [number for (number,) in self._database.execute(_WITH_MARK, (mark,))]
@@ -210,10 +218,10 @@ class MemoryAudit:
             yield number, content
 
     def _content(self, number: int) -> str:
-        return str(self._database.value("SELECT content FROM memories WHERE number = ?", (number,)))
+        return self._database.value("SELECT content FROM memories WHERE number = ?", (number,)) or ""
 
-    def _brief(self, number: int) -> BriefMemory:
-        return self._database.select(_brief, _BY_NUMBER, (number,))[0]
+    def _brief(self, number: int) -> BriefMemory | None:
+        return self._database.select_one(_brief, _BY_NUMBER, (number,))
 
 
 def _brief(id: str, content: str, written_by: str, since: float) -> BriefMemory:  # noqa: A002 - a column

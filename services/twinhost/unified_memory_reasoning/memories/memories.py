@@ -192,7 +192,7 @@ class Memories(MemoryReads):
             for entry in kept
         ]
 
-    def audit(self, limit: int) -> Audited:
+    def audit(self, limit: int) -> InParts[Audited]:
         """Return the memories that need attention, in lists of at most `limit` entries."""
         return self._audit.lists(limit)
 
