@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -35,6 +35,7 @@ from tests.embedding_service import EmbeddingService
 from tests.unit.agent.assembled import Assembled, environment_of
 from twinhost.fence import one_line
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.actions import wholly
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, NAME, assemble
@@ -158,7 +159,8 @@ class Agent(Assembled):
         known, handle = self._actions[action].request, self._actions[action].handle
         given = {name: each for name, each in fields.items() if name in known.__struct_fields__}
         reply: Any = handle(msgspec.convert(given, known), Caller(caller, "pc2", frozenset({"agent"}), "SHA256:bench"))
-        return dict(reply.result() if isinstance(reply, Future) else reply)
+        reply = reply.result() if isinstance(reply, Future) else reply
+        return dict(wholly(reply) if isinstance(reply, Generator) else reply)
 
     def read(self, action: str, **fields: Any) -> dict[str, Any]:
         """Return the reply to an action, in a transaction of its own."""

@@ -22,6 +22,16 @@ InParts = Generator[None, None, T]  # of a handler that yields where others' req
 Handled = Answer | Future[Reply] | InParts[Answer]
 
 
+def wholly(parts: InParts[T]) -> T:
+    """Do all parts at once, and return what they come to."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            whole: T = end.value
+            return whole
+
+
 class Withdrawable(Future[T]):
     """A reply that may take long; the server cancels it once its caller's connection has ended."""
 

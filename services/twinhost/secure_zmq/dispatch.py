@@ -26,7 +26,7 @@ import structlog
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.rate_limit import LogBudget
-from twinhost.secure_zmq.actions import Action, InParts, Translator, no_dialect
+from twinhost.secure_zmq.actions import Action, Handled, InParts, Translator, no_dialect, wholly
 from twinhost.secure_zmq.callers import Caller, CallerNamed, Grants, no_caller_named
 from twinhost.secure_zmq.errors import (
     InternalError,
@@ -142,9 +142,7 @@ class Counters:
     last_request_time: float | None = None
 
 
-_Handler = tuple[
-    Callable[[Any, Caller], "Answer | Future[Reply] | InParts[Answer]"], tuple[str, str]
-]  # and the outcome of a success
+_Handler = tuple[Callable[[Any, Caller], Handled], tuple[str, str]]  # and the outcome of a success
 _NO_HANDLERS: Mapping[type[Request], _Handler] = {}
 
 
@@ -214,11 +212,17 @@ class Dispatcher:
         deferred, self._deferred = self._deferred, {}
         return deferred
 
-    def settle(self, deferred: DeferredReply) -> bytes:
-        """Return the reply to a deferred request whose answer is available."""
+    def settle(self, deferred: DeferredReply, *, at_once: bool = False) -> bytes:
+        """Return the reply to a deferred request whose answer is available; empty if its job has parts to be done."""
         self._outcomes.clear()
         try:
-            reply = self._encode(deferred.job, deferred.answer.result(timeout=0))
+            answer = deferred.answer.result(timeout=0)
+            if isinstance(answer, Generator):
+                if not at_once:
+                    deferred.job.parts = answer
+                    return b""
+                answer = wholly(answer)
+            reply = self._encode(deferred.job, answer)
             self._outcomes.append((deferred.job.action.name, "ok"))
         except Exception as error:  # boundary: one request's fault is that request's alone
             with in_trace(deferred.job.request.traceparent):

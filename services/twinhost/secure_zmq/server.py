@@ -396,6 +396,7 @@ class Server:
         """Send the answers that other threads have finished."""
         waiting = []
         finished: list[Answered] = []
+        in_parts = Batch()
         if any(deferred.answer.done() for _, deferred in self._deferred):
             self._server_socket.close_refused()  # a caller may have been revoked since
         for back, deferred in self._deferred:
@@ -409,16 +410,20 @@ class Server:
             if answer.cancelled():  # nobody waits for it
                 continue
             if answer.done():
-                finished.append((back, self._dispatcher.settle(deferred)))
+                if reply := self._dispatcher.settle(deferred):
+                    finished.append((back, reply))
+                else:
+                    in_parts.add(back, Inbound(b"", deferred.job.caller, begun=deferred.job))
             else:
                 waiting.append((back, deferred))
         self._deferred = waiting
+        self.turns.put_back(in_parts, 0)
         self._send(finished)
 
     def _answer_incomplete(self) -> None:
         """Send the replies that need nothing more to be complete, as at their deadline."""
         complete = [(back, reply) for back, reply in self._deferred if isinstance(reply.answer, Completed)]
-        self._send([(back, self._dispatcher.settle(reply)) for back, reply in complete])
+        self._send([(back, self._dispatcher.settle(reply, at_once=True)) for back, reply in complete])
 
     def _send(self, answered: Iterable[Answered], *, at_once: bool = True) -> None:
         failed: list[int] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.search import index as search_index
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING
@@ -170,7 +171,7 @@ def test_a_common_word_weighs_about_as_often_as_it_occurs(tmp_path: Path, size: 
                 bench.interaction(text) if number % 3 else bench.memory(f"m{number}", text)
         total = bench.database.value("SELECT count(*) FROM recall_passages_docsize")
         true = bench.database.value("SELECT count(*) FROM recall_passages WHERE recall_passages MATCH 'gateway'")
-        (term,) = SearchIndex(bench.database).find(asked_in("gateway", date(2026, 1, 1)), EVERYTHING, 10).terms
+        (term,) = wholly(SearchIndex(bench.database).find(asked_in("gateway", date(2026, 1, 1)), EVERYTHING, 10)).terms
         assert weight(total, min(2 * true, total)) < term.weight < weight(total, true / 2)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
 from twinhost.unified_memory_reasoning.search.index import SearchIndex
@@ -102,8 +103,13 @@ def test_all_ways_to_find_a_text_select_the_same(tmp_path: Path, seed: int, quar
                 embedded = {text.row for text in texts if not text.forgotten}
                 return embedded.difference(reader.hidden(filters)).intersection(embedded if only is None else only)
 
+            def by_words(filters: Filters) -> set[int]:
+                return {number // MOST for number in wholly(index.find(asked, filters, TEXTS)).passages}
+
             ways: dict[str, Callable[[Filters], Any]] = {
-                "words": lambda filters: {number // MOST for number in index.find(asked, filters, TEXTS).passages},
+                "words": lambda filters: {
+                    number // MOST for number in wholly(index.find(asked, filters, TEXTS)).passages
+                },
                 "vectors": by_vectors,
                 "turns around": lambda filters: index.fitting({text.row for text in texts}, filters),
             }

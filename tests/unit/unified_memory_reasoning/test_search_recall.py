@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.language.dates import dates_of
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING
@@ -133,7 +134,7 @@ def test_a_word_of_any_script_counts_as_one(bench: SearchBench, word: str) -> No
 def test_a_stop_word_counts_half(bench: SearchBench) -> None:
     """And alone, it finds what has it."""
     both = bench.interaction("who am I, and xylophone")
-    terms = SearchIndex(bench.database).find(asked_in("who xylophone", date(2026, 1, 1)), EVERYTHING, 10).terms
+    terms = wholly(SearchIndex(bench.database).find(asked_in("who xylophone", date(2026, 1, 1)), EVERYTHING, 10)).terms
     weights = {term.text: term.weight for term in terms}
     assert weights["who"] == pytest.approx(weights["xylophone"] / 2)
     assert bench.ids("Who am I?") == [both]

@@ -8,7 +8,7 @@ import msgspec
 
 from twinhost.fence import Passage, fenced, new_tag
 from twinhost.moments import iso_time
-from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.actions import Feature, InParts, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME
 from twinhost.unified_memory_reasoning import SUCCESS
@@ -211,25 +211,29 @@ class ContextActions(Feature):
         }
 
     @action()
-    def get(self, request: GetContext, _: Caller) -> ContextFound | Future[ContextFound]:
+    def get(self, request: GetContext, _: Caller) -> InParts[ContextFound] | Future[InParts[ContextFound]]:
         if request.query is None:
-            return self._context(request, None)
+            return self._search.with_one_view(lambda: self._context(request, None))
         speakers = self._search.speakers(request.speaker or None)
         filters = filters_of(request.session_id, speakers, everywhere=request.scope == "all")
         return with_meaning(
-            self._search.meaning, request.query, filters, lambda recalled: self._context(request, recalled)
+            self._search.meaning,
+            request.query,
+            filters,
+            lambda recalled: self._search.with_one_view(lambda: self._context(request, recalled)),
         )
 
-    def _context(self, request: GetContext, recalled: Recalled | None) -> ContextFound:
+    def _context(self, request: GetContext, recalled: Recalled | None) -> InParts[ContextFound]:
         speaker = self._interactions.speaker(request.session_id, request.speaker)
         everywhere = request.scope == "all"
         remembered = self._interactions.context(request.session_id, speaker)
         summary = remembered.summary.document()
         tag = request.tag or new_tag()
         fenced_summary = fenced(self._passages(remembered.summary), tag) if request.fenced else ""
+        yield
         bytes_left = self._max_bytes - len(msgspec.json.encode([summary, fenced_summary])) - _AROUND_TEXT_BYTES
         text = ContextText(self._tokens, request.max_tokens, bytes_left, names_sessions=everywhere, tag=tag)
-        tokens = self._recollection.fill(
+        tokens = yield from self._recollection.fill(
             text,
             remembered.summary,
             request.session_id,
@@ -261,6 +265,7 @@ class ContextActions(Feature):
             reply["fenced_summary"] = fenced_summary
         if recalled is not None:
             reply["channels"] = recalled.channels
+            yield
             quoted = text.by_importance
             if pairs := contradictions([(turn.memory_id or turn.id, turn.content) for turn in quoted]):
                 reply["contradictions"] = pairs

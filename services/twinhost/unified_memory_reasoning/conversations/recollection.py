@@ -14,6 +14,7 @@ from itertools import chain, tee
 
 import msgspec
 
+from twinhost.secure_zmq.actions import InParts
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn
 from twinhost.unified_memory_reasoning.conversations.interactions import ANY_BYTES, Interactions
 from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
@@ -55,7 +56,7 @@ class Recollection:
         query: str | None = None,
         everywhere: bool = False,
         nearness: Nearness = NOTHING_NEAR,
-    ) -> int:
+    ) -> InParts[int]:
         """Fill a text, and return its tokens.
 
         Args:
@@ -73,25 +74,31 @@ class Recollection:
         of_summary = int(SUMMARY_SHARE * max_tokens / (1 if query is None else 2))
         if query is None:
             text.fill(newest, max_tokens - of_summary)
+            yield
             further: Iterator[Turn] = iter(())
         else:
             text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             most = min(_MOST_RESULTS, max_tokens // _TOKENS_OF_RESULT)
-            ranking = self._search.rank(query, filters, nearness=nearness, most=most)
+            ranking = yield from self._search.rank(query, filters, nearness=nearness, most=most)
             ranked = [of_row for of_row in ranking.rows if of_row.row < MEMORY_ROWS or everywhere]
             results = self._results(ranked, ranking, speaker, max_tokens)
             best = next(results, [])
             text.fill(best, max_tokens - of_summary, in_part=True)
+            yield
             hits, further = tee(chain(best, chain.from_iterable(results)))
             text.fill(hits, max_tokens - of_summary)
+            yield
         text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
+        yield
         rest, rest_again = tee(chain(further, newest_again))
         text.fill(rest, max_tokens)
+        yield
         before = text.used
         text.settle()
         if text.used < before:  # as a whole, it has fewer tokens than its lines
             text.fill(rest_again, max_tokens)
+        yield
         return text.complete()
 
     def _results(
@@ -106,15 +113,17 @@ class Recollection:
             turns = {turn.id: turn for turn in self._interactions.turns(chain.from_iterable(wanted.values()))}
             for of_row in together:
                 if of_row.row >= MEMORY_ROWS:
-                    yield [_quoted(self._memory(of_row), of_row, ranking, max_tokens)]
-                else:
+                    if (memory := self._memory(of_row)) is not None:
+                        yield [_quoted(memory, of_row, ranking, max_tokens)]
+                elif of_row.row in turns:
                     first, *others = [turns[number] for number in wanted[of_row.row] if number in turns]
                     short = (turn for turn in others if len(turn.content) <= _BESIDE_CHARACTERS)
                     yield [_quoted(first, of_row, ranking, max_tokens), *short]
 
-    def _memory(self, ranked: Ranked) -> Turn:
+    def _memory(self, ranked: Ranked) -> Turn | None:
         """Return a memory as a line of the text; one that is not valid yet, or ceases to be, says when."""
-        found = self._search.read(ranked, ANY_BYTES)
+        if (found := self._search.read(ranked, ANY_BYTES)) is None:
+            return None
         return Turn(
             id=ranked.row,
             session_id="",

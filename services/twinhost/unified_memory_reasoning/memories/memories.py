@@ -33,7 +33,7 @@ from twinhost.unified_memory_reasoning.memories.recall import MemoryReads
 from twinhost.unified_memory_reasoning.memories.rows import MOST, MOST_OF_A_WRITER, MemoryRows
 from twinhost.unified_memory_reasoning.memories.upkeep import MemoryUpkeep
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, End, Validity
-from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine
+from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, with_one_view
 
 _FREE_ID = "choose another id, or leave it out to get a new one"
 _ONE_MS = 0.001  # times are whole milliseconds, as on the wire
@@ -194,7 +194,7 @@ class Memories(MemoryReads):
 
     def audit(self, limit: int) -> InParts[Audited]:
         """Return the memories that need attention, in lists of at most `limit` entries."""
-        return self._audit.lists(limit)
+        return with_one_view(self._database, lambda: self._audit.lists(limit))
 
     def find(self, memory_id: str) -> Kept:
         """Return a memory, also a forgotten one.

@@ -6,6 +6,7 @@ from typing import Any, Final, NotRequired, TypedDict, TypeVar, get_args, get_or
 import msgspec
 
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.actions import InParts, wholly
 from twinhost.secure_zmq.errors import LimitReached, NotFound
 from twinhost.store.database import Database
 
@@ -22,6 +23,7 @@ CREATE TABLE quarantine_reasons (
 """
 HIDDEN = "written_by IN (SELECT name FROM quarantined)"  # of a row
 VISIBLE = "written_by NOT IN (SELECT name FROM quarantined)"
+_NAMES = "SELECT name FROM quarantined ORDER BY name"
 MOST = 1_000  # names; a reply has room for all of them
 MAX_NUMBER: Final = 2**63 - 1  # of a row
 _TIMES = frozenset(
@@ -65,6 +67,13 @@ def document_of(kind: type[Row]) -> Callable[..., Row]:
         return kind(**shown)
 
     return document
+
+
+def with_one_view(database: Database, answer: Callable[[], InParts[Row]]) -> InParts[Row]:
+    """Do what reads the visible views in parts; if other writers are quarantined meanwhile, again and at once."""
+    before = database.execute(_NAMES).fetchall()
+    answered = yield from answer()
+    return answered if database.execute(_NAMES).fetchall() == before else wholly(answer())
 
 
 def _nullable(hint: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, NotRequired, TypedDict
 import msgspec
 
 from twinhost.agent.request_times import TIME, seconds_of
-from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.actions import Feature, InParts, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.secure_zmq.wire import NAME
@@ -17,7 +17,7 @@ from twinhost.unified_memory_reasoning.language import contradictions
 from twinhost.unified_memory_reasoning.memories.messages import KEYWORD
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.meaning import Channels, Recalled, with_meaning
-from twinhost.unified_memory_reasoning.search.search import Ranking, Search, SearchResult
+from twinhost.unified_memory_reasoning.search.search import Search, SearchResult
 from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 _A_TIME = "a time in ISO-8601 or seconds since the epoch"
@@ -82,7 +82,7 @@ class SearchActions(Feature):
         self._max_content_bytes = min(MAX_CONTENT_BYTES, max_reply_bytes // 16)  # JSON may take 6 bytes for one
 
     @action(forwardable=True)
-    def search(self, request: SearchMemory, _: Caller) -> SearchResults | Future[SearchResults]:
+    def search(self, request: SearchMemory, _: Caller) -> InParts[SearchResults] | Future[InParts[SearchResults]]:
         if (size := len(request.query.encode())) > MAX_QUERY_BYTES:
             raise MalformedRequest(
                 f"Expected `str` of at most {MAX_QUERY_BYTES} bytes, got {size} - at `$.query`; send fewer words"
@@ -92,18 +92,22 @@ class SearchActions(Feature):
             self._search.meaning,
             request.query,
             filters,
-            lambda recalled: self._results(
-                request, self._search.rank(request.query, filters, recalled.nearness, request.limit), recalled
-            ),
+            lambda recalled: self._search.with_one_view(lambda: self._results(request, filters, recalled)),
         )
 
-    def _results(self, request: SearchMemory, ranking: Ranking, recalled: Recalled) -> SearchResults:
-        similar = (ranked for ranked in ranking.rows if ranked.similarity >= request.min_similarity)
-        results, more = page_of(
-            (self._search.read(ranked, self._max_content_bytes) for ranked in similar),
-            request.limit,
-            self._max_bytes,
-        )
+    def _results(self, request: SearchMemory, filters: Filters, recalled: Recalled) -> InParts[SearchResults]:
+        ranking = yield from self._search.rank(request.query, filters, recalled.nearness, request.limit)
+        read, size = list[SearchResult](), 0
+        for ranked in ranking.rows:
+            if len(read) > request.limit or size > self._max_bytes:
+                break
+            if ranked.similarity < request.min_similarity:
+                continue
+            if (result := self._search.read(ranked, self._max_content_bytes)) is not None:
+                read.append(result)
+                size += result["content_bytes"] if not result["cut"] else self._max_content_bytes
+            yield
+        results, more = page_of(read, request.limit, self._max_bytes)
         self._accessed(str(result["id"]) for result in results if result["kind"] == "memory")
         reply: SearchResults = {
             "status": SUCCESS,

@@ -19,6 +19,7 @@ from itertools import chain
 from math import log
 from typing import NamedTuple
 
+from twinhost.secure_zmq.actions import InParts
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import AskedWord, Question, names_of
 from twinhost.unified_memory_reasoning.provenance.quarantine import create_visible_views
@@ -101,19 +102,25 @@ class SearchIndex:
         self.vocabulary = Vocabulary(database)
         self.speakers = Speakers(database)
 
-    def find(self, asked: Question, filters: Filters, most: int) -> Lookup:
+    def find(self, asked: Question, filters: Filters, most: int) -> InParts[Lookup]:
         """Return the passages with the rarest words, dates and speakers of a query, at most so many by each."""
         frequencies = _Frequencies(self._database)
-        words = [self._word(word, frequencies) for word in asked.words]
+        words = list[_Word]()
+        for word in asked.words:
+            words.append(self._word(word, frequencies))
+            yield
         dates = {_about(date.terms): date.terms for date in asked.dates}
         names = {_about([word.text]): word.text for word in asked.words if not word.is_common}
         weights = {name: weight for name in names for texts, weight in [frequencies.of(name)] if texts}
         searched = _rarest([word for word in words if not word.is_common] or words)
         searches = list(_searches([word.expression for word in searched], [dates, weights]))
 
-        def passages(scope: Filters) -> list[int]:
-            numbers = (number for match, order in searches for number in self._select(match, order, scope, most))
-            return list(dict.fromkeys(numbers))
+        def passages(scope: Filters) -> InParts[list[int]]:
+            numbers = dict[int, None]()
+            for match, order in searches:
+                numbers |= dict.fromkeys(self._select(match, order, scope, most))
+                yield
+            return list(numbers)
 
         # what is later lends nothing
         others = Filters(session_id=filters.session_id, until=filters.until, as_of=filters.as_of)
@@ -122,8 +129,8 @@ class SearchIndex:
             [word.term for word in words],
             [Date(terms, frequencies.of(expression)[1]) for expression, terms in dates.items()],
             {plain: weight for name, weight in weights.items() for plain in names_of(names[name])},
-            passages(filters),
-            passages(others) if filters.within_session and filters.keyword is None else [],
+            (yield from passages(filters)),
+            (yield from passages(others)) if filters.within_session and filters.keyword is None else [],
             [word for word in asked.order if word in known],
             [word for word in asked.order if word not in known],
             frequencies.passages,

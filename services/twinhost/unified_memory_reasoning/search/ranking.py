@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
+from twinhost.secure_zmq.actions import InParts, wholly
 from twinhost.unified_memory_reasoning.language import names_of, words_of
 from twinhost.unified_memory_reasoning.search.index import Date, Term
 
@@ -71,16 +72,25 @@ class Words:
 
     def shares(self, texts: Sequence[str]) -> list[float]:
         """Return the BM25 of some texts, divided by the most that the words could give."""
-        tokens = [words_of(text) for text in texts]
+        return wholly(self.shares_of_many(texts))
+
+    def shares_of_many(self, texts: Sequence[str]) -> InParts[list[float]]:
+        """Return what `shares` does."""
+        tokens = list[list[str]]()
+        for text in texts:
+            tokens.append(words_of(text))
+            yield
         alike = [token for token in set().union(*tokens) if token.startswith(self._beginnings) or not token.isascii()]
         stem_of = dict(zip(alike, self._stems_of(alike), strict=True))
         stem_of = {token: stem for token, stem in stem_of.items() if stem in self._terms}
         average = sum(map(len, tokens)) / max(1, len(tokens)) or 1.0
         most = sum(self._weights) * (SATURATION + 1) or 1.0
-        return [
-            self._bm25([stem_of[token] for token in words if token in stem_of], len(words) / average) / most
-            for words in tokens
-        ]
+        shares = list[float]()
+        for words in tokens:
+            yield
+            stems = [stem_of[token] for token in words if token in stem_of]
+            shares.append(self._bm25(stems, len(words) / average) / most)
+        return shares
 
     def _bm25(self, stems: Sequence[str], length: float) -> float:
         if not stems:
@@ -114,9 +124,9 @@ class Ranker:
         self._words, self._dates, self._speakers = words, dates, speakers
         self._most = log(1 + max(passages, 1))
 
-    def own(self, seen: Sequence[SeenText]) -> dict[int, Fit]:
+    def own(self, seen: Sequence[SeenText]) -> InParts[dict[int, Fit]]:
         """Return how well each text fits by itself, by row."""
-        shares = iter(self._words.shares([part.text for text in seen for part in text.parts]))
+        shares = iter((yield from self._words.shares_of_many([part.text for text in seen for part in text.parts])))
         return {text.row: self._fit(text, [next(shares) for _ in text.parts]) for text in seen}
 
     def _fit(self, text: SeenText, shares: Sequence[float]) -> Fit:

@@ -13,17 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.actions import InParts
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.memories.details import DETAILS, NONE, decode_details
 from twinhost.unified_memory_reasoning.memories.model import BY_DAYS, Fading
 from twinhost.unified_memory_reasoning.memories.rows import DETAILS_OF_ROW, strength_now
 from twinhost.unified_memory_reasoning.memories.validity import NO_END, Marks, Validity, marks_of
+from twinhost.unified_memory_reasoning.provenance.quarantine import with_one_view
 from twinhost.unified_memory_reasoning.search.filters import EVERYTHING, Filters
 from twinhost.unified_memory_reasoning.search.index import SearchIndex
 from twinhost.unified_memory_reasoning.search.index_tables import (
@@ -47,6 +49,8 @@ from twinhost.unified_memory_reasoning.search.ranking import (
     relevance_of,
 )
 from twinhost.unified_memory_reasoning.search.vectors import NOTHING_NEAR, Nearness
+
+T = TypeVar("T")
 
 NEUTRAL_IMPORTANCE = 0.5  # that of an interaction to which no rule applies
 NOT_VALID = 0.5  # so that the present value of two that fit alike comes first
@@ -77,7 +81,8 @@ _INTERACTION = (
 )
 _MEMORY = (
     f"SELECT 'memory' AS kind, id, NULL AS session_id, '' AS speaker, {NEUTRAL_IMPORTANCE} AS importance, "  # noqa: S608
-    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT}, {DETAILS_OF_ROW} FROM memories WHERE number = ?"
+    f"{{strength}} AS strength, {memory_moment('memories')} {_RESULT}, {DETAILS_OF_ROW} "
+    "FROM visible_memories AS memories WHERE number = ?"
 )
 
 
@@ -168,34 +173,43 @@ class Search:
         self._memory = _MEMORY.format(strength=strength_now(fading, "memories", "unixepoch()"))
         self._index = SearchIndex(database)
 
+    def with_one_view(self, answer: Callable[[], InParts[T]]) -> InParts[T]:
+        """Answer in parts as if all of it were read at one moment, as to whose texts are visible."""
+        return with_one_view(self._database, answer)
+
     def rank(
         self,
         query: str,
         filters: Filters = EVERYTHING,
         nearness: Nearness = NOTHING_NEAR,
         most: int = 10,
-    ) -> Ranking:
-        """Rank what fits a query, which has no syntax; there may be more rows than wanted."""
+    ) -> InParts[Ranking]:
+        """Rank what fits a query, which has no syntax; there may be more rows than wanted.
+
+        Between the parts, texts may leave and writers be quarantined: `read` returns none of these.
+        """
         now = filters.time(self._database.clock)
         filters = replace(filters, as_of=now)
         asked = asked_in(query, datetime.fromtimestamp(now, UTC).date(), self._word_pairs)
-        lookup = self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
+        lookup = yield from self._index.find(asked, filters, _BESIDE_RESULTS + 2 * most)
         by_meaning = [number for number, _ in nearness.nearest]
         ways = (lookup.passages, lookup.others, by_meaning)
         places = _places_of(chain.from_iterable(ways))
         texts: dict[int, _Text] = {}
         for numbers in ways:
             further = [row for row in _places_of(numbers) if row not in texts]
-            texts |= self._texts(further, with_dates=bool(lookup.dates))
+            texts |= yield from self._texts(further, with_dates=bool(lookup.dates))
         words = Words(lookup.terms, self._index.vocabulary.stems)
         ranker = Ranker(words, lookup.dates, lookup.speakers, lookup.size)
-        own = ranker.own(seen := _seen_in(texts.values(), places, nearness))
+        seen = yield from _seen_in(texts.values(), places, nearness)
+        own = yield from ranker.own(seen)
         seeds = sorted(own, key=lambda row: own[row].relevance, reverse=True)[:MOST_SPREAD]
         runs = self._index.beside(seeds, _REACH, _REACH)
-        neighbours = self._texts({row for run in runs for row in run} - texts.keys(), with_dates=bool(lookup.dates))
+        unseen = {row for run in runs for row in run} - texts.keys()
+        neighbours = yield from self._texts(unseen, with_dates=bool(lookup.dates))
         texts |= neighbours
-        seen += (around_them := _seen_in(neighbours.values(), {}, nearness))
-        own |= ranker.own(around_them)
+        seen += (around_them := (yield from _seen_in(neighbours.values(), {}, nearness)))
+        own |= yield from ranker.own(around_them)
         before, after = around(
             [row for row in run if row in own and (filters.until is None or texts[row].moment <= filters.until)]
             for run in runs
@@ -207,9 +221,10 @@ class Search:
         others = {row for row in relevance.keys() - by_words if relevance[row] > 0}
         fitting = by_words | self._index.fitting(others, filters)
         rows = [texts[row] for row in relevance.keys() & fitting]
+        yield
         return Ranking(self._scored(rows, relevance, own, now), lookup.words, lookup.left_out, words.shares)
 
-    def _texts(self, rows: Iterable[int], *, with_dates: bool) -> dict[int, _Text]:
+    def _texts(self, rows: Iterable[int], *, with_dates: bool) -> InParts[dict[int, _Text]]:
         """Return texts by row; not the last ones, if they are very long."""
         sql = _WITH_DATES if with_dates else _WITHOUT_DATES
         wanted, texts, characters = list(rows), dict[int, _Text](), 0
@@ -220,6 +235,7 @@ class Search:
             for text in self._database.select(_Text, sql, (some,)):
                 texts[text.row] = text
                 characters += len(text.content)
+            yield
         return texts
 
     def _scored(
@@ -258,8 +274,8 @@ class Search:
         """Return the spellings of a speaker's name, in any case, for `Filters`; None if there is no name."""
         return None if name is None else self._index.speakers.spelt(name)
 
-    def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult:
-        """Return a row of a ranking as a result."""
+    def read(self, ranked: Ranked, max_content_bytes: int) -> SearchResult | None:
+        """Return a row of a ranking as a result; None if it is not there any more."""
 
         def result_of(
             kind: Literal["interaction", "memory"],
@@ -296,7 +312,7 @@ class Search:
         row = ranked.row
         query, number = (self._memory, row - MEMORY_ROWS) if row >= MEMORY_ROWS else (_INTERACTION, row)
         end = self._validity.ends([number]).get(number, NO_END) if row >= MEMORY_ROWS else NO_END
-        return self._database.select(result_of, query, (number,))[0]
+        return self._database.select_one(result_of, query, (number,))
 
 
 def _places_of(numbers: Iterable[int]) -> dict[int, set[int]]:
@@ -307,7 +323,7 @@ def _places_of(numbers: Iterable[int]) -> dict[int, set[int]]:
     return places
 
 
-def _seen_in(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: Nearness) -> list[SeenText]:
+def _seen_in(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: Nearness) -> InParts[list[SeenText]]:
     """Return texts with those of their passages that are looked at: all of a few, else those that were found."""
     texts = list(texts)
     nearest = nearness.of_texts([text.row for text in texts])
@@ -319,6 +335,7 @@ def _seen_in(texts: Iterable[_Text], places: Mapping[int, set[int]], nearness: N
         passages = list(islice(each_passage(text.content), max([_FEW, *wanted]) + 1))
         if len(passages) <= _FEW or not wanted:
             wanted |= set(range(min(_FEW, len(passages))))
+        yield
         chosen.append((text, {text.row * MOST + place: passages[place] for place in wanted if place < len(passages)}))
     spread = nearness.spread or 1.0
     near = nearness.of([number for _, parts in chosen for number in parts])

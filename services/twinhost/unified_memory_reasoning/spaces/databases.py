@@ -6,11 +6,12 @@ closed when others are used more. A space that has no database yet is read as an
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
+from types import GeneratorType
 from typing import Any
 
 import structlog
@@ -60,7 +61,7 @@ class OpenSpace:
     def handle(self, request: Request, caller: Caller) -> Any:
         """Answer a request about this space, which its caller may make."""
         answer = self._handlers[type(request)](request, caller)
-        return self._all_parts(answer) if isinstance(answer, Generator) else answer
+        return self._all_parts(answer) if isinstance(answer, GeneratorType) else answer
 
     def _all_parts(self, parts: InParts[Answer]) -> InParts[Answer]:
         self._begun += 1
