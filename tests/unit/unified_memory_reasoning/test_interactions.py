@@ -1,6 +1,7 @@
 """The store of interactions: tiers, windows, counters and summaries, whatever is added, cleared, hidden, and undone."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tests.new_database import open_database
 from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
+from twinhost.secure_zmq.actions import InParts, wholly
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
+from twinhost.unified_memory_reasoning.conversations import interactions as interactions_module
 from twinhost.unified_memory_reasoning.conversations.interactions import OCCURRED_MIGRATION, Interactions
 from twinhost.unified_memory_reasoning.conversations.window import WindowItem, window_of
 
@@ -84,6 +87,12 @@ def require_consistent(store: Interactions, database: Database, small: tuple[int
     assert (again.count, again.session_count) == (store.count, store.session_count)
 
 
+def cut_short(parts: InParts[int], number: int) -> None:
+    """Do some parts, as before a crash."""
+    for _ in islice(parts, number):
+        pass
+
+
 @settings(max_examples=60)
 @given(STEPS)
 def test_tiers_and_counters_follow_every_change(
@@ -97,6 +106,7 @@ def test_tiers_and_counters_follow_every_change(
         rank = "WHEN place <= 3 THEN 0 WHEN place <= 7 THEN 1 WHEN place <= 13 THEN 2"
         from twinhost.unified_memory_reasoning.conversations import interactions
 
+        patch.setattr(interactions, "_CLEARED_AT_ONCE", 2)
         patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
         database = open_database(tmp_path_factory.mktemp("db") / "db", MIGRATIONS)
         store = Interactions(database)
@@ -104,16 +114,16 @@ def test_tiers_and_counters_follow_every_change(
             try:
                 with database.transaction():
                     if what == "clear":
-                        store.clear(session_id, speaker or None)
+                        cut_short(store.clear(session_id, speaker or None), number)
                     if what == "clear own":
-                        store.clear(session_id, speaker or None, ANN.name)
+                        cut_short(store.clear(session_id, speaker or None, ANN.name), number)
                     if what == "remove" and (ids := [row[0] for row in session(database, session_id)][::number]):
                         store.remove(session_id, ids)
                     for place in range(number if what in ("add", "undone") else 0):
                         writer = (SDT, ANN)[place % 2].name
                         store.add(session_id, "user_query", content, writer, speaker=speaker, created=number - place)
                     if what == "undone":
-                        store.clear("s")
+                        wholly(store.clear("s"))
                         raise KeyError("a fault of the program")
             except KeyError:
                 pass
@@ -370,10 +380,15 @@ def test_clearing_a_speaker_leaves_the_others_as_if_alone(bench: ContextBench) -
         for number in range(60):
             for speaker in ("ann", "bob"):
                 bench.interactions.add("s", "user_query", f"{speaker} {words(number)}", SDT.name, speaker=speaker)
-    assert bench.interactions.clear("s", "bob") == 60
+    assert wholly(bench.interactions.clear("s", "bob")) == 60
     with bench.database.transaction():
         for number in range(60):
             bench.interactions.add("alone", "user_query", f"ann {words(number)}", SDT.name, speaker="ann")
+    require_alike(bench)
+
+
+def require_alike(bench: ContextBench) -> None:
+    """Require that the session `s` is as `alone`."""
     left, alone = bench.context(), bench.context(session_id="alone")
     assert left["text"] == alone["text"]
     assert left["key_decisions"] == alone["key_decisions"]
@@ -384,6 +399,27 @@ def test_clearing_a_speaker_leaves_the_others_as_if_alone(bench: ContextBench) -
     assert bench.interactions._contexts.window("s", "") == window_of(
         WindowItem(row[0], row[2]) for row in reversed(rows)
     )
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["of one of two writers", "of the only one"])
+def test_a_clear_that_was_cut_short_is_completed_later(
+    bench: ContextBench, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """Nothing of what the first one removed is left in a window, or in the summary."""
+    monkeypatch.setattr(interactions_module, "_CLEARED_AT_ONCE", 7)
+    with bench.database.transaction():
+        for number in range(60):
+            bench.interactions.add("s", "user_query", f"bob {words(number)}", ANN.name, speaker=f"bob {number}")
+        for session_id in () if whole else ("s", "alone"):
+            for number in range(60):
+                bench.interactions.add(session_id, "user_query", f"ann {words(number)}", SDT.name, speaker="ann")
+        cut_short(bench.interactions.clear("s", None, ANN.name), 4)
+    assert bench.context()["stored"] == (32 if whole else 92)
+    with bench.database.transaction():
+        assert wholly(bench.interactions.clear("s", None, ANN.name)) == 32
+    require_alike(bench)
+    speakers = bench.database.execute("SELECT DISTINCT speaker FROM context_windows WHERE session_id = 's'").fetchall()
+    assert sorted(speakers) == ([] if whole else [("",), ("ann",)])
 
 
 def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> None:

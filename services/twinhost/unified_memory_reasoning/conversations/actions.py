@@ -285,7 +285,7 @@ class ContextActions(Feature):
                 yield Passage(turn.written_by, day_of(turn.at), "", name, entry.kind, entry.text)
 
     @action(mutates=True, from_reserve=True)
-    def clear(self, request: ClearContext, caller: Caller) -> ContextCleared:
+    def clear(self, request: ClearContext, caller: Caller) -> InParts[ContextCleared]:
         writer = caller.name if caller.own_only else None
-        cleared = self._interactions.clear(request.session_id, request.speaker or None, writer)
+        cleared = yield from self._interactions.clear(request.session_id, request.speaker or None, writer)
         return {"status": SUCCESS, "session_id": request.session_id, "cleared": cleared}

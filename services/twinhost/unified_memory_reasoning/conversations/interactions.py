@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.secure_zmq.actions import InParts
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.conversations import contexts
 from twinhost.unified_memory_reasoning.conversations.context_text import PREVIOUS_CHARACTERS, Turn, Utterance
@@ -198,6 +199,13 @@ _OF_SESSION = (
     "SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
     "AND (?3 IS NULL OR written_by = ?3)"
 )
+_CLEARED_AT_ONCE = 500  # rows, in one part: about 3 ms
+_OLDEST_OF_SESSION = f"{_OF_SESSION} ORDER BY id LIMIT ?4"
+_MORE_THAN_A_PART = f"SELECT count(*) > ?4 FROM ({_OF_SESSION} LIMIT ?4 + 1)"  # noqa: S608 - of constants alone
+_OUTDATED_WINDOWS = (
+    "SELECT DISTINCT speaker FROM context_windows, json_each(CAST(window AS TEXT), '$[1]') AS item "
+    "WHERE session_id = ? AND NOT EXISTS (SELECT 1 FROM interactions WHERE id = json_extract(item.value, '$[0]'))"
+)
 _NAMED = "SELECT value FROM json_each(?)"
 _TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
 # After rows were deleted, a place is newer than before or the same: the rows after these stay in the last tier.
@@ -327,21 +335,30 @@ class Interactions:
 
     written_by = lists_written(WrittenInteraction, _WRITTEN)
 
-    def clear(self, session_id: str, speaker: str | None = None, written_by: str | None = None) -> int:
+    def clear(self, session_id: str, speaker: str | None = None, written_by: str | None = None) -> InParts[int]:
         """Remove a session, or what one speaker said in it, or one caller wrote, and return how many rows.
 
-        Rows of quarantined writers stay. It takes time in proportion to the session; inside a transaction. If the newer
-        decisions, errors and code of what is removed had replaced others in the summary, these come back from the
-        newest 250 rows that are left.
+        Rows of quarantined writers stay. Each part removes some of the oldest rows, inside a transaction; the windows
+        and the summary are without them once the last part is done, and without what an earlier request had removed
+        that was cut short. If the newer decisions, errors and code of what is removed had replaced others in the
+        summary, these come back from the newest 250 rows that are left.
         """
-        removed = self._deleted(_OF_SESSION, (session_id, speaker, written_by))
+        values = (session_id, speaker, written_by, _CLEARED_AT_ONCE)
+        cleared = 0
+        while self._database.value(_MORE_THAN_A_PART, values):
+            part = self._deleted(_OLDEST_OF_SESSION, values)
+            self._database.execute(_RANK_AGAIN, (session_id,))
+            self._counts.remove(session_id, part)
+            cleared += len(part)
+            yield
+        removed = self._deleted(_OLDEST_OF_SESSION, values)
         if removed and speaker is written_by is None:
             self._database.execute(_RANK_AGAIN, (session_id,))
             left = self._counts.remove(session_id, removed)
             self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
         elif removed:
             self._forget(session_id, removed)
-        return len(removed)
+        return cleared + len(removed)
 
     def remove(self, session_id: str, ids: list[int]) -> None:
         """Remove some interactions that there are in a session, inside a transaction, as `clear` does.
@@ -361,13 +378,17 @@ class Interactions:
         if not self._counts.remove(session_id, removed):
             self._contexts.remove(session_id, {})
             return
-        ids, speakers = {number for number, *_ in removed}, {speaker for _, speaker, *_ in removed}
+        speakers = {speaker for _, speaker, *_ in removed}
+        speakers |= {speaker for (speaker,) in self._database.execute(_OUTDATED_WINDOWS, (session_id,))}
         windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
         for speaker in speakers - {WHOLE_SESSION}:
             if left := self._counts.stored_of(session_id, speaker):
                 windows[speaker] = self._rebuilt_window(_STORED_ITEMS, session_id, speaker, min(left, REBUILT_FROM))
         aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
-        self._contexts.remove_some(session_id, speakers, lambda entry: entry.id in ids, windows, aged)
+        self._contexts.remove_some(session_id, speakers, lambda entry: not self._is_there(entry.id), windows, aged)
+
+    def _is_there(self, number: int) -> bool:
+        return self._database.value("SELECT 1 FROM interactions WHERE id = ?", (number,)) is not None
 
     @property
     def count(self) -> int:
