@@ -16,12 +16,12 @@ from typing import Any
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.index_tables import FILL, NOT_INDEXED, TAKE_OUT
 
-MOST_AT_ONCE = 200  # interactions that leave the index in the transaction that deletes them: about 60 ms
-MOST_BYTES_AT_ONCE = 100_000  # of these: about 130 ms; more than one interaction has
-_AT_ONCE = 1_000  # in one tick of the server, and so many bytes: about 25 ms
-_BYTES_AT_ONCE = 200_000
-_PAGES_AT_ONCE = 200  # of a merge, in one tick: about 20 ms
-_FILLED_AT_ONCE = 50_000  # bytes of what is added in one tick: about 25 ms
+MOST_AT_ONCE = 40  # interactions that leave the index in the transaction that deletes them: about 12 ms
+MOST_BYTES_AT_ONCE = 15_000  # of several: about 20 ms; a single one leaves it at once, the largest in about 80 ms
+_AT_ONCE = 500  # in one tick of the server, and so many bytes: about 12 ms
+_BYTES_AT_ONCE = 100_000
+_PAGES_AT_ONCE = 100  # of a merge, in one tick: about 10 ms
+_FILLED_AT_ONCE = 25_000  # bytes of what is added in one tick: about 12 ms
 
 _COLUMNS = "id, session_id, speaker, type, content, created, occurred_at, written_by"
 _SECURELY = "INSERT INTO recall_passages (recall_passages, rank) VALUES ('secure-delete', ?)"
@@ -42,7 +42,7 @@ def keep_for_index(database: Database, condition: str, values: Sequence[Any]) ->
     chosen = f"FROM interactions WHERE id IN ({condition}) AND {_IN_INDEX}"
     some = f"SELECT count(*), total({_BYTES}) FROM (SELECT content {chosen} LIMIT {MOST_AT_ONCE + 1})"  # noqa: S608
     count, size = database.execute(some, values).fetchone()
-    if count > MOST_AT_ONCE or size > MOST_BYTES_AT_ONCE:
+    if count > MOST_AT_ONCE or (count > 1 and size > MOST_BYTES_AT_ONCE):
         database.execute("INSERT OR IGNORE INTO recall_removed VALUES (0, '', '', '', '', 0, NULL, '')")
         database.execute(f"INSERT INTO recall_removed SELECT {_COLUMNS} {chosen}", values)
 
