@@ -37,6 +37,7 @@ ERROR = {
     "error_type": "E",
     "message": "disk full " * 40,
 }
+RECORD = {"content": TEXT.format("NUMBER"), "last_accessed": "2026-11-27T08:00:00+00:00"}
 FLOODS = (
     Flood("durable reports", SDT, [{"action": "report_error", "error": ERROR}]),
     Flood("schemas", UMRA, [{"action": "get_schema"}], in_flight=4),
@@ -56,6 +57,28 @@ FLOODS = (
             {"action": "store_memory", "memory_id": "m-NUMBER", "content": "word " * 13_000},
             {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 2**20}},  # refused
         ],
+        connections=8,
+        in_flight=4,
+    ),
+    Flood(
+        "syncs",
+        UMRA,
+        [{"action": "sync_memories", "memories": [{"id": f"NUMBER-{n}", **RECORD} for n in range(250)]}],
+        connections=8,
+        in_flight=4,
+    ),
+    Flood("audits", UMRA, [{"action": "memory_audit", "limit": 100}], connections=8, in_flight=4),
+    Flood(
+        "long searches",
+        UMRA,
+        [{"action": "search_memory", "query": "report garage door temperature kitchen says " * 80, "limit": 100}],
+        connections=8,
+        in_flight=4,
+    ),
+    Flood(
+        "largest contexts",
+        UMRA,
+        [{"action": "get_context", "session_id": "long", "max_tokens": 100_000, "query": "garage", "scope": "all"}],
         connections=8,
         in_flight=4,
     ),

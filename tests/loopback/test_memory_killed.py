@@ -139,7 +139,7 @@ def test_nothing_acknowledged_is_lost_or_doubled(hosts: Hosts, tmp_path: Path) -
     assert agent.health()["checks"]["store_damage"]["ok"]
 
 
-def test_a_sync_that_is_killed_halfway_is_completed_when_repeated(hosts: Hosts) -> None:
+def test_a_sync_killed_halfway_is_completed_when_repeated(hosts: Hosts) -> None:
     """It is done in parts, each of which is stored; the client repeats it with the same id."""
     text = "The rent of the box room is {} a month, and Ana lives in Cebu with {} cats. " * 20
     moment = "2026-11-27T08:00:00+00:00"

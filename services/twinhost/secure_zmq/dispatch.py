@@ -217,7 +217,7 @@ class Dispatcher:
         self._outcomes.clear()
         try:
             answer = deferred.answer.result(timeout=0)
-            if isinstance(answer, Generator):
+            if not isinstance(answer, dict) and isinstance(answer, Generator):
                 if not at_once:
                     deferred.job.parts = answer
                     return b""
@@ -366,7 +366,7 @@ class Dispatcher:
                 served, since = caller, now
             try:
                 answer = handle(request, caller)
-                if isinstance(answer, Generator):
+                if not isinstance(answer, dict) and isinstance(answer, Generator):
                     if (whole := _advanced(answer, until)) is None:
                         self.begun, now = self._job(inbound), clock()
                         self.begun.parts = answer
@@ -532,7 +532,7 @@ class Dispatcher:
 
     def _handle(self, job: Job, caller: Caller, until: float) -> "bytes | Future[Reply] | None":
         answer = job.parts or job.action.handle(job.request, caller)
-        if isinstance(answer, Generator):
+        if not isinstance(answer, dict) and isinstance(answer, Generator):
             job.parts = answer
             if (whole := _advanced(answer, until)) is None:
                 return None
