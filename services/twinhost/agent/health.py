@@ -121,6 +121,15 @@ class Health:
         """Run the checks and return which of them pass."""
         return {name: check.probe() is None for name, check in self._checks.items()}
 
+    def failed(self) -> list[tuple[str, str, bool]]:
+        """Run the checks and return those that fail: the name, what is wrong, and whether the check is essential."""
+        faults = ((name, check.probe(), check.essential) for name, check in self._checks.items())
+        return [(name, fault, essential) for name, fault, essential in faults if fault is not None]
+
+    def warned(self) -> list[str]:
+        """Return the warnings, a sentence each."""
+        return [sentence for probe in self._warnings for sentence in probe()]
+
     def document(self) -> HealthDocument:
         """Run the checks and return the document."""
         faults = {name: check.probe() for name, check in self._checks.items()}
@@ -134,7 +143,7 @@ class Health:
             "uptime_s": round(self.uptime_s, 3),
             "secure": self._secure,
             "checks": {name: {"ok": fault is None, "detail": fault or "ok"} for name, fault in faults.items()},
-            "warnings": [sentence for probe in self._warnings for sentence in probe()],
+            "warnings": self.warned(),
         }
         if not self._secure:
             document["warning"] = OPEN_LINK_WARNING

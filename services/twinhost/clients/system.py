@@ -10,6 +10,7 @@ from twinhost.clients.events import FeedClient
 from twinhost.clients.system_replies import (
     AgentInfoReply,
     AllAgents,
+    AttentionReply,
     AuditPage,
     AuditRestoredFields,
     AuditSeenFields,
@@ -52,6 +53,7 @@ from twinhost.clients.system_replies import (
     StoredError,
     StoredEvent,
     SubscriptionChecked,
+    TroubleAcknowledged,
     TrustReply,
     Unregistered,
     VramPayloadFields,
@@ -93,6 +95,17 @@ class SystemDigitalTwin(FeedClient):
         'operator'
         """
         return self._ask(ErrorsAcknowledged, "acknowledge_errors", locals())
+
+    def acknowledge_trouble(
+        self, id: str, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> TroubleAcknowledged:
+        """Acknowledge a trouble: until it gets worse or ends, it comes last and counts no more; an operator's action.
+
+        Limits: `id` 1 to 256 characters.
+
+        >>> reply = system.acknowledge_trouble('my-id')
+        """
+        return self._ask(TroubleAcknowledged, "acknowledge_trouble", locals())
 
     def check_subscription(
         self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None
@@ -192,6 +205,15 @@ class SystemDigitalTwin(FeedClient):
         'HEALTHY'
         """
         return self._ask(AllAgents, "get_all_agents", locals())
+
+    def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AttentionReply:
+        """Return what is wrong, since when, why, and the command that mends it; the worst first.
+
+        `evidence` is for operators, and empty for others.
+
+        >>> reply = system.get_attention()
+        """
+        return self._ask(AttentionReply, "get_attention", locals())
 
     def get_audit(
         self,

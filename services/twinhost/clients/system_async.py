@@ -10,6 +10,7 @@ from twinhost.clients.aio import AsyncFeedClient
 from twinhost.clients.system_replies import (
     AgentInfoReply,
     AllAgents,
+    AttentionReply,
     AuditPage,
     AuditRestoredFields,
     AuditSeenFields,
@@ -52,6 +53,7 @@ from twinhost.clients.system_replies import (
     StoredError,
     StoredEvent,
     SubscriptionChecked,
+    TroubleAcknowledged,
     TrustReply,
     Unregistered,
     VramPayloadFields,
@@ -91,6 +93,17 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         'operator'
         """
         return await self._ask(ErrorsAcknowledged, "acknowledge_errors", locals())
+
+    async def acknowledge_trouble(
+        self, id: str, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> TroubleAcknowledged:
+        """Acknowledge a trouble: until it gets worse or ends, it comes last and counts no more; an operator's action.
+
+        See `SystemDigitalTwin.acknowledge_trouble`.
+
+        >>> reply = await system.acknowledge_trouble('my-id')
+        """
+        return await self._ask(TroubleAcknowledged, "acknowledge_trouble", locals())
 
     async def check_subscription(
         self, topics: list[str], *, deadline_s: float | None = None, request_id: str | None = None
@@ -187,6 +200,15 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         'HEALTHY'
         """
         return await self._ask(AllAgents, "get_all_agents", locals())
+
+    async def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AttentionReply:
+        """Return what is wrong, since when, why, and the command that mends it; the worst first.
+
+        See `SystemDigitalTwin.get_attention`.
+
+        >>> reply = await system.get_attention()
+        """
+        return await self._ask(AttentionReply, "get_attention", locals())
 
     async def get_audit(
         self,

@@ -23,6 +23,9 @@ from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
+from twinhost.system_digital_twin.attention.actions import AttentionActions
+from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.sources import watch_all
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
@@ -108,6 +111,7 @@ FEATURES = (
     SubscriptionActions,
     KeyActions,
     AuditActions,
+    AttentionActions,
 )
 FEED: Mapping[str, type] = {  # the events by their topic
     Topic.EVENT.value: PublishedEvent,
@@ -133,7 +137,9 @@ def assemble(foundation: Foundation) -> Assembly:
     reservations = Reservations(database, metrics, reports, leases, events, registry.has_died, foundation.is_live)
     registry.on_remove = reservations.end_all_of
     foundation.usage.register("lease_share", reservations.shares)
-    state = StateBoard(foundation, registry, metrics, leases, events, forecasts)
+    attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
+    watch_all(attention, foundation, registry)
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, attention)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,
@@ -147,6 +153,7 @@ def assemble(foundation: Foundation) -> Assembly:
         LoadActions(reservations, leases, foundation.budgets),
         ForecastActions(forecasts, metrics),
         EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record, foundation.budgets),
+        AttentionActions(attention),
     )
     foundation.usage.register("events", lambda: events.kept(Topic.EVENT))
     foundation.usage.register("errors", lambda: events.kept(Topic.ERROR))
@@ -170,6 +177,7 @@ def assemble(foundation: Foundation) -> Assembly:
         events.on_tick()
         security.on_tick()
         forecasts.on_tick()
+        attention.on_tick()
 
     def on_stop() -> None:
         with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops nevertheless

@@ -4,6 +4,7 @@ from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
 from twinhost.store.stored_bytes import Counted, counting
+from twinhost.system_digital_twin.attention.attention import MIGRATION as TROUBLES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION as LEASES
 from twinhost.system_digital_twin.capacity.leases import MIGRATION_ENDS as ENDS_OF_LEASES
 from twinhost.system_digital_twin.capacity.time_to_full import MIGRATION as FULL_SOON
@@ -46,4 +47,5 @@ MIGRATIONS = (  # in the order in which they were added
     STORED_BYTES,
     EVENTS_BY_WRITER,
     ENDS_OF_LEASES,
+    TROUBLES,
 )

@@ -146,6 +146,7 @@ def test_the_actions_that_may_use_the_reserve() -> None:
         "unregister",
         "release_lease",
         "accept_audit_log",
+        "acknowledge_trouble",
         "quarantine_memory",
         "release_memory",
         "clear_context",

@@ -27,6 +27,7 @@ NOT_COUNTED = {  # tables, and what bounds them
     "metrics_minute": "64 hosts for a day",
     "stored_bytes": "identities and tables",
     "taken_once": "40,000 digests of each identity and topic",
+    "troubles": "what is wrong now: of each kind one for a host, a check or a key",
 }
 
 

@@ -14,6 +14,7 @@ from twinhost.agent.host_metrics import MachineSample
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
@@ -62,6 +63,7 @@ class StateBoard:
         leases: Leases,
         events: Events,
         forecasts: Forecasts,
+        attention: Attention,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
         self._settings = foundation.settings
@@ -74,6 +76,7 @@ class StateBoard:
         self._leases = leases
         self._events = events
         self._forecasts = forecasts
+        self._attention = attention
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self._recent = _RecentCounts(self._clock)
         self.draw()  # an empty document would look like a system without problems
@@ -107,6 +110,7 @@ class StateBoard:
             "version": health["version"],
             "uptime_s": health["uptime_s"],
             "status": health["status"],
+            "attention": self._attention.document(),
             "warnings": [*failed, *health["warnings"]],
             "hosts": hosts,
             "link": {

@@ -20,8 +20,9 @@ CREATE TABLE agents (
 MAX_REGISTRATIONS = 10_000
 NO_RESPONSE = "NO_RESPONSE"
 HEALTHY = "HEALTHY"
+_AT_ONCE_S = 0.1  # both times of a registration are taken within a millisecond
 AGENT_TOPIC = b"AGENT:"  # of AgentEvent
-_OK_STATUSES = frozenset({"HEALTHY", "ok"})
+OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,6 +253,18 @@ class Registry:
         """
         return name in self._sent_heartbeat and name in self._records and self._is_silent(name)
 
+    def has_stopped(self, name: str) -> bool:
+        """Return whether an agent's last heartbeat said that it stops."""
+        return self._seen[name].stopping
+
+    def last_seen(self, name: str) -> float:
+        """Return when an agent was heard last, in seconds since the epoch."""
+        return self._seen[name].wall
+
+    def sends_heartbeats(self, record: AgentRecord) -> bool:
+        """Return whether an agent was heard after it registered, and after its status changed last."""
+        return self._seen[record.name].wall - record.last_updated > _AT_ONCE_S
+
     def silent_s(self, name: str) -> float:
         """Return the seconds since a registered agent's last heartbeat."""
         return self.clock.monotonic() - self._seen[name].clock
@@ -267,7 +280,7 @@ class Registry:
         ]
 
     def is_ok(self, record: AgentRecord) -> bool:
-        return self.status(record) in _OK_STATUSES
+        return self.status(record) in OK_STATUSES
 
     def _digest(self, record: AgentRecord) -> str:
         """Return the digest of a registration without volatile fields: the status, and who wrote it and when."""

@@ -1,0 +1,251 @@
+"""The attention list: what the detectors find, with since when, what is acknowledged, and who was told.
+
+Each trouble is announced once, by an event, when it has lasted SETTLE_S without another one that explains it; its end,
+once it has been absent for CALM_S. Both survive a restart: rows are written when a trouble begins, changes, and ends.
+Somebody who is told by these events hears of one cause once.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import structlog
+
+from twinhost.agent.troubles import (
+    AttentionItem,
+    AttentionList,
+    Detector,
+    Kind,
+    Level,
+    Remedy,
+    Trouble,
+    by_cause,
+    headline,
+    level_of,
+)
+from twinhost.moments import iso_time
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
+from twinhost.system_digital_twin import ITSELF
+from twinhost.system_digital_twin.events.events import Events, Topic
+
+_log = structlog.get_logger(__name__)
+
+MIGRATION = """
+CREATE TABLE troubles (
+    id TEXT PRIMARY KEY NOT NULL,
+    record BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+BEGAN, CHANGED, ENDED = "trouble_began", "trouble_changed", "trouble_ended"  # types of events
+LOOK_EVERY_S = 1.0
+SETTLE_S = 5.0  # in which a cause is found that explains it
+CALM_S = 10.0  # without it, until it has ended
+CHANGES_EVERY_S = 3_600.0  # at most, of one trouble
+
+
+class _Known(msgspec.Struct, kw_only=True):
+    """A trouble since it began; times are in seconds since the epoch."""
+
+    trouble: Trouble
+    since: float
+    announced: Trouble | None = None  # as it was told last
+    announced_at: float = 0.0
+    acknowledged: Trouble | None = None  # as it was then
+    acknowledged_by: str = ""
+    acknowledged_at: float = 0.0
+
+    @property
+    def is_acknowledged(self) -> bool:
+        return self.acknowledged is not None and not _is_worse(self.trouble, self.acknowledged)
+
+
+class Attention:
+    """What is wrong. Its methods are for the thread that owns the database."""
+
+    def __init__(self, database: Database, events: Events, grace_s: float) -> None:
+        """Read what was wrong before a restart; it is kept for `grace_s`, until there is something to see again."""
+        self._database, self._events, self._clock = database, events, database.clock
+        self._detectors: list[tuple[str, Detector]] = []
+        self._decoder = msgspec.json.Decoder(_Known)
+        self._known = {
+            name: self._decoder.decode(record) for name, record in database.execute("SELECT id, record FROM troubles")
+        }
+        now = self._clock.monotonic()
+        self._first = dict.fromkeys(self._known, now)  # when it was seen first, and last, by the monotonic clock
+        self._last = dict.fromkeys(self._known, now + grace_s - CALM_S)
+        self._look_at = now
+        self._unwritten: set[str] = set()
+
+    def watch(self, name: str, detector: Detector) -> None:
+        """Have a detector asked once a second; what it finds is true at that moment."""
+        self._detectors.append((name, detector))
+
+    def on_tick(self) -> None:
+        """Look, if it is time to; write and announce what has changed.
+
+        Raises:
+            StoreUnavailable: it could not be written, and nothing was announced; the list is right, and it is retried.
+        """
+        now = self._clock.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY_S
+        found, complete = self._find()
+        for trouble in found:
+            self._see(trouble, now)
+        absent = self._known.keys() - {trouble.id for trouble in found}
+        ended = {name for name in absent if now - self._last[name] >= CALM_S} if complete else set()
+        roots = {root.id for root, _ in by_cause(known.trouble for known in self._known.values())}
+        told = {name: event for name in roots if (event := self._news(name, now)) is not None}
+        if self._unwritten or ended or told:
+            with self._database.transaction():
+                self._write(ended, told)
+
+    def document(self) -> AttentionList:
+        """Return the list, as of the last look."""
+        items = [
+            self._item(self._known[root.id], [self._known[trouble.id] for trouble in explained])
+            for root, explained in by_cause(known.trouble for known in self._known.values())
+        ]
+        items.sort(key=lambda item: ("acknowledged" in item, -Level[item["level"].upper()], item["since"]))
+        return {
+            "level": level_of(items).name.lower(),
+            "headline": headline(items),
+            "as_of": iso_time(self._clock.time()),
+            "items": items,
+        }
+
+    def acknowledge(self, name: str, by: str) -> None:
+        """Acknowledge a trouble as it is now, in the current transaction.
+
+        Raises:
+            NotFound: nothing of this id is wrong.
+        """
+        known = self._known.get(name)
+        if known is None:
+            raise NotFound(f"no trouble {name[:64]!r} is on the list; see it with: ./twinhost attention")
+        before = msgspec.structs.replace(known)
+        known.acknowledged, known.acknowledged_by, known.acknowledged_at = known.trouble, by, self._clock.time()
+        self._database.on_rollback(self._known.__setitem__, name, before)
+        self._put(name)
+
+    def _find(self) -> tuple[list[Trouble], bool]:
+        """Return what all detectors find, and whether none of them failed."""
+        found: dict[str, Trouble] = {}
+        complete = True
+        for name, detector in self._detectors:
+            try:
+                found |= {trouble.id: trouble for trouble in detector()}
+            except Exception as error:  # noqa: BLE001 - boundary: the others must go on, and this is shown
+                complete = False
+                failed = _failed(name, error)
+                if failed.id not in self._known:
+                    _log.exception("detector_failed", detector=name)
+                found[failed.id] = failed
+        return list(found.values()), complete
+
+    def _see(self, trouble: Trouble, now: float) -> None:
+        known = self._known.get(trouble.id)
+        if known is None:
+            since = self._clock.time() if trouble.since is None else trouble.since
+            self._known[trouble.id] = _Known(trouble=trouble, since=since)
+            self._first[trouble.id] = now
+            self._unwritten.add(trouble.id)
+        else:
+            if known.trouble.members != trouble.members or known.trouble.level != trouble.level:
+                self._unwritten.add(trouble.id)
+            known.trouble = trouble
+            if trouble.since is not None:
+                known.since = trouble.since
+        self._last[trouble.id] = now
+
+    def _news(self, name: str, now: float) -> str | None:
+        """Return the type of the event that a root cause is due, if it is due one."""
+        known = self._known[name]
+        if known.announced is None:
+            return BEGAN if now - self._first[name] >= SETTLE_S else None
+        if known.is_acknowledged or not _is_worse(known.trouble, known.announced):
+            return None
+        rose = known.trouble.level > known.announced.level
+        return CHANGED if rose or self._clock.time() - known.announced_at >= CHANGES_EVERY_S else None
+
+    def _write(self, ended: Iterable[str], told: dict[str, str]) -> None:
+        """Write what has changed, and the events; what is in memory follows once that is on disk."""
+        time = self._clock.time()
+        for name, event in told.items():
+            known = self._known[name]
+            self._announce(event, known, time)
+            self._database.on_rollback(self._known.__setitem__, name, msgspec.structs.replace(known))
+            known.announced, known.announced_at = known.trouble, time
+        for name in {*told, *self._unwritten}:
+            self._put(name)
+        for name in ended:
+            if self._known[name].announced is not None:
+                self._announce(ENDED, self._known[name], time)
+            self._database.execute("DELETE FROM troubles WHERE id = ?", (name,))
+        self._database.after_commit(self._forget, tuple(ended), tuple(self._unwritten))
+
+    def _forget(self, ended: Iterable[str], written: Iterable[str]) -> None:
+        self._unwritten.difference_update(written)
+        for name in ended:
+            del self._known[name], self._first[name], self._last[name]
+
+    def _put(self, name: str) -> None:
+        self._database.execute(
+            "INSERT INTO troubles VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record",
+            (name, msgspec.json.encode(self._known[name])),
+        )
+
+    def _announce(self, what: str, known: _Known, time: float) -> None:
+        data: dict[str, Any] = {
+            name: value for name, value in self._item(known, []).items() if name not in ("evidence", "acknowledged")
+        }
+        if what == ENDED:
+            data["lasted_s"] = round(max(0.0, time - known.since), 1)
+        event = {
+            "event_id": f"{what}-{known.trouble.id}-{iso_time(time)}",
+            "event_type": what,
+            "source_agent": ITSELF,
+            "data": data,
+            "propagate": True,
+            "ttl": None,
+        }
+        self._events.add(Topic.EVENT, event, ITSELF)
+
+    def _item(self, known: _Known, explained: Iterable[_Known]) -> AttentionItem:
+        trouble = known.trouble
+        item: AttentionItem = {
+            "id": trouble.id,
+            "kind": trouble.kind.value,
+            "level": trouble.level.name.lower(),
+            "subject": trouble.subject,
+            "host": trouble.host,
+            "what": trouble.what,
+            "since": iso_time(known.since),
+            "cause": trouble.cause,
+            "explains": [
+                {"id": other.trouble.id, "what": other.trouble.what, "since": iso_time(other.since)}
+                for other in explained
+            ],
+            "remedies": [{"on": each.on, "command": each.command, "why": each.why} for each in trouble.remedies],
+            "evidence": [{"name": name, "value": value} for name, value in trouble.evidence],
+        }
+        if known.is_acknowledged:
+            item["acknowledged"] = {"by": known.acknowledged_by, "at": iso_time(known.acknowledged_at)}
+        return item
+
+
+def _is_worse(now: Trouble, before: Trouble) -> bool:
+    """Return whether a trouble has risen, or has new members."""
+    return now.level > before.level or not set(now.members) <= set(before.members)
+
+
+def _failed(name: str, error: Exception) -> Trouble:
+    return Trouble(
+        kind=Kind.DETECTOR_FAILED,
+        subject=name,
+        what=f"the detector {name} failed, so what it looks for is not shown",
+        cause=f"{type(error).__name__}: {error}"[:200],
+        remedies=(Remedy("mainpc", "docker compose logs mainpc", "shows its traceback; report it"),),
+    )

@@ -1,0 +1,98 @@
+"""Detectors of silence: hosts and agents that send no heartbeats, or report that they are not well."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.system_digital_twin.registry.registry import NO_RESPONSE
+
+_NAMED = 3  # agents in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class SeenAgent:
+    """An agent as the registry has it; `last_seen` in seconds since the epoch, None: it never registered.
+
+    `host` is the one whose own agent it is, None for another; `stopped`: it said that it stops.
+    """
+
+    name: str
+    status: str
+    last_seen: float | None
+    location: str
+    host: str | None = None
+    stopped: bool = False
+    sends_heartbeats: bool = True
+
+
+def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
+    """Yield a trouble for each host whose own agent is silent, has stopped, or never registered."""
+    for agent in agents:
+        if agent.host is None or (agent.last_seen is not None and agent.status != NO_RESPONSE):
+            continue
+        explains = (f"{Kind.AGENTS_SILENT}:{agent.host}", f"{Kind.METRICS_MISSING}:{agent.host}")
+        if agent.last_seen is None:
+            what, level = f"{agent.host} has not reported yet", Level.ATTENTION
+        elif agent.stopped:
+            what, level = f"{agent.host} has stopped", Level.BROKEN
+        else:
+            what, level = f"{agent.host} does not respond", Level.BROKEN
+        yield Trouble(
+            kind=Kind.HOST_STOPPED if agent.stopped else Kind.HOST_SILENT,
+            subject=agent.host,
+            host=agent.host,
+            what=what,
+            level=level,
+            since=agent.last_seen,
+            cause="its agent said that it stops" if agent.stopped else "its agent sends no heartbeats",
+            remedies=(
+                Remedy(agent.host, f"docker compose up -d {agent.host}", "starts its agent"),
+                Remedy(agent.host, f"docker compose logs {agent.host}", "shows why it ended, or what it can't reach"),
+            ),
+            evidence=(("agent", agent.name),),
+            explains=explains,
+        )
+
+
+def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
+    """Yield one trouble for the agents of each location that were well, and have fallen silent."""
+    by_location: dict[str, list[SeenAgent]] = {}
+    for agent in agents:
+        if agent.host is None and agent.status == NO_RESPONSE and agent.sends_heartbeats and not agent.stopped:
+            by_location.setdefault(agent.location, []).append(agent)
+    for location, silent in by_location.items():
+        names = tuple(agent.name for agent in silent)
+        yield Trouble(
+            kind=Kind.AGENTS_SILENT,
+            subject=location,
+            host=location,
+            what=f"{_listed(names)} on {location} {'does' if len(names) == 1 else 'do'} not respond",
+            since=min(agent.last_seen for agent in silent if agent.last_seen is not None),
+            remedies=(
+                Remedy(
+                    "mainpc",
+                    f"./twinhost agents unregister {names[0]}",
+                    "removes one that is gone for good; start the others again",
+                ),
+            ),
+            members=names,
+        )
+
+
+def unhealthy_agents(agents: Iterable[SeenAgent], ok: frozenset[str]) -> Iterator[Trouble]:
+    """Yield a trouble for the agents that report a status which is not one of those that are `ok`."""
+    unwell = [agent for agent in agents if agent.status not in ok | {NO_RESPONSE} and agent.last_seen is not None]
+    if unwell:
+        names = tuple(f"{agent.name} ({agent.status})" for agent in unwell)
+        yield Trouble(
+            kind=Kind.AGENTS_UNHEALTHY,
+            what=f"not healthy: {_listed(names)}",
+            remedies=(Remedy("mainpc", "./twinhost status", "shows what each of them reports"),),
+            members=names,
+        )
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if len(names) <= _NAMED:
+        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"

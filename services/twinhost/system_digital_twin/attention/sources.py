@@ -1,0 +1,43 @@
+"""Where the detectors get what they judge: the state of mainpc's agent, read anew for each look."""
+
+from twinhost.agent.assembly import Foundation
+from twinhost.system_digital_twin.attention import conditions, silence
+from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.silence import SeenAgent
+from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
+
+
+def watch_all(attention: Attention, foundation: Foundation, registry: Registry) -> None:
+    """Have the list watch everything."""
+    settings, health = foundation.settings, foundation.health
+    here = settings.agent.host.name
+
+    def seen() -> list[SeenAgent]:
+        return seen_agents({agent.name: agent.host.name for agent in settings.config.agents.values()}, registry)
+
+    attention.watch("silent_hosts", lambda: silence.silent_hosts(seen()))
+    attention.watch("silent_agents", lambda: silence.silent_agents(seen()))
+    attention.watch("unhealthy_agents", lambda: silence.unhealthy_agents(seen(), OK_STATUSES))
+    attention.watch("checks", lambda: conditions.failed_checks(here, health.failed()))
+    attention.watch("warnings", lambda: conditions.warnings(here, health.warned()))
+
+
+def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:
+    """Return every agent that is registered, or is to be: a host's own one by `host_of`."""
+    known = [
+        SeenAgent(
+            name=record.name,
+            status=registry.status(record),
+            last_seen=registry.last_seen(record.name),
+            location=record.location,
+            host=host_of.get(record.name),
+            stopped=registry.has_stopped(record.name),
+            sends_heartbeats=registry.sends_heartbeats(record),
+        )
+        for record in registry.all()
+    ]
+    missing = host_of.keys() - {agent.name for agent in known}
+    return known + [SeenAgent(name, NOT_REGISTERED, None, host_of[name], host_of[name]) for name in sorted(missing)]
+
+
+NOT_REGISTERED = "unknown"

@@ -1,0 +1,192 @@
+"""The attention list keeps since when, announces each cause once, and survives a restart."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.unit.system_digital_twin.twin import Clock
+from twinhost.agent.troubles import Kind, Level, Trouble
+from twinhost.secure_zmq.errors import NotFound
+from twinhost.store.database import Database
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
+from twinhost.system_digital_twin.attention.attention import CALM_S, CHANGES_EVERY_S, SETTLE_S, Attention
+from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.state_files import MIGRATIONS
+
+GRACE_S = 30.0
+SILENT = Trouble(kind=Kind.HOST_SILENT, subject="pc2", what="pc2 does not respond", level=Level.BROKEN)
+FULL = Trouble(kind=Kind.DISK_FULL, subject="mainpc", what="mainpc's disk is full", explains=("host_silent:pc2",))
+ERRORS = Trouble(kind=Kind.ERRORS, what="3 errors", members=("a",))
+
+
+class Bench:
+    """A list on a database, whose one detector finds what a test says."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self.clock = clock
+        self.path = path
+        self.found: list[Trouble] = []
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(self.path, [REPLY_LOG_SCHEMA, *MIGRATIONS], self.clock)
+        self.events = Events(self.database)
+        self.attention = Attention(self.database, self.events, GRACE_S)
+        self.attention.watch("test", lambda: self.found)
+
+    def restart(self) -> None:
+        self.database.close()
+        self.open()
+
+    def passes(self, seconds: float, *found: Trouble) -> None:
+        self.found = list(found)
+        for _ in range(round(seconds)):
+            self.attention.on_tick()
+            self.clock.let_pass(1.0)
+
+    @property
+    def ids(self) -> list[str]:
+        return [item["id"] for item in self.attention.document()["items"]]
+
+    @property
+    def told(self) -> list[tuple[str, str]]:
+        entries = self.events.newest(Topic.EVENT, limit=100, max_bytes=10**6).entries
+        return [(entry.fields["event_type"], entry.fields["data"]["id"]) for entry in reversed(entries)]
+
+    def acknowledge(self, name: str) -> None:
+        with self.database.transaction():
+            self.attention.acknowledge(name, "operator")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "twin.sqlite3", Clock())
+    yield bench
+    bench.database.close()
+
+
+def test_nothing_found_is_all_well(bench: Bench) -> None:
+    bench.passes(60)
+    document = bench.attention.document()
+    assert (document["level"], document["headline"], document["items"], bench.told) == ("well", "All is well.", [], [])
+
+
+def test_a_trouble_is_shown_at_once_and_announced_once(bench: Bench) -> None:
+    bench.passes(1, SILENT)
+    assert (bench.ids, bench.told) == (["host_silent:pc2"], [])
+    bench.passes(120, SILENT)
+    assert bench.told == [("trouble_began", "host_silent:pc2")]
+
+
+def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
+    bench.passes(SETTLE_S + 2, SILENT)
+    bench.passes(CALM_S - 2)
+    bench.passes(3, SILENT)  # not ended: it came back
+    bench.passes(CALM_S + 2)
+    assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")]
+    assert bench.ids == []
+
+
+def test_a_cause_found_in_time_is_announced_alone(bench: Bench) -> None:
+    bench.passes(SETTLE_S - 2, SILENT)
+    bench.passes(60, SILENT, FULL)
+    assert bench.told == [("trouble_began", "disk_full:mainpc")]
+    (item,) = bench.attention.document()["items"]
+    assert [other["id"] for other in item["explains"]] == ["host_silent:pc2"]
+
+
+def test_what_lasts_longer_than_its_cause_is_announced(bench: Bench) -> None:
+    bench.passes(60, SILENT, FULL)
+    bench.passes(60, SILENT)
+    assert bench.told == [
+        ("trouble_began", "disk_full:mainpc"),
+        ("trouble_ended", "disk_full:mainpc"),
+        ("trouble_began", "host_silent:pc2"),
+    ]
+
+
+def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) -> None:
+    bench.passes(60, SILENT)
+    since = bench.attention.document()["items"][0]["since"]
+    bench.restart()
+    bench.passes(GRACE_S - 2)  # nothing was seen yet, as after a start
+    assert bench.ids == ["host_silent:pc2"]
+    bench.passes(60, SILENT)
+    assert bench.attention.document()["items"][0]["since"] == since
+    assert bench.told == [("trouble_began", "host_silent:pc2")]
+    bench.restart()
+    bench.passes(GRACE_S + 5)
+    assert bench.told[1:] == [("trouble_ended", "host_silent:pc2")]
+
+
+def test_an_acknowledged_trouble_counts_until_it_grows(bench: Bench) -> None:
+    bench.passes(10, ERRORS)
+    bench.acknowledge("errors")
+    bench.restart()
+    bench.passes(10, ERRORS)
+    document = bench.attention.document()
+    assert (document["level"], document["items"][0]["acknowledged"]["by"]) == ("well", "operator")
+    bench.passes(10, msgspec.structs.replace(ERRORS, members=("a", "b")))
+    document = bench.attention.document()
+    assert document["level"] == "attention"
+    assert "acknowledged" not in document["items"][0]
+
+
+def test_growth_is_announced_once_an_hour(bench: Bench) -> None:
+    def with_members(count: int) -> Trouble:
+        return msgspec.structs.replace(ERRORS, members=tuple(map(str, range(count))))
+
+    for count in range(1, 6):
+        bench.passes(20, with_members(count))
+    assert bench.told == [("trouble_began", "errors")]
+    bench.clock.let_pass(CHANGES_EVERY_S)
+    bench.passes(2, with_members(5))
+    assert bench.told == [("trouble_began", "errors"), ("trouble_changed", "errors")]
+
+
+def test_a_rise_in_level_is_announced_at_once(bench: Bench) -> None:
+    bench.passes(20, ERRORS)
+    bench.passes(2, msgspec.structs.replace(ERRORS, level=Level.BROKEN))
+    assert bench.told == [("trouble_began", "errors"), ("trouble_changed", "errors")]
+
+
+def test_a_failed_detector_is_shown_and_ends_nothing(bench: Bench) -> None:
+    fails = False
+
+    def detector() -> Iterator[Trouble]:
+        if fails:
+            raise ZeroDivisionError
+        yield SILENT
+
+    bench.attention.watch("silence", detector)
+    bench.passes(10)
+    fails = True
+    bench.passes(60)
+    assert set(bench.ids) == {"host_silent:pc2", "detector_failed:silence"}
+    fails = False
+    bench.passes(CALM_S + 2)
+    assert bench.ids == ["host_silent:pc2"]
+
+
+def test_what_cannot_be_written_is_shown_and_told_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attention, "_put", full)
+        bench.found = [SILENT]
+        for _ in range(10):
+            with pytest.raises(OSError, match="disk full"):
+                bench.attention.on_tick()
+            bench.clock.let_pass(1.0)
+        assert (bench.ids, bench.told) == (["host_silent:pc2"], [])
+    bench.passes(2, SILENT)
+    assert bench.told == [("trouble_began", "host_silent:pc2")]
+
+
+def test_nothing_else_can_be_acknowledged(bench: Bench) -> None:
+    with pytest.raises(NotFound, match="no trouble 'errors' is on the list"):
+        bench.acknowledge("errors")
