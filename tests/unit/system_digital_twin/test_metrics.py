@@ -89,6 +89,22 @@ def test_the_newest_60_are_in_memory(bench: MetricsBench) -> None:
     assert [each.ram_used_mb for each in bench.metrics.samples("pc2")] == list(range(5, 65))
 
 
+def test_samples_stay_in_order_when_the_clock_is_set_back(bench: MetricsBench, clock: Clock) -> None:
+    """Dated anew by the clock as it is now, so a chart of them has its width, and a late one finds its place."""
+    for cpu in (1.0, 2.0):
+        bench.metrics.ingest_once("pc2", sample(wall=cpu, cpu_percent=cpu))
+        clock.let_pass(INTERVAL_S)
+    clock.set_wall_clock(-7_200)
+    bench.metrics.ingest_once("pc2", sample(wall=3.0, cpu_percent=3.0))
+    clock.let_pass(INTERVAL_S)
+    bench.metrics.ingest_once("pc2", sample(wall=2.5, cpu_percent=2.5), 7.5)
+    samples = bench.metrics.samples("pc2")
+    assert [each.cpu_percent for each in samples] == [1.0, 2.0, 2.5, 3.0]
+    ages = [clock.time() - each.wall for each in samples]
+    assert ages == pytest.approx([15, 10, 7.5, 5], abs=0.5)
+    assert current(bench, "pc2").wall == samples[-1].wall
+
+
 def test_mainpcs_latency_is_measured_by_the_other_end(bench: MetricsBench, clock: Clock) -> None:
     """One round trip has two ends; of several links the slowest counts, and of a silent host nothing is known."""
     bench.measured("mainpc")

@@ -1,7 +1,8 @@
 """The metrics of every host: the newest samples in memory, and their means and maxima in SQLite.
 
 mainpc's clock dates a sample when it arrives, so the hosts' clocks need not agree. Whether a sample is current is
-decided by the monotonic clock; the last sample of a host that has stopped reporting is not shown as current.
+decided by the monotonic clock; the last sample of a host that has stopped reporting is not shown as current. If
+mainpc's clock is set back, the samples in memory are dated anew, and keep their order; rows on disk keep their time.
 
 A sample that has a time of its own is counted once, even if it is sent again, and is on disk before the reply. A late
 one, from a host that was disconnected, enters the history and is never current.
@@ -20,6 +21,7 @@ from twinhost.store.database import Database
 from twinhost.system_digital_twin.deduplication import Deduplication
 from twinhost.system_digital_twin.metrics.history import (
     COLUMNS,
+    MINUTE_S,
     Bucket,
     MetricsHistory,
     Resolution,
@@ -30,6 +32,7 @@ from twinhost.system_digital_twin.metrics.history import (
 KEPT_IN_MEMORY = 60  # samples of a host
 STALE_AFTER = 3  # intervals
 MAX_HOSTS = 64
+_STEP_S = 1.0  # of the clock; less is how it is corrected gradually
 _RETRY_S = 5.0  # until a failed write of the history is retried
 _MAX_WAITING = 10_000  # minutes, while the database can't be written
 
@@ -67,6 +70,11 @@ class _Host(msgspec.Struct, frozen=True):
     measured_since: float = 0.0  # monotonic: the newest sample was taken later
     minute: Bucket | None = None
 
+    def moved_by(self, step_s: float) -> "_Host":
+        """Return it with its samples dated by a clock that was set by a step."""
+        samples = tuple(_moved(sample, step_s) for sample in self.samples)
+        return msgspec.structs.replace(self, samples=samples, newest=self.newest and _moved(self.newest, step_s))
+
 
 class Metrics:
     """Samples by host, for one thread; the sampler's thread adds those of this host with `queue()`."""
@@ -79,6 +87,8 @@ class Metrics:
         self.own_host = own_host  # which measures itself
         self._hosts: dict[str, _Host] = {}
         self.expect(hosts)
+        self._clock_offset = self._clock.time() - self._clock.monotonic()
+        self.dated_since = 0.0  # rows from this time on are of one clock; in seconds since the epoch
         self._closed: tuple[tuple[str, Bucket], ...] = ()  # complete minutes, not yet on disk
         self._write_due = 0.0
         self._queue: deque[tuple[HostSample, float]] = deque(maxlen=KEPT_IN_MEMORY)
@@ -109,6 +119,7 @@ class Metrics:
         Raises:
             LimitReached: it is a new host's, and MAX_HOSTS others report.
         """
+        self._follow_clock()
         dated = msgspec.structs.replace(sample, wall=self._clock.time())
         if host == self.own_host and sample.latency_ms is None:
             dated = msgspec.structs.replace(dated, latency_ms=self._latency_to_others())
@@ -133,6 +144,7 @@ class Metrics:
         if self._once.find(scope, key) is not None:
             return False
         self._once.record(scope, key, 0)
+        self._follow_clock()
         # A host with a wrong clock may give an age before the epoch, which no reader could format.
         dated = msgspec.structs.replace(sample, wall=max(0.0, self._clock.time() - (late_by_s or 0.0)))
         self.history_on_disk.add(host, Bucket.at(dated.wall).add(dated)[0], late_by_s or 0.0)
@@ -141,6 +153,19 @@ class Metrics:
         else:
             self._add_late(host, dated)
         return True
+
+    def _follow_clock(self) -> None:
+        """Date the samples in memory anew after the clock was set back: they must stay before those that follow.
+
+        Rows from before a step, in either direction, have times that do not fit the rows after it.
+        """
+        now = self._clock.time()
+        offset = now - self._clock.monotonic()
+        step_s, self._clock_offset = offset - self._clock_offset, offset
+        if abs(step_s) >= MINUTE_S:
+            self.dated_since = max(now, now - step_s)
+        if step_s <= -_STEP_S:
+            self._hosts = {name: host.moved_by(step_s) for name, host in self._hosts.items()}
 
     def _add(self, host: str, sample: HostSample, since: float | None) -> _Host:
         """Make a sample the current one; return what was in memory before."""
@@ -292,6 +317,10 @@ class Metrics:
         if known is None:
             raise NotFound(f"no host {host[:64]!r} is known; there are: {', '.join(self.hosts())}")
         return known
+
+
+def _moved(sample: HostSample, step_s: float) -> HostSample:
+    return msgspec.structs.replace(sample, wall=max(0.0, sample.wall + step_s))
 
 
 def _past(sample: HostSample) -> HostSample:
