@@ -180,7 +180,7 @@ def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
     """The machine's section shows the time, and the list of events the announcement."""
     expect(watched.page.locator(".host-forecast").last).to_contain_text("No forecast: ")
     now = time.time()
-    for minutes in range(1, 20):
+    for minutes in range(1, 64):  # an hour of history
         used_mb, age_s = 980 - 5 * minutes, 60 * minutes
         watched.twin.measured(ram_used_mb=used_mb, wall=now - age_s, late_by_s=age_s)
     for used_mb in (980, 985, 990):  # a host at a time, once a minute

@@ -336,7 +336,8 @@ class Interval(Part, frozen=True):
 class ResourceForecast(Part, frozen=True):
     """When a resource of a host will be full; if that is null, `reason` says why.
 
-    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several.
+    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several. `basis_s` is the length of the
+    history that it is based on, in seconds.
     """
 
     host: str = NOT_SENT
@@ -348,6 +349,7 @@ class ResourceForecast(Part, frozen=True):
     time_to_full_s: float | None = NOT_SENT
     interval: Interval | None = NOT_SENT
     reason: str | None = NOT_SENT
+    basis_s: float | None = None
 
 
 class ForecastList(Reply, frozen=True):

@@ -68,6 +68,25 @@ def test_a_jump_of_the_level_counts_after_three_points() -> None:
     assert known([*points[:-2], *freed[1:]]).level > 1_500
 
 
+def test_a_value_below_the_level_counts_at_once() -> None:
+    """One above it does not: memory that is used for a moment fills nothing."""
+    trend = known(line(60, 0.5))  # 1,870 at its end
+    assert trend.seconds_to(2_870, trend.at, 1_370) == pytest.approx((3_000, 3_000, 3_000))
+    assert trend.seconds_to(2_870, trend.at, 2_860) == pytest.approx((2_000, 2_000, 2_000))
+
+
+@pytest.mark.parametrize("noise", [0.0, 40.0])
+def test_a_trend_has_ended_far_below_its_line(noise: float) -> None:
+    """Within the noise, or ten minutes behind, it goes on."""
+    trend = known(line(60, 0.5, noise=noise))
+    far = max(300.0, 4 * noise)
+    assert trend.has_ended(trend.line - far - 1, trend.at)
+    assert trend.has_ended(trend.line, trend.at + 2 * far + 2)
+    assert not trend.has_ended(trend.line - 2 * noise, trend.at)
+    assert not trend.has_ended(trend.line + 1_000, trend.at)
+    assert not known(line(60, -0.5)).has_ended(-1e6, trend.at)
+
+
 def test_two_points_have_no_certain_trend() -> None:
     assert not known([(0.0, 1.0), (60.0, 2.0)]).growing
     assert trend_of([(0.0, 1.0)]) is None

@@ -6,7 +6,7 @@ are on disk, so a restart announces none of them again. Hosts on one machine hav
 """
 
 import itertools
-from typing import Any, Literal, NamedTuple, TypedDict, cast, get_args
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict, cast, get_args
 
 import msgspec
 
@@ -17,7 +17,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME, Request
 from twinhost.store.database import Database
 from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
-from twinhost.system_digital_twin.capacity.trend import Trend, trend_of
+from twinhost.system_digital_twin.capacity.trend import trend_of
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.metrics.history import DAY_S, MINUTE_S, Bucket, card_name, rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -40,11 +40,14 @@ FULL_SOON = "resource_full_soon"  # the type of the event
 FULL_SOON_S = 3_600.0
 CALM_AFTER_S = 5_400.0
 CALM_S = 600.0
-WINDOW_S = 3_600.0  # of history; a trend that begins is found after about 20 minutes of it
-LEAST_S = 600.0
-TOO_SHORT = "less than 10 minutes of history"
+WINDOW_S = 3_900.0  # of history, with the minutes at its ends; a trend that begins is found after about 20 minutes
+LEAST_S = 3_600.0
+_LEAST_POINTS = 30  # in it
+_SHORTEST_S = 60.0  # a row is a minute, so nothing shorter is known
+TOO_SHORT = "less than an hour of history"
 NOT_MEASURED = "not measured now"
 NOT_GROWING = "not growing"
+ENDED = "below its trend: memory was freed, or the growth has ended"
 UNCERTAIN = "the interval of the growth includes none"
 _EVERY_S = 60.0  # for each host: the history has a row per minute
 _SILENT_EVERY_S = 5.0  # for one that is not measured: its first sample may arrive any time
@@ -64,7 +67,8 @@ class Interval(TypedDict):
 class ResourceForecast(TypedDict):
     """When a resource of a host will be full; if that is null, `reason` says why.
 
-    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several.
+    `name` is that of a disk, or of a card such as `GPU 1`, if the host has several. `basis_s` is the length of the
+    history that it is based on, in seconds.
     """
 
     host: str
@@ -76,6 +80,7 @@ class ResourceForecast(TypedDict):
     time_to_full_s: float | None
     interval: Interval | None
     reason: str | None
+    basis_s: NotRequired[float]
 
 
 class _Gauge(msgspec.Struct, frozen=True):
@@ -100,15 +105,15 @@ class _Gauge(msgspec.Struct, frozen=True):
         figure = getattr(row, f"{self.field}_used_mb") if self.card is None else row.cards.get(card_name(self.card))
         return figure.mean if figure else None
 
-    def total_mb(self, sample: HostSample) -> float | None:
-        """Return what it can grow to: of a disk, what users can write."""
+    def now_mb(self, sample: HostSample) -> tuple[float | None, float | None]:
+        """Return what is used, and what that can grow to: of a disk, what users can write."""
         if self.card is not None:
-            return self.card.total_mb
+            return self.card.used_mb, self.card.total_mb
         if self.resource == "disk":
             disks = sample.machine.disks if sample.machine is not None else ()
-            return next((disk.used_mb + disk.free_mb for disk in disks if disk.name == self.name), None)
-        total: float | None = getattr(sample, f"{self.field}_total_mb")
-        return total
+            sizes = ((disk.used_mb, disk.used_mb + disk.free_mb) for disk in disks if disk.name == self.name)
+            return next(sizes, (None, None))
+        return getattr(sample, f"{self.field}_used_mb"), getattr(sample, f"{self.field}_total_mb")
 
     def by_card(self, sample: HostSample | None) -> "list[_Gauge]":
         """Return a gauge for each of several cards, since one may be full while another is free; else this one."""
@@ -151,6 +156,7 @@ class Forecasts:
     def _by_gauge(self, host: str) -> dict[str, ResourceForecast]:
         sample = self._metrics.current(host)
         rows = self._metrics.history_on_disk.read(host, "minute", WINDOW_S) if sample else []
+        rows = [row for row in rows if row.start >= self._metrics.dated_since]
         gauges = itertools.chain.from_iterable(gauge.by_card(sample) for gauge in self._gauges)
         return {gauge.key: self._forecast(host, gauge, sample, rows) for gauge in gauges}
 
@@ -179,21 +185,34 @@ class Forecasts:
     def _forecast(self, host: str, gauge: _Gauge, sample: HostSample | None, rows: list[Bucket]) -> ResourceForecast:
         middle = MINUTE_S / 2  # a row is the mean of its minute
         points = [(row.start + middle, used) for row in rows if (used := gauge.used_mb(row)) is not None]
-        total_mb = gauge.total_mb(sample) if sample is not None else None
-        trend = trend_of(points) if points and points[-1][0] - points[0][0] + MINUTE_S >= LEAST_S else None
-        measured = total_mb is not None
-        seconds = trend.seconds_to(total_mb, self._clock.time()) if trend and total_mb is not None else None
-        return {
+        used_mb, total_mb = (None, None) if sample is None else gauge.now_mb(sample)
+        basis_s = points[-1][0] - points[0][0] + MINUTE_S if points else 0.0
+        forecast: ResourceForecast = {
             "host": host,
             "resource": gauge.resource,
             "name": gauge.name,
-            "used_mb": rounded(points[-1][1]) if measured and points else None,
+            "used_mb": rounded(used_mb),
             "total_mb": rounded(total_mb),
-            "growth_mb_per_hour": rounded(trend.slope * 3_600) if measured and trend else None,
-            "time_to_full_s": rounded(seconds[0], 0) if seconds else None,
-            "interval": {"low": round(seconds[1], 0), "high": round(seconds[2], 0)} if seconds else None,
-            "reason": None if seconds else NOT_MEASURED if not measured else _reason(trend),
+            "growth_mb_per_hour": None,
+            "time_to_full_s": None,
+            "interval": None,
+            "reason": None,
+            "basis_s": basis_s,
         }
+        if used_mb is None or total_mb is None:
+            return {**forecast, "reason": NOT_MEASURED}
+        trend = trend_of(points) if basis_s >= LEAST_S and len(points) >= _LEAST_POINTS else None
+        if trend is None:
+            return {**forecast, "reason": TOO_SHORT}
+        forecast["growth_mb_per_hour"] = rounded(trend.slope * 3_600)
+        now = self._clock.time()
+        seconds = trend.seconds_to(total_mb, now, used_mb)
+        if trend.has_ended(used_mb, now):
+            return {**forecast, "reason": ENDED}
+        if seconds is None:
+            return {**forecast, "reason": UNCERTAIN if trend.slope > 0 else NOT_GROWING}
+        expected, low, high = (round(max(_SHORTEST_S, left_s), 0) for left_s in seconds)
+        return {**forecast, "time_to_full_s": expected, "interval": {"low": low, "high": high}}
 
     def _step(self, gauge: str, forecast: ResourceForecast) -> None:
         now, left_s = self._clock.time(), forecast["time_to_full_s"]
@@ -243,12 +262,6 @@ class Forecasts:
             "ttl": None,
         }
         self._events.add(Topic.EVENT, event, ITSELF)
-
-
-def _reason(trend: Trend | None) -> str:
-    if trend is None:
-        return TOO_SHORT
-    return UNCERTAIN if trend.slope > 0 else NOT_GROWING
 
 
 class GetForecast(Request, tag="get_forecast"):
