@@ -13,6 +13,7 @@ from twinhost.agent.host_metrics import MAX_PROCESSES, MB, GpuProcess, GpuSample
 _log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+_SLOWDOWN_C = range(50, 131)  # newer cards give a distance to the limit where older ones give the limit
 
 
 class Gpus:
@@ -58,6 +59,7 @@ class Gpus:
             temperature_c=_optional(
                 lambda: float(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
             ),
+            slowdown_c=_optional(lambda: _slowdown_c(handle)),
             processes=_processes(handle)[:max_processes],
         )
 
@@ -74,6 +76,11 @@ def _optional(ask: Callable[[], T]) -> T | None:
         return ask()
     except (pynvml.NVMLError, ValueError):
         return None
+
+
+def _slowdown_c(handle: object) -> float | None:
+    celsius = pynvml.nvmlDeviceGetTemperatureThreshold(handle, pynvml.NVML_TEMPERATURE_THRESHOLD_SLOWDOWN)
+    return float(celsius) if celsius in _SLOWDOWN_C else None
 
 
 def _processes(handle: object) -> tuple[GpuProcess, ...]:

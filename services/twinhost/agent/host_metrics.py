@@ -31,7 +31,10 @@ class GpuProcess(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
-    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones."""
+    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones.
+
+    From `slowdown_c` on the card slows itself down; null where its driver does not say.
+    """
 
     index: Annotated[int, msgspec.Meta(ge=0, le=1_023)]
     name: TEXT
@@ -40,6 +43,7 @@ class GpuSample(msgspec.Struct, frozen=True, kw_only=True):
     utilisation_percent: PERCENT | None = None
     uuid: Annotated[str, msgspec.Meta(max_length=96)] | None = None
     temperature_c: CELSIUS | None = None
+    slowdown_c: CELSIUS | None = None
     processes: Annotated[tuple[GpuProcess, ...], msgspec.Meta(max_length=MAX_PROCESSES)] = ()
 
 
@@ -50,6 +54,16 @@ class DiskSample(msgspec.Struct, frozen=True, kw_only=True):
     used_mb: MEGABYTES
     free_mb: MEGABYTES
     total_mb: MEGABYTES
+
+
+class DiskFault(msgspec.Struct, frozen=True, kw_only=True):
+    """What the kernel says is wrong with a disk: a device, or `state`; `fault` is how a sentence about it goes on."""
+
+    disk: Annotated[str, msgspec.Meta(max_length=64)]
+    fault: Annotated[str, msgspec.Meta(max_length=128)]
+
+
+MAX_DISK_FAULTS = 8
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +89,7 @@ class MachineSample(msgspec.Struct, frozen=True, kw_only=True):
     temperature_c: CELSIUS | None = None
     boot_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
     virtual_machine: TEXT | None = None
+    disk_faults: Annotated[tuple[DiskFault, ...], msgspec.Meta(max_length=MAX_DISK_FAULTS)] = ()
 
 
 class ContainerSample(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,6 +104,7 @@ class HostSampler:
             temperature_c=self._machine.temperature_c(),
             boot_id=self._machine.boot_id,
             virtual_machine=self._machine.virtual_machine,
+            disk_faults=self._machine.disk_faults(),
         )
 
     def _container(self, before: _Reading, now: _Reading, passed_s: float) -> ContainerSample | None:

@@ -5,16 +5,19 @@ network interfaces, unless it uses the machine's network.
 """
 
 import contextlib
-from collections.abc import Mapping
+import itertools
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from twinhost.agent.host_metrics import MB, DiskSample, boot_id, read_text
+from twinhost.agent.host_metrics import MAX_DISK_FAULTS, MB, DiskFault, DiskSample, boot_id, read_text
 
 _CPU_SENSORS = ("x86_pkg_temp", "coretemp", "k10temp", "zenpower", "cpu", "soc")  # how their names begin
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # beyond that a sensor is not connected
+_DEAD_DISKS = ("offline", "transport-offline", "dead")  # states of SCSI and NVMe devices
 _VIRTUAL_MACHINES = {"linuxkit": "Docker Desktop", "microsoft": "WSL 2"}  # by a word in the kernel's release
 
 
@@ -55,6 +58,35 @@ class Machine:
                 samples.append(DiskSample(name=name, **{field: round(size / MB, 2) for field, size in sizes.items()}))
         return tuple(samples)
 
+    def disk_faults(self) -> tuple[DiskFault, ...]:
+        """Return what the kernel shows to everybody, in a container too: of all disks of the machine, and of `state`.
+
+        What SMART knows needs privileges, which an agent does not have.
+        """
+        return tuple(itertools.islice(self._disk_faults(), MAX_DISK_FAULTS))
+
+    def _disk_faults(self) -> Iterator[DiskFault]:
+        state = self._disks.get("state")
+        with contextlib.suppress(OSError):
+            if state is not None and os.statvfs(state).f_flag & os.ST_RDONLY:
+                yield DiskFault(disk="state", fault="is mounted read-only, as the kernel does after an error")
+        for path in sorted(self._sys.glob("fs/ext4/*/errors_count")):
+            if (errors := _count(path)) > 0:
+                yield _fault(
+                    path.parent.name, f"has {errors} {'error' if errors == 1 else 'errors'} of its ext4 filesystem"
+                )
+        for path in sorted(self._sys.glob("fs/btrfs/*/devinfo/*/error_stats")):
+            if (errors := sum(int(word) for word in read_text(path).split() if word.isdecimal())) > 0:
+                yield _fault(
+                    path.parents[2].name, f"has {errors} {'error' if errors == 1 else 'errors'} of its btrfs filesystem"
+                )
+        for path in sorted(self._sys.glob("block/md*/md/degraded")):
+            if (missing := _count(path)) > 0:
+                yield _fault(path.parents[1].name, f"is a degraded RAID, which lacks {missing} of its disks")
+        for path in sorted(self._sys.glob("block/*/device/state")):
+            if (state_word := read_text(path).strip()) in _DEAD_DISKS:
+                yield _fault(path.parents[1].name, f"is {state_word}")
+
     def traffic(self) -> tuple[ByteCounts | None, ByteCounts | None]:
         """Return the bytes of the machine's physical interfaces, or, if none is visible, of the container's own.
 
@@ -80,6 +112,16 @@ class Machine:
             if known:
                 return max(known)
         return None
+
+
+def _fault(device: str, fault: str) -> DiskFault:
+    return DiskFault(disk=device[:64], fault=fault)
+
+
+def _count(path: Path) -> int:
+    """Return a number of the kernel; 0 where it is not known."""
+    word = read_text(path).strip()
+    return int(word) if word.isdecimal() else 0
 
 
 def _celsius(path: Path) -> float | None:

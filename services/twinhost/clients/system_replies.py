@@ -427,7 +427,10 @@ class GpuProcess(Part, frozen=True):
 
 
 class GpuSample(Part, frozen=True):
-    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones."""
+    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones.
+
+    From `slowdown_c` on the card slows itself down; null where its driver does not say.
+    """
 
     index: int = NOT_SENT
     name: str = NOT_SENT
@@ -436,6 +439,7 @@ class GpuSample(Part, frozen=True):
     utilisation_percent: float | None = NOT_SENT
     uuid: str | None = NOT_SENT
     temperature_c: float | None = NOT_SENT
+    slowdown_c: float | None = NOT_SENT
     processes: list[GpuProcess] = NOT_SENT
 
 
@@ -455,6 +459,13 @@ class Traffic(Part, frozen=True):
     sent_bytes_per_s: float = NOT_SENT
 
 
+class DiskFault(Part, frozen=True):
+    """What the kernel says is wrong with a disk: a device, or `state`; `fault` is how a sentence about it goes on."""
+
+    disk: str = NOT_SENT
+    fault: str = NOT_SENT
+
+
 class MachineSample(Part, frozen=True):
     """More of the machine: `load` has the averages over 1, 5, and 15 minutes, `network` the physical cards' traffic.
 
@@ -471,6 +482,7 @@ class MachineSample(Part, frozen=True):
     temperature_c: float | None = NOT_SENT
     boot_id: str | None = NOT_SENT
     virtual_machine: str | None = NOT_SENT
+    disk_faults: list[DiskFault] = NOT_SENT
 
 
 class ContainerSample(Part, frozen=True):
@@ -854,7 +866,10 @@ class GpuProcessFields(TypedDict):
 
 
 class GpuSampleFields(TypedDict):
-    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones."""
+    """One GPU as its driver reports it; `used_mb` is all that can't be allocated, `processes` the visible ones.
+
+    From `slowdown_c` on the card slows itself down; null where its driver does not say.
+    """
 
     index: int
     name: str
@@ -863,6 +878,7 @@ class GpuSampleFields(TypedDict):
     utilisation_percent: NotRequired[float | None]
     uuid: NotRequired[str | None]
     temperature_c: NotRequired[float | None]
+    slowdown_c: NotRequired[float | None]
     processes: NotRequired[list[GpuProcessFields]]
 
 
@@ -882,6 +898,13 @@ class TrafficFields(TypedDict):
     sent_bytes_per_s: float
 
 
+class DiskFaultFields(TypedDict):
+    """What the kernel says is wrong with a disk: a device, or `state`; `fault` is how a sentence about it goes on."""
+
+    disk: str
+    fault: str
+
+
 class MachineSampleFields(TypedDict):
     """More of the machine: `load` has the averages over 1, 5, and 15 minutes, `network` the physical cards' traffic.
 
@@ -898,6 +921,7 @@ class MachineSampleFields(TypedDict):
     temperature_c: NotRequired[float | None]
     boot_id: NotRequired[str | None]
     virtual_machine: NotRequired[str | None]
+    disk_faults: NotRequired[list[DiskFaultFields]]
 
 
 class ContainerSampleFields(TypedDict):

@@ -35,6 +35,7 @@ MACHINE: dict[str, Any] = {
     "temperature_c": 54.5,
     "boot_id": "b00t",
     "virtual_machine": "Docker Desktop",
+    "disk_faults": [{"disk": "vda2", "fault": "has 3 errors of its ext4 filesystem"}],
 }
 CONTAINER = {"cpu_percent": 1.5, "cpus": 0.5, "ram_used_mb": 80, "ram_limit_mb": 512, "network": None}
 VRAM: dict[str, Any] = {
@@ -84,7 +85,7 @@ def test_get_metrics_has_the_contracts_fields_for_each_host(bench: MetricsBench)
     assert (hosts["pc2"]["cpu_usage"], hosts["pc2"]["vram_usage_mb"], hosts["pc2"]["stale"]) == (77.12, None, False)
     assert hosts["mainpc"]["gpus"] == [
         {"index": 0, "name": "GPU", "used_mb": 1_024.0, "total_mb": 8_192.0, "utilisation_percent": None}
-        | {"uuid": None, "temperature_c": None, "processes": []}
+        | {"uuid": None, "temperature_c": None, "slowdown_c": None, "processes": []}
     ]
 
 
@@ -155,7 +156,16 @@ def test_get_history_reads_what_is_on_disk(bench: MetricsBench, clock: Clock, re
 def test_a_report_is_that_of_the_callers_host(bench: MetricsBench) -> None:
     """The host is the key's; GPUs, machine, and container are returned as reported."""
     processes = [{"pid": 41, "name": "python", "used_mb": 1.0}]
-    gpus = [{**GPU, "utilisation_percent": 7, "uuid": "GPU-1", "temperature_c": 64, "processes": processes}]
+    gpus = [
+        {
+            **GPU,
+            "utilisation_percent": 7,
+            "uuid": "GPU-1",
+            "temperature_c": 64,
+            "slowdown_c": 93,
+            "processes": processes,
+        }
+    ]
     report = {**REPORT, "gpus": gpus, "machine": MACHINE, "container": CONTAINER, "vram_used_mb": 1, "vram_total_mb": 2}
     reply = bench.ask("report_metrics", **report, wall=5, request_id="r1")
     assert reply == {"status": "success", "message": "metrics of pc2 stored", "host": "pc2", "request_id": "r1"}
@@ -177,7 +187,7 @@ def test_an_older_hosts_report_is_accepted(bench: MetricsBench) -> None:
     bench.ask("report_metrics", **REPORT, gpus=[gpu], limited=True, wall=5)
     found = metrics(bench)["hosts"]["pc2"]
     assert (found["ram_total_mb"], found["limited"], found["machine"], found["container"]) == (512, True, None, None)
-    assert found["gpus"] == [{**gpu, "uuid": None, "temperature_c": None, "processes": []}]
+    assert found["gpus"] == [{**gpu, "uuid": None, "temperature_c": None, "slowdown_c": None, "processes": []}]
 
 
 def test_hosts_with_one_boot_id_are_one_machine(bench: MetricsBench, clock: Clock) -> None:

@@ -78,6 +78,13 @@ int nvmlDeviceGetTemperature(void *handle, int sensor, unsigned *into) {
     return OK;
 }
 
+int nvmlDeviceGetTemperatureThreshold(void *handle, int which, unsigned *into) {
+    char celsius[200];
+    if (which != 1 || *field((long)handle - 1, 7, celsius) == 'E') return NOT_SUPPORTED;
+    *into = atoi(celsius);
+    return OK;
+}
+
 #ifndef OLD
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
 

@@ -118,6 +118,12 @@ def test_two_cards_are_distinguished_with_their_processes(reader: Reader) -> Non
     assert second.processes == (GpuProcess(pid=43, name="Xorg", used_mb=1_024.0),)
 
 
+def test_the_temperature_at_which_a_card_slows_down_is_read(reader: Reader) -> None:
+    """A distance to it, as newer cards give it, is none; nor is what the driver does not know."""
+    known, distance, unknown = reader.gpus(f"{GOOD}|GPU-1|64||93", f"{GOOD}|GPU-2|64||-2", f"{GOOD}|GPU-3|64|")
+    assert (known.slowdown_c, distance.slowdown_c, unknown.slowdown_c) == (93.0, None, None)
+
+
 def test_an_old_driver_shows_no_processes(tmp_path: Path) -> None:
     """Everything else is read; NVML before driver 510 lacks the function."""
     reader = Reader(build(tmp_path, "-DOLD"), tmp_path / "gpus")

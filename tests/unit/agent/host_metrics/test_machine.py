@@ -1,5 +1,6 @@
 """The machine from /proc and /sys: sensors, interfaces, and the product that runs a virtual machine."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,3 +59,37 @@ def test_a_virtual_machine_is_named(tmp_path: Path, release: str, product: str |
     machine = Machine(proc=tmp_path)
     assert (machine.virtual_machine, machine.boot_id) == (product, "b00t")
     assert Machine(proc=tmp_path / "absent").boot_id is None
+
+
+DISKS: dict[str, object] = {
+    "fs/ext4/vda1/errors_count": 0,
+    "fs/ext4/vda2/errors_count": 3,
+    "fs/ext4/features/metadata_csum_seed": "supported",
+    "fs/btrfs/0a1b/devinfo/1/error_stats": "write_errs 0\nread_errs 1\nflush_errs 0\n",
+    "block/md0/md/degraded": 1,
+    "block/md1/md/degraded": 0,
+    "block/md2/md/degraded": "",
+    "block/sda/device/state": "running",
+    "block/sdb/device/state": "offline",
+    "block/nvme0n1/device/state": "live",
+}
+
+
+def test_what_the_kernel_says_of_disks_is_found(tmp_path: Path) -> None:
+    """Errors of filesystems, degraded RAIDs, and devices that are gone; nothing of those that are well."""
+    assert Machine({"state": tmp_path}, sys=tmp_path / "absent").disk_faults() == ()
+    found = Machine(sys=write(tmp_path, DISKS)).disk_faults()
+    assert [f"{each.disk} {each.fault}" for each in found] == [
+        "vda2 has 3 errors of its ext4 filesystem",
+        "0a1b has 1 error of its btrfs filesystem",
+        "md0 is a degraded RAID, which lacks 1 of its disks",
+        "sdb is offline",
+    ]
+    write(tmp_path, {f"fs/ext4/vdb{number}/errors_count": 2**64 for number in range(20)})
+    assert len(Machine(sys=tmp_path).disk_faults()) == 8
+
+
+def test_a_state_on_a_read_only_filesystem_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine({"state": tmp_path}, sys=tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
+    assert [each.disk for each in machine.disk_faults()] == ["state"]
