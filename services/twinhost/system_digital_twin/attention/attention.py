@@ -1,8 +1,8 @@
 """The attention list: what the detectors find, with since when, what is acknowledged, and who was told.
 
 Each trouble is announced once, by an event, when it has lasted SETTLE_S without another one that explains it; its end,
-once it has been absent for CALM_S. Both survive a restart: rows are written when a trouble begins, changes, and ends.
-Somebody who is told by these events hears of one cause once.
+once it has been absent for CALM_S. A consequence that is absent ends with its cause. Both survive a restart: rows are
+written when a trouble begins, changes, and ends. Somebody who is told by these events hears of one cause once.
 """
 
 from collections.abc import Iterable
@@ -72,7 +72,9 @@ class Attention:
             name: self._decoder.decode(record) for name, record in database.execute("SELECT id, record FROM troubles")
         }
         now = self._clock.monotonic()
-        self._first = dict.fromkeys(self._known, now)  # when it was seen first, and last, by the monotonic clock
+        self._first = dict.fromkeys(
+            self._known, now
+        )  # when it was seen first without a cause, and last, by the monotonic clock
         self._last = dict.fromkeys(self._known, now + grace_s - CALM_S)
         self._look_at = now
         self._unwritten: set[str] = set()
@@ -96,7 +98,13 @@ class Attention:
             self._see(trouble, now)
         absent = self._known.keys() - {trouble.id for trouble in found}
         ended = {name for name in absent if now - self._last[name] >= CALM_S} if complete else set()
-        roots = {root.id for root, _ in by_cause(known.trouble for known in self._known.values())}
+        roots = set[str]()
+        for root, explained in by_cause(known.trouble for known in self._known.values()):
+            roots.add(root.id)
+            names = {trouble.id for trouble in explained}
+            self._first |= dict.fromkeys(names, now)  # without its cause it has to last SETTLE_S anew
+            if root.id in ended:
+                ended |= names & absent
         told = {name: event for name in roots if (event := self._news(name, now)) is not None}
         if self._unwritten or ended or told:
             with self._database.transaction():

@@ -108,6 +108,17 @@ def test_what_lasts_longer_than_its_cause_is_announced(bench: Bench) -> None:
     ]
 
 
+def test_a_consequence_that_lasts_a_little_longer_is_not_told(bench: Bench) -> None:
+    """A host that is heard again some seconds after mainpc's disk has space is no trouble, and does not come up."""
+    bench.passes(60, SILENT, FULL)
+    bench.passes(SETTLE_S - 2, SILENT)
+    for _ in range(20):
+        assert "host_silent:pc2" not in bench.ids
+        bench.passes(1)
+    assert bench.ids == []
+    assert bench.told == [("trouble_began", "disk_full:mainpc"), ("trouble_ended", "disk_full:mainpc")]
+
+
 def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) -> None:
     bench.passes(60, SILENT)
     since = bench.attention.document()["items"][0]["since"]
