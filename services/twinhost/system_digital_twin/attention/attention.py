@@ -172,7 +172,7 @@ class Attention:
         """Return the type of the event that a root cause is due, if it is due one."""
         known = self._known[name]
         if known.announced is None:
-            return BEGAN if now - self._first[name] >= SETTLE_S else None
+            return BEGAN if min(self._last[name], now) - self._first[name] >= SETTLE_S else None
         if known.is_acknowledged or not _is_worse(known.trouble, known.announced):
             return None
         rose = known.trouble.level > known.announced.level

@@ -81,6 +81,14 @@ def test_a_trouble_is_shown_at_once_and_announced_once(bench: Bench) -> None:
     assert bench.told == [("trouble_began", "host_silent:pc2")]
 
 
+def test_what_lasted_for_a_moment_is_shown_and_not_announced(bench: Bench) -> None:
+    bench.passes(2, SILENT)
+    bench.passes(CALM_S - 3)
+    assert bench.ids == ["host_silent:pc2"]
+    bench.passes(5)
+    assert (bench.ids, bench.told) == ([], [])
+
+
 def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
     bench.passes(SETTLE_S + 2, SILENT)
     bench.passes(CALM_S - 2)
