@@ -139,7 +139,7 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
     watch_all(attention, foundation, registry)
-    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, attention)
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,

@@ -10,6 +10,7 @@ request_id: then it keeps its place, or gets the lease that it has been given me
 import itertools
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import NotRequired, TypedDict, get_args
 
 import msgspec
@@ -105,12 +106,20 @@ class Hosts:
         self._metrics = metrics
         self._reports = reports
         self._dead = dead
-        self._leases = leases.by_host()
-        self._by_machine: dict[str | None, list[OpenLease]] = {}
-        for held in itertools.chain.from_iterable(self._leases.values()):
-            self._by_machine.setdefault(self._machine_of(held), []).append(held)
+        self._open = leases
         self._states: dict[str, HostState] = {}
         self._places: dict[Slot, Place] = {}
+
+    @cached_property
+    def _leases(self) -> dict[str, list[OpenLease]]:
+        return self._open.by_host()
+
+    @cached_property
+    def _by_machine(self) -> dict[str | None, list[OpenLease]]:
+        by_machine: dict[str | None, list[OpenLease]] = {}
+        for held in itertools.chain.from_iterable(self._leases.values()):
+            by_machine.setdefault(self._machine_of(held), []).append(held)
+        return by_machine
 
     def names(self, host: str | None) -> list[str]:
         """Return the host that is asked for, or all."""
@@ -141,7 +150,7 @@ class Hosts:
                 **{name: getattr(of_machine, name) for name in _MEASURED if of_machine},
                 ram_leased=leased(open_now, "ram", lambda _: since),
                 vram_leased=leased(open_now, "vram", lambda _: since),
-                cards=self._cards(host) if sample else (),
+                cards=self._leased_cards(host) if sample else (),
             )
         return self._states[host]
 
@@ -180,20 +189,37 @@ class Hosts:
         there = {host, *self._metrics.same_machine(host)}
         return next((name for name in self._metrics.hosts() if name in there and not self._metrics.stale(name)), host)
 
-    def _cards(self, host: str) -> tuple[Card, ...]:
-        """Return the cards that a driver on a host's machine measures; without one, those that agents there report."""
-        on_machine = [host, *self._metrics.same_machine(host)]
-        driven = next((name for name in on_machine if _measured(self._metrics.current(name))), None)
-        measured_since: Callable[[str], float]
+    def reporters(self, host: str) -> tuple[str, ...]:
+        """Return the agents whose reports describe the cards of a host's machine, where no driver measures them."""
+        on_machine, driven = self._driven(host)
+        reports = self._reports.of_hosts(on_machine) if driven is None else []
+        return tuple(sorted(report.agent_name for report in reports))
+
+    def cards(self, host: str) -> list[Card]:
+        """Return the cards that a driver on a host's machine measures; without one, those that agents there report.
+
+        They are without their leases.
+        """
+        on_machine, driven = self._driven(host)
         if driven is None:
-            cards = _reported(self._reports.of_hosts(on_machine), self._dead)
-            measured_since = self._reports.received_at  # each holder reports its own use
-        else:
-            cards, since = self._first_measured(driven, on_machine), self._metrics.measured_since(driven)
+            return _reported(self._reports.of_hosts(on_machine), self._dead)
+        return self._first_measured(driven, on_machine)
+
+    def _driven(self, host: str) -> tuple[list[str], str | None]:
+        """Return the hosts on a host's machine, and the first of them with a driver that measures cards."""
+        on_machine = [host, *self._metrics.same_machine(host)]
+        return on_machine, next((name for name in on_machine if _measured(self._metrics.current(name))), None)
+
+    def _leased_cards(self, host: str) -> tuple[Card, ...]:
+        _, driven = self._driven(host)
+        measured_since: Callable[[str], float] = self._reports.received_at  # each holder reports its own use
+        if driven is not None:
+            since = self._metrics.measured_since(driven)
             measured_since = lambda _: since  # noqa: E731
         open_now = self.leases(host)
         return tuple(
-            msgspec.structs.replace(card, leased=leased(open_now, "vram", measured_since, card.gpu)) for card in cards
+            msgspec.structs.replace(card, leased=leased(open_now, "vram", measured_since, card.gpu))
+            for card in self.cards(host)
         )
 
     def _first_measured(self, driven: str, on_machine: Collection[str]) -> list[Card]:

@@ -10,12 +10,14 @@ import msgspec
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import used_documents
-from twinhost.agent.host_metrics import MachineSample
+from twinhost.agent.host_metrics import GpuSample, MachineSample
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.capacity.forecast import Card
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
+from twinhost.system_digital_twin.capacity.reservations import Hosts, Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
 from twinhost.system_digital_twin.metrics.history import rounded
@@ -27,6 +29,7 @@ MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
 MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
 MAX_GPUS = 16  # of a host
+MAX_REPORTERS = 4  # of its cards, where no driver measures them
 MAX_FORECASTS = 5  # of a host: of what fills first
 MAX_DISKS = 2  # of a host
 MAX_SAME_MACHINE = 4  # other hosts on a host's machine
@@ -63,6 +66,7 @@ class StateBoard:
         leases: Leases,
         events: Events,
         forecasts: Forecasts,
+        reservations: Reservations,
         attention: Attention,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
@@ -76,6 +80,7 @@ class StateBoard:
         self._leases = leases
         self._events = events
         self._forecasts = forecasts
+        self._reservations = reservations
         self._attention = attention
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self._recent = _RecentCounts(self._clock)
@@ -98,7 +103,8 @@ class StateBoard:
         health, state = self._health.document(), self._telemetry.state
         failed = [check["detail"] for check in health["checks"].values() if not check["ok"]]
         records = {record.name: record for record in self._registry.all()}
-        hosts = [self._host(host, records) for host in self._metrics.hosts()]
+        machines = self._reservations.hosts()
+        hosts = [self._host(host, records, machines) for host in self._metrics.hosts()]
         leases = self._leases.all()
         since, handshakes = self._clock.time() - RECENT_S, state.handshakes if state else {}
         severe = self._events.severe_since(since, SHOWN)
@@ -135,10 +141,17 @@ class StateBoard:
             },
         }
 
-    def _host(self, host: str, records: Mapping[str, AgentRecord]) -> dict[str, Any]:
+    def _host(self, host: str, records: Mapping[str, AgentRecord], machines: Hosts) -> dict[str, Any]:
         agent = next((agent for agent in self._settings.config.agents.values() if agent.host.name == host), None)
         record = records.get(agent.name) if agent else None
         sample, samples = self._metrics.current(host), self._metrics.samples(host)
+        now = {name: rounded(getattr(sample, name), digits) if sample else None for name, digits in _NOW.items()}
+        gpus = [_gpu(gpu) for gpu in (sample.gpus[:MAX_GPUS] if sample else ())]
+        reporters = machines.reporters(host) if sample and not gpus else ()
+        if reporters and (cards := machines.cards(host)):
+            now |= {"vram_used_mb": rounded(sum(card.used_mb for card in cards))}
+            now |= {"vram_total_mb": rounded(sum(card.total_mb for card in cards))}
+            gpus = [_reported_gpu(card, reporters) for card in cards[:MAX_GPUS]]
         return {
             "name": host,
             "agent": agent.name if agent else None,
@@ -146,7 +159,7 @@ class StateBoard:
             "status": self._registry.status(record) if record else "unknown",
             "stale": sample is None,
             "limited": sample.limited if sample else None,
-            "now": {name: rounded(getattr(sample, name), digits) if sample else None for name, digits in _NOW.items()},
+            "now": now,
             "history": {
                 "t": [round(sample.wall, 1) for sample in samples],
                 **{name: [rounded(getattr(sample, name), 3) for sample in samples] for name in _HISTORY},
@@ -154,16 +167,7 @@ class StateBoard:
             "machine": _shown(sample.machine) if sample and sample.machine else None,
             "container": sample.container if sample else None,
             "same_machine": self._metrics.same_machine(host)[:MAX_SAME_MACHINE],
-            "gpus": [
-                {
-                    "name": gpu.name,
-                    "used_mb": rounded(gpu.used_mb),
-                    "total_mb": rounded(gpu.total_mb),
-                    "utilisation_percent": gpu.utilisation_percent,
-                    "temperature_c": gpu.temperature_c,
-                }
-                for gpu in (sample.gpus[:MAX_GPUS] if sample else ())
-            ],
+            "gpus": gpus,
             "forecasts": sorted(self._forecasts.newest(host), key=_fills_in)[:MAX_FORECASTS],
         }
 
@@ -224,6 +228,28 @@ class StateBoard:
 
     def _newest(self, topic: Topic) -> list[Entry]:
         return list(self._events.newest(topic, limit=SHOWN, max_bytes=MAX_SHOWN_BYTES).entries)
+
+
+def _gpu(gpu: GpuSample) -> dict[str, Any]:
+    return {
+        "name": gpu.name,
+        "used_mb": rounded(gpu.used_mb),
+        "total_mb": rounded(gpu.total_mb),
+        "utilisation_percent": gpu.utilisation_percent,
+        "temperature_c": gpu.temperature_c,
+    }
+
+
+def _reported_gpu(card: Card, reporters: Iterable[str]) -> dict[str, Any]:
+    """Return a card that no driver measures, as the agents in `reported_by` report it."""
+    return {
+        "name": f"GPU {card.index}",
+        "used_mb": rounded(card.used_mb),
+        "total_mb": rounded(card.total_mb),
+        "utilisation_percent": None,
+        "temperature_c": None,
+        "reported_by": list(reporters)[:MAX_REPORTERS],
+    }
 
 
 def _shown(machine: MachineSample) -> MachineSample:

@@ -158,6 +158,21 @@ def test_a_host_is_shown_as_it_reported(twin: Twin) -> None:
     assert state["link"]["latency_ms"] == 2.5
 
 
+def test_cards_that_agents_report_are_shown_with_who_does(twin: Twin) -> None:
+    """Where no driver measures them: such a host has a GPU; as soon as a driver does, its figures are shown."""
+    payload = {"agent_name": UMRA.name, "total_vram_mb": 8_000, "total_vram_used_mb": 7_992, "loaded_models": {}}
+    twin.call("update_vram_metrics", payload={**payload, "device_totals_mb": {"cuda:0": 8_000}})
+    assert host(twin.state(), "pc2")["gpus"] == []  # nothing is known of a host that is not measured
+    twin.measured()
+    mainpc, pc2 = twin.state()["hosts"]
+    figures = {"used_mb": 7_992, "total_mb": 8_000, "utilisation_percent": None, "temperature_c": None}
+    assert pc2["gpus"] == [{"name": "GPU 0", **figures, "reported_by": [UMRA.name]}]
+    assert (pc2["now"]["vram_used_mb"], pc2["now"]["vram_total_mb"], mainpc["gpus"]) == (7_992, 8_000, [])
+    twin.measured(vram_used_mb=201, vram_total_mb=163_840, gpus=GPUS)
+    shown = host(twin.state(), "pc2")
+    assert (shown["now"]["vram_used_mb"], ["reported_by" in gpu for gpu in shown["gpus"]]) == (201, [False, False])
+
+
 def test_machine_and_container_are_shown_separately(twin: Twin) -> None:
     """With the hosts that are on the same machine, and without the boot id."""
     disks = [{"name": name, "used_mb": 1, "free_mb": 2, "total_mb": 3} for name in ("state", "models", "more")]
