@@ -189,7 +189,7 @@ def test_what_is_full_soon_is_in_the_headline(watched: Watched) -> None:
     watched.headline("warn", "RAM of pc2 will be full within an hour.", "Everything else is well.")
     forecast = watched.page.locator(".host-forecast").last
     expect(forecast).to_contain_text("RAM will be full in about ")
-    expect(watched.page.locator("#events-list li").first).to_contain_text("resource_full_soon")
+    expect(watched.page.locator("#events-list")).to_contain_text("resource_full_soon")
 
 
 FILLS_TOO = """async (sizes) => {

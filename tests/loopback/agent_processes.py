@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,16 +129,16 @@ class AgentProcess:
 
 
 class SmallVolume:
-    """A tmpfs of 1 MiB on a folder; where mounting is not allowed, the test is skipped."""
+    """A tmpfs on a folder, by default of 1 MiB; where mounting is not allowed, the test is skipped."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, size: str = "1m") -> None:
+        self._folder, self._size = folder, size
         self._filler = folder / "filler"
 
-    def fill(self) -> None:
-        """Leave no byte of space."""
+    def fill(self, but: int = 0) -> None:
+        """Leave no byte of space, or about so many."""
         with suppress(OSError), self._filler.open("wb", buffering=0) as stream:
-            while True:
+            while shutil.disk_usage(self._folder).free > but:
                 stream.write(bytes(4_096))
 
     def empty(self) -> None:
@@ -145,7 +146,7 @@ class SmallVolume:
         self._filler.unlink()
 
     def __enter__(self) -> "SmallVolume":
-        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(self._folder)]
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={self._size}", "tmpfs", str(self._folder)]
         if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
             pytest.skip("this machine lets nobody mount a tmpfs")
         return self

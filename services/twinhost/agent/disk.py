@@ -44,6 +44,20 @@ class _Room:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume, in bytes: `free` is what users can write, of which the last `reserve` are for some actions only."""
+
+    size: int = 0
+    free: int = 0
+    reserve: int = 0
+
+
+def reserve_of(size: float, reserve_bytes: float) -> float:
+    """Return how much of a volume is a reserve, which is less on a small one."""
+    return min(reserve_bytes, size // _LARGEST_PART)
+
+
 class Counting(Protocol):
     """What says how much each identity has stored, as `StoredBytes` does."""
 
@@ -70,7 +84,7 @@ class Disk:
         self._monotonic, self._usage = clock.monotonic, usage
         self._counted: list[Counting] = []
         self._room: dict[str, _Room] = {}  # by identity, of which there are as many as keys
-        self._free = self._reserve = 0
+        self.volume = Volume()  # as it was seen last; on any thread
         self._look_at = 0.0
         self.look(reserve_bytes)
 
@@ -89,15 +103,16 @@ class Disk:
             return
         self._look_at = now + _LOOK_EVERY_S
         with suppress(OSError):  # then what was known counts, and a write shows what is wrong
-            size, _, self._free = self._usage(self._folder)
-            self._reserve = min(reserve_bytes, size // _LARGEST_PART)
+            size, _, free = self._usage(self._folder)
+            self.volume = Volume(size, free, int(reserve_of(size, reserve_bytes)))
 
     def fault(self) -> str | None:
         """Return why changes are refused; None while they are not. On any thread."""
-        if self._free >= self._reserve:
+        volume = self.volume
+        if volume.free >= volume.reserve:
             return None
         return (
-            f"{self._free} bytes are free on the volume of {self._folder}, and the last {self._reserve} are for "
+            f"{volume.free} bytes are free on the volume of {self._folder}, and the last {volume.reserve} are for "
             "registrations, revocations and deletions; delete what is not needed, or free space there"
         )
 
@@ -141,19 +156,13 @@ class Disk:
         return {name: stored.names for name, stored in self._all().items()}
 
     def warnings(self, rows: Iterable[Used]) -> list[str]:
-        """Return who has nearly used up a share, of these rows, and whether the reserve is near; on any thread."""
+        """Return who has nearly used up a share, of these rows; on any thread."""
         near = [row for row in rows if row.limit in LIMITS and row.share >= NEARLY_FULL]
-        sentences = [
+        return [
             f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and at 100 "
             "% is refused more; have it delete something, or raise the limit in network_config.yaml (limits.budgets)"
             for row in near
         ]
-        if self._reserve <= self._free < 2 * self._reserve:
-            sentences.append(
-                f"{self._free} bytes are free on the volume of {self._folder}; with less than {self._reserve}, changes "
-                "are refused: free space there"
-            )
-        return sentences
 
     def _changes(self) -> int:
         return sum(counted.changes for counted in self._counted)

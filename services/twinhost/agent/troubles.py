@@ -36,6 +36,7 @@ class Kind(StrEnum):
     DISK_FULL = "disk_full"
     DISK_NEARLY_FULL = "disk_nearly_full"
     FILLING = "filling"  # memory or a disk will be full soon, by the trend
+    RAM_FULL = "ram_full"
     VRAM_FULL = "vram_full"
     GPU_HOT = "gpu_hot"
     DISK_FAILING = "disk_failing"  # the kernel or SMART reports errors
@@ -67,7 +68,7 @@ class Trouble(msgspec.Struct, frozen=True, kw_only=True):
 
     `what` is a sentence without its full stop. `members` are the parts of a trouble that can grow: silent agents,
     shapes of errors; a new one is news. `explains` has the ids of its consequences, if they are there; one that ends
-    with `:*` means all of that kind. `since` is in seconds since the epoch, None if only its detection is known.
+    with `*` means all that begin so. `since` is in seconds since the epoch, None if only its detection is known.
     """
 
     kind: Kind

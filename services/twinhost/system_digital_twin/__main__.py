@@ -25,6 +25,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.sources import watch_all
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
@@ -138,7 +139,7 @@ def assemble(foundation: Foundation) -> Assembly:
     registry.on_remove = reservations.end_all_of
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
-    watch_all(attention, foundation, registry)
+    watch_all(attention, foundation, registry, Machines(foundation, registry, metrics, reservations, forecasts))
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention)
     features: tuple[Feature, ...] = (
         RegistryActions(

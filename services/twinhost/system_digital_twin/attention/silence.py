@@ -30,7 +30,10 @@ def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
     for agent in agents:
         if agent.host is None or (agent.last_seen is not None and agent.status != NO_RESPONSE):
             continue
-        explains = (f"{Kind.AGENTS_SILENT}:{agent.host}", f"{Kind.METRICS_MISSING}:{agent.host}")
+        explains = tuple(
+            f"{kind}:{agent.host}{rest}"
+            for kind, rest in ((Kind.AGENTS_SILENT, ""), (Kind.METRICS_MISSING, ""), (Kind.FILLING, "/*"))
+        )
         if agent.last_seen is None:
             what, level = f"{agent.host} has not reported yet", Level.ATTENTION
         elif agent.stopped:

@@ -3,11 +3,12 @@
 from twinhost.agent.assembly import Foundation
 from twinhost.system_digital_twin.attention import conditions, silence
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
 from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
 
 
-def watch_all(attention: Attention, foundation: Foundation, registry: Registry) -> None:
+def watch_all(attention: Attention, foundation: Foundation, registry: Registry, machines: Machines) -> None:
     """Have the list watch everything."""
     settings, health = foundation.settings, foundation.health
     here = settings.agent.host.name
@@ -20,6 +21,7 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry) 
     attention.watch("unhealthy_agents", lambda: silence.unhealthy_agents(seen(), OK_STATUSES))
     attention.watch("checks", lambda: conditions.failed_checks(here, health.failed()))
     attention.watch("warnings", lambda: conditions.warnings(here, health.warned()))
+    machines.watch(attention)
 
 
 def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:

@@ -11,7 +11,7 @@ import itertools
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import NotRequired, TypedDict, get_args
+from typing import NamedTuple, NotRequired, TypedDict, get_args
 
 import msgspec
 
@@ -295,6 +295,18 @@ class _Waiter(WaitingRequest, kw_only=True):
     notify_at: float = 0.0  # monotonic: when the next holders may be notified
 
 
+class LongWait(NamedTuple):
+    """A request for memory that waits, and what others have leased where it could have it, most first."""
+
+    holder: str
+    resource: Resource
+    host: str | None
+    amount_mb: float
+    waited_s: float
+    reason: str = ""
+    held_by: tuple[tuple[str, float], ...] = ()
+
+
 class Reservations:
     """Gives leases where the memory is free, and keeps the queue; on the loop's thread."""
 
@@ -346,6 +358,23 @@ class Reservations:
             for holder in {lease.holder for lease in there.leases}:
                 shares[holder] = max(shares.get(holder, 0.0), there.share_of(holder))
         return shares
+
+    def long_waits(self, longer_than_s: float) -> list[LongWait]:
+        """Return the requests that have waited for longer."""
+        now, found, hosts = self._clock.monotonic(), list[LongWait](), None
+        for waiter in self._waiters:
+            demand = waiter.demand
+            waited_s = now - waiter.until + demand.wait_s
+            if waited_s <= longer_than_s:
+                continue
+            hosts = hosts or self.hosts()
+            there = [place for slot, place in hosts.places(demand.resource).items() if slot in waiter.could]
+            holders = {lease.holder for place in there for lease in place.leases}
+            held = ((holder, sum(place.held_by(holder) for place in there)) for holder in holders)
+            most_first = tuple(sorted(held, key=lambda item: (-item[1], item[0])))
+            asked = (demand.holder, demand.resource, demand.host, demand.amount_mb)
+            found.append(LongWait(*asked, waited_s, waiter.reason, most_first))
+        return found
 
     def end_all_of(self, agent_name: str) -> None:
         """End an agent's leases and its report, in the transaction under way."""

@@ -137,6 +137,14 @@ class _Episode(NamedTuple):
     calm_since: float | None
 
 
+class Filling(NamedTuple):
+    """What will be full soon: the host that began the episode, the resource, and the newest forecast."""
+
+    host: str
+    gauge: str
+    forecast: ResourceForecast
+
+
 class Forecasts:
     """Forecasts of every host, and the episodes."""
 
@@ -148,6 +156,7 @@ class Forecasts:
         self._gauges = _gauges()
         self._due: dict[str, float] = {}
         self._newest: dict[str, list[ResourceForecast]] = {}
+        self._filling: dict[str, list[Filling]] = {}  # by the host whose forecast it is
 
     def of(self, host: str) -> list[ResourceForecast]:
         """Return the forecasts of a host now; NotFound for an unknown host."""
@@ -164,6 +173,11 @@ class Forecasts:
         """Return the forecasts of a host, up to a minute old."""
         return self._newest.get(host, [])
 
+    def filling(self) -> list[Filling]:
+        """Return what will be full soon, each resource of a machine once; what has stopped growing is not among it."""
+        found = {(one.host, one.gauge): one for known in self._filling.values() for one in known}
+        return list(found.values())
+
     def on_tick(self) -> None:
         """Update the forecasts of one host, the one that has waited longest; begin and end its episodes.
 
@@ -176,11 +190,17 @@ class Forecasts:
             return
         self._due[host] = clock + (_SILENT_EVERY_S if self._metrics.stale(host) else _EVERY_S)
         self._newest = {name: known for name, known in self._newest.items() if name in hosts}
+        self._filling = {name: known for name, known in self._filling.items() if name in hosts}
         by_gauge = self._by_gauge(host)
         self._newest[host] = list(by_gauge.values())
         with self._database.transaction():
             for gauge, forecast in by_gauge.items():
                 self._step(gauge, forecast)
+            self._filling[host] = [
+                Filling(episode.host, gauge, forecast)
+                for gauge, forecast in by_gauge.items()
+                if forecast["reason"] in (None, UNCERTAIN, NOT_MEASURED) and (episode := self._episode(gauge, forecast))
+            ]
 
     def _forecast(self, host: str, gauge: _Gauge, sample: HostSample | None, rows: list[Bucket]) -> ResourceForecast:
         middle = MINUTE_S / 2  # a row is the mean of its minute

@@ -83,7 +83,7 @@ class Metrics:
         """Expect a sample of each host every `interval_s`; `hosts` are known before they report."""
         self._database = database
         self._clock = database.clock
-        self._stale_after_s = STALE_AFTER * interval_s
+        self.stale_after_s = STALE_AFTER * interval_s
         self.own_host = own_host  # which measures itself
         self._hosts: dict[str, _Host] = {}
         self.expect(hosts)
@@ -199,7 +199,7 @@ class Metrics:
     def stale(self, host: str) -> bool:
         """Return whether a host has sent no sample within STALE_AFTER intervals."""
         known = self._get(host)
-        return known.newest is None or self._clock.monotonic() - known.received_at > self._stale_after_s
+        return known.newest is None or self._clock.monotonic() - known.received_at > self.stale_after_s
 
     def current(self, host: str) -> HostSample | None:
         """Return a host's current sample, or None if it is stale; NotFound for an unknown host."""

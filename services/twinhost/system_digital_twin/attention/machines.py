@@ -1,0 +1,124 @@
+"""Where the detectors of resources get what they judge: the samples, cards, leases, and forecasts of every host."""
+
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Iterator
+
+from twinhost.agent.assembly import Foundation
+from twinhost.agent.disk import reserve_of
+from twinhost.agent.host_metrics import MB, DiskFault
+from twinhost.agent.troubles import Detector, Trouble
+from twinhost.system_digital_twin.attention import resources
+from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.resources import STATE, HostCard, Memory, Unmeasured, Volume
+from twinhost.system_digital_twin.capacity.forecast import Card
+from twinhost.system_digital_twin.capacity.reservations import Reservations
+from twinhost.system_digital_twin.capacity.time_to_full import Forecasts
+from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.registry.registry import NO_RESPONSE, Registry
+
+LONG_WAIT_S = 60.0  # for a lease
+_FOR_A_MINUTE = 12  # samples, at the default interval
+
+
+class Machines:
+    """The resources of every host, as of now."""
+
+    def __init__(
+        self,
+        foundation: Foundation,
+        registry: Registry,
+        metrics: Metrics,
+        reservations: Reservations,
+        forecasts: Forecasts,
+    ) -> None:
+        self._foundation, self._registry, self._metrics = foundation, registry, metrics
+        self._reservations, self._forecasts = reservations, forecasts
+        self._unmeasured_since: dict[str, float] = {}  # monotonic
+
+    def watch(self, attention: Attention) -> None:
+        """Have the list watch them."""
+        clock = self._foundation.clock
+        attention.watch("full_disks", _remembering(lambda before: resources.full_disks(self._volumes(), before)))
+        attention.watch("failing_disks", lambda: resources.failing_disks(self._disk_faults(), self._cannot_write()))
+        attention.watch("full_ram", _remembering(lambda before: resources.full_ram(self._memories(), before)))
+        attention.watch("cards", _remembering(lambda before: resources.worn_cards(self._cards(), before)))
+        attention.watch("filling", lambda: resources.filling(self._forecasts.filling()))
+        attention.watch("missing_metrics", lambda: resources.missing_metrics(self._unmeasured()))
+        attention.watch(
+            "waiting_leases",
+            lambda: resources.waiting_leases(self._reservations.long_waits(LONG_WAIT_S), clock.time()),
+        )
+
+    def _machine(self, host: str) -> str:
+        return self._metrics.machine_of(host) or host
+
+    def _cannot_write(self) -> set[str]:
+        return {self._metrics.own_host} if self._foundation.database.fault is not None else set()
+
+    def _volumes(self) -> Iterator[Volume]:
+        """Yield this host's state as it is now, and the disks of all hosts as they were measured last."""
+        own, settings = self._metrics.own_host, self._foundation.settings
+        seen, fails = self._foundation.disk.volume, bool(self._cannot_write())
+        if seen.size:
+            sizes = seen.free / MB, seen.size / MB
+            volume = Volume(own, STATE, *sizes, self._machine(own), seen.reserve / MB, fails)
+            # Now and then a write succeeds all the same, which must not part the silence of others from its cause.
+            yield dataclasses.replace(volume, writes_fail=fails or volume.nothing_left)
+        reserve_bytes = settings.config.limits.disk_reserve_bytes
+        for host in self._metrics.hosts():
+            sample = self._metrics.current(host)
+            for disk in sample.machine.disks if sample is not None and sample.machine is not None else ():
+                is_state = disk.name == STATE
+                if not (is_state and host == own and seen.size):
+                    reserve_mb = reserve_of(disk.total_mb * MB, reserve_bytes) / MB if is_state else 0.0
+                    yield Volume(host, disk.name, disk.free_mb, disk.total_mb, self._machine(host), reserve_mb)
+
+    def _disk_faults(self) -> Iterator[tuple[str, str, DiskFault]]:
+        for host in self._metrics.hosts():
+            sample = self._metrics.current(host)
+            for fault in sample.machine.disk_faults if sample is not None and sample.machine is not None else ():
+                yield host, self._machine(host), fault
+
+    def _memories(self) -> Iterator[Memory]:
+        for host in self._metrics.hosts():
+            newest, samples = self._metrics.current(host), self._metrics.samples(host)[-_FOR_A_MINUTE:]
+            if newest is not None and len(samples) == _FOR_A_MINUTE:
+                least_mb = min(sample.ram_used_mb for sample in samples)
+                yield Memory(host, least_mb, newest.ram_total_mb, self._machine(host))
+
+    def _cards(self) -> Iterator[HostCard]:
+        hosts = self._reservations.hosts()
+        for host in self._metrics.hosts():
+            if (sample := self._metrics.current(host)) is None:
+                continue
+            machine = self._machine(host)
+            for gpu in sample.gpus:
+                card = Card(index=gpu.index, uuid=gpu.uuid, used_mb=gpu.used_mb, total_mb=gpu.total_mb)
+                yield HostCard(host, card, machine, gpu)
+            for card in hosts.cards(host) if not sample.gpus else ():
+                yield HostCard(host, card, machine, None, hosts.reporters(host))
+
+    def _unmeasured(self) -> Iterator[Unmeasured]:
+        """Yield the hosts that have answered for a while, and of which no sample has come."""
+        now, grace_s = self._foundation.clock.monotonic(), self._metrics.stale_after_s
+        of_hosts = self._foundation.settings.config.agents.values()
+        records = ((agent.host.name, self._registry.find(agent.name)) for agent in of_hosts)
+        there = {host for host, record in records if record and self._registry.status(record) != NO_RESPONSE}
+        stale = [host for host in self._metrics.hosts() if host in there and self._metrics.stale(host)]
+        self._unmeasured_since = {host: self._unmeasured_since.get(host, now) for host in stale}
+        for host, since in self._unmeasured_since.items():
+            if now - since >= grace_s:
+                yield Unmeasured(host, self._metrics.last_received(host))
+
+
+def _remembering(detector: Callable[[Container[str]], Iterable[Trouble]]) -> Detector:
+    """Return a detector that is told what it found at the last look."""
+    before = frozenset[str]()
+
+    def find() -> list[Trouble]:
+        nonlocal before
+        found = list(detector(before))
+        before = frozenset(trouble.id for trouble in found)
+        return found
+
+    return find
