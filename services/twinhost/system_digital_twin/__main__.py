@@ -26,7 +26,7 @@ from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
-from twinhost.system_digital_twin.attention.sources import watch_all
+from twinhost.system_digital_twin.attention.sources import watch_all, watch_records
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
@@ -140,6 +140,7 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
     watch_all(attention, foundation, registry, Machines(foundation, registry, metrics, reservations, forecasts))
+    watch_records(attention, events)
     state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention)
     features: tuple[Feature, ...] = (
         RegistryActions(

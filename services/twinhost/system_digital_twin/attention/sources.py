@@ -1,10 +1,11 @@
 """Where the detectors get what they judge: the state of mainpc's agent, read anew for each look."""
 
 from twinhost.agent.assembly import Foundation
-from twinhost.system_digital_twin.attention import conditions, silence
+from twinhost.system_digital_twin.attention import conditions, errors, silence
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
+from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
 
 
@@ -22,6 +23,11 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry, 
     attention.watch("checks", lambda: conditions.failed_checks(here, health.failed()))
     attention.watch("warnings", lambda: conditions.warnings(here, health.warned()))
     machines.watch(attention)
+
+
+def watch_records(attention: Attention, events: Events) -> None:
+    """Have the list watch what is recorded."""
+    attention.watch("errors", errors.ReportedErrors(events))
 
 
 def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:

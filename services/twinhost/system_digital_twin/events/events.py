@@ -94,6 +94,18 @@ class ErrorCounts(TypedDict):
     groups: list[ErrorGroup]
 
 
+class SevereErrors(msgspec.Struct, frozen=True, kw_only=True):
+    """Errors of severity `error` or `critical` that nobody has acknowledged; `first` in seconds since the epoch.
+
+    `shape_ids` are in the order of `groups`: the worst first, and each group shows its newest of the worst severity.
+    """
+
+    count: int = 0
+    first: float = 0.0
+    shape_ids: tuple[str, ...] = ()
+    groups: tuple[ErrorGroup, ...] = ()
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One event or error in the store; `time` is when it arrived, in seconds since the epoch."""
 
@@ -289,6 +301,7 @@ class Events:
         self._decoder = msgspec.json.Decoder(dict[str, Any])
         self._once = Deduplication(database)
         self._expiry_due = 0.0
+        self.error_changes = 0  # grows whenever errors were added, acknowledged or deleted, or may have been
         self._usage = self._count()
         self._sent = {topic.value: self._last_on_feed(topic) for topic in Topic}  # the newest number on the feed
         self._add_shapes()
@@ -329,6 +342,7 @@ class Events:
         now_ms = self._now_ms()
         expires_ms = now_ms + max(1, round(ttl_s * 1_000)) if ttl_s else None
         shape_id = shape_id_of(str(fields.get("message", ""))) if topic is Topic.ERROR else None
+        self.error_changes += topic is Topic.ERROR
         self._make_room(topic, written_by, len(record), most)
         seq = self._database.value(
             "INSERT INTO happenings (topic, time_ms, expires_ms, propagated, written_by, record, shape_id) "
@@ -404,6 +418,26 @@ class Events:
         select, values = self._severe_since(since_time)
         return int(self._database.value(f"SELECT count(*) {select}", values))
 
+    def severe_shapes_since(self, since_time: float, shapes: int, groups: int) -> SevereErrors:
+        """Return those by shape, the worst first: critical ones, then the most; at most so many shapes and groups."""
+        rows = self._database.select(
+            dict[str, Any],
+            "SELECT shape_id, count(*) AS count, 0 AS acknowledged, min(time_ms) AS first_ms, max(time_ms) AS last_ms, "
+            "coalesce(max(seq) FILTER (WHERE severity = 'critical'), max(seq)) AS newest, "
+            "sum(count(*)) OVER () AS total, min(min(time_ms)) OVER () AS since_ms "
+            f"{_ERRORS} AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL AND time_ms >= ? "
+            "GROUP BY shape_id ORDER BY max(severity = 'critical') DESC, count(*) DESC, max(seq) DESC LIMIT ?",
+            (self._now_ms(), round(since_time * 1_000), shapes),
+        )
+        if not rows:
+            return SevereErrors()
+        return SevereErrors(
+            count=rows[0]["total"],
+            first=rows[0]["since_ms"] / 1_000,
+            shape_ids=tuple(row["shape_id"] for row in rows),
+            groups=tuple(self._group(row) for row in rows[:groups]),
+        )
+
     def error_counts(self, matching: Filter, limit: int) -> ErrorCounts:
         """Return the counts of the errors that match, and their `limit` newest shapes."""
         where, values = matching.where()
@@ -446,6 +480,7 @@ class Events:
         if self._database.execute(f"SELECT 1 {rows} LIMIT 1", (value,)).fetchone() is None:
             name = "shape_id" if shape_id is not None else "error_id"
             raise NotFound(f"no stored error has the {name} {str(value)[:64]!r}; list them with get_error_counts")
+        self.error_changes += 1
         update = "UPDATE happenings SET acknowledged_by = ?, acknowledged_ms = ? WHERE seq IN "
         where = f"(SELECT seq {rows} AND acknowledged_ms IS NULL)"
         return self._database.execute(update + where, (by, int(at * 1_000), value)).rowcount
@@ -490,6 +525,7 @@ class Events:
             self._database.on_rollback(setattr, self, "_usage", self._usage)
             self._database.execute(f"DELETE {expired}", (now_ms,))
             self._usage = self._count()
+            self.error_changes += 1
 
     def _add_shapes(self) -> None:
         """Add the shapes of the errors that a version without shapes has stored."""
