@@ -140,8 +140,8 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
     watch_all(attention, foundation, registry, Machines(foundation, registry, metrics, reservations, forecasts))
-    watch_records(attention, events)
-    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention)
+    watch_records(attention, foundation, events, security)
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,

@@ -1,5 +1,6 @@
 """What SystemDigitalTwin keeps in its state folder: the schema of its database, and the folder of its audit log."""
 
+from twinhost.agent.refusals import MIGRATION as REFUSALS
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION as REPLIES_BY_TRANSACTION
@@ -48,4 +49,5 @@ MIGRATIONS = (  # in the order in which they were added
     EVENTS_BY_WRITER,
     ENDS_OF_LEASES,
     TROUBLES,
+    REFUSALS,
 )

@@ -25,6 +25,7 @@ NOT_COUNTED = {  # tables, and what bounds them
     "happenings_let_go": "two rows",
     "metrics_hour": "64 hosts for 30 days",
     "metrics_minute": "64 hosts for a day",
+    "refusals": "200 rows, and one for each cause",
     "stored_bytes": "identities and tables",
     "taken_once": "40,000 digests of each identity and topic",
     "troubles": "what is wrong now: of each kind one for a host, a check or a key",

@@ -1,12 +1,16 @@
 """Where the detectors get what they judge: the state of mainpc's agent, read anew for each look."""
 
+from collections.abc import Iterable
+
 from twinhost.agent.assembly import Foundation
-from twinhost.system_digital_twin.attention import conditions, errors, silence
+from twinhost.agent.troubles import Trouble
+from twinhost.system_digital_twin.attention import conditions, errors, refusals, silence
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
+from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 
 def watch_all(attention: Attention, foundation: Foundation, registry: Registry, machines: Machines) -> None:
@@ -25,9 +29,15 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry, 
     machines.watch(attention)
 
 
-def watch_records(attention: Attention, events: Events) -> None:
-    """Have the list watch what is recorded."""
+def watch_records(attention: Attention, foundation: Foundation, events: Events, security: KeysAndAudit) -> None:
+    """Have the list watch what is recorded: reported errors and refused connections."""
+    here = foundation.settings.agent.host.name
+
+    def refused() -> Iterable[Trouble]:
+        return refusals.refused_connections(here, security.refusals.recent(), foundation.is_live)
+
     attention.watch("errors", errors.ReportedErrors(events))
+    attention.watch("refusals", refused)
 
 
 def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:

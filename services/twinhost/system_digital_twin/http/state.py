@@ -1,7 +1,6 @@
 """The document of `/api/state`: a snapshot of the system, as the dashboard shows it."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ import msgspec
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import used_documents
 from twinhost.agent.host_metrics import GpuSample, MachineSample
+from twinhost.agent.refusals import Refusals
 from twinhost.agent.telemetry import AgentState
-from twinhost.moments import Clock, iso_time
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.capacity.forecast import Card
@@ -33,9 +33,8 @@ MAX_REPORTERS = 4  # of its cards, where no driver measures them
 MAX_FORECASTS = 5  # of a host: of what fills first
 MAX_DISKS = 2  # of a host
 MAX_SAME_MACHINE = 4  # other hosts on a host's machine
-RECENT_S = 86_400.0  # newer errors and refusals need attention; an agent silent for longer counts as gone
+RECENT_S = 86_400.0  # newer errors need attention; an agent silent for longer counts as gone
 COUNT_EVERY_S = 1.0
-_SAMPLE_EVERY_S = 900.0  # for the counts of refusals
 _NOW = {  # and the digits of each
     **dict.fromkeys(("cpu_percent", "ram_used_mb", "ram_total_mb", "vram_used_mb", "vram_total_mb"), 2),
     "latency_ms": 3,
@@ -68,6 +67,7 @@ class StateBoard:
         forecasts: Forecasts,
         reservations: Reservations,
         attention: Attention,
+        refusals: Refusals,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
         self._settings = foundation.settings
@@ -82,8 +82,8 @@ class StateBoard:
         self._forecasts = forecasts
         self._reservations = reservations
         self._attention = attention
+        self._refusals = refusals
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
-        self._recent = _RecentCounts(self._clock)
         self.draw()  # an empty document would look like a system without problems
 
     def on_tick(self) -> None:
@@ -127,7 +127,7 @@ class StateBoard:
             "agents": self._agents(records),
             "sessions": self._sessions(state) if state else [],
             "refused": _refused(handshakes),
-            "refused_24h": self._recent.of(_refused(handshakes)),
+            "refused_24h": self._refusals.by_cause(),
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
@@ -277,24 +277,6 @@ def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list
 
 def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
     return {cause: count for cause, count in handshakes.items() if count and cause != Outcome.ACCEPTED}
-
-
-class _RecentCounts:
-    """The growth of counters in the last RECENT_S, to within _SAMPLE_EVERY_S; they start at 0 with this object."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._samples: deque[tuple[float, Mapping[str, int]]] = deque([(self._clock.monotonic(), {})])
-
-    def of(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return the growth up to these values."""
-        now = self._clock.monotonic()
-        if now - self._samples[-1][0] >= _SAMPLE_EVERY_S:
-            self._samples.append((now, counts))
-        while len(self._samples) > 1 and now - self._samples[1][0] >= RECENT_S:
-            self._samples.popleft()
-        before = self._samples[0][1]
-        return {cause: grown for cause, count in counts.items() if (grown := count - before.get(cause, 0)) > 0}
 
 
 def _event(entry: Entry) -> dict[str, Any]:

@@ -132,6 +132,11 @@ class KeyAudit:
             database.select(_recorded, "SELECT fingerprint, name, host, roles, state FROM audited_keys")
         )
 
+    def owner_of(self, fingerprint: str) -> str:
+        """Return who has, or had, a key that the log knows, else an empty string; callable from any thread."""
+        key = self._recorded.get(fingerprint)
+        return "" if key is None else key.name.removeprefix(_INVITED)
+
     def look(self) -> None:
         """Record what has changed since the last call.
 

@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
+from twinhost.agent.refusals import Refusals
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.actions import Feature
@@ -51,6 +52,10 @@ class KeysAndAudit:
         health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
         health.warn(self.witnesses.warnings)
         foundation.handshakes.listen(self._on_handshake)
+        self.refusals = Refusals(
+            foundation.database, lambda fingerprint: peers.name_of(fingerprint) or self._key_audit.owner_of(fingerprint)
+        )
+        foundation.handshakes.listen(self.refusals.note)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
         self.audit.record(AuditEvent.STARTED, secure=settings.secure, **summary(settings.config.grants))
         self._grants: Mapping[str, Set[str]] = settings.config.grants
@@ -80,6 +85,8 @@ class KeysAndAudit:
             self._keys.on_tick()
             self._key_audit.look()
         self.audit.flush()
+        with contextlib.suppress(StoreUnavailable):  # the store's check reports it, and they stay in memory
+            self.refusals.on_tick()
 
     def on_refusal(self, caller: Caller | None, action: str | None, error: RequestError) -> None:
         """Record a request that was refused because of who sent it, or because of a limit."""
@@ -102,6 +109,8 @@ class KeysAndAudit:
         with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops nevertheless
             self.audit.record(AuditEvent.STOPPED)
         self.audit.close()
+        with contextlib.suppress(StoreUnavailable):
+            self.refusals.save()
 
     def _on_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         match outcome:

@@ -1,0 +1,117 @@
+"""Refused connections are counted by cause and address for a day, within bounds, and survive a restart."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.system_digital_twin.twin import Clock
+from twinhost.agent.refusals import MIGRATION, MOST_KEPT, OTHERS, Refusals
+from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.store.database import Database
+
+DAY_S = 86_400.0
+
+
+class Bench:
+    def __init__(self, path: Path) -> None:
+        self.clock, self.path = Clock(), path
+        self.owners: dict[str, str] = {}
+        self.open()
+
+    def open(self) -> None:
+        self.database = Database(self.path, [MIGRATION], self.clock)
+        self.refusals = Refusals(self.database, lambda fingerprint: self.owners.get(fingerprint, ""))
+
+    def restart(self) -> None:
+        self.database.close()
+        self.open()
+
+    def refuse(self, address: str, times: int = 1, outcome: Outcome = Outcome.KEY_NOT_AUTHORIZED, **more: str) -> None:
+        for _ in range(times):
+            self.refusals.note(outcome, {"address": address, **more})
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        return {(one.address, one.peer): one.count for one in self.refusals.recent()}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path / "x.sqlite3")
+    yield bench
+    bench.database.close()
+
+
+def test_refusals_survive_a_restart(bench: Bench) -> None:
+    bench.refuse("192.0.2.9", 250, fingerprint="SHA256:x")
+    bench.refusals.on_tick()
+    before = bench.refusals.recent()
+    bench.restart()
+    assert bench.refusals.recent() == before
+    bench.refuse("192.0.2.9")
+    (one,) = bench.refusals.recent()
+    assert (one.cause, one.count, one.fingerprint) == (Outcome.KEY_NOT_AUTHORIZED, 251, "")
+    assert one.first == before[0].first < one.last
+
+
+def test_they_are_forgotten_after_a_day(bench: Bench) -> None:
+    bench.refuse("192.0.2.1", 3)
+    bench.clock.let_pass(DAY_S / 2)
+    bench.refuse("192.0.2.1", 2)
+    bench.refuse("192.0.2.2")
+    bench.refusals.save()
+    bench.clock.let_pass(DAY_S / 2 + 1)
+    assert bench.counts == {("192.0.2.1", ""): 2, ("192.0.2.2", ""): 1}
+    bench.clock.let_pass(DAY_S)
+    assert bench.counts == {}
+    bench.refusals.save()
+    assert bench.database.value("SELECT count(*) FROM refusals") == 0
+
+
+def test_a_flood_from_many_addresses_hides_no_persistent_one(bench: Bench) -> None:
+    for number in range(5 * MOST_KEPT):
+        bench.refuse(f"10.0.{number // 256}.{number % 256}")
+        if number % 10 == 0:
+            bench.refuse("192.0.2.9")
+    bench.refusals.save()
+    bench.restart()
+    counts = bench.counts
+    assert len(counts) <= MOST_KEPT + 1
+    assert counts["192.0.2.9", ""] == MOST_KEPT / 2
+    assert sum(counts.values()) == 5.5 * MOST_KEPT
+    assert counts[OTHERS, ""] > 4 * MOST_KEPT
+
+
+def test_the_owner_of_a_known_key_is_named(bench: Bench) -> None:
+    bench.owners["SHA256:old"] = "Camera"
+    bench.refuse("192.0.2.1", 2, Outcome.KEY_REVOKED, fingerprint="SHA256:old")
+    bench.refuse("192.0.2.1", 1, Outcome.KEY_REVOKED, fingerprint="SHA256:other")
+    bench.refuse("192.0.2.1", 1, Outcome.TOO_MANY_SESSIONS, peer="Watcher", fingerprint="SHA256:w")
+    assert bench.counts == {("192.0.2.1", "Camera"): 2, ("192.0.2.1", ""): 1, ("192.0.2.1", "Watcher"): 1}
+    assert bench.refusals.by_cause() == {"key_revoked": 3, "too_many_sessions": 1}
+
+
+def test_accepted_keys_are_not_counted(bench: Bench) -> None:
+    bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED)
+    assert (bench.counts, bench.refusals.changes) == ({}, 0)
+
+
+def test_a_clock_that_jumps_ahead_and_back_hides_none(bench: Bench) -> None:
+    bench.clock.set_wall_clock(7_200)
+    bench.refuse("192.0.2.1")
+    bench.clock.set_wall_clock(-7_200)
+    bench.refuse("192.0.2.1")
+    assert bench.counts == {("192.0.2.1", ""): 2}
+
+
+def test_what_can_not_be_written_is_written_later(bench: Bench) -> None:
+    bench.refuse("192.0.2.1")
+    bench.database.execute("PRAGMA query_only = 1")
+    with pytest.raises(StoreUnavailable):
+        bench.refusals.on_tick()
+    bench.database.execute("PRAGMA query_only = 0")
+    bench.refusals.save()
+    bench.restart()
+    assert bench.counts == {("192.0.2.1", ""): 1}
