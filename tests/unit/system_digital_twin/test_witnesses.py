@@ -8,7 +8,7 @@ import pytest
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.audit_log.chain import AuditEvent
-from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, AuditWitnesses
+from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, AuditWitnesses, Restored
 
 pytestmark = pytest.mark.sdt_security
 
@@ -33,7 +33,11 @@ def test_whoever_asks_is_answered(witnesses: AuditWitnesses, name: str) -> None:
     """The lack of a comparison is an alarm there; but only a witness raises one on mainpc."""
     answer = witnesses.answer(name, caller(name), REWRITTEN, AuditRestored(seq=1, time="2026", seen_to=9))
     assert answer["audit_compared"] == {"extends": False, "restore": None}
-    assert (witnesses.fault is not None, len(witnesses.warnings())) == ((True, 1) if name == "witness" else (False, 0))
+    restored = witnesses.restored()
+    if name == "witness":
+        assert (list(witnesses.faults), restored) == (["witness"], Restored(None, {"witness": (1, 9)}))
+    else:
+        assert (witnesses.fault, restored) == (None, None)
 
 
 def test_nobody_asks_in_anothers_name(witnesses: AuditWitnesses) -> None:

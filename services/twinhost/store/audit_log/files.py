@@ -36,6 +36,16 @@ _LONGEST = MAX_LINE_BYTES * 2  # read as one line; a longer one is not a line of
 
 
 @dataclass(frozen=True, slots=True)
+class Stamp:
+    """What changes whenever a file does: its inode, its size, and when its content and its inode were changed."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class Slice:
     """Raw lines without their ends, and the position of the next one: `FILE:BYTE`."""
 
@@ -97,6 +107,18 @@ class LogFiles:
         """Append the missing rest of a torn line, if there is one, and make durable what a killed process left."""
         self.append(first, rest)
         sync_folder(self._folder)
+
+    def stamp(self, first: int) -> Stamp | None:
+        """Return a file's stamp; None if it can't be read."""
+        try:
+            found = self.path(first).stat()
+        except OSError:
+            return None
+        return Stamp(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def lines(self, first: int) -> Iterator[str]:
+        """Yield every line of a file."""
+        return (line.decode("ascii", "replace") for line, _ in self._lines(first, 0))
 
     def drop(self, first: int) -> None:
         self.path(first).unlink(missing_ok=True)

@@ -30,7 +30,7 @@ from twinhost.store.audit_log.chain import (
     hash_fits,
     iso,
 )
-from twinhost.store.audit_log.files import Ledger, LogFiles, PendingLine, align
+from twinhost.store.audit_log.files import Ledger, LogFiles, PendingLine, Stamp, align
 from twinhost.store.audit_log.verify import Restore, restore_of
 from twinhost.store.database import Database
 
@@ -60,6 +60,20 @@ class LogPage:
     head: Head
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the files must have: where each begins, and the last line.
+
+    The newest had `stamp` after its last append. It was found with another one `touched` times, before an append.
+    """
+
+    log: LogFiles
+    files: tuple[Anchor, ...]
+    head: Head
+    stamp: Stamp | None
+    touched: int
+
+
 class AuditLog:
     """The only writer of the log. `note` may be called from any thread, the rest from the database's thread."""
 
@@ -87,7 +101,7 @@ class AuditLog:
         self._max_file_bytes = max_file_bytes
         self._keep_files = keep_files
         self._database = database
-        self._clock = database.clock
+        self._clock = self.clock = database.clock
         self._repetition = Repetition(self._clock)
         self._lock = threading.Lock()
         self._notes: deque[Note] = deque()
@@ -96,6 +110,8 @@ class AuditLog:
         self._write_fault: str | None = None
         self._size = 0  # of the newest file, as this log wrote it
         self._aligned = False  # whether the newest file is known to end where the outbox begins
+        self._stamp: Stamp | None = None  # of the newest file, as this log left it
+        self._touched = 0
         first = self._ledger.pending(0, 1)
         self._written = first[0].before if first else self._ledger.head
         self._restore_lines = self._ledger.restores()
@@ -113,6 +129,10 @@ class AuditLog:
     def head(self) -> Head:
         """The newest line in the files."""
         return self._written
+
+    def written(self) -> Written:
+        """Return what the files must have, and how this log left the newest of them."""
+        return Written(self._files, self._ledger.files, self._written, self._stamp, self._touched)
 
     @property
     def newest(self) -> Head:
@@ -261,19 +281,22 @@ class AuditLog:
         if not self._ledger.files or (self._size and self._size + len(data) > self._max_file_bytes):
             self._begin_file(pending[0])
         newest = self._ledger.files[-1].seq
-        if self._files.size(newest) != self._size:
+        stamp = self._files.stamp(newest)
+        self._touched += self._stamp not in (None, stamp)
+        if (stamp.size if stamp is not None else 0) != self._size:
             self._report_contradiction(newest, "its size changed between two writes")
             self._align()
             return
         self._aligned = False
         self._files.append(newest, data)
+        self._stamp = self._files.stamp(newest)
         self._written_up_to(pending[-1].head)
         self._size += len(data)
         self._aligned = True
 
     def _begin_file(self, first: PendingLine) -> None:
         self._ledger.begin_file(first, self._keep_files)
-        self._size = 0
+        self._size, self._stamp = 0, None
         self._drop_old()
 
     def _align(self) -> None:

@@ -4,12 +4,13 @@ from collections.abc import Iterable
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.troubles import Trouble
-from twinhost.system_digital_twin.attention import conditions, errors, refusals, silence
+from twinhost.system_digital_twin.attention import audit, conditions, errors, refusals, silence
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 
@@ -24,20 +25,32 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry, 
     attention.watch("silent_hosts", lambda: silence.silent_hosts(seen()))
     attention.watch("silent_agents", lambda: silence.silent_agents(seen()))
     attention.watch("unhealthy_agents", lambda: silence.unhealthy_agents(seen(), OK_STATUSES))
-    attention.watch("checks", lambda: conditions.failed_checks(here, health.failed()))
+    attention.watch("checks", lambda: conditions.failed_checks(here, _without_own_kind(health.failed())))
     attention.watch("warnings", lambda: conditions.warnings(here, health.warned()))
     machines.watch(attention)
 
 
 def watch_records(attention: Attention, foundation: Foundation, events: Events, security: KeysAndAudit) -> None:
-    """Have the list watch what is recorded: reported errors and refused connections."""
-    here = foundation.settings.agent.host.name
+    """Have the list watch what is recorded: errors, refusals, and the audit log."""
+    settings, here = foundation.settings, foundation.settings.agent.host.name
+
+    def host_of() -> dict[str, str]:
+        return {agent.name: agent.host.name for agent in settings.config.agents.values()}
 
     def refused() -> Iterable[Trouble]:
         return refusals.refused_connections(here, security.refusals.recent(), foundation.is_live)
 
     attention.watch("errors", errors.ReportedErrors(events))
     attention.watch("refusals", refused)
+    folder, witnesses = settings.state / AUDIT_FOLDER, security.witnesses
+    attention.watch("audit_files", lambda: audit.changed_files(here, folder, security.inspector.broken))
+    attention.watch("audit_witness", lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()))
+    attention.watch("restored", lambda: audit.restored_log(here, witnesses.restored(), host_of()))
+
+
+def _without_own_kind(failed: Iterable[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
+    """Return the failed checks but those that a detector says more about."""
+    return [check for check in failed if check[0] != audit.WITNESS_CHECK]
 
 
 def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:

@@ -3,12 +3,14 @@
 Witnesses are agents that keep the log's head, and report a log that no longer extends theirs.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple, NotRequired, TypedDict
 
 import msgspec
 import structlog
 
+from twinhost.moments import parse_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.certificates import FolderContents
@@ -221,6 +223,8 @@ def _listed(contents: FolderContents, now: float) -> dict[str, _Key]:
 _log = structlog.get_logger(__name__)
 
 _ACCEPT = "run: ./twinhost audit accept"
+RECENT_S = 86_400.0
+WITNESS_WITHIN_S = 30.0  # after a start
 LINE_NUMBER = Annotated[int, msgspec.Meta(ge=1, lt=10**18)]
 HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -276,15 +280,25 @@ def no_witness(*_: object) -> WitnessReply:
     return {"audit_head": None}
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A restore of the log: its time in ISO-8601, if it has it, and the lines that witnesses have seen and it lacks."""
+
+    time: str | None
+    lost: Mapping[str, tuple[int, int]]
+
+
 class AuditWitnesses:
     """Compares the log with what agents on other hosts have seen of it; used on the thread that owns the log."""
 
     def __init__(self, audit: AuditLog, witnesses: Collection[str]) -> None:
         """Trust the agents of these names to report what they have seen."""
-        self._audit = audit
+        self._audit, self._clock = audit, audit.clock
         self.trust(witnesses)
         self._faults: dict[str, str] = {}
-        self._restored: dict[str, str] = {}
+        self._restored: dict[str, AuditRestored] = {}
+        self._have_seen: dict[str, str | None] = {}  # the restore up to a witness's head, where it misses no line
+        self._speak_at = self._clock.monotonic() + WITNESS_WITHIN_S
 
     def trust(self, witnesses: Collection[str]) -> None:
         """Trust the agents of these names from now on."""
@@ -295,9 +309,27 @@ class AuditWitnesses:
         """Why the log is not the one that the first such witness has seen."""
         return next(iter(self._faults.values()), None)
 
-    def warnings(self) -> list[str]:
-        """Return the restores that removed lines which a witness has seen, until an operator acknowledges them."""
-        return list(self._restored.values())
+    @property
+    def faults(self) -> Mapping[str, str]:
+        """Why the log is not the one that a witness has seen, by its name."""
+        return self._faults
+
+    def restored(self) -> Restored | None:
+        """Return the newest restore that is not explained.
+
+        While a witness misses lines, it is not, until an operator accepts the log. Where no witness says anything, it
+        is for RECENT_S.
+        """
+        lost = {name: (note.seq, note.seen_to) for name, note in self._restored.items()}
+        newest = newest_restore(self._audit.restores(), self._audit.head.seq)
+        if lost:
+            return Restored(None if newest is None else newest.time, lost)
+        if newest is None or newest.hash in self._have_seen.values():
+            return None
+        if not self._have_seen and self._clock.monotonic() < self._speak_at:
+            return None
+        is_recent = self._clock.time() - parse_time(newest.time).timestamp() < RECENT_S
+        return Restored(newest.time, lost) if is_recent else None
 
     def answer(
         self, agent_name: str, caller: Caller, audit_seen: AuditSeen | None, restored: AuditRestored | None
@@ -316,7 +348,7 @@ class AuditWitnesses:
                 "audit_head": {"seq": head.seq, "hash": head.hash, "restored": restore.hash if restore else None}
             }
             if name == agent_name:
-                self._note_restored(name, restored)
+                self._note_restored(name, audit_seen, restored)
                 if audit_seen is None:
                     self._faults.pop(name, None)
                 else:
@@ -343,15 +375,14 @@ class AuditWitnesses:
         self._faults.pop(name, None)
         return {"extends": False, "restore": reply_from(WitnessedRestore, restore)}
 
-    def _note_restored(self, name: str, restored: AuditRestored | None) -> None:
-        if restored is None or name not in self._witnesses:
+    def _note_restored(self, name: str, seen: AuditSeen | None, restored: AuditRestored | None) -> None:
+        if name not in self._witnesses:
+            return
+        if restored is None:
             self._restored.pop(name, None)
+            self._have_seen[name] = None if seen is None else seen.restored
         else:
-            self._restored[name] = (
-                f"the audit log was restored from a backup (line {restored.seq}, {restored.time}); lines "
-                f"{restored.seq} to {restored.seen_to} that {name} has seen are no longer in it; if nobody restored "
-                f"mainpc, the log was tampered with; to acknowledge the restore, {_ACCEPT}"
-            )
+            self._restored[name] = restored
 
     def _fail(self, name: str, sentence: str) -> None:
         if name in self._witnesses and self._faults.get(name) != sentence:

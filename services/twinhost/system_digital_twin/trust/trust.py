@@ -2,7 +2,10 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
+
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.refusals import Refusals
@@ -14,6 +17,7 @@ from twinhost.secure_zmq.certificates import ENROLLED_FOLDER
 from twinhost.secure_zmq.errors import LimitReached, NotGranted, PeerNotLive, RequestError, StoreUnavailable
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.audit_log.chain import AuditEvent
+from twinhost.store.audit_log.inspection import Inspector
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
@@ -50,7 +54,8 @@ class KeysAndAudit:
         self._settings = settings
         self.witnesses = AuditWitnesses(self.audit, self._agents_elsewhere())
         health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
-        health.warn(self.witnesses.warnings)
+        self.inspector = Inspector(self.audit, foundation.clock.monotonic)
+        foundation.telemetry.register(AuditCollector(self.inspector))
         foundation.handshakes.listen(self._on_handshake)
         self.refusals = Refusals(
             foundation.database, lambda fingerprint: peers.name_of(fingerprint) or self._key_audit.owner_of(fingerprint)
@@ -85,6 +90,7 @@ class KeysAndAudit:
             self._keys.on_tick()
             self._key_audit.look()
         self.audit.flush()
+        self.inspector.on_tick()
         with contextlib.suppress(StoreUnavailable):  # the store's check reports it, and they stay in memory
             self.refusals.on_tick()
 
@@ -106,6 +112,7 @@ class KeysAndAudit:
 
     def close(self) -> None:
         """Write the remaining lines."""
+        self.inspector.stop()
         with contextlib.suppress(StoreUnavailable):  # its fault was reported, and the agent stops nevertheless
             self.audit.record(AuditEvent.STOPPED)
         self.audit.close()
@@ -120,6 +127,21 @@ class KeysAndAudit:
                 self.audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
             case _:
                 self.audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
+
+
+class AuditCollector(Collector):
+    """The metric of the log's inspection."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+
+    def collect(self) -> Iterator[Metric]:
+        if self._inspector.intact is not None:
+            yield GaugeMetricFamily(
+                "twinhost_audit_intact",
+                "1 if the audit log is as it was written, by its last inspection.",
+                float(self._inspector.intact),
+            )
 
 
 def quiet_s(config: NetworkConfig) -> float:
