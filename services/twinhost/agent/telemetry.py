@@ -257,3 +257,16 @@ class _StateCollector(Collector):
             if peer.validity.not_after is not None:
                 expiry.add_metric([peer.name, peer.fingerprint], peer.validity.not_after)
         yield expiry
+
+
+class BackupCollector(Collector):
+    """The metric of a host's newest backup; absent where there is none."""
+
+    def __init__(self, backed_up: Callable[[], float | None]) -> None:
+        """Show a moment in seconds since the epoch, which is asked for on any thread."""
+        self._backed_up = backed_up
+
+    def collect(self) -> Iterator[Metric]:
+        moment = self._backed_up()
+        if moment is not None:
+            yield GaugeMetricFamily("twinhost_backup_timestamp_seconds", "When this host was last backed up.", moment)

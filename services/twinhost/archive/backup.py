@@ -36,8 +36,8 @@ from twinhost.version import VERSION
 _STAGED = ".archiving"
 
 
-def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broken_log: bool = False) -> None:
-    """Write an archive; what `write` raises is passed on.
+def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broken_log: bool = False) -> float:
+    """Write an archive, and return the moment that it is of; what `write` raises is passed on.
 
     Raises:
         ConfigurationError: there is no state, or its keys are malformed.
@@ -60,6 +60,7 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
         _write(places, state, keys, write)
         say(f"backed up as of {format_moment(state.moment_s)}: {contents}")
         say("Anyone who has this file can act as mainpc: keep it secret.")
+        return state.moment_s
     except OSError as error:
         raise StoreUnavailable(
             f"{error.filename or 'the archive'} can't be read or written ({error.strerror}); check its volume"

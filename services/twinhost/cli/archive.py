@@ -10,14 +10,16 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from twinhost.agent.backups import BackupRecord
 from twinhost.archive.backup import back_up
 from twinhost.archive.places import Places, find_places
 from twinhost.archive.restore import Checked, Restored, check, kept_as, restore
 from twinhost.archive.state import BROKEN_LOG, check_audit, contents_of
-from twinhost.certificates.layout import only_host
+from twinhost.certificates.layout import SERVER, only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, opened, run
 from twinhost.commands import CERTS_INIT
+from twinhost.moments import parse_time
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.store.backup import count_readable_rows, count_rows
@@ -51,8 +53,10 @@ def run_backup(
     """Write an archive, while mainpc runs."""
     if wrong := _wrong_target(file):
         raise typer.BadParameter(wrong, param_hint="FILE")
-    with _places() as places, _new_file(file) as stream:
-        back_up(places, stream.write, note, broken_log=broken_log)
+    with _places() as places:
+        with _new_file(file) as stream:
+            moment = back_up(places, stream.write, note, broken_log=broken_log)
+        _record(places).backed_up(moment)
 
 
 @app.command("restore")
@@ -66,6 +70,7 @@ def run_restore(
     """Put an archive in the place of mainpc's state, while mainpc is stopped."""
     with _places() as places, _source(file) as stream:
         restored = restore(places, stream, note, may_replace=replace, broken_log=broken_log)
+        _record(places).restored(parse_time(restored.commit.moment).timestamp())
         for line in _report_of_restore(places, restored):
             note(line)
 
@@ -74,7 +79,9 @@ def run_restore(
 def run_check(file: Source, broken_log: BrokenLog = False) -> None:
     """Check whether an archive can be restored, and change nothing."""
     with _places() as places, _source(file) as stream:
-        for line in _report_of_check(check(places, stream, broken_log=broken_log)):
+        checked = check(places, stream, broken_log=broken_log)
+        _record(places).checked()
+        for line in _report_of_check(checked):
             note(line)
 
 
@@ -85,6 +92,10 @@ def _places() -> Iterator[Places]:
     except KeyboardInterrupt:
         note(f"{PROGRAM}: interrupted; nothing was changed, unless the next run says so")
         raise typer.Exit(1) from None
+
+
+def _record(places: Places) -> BackupRecord:
+    return BackupRecord(places.state, SERVER, places.layout.clock)
 
 
 def _wrong_target(file: str) -> str | None:

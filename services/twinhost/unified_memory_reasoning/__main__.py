@@ -7,6 +7,7 @@ from typing import Any, TypedDict, TypeVar, cast
 import msgspec
 
 from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.dialects import Command, commands
 from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
@@ -14,7 +15,8 @@ from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
-from twinhost.moments import iso_time
+from twinhost.agent.telemetry import BackupCollector
+from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound
@@ -285,6 +287,10 @@ def assemble(foundation: Foundation) -> Assembly:
         lambda: settings.config,
     )
     foundation.disk.count_also(spaces.stored)
+    record = contents.backups.record = BackupRecord(settings.state, NAME, foundation.clock)
+    record.begin()
+    foundation.health.warn(lambda: _backup_warnings(settings.agent.host.name, record, foundation.clock))
+    foundation.telemetry.register(BackupCollector(record.newest_backup))
     foundation.health.warn(spaces.warnings)
 
     def document() -> MemoryHealth:
@@ -332,6 +338,14 @@ def assemble(foundation: Foundation) -> Assembly:
         on_stop=on_stop,
         companions=[*member.companions, *([meaning] if meaning else [])],
     )
+
+
+def _backup_warnings(host: str, record: BackupRecord, clock: Clock) -> list[str]:
+    command = "./twinhost memory backup - > memory.backup"
+    return [
+        f"{trouble.what}; on mainpc run: {command}"
+        for trouble in old_backup(host, record.newest(), clock.time(), command)
+    ]
 
 
 if __name__ == "__main__":

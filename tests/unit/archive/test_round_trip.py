@@ -12,9 +12,10 @@ import pytest
 
 from tests.identities import new_pair
 from tests.other_user import not_root
-from tests.unit.archive.mainpcs import DATABASE, Mainpc, add_agent, members_of
+from tests.unit.archive.mainpcs import DATABASE, SERVER, Mainpc, add_agent, members_of
 from tests.unit.certificates.trees import certs_init, tree_layout
 from tests.unit.store.broken import flip
+from twinhost.agent.backups import BACKUPS_FILE, BackupRecord
 from twinhost.archive.state import check_audit
 from twinhost.certificates.revoke import revoke
 from twinhost.certificates.tree import vouchers
@@ -61,6 +62,25 @@ def test_it_is_restored_which_key_authorised_which(here: Mainpc, there: Mainpc) 
     write_vouching(new.fingerprint, old.fingerprint, here.keys / "mainpc/enrolled/vouched")
     assert there.run("restore", "-", given=here.backup()).status == 0
     assert vouchers(tree_layout(there.keys, "mainpc")) == {new.fingerprint: old.fingerprint}
+
+
+def test_it_is_recorded_what_was_backed_up_checked_and_restored(here: Mainpc, there: Mainpc) -> None:
+    """For the list of what is wrong, which names an old backup; the new machine knows of the one that it came from."""
+    archive = here.backup()
+    backed_up = BackupRecord(here.state, SERVER).newest()
+    assert backed_up is not None
+    assert (backed_up.backed_up is not None, backed_up.checked, backed_up.restored) == (True, None, None)
+    assert here.run("check", "-", given=archive[:-1]).status == 1
+    assert BackupRecord(here.state, SERVER).newest() == backed_up
+    assert here.run("check", "-", given=archive).status == 0
+    checked = BackupRecord(here.state, SERVER).newest()
+    assert checked is not None
+    assert checked.checked is not None
+    assert there.run("restore", "-", given=archive).status == 0
+    restored = BackupRecord(there.state, SERVER).newest()
+    assert restored is not None
+    assert restored.backed_up == backed_up.backed_up
+    assert restored.restored is not None
 
 
 @pytest.mark.thorough
@@ -327,7 +347,9 @@ def test_a_check_changes_nothing(here: Mainpc) -> None:
     """Nor does it need mainpc to be stopped."""
     archive, before = here.backup(), here.files()
     ran = here.run("check", "-", given=archive)
-    assert (ran.status, here.fingerprint in ran.err, here.files()) == (0, True, before)
+    assert (ran.status, here.fingerprint in ran.err) == (0, True)
+    record = f"state/{SERVER}.{BACKUPS_FILE}"  # which says that a check was made
+    assert {**here.files(), record: b""} == {**before, record: b""}
 
 
 def test_a_file_that_cannot_be_written_is_one_sentence(here: Mainpc, tmp_path: Path) -> None:

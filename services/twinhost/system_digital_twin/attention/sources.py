@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from twinhost.agent.assembly import Foundation
+from twinhost.agent.backups import BackupRecord, old_backup
+from twinhost.agent.telemetry import BackupCollector
 from twinhost.agent.troubles import Trouble
 from twinhost.system_digital_twin.attention import audit, conditions, errors, refusals, silence
 from twinhost.system_digital_twin.attention.attention import Attention
@@ -12,6 +14,8 @@ from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.registry.registry import OK_STATUSES, Registry
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
+
+_BACK_UP = "(umask 077; docker compose run --rm -T archive backup - > mainpc.backup)"
 
 
 def watch_all(attention: Attention, foundation: Foundation, registry: Registry, machines: Machines) -> None:
@@ -43,6 +47,10 @@ def watch_records(attention: Attention, foundation: Foundation, events: Events, 
     attention.watch("errors", errors.ReportedErrors(events))
     attention.watch("refusals", refused)
     folder, witnesses = settings.state / AUDIT_FOLDER, security.witnesses
+    record = BackupRecord(settings.state, settings.agent.name, foundation.clock)
+    record.begin()
+    foundation.telemetry.register(BackupCollector(record.newest_backup))
+    attention.watch("backups", lambda: old_backup(here, record.newest(), foundation.clock.time(), _BACK_UP))
     attention.watch("audit_files", lambda: audit.changed_files(here, folder, security.inspector.broken))
     attention.watch("audit_witness", lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()))
     attention.watch("restored", lambda: audit.restored_log(here, witnesses.restored(), host_of()))

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, NotRequired, Protocol, TypedDic
 import msgspec
 import structlog
 
+from twinhost.agent.backups import BackupRecord
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
@@ -201,6 +202,8 @@ class BackupActions(Feature):
         """Serve a database; `max_payload_bytes` limits requests and replies."""
         self._database = database
         self.others: OtherSpaces | None = None  # of the shared space
+        self.record: BackupRecord | None = None  # likewise
+        self._whole: Backup | None = None  # the newest that has every space in it
         self._backups = Backups(database)
         self._restores = Restores(database)
         self._chunk_bytes = max(1, min(MAX_CHUNK_BYTES, (max_payload_bytes - _ENVELOPE_BYTES) // 4 * 3))
@@ -221,6 +224,8 @@ class BackupActions(Feature):
             spaces = {name: others.path(name) for name in others.names()}
             size = sum(map(others.size_bytes, spaces))
         backup = self._backups.begin(spaces, size)
+        if others is not None and (spaces or not others.names()):
+            self._whole = backup
         _log.info("backup_begun", backup_id=backup.backup_id, by=caller.name)
         return _status(backup)
 
@@ -233,6 +238,9 @@ class BackupActions(Feature):
         copy, data = self._backups.read(
             request.backup_id, request.offset, self._chunk_bytes, with_spaces=caller.operator
         )
+        whole, is_read = self._whole, request.offset + len(data) == copy.size_bytes
+        if self.record is not None and is_read and whole is not None and whole.backup_id == request.backup_id:
+            self.record.backed_up(whole.begun)
         return {
             "status": SUCCESS,
             "backup_id": request.backup_id,
@@ -259,6 +267,8 @@ class BackupActions(Feature):
         exchange = self._restores.finish(request.restore_id, request.size, request.sha256, path_for)
         if exchange is None:
             return {"status": SUCCESS, "restore_id": request.restore_id, "state": "checking"}
+        if self.record is not None:
+            self.record.restored()
         finished: RestoreFinished = {
             "status": SUCCESS,
             "restore_id": request.restore_id,
