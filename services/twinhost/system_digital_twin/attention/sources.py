@@ -6,7 +6,7 @@ from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.telemetry import BackupCollector
 from twinhost.agent.troubles import Trouble
-from twinhost.system_digital_twin.attention import audit, conditions, errors, refusals, silence
+from twinhost.system_digital_twin.attention import audit, budgets, conditions, errors, refusals, silence
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
@@ -30,7 +30,7 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry, 
     attention.watch("silent_agents", lambda: silence.silent_agents(seen()))
     attention.watch("unhealthy_agents", lambda: silence.unhealthy_agents(seen(), OK_STATUSES))
     attention.watch("checks", lambda: conditions.failed_checks(here, _without_own_kind(health.failed())))
-    attention.watch("warnings", lambda: conditions.warnings(here, health.warned()))
+    attention.watch("warnings", lambda: conditions.warnings(here, _without_budgets(foundation)))
     machines.watch(attention)
 
 
@@ -51,9 +51,17 @@ def watch_records(attention: Attention, foundation: Foundation, events: Events, 
     record.begin()
     foundation.telemetry.register(BackupCollector(record.newest_backup))
     attention.watch("backups", lambda: old_backup(here, record.newest(), foundation.clock.time(), _BACK_UP))
+    attention.watch("budgets", lambda: budgets.nearly_used(here, foundation.usage.newest))
     attention.watch("audit_files", lambda: audit.changed_files(here, folder, security.inspector.broken))
     attention.watch("audit_witness", lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()))
     attention.watch("restored", lambda: audit.restored_log(here, witnesses.restored(), host_of()))
+
+
+def _without_budgets(foundation: Foundation) -> list[str]:
+    """Return the warnings but those of budgets, which a detector says more about."""
+    disk = foundation.disk
+    of_budgets = {*disk.warnings(budgets.near(foundation.usage.newest))} - {*disk.warnings(())}
+    return [sentence for sentence in foundation.health.warned() if sentence not in of_budgets]
 
 
 def _without_own_kind(failed: Iterable[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
