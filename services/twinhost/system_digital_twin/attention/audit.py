@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from twinhost.agent.message_shape import message_shape
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.moments import parse_time
 from twinhost.store.audit_log.inspection import BrokenFile
@@ -11,7 +10,7 @@ from twinhost.system_digital_twin.trust.audit import Restored
 
 WITNESS_CHECK = "audit_witness"  # the health check of both hosts that CONTRADICTED says more about
 _LOG_CHECK = "audit_log"
-_RESTORED_THERE = message_shape("mainpc's audit log was restored from a backup ").removesuffix(r"\s*$")[:80]
+_RESTORED_THERE = "audit_restored"  # the warning of the other host
 _SHOWN = 10  # lines
 _VERIFY = "./twinhost audit verify"
 _ACCEPT = Remedy("mainpc", "./twinhost audit accept", "accepts the log as it is, once its cause is known")
@@ -76,5 +75,5 @@ def restored_log(host: str, restored: Restored | None, host_of: Mapping[str, str
             Remedy("mainpc", "./twinhost audit accept", f"acknowledges it on the other hosts, if you restored {host}"),
         ),
         members=tuple(lost),
-        explains=tuple(f"{Kind.WARNING}:{host_of.get(name, name)}/{_RESTORED_THERE}*" for name in restored.lost),
+        explains=tuple(f"{Kind.WARNING}:{host_of.get(name, name)}/{_RESTORED_THERE}" for name in restored.lost),
     )

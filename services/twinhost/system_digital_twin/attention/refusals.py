@@ -37,34 +37,36 @@ _MOST_ADDRESSES = 20  # of a cause; more are one member, so that a flood from ma
 _MINUTE_S, _DAY_S = 60.0, 86_400.0
 
 
-def subject_of(host: str, of: str = "") -> str:
-    """Return the subject of the trouble of a host: with strangers, with a known peer `of`, or UNENCRYPTED."""
-    return f"{host}/{of}" if of else host
+def subject_of_peer(host: str, peer: str, cause: Outcome) -> str:
+    """Return the subject of the trouble that a host refuses a known peer: its cause first, by which others explain it.
+
+    That of strangers is the host alone, or the host and UNENCRYPTED.
+    """
+    return f"{cause.value}/{host}/{peer}"
 
 
 def refused_connections(host: str, refused: Iterable[Refused], is_live: Callable[[str], bool]) -> Iterator[Trouble]:
-    """Yield a trouble for each known peer that a host refuses, one for clients without CURVE, and one for all others.
+    """Yield a trouble for each known peer and cause, one for clients without CURVE, and one for all others.
 
     Args:
         host: whose agent refused them.
         refused: those of a day, the most frequent first.
         is_live: whether an identity has a valid key now.
     """
-    of_peers: dict[str, list[Refused]] = {}
+    of_peers: dict[tuple[str, Outcome], list[Refused]] = {}
     of_strangers: list[Refused] = []
     for one in refused:
-        (of_peers.setdefault(one.peer, []) if one.peer else of_strangers).append(one)
-    for peer, rows in of_peers.items():
-        lost = any(one.cause in _OF_A_KEY for one in rows) and not is_live(peer)
-        if lost or _matters(rows):
-            yield _of_peer(host, peer, rows)
+        (of_peers.setdefault((one.peer, one.cause), []) if one.peer else of_strangers).append(one)
+    for (peer, cause), rows in of_peers.items():
+        if _matters(rows) or (cause in _OF_A_KEY and not is_live(peer)):
+            yield _of_peer(host, peer, cause, rows)
     unencrypted = [one for one in of_strangers if one.cause in _WITHOUT_CURVE]
     others = [one for one in of_strangers if one.cause not in _WITHOUT_CURVE]
     if _matters(others):
         also = {one.address for one in others} >= {one.address for one in unencrypted}
-        yield _of_strangers(host, subject_of(host), others, explains=also)
+        yield _of_strangers(host, host, others, explains=also)
     if _matters(unencrypted):
-        yield _of_strangers(host, subject_of(host, UNENCRYPTED), unencrypted)
+        yield _of_strangers(host, f"{host}/{UNENCRYPTED}", unencrypted)
 
 
 def _matters(rows: Iterable[Refused]) -> bool:
@@ -74,16 +76,15 @@ def _matters(rows: Iterable[Refused]) -> bool:
     return any(count >= FEW for count in counts.values())
 
 
-def _of_peer(host: str, peer: str, rows: Sequence[Refused]) -> Trouble:
-    most = rows[0]
+def _of_peer(host: str, peer: str, cause: Outcome, rows: Sequence[Refused]) -> Trouble:
     return Trouble(
         kind=Kind.REFUSALS,
-        subject=subject_of(host, peer),
+        subject=subject_of_peer(host, peer, cause),
         host=host,
-        what=f"{peer} was refused by {host} {_times(rows)}: {WORDS[most.cause]}",
-        cause=f"it still uses the key {most.fingerprint}" if most.cause in _OF_A_KEY else None,
+        what=f"{peer} was refused by {host} {_times(rows)}: {WORDS[cause]}",
+        cause=f"it still uses the key {rows[0].fingerprint}" if cause in _OF_A_KEY else None,
         since=min(one.first for one in rows),
-        remedies=_remedies(most.cause, peer),
+        remedies=_remedies(cause, peer),
         evidence=_evidence(rows),
         members=_members(rows),
     )
@@ -114,7 +115,7 @@ def _of_strangers(host: str, subject: str, rows: Sequence[Refused], *, explains:
         ),
         evidence=_evidence(rows),
         members=_members(rows),
-        explains=(f"{Kind.REFUSALS}:{subject_of(host, UNENCRYPTED)}",) if explains else (),
+        explains=(f"{Kind.REFUSALS}:{host}/{UNENCRYPTED}",) if explains else (),
     )
 
 

@@ -6,14 +6,14 @@ import pytest
 
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from tests.unit.system_digital_twin.twin import Clock
-from twinhost.agent.troubles import Level, by_cause
+from twinhost.agent.troubles import Kind, Level, Trouble, by_cause
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.audit_log.chain import AuditEvent, Head
 from twinhost.store.audit_log.inspection import BrokenFile
 from twinhost.store.audit_log.verify import ChainFinding, ChainFindings
 from twinhost.system_digital_twin.attention.audit import changed_files, contradicting_witnesses, restored_log
-from twinhost.system_digital_twin.attention.conditions import failed_checks, warnings
+from twinhost.system_digital_twin.attention.conditions import failed_checks
 from twinhost.system_digital_twin.trust.audit import (
     RECENT_S,
     WITNESS_WITHIN_S,
@@ -63,13 +63,13 @@ def test_a_changed_log_explains_what_witnesses_say() -> None:
 
 
 def test_a_restore_explains_the_warning_of_the_witness() -> None:
-    said = "mainpc's audit log was restored from a backup (2026-11-27T01:02:03.004Z, noticed here 2026-11-27); lines"
+    warning = Trouble(kind=Kind.WARNING, subject="pc2/audit_restored", what="pc2: the log was restored")
     (trouble,) = restored_log("mainpc", Restored("2026-11-27T01:02:03.004Z", {"Memory": (4, 19)}), HOSTS)
     assert trouble.what == (
         "mainpc's state was replaced by a backup, and its audit log lacks lines 4 to 19 that Memory has seen"
     )
     assert trouble.since == 1_795_741_323.004
-    ((root, explained),) = by_cause([trouble, *warnings("pc2", [said])])
+    ((root, explained),) = by_cause([trouble, warning])
     assert (root, len(explained)) == (trouble, 1)
 
 

@@ -3,7 +3,7 @@
 from twinhost.agent.refusals import OTHERS, Refused
 from twinhost.agent.troubles import Trouble, by_cause
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.system_digital_twin.attention.refusals import FEW, UNENCRYPTED, WORDS, refused_connections, subject_of
+from twinhost.system_digital_twin.attention.refusals import FEW, WORDS, refused_connections, subject_of_peer
 
 T = 1_800_000_000.0
 ATTACKER, SCANNER = "192.0.2.9", "192.0.2.10"
@@ -60,7 +60,7 @@ def test_a_flood_from_many_addresses_is_told_once() -> None:
 
 
 def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
-    trouble = found(refused(Outcome.KEY_REVOKED, 1, "192.0.2.3", "Camera"), live=False)["mainpc/Camera"]
+    trouble = found(refused(Outcome.KEY_REVOKED, 1, "192.0.2.3", "Camera"), live=False)["key_revoked/mainpc/Camera"]
     assert trouble.what == "Camera was refused by mainpc once: the key is revoked"
     assert trouble.cause == "it still uses the key SHA256:x"
     assert trouble.remedies[0].command == "docker compose run --rm certs-init replace Camera"
@@ -69,18 +69,18 @@ def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
 def test_an_old_key_during_a_rotation_is_no_trouble() -> None:
     old = refused(Outcome.KEY_REVOKED, FEW - 1, "192.0.2.3", "Camera")
     assert found(old) == {}
-    assert list(found(refused(Outcome.KEY_REVOKED, FEW, "192.0.2.3", "Camera"))) == ["mainpc/Camera"]
+    assert list(found(refused(Outcome.KEY_REVOKED, FEW, "192.0.2.3", "Camera"))) == ["key_revoked/mainpc/Camera"]
 
 
 def test_a_peer_s_refusals_hide_no_stranger_s() -> None:
     peer = refused(Outcome.KEY_EXPIRED, 500, "192.0.2.3", "Camera")
     both = found(peer, refused(Outcome.KEY_NOT_AUTHORIZED, 250), live=False)
-    assert list(both) == [subject_of("mainpc", "Camera"), "mainpc"]
+    assert list(both) == [subject_of_peer("mainpc", "Camera", Outcome.KEY_EXPIRED), "mainpc"]
 
 
 def test_clients_without_curve_are_a_trouble_of_their_own() -> None:
     plain = refused(Outcome.BROKEN_OFF, 300, SCANNER)
-    assert list(found(plain)) == [subject_of("mainpc", UNENCRYPTED)]
+    assert list(found(plain)) == ["mainpc/unencrypted"]
     attack = [refused(Outcome.KEY_NOT_AUTHORIZED, 250), refused(Outcome.BROKEN_OFF, 40)]
     ((root, explained),) = by_cause(found(*attack).values())
     assert (root.subject, [other.subject for other in explained]) == ("mainpc", ["mainpc/unencrypted"])
