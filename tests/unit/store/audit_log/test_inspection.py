@@ -218,6 +218,18 @@ def test_a_half_written_line_after_the_head_is_no_fault(bench: Bench) -> None:
     assert bench.found == []
 
 
+def test_a_daily_inspection_that_failed_is_made_within_an_hour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write(100)
+    bench.passes(0)
+    change(bench.files[0], 1)
+    bench.inspector._read[1] = bench.audit.written().log.stamp(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(inspection, "_inspected", None)
+        bench.passes(WHOLE_EVERY_S)
+    bench.passes(INSPECT_EVERY_S)
+    assert len(bench.found) == 1
+
+
 def test_a_failed_inspection_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write(20)
     with monkeypatch.context() as patched:
