@@ -3,6 +3,9 @@
 They are counted where they are refused, with dictionary look-ups, and written every few seconds. However many addresses
 a flood comes from, MOST_KEPT are kept apart: where there are more, those that were refused least are counted together
 from then on.
+
+Once a peer is accepted again, what it was refused for at the same address is settled: its old key, or its lack of CURVE.
+It still counts in `by_cause`.
 """
 
 import threading
@@ -25,6 +28,8 @@ CREATE TABLE refusals (
 OTHERS = ""  # the address of those that are not kept apart, or not known
 MOST_KEPT = 200
 _MERGED = 50  # at once, so that a flood from many addresses does not look for the least at each refusal
+_OLD_KEY = (Outcome.KEY_REVOKED, Outcome.KEY_EXPIRED, Outcome.KEY_NOT_YET_VALID)
+_WITHOUT_CURVE = (Outcome.MECHANISM_MISMATCH, Outcome.BROKEN_OFF)  # where it was somebody without a key
 _HOURS = 24
 _HOUR_S = 3_600.0
 _SAVE_EVERY_S = 5.0
@@ -33,7 +38,7 @@ _Key = tuple[Outcome, str, str]
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Connections that were refused for one cause; `count` is that of the last day, `first` and `last` are moments.
+    """Connections that were refused and are not settled; `count` is that of the last day, `first` and `last` moments.
 
     `peer` is the owner of the key, where that is known; `fingerprint` is that of the newest key.
     """
@@ -51,11 +56,8 @@ class _Row(msgspec.Struct):
     first: float
     last: float
     hours: dict[int, int]  # since the epoch: the counts
+    settled: dict[int, int] = msgspec.field(default_factory=dict)  # likewise
     fingerprint: str = ""
-
-    def counted(self, now: float) -> int:
-        newest = int(now // _HOUR_S)
-        return sum(count for hour, count in self.hours.items() if abs(newest - hour) < _HOURS)  # a clock may go back
 
 
 class Refusals:
@@ -76,8 +78,9 @@ class Refusals:
         self.changes = 0  # grows with each
 
     def note(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
-        """Count a handshake that was refused; an accepted one is none."""
+        """Count a handshake that was refused; an accepted one settles those before it."""
         if outcome is Outcome.ACCEPTED:
+            self._settle(fields["address"], fields["peer"])
             return
         now, fingerprint = self._clock.time(), fields.get("fingerprint", "")
         peer = fields.get("peer") or (self._owner_of(fingerprint) if fingerprint else "")
@@ -86,6 +89,8 @@ class Refusals:
             if key not in self._rows and len(self._rows) >= MOST_KEPT:
                 self._merge_the_least(now)
             row = self._rows.setdefault(key, _Row(now, now, {}))
+            if not row.hours:
+                row.first = now
             _add(row, {int(now // _HOUR_S): 1}, now, now)
             row.fingerprint = fingerprint
             self._unsaved.add(key)
@@ -106,15 +111,18 @@ class Refusals:
                     last=row.last,
                 )
                 for (cause, address, peer), row in self._rows.items()
-                if (count := row.counted(now))
+                if (count := _counted(row.hours, now))
             ]
         return sorted(found, key=lambda refused: -refused.count)
 
     def by_cause(self) -> dict[str, int]:
         """Return how many were refused in the last day, by cause."""
+        now = self._clock.time()
         counts: dict[str, int] = {}
-        for refused in self.recent():
-            counts[refused.cause.value] = counts.get(refused.cause.value, 0) + refused.count
+        with self._lock:
+            for (cause, _, _), row in self._rows.items():
+                if count := _counted(row.hours, now) + _counted(row.settled, now):
+                    counts[cause.value] = counts.get(cause.value, 0) + count
         return counts
 
     def on_tick(self) -> None:
@@ -132,7 +140,8 @@ class Refusals:
         """Write what has changed."""
         now = self._clock.time()
         with self._lock:
-            for key in [key for key, row in self._rows.items() if not row.counted(now)]:
+            old = [key for key, row in self._rows.items() if not _counted(row.hours, now) + _counted(row.settled, now)]
+            for key in old:
                 del self._rows[key]
                 self._unsaved.add(key)
             unsaved, self._unsaved = self._unsaved, set()
@@ -154,20 +163,42 @@ class Refusals:
                 self._unsaved |= unsaved
             raise
 
+    def _settle(self, address: str, peer: str) -> None:
+        with self._lock:
+            for key in [(cause, address, peer) for cause in _OLD_KEY] + [
+                (cause, address, "") for cause in _WITHOUT_CURVE
+            ]:
+                if (row := self._rows.get(key)) is not None and row.hours:
+                    _put_together(row.settled, row.hours)
+                    row.hours = {}
+                    self._unsaved.add(key)
+                    self.changes += 1
+
     def _merge_the_least(self, now: float) -> None:
         """Count the addresses that were refused least, and longest ago, among the others of their cause."""
-        named = [(row.counted(now), row.last, key) for key, row in self._rows.items() if key[1] != OTHERS]
+        named = [(_counted(row.hours, now), row.last, key) for key, row in self._rows.items() if key[1] != OTHERS]
         for _, _, least in sorted(named)[:_MERGED]:
             row = self._rows.pop(least)
             others = least[0], OTHERS, ""
-            _add(self._rows.setdefault(others, _Row(row.first, row.last, {})), row.hours, row.first, row.last)
+            together = self._rows.setdefault(others, _Row(row.first, row.last, {}))
+            _add(together, row.hours, row.first, row.last)
+            _put_together(together.settled, row.settled)
             self._unsaved |= {least, others}
+
+
+def _counted(hours: Mapping[int, int], now: float) -> int:
+    newest = int(now // _HOUR_S)
+    return sum(count for hour, count in hours.items() if abs(newest - hour) < _HOURS)  # a clock may go back
 
 
 def _add(row: _Row, hours: Mapping[int, int], first: float, last: float) -> None:
     row.first, row.last = min(row.first, first), max(row.last, last)
+    _put_together(row.hours, hours)
+
+
+def _put_together(into: dict[int, int], hours: Mapping[int, int]) -> None:
     for hour, count in hours.items():
-        row.hours[hour] = row.hours.get(hour, 0) + count
-    newest = max(row.hours)
-    for hour in [hour for hour in row.hours if hour <= newest - _HOURS]:
-        del row.hours[hour]
+        into[hour] = into.get(hour, 0) + count
+    newest = max(into, default=0)
+    for hour in [hour for hour in into if hour <= newest - _HOURS]:
+        del into[hour]

@@ -94,8 +94,38 @@ def test_the_owner_of_a_known_key_is_named(bench: Bench) -> None:
 
 
 def test_accepted_keys_are_not_counted(bench: Bench) -> None:
-    bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED)
+    bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED, peer="Camera")
     assert (bench.counts, bench.refusals.changes) == ({}, 0)
+
+
+def test_a_peer_that_is_accepted_again_settles_its_refusals(bench: Bench) -> None:
+    """Of its old key and of its lack of CURVE, at that address; nobody else's."""
+    bench.owners["SHA256:old"] = "Camera"
+    for address in ("192.0.2.1", "192.0.2.9"):
+        bench.refuse(address, 40, Outcome.KEY_REVOKED, fingerprint="SHA256:old")
+        bench.refuse(address, 30, Outcome.BROKEN_OFF)
+        bench.refuse(address, 20, Outcome.KEY_NOT_AUTHORIZED)
+    bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED, peer="Camera", fingerprint="SHA256:new")
+    bench.refusals.save()
+    bench.restart()
+
+    def left() -> dict[tuple[str, Outcome], int]:
+        return {(one.address, one.cause): one.count for one in bench.refusals.recent()}
+
+    others = {
+        ("192.0.2.1", Outcome.KEY_NOT_AUTHORIZED): 20,
+        ("192.0.2.9", Outcome.KEY_REVOKED): 40,
+        ("192.0.2.9", Outcome.BROKEN_OFF): 30,
+        ("192.0.2.9", Outcome.KEY_NOT_AUTHORIZED): 20,
+    }
+    assert left() == others
+    assert bench.refusals.by_cause() == {"key_revoked": 80, "broken_off_or_plain_client": 60, "key_not_authorized": 40}
+    settled_at = bench.clock.time()
+    bench.clock.let_pass(1.0)
+    bench.refuse("192.0.2.1", 1, Outcome.KEY_REVOKED, fingerprint="SHA256:old")
+    assert left() == {**others, ("192.0.2.1", Outcome.KEY_REVOKED): 1}
+    (again,) = (one for one in bench.refusals.recent() if one.count == 1)
+    assert again.first > settled_at
 
 
 def test_a_clock_that_jumps_ahead_and_back_hides_none(bench: Bench) -> None:
