@@ -1,6 +1,7 @@
 """What is recorded is told: errors, refusals, a changed audit log, a restore; each with since when and a command."""
 
 import json
+import re
 import shlex
 import subprocess
 import time
@@ -13,6 +14,7 @@ import pytest
 from tests import fork_server
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.test_audit_witness import archive, log_grows, metrics, rewrite, without_line_4
+from tests.unit.certificates.trees import certs_init
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import Refused, new_pair, open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
@@ -129,6 +131,20 @@ def test_brute_force_is_told_after_a_crash_too(hosts: Hosts) -> None:
     hosts.start(SDT).wait_until_serving()
     many = "mainpc refused 30 connections"
     wait_until(lambda: many in told(hosts, "refusals:mainpc")["what"], PATIENCE_S, "all of them are known")
+
+
+def test_a_revoked_key_that_is_used_is_told_until_it_is_replaced(hosts: Hosts) -> None:
+    hosts.start_both()
+    certs_init(hosts.keys, "revoke", UMRA, host="", config=hosts.config.source)
+    name = f"refusals:key_revoked/mainpc/{UMRA}"
+    item = told(hosts, name)
+    assert item["what"].startswith(f"{UMRA} was refused by mainpc ")
+    assert item["what"].endswith("the key is revoked")
+    often = re.compile(r" by mainpc \d\d+ times: ")
+    wait_until(lambda: often.search(told(hosts, name)["what"]), 2 * PATIENCE_S, "it goes on trying")
+    replace = commands(item)[0].removeprefix("docker compose run --rm certs-init ").split()
+    assert certs_init(hosts.keys, *replace, host="", config=hosts.config.source).status == 0
+    wait_until(lambda: name not in items(hosts), 2 * PATIENCE_S, "it is accepted, and nothing is left")
 
 
 def change_a_line(hosts: Hosts) -> int:

@@ -4,7 +4,7 @@ They are counted where they are refused, with dictionary look-ups, and written e
 a flood comes from, MOST_KEPT are kept apart: where there are more, those that were refused least are counted together
 from then on.
 
-Once a peer is accepted again, what it was refused for at the same address is settled: its old key, or its lack of CURVE.
+Once a peer is accepted, what was refused at the same address because of its old key, or of a lack of CURVE, is settled.
 It still counts in `by_cause`.
 """
 

@@ -141,7 +141,9 @@ def assemble(foundation: Foundation) -> Assembly:
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
     watch_all(attention, foundation, registry, Machines(foundation, registry, metrics, reservations, forecasts))
     watch_records(attention, foundation, events, security)
-    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals)
+    state = StateBoard(
+        foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
+    )
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,
