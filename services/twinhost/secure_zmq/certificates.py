@@ -226,6 +226,9 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
     If a folder of revoked keys can't be read, no key is authorised: any of them may be revoked.
     A key that is known to be revoked stays revoked if its file is gone: restoring or moving a folder authorises no key.
     """
+    unread: list[str] = []
+    # Before what revokes them: a revocation moves the file, and a read in between must not find the key nowhere.
+    keys = [(path, _load(path, unread)) for path in _key_files(folders, unread)]
     rejected: list[str] = []
     revocations = _key_files(folders, rejected, REVOKED_FOLDER)
     if rejected:
@@ -242,8 +245,8 @@ def read_folders(folders: Sequence[Path], known_revoked: frozenset[str] = frozen
     current: dict[str, Certificate] = {}
     following: dict[str, Certificate] = {}
     owners: dict[PublicKey, KeyOwner] = {}  # of the keys in both
-    for path in _key_files(folders, rejected):
-        certificate = _load(path, rejected)
+    rejected += unread
+    for path, certificate in keys:
         if certificate is not None and certificate.public.fingerprint not in revoked:
             is_next = path.name.endswith(NEXT_SUFFIX)
             _admit(path, certificate, following if is_next else current, owners, rejected)

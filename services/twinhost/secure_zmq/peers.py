@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -123,9 +123,10 @@ class AuthorizedPeers:
         if peer is None:
             revoked = fingerprint in snapshot.contents.revoked
             return Outcome.KEY_REVOKED if revoked else Outcome.KEY_NOT_AUTHORIZED
-        if peer.validity.holds(now):
-            return Outcome.KEY_EXPIRED if self._expired.get(fingerprint, -1) == peer.validity.not_after else peer
-        return Outcome.KEY_EXPIRED if peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
+        expired = self._expired.get(fingerprint, -1) == peer.validity.not_after
+        if peer.validity.holds(now) and not expired:
+            return peer
+        return Outcome.KEY_EXPIRED if expired or peer.validity.has_ended(now) else Outcome.KEY_NOT_YET_VALID
 
     def keep_expired(self, expired: Mapping[str, int]) -> None:
         """Refuse keys, by fingerprint, while they have this `not_after`, even if the clock is set back before it."""
@@ -164,8 +165,13 @@ class AuthorizedPeers:
         return list(dict.fromkeys(key.public for key in self.contents.keys_of(name)))
 
     def pins_of(self, name: str) -> list[PublicKey]:
-        """Return those of a named peer's keys that are valid at this moment, to pin them."""
-        return [key for key in self.keys_of(name) if self.find(key.raw) is not None]
+        """Return those of a named peer's keys to pin: valid at this moment, or not yet.
+
+        A key that is listed here was made by its owner: where it begins later, this host's clock is behind. Whoever
+        refused such a server could not tell mainpc that it is.
+        """
+        verdicts = ((key, self.judge(key.raw)) for key in self.keys_of(name))
+        return [key for key, verdict in verdicts if isinstance(verdict, Peer) or verdict is Outcome.KEY_NOT_YET_VALID]
 
     def public_key_of(self, name: str) -> bytes | None:
         """Return the Z85 form of a named peer's current key, for others to pin, where it is valid at this moment."""
@@ -232,7 +238,7 @@ class AuthorizedPeers:
                 revoked=contents.revoked - before.contents.revoked,
             )
             newly_rejected = [reason for reason in contents.rejected if reason not in before.contents.rejected]
-        _log_report(report, newly_rejected)
+        _log_report(report, newly_rejected, revoked=() if before.contents is NOTHING else report.revoked)
         if before.contents != contents:
             for listener in self._listeners:
                 listener(report)
@@ -367,12 +373,12 @@ def _restricted(role: str, key: Certificate) -> Peer:
     return Peer(name, owner.host, frozenset({role}), key.public.fingerprint, validity=key.validity)
 
 
-def _log_report(report: ReloadReport, newly_rejected: Sequence[str]) -> None:
+def _log_report(report: ReloadReport, newly_rejected: Sequence[str], revoked: Iterable[str]) -> None:
     for sentence in newly_rejected:
         _log.error("key_file_rejected", reason=sentence)
     for peer in report.added:
         _log.info("peer_authorized", peer=peer.name, host=peer.host, fingerprint=peer.fingerprint)
     for peer in report.removed:
         _log.warning("peer_removed", peer=peer.name, host=peer.host, fingerprint=peer.fingerprint)
-    for fingerprint in sorted(report.revoked):
+    for fingerprint in sorted(revoked):  # not those that a start finds: they were logged when they were revoked
         _log.warning("key_revoked", fingerprint=fingerprint)

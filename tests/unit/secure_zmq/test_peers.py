@@ -3,14 +3,19 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.identities import authorize, new_pair
+from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq import certificates
 from twinhost.secure_zmq.callers import Peer
-from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
-from twinhost.secure_zmq.keys import Certificate, KeyOwner, KeyPair
+from twinhost.secure_zmq.certificates import read_folders
+from twinhost.secure_zmq.key_writer import move_to_revoked, write_certificate, write_revocation
+from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, DAY_S, Certificate, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
 
 SEEN_WITHIN_S = 1.0  # the promise of the watcher
@@ -246,3 +251,57 @@ def test_what_changed_before_the_watch_began_is_noticed(tmp_path: Path) -> None:
     peers.watch()
     wait_until(lambda: names(peers) == [], PATIENCE_S, "the removal is noticed")
     peers.close()
+
+
+def test_a_key_that_is_moved_while_it_is_read_is_revoked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revocation moves its file: no read may find it in neither place."""
+    pair = new_pair("guest")
+    path = authorize(tmp_path, pair)
+    listing = certificates._key_files
+
+    def move_after_the_first(*arguments: Any) -> list[Path]:
+        files = listing(*arguments)
+        if path.exists():
+            move_to_revoked(path, pair.public.fingerprint, tmp_path / "revoked")
+        return files
+
+    monkeypatch.setattr(certificates, "_key_files", move_after_the_first)
+    assert read_folders([tmp_path]).revoked == {pair.public.fingerprint}
+
+
+def test_a_start_logs_no_key_that_was_revoked_before(tmp_path: Path) -> None:
+    """It was logged when it was revoked."""
+    old, new = new_pair("old"), new_pair("new")
+    authorize(tmp_path, new)
+    write_revocation(old.certificate, tmp_path / "revoked")
+    with capture_logs() as lines:
+        peers = AuthorizedPeers([tmp_path])
+    assert [line["event"] for line in lines] == ["peer_authorized"]
+    write_revocation(new.certificate, tmp_path / "revoked")
+    with capture_logs() as lines:
+        peers.reload()
+    assert [line["fingerprint"] for line in lines if line["event"] == "key_revoked"] == [new.public.fingerprint]
+
+
+def test_a_server_whose_key_begins_later_is_pinned_not_served(tmp_path: Path) -> None:
+    """This host's clock is behind: it can tell mainpc so, and accepts nobody by such a key."""
+    pair, clock = new_pair("mainpc"), Clock()
+    begins = int(clock.time()) + 7_200
+    certificate = Certificate(pair.certificate.owner, pair.public, Validity(begins, begins + DAY_S))
+    write_certificate(certificate, tmp_path / "mainpc.key")
+    peers = AuthorizedPeers([tmp_path], clock)
+    assert (peers.pins_of("mainpc"), peers.find(pair.public.raw)) == ([pair.public], None)
+    clock.let_pass(7_200 + DAY_S + CLOCK_TOLERANCE_S + 2)
+    assert peers.pins_of("mainpc") == [], "one that has ended is not"
+
+
+def test_no_clock_that_went_back_pins_an_expired_server(tmp_path: Path) -> None:
+    """Not even one that went back to before the key began."""
+    pair, clock = new_pair("mainpc"), Clock()
+    begins = int(clock.time()) - 2 * DAY_S
+    certificate = Certificate(pair.certificate.owner, pair.public, Validity(begins, begins + DAY_S))
+    write_certificate(certificate, tmp_path / "mainpc.key")
+    peers = AuthorizedPeers([tmp_path], clock)
+    peers.keep_expired({pair.public.fingerprint: begins + DAY_S})
+    clock.set_wall_clock(-3 * DAY_S)
+    assert (peers.pins_of("mainpc"), peers.judge(pair.public.raw)) == ([], Outcome.KEY_EXPIRED)
