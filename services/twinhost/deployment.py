@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
-from twinhost.commands import CERTS_INIT_PIPED, certs_init_command
+from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED, certs_init_command
 from twinhost.folder_events import Looks
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
@@ -215,10 +216,23 @@ class Settings:
             why = f"it knows no key of {agent.name}"
         except (RequestError, KeyFileMalformed) as error:
             why = str(error)
-        raise KeyFileMissing(
-            f"{complaint}, and {REGISTRY_AGENT} does not provide the key ({why}); start {agent.name}, or copy its "
-            f"key: {CERTS_INIT_PIPED} public {agent.key} there, {CERTS_INIT_PIPED} trust - here"
+        advice = (
+            f"it was revoked; for a new key, on mainpc run: {CERTS_INIT} replace {agent.name}"
+            if self._was_revoked(agent.name)
+            else f"start {agent.name}, or copy its key: {CERTS_INIT_PIPED} public {agent.key} there, "
+            f"{CERTS_INIT_PIPED} trust - here"
         )
+        raise KeyFileMissing(f"{complaint}, and {REGISTRY_AGENT} does not provide the key ({why}); {advice}")
+
+    def _was_revoked(self, name: str) -> bool:
+        """Return whether a key of a name was revoked in this program's folder."""
+        assert self.certificates is not None
+        for folder in folders_of_keys(self.certificates.folder):
+            for path in (folder / REVOKED_FOLDER).glob(f"*{PUBLIC_SUFFIX}"):
+                with suppress(TwinhostError):
+                    if load_certificate(path).owner.name == name:
+                        return True
+        return False
 
 
 def load_settings(

@@ -122,6 +122,17 @@ def test_an_agent_that_mainpc_does_not_know_is_one_sentence(start_hosts: StartHo
         assert words in ran.err
 
 
+def test_an_agent_whose_key_was_revoked_needs_a_new_one(start_hosts: StartHosts, cli: Cli) -> None:
+    """Copying its public key would be refused; certs-init makes it another, or says how on two machines."""
+    hosts = start_hosts()
+    (folder_of(hosts) / "client.key").unlink()
+    write_revocation(hosts.pairs["client"].certificate, folder_of(hosts) / REVOKED_FOLDER)
+    ran = cli(hosts, "ping", "pc2", "--json")
+    assert ran.status == 1
+    assert f"it was revoked; for a new key, on mainpc run: docker compose run --rm certs-init replace {UMRA}" in ran.err
+    assert "certs-init public" not in ran.err
+
+
 def test_without_mainpc_the_others_whose_key_is_here_are_shown(
     hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
