@@ -4,11 +4,12 @@ A reply repeats the request's `request_id` if it had one, and lists in `ignored_
 fields that its action doesn't know, if any; the dispatcher adds both, so no type has them.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, NotRequired, TypedDict
 
+from twinhost.agent.conditions import Condition
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.budgets import Usage, Used
@@ -86,6 +87,14 @@ class HealthDocument(TypedDict):
 class _Check:
     probe: Probe
     essential: bool
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Warning:
+    name: str
+    probe: Callable[[], Iterable[str]]
+    command: str
 
 
 class Health:
@@ -97,15 +106,24 @@ class Health:
         self._clock = clock
         self._started = self._clock.monotonic()
         self._checks: dict[str, _Check] = {}
-        self._warnings: list[Callable[[], Iterable[str]]] = []
+        self._warnings: list[_Warning] = []
 
-    def add(self, name: str, probe: Probe, *, essential: bool) -> None:
-        """Add a check; the agent can't serve while an essential one fails."""
-        self._checks[name] = _Check(probe, essential)
+    def add(self, name: str, probe: Probe, *, essential: bool, command: str = "") -> None:
+        """Add a check; the agent can't serve while an essential one fails.
 
-    def warn(self, probe: Callable[[], Iterable[str]]) -> None:
-        """Add warnings: the agent serves, but needs attention in time."""
-        self._warnings.append(probe)
+        Args:
+            command: mends it, on the agent's host, where one command does.
+        """
+        self._checks[name] = _Check(probe, essential, command)
+
+    def warn(self, name: str, probe: Callable[[], Iterable[str]], command: str = "") -> None:
+        """Add a kind of warning: the agent serves, but needs attention in time.
+
+        Args:
+            probe: returns a sentence for each, without the command.
+            command: mends it, on the agent's host, where one command does.
+        """
+        self._warnings.append(_Warning(name, probe, command))
 
     def status(self, *, without: Collection[str] = ()) -> str:
         """Run the checks except some, and return `ok`, `degraded`, or `error`."""
@@ -121,14 +139,15 @@ class Health:
         """Run the checks and return which of them pass."""
         return {name: check.probe() is None for name, check in self._checks.items()}
 
-    def failed(self) -> list[tuple[str, str, bool]]:
-        """Run the checks and return those that fail: the name, what is wrong, and whether the check is essential."""
-        faults = ((name, check.probe(), check.essential) for name, check in self._checks.items())
-        return [(name, fault, essential) for name, fault, essential in faults if fault is not None]
-
-    def warned(self) -> list[str]:
-        """Return the warnings, a sentence each."""
-        return [sentence for probe in self._warnings for sentence in probe()]
+    def conditions(self, *, without: Collection[str] = ()) -> Iterator[Condition]:
+        """Run the checks and the warnings, and yield what is wrong; on any thread."""
+        for name, check in self._checks.items():
+            if name not in without and (fault := check.probe()) is not None:
+                level: Literal["degraded", "error"] = "error" if check.essential else "degraded"
+                yield Condition(name=name, what=fault, level=level, command=check.command)
+        for warning in self._warnings:
+            for sentence in warning.probe():
+                yield Condition(name=warning.name, what=sentence, command=warning.command)
 
     def document(self) -> HealthDocument:
         """Run the checks and return the document."""
@@ -143,7 +162,11 @@ class Health:
             "uptime_s": round(self.uptime_s, 3),
             "secure": self._secure,
             "checks": {name: {"ok": fault is None, "detail": fault or "ok"} for name, fault in faults.items()},
-            "warnings": self.warned(),
+            "warnings": [
+                f"{sentence}; run: {warning.command}" if warning.command else sentence
+                for warning in self._warnings
+                for sentence in warning.probe()
+            ],
         }
         if not self._secure:
             document["warning"] = OPEN_LINK_WARNING

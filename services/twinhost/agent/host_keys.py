@@ -115,16 +115,18 @@ class HostKeys:
             self._certificates.public_key(agent.key)  # raises with what is wrong with the file
         return FollowedAddress(endpoint, self.own, lambda: self.peers.pins_of(agent.name))
 
-    def warnings(self) -> list[str]:
-        """Return the warnings: keys that expire soon, and rejected key files."""
+    def expiries(self) -> list[str]:
+        """Return a sentence for each key that expires within 14 days, or has expired."""
         now = self._clock.time()
-        soon = [
-            f"the key of {peer.name} ({peer.fingerprint}) {_expiry_of(peer, moment, now)}; to see how to replace it, "
-            f"run: {CERTS_INIT} verify"
+        return [
+            f"the key of {peer.name} ({peer.fingerprint}) {_expiry_of(peer, moment, now)}"
             for peer, moment in self._expiring()
         ]
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with key files, which are not believed."""
         fault = [self.own.fault] if self.own is not None and self.own.fault else []
-        return [*soon, *fault, *self.peers.contents.rejected]
+        return [*fault, *self.peers.contents.rejected]
 
     def log_expiries(self) -> None:
         """Log the keys that expire soon, or have expired, each once a day; to be called often."""

@@ -67,7 +67,7 @@ class LiveConfig:
             return []
         return [
             f"{self.current.source}: {', '.join(self.pending)} changed, which {self._agent.name} applies only when it "
-            f"starts; run: docker compose restart {self._agent.host.name}"
+            "starts"
         ]
 
 
@@ -123,8 +123,8 @@ class ConfigWatch(Worker):
         self.on_change: Callable[[], None] = lambda: None  # called on this thread once another configuration applies
 
     def warnings(self) -> list[str]:
-        """Return what is wrong with the file, or what in it does not apply yet."""
-        return [self.fault] if self.fault else self._live.warnings()
+        """Return what is wrong with the file."""
+        return [self.fault] if self.fault else []
 
     def look(self) -> None:
         """Read the file, and apply it if it is valid."""

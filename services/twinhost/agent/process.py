@@ -30,6 +30,7 @@ from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
+from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
@@ -221,8 +222,7 @@ def prepare_agent(
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
     config_watch = ConfigWatch(settings.live, grants, assembly.on_grants, clock)
-    health.warn(config_watch.warnings)
-    health.warn(keys.warnings)
+    _warn(health, settings, config_watch, keys)
     documents = assembly.health or HealthActions(health.document, clock, usage)
     http = HttpServer(
         settings.agent.http_port,
@@ -318,9 +318,16 @@ def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Heal
     disk.count(database)
     usage.register("stored_bytes", disk.stored_bytes)
     usage.register("names", disk.names)
-    health.warn(lambda: disk.warnings(usage.newest))
+    health.warn("budgets", lambda: disk.warnings(usage.newest))
     health.add("disk", disk.fault, essential=False)
     return budgets, usage, disk
+
+
+def _warn(health: Health, settings: Settings, config_watch: ConfigWatch, keys: HostKeys) -> None:
+    health.warn("configuration", config_watch.warnings)
+    health.warn("not_applied", settings.live.warnings, f"docker compose restart {settings.agent.host.name}")
+    health.warn("key_expiry", keys.expiries, f"{CERTS_INIT} verify")
+    health.warn("key_files", keys.faults)
 
 
 def _key_follower(

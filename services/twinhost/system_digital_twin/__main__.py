@@ -144,8 +144,6 @@ def assemble(foundation: Foundation) -> Assembly:
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
     )
-        foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
-    )
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,

@@ -272,7 +272,7 @@ def assemble(foundation: Foundation) -> Assembly:
             member.outbox.report_error("store_damage", warning, severity="critical")
     meaning, without_meaning = meaning_of(config.recall.embeddings, database)
     if meaning is not None:
-        foundation.health.warn(meaning.warnings)
+        foundation.health.warn("meaning", meaning.warnings)
         foundation.telemetry.register(MeaningCollector(meaning.document))
     options = Options.of(config, foundation.is_live, lambda: foundation.disk.fault() is None)
     contents = Contents(database, options, meaning, member.publish)
@@ -287,11 +287,12 @@ def assemble(foundation: Foundation) -> Assembly:
         lambda: settings.config,
     )
     foundation.disk.count_also(spaces.stored)
+    here = settings.agent.host.name
     record = contents.backups.record = BackupRecord(settings.state, NAME, foundation.clock)
     record.begin()
-    foundation.health.warn(lambda: _backup_warnings(settings.agent.host.name, record, foundation.clock))
+    foundation.health.warn("backup", lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
     foundation.telemetry.register(BackupCollector(record.newest_backup))
-    foundation.health.warn(spaces.warnings)
+    foundation.health.warn("spaces", spaces.warnings)
 
     def document() -> MemoryHealth:
         last = counters.last_request_time
@@ -340,12 +341,11 @@ def assemble(foundation: Foundation) -> Assembly:
     )
 
 
+_BACK_UP = "./twinhost memory backup - > memory.backup"
+
+
 def _backup_warnings(host: str, record: BackupRecord, clock: Clock) -> list[str]:
-    command = "./twinhost memory backup - > memory.backup"
-    return [
-        f"{trouble.what}; on mainpc run: {command}"
-        for trouble in old_backup(host, record.newest(), clock.time(), command)
-    ]
+    return [trouble.what for trouble in old_backup(host, record.newest(), clock.time(), _BACK_UP)]
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class LoopbackAgent:
         self._health = Health(name, secure=keys is not None)
         self._health.add("store", lambda: self.faults.get("store"), essential=True)
         self._health.add("mainpc_link", lambda: self.faults.get("mainpc_link"), essential=False)
-        self._health.warn(lambda: self.warnings)
+        self._health.warn("test", lambda: self.warnings)
         self._authenticator: Authenticator | None = None
         self._stack = ExitStack()
         self._database = Database(state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, *MIGRATIONS])

@@ -356,9 +356,9 @@ class Membership:
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         health.add(LINK_CHECK, lambda: link.fault, essential=False)
         health.add("audit_witness", lambda: self._witness.fault, essential=False)
-        health.warn(self.outbox.queue.warnings)
-        health.warn(self._witness.warnings)
-        health.warn(link.warnings)
+        health.warn("outbox", self.outbox.queue.warnings)
+        health.warn("audit_restored", self._witness.warnings)
+        health.warn("revocations_late", link.warnings)
         self.on_refusal = FaultReports(self.outbox).on_refusal
         with foundation.database.transaction():
             self.publish("agent_started", {"host": settings.agent.host.name})

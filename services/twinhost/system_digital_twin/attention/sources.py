@@ -4,9 +4,10 @@ from collections.abc import Iterable
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
+from twinhost.agent.conditions import KINDS, troubles_of
 from twinhost.agent.telemetry import BackupCollector
 from twinhost.agent.troubles import Trouble
-from twinhost.system_digital_twin.attention import audit, budgets, conditions, errors, refusals, silence
+from twinhost.system_digital_twin.attention import audit, budgets, errors, refusals, silence
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.silence import SeenAgent
@@ -16,6 +17,8 @@ from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 _BACK_UP = "(umask 077; docker compose run --rm -T archive backup - > mainpc.backup)"
+# Of mainpc's own conditions, detectors here say more about these.
+OWN_KINDS = {**KINDS, audit.WITNESS_CHECK: None, "budgets": None}
 
 
 def watch_all(attention: Attention, foundation: Foundation, registry: Registry, machines: Machines) -> None:
@@ -29,8 +32,7 @@ def watch_all(attention: Attention, foundation: Foundation, registry: Registry, 
     attention.watch("silent_hosts", lambda: silence.silent_hosts(seen()))
     attention.watch("silent_agents", lambda: silence.silent_agents(seen()))
     attention.watch("unhealthy_agents", lambda: silence.unhealthy_agents(seen(), OK_STATUSES))
-    attention.watch("checks", lambda: conditions.failed_checks(here, _without_own_kind(health.failed())))
-    attention.watch("warnings", lambda: conditions.warnings(here, _without_budgets(foundation)))
+    attention.watch("conditions", lambda: troubles_of(here, health.conditions(), OWN_KINDS))
     machines.watch(attention)
 
 
@@ -55,18 +57,6 @@ def watch_records(attention: Attention, foundation: Foundation, events: Events, 
     attention.watch("audit_files", lambda: audit.changed_files(here, folder, security.inspector.broken))
     attention.watch("audit_witness", lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()))
     attention.watch("restored", lambda: audit.restored_log(here, witnesses.restored(), host_of()))
-
-
-def _without_budgets(foundation: Foundation) -> list[str]:
-    """Return the warnings but those of budgets, which a detector says more about."""
-    disk = foundation.disk
-    of_budgets = {*disk.warnings(budgets.near(foundation.usage.newest))} - {*disk.warnings(())}
-    return [sentence for sentence in foundation.health.warned() if sentence not in of_budgets]
-
-
-def _without_own_kind(failed: Iterable[tuple[str, str, bool]]) -> list[tuple[str, str, bool]]:
-    """Return the failed checks but those that a detector says more about."""
-    return [check for check in failed if check[0] != audit.WITNESS_CHECK]
 
 
 def seen_agents(host_of: dict[str, str], registry: Registry) -> list[SeenAgent]:

@@ -47,8 +47,8 @@ class KeysAndAudit:
                 applied,
                 foundation.clock,
             )
-            health.warn(lambda: [enrolled.fault] if enrolled.fault else [])
-            health.warn(self._keys.warnings)
+            health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
+            health.warn("key_retires", self._keys.warnings)
             self._keys.quiet_s = quiet_s(settings.config)
         health.add("audit_log", lambda: self.audit.fault, essential=False)
         self._settings = settings

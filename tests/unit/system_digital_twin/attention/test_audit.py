@@ -6,6 +6,7 @@ import pytest
 
 from tests.unit.system_digital_twin.key_bench import KeyBench
 from tests.unit.system_digital_twin.twin import Clock
+from twinhost.agent.conditions import Condition, troubles_of
 from twinhost.agent.troubles import Kind, Level, Trouble, by_cause
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
@@ -13,7 +14,6 @@ from twinhost.store.audit_log.chain import AuditEvent, Head
 from twinhost.store.audit_log.inspection import BrokenFile
 from twinhost.store.audit_log.verify import ChainFinding, ChainFindings
 from twinhost.system_digital_twin.attention.audit import changed_files, contradicting_witnesses, restored_log
-from twinhost.system_digital_twin.attention.conditions import failed_checks
 from twinhost.system_digital_twin.trust.audit import (
     RECENT_S,
     WITNESS_WITHIN_S,
@@ -36,6 +36,10 @@ def broken(*lines: int) -> BrokenFile:
     return BrokenFile(NAME, ChainFindings(9, 1, Head(9, "0" * 64), findings))
 
 
+def condition(name: str, what: str) -> Condition:
+    return Condition(name=name, what=what, level="degraded")
+
+
 def test_a_changed_log_names_file_line_and_command() -> None:
     (trouble,) = changed_files("mainpc", FOLDER, [broken(4, 7)])
     assert (trouble.id, trouble.level) == ("audit_tampered:mainpc", Level.BROKEN)
@@ -50,8 +54,8 @@ def test_a_changed_log_explains_what_witnesses_say() -> None:
     found = [
         *changed_files("mainpc", FOLDER, [broken(4)]),
         *contradicting_witnesses("mainpc", {"Memory": "the audit log no longer has line 4"}, HOSTS),
-        *failed_checks("mainpc", [("audit_log", "the audit log's file contradicts the database", False)]),
-        *failed_checks("pc2", [("audit_witness", "mainpc's audit log no longer has line 4", False)]),
+        *troubles_of("mainpc", [condition("audit_log", "the audit log's file contradicts the database")]),
+        *troubles_of("pc2", [condition("audit_witness", "mainpc's audit log no longer has line 4")]),
     ]
     ((root, explained),) = by_cause(found)
     assert root.id == "audit_tampered:mainpc"

@@ -29,9 +29,9 @@ def test_each_writer_is_named_with_its_largest_share() -> None:
 def test_a_budget_is_not_told_a_second_time_as_a_warning(tmp_path: Path) -> None:
     with Assembled(NAME, MIGRATIONS, assemble, environment_of(tmp_path, "mainpc")) as agent:
         agent.usage.newest = ROWS
-        agent.health.warn(lambda: agent.disk.warnings(agent.usage.newest))  # as the process adds it
-        agent.health.warn(lambda: ["something else"])
-        assert len(agent.health.warned()) == 4
+        agent.health.warn("budgets", lambda: agent.disk.warnings(agent.usage.newest))  # as the process adds it
+        agent.health.warn("other", lambda: ["something else"])
+        assert len(list(agent.health.conditions())) == 4
         agent.assembly.on_tick()
         listed = agent.ask("get_attention", OPERATOR)["items"]
         assert {item["id"] for item in listed if "budget" in item["what"]} == {

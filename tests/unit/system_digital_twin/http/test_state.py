@@ -362,7 +362,7 @@ def test_an_open_link_is_reported_as_open(open_twin: Twin) -> None:
 
 def test_health_is_that_of_the_health_document(twin: Twin) -> None:
     """Status, warnings, and version; a check that fails is seen on the page."""
-    twin.health.warn(lambda: ["a key ends soon"])
+    twin.health.warn("test", lambda: ["a key ends soon"])
     document, state = twin.ask("health", UMRA), twin.state()
     for name in ("agent", "secure", "status", "version", "warnings"):
         assert state[name] == document[name]

@@ -1,0 +1,81 @@
+"""What an agent says of itself: each check that fails, and each warning; and as troubles of its host. Pure.
+
+An agent sends its conditions to mainpc with its heartbeat. What it sends is a claim of its own: it names no other
+host, explains nothing, and is limited in number and size.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import msgspec
+
+from twinhost.agent.message_shape import message_shape
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+
+MAX_CONDITIONS = 32  # in a heartbeat
+MAX_CHARACTERS = 600  # of a sentence
+MAX_BYTES = 8_192  # of all of them, as JSON
+
+_NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Something that is wrong with an agent, as it says itself.
+
+    `name` is that of the check or of the kind of warning. `level` is `error` if the agent can't serve because of it,
+    and `degraded` if another check fails. `command` mends it, on the agent's host.
+    """
+
+    name: _NAME
+    what: Annotated[str, msgspec.Meta(max_length=MAX_CHARACTERS)]
+    level: Literal["warning", "degraded", "error"] = "warning"
+    command: Annotated[str, msgspec.Meta(max_length=300)] = ""
+
+
+# Conditions that are a trouble of their own kind; None: mainpc has a detector that sees the same.
+KINDS: Mapping[str, Kind | None] = MappingProxyType(
+    {"key_expiry": None, "backup": Kind.BACKUP_OLD, "budgets": Kind.BUDGET_NEARLY_USED}
+)
+
+
+def bounded(conditions: Iterable[Condition]) -> list[Condition]:
+    """Return the conditions that fit into a heartbeat, with their sentences cut."""
+    sent, size = [], 0
+    for condition in islice(conditions, MAX_CONDITIONS):
+        shown = msgspec.structs.replace(condition, what=condition.what[:MAX_CHARACTERS])
+        size += len(msgspec.json.encode(shown))
+        if size > MAX_BYTES:
+            break
+        sent.append(shown)
+    return sent
+
+
+def troubles_of(
+    host: str, conditions: Iterable[Condition], kinds: Mapping[str, Kind | None] = KINDS
+) -> Iterator[Trouble]:
+    """Yield a trouble for each name of a host's conditions; sentences that differ in a number only are one member."""
+    by_name: dict[str, list[Condition]] = {}
+    for condition in conditions:
+        by_name.setdefault(condition.name, []).append(condition)
+    for name, said in by_name.items():
+        first, more = said[0], len(said) - 1
+        kind = kinds.get(name, Kind.WARNING if first.level == "warning" else Kind.CHECK_FAILED)
+        if kind is None:
+            continue
+        commands = dict.fromkeys(condition.command for condition in said if condition.command)
+        on = "mainpc" if kind is Kind.BACKUP_OLD else host  # the operator's key is there
+        remedies = [Remedy(on, command) for command in commands]
+        if not remedies and kind is Kind.CHECK_FAILED:
+            remedies = [Remedy(host, f"docker compose logs {host}", "shows since when")]
+        yield Trouble(
+            kind=kind,
+            subject=host if name in kinds else f"{host}/{name}",
+            host=host,
+            what=f"{host}: {first.what}{f'; and {more} more' if more else ''}",
+            level=Level.BROKEN if any(condition.level == "error" for condition in said) else Level.ATTENTION,
+            remedies=tuple(remedies),
+            evidence=tuple((name, condition.what) for condition in said),
+            members=tuple(dict.fromkeys(message_shape(condition.what) for condition in said)),
+        )
