@@ -10,6 +10,8 @@ from typing import NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.moments import iso_time
+
 
 class Level(IntEnum):
     """How bad it is: the exit status of `status`, and the value of the metric."""
@@ -125,7 +127,8 @@ class Acknowledged(TypedDict):
 class AttentionItem(TypedDict):
     """One cause of trouble: `level` is `attention` or `broken`; `explains` lists its consequences, which are no items.
 
-    `acknowledged` is there until the trouble gets worse, or ends.
+    `acknowledged` is there until the trouble gets worse, or ends. `last_known` is when mainpc said so last, on the list
+    of another host while mainpc is silent.
     """
 
     id: str
@@ -140,6 +143,7 @@ class AttentionItem(TypedDict):
     remedies: list[RemedyDocument]
     evidence: list[EvidenceRow]
     acknowledged: NotRequired[Acknowledged]
+    last_known: NotRequired[str]
 
 
 class AttentionList(TypedDict):
@@ -173,6 +177,23 @@ def _root(name: str, cause_of: dict[str, str]) -> str:
     while name in cause_of:
         name = cause_of[name]
     return name
+
+
+def item_of(trouble: Trouble, since: float, explained: Iterable[tuple[Trouble, float]] = ()) -> AttentionItem:
+    """Return a trouble as an item of the list, with those that it explains; each with since when."""
+    return {
+        "id": trouble.id,
+        "kind": trouble.kind.value,
+        "level": trouble.level.name.lower(),
+        "subject": trouble.subject,
+        "host": trouble.host,
+        "what": trouble.what,
+        "since": iso_time(since),
+        "cause": trouble.cause,
+        "explains": [{"id": other.id, "what": other.what, "since": iso_time(begun)} for other, begun in explained],
+        "remedies": [{"on": each.on, "command": each.command, "why": each.why} for each in trouble.remedies],
+        "evidence": [{"name": name, "value": value} for name, value in trouble.evidence],
+    }
 
 
 def level_of(items: Iterable[AttentionItem]) -> Level:

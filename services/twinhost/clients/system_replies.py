@@ -192,7 +192,8 @@ class Acknowledged(Part, frozen=True):
 class AttentionItem(Part, frozen=True):
     """One cause of trouble: `level` is `attention` or `broken`; `explains` lists its consequences, which are no items.
 
-    `acknowledged` is there until the trouble gets worse, or ends.
+    `acknowledged` is there until the trouble gets worse, or ends. `last_known` is when mainpc said so last, on the list
+    of another host while mainpc is silent.
     """
 
     id: str = NOT_SENT
@@ -207,6 +208,7 @@ class AttentionItem(Part, frozen=True):
     remedies: list[RemedyDocument] = NOT_SENT
     evidence: list[EvidenceRow] = NOT_SENT
     acknowledged: Acknowledged | None = None
+    last_known: str | None = None
 
 
 class AttentionReply(Reply, frozen=True):
@@ -733,6 +735,7 @@ class HeartbeatReply(Reply, frozen=True):
     """The time of this heartbeat, and the current revision of the trust document, null on an open link.
 
     If `registration` is not the digest that the agent got when it registered, somebody else changed the record.
+    `attention_revision` changes with the list that `get_attention` returns.
     """
 
     audit_head: WitnessedHead | None = NOT_SENT
@@ -740,6 +743,7 @@ class HeartbeatReply(Reply, frozen=True):
     timestamp: str = NOT_SENT
     registration: str = NOT_SENT
     trust_revision: str | None = NOT_SENT
+    attention_revision: str = NOT_SENT
 
 
 class LeaseReply(Part, frozen=True):

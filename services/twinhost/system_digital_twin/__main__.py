@@ -151,6 +151,7 @@ def assemble(foundation: Foundation) -> Assembly:
             security.trust_revision,
             security.witnesses.answer,
             _may_be_local(settings),
+            lambda: attention.revision,
         ),
         *security.features,
         MetricsActions(metrics, reports, leases.host_of, foundation.budgets),

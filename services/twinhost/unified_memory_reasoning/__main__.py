@@ -5,6 +5,9 @@ from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
@@ -312,6 +315,9 @@ def assemble(foundation: Foundation) -> Assembly:
             "without_meaning": without_meaning,
         }
 
+    def shown(_: HttpRequest) -> JSONResponse:
+        return JSONResponse(member.watch.list(), headers={"Cache-Control": "no-store"})
+
     def on_tick() -> None:
         member.on_tick()
         spaces.on_tick()
@@ -337,6 +343,9 @@ def assemble(foundation: Foundation) -> Assembly:
         on_refusal=member.on_refusal,
         elsewhere=spaces.elsewhere,
         on_stop=on_stop,
+        routes=[
+            Route("/api/attention", lambda _: JSONResponse(member.watch.list(), headers={"Cache-Control": "no-store"}))
+        ],
         companions=[*member.companions, *([meaning] if meaning else [])],
     )
 

@@ -3,7 +3,7 @@
 import random
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,8 @@ import msgspec
 import structlog
 
 from twinhost.agent.assembly import Companion, Foundation
+from twinhost.agent.clocks import ClockReport, SetClock, report_of
+from twinhost.agent.conditions import KINDS, Condition, bounded, troubles_of
 from twinhost.agent.health import Health
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
@@ -22,8 +24,9 @@ from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
+from twinhost.agent.membership.watch import MainpcWatch
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
-from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.moments import SYSTEM_CLOCK, Clock, parse_time
 from twinhost.network_config import Agent
 from twinhost.rate_limit import LogBudget
 from twinhost.secure_zmq.actions import Action
@@ -36,6 +39,7 @@ from twinhost.secure_zmq.errors import (
     NotFound,
     NotGranted,
     RequestError,
+    ServerUnreachable,
     UnknownAction,
 )
 from twinhost.secure_zmq.server_address import ServerAddress
@@ -46,6 +50,8 @@ _log = structlog.get_logger(__name__)
 
 _RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
 _GOODBYE_S = 0.5  # for the last heartbeat, which delays the agent's end
+_REFUSAL_LASTS_S = 10.0  # a few attempts
+_ATTENTION_EVERY_S = 2.0  # at most
 _MAX_SAMPLES = 1_000  # that wait for the thread
 
 
@@ -63,6 +69,8 @@ class MainpcLink(Worker):
         status: Callable[[], str] = lambda: "HEALTHY",
         description: "Description | None" = None,
         witness: AuditWitness | None = None,
+        conditions: Callable[[], Iterable[Condition]] = tuple,
+        watch: MainpcWatch | None = None,
         metadata: Mapping[str, Any] = MappingProxyType({}),
         feed: ServerAddress | None = None,
         clock: Clock = SYSTEM_CLOCK,
@@ -72,6 +80,8 @@ class MainpcLink(Worker):
         Args:
             trust: the folder that follows mainpc's list of keys.
             status: returns the status that a heartbeat reports.
+            conditions: returns what is wrong with the agent, which a heartbeat reports too.
+            watch: keeps mainpc's attention list, and learns when mainpc answers.
             metadata: what it registers with, besides its location.
             feed: mainpc's event feed, which announces a change of its list of keys.
         """
@@ -92,6 +102,10 @@ class MainpcLink(Worker):
         self._server = server
         self._trust = trust
         self._witness = witness
+        self._conditions = conditions
+        self._watch = watch
+        self._set_clock = SetClock(clock)
+        self._clock_report: ClockReport | None = None  # of the last heartbeat
         self._trust_revision: str | None = None  # of the folder
         self._name = agent.name
         self.heartbeat_s = heartbeat_s
@@ -105,6 +119,9 @@ class MainpcLink(Worker):
         # wait after it is random (jitter), else they would stay synchronised.
         self._synchronised = True
         self.fault: str | None = "not registered yet"  # why it is not connected to mainpc; None while it is
+        self._said: set[str] = set()  # causes that were logged since it was connected
+        self._refused_until = 0.0  # by the monotonic clock: how long a refusal counts as the cause
+        self._attention_due = 0.0
         self._heartbeat_due = False  # before its time
         self._signal = threading.Event()  # something to send, or a heartbeat is due, or the thread must end
         self.follower = Subscriber(feed, [TRUST_TOPIC], lambda _: self.wake()) if trust and feed else None
@@ -166,9 +183,7 @@ class MainpcLink(Worker):
             self._registered = False
             return 0
         except (ConnectionRefused, RequestError) as error:
-            if self.fault is None or type(error).__name__ not in self.fault:
-                _log.warning("mainpc_disconnected", cause=type(error).__name__, reason=str(error))
-            self.fault = f"{type(error).__name__}: {error}"
+            self._note_failure(error, client)
             self._synchronised = True
             self._samples.store_all()  # here too: if the call timed out, the next heartbeat is due already
             return _RETRY_S * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
@@ -177,10 +192,43 @@ class MainpcLink(Worker):
         if self.fault is not None:
             _log.info("mainpc_connected", server=self._server.address)
             self._sender.reconnected()
-        self.fault = None
+        self.fault, self._said = None, set()
         share = random.random() if self._synchronised else 1.0  # noqa: S311 - jitter, not a secret
         self._synchronised = False
         return self.heartbeat_s * share
+
+    def _note_failure(self, error: ConnectionRefused | RequestError, client: Client) -> None:
+        """Log each cause once until it is connected again; a refusal is not replaced by the silence that follows it."""
+        cause, now = type(error).__name__, self._clock.monotonic()
+        if self._watch is not None:
+            if isinstance(error, RequestError):
+                self._watch.answered(error)
+                self._follow_attention(client, None)
+            else:
+                self._watch.failed(error)
+        if not isinstance(error, ServerUnreachable):
+            self._refused_until = now + _REFUSAL_LASTS_S
+        elif now < self._refused_until:
+            return
+        if cause not in self._said:
+            _log.warning("mainpc_disconnected", cause=cause, reason=str(error))
+            self._said.add(cause)
+        self.fault = f"{cause}: {error}"
+
+    def _follow_attention(self, client: Client, revision: object) -> None:
+        """Fetch mainpc's attention list if it has changed, or while mainpc refuses what would say so."""
+        if self._watch is None or not (revision is None or self._watch.lacks(revision)):
+            return
+        now = self._clock.monotonic()
+        if now < self._attention_due:
+            return
+        self._attention_due = now + _ATTENTION_EVERY_S
+        try:
+            reply = client.call("get_attention", deadline_s=CALL_DEADLINE_S)
+        except (ConnectionRefused, RequestError) as error:  # NotGranted, or an older mainpc: it has no list for us
+            _log.info("attention_not_fetched", cause=type(error).__name__)
+        else:
+            self._watch.take(str(revision or ""), reply)
 
     def _register(self, client: Client) -> bool:
         """Register; return True: a heartbeat follows at once."""
@@ -191,17 +239,27 @@ class MainpcLink(Worker):
 
     def _send_heartbeat(self, client: Client) -> bool:
         """Send a heartbeat; return whether another one, or a registration, is to follow at once."""
-        asked, seen = self._witness.question() if self._witness else (None, {})
+        asked, fields = self._witness.question() if self._witness else (None, {})
+        if conditions := bounded(self._conditions()):
+            fields["conditions"] = msgspec.to_builtins(conditions)
+        if self._clock_report is not None:
+            fields["clock"] = msgspec.to_builtins(self._clock_report)
+        sent, started = self._clock.time(), self._clock.monotonic()
         reply = client.call(
             "heartbeat",
             deadline_s=CALL_DEADLINE_S,
             agent_name=self._name,
             status=self._status(),
             trust_revision=self._trust_revision,
-            **seen,
+            **fields,
         )
+        self._measure_clock(sent, self._clock.monotonic() - started, reply.get("timestamp"))
+        if self._watch is not None:
+            self._watch.answered()
         if self._witness is not None:
             self._witness.take(asked, reply)
+        if (revision := reply.get("attention_revision")) is not None:
+            self._follow_attention(client, revision)
         if reply.get("registration") != self._registration:
             _log.warning("registration_changed", effect="this agent registers again")
             self._registered = False
@@ -211,6 +269,15 @@ class MainpcLink(Worker):
             return True  # the next heartbeat acknowledges the revision
         self._check_subscription(client)
         return False
+
+    def _measure_clock(self, sent: float, took_s: float, answered: object) -> None:
+        """Note how this host's clock differs from mainpc's, for the next heartbeat."""
+        try:
+            time = parse_time(str(answered)).timestamp()
+        except ValueError:
+            self._clock_report = None
+        else:
+            self._clock_report = report_of(sent, took_s, time, self._set_clock.set_by_s)
 
     def _say_goodbye(self, client: Client) -> None:
         """Tell mainpc that this agent stops; else it would count as alive until its TTL is over."""
@@ -307,6 +374,8 @@ class _SampleReports:
 
 
 HEADS_FILE = "audit-heads.json"  # after the agent's name, in its state folder
+ATTENTION_FILE = "attention.json"  # likewise
+_OWN_KINDS = {name: kind for name, kind in KINDS.items() if kind is not None}  # this host has no detectors
 LINK_CHECK = "mainpc_link"  # in the health document
 _STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}  # in the registry's words
 _NORMAL_PRIORITY = 5
@@ -335,6 +404,20 @@ class Membership:
         self.outbox = Outbox(foundation.database, settings.agent.name)
         self._witness = AuditWitness(settings.state / f"{settings.agent.name}.{HEADS_FILE}", foundation.clock)
         self._settings = settings
+        host = settings.agent.host.name
+
+        def conditions() -> Iterable[Condition]:
+            return health.conditions(without=(LINK_CHECK,))
+
+        self.watch = MainpcWatch(
+            settings.state / f"{settings.agent.name}.{ATTENTION_FILE}",
+            settings.agent,
+            mainpc_agent,
+            lambda: troubles_of(host, conditions(), _OWN_KINDS),
+            lambda: settings.config.limits.registration_ttl_s,
+            foundation.clock,
+            secure=settings.secure,
+        )
         self._link = link = MainpcLink(
             mainpc,
             settings.agent,
@@ -345,6 +428,8 @@ class Membership:
             lambda: registry_status(health),
             description,
             self._witness if settings.secure else None,
+            conditions,
+            self.watch,
             settings.metadata,
             feed,
             foundation.clock,

@@ -5,6 +5,7 @@ once it has been absent for CALM_S. A consequence that is absent ends with its c
 written when a trouble begins, changes, and ends. Somebody who is told by these events hears of one cause once.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,6 +22,7 @@ from twinhost.agent.troubles import (
     Trouble,
     by_cause,
     headline,
+    item_of,
     level_of,
 )
 from twinhost.moments import iso_time
@@ -78,6 +80,7 @@ class Attention:
         self._last = dict.fromkeys(self._known, now + grace_s - CALM_S)
         self._look_at = now
         self._unwritten: set[str] = set()
+        self.revision = self._digest()
 
     def watch(self, name: str, detector: Detector) -> None:
         """Have a detector asked once a second; what it finds is true at that moment."""
@@ -98,6 +101,7 @@ class Attention:
             self._see(trouble, now)
         absent = self._known.keys() - {trouble.id for trouble in found}
         ended = {name for name in absent if now - self._last[name] >= CALM_S} if complete else set()
+        self.revision = self._digest()
         roots = set[str]()
         for root, explained in by_cause(known.trouble for known in self._known.values()):
             roots.add(root.id)
@@ -137,6 +141,14 @@ class Attention:
         known.acknowledged, known.acknowledged_by, known.acknowledged_at = known.trouble, by, self._clock.time()
         self._database.on_rollback(self._known.__setitem__, name, before)
         self._put(name)
+
+    def _digest(self) -> str:
+        """Return a digest of the list, without the figures in its sentences: it changes where somebody should look."""
+        shown = sorted(
+            (name, known.trouble.level, known.trouble.members, known.is_acknowledged)
+            for name, known in self._known.items()
+        )
+        return hashlib.blake2b(repr(shown).encode(), digest_size=8).hexdigest()
 
     def _find(self) -> tuple[list[Trouble], bool]:
         """Return what all detectors find, and whether none of them failed."""
@@ -222,23 +234,7 @@ class Attention:
         self._events.add(Topic.EVENT, event, ITSELF)
 
     def _item(self, known: _Known, explained: Iterable[_Known]) -> AttentionItem:
-        trouble = known.trouble
-        item: AttentionItem = {
-            "id": trouble.id,
-            "kind": trouble.kind.value,
-            "level": trouble.level.name.lower(),
-            "subject": trouble.subject,
-            "host": trouble.host,
-            "what": trouble.what,
-            "since": iso_time(known.since),
-            "cause": trouble.cause,
-            "explains": [
-                {"id": other.trouble.id, "what": other.trouble.what, "since": iso_time(other.since)}
-                for other in explained
-            ],
-            "remedies": [{"on": each.on, "command": each.command, "why": each.why} for each in trouble.remedies],
-            "evidence": [{"name": name, "value": value} for name, value in trouble.evidence],
-        }
+        item = item_of(known.trouble, known.since, [(other.trouble, other.since) for other in explained])
         if known.is_acknowledged:
             item["acknowledged"] = {"by": known.acknowledged_by, "at": iso_time(known.acknowledged_at)}
         return item

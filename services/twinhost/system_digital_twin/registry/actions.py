@@ -129,11 +129,13 @@ class HeartbeatReply(Success, WitnessReply):
     """The time of this heartbeat, and the current revision of the trust document, null on an open link.
 
     If `registration` is not the digest that the agent got when it registered, somebody else changed the record.
+    `attention_revision` changes with the list that `get_attention` returns.
     """
 
     timestamp: str
     registration: str
     trust_revision: str | None
+    attention_revision: str
 
 
 class Unregistered(Success):
@@ -187,6 +189,7 @@ class RegistryActions(Feature):
         trust_revision: Callable[[], str | None] = lambda: None,
         witness: Callable[[str, Caller, AuditSeen | None, AuditRestored | None], WitnessReply] = no_witness,
         may_be_local: Callable[[str], bool] = lambda _: False,
+        attention_revision: Callable[[], str] = str,
     ) -> None:
         """Serve a registry.
 
@@ -195,12 +198,14 @@ class RegistryActions(Feature):
             trust_revision: returns the current revision of the trust document.
             witness: compares the audit log with what the sender of a heartbeat has seen of it.
             may_be_local: whether agents at a location may register a loopback or link-local address.
+            attention_revision: returns the revision of the attention list.
         """
         self._registry = registry
         self._clock = registry.clock
         self._may_be_local = may_be_local
         self._trust_revision = trust_revision
         self._witness = witness
+        self._attention_revision = attention_revision
         self._public_key_of = public_key_of
 
     @action(mutates=True, from_reserve=True)
@@ -220,6 +225,7 @@ class RegistryActions(Feature):
             "status": SUCCESS,
             "timestamp": iso_time(seen.wall),
             "trust_revision": self._trust_revision(),
+            "attention_revision": self._attention_revision(),
             "registration": self._registry.get(request.agent_name).registration,
             **self._witness(request.agent_name, caller, request.audit_seen, request.audit_restored),
         }

@@ -209,3 +209,22 @@ def test_what_cannot_be_written_is_shown_and_told_later(bench: Bench, monkeypatc
 def test_nothing_else_can_be_acknowledged(bench: Bench) -> None:
     with pytest.raises(NotFound, match="no trouble 'errors' is on the list"):
         bench.acknowledge("errors")
+
+
+def test_the_revision_changes_with_what_is_wrong_and_no_figure(bench: Bench) -> None:
+    """Another host fetches the list when it does; a restart alone is no change."""
+    revisions = [bench.attention.revision]
+
+    def changed(*found: Trouble) -> bool:
+        bench.passes(2, *found)
+        revisions.append(bench.attention.revision)
+        return revisions[-1] != revisions[-2]
+
+    assert changed(ERRORS)
+    assert not changed(msgspec.structs.replace(ERRORS, what="4 errors"))
+    assert changed(msgspec.structs.replace(ERRORS, members=("a", "b")))
+    assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
+    bench.acknowledge(ERRORS.id)
+    assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
+    bench.restart()
+    assert bench.attention.revision == revisions[-1]

@@ -1,0 +1,166 @@
+"""pc2 keeps mainpc's list, and says itself that mainpc is silent; after a restart too."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.configuration import SHIPPED
+from tests.unit.system_digital_twin.twin import Clock
+from twinhost.agent.membership.watch import MAX_BYTES, MAX_ITEMS, MainpcWatch
+from twinhost.agent.troubles import Kind, Trouble, item_of
+from twinhost.moments import iso_time
+from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, StoreUnavailable
+
+SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
+TTL_S = 15.0
+NO_ANSWER = ServerUnreachable("no reply to heartbeat: the connection was lost")
+FULL = Trouble(kind=Kind.DISK_NEARLY_FULL, subject="mainpc", host="mainpc", what="mainpc's disk is nearly full")
+OWN = Trouble(kind=Kind.WARNING, subject="pc2/outbox", host="pc2", what="pc2: 4 requests dropped")
+
+
+class Bench:
+    """The watch of pc2, in each of its lives."""
+
+    def __init__(self, folder: Path, *, secure: bool = True) -> None:
+        self.path, self.secure, self.clock = folder / "attention.json", secure, Clock()
+        self.own: list[Trouble] = []
+        self.restart()
+
+    def restart(self) -> None:
+        agents = SHIPPED.agents
+        self.watch = MainpcWatch(
+            self.path, agents[UMRA], agents[SDT], lambda: self.own, lambda: TTL_S, self.clock, secure=self.secure
+        )
+
+    def gets(self, *troubles: Trouble, revision: str = "r1") -> None:
+        items = [item_of(trouble, self.clock.time()) for trouble in troubles]
+        reply = {"level": "attention", "headline": "Something.", "as_of": iso_time(self.clock.time()), "items": items}
+        self.watch.answered()
+        self.watch.take(revision, {"status": "success", **reply})
+
+    def is_silent(self, seconds: float) -> None:
+        for _ in range(round(seconds)):
+            self.clock.let_pass(1)
+            self.watch.failed(NO_ANSWER)
+
+    @property
+    def items(self) -> dict[str, Any]:
+        return {item["id"]: item for item in self.watch.list()["items"]}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def test_while_mainpc_answers_the_list_is_mainpcs(bench: Bench) -> None:
+    """As of its last answer, which says that nothing has changed."""
+    bench.own = [OWN]
+    bench.gets(FULL)
+    bench.clock.let_pass(5)
+    bench.watch.answered()
+    document = bench.watch.list()
+    assert ([*bench.items], document["headline"]) == ([FULL.id], "Something.")
+    assert document["as_of"] == iso_time(bench.clock.time())
+
+
+def test_it_is_fetched_again_only_when_it_has_changed(bench: Bench) -> None:
+    assert bench.watch.lacks("r1")
+    bench.gets(FULL)
+    assert [bench.watch.lacks(revision) for revision in ("r1", "r2", None)] == [False, True, False]
+    bench.restart()
+    assert not bench.watch.lacks("r1"), "the file has it"
+
+
+def test_a_silent_mainpc_is_named_after_the_ttl(bench: Bench) -> None:
+    """With since when, what is wrong here, and what mainpc said last."""
+    bench.own = [OWN]
+    bench.gets(FULL)
+    heard = iso_time(bench.clock.time())[:19]
+    bench.is_silent(TTL_S - 2)
+    assert [*bench.items] == [FULL.id]
+    bench.is_silent(3)
+    document = bench.watch.list()
+    assert [*bench.items] == ["mainpc_silent", OWN.id, FULL.id]
+    silent = bench.items["mainpc_silent"]
+    assert (silent["since"][:19], silent["level"], silent["cause"]) == (heard, "broken", str(NO_ANSWER))
+    assert (document["level"], document["headline"]) == ("broken", "mainpc does not answer pc2; and 2 troubles more.")
+    assert [("last_known" in item) for item in document["items"]] == [False, False, True]
+    assert document["items"][2]["last_known"][:19] == heard
+    bench.watch.answered()
+    assert [*bench.items] == [FULL.id]
+
+
+def test_silence_outlasts_a_restart_of_pc2(bench: Bench) -> None:
+    bench.gets(FULL)
+    bench.is_silent(TTL_S + 5)
+    before = bench.items
+    bench.clock.let_pass(3_600)
+    bench.restart()
+    assert bench.items["mainpc_silent"]["since"] == before["mainpc_silent"]["since"]
+    assert FULL.id in bench.items
+    bench.watch.answered()
+    bench.restart()
+    assert [*bench.items] == [FULL.id], "after a restart mainpc has its time to answer"
+
+
+def test_a_mainpc_that_refuses_is_not_silent(bench: Bench) -> None:
+    """It says itself what is wrong, under this id; what follows a refusal does not replace it."""
+    bench.gets(FULL)
+    for error in (NotAuthorized("refused this key"), PeerNotLive("no longer authorised")):
+        bench.watch.failed(error) if isinstance(error, NotAuthorized) else bench.watch.answered(error)
+        bench.is_silent(3)
+        assert [*bench.items] == [f"key_revoked:{UMRA}", FULL.id]
+    bench.watch.answered(StoreUnavailable("mainpc's disk is full"))
+    assert [*bench.items] == [FULL.id], "it answers"
+    bench.watch.failed(NotAuthorized("refused this key"))
+    bench.is_silent(TTL_S + 1)
+    assert next(iter(bench.items)) == "mainpc_silent", "now it is gone altogether"
+
+
+@pytest.mark.parametrize(("secure", "where"), [(True, "mainpc"), (False, "pc2")])
+def test_the_host_with_the_open_link_is_named(tmp_path: Path, secure: bool, where: str) -> None:
+    bench = Bench(tmp_path, secure=secure)
+    bench.watch.failed(SecurityMismatch("the other kind"))
+    assert [*bench.items] == [f"link_open:{where}"]
+    assert bench.items[f"link_open:{where}"]["remedies"][0]["on"] == where
+
+
+def test_since_when_is_kept_for_each_of_its_own(bench: Bench) -> None:
+    bench.own = [OWN]
+    first = bench.items[OWN.id]["since"]
+    bench.clock.let_pass(5)
+    assert bench.items[OWN.id]["since"] == first
+    bench.own = []
+    assert bench.items == {}
+    bench.own = [OWN]
+    assert bench.items[OWN.id]["since"] != first
+
+
+def test_what_is_kept_is_limited(bench: Bench) -> None:
+    """Whatever a list holds, the worst comes first."""
+    bench.gets(*(Trouble(kind=Kind.ERRORS, subject=f"{number}", what="x") for number in range(1_000)))
+    assert len(bench.items) == MAX_ITEMS
+    bench.gets(*(Trouble(kind=Kind.ERRORS, subject=f"{number}", what="x" * 20_000) for number in range(40)))
+    assert 0 < len(bench.items) < 10
+    assert bench.path.stat().st_size < MAX_BYTES + 1_000
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"revision": 1}', b"\xff"])
+def test_an_unreadable_file_ends_nothing(bench: Bench, content: bytes) -> None:
+    bench.path.write_bytes(content)
+    bench.restart()
+    assert (bench.watch.list()["level"], bench.watch.lacks("r1")) == ("well", True)
+
+
+def test_a_malformed_list_of_mainpc_is_no_list(bench: Bench) -> None:
+    bench.watch.take("r1", {"status": "success", "items": 1})
+    assert bench.watch.list()["items"] == []
+
+
+def test_a_disk_that_is_full_loses_nothing_in_memory(bench: Bench) -> None:
+    bench.path.mkdir()
+    bench.gets(FULL)
+    bench.is_silent(TTL_S + 1)
+    assert [*bench.items] == ["mainpc_silent", FULL.id]
