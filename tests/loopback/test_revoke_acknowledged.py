@@ -199,7 +199,7 @@ def test_on_an_open_link_nobody_refuses_a_key(hosts: Hosts, monkeypatch: pytest.
 
 
 def test_a_thief_who_rotated_a_stolen_key_loses_both(hosts: Hosts) -> None:
-    """It proposed and proved a key of its own; to retire the owner's takes it a day, and health warns of that."""
+    """It proposed and proved a key of its own; to retire the owner's takes it a day, and the attention list says so."""
     mainpc, _ = hosts.start_both()
     stolen, thiefs = enrolled(hosts, SDT, UMRA), new_pair("third", "laptop")
     server = hosts.address(SDT)
@@ -212,7 +212,12 @@ def test_a_thief_who_rotated_a_stolen_key_loses_both(hosts: Hosts) -> None:
         assert [key["fingerprint"] for key in client.call("retire_keys")["waiting"]] == [stolen.public.fingerprint]
     wait_until(lambda: gets_in(hosts, UMRA, thiefs), PATIENCE_S, "pc2 knows the thief's key")
     assert gets_in(hosts, SDT, stolen), "its owner is not locked out"
-    assert any(stolen.public.fingerprint in warning for warning in mainpc.health()["warnings"])
+
+    def listed() -> list[str]:
+        items = mainpc.http("/api/state")[1]["attention"]["items"]
+        return [row["value"] for item in items if item["kind"] == "key_retires" for row in item["evidence"]]
+
+    wait_until(lambda: listed() == [stolen.public.fingerprint, thiefs.public.fingerprint], PATIENCE_S, "it is listed")
     ran = revoke(hosts, stolen.public.fingerprint)
     assert [gets_in(hosts, name, thiefs) for name in (SDT, UMRA)] == [False, False]
     assert (ran.status, ran.lines[1]) == (

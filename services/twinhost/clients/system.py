@@ -14,7 +14,9 @@ from twinhost.clients.system_replies import (
     AuditPage,
     AuditRestoredFields,
     AuditSeenFields,
+    ClockReportFields,
     Committed,
+    ConditionFields,
     Confirmed,
     ContainerSampleFields,
     Discovery,
@@ -518,15 +520,19 @@ class SystemDigitalTwin(FeedClient):
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
         stopping: bool | None = None,
+        conditions: list[ConditionFields] | None = None,
+        clock: ClockReportFields | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:
         """Report that an agent is alive; `status`, if given, replaces the registered one.
 
-        With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
+        With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat. A
+        host's agent of the configuration also says what is wrong with it (`conditions`), and how its clock differs
+        (`clock`).
 
         Limits: `agent_name` 1 to 256 characters, the caller's own name; `status` 1 to 256 characters; `trust_revision`
-        1 to 256 characters; `stopping` False if omitted.
+        1 to 256 characters; `stopping` False if omitted; `conditions` at most 32 items.
 
         >>> system.heartbeat("gardener", status="HEALTHY").status
         'success'

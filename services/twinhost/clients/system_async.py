@@ -14,7 +14,9 @@ from twinhost.clients.system_replies import (
     AuditPage,
     AuditRestoredFields,
     AuditSeenFields,
+    ClockReportFields,
     Committed,
+    ConditionFields,
     Confirmed,
     ContainerSampleFields,
     Discovery,
@@ -494,6 +496,8 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         audit_seen: AuditSeenFields | None = None,
         audit_restored: AuditRestoredFields | None = None,
         stopping: bool | None = None,
+        conditions: list[ConditionFields] | None = None,
+        clock: ClockReportFields | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:

@@ -708,6 +708,30 @@ class AuditRestoredFields(TypedDict):
     seen_to: int
 
 
+class ConditionFields(TypedDict):
+    """Something that is wrong with an agent, as it says itself.
+
+    `name` is that of the check or of the kind of warning. `level` is `error` if the agent can't serve because of it,
+    and `degraded` if another check fails. `command` mends it, on the agent's host.
+    """
+
+    name: str
+    what: str
+    level: NotRequired[Literal["warning", "degraded", "error"]]
+    command: NotRequired[str]
+
+
+class ClockReportFields(TypedDict):
+    """How many seconds the sender's wall clock is ahead of mainpc's, to within `within_s`, by its last heartbeat.
+
+    `set_by_s` is by how much it was set since the sender started: a step, which time that passes does not explain.
+    """
+
+    ahead_s: float
+    within_s: float
+    set_by_s: NotRequired[float]
+
+
 class WitnessedHead(Part, frozen=True):
     """The newest line of the audit log: its number and hash, and the hash of the newest line `restored` up to it."""
 

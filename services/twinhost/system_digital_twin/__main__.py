@@ -26,6 +26,7 @@ from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.machines import Machines
+from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.sources import watch_all, watch_records
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
@@ -139,7 +140,9 @@ def assemble(foundation: Foundation) -> Assembly:
     registry.on_remove = reservations.end_all_of
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
-    watch_all(attention, foundation, registry, Machines(foundation, registry, metrics, reservations, forecasts))
+    said = Reports(lambda: settings.config.agents, foundation.clock)
+    machines = Machines(foundation, registry, metrics, reservations, forecasts)
+    watch_all(attention, foundation, registry, machines, said, security)
     watch_records(attention, foundation, events, security)
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
@@ -151,6 +154,7 @@ def assemble(foundation: Foundation) -> Assembly:
             security.trust_revision,
             security.witnesses.answer,
             _may_be_local(settings),
+            said.take,
             lambda: attention.revision,
         ),
         *security.features,

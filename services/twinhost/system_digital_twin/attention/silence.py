@@ -13,7 +13,8 @@ _NAMED = 3  # agents in a sentence
 class SeenAgent:
     """An agent as the registry has it; `last_seen` in seconds since the epoch, None: it never registered.
 
-    `host` is the one whose own agent it is, None for another; `stopped`: it said that it stops.
+    `host` is the one whose own agent it is, None for another; `stopped`: it said that it stops; `said`: what was wrong
+    with it, as it reported last.
     """
 
     name: str
@@ -23,6 +24,7 @@ class SeenAgent:
     host: str | None = None
     stopped: bool = False
     sends_heartbeats: bool = True
+    said: tuple[str, ...] = ()
 
 
 def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
@@ -52,7 +54,7 @@ def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
                 Remedy(agent.host, f"docker compose up -d {agent.host}", "starts its agent"),
                 Remedy(agent.host, f"docker compose logs {agent.host}", "shows why it ended, or what it can't reach"),
             ),
-            evidence=(("agent", agent.name),),
+            evidence=(("agent", agent.name), *(("said last", sentence) for sentence in agent.said)),
             explains=explains,
         )
 

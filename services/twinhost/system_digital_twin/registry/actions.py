@@ -5,6 +5,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 
+from twinhost.agent.clocks import ClockReport
+from twinhost.agent.conditions import MAX_CONDITIONS, Condition
 from twinhost.moments import iso_time
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
@@ -49,7 +51,8 @@ class RegisterAgent(Request, tag="register_agent"):
 class Heartbeat(Request, tag="heartbeat"):
     """Report that an agent is alive; `status`, if given, replaces the registered one.
 
-    With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat.
+    With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat. A host's
+    agent of the configuration also says what is wrong with it (`conditions`), and how its clock differs (`clock`).
     """
 
     agent_name: OWN_NAME
@@ -58,6 +61,8 @@ class Heartbeat(Request, tag="heartbeat"):
     audit_seen: AuditSeen | None = None
     audit_restored: AuditRestored | None = None
     stopping: bool = False
+    conditions: Annotated[list[Condition], msgspec.Meta(max_length=MAX_CONDITIONS)] | None = None
+    clock: ClockReport | None = None
 
 
 class Unregister(Request, tag="unregister"):
@@ -189,6 +194,7 @@ class RegistryActions(Feature):
         trust_revision: Callable[[], str | None] = lambda: None,
         witness: Callable[[str, Caller, AuditSeen | None, AuditRestored | None], WitnessReply] = no_witness,
         may_be_local: Callable[[str], bool] = lambda _: False,
+        on_heartbeat: Callable[[Heartbeat], None] = lambda _: None,
         attention_revision: Callable[[], str] = str,
     ) -> None:
         """Serve a registry.
@@ -198,6 +204,7 @@ class RegistryActions(Feature):
             trust_revision: returns the current revision of the trust document.
             witness: compares the audit log with what the sender of a heartbeat has seen of it.
             may_be_local: whether agents at a location may register a loopback or link-local address.
+            on_heartbeat: called with each heartbeat of a registered agent.
             attention_revision: returns the revision of the attention list.
         """
         self._registry = registry
@@ -205,7 +212,7 @@ class RegistryActions(Feature):
         self._may_be_local = may_be_local
         self._trust_revision = trust_revision
         self._witness = witness
-        self._attention_revision = attention_revision
+        self._on_heartbeat, self._attention_revision = on_heartbeat, attention_revision
         self._public_key_of = public_key_of
 
     @action(mutates=True, from_reserve=True)
@@ -221,6 +228,7 @@ class RegistryActions(Feature):
         require_speaks_for(caller, request.agent_name)
         seen = self._registry.heartbeat(request.agent_name, request.status, stopping=request.stopping)
         self._registry.note_trust(request.agent_name, request.trust_revision)
+        self._on_heartbeat(request)
         return {
             "status": SUCCESS,
             "timestamp": iso_time(seen.wall),

@@ -237,13 +237,17 @@ class Registry:
             "script_path": record.script_path,
             "metadata": record.metadata,
             "registered_by": record.registered_by,
-            "trust_revision": self._trust.get(record.name),
+            "trust_revision": self.trust_revision(record.name),
             "revision": record.revision,
         }
 
     def status(self, record: AgentRecord) -> str:
         """Return the registered status, or NO_RESPONSE if the agent has stopped or is silent for more than its TTL."""
         return NO_RESPONSE if self._seen[record.name].stopping or self._is_silent(record.name) else record.status
+
+    def trust_revision(self, name: str) -> str | None:
+        """Return which revision of the trust document an agent has applied; None if it has not said."""
+        return self._trust.get(name)
 
     def has_died(self, name: str) -> bool:
         """Return whether an agent is silent for more than its TTL after it has sent heartbeats to this process.

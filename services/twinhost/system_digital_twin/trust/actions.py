@@ -325,9 +325,9 @@ class KeyActions(Feature):
         """Return the revision of the trust document."""
         return self._history.document().revision
 
-    def warnings(self) -> list[str]:
-        """Return a sentence for each key that is going to be revoked."""
-        return self._retirements.warnings({peer.fingerprint: peer.name for peer in self._peers.all()})
+    def contested(self) -> Iterator[tuple[str, Retirement]]:
+        """Yield the older keys that newer ones are going to revoke without their consent."""
+        return self._retirements.contested()
 
     def on_tick(self) -> None:
         """Revoke the older keys whose time is over; forget those whose newer key was taken back or revoked."""

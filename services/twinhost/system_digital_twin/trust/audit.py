@@ -139,6 +139,14 @@ class KeyAudit:
         key = self._recorded.get(fingerprint)
         return "" if key is None else key.name.removeprefix(_INVITED)
 
+    def revoked(self) -> dict[str, str]:
+        """Return the fingerprints of revoked keys by their owners, one of each."""
+        return {
+            key.name: fingerprint
+            for fingerprint, key in self._recorded.items()
+            if key.state == "revoked" and key.name and not key.is_invitation
+        }
+
     def look(self) -> None:
         """Record what has changed since the last call.
 

@@ -12,8 +12,7 @@ from typing import Annotated
 import msgspec
 import structlog
 
-from twinhost.commands import CERTS_INIT
-from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import DAY_S
@@ -77,16 +76,12 @@ class Retirements:
         """Yield the retirements that were asked for, with the older key's fingerprint."""
         return ((older, retirement) for older, retirement in tuple(self._kept.items()) if retirement.asked is not None)
 
-    def warnings(self, names: dict[str, str]) -> list[str]:
-        """Return a sentence for each key that is being retired; `names` has their owners by fingerprint."""
+    def contested(self) -> Iterator[tuple[str, Retirement]]:
+        """Yield those that were asked for and that no rotation explains: the older key did not agree, or goes on."""
         now = self._clock.time()
-        return [
-            f"the key {older} of {names.get(older, 'an unknown owner')} will be revoked at {iso_time(retirement.due)}, "
-            f"because the newer key {retirement.newer} asked for it; if its owner did not, it asks retire_keys with "
-            f"the older key, or on mainpc run: {CERTS_INIT} revoke {retirement.newer}"
-            for older, retirement in self.asked()
-            if retirement.asked is not None and not (retirement.agreed and now < retirement.asked + _A_ROTATION_S)
-        ]
+        for older, retirement in self.asked():
+            if not (retirement.agreed and now < (retirement.asked or 0.0) + _A_ROTATION_S):
+                yield older, retirement
 
     def _put(self, older: str, newer: str, *, agreed: bool = False, asked: float | None = None) -> Retirement:
         before = self._kept.get(older)

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -22,7 +22,7 @@ from twinhost.store.audit_log.log import AuditLog
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import AuditActions, AuditWitnesses, KeyAudit
-from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE, Retirements
+from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE, Retirement, Retirements
 
 _ALL = "*"
 
@@ -48,7 +48,6 @@ class KeysAndAudit:
                 foundation.clock,
             )
             health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
-            health.warn("key_retires", self._keys.warnings)
             self._keys.quiet_s = quiet_s(settings.config)
         health.add("audit_log", lambda: self.audit.fault, essential=False)
         self._settings = settings
@@ -63,7 +62,18 @@ class KeysAndAudit:
         foundation.handshakes.listen(self.refusals.note)
         peers.listen(lambda _: foundation.publisher.publish(TRUST_TOPIC, revision=self.trust_revision()))
         self.audit.record(AuditEvent.STARTED, secure=settings.secure, **summary(settings.config.grants))
+        if self._keys is not None:
+            self._key_audit.look()  # before anybody can revoke one of them: its file may no longer name the owner
         self._grants: Mapping[str, Set[str]] = settings.config.grants
+
+    @property
+    def revoked(self) -> dict[str, str]:
+        """The fingerprints of revoked keys by their owners."""
+        return self._key_audit.revoked()
+
+    def contested(self) -> Iterable[tuple[str, Retirement]]:
+        """Return the older keys that newer ones are going to revoke without their consent."""
+        return self._keys.contested() if self._keys else ()
 
     @property
     def features(self) -> tuple[Feature, ...]:

@@ -1,0 +1,218 @@
+"""Detectors about keys: those that end, those that are revoked or replaced, and who has not applied the newest list."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.certificates.layout import OPERATOR, SERVER, to_rotate
+from twinhost.commands import CERTS_INIT
+from twinhost.moments import iso_time
+from twinhost.secure_zmq.keys import Validity
+from twinhost.secure_zmq.peers import Outcome
+
+_NAMED = 3  # keys in a sentence
+_EXPLAINED = 50  # of programs, as what their expired keys explain
+
+
+@dataclass(frozen=True, slots=True)
+class ListedKey:
+    """A key that mainpc lists; `agent_of` is the host whose own agent has it, None for another owner."""
+
+    name: str
+    host: str
+    roles: tuple[str, ...]
+    fingerprint: str
+    validity: Validity
+    agent_of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Following:
+    """Which list of keys a live agent has applied: None if it has said none, though it is of a version that does."""
+
+    name: str
+    host: str
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retiring:
+    """A key that is going to be revoked because a newer one asked for it."""
+
+    name: str
+    older: str
+    newer: str
+    asked: float
+    due: float
+
+
+def ending_keys(here: str, keys: Iterable[ListedKey], now: float) -> Iterator[Trouble]:
+    """Yield the keys that end within 14 days, or have ended; those of programs as one trouble.
+
+    `here` is the host that refuses them.
+    """
+    listed = list(keys)
+    lasting = {key.name for key in listed if key.validity.holds(now) and not key.validity.ends_soon(now)}
+    programs: dict[Kind, list[ListedKey]] = {}
+    for key in listed:
+        if key.validity.not_after is None or not key.validity.ends_soon(now) or key.name in lasting:
+            continue
+        kind = Kind.KEY_EXPIRED if key.validity.has_ended(now) else Kind.KEY_EXPIRES
+        if key.agent_of is None and key.name != OPERATOR:
+            programs.setdefault(kind, []).append(key)
+        else:
+            yield _ending(here, kind, key, key.validity.not_after, now)
+    for kind, ending in programs.items():
+        first = min(ending, key=lambda key: key.validity.not_after or 0)
+        names = tuple(sorted(key.name for key in ending))
+        past = kind is Kind.KEY_EXPIRED
+        yield Trouble(
+            kind=kind,
+            what=f"{_keys_of(names)} {'expired' if past else 'expires' if len(names) == 1 else 'expire'}"
+            f"{f', the first one {_date(first)}' if len(names) > 1 else f' {_date(first)}'}",
+            host=first.host,
+            cause="a program whose key has expired is refused everywhere" if past else None,
+            since=float(first.validity.not_after or 0) if past else None,
+            remedies=_another(first.name, first.host, first.roles, "twinhost join --replace LINE"),
+            evidence=tuple((key.name, key.fingerprint) for key in ending[:20]),
+            members=names,
+            explains=tuple(_refused(here, Outcome.KEY_EXPIRED, name) for name in names[:_EXPLAINED] if past),
+        )
+
+
+def _ending(here: str, kind: Kind, key: ListedKey, end: int, now: float) -> Trouble:
+    """Return the trouble of a host's agent, or of the operator."""
+    rotate = Remedy(key.host, to_rotate(key.name), "replaces it while everything is in use")
+    if kind is Kind.KEY_EXPIRES:
+        days = max(0, round((end - now) / 86_400))
+        what = (
+            f"the key of {key.name} on {key.host} expires in {days} days"
+            if days
+            else (f"the key of {key.name} on {key.host} expires within a day")
+        )
+        return Trouble(
+            kind=kind,
+            subject=key.name,
+            host=key.host,
+            what=what,
+            remedies=(rotate,),
+            evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
+        )
+    first = (Remedy("mainpc", f"{CERTS_INIT} revoke {key.name}", "first"),)
+    return Trouble(
+        kind=kind,
+        subject=key.name,
+        host=key.host,
+        what=f"the key of {key.name} on {key.host} expired {_date(key)} and is refused",
+        level=Level.BROKEN,
+        since=float(end),
+        cause="it was not rotated before it expired",
+        remedies=(rotate,) if key.name == SERVER else (*first, *new_key(key.name, key.host)),
+        evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
+        explains=_consequences(here, Outcome.KEY_EXPIRED, key.name, key.agent_of),
+    )
+
+
+def revoked_agents(
+    here: str, host_of: Mapping[str, str], revoked: Mapping[str, str], keyed: Iterable[str]
+) -> Iterator[Trouble]:
+    """Yield the hosts' agents whose last key was revoked.
+
+    Args:
+        host_of: the host by the name of its agent.
+        revoked: a revoked fingerprint by the name of its owner.
+        keyed: who has a key that is listed.
+    """
+    for name in host_of.keys() & revoked.keys() - set(keyed):
+        host = host_of[name]
+        yield Trouble(
+            kind=Kind.KEY_REVOKED,
+            subject=name,
+            host=host,
+            what=f"the key of {name} on {host} is revoked, and it has no other",
+            level=Level.BROKEN,
+            cause="an operator revoked it",
+            remedies=new_key(name, host),
+            evidence=(("fingerprint", revoked[name]),),
+            explains=_consequences(here, Outcome.KEY_REVOKED, name, host),
+        )
+
+
+def _consequences(here: str, cause: Outcome, name: str, host: str | None) -> tuple[str, ...]:
+    return (_refused(here, cause, name), *([] if host is None else [f"{Kind.HOST_SILENT}:{host}"]))
+
+
+def _refused(here: str, cause: Outcome, name: str) -> str:
+    """Return the id of the refusals of a known peer, for a cause."""
+    return f"{Kind.REFUSALS}:{cause}/{here}/{name}"
+
+
+def new_key(name: str, host: str) -> tuple[Remedy, ...]:
+    """Return the commands that give an agent whose key is revoked another one: on one machine, and on two."""
+    return (
+        Remedy("mainpc", f"{CERTS_INIT} replace {name}", f"makes a new key, if {host} is on this machine"),
+        Remedy(
+            "mainpc",
+            f"{CERTS_INIT} invite {name} --host {host} --role agent",
+            f"if {host} is another machine: there, give the printed line to certs-init join --replace -",
+        ),
+    )
+
+
+def _another(name: str, host: str, roles: Iterable[str], join: str) -> tuple[Remedy, ...]:
+    given = " ".join(f"--role {role}" for role in roles)
+    return (
+        Remedy("mainpc", f"{CERTS_INIT} revoke {name}", "first"),
+        Remedy("mainpc", f"{CERTS_INIT} invite {name} --host {host} {given}", f"then, on {host}: {join}"),
+    )
+
+
+def retiring_keys(retiring: Iterable[Retiring], host_of: Mapping[str, str]) -> Iterator[Trouble]:
+    """Yield the keys that a newer one is going to revoke without their consent."""
+    for key in retiring:
+        yield Trouble(
+            kind=Kind.KEY_RETIRES,
+            subject=key.name or key.older,
+            host=host_of.get(key.name),
+            what=f"the key of {key.name or 'an unknown owner'} will be revoked {iso_time(key.due)[:16]}Z, because a "
+            "newer key of the same name asked for it",
+            cause="its owner rotates it and still uses the older key, or somebody has stolen it",
+            since=key.asked,
+            remedies=(Remedy("mainpc", f"{CERTS_INIT} revoke {key.newer}", "if its owner did not ask for it"),),
+            evidence=(("older", key.older), ("newer", key.newer)),
+        )
+
+
+def pending_revocations(following: Iterable[Following], revision: str) -> Iterator[Trouble]:
+    """Yield one trouble for the live agents that have not applied the list of keys, though they had the time."""
+    late = [agent for agent in following if agent.revision != revision]
+    if late:
+        names = tuple(agent.name for agent in late)
+        yield Trouble(
+            kind=Kind.REVOCATION_PENDING,
+            what=f"{_listed(names)} {'has' if len(names) == 1 else 'have'} not applied the newest list of keys, and "
+            "may accept a revoked key",
+            host=late[0].host,
+            remedies=(
+                Remedy(
+                    late[0].host, f"docker compose logs {late[0].host}", "shows why, such as a folder it can't write"
+                ),
+                Remedy("mainpc", "./twinhost keys list", "shows which keys are revoked"),
+            ),
+            evidence=tuple((agent.name, agent.revision or "none") for agent in late[:20]),
+            members=names,
+        )
+
+
+def _date(key: ListedKey) -> str:
+    return f"{iso_time(float(key.validity.not_after or 0))[:16]}Z"
+
+
+def _keys_of(names: tuple[str, ...]) -> str:
+    return f"the key of {names[0]}" if len(names) == 1 else f"the keys of {_listed(names)}"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    if len(names) <= _NAMED:
+        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"

@@ -1,0 +1,92 @@
+"""A host with an open link among encrypted ones is recognised by its handshakes, and by nothing less."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.unit.system_digital_twin.twin import Clock
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.troubles import Level
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.attention.links import ENOUGH, RECENT_S, Addresses, OtherKind, open_links
+
+PC2 = {"address": "192.0.2.2"}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def seen(clock: Clock) -> OtherKind:
+    return OtherKind(clock.monotonic)
+
+
+def plain(seen: OtherKind, times: int = ENOUGH, outcome: Outcome = Outcome.BROKEN_OFF) -> None:
+    for _ in range(times):
+        seen.observe(outcome, PC2)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.BROKEN_OFF, Outcome.MECHANISM_MISMATCH])
+def test_handshakes_of_the_other_kind_are_noticed(seen: OtherKind, clock: Clock, outcome: Outcome) -> None:
+    plain(seen, ENOUGH - 1, outcome)
+    assert not seen.sends(["192.0.2.2"]), "one may be a port scan"
+    plain(seen, 1, outcome)
+    assert seen.sends(["192.0.2.9", "192.0.2.2"])
+    assert not seen.sends(["192.0.2.9", ""])
+    clock.let_pass(RECENT_S + 1)
+    assert not seen.sends(["192.0.2.2"])
+
+
+@pytest.mark.parametrize("outcome", [Outcome.KEY_REVOKED, Outcome.WRONG_KEYS, Outcome.ACCEPTED])
+def test_an_address_that_speaks_the_same_has_another_fault(seen: OtherKind, outcome: Outcome) -> None:
+    """A host whose key is revoked asks for the greeting too, on connections that it breaks off."""
+    plain(seen)
+    seen.observe(outcome, {**PC2, "peer": "pc2"})
+    assert not seen.sends(["192.0.2.2"])
+
+
+def test_a_failure_without_an_address_blames_nobody(seen: OtherKind) -> None:
+    for _ in range(ENOUGH):
+        seen.observe(Outcome.MECHANISM_MISMATCH, {})
+    assert not seen.sends([""])
+
+
+def test_what_is_kept_of_addresses_is_limited(seen: OtherKind) -> None:
+    for number in range(10_000):
+        seen.observe(Outcome.BROKEN_OFF, {"address": f"2001:db8::{number:x}"})
+        seen.observe(Outcome.ACCEPTED, {"peer": f"p{number}", "address": f"2001:db8:1::{number:x}"})
+    assert len(seen._last) <= 256
+    assert len(seen.address_of) <= 256
+    plain(seen)
+    assert seen.sends(["192.0.2.2"])
+
+
+def test_a_name_is_looked_up_without_waiting(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = threading.Event()
+
+    def slow(*_: object) -> list[Any]:
+        answered.wait(PATIENCE_S)
+        return [(0, 0, 0, "", ("192.0.2.2", 0))]
+
+    monkeypatch.setattr("socket.getaddrinfo", slow)
+    addresses = Addresses(clock.monotonic)
+    assert addresses.of("pc2") == frozenset()
+    answered.set()
+    wait_until(lambda: addresses.of("pc2") == {"192.0.2.2"}, PATIENCE_S, "it is looked up")
+
+
+def test_each_open_link_names_its_host_and_fix() -> None:
+    assert [*open_links("mainpc", secure=True, others=["pc2"], mismatched=[])] == []
+    (pc2,) = open_links("mainpc", secure=True, others=[], mismatched=["pc2"])
+    assert (pc2.id, pc2.level, pc2.remedies[0].on) == ("link_open:pc2", Level.BROKEN, "pc2")
+    assert "host_silent:pc2" in pc2.explains
+    (mainpc,) = open_links("mainpc", secure=False, others=[], mismatched=["pc2"])
+    assert (mainpc.id, mainpc.level, mainpc.remedies[0].on) == ("link_open:mainpc", Level.BROKEN, "mainpc")
+    assert "host_silent:pc2" in mainpc.explains
+    (both,) = open_links("mainpc", secure=False, others=["pc2"], mismatched=[])
+    assert (both.id, both.level) == ("link_open:mainpc", Level.ATTENTION)
+    assert "open on mainpc and pc2" in both.what
+    assert [remedy.on for remedy in both.remedies] == ["mainpc", "pc2"]
