@@ -59,6 +59,7 @@ from twinhost.clients.memory_replies import (
     TwinFound,
     TwinHistory,
     TwinUpdated,
+    WatchedAttention,
     WrittenClaim,
     WrittenErrorPattern,
     WrittenInteraction,
@@ -398,6 +399,16 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         'checking'
         """
         return self._ask(RestoreFinished, "finish_restore", locals())
+
+    def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> WatchedAttention:
+        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said
+        last.
+
+        `evidence` is for operators, and empty for others.
+
+        >>> reply = memory.get_attention()
+        """
+        return self._ask(WatchedAttention, "get_attention", locals())
 
     def get_audit_heads(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AuditHeads:
         """The heads of mainpc's audit log that this host keeps; an operator's action.

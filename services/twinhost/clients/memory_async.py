@@ -60,6 +60,7 @@ from twinhost.clients.memory_replies import (
     TwinFound,
     TwinHistory,
     TwinUpdated,
+    WatchedAttention,
     WrittenClaim,
     WrittenErrorPattern,
     WrittenInteraction,
@@ -385,6 +386,18 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         'checking'
         """
         return await self._ask(RestoreFinished, "finish_restore", locals())
+
+    async def get_attention(
+        self, *, deadline_s: float | None = None, request_id: str | None = None
+    ) -> WatchedAttention:
+        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said
+        last.
+
+        See `UnifiedMemoryReasoningAgent.get_attention`.
+
+        >>> reply = await memory.get_attention()
+        """
+        return await self._ask(WatchedAttention, "get_attention", locals())
 
     async def get_audit_heads(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AuditHeads:
         """The heads of mainpc's audit log that this host keeps; an operator's action.

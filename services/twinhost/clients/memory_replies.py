@@ -157,6 +157,67 @@ class RestoreFinished(Reply, frozen=True):
     spaces: list[str] | None = None
 
 
+class Consequence(Part, frozen=True):
+    """A trouble that another one explains."""
+
+    id: str = NOT_SENT
+    what: str = NOT_SENT
+    since: str = NOT_SENT
+
+
+class RemedyDocument(Part, frozen=True):
+    """A command, the host on which to run it, and what it does."""
+
+    on: str = NOT_SENT
+    command: str = NOT_SENT
+    why: str = NOT_SENT
+
+
+class EvidenceRow(Part, frozen=True):
+    """One thing that was seen."""
+
+    name: str = NOT_SENT
+    value: str = NOT_SENT
+
+
+class Acknowledged(Part, frozen=True):
+    """Who acknowledged a trouble, and when."""
+
+    by: str = NOT_SENT
+    at: str = NOT_SENT
+
+
+class AttentionItem(Part, frozen=True):
+    """One cause of trouble: `level` is `attention` or `broken`; `explains` lists its consequences, which are no items.
+
+    `acknowledged` is there until the trouble gets worse, or ends. `last_known` is when mainpc said so last, on the list
+    of another host while mainpc is silent.
+    """
+
+    id: str = NOT_SENT
+    kind: str = NOT_SENT
+    level: str = NOT_SENT
+    subject: str = NOT_SENT
+    host: str | None = NOT_SENT
+    what: str = NOT_SENT
+    since: str = NOT_SENT
+    cause: str | None = NOT_SENT
+    explains: list[Consequence] = NOT_SENT
+    remedies: list[RemedyDocument] = NOT_SENT
+    evidence: list[EvidenceRow] = NOT_SENT
+    acknowledged: Acknowledged | None = None
+    last_known: str | None = None
+
+
+class WatchedAttention(Reply, frozen=True):
+    """All that is wrong; `level` is `well`, `attention`, or `broken`, of what is not acknowledged."""
+
+    level: str = NOT_SENT
+    headline: str = NOT_SENT
+    as_of: str = NOT_SENT
+    items: list[AttentionItem] = NOT_SENT
+
+
 class SeenHeadDocument(Part, frozen=True):
     """A line that was mainpc's newest; `restored` is the hash of the newest line `restored` up to it, or null."""
 

@@ -16,6 +16,7 @@ from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthD
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
+from twinhost.agent.membership.watch import WatchActions
 from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.telemetry import BackupCollector
@@ -260,6 +261,7 @@ FEATURES = (
     BackupActions,
     CoordinationActions,
     WitnessActions,
+    WatchActions,
 )
 DESCRIPTION = Description("memory", ["contexts", "search", "memories", "error_patterns", "twins", "coordination"])
 SPACES_FOLDER = "spaces"  # of the state

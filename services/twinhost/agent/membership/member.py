@@ -24,7 +24,7 @@ from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
 from twinhost.agent.membership.outbox import Outbox
-from twinhost.agent.membership.watch import MainpcWatch
+from twinhost.agent.membership.watch import MainpcWatch, WatchActions
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.moments import SYSTEM_CLOCK, Clock, parse_time
 from twinhost.network_config import Agent
@@ -449,8 +449,8 @@ class Membership:
             self.publish("agent_started", {"host": settings.agent.host.name})
 
     def actions(self, success: Literal["ok", "success"]) -> list[Action[Any]]:
-        """Return the operator's actions on what this host has seen of mainpc's audit log."""
-        return WitnessActions(self._witness, success).actions()
+        """Return the actions on what this host knows of mainpc: its audit log, and its attention list."""
+        return [*WitnessActions(self._witness, success).actions(), *WatchActions(self.watch, success).actions()]
 
     def publish(self, event_type: str, data: dict[str, Any]) -> None:
         """Send an event to mainpc: it arrives exactly once, if the transaction under way is committed."""

@@ -11,6 +11,7 @@ mainpc uses. So what only this host can tell is `mainpc_silent`.
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import structlog
@@ -30,9 +31,11 @@ from twinhost.agent.troubles import (
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import Clock, iso_time
 from twinhost.network_config import Agent
+from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, RequestError, SecurityMismatch, TwinhostError
 from twinhost.secure_zmq.key_writer import replace_file
-from twinhost.secure_zmq.wire import Reply
+from twinhost.secure_zmq.wire import Reply, Request
 
 _log = structlog.get_logger(__name__)
 
@@ -234,3 +237,32 @@ def link_open(host: str, other: str) -> Trouble:
 def secure_again(host: str) -> Remedy:
     """Return the command that encrypts the link of a host."""
     return Remedy(host, f"docker compose up -d {host}", "encrypts its link, after you set SECURE_ZMQ=1 in .env there")
+
+
+class GetAttention(Request, tag="get_attention"):
+    """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said last.
+
+    `evidence` is for operators, and empty for others.
+    """
+
+
+class WatchedAttention(AttentionList):
+    """All that is wrong; `level` is `well`, `attention`, or `broken`, of what is not acknowledged."""
+
+    status: Literal["ok", "success"]
+
+
+class WatchActions(Feature):
+    """The action on the attention list as this host knows it."""
+
+    def __init__(self, watch: MainpcWatch, success: Literal["ok", "success"]) -> None:
+        """Serve a watch; `success` is the `status` of a successful reply."""
+        self._watch = watch
+        self._success: Literal["ok", "success"] = success
+
+    @action()
+    def get(self, _: GetAttention, caller: Caller) -> WatchedAttention:
+        document = self._watch.list()
+        if not caller.operator:
+            document["items"] = [{**item, "evidence": []} for item in document["items"]]
+        return {"status": self._success, **document}

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.configuration import SHIPPED
-from tests.unit.system_digital_twin.twin import Clock
-from twinhost.agent.membership.watch import MAX_BYTES, MAX_ITEMS, MainpcWatch
+from tests.unit.system_digital_twin.twin import OPERATOR, Clock
+from tests.unit.system_digital_twin.twin import SDT as SDT_CALLER
+from twinhost.agent.membership.watch import MAX_BYTES, MAX_ITEMS, GetAttention, MainpcWatch, WatchActions
 from twinhost.agent.troubles import Kind, Trouble, item_of
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, StoreUnavailable
@@ -145,6 +147,17 @@ def test_what_is_kept_is_limited(bench: Bench) -> None:
     bench.gets(*(Trouble(kind=Kind.ERRORS, subject=f"{number}", what="x" * 20_000) for number in range(40)))
     assert 0 < len(bench.items) < 10
     assert bench.path.stat().st_size < MAX_BYTES + 1_000
+
+
+def test_the_list_is_an_action_too(bench: Bench) -> None:
+    """Evidence, such as fingerprints, is for operators."""
+    bench.own = [msgspec.structs.replace(OWN, evidence=(("outbox", "4"),))]
+    bench.is_silent(TTL_S + 1)
+    actions = WatchActions(bench.watch, "ok")
+    replies = [actions.get(GetAttention(), caller) for caller in (OPERATOR, SDT_CALLER)]
+    assert [reply["items"][1]["evidence"] for reply in replies] == [[{"name": "outbox", "value": "4"}], []]
+    assert replies[1]["items"][0]["id"] == "mainpc_silent"
+    assert replies[0]["status"] == "ok"
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"revision": 1}', b"\xff"])
