@@ -114,6 +114,10 @@ def test_a_mainpc_that_refuses_is_not_silent(bench: Bench) -> None:
         bench.watch.failed(error) if isinstance(error, NotAuthorized) else bench.watch.answered(error)
         bench.is_silent(3)
         assert [*bench.items] == [f"key_revoked:{UMRA}", FULL.id]
+    for _ in range(round(2 * TTL_S)):
+        bench.clock.let_pass(1)
+        bench.watch.failed(NotAuthorized("refused this key"))
+    assert [*bench.items] == [f"key_revoked:{UMRA}", FULL.id], "for as long as it refuses"
     bench.watch.answered(StoreUnavailable("mainpc's disk is full"))
     assert [*bench.items] == [FULL.id], "it answers"
     bench.watch.failed(NotAuthorized("refused this key"))
