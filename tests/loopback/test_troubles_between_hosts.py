@@ -185,6 +185,22 @@ def test_an_expired_key_of_pc2_is_why_it_is_silent(hosts: TurnedHosts) -> None:
     gone(mainpc, f"key_revoked:{UMRA}", f"key_expired:{UMRA}", "host_silent:pc2")
 
 
+def test_an_expired_key_of_the_operator_is_replaced(hosts: TurnedHosts) -> None:
+    """It explains no silence; its commands work though no operator can ask."""
+    mainpc, _ = hosts.start_both()
+    expire(hosts, "operator")
+    item = found(mainpc, "key_expired:operator")
+    assert [line.removeprefix("docker compose run --rm certs-init ") for line in commands(item)] == [
+        "revoke operator",
+        "replace operator",
+    ]
+    advised(hosts, item, "revoke")
+    advised(hosts, item, "replace")
+    gone(mainpc, "key_expired:operator")
+    with hosts.client(SDT) as client:
+        assert client.call("get_peers")["status"] == "success"
+
+
 def test_a_key_that_is_revoked_is_logged_once(hosts: TurnedHosts) -> None:
     """When it is revoked, and not again at every start."""
     mainpc, _ = hosts.start_both()

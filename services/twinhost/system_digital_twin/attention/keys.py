@@ -98,6 +98,9 @@ def _ending(here: str, kind: Kind, key: ListedKey, end: int, now: float) -> Trou
             remedies=(rotate,),
             evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
         )
+    another = new_key(key.name, key.host)
+    if key.name == OPERATOR:  # whose secret is always there
+        another = another[:1]
     first = (Remedy("mainpc", f"{CERTS_INIT} revoke {key.name}", "first"),)
     return Trouble(
         kind=kind,
@@ -107,7 +110,7 @@ def _ending(here: str, kind: Kind, key: ListedKey, end: int, now: float) -> Trou
         level=Level.BROKEN,
         since=float(end),
         cause="it was not rotated before it expired",
-        remedies=(rotate,) if key.name == SERVER else (*first, *new_key(key.name, key.host)),
+        remedies=(rotate,) if key.name == SERVER else (*first, *another),
         evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
         explains=_consequences(here, Outcome.KEY_EXPIRED, key.name, key.agent_of),
     )
@@ -150,7 +153,7 @@ def _refused(here: str, cause: Outcome, name: str) -> str:
 def new_key(name: str, host: str) -> tuple[Remedy, ...]:
     """Return the commands that give an agent whose key is revoked another one: on one machine, and on two."""
     return (
-        Remedy("mainpc", f"{CERTS_INIT} replace {name}", f"makes a new key, if {host} is on this machine"),
+        Remedy("mainpc", f"{CERTS_INIT} replace {name}", "makes a new key, where its secret is in the same tree"),
         Remedy(
             "mainpc",
             f"{CERTS_INIT} invite {name} --host {host} --role agent",
