@@ -52,6 +52,7 @@ _RETRY_S = 1.0  # with jitter, so that many agents don't reconnect at one moment
 _GOODBYE_S = 0.5  # for the last heartbeat, which delays the agent's end
 _REFUSAL_LASTS_S = 10.0  # a few attempts
 _ATTENTION_EVERY_S = 2.0  # at most
+_REFUSED_ATTENTION_S = 600.0  # until it is asked for again
 _MAX_SAMPLES = 1_000  # that wait for the thread
 
 
@@ -225,7 +226,10 @@ class MainpcLink(Worker):
         self._attention_due = now + _ATTENTION_EVERY_S
         try:
             reply = client.call("get_attention", deadline_s=CALL_DEADLINE_S)
-        except (ConnectionRefused, RequestError) as error:  # NotGranted, or an older mainpc: it has no list for us
+        except (NotGranted, UnknownAction) as error:  # each attempt would be a line in mainpc's audit log
+            _log.warning("attention_not_granted", reason=str(error))
+            self._attention_due = now + _REFUSED_ATTENTION_S
+        except (ConnectionRefused, RequestError) as error:
             _log.info("attention_not_fetched", cause=type(error).__name__)
         else:
             self._watch.take(str(revision or ""), reply)

@@ -139,10 +139,15 @@ def test_the_list_is_fetched_when_it_has_changed(bench: Bench) -> None:
 
 
 def test_a_list_that_is_not_granted_breaks_no_heartbeat(bench: Bench) -> None:
+    """And is asked for again after 10 minutes: mainpc's audit log has each attempt."""
     bench.mainpc.more = {"attention_revision": "r1"}
     bench.mainpc.refuses = {"get_attention": NotGranted("not granted")}
+    for _ in range(100):
+        bench.turn()
+    assert (bench.link.fault, bench.mainpc.times("get_attention")) == (None, 1)
+    bench.clock.let_pass(600)
     bench.turn()
-    assert bench.link.fault is None
+    assert bench.mainpc.times("get_attention") == 2
 
 
 def test_a_mainpc_that_can_not_write_is_asked_what_is_wrong(bench: Bench) -> None:
