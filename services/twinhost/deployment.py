@@ -47,8 +47,17 @@ if TYPE_CHECKING:
 
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
+NO_RESPONSE = "NO_RESPONSE"  # in the registry, the status of an agent that is silent
 _TYPED = (REGISTRY_AGENT, MEMORY_AGENT)  # the agents with a class of their own in twinhost.clients
 _LOOK_S = 0.1  # at most so often a folder is looked at for changed keys; a wrong pin is given up after 0.3 s or more
+
+
+def hosts_own(config: NetworkConfig) -> dict[str, str]:
+    """Return the agent that each host has for itself, with that host: of several, the one of this project."""
+    by_host: dict[str, str] = {}
+    for agent in sorted(config.agents.values(), key=lambda agent: agent.name not in _TYPED):
+        by_host.setdefault(agent.host.name, agent.name)
+    return {name: host for host, name in by_host.items()}
 
 
 class FollowedKeys:

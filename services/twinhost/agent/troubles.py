@@ -20,41 +20,178 @@ class Level(IntEnum):
     ATTENTION = 1  # all works; somebody should do something in time
     BROKEN = 2  # something does not work
 
+    @classmethod
+    def of(cls, word: str) -> "Level":
+        """Return the level that a list or an item names; a word of a later version counts as the worst."""
+        return cls.__members__.get(word.upper(), cls.BROKEN)
+
 
 class Kind(StrEnum):
-    """The kinds of trouble. The documentation lists them with these descriptions."""
+    """The kinds of trouble: how bad each is, what it means, and what to do; the reference page is made of them."""
 
-    MAINPC_SILENT = "mainpc_silent"  # as seen from pc2: SystemDigitalTwin does not answer
-    HOST_SILENT = "host_silent"  # the agent of a host sends no heartbeats
-    HOST_STOPPED = "host_stopped"  # it said that it stops
-    AGENTS_SILENT = "agents_silent"  # other agents send no heartbeats
-    AGENTS_UNHEALTHY = "agents_unhealthy"  # they report a status other than HEALTHY or ok
-    LINK_OPEN = "link_open"  # SECURE_ZMQ=0 on a host
-    CHECK_FAILED = "check_failed"  # a health check of a host's agent fails
-    WARNING = "warning"  # a host's agent warns
-    DETECTOR_FAILED = "detector_failed"  # what finds troubles has a fault itself
-    ERRORS = "errors"  # reported errors of severity error or critical that nobody has acknowledged
-    REFUSALS = "refusals"  # refused connections
-    DISK_FULL = "disk_full"
-    DISK_NEARLY_FULL = "disk_nearly_full"
-    FILLING = "filling"  # memory or a disk will be full soon, by the trend
-    RAM_FULL = "ram_full"
-    VRAM_FULL = "vram_full"
-    GPU_HOT = "gpu_hot"
-    DISK_FAILING = "disk_failing"  # the kernel or SMART reports errors
-    METRICS_MISSING = "metrics_missing"  # a host answers and is not measured
-    LEASES_WAIT = "leases_wait"
-    CLOCKS_DIFFER = "clocks_differ"
-    KEY_EXPIRES = "key_expires"
-    KEY_EXPIRED = "key_expired"
-    KEY_REVOKED = "key_revoked"  # of a host's agent
-    KEY_RETIRES = "key_retires"  # somebody asked to replace a key without its consent
-    REVOCATION_PENDING = "revocation_pending"  # an agent has not applied the newest list of keys
-    AUDIT_TAMPERED = "audit_tampered"
-    AUDIT_CONTRADICTED = "audit_contradicted"  # the witness remembers other lines
-    RESTORED = "restored"  # mainpc's state is older than it was
-    BACKUP_OLD = "backup_old"
-    BUDGET_NEARLY_USED = "budget_nearly_used"
+    levels: str
+    meaning: str
+    advice: str
+
+    def __new__(cls, value: str, levels: str, meaning: str, advice: str) -> "Kind":
+        """Keep the sentences beside the value."""
+        kind = str.__new__(cls, value)
+        kind._value_, kind.levels, kind.meaning, kind.advice = value, levels, meaning, advice
+        return kind
+
+    MAINPC_SILENT = (
+        "mainpc_silent",
+        "broken",
+        "As seen from pc2: SystemDigitalTwin does not answer.",
+        "Start it, or mend the network between the hosts.",
+    )
+    HOST_SILENT = (
+        "host_silent",
+        "broken; attention until it has registered once",
+        "The agent of a host sends no heartbeats, or has not registered yet.",
+        "Start it, or mend the network between the hosts.",
+    )
+    HOST_STOPPED = ("host_stopped", "broken", "The agent of a host said that it stops.", "Start it.")
+    UNREACHABLE = (
+        "unreachable",
+        "broken",
+        "An agent can't be reached from where `status` runs, or refuses the key that asks.",
+        "The cause says which: start the agent, open the port, or use a key that it knows.",
+    )
+    WRONG_AGENT = (
+        "wrong_agent",
+        "broken",
+        "Another agent answers at an agent's address.",
+        "Correct the address in `network_config.yaml`.",
+    )
+    AGENTS_SILENT = (
+        "agents_silent",
+        "attention",
+        "Other agents send no heartbeats.",
+        "Start them; unregister those that are gone for good.",
+    )
+    AGENTS_UNHEALTHY = (
+        "agents_unhealthy",
+        "attention",
+        "Agents report a status other than `HEALTHY` or `ok`.",
+        "Look at their logs.",
+    )
+    LINK_OPEN = (
+        "link_open",
+        "attention; broken if the other host encrypts",
+        "`SECURE_ZMQ=0` on a host: nothing is encrypted and nobody is authenticated.",
+        "Set `SECURE_ZMQ=1` in `.env`, and start the host again.",
+    )
+    CHECK_FAILED = (
+        "check_failed",
+        "broken if the agent can't serve, else attention",
+        "A health check of a host's agent fails.",
+        "Look at its log.",
+    )
+    WARNING = ("warning", "attention", "A host's agent warns of something.", "The sentence says it.")
+    DETECTOR_FAILED = (
+        "detector_failed",
+        "attention",
+        "What finds troubles has a fault itself, or has not looked: what it looks for is not shown.",
+        "Report what the log of mainpc says.",
+    )
+    ERRORS = (
+        "errors",
+        "broken if one is critical, else attention",
+        "Agents reported errors of severity `error` or `critical` that nobody has acknowledged.",
+        "`./twinhost errors` groups them; acknowledge what is settled.",
+    )
+    REFUSALS = (
+        "refusals",
+        "attention",
+        "Connections were refused.",
+        "If you know the address, give it a valid key; else close the port to it.",
+    )
+    DISK_FULL = (
+        "disk_full",
+        "broken if the state is on it, else attention",
+        "A disk has no room left.",
+        "Free space: nothing is stored until then.",
+    )
+    DISK_NEARLY_FULL = ("disk_nearly_full", "attention", "A disk has little room left.", "Free space.")
+    FILLING = (
+        "filling",
+        "attention",
+        "By its trend, memory or a disk is full soon.",
+        "Free space, or stop what grows.",
+    )
+    RAM_FULL = (
+        "ram_full",
+        "attention",
+        "A machine's RAM is full.",
+        "Stop a program on it, or release leases.",
+    )
+    VRAM_FULL = ("vram_full", "attention", "A card's memory is full.", "Stop a program on it, or release leases.")
+    GPU_HOT = ("gpu_hot", "attention", "A card is hot.", "Cool it, or stop what runs on it.")
+    DISK_FAILING = (
+        "disk_failing",
+        "broken if the state is on it, else attention",
+        "The kernel or SMART reports errors of a disk.",
+        "Back up, and replace the disk.",
+    )
+    METRICS_MISSING = (
+        "metrics_missing",
+        "attention",
+        "A host answers and is not measured.",
+        "Look at the log of its agent.",
+    )
+    LEASES_WAIT = ("leases_wait", "attention", "Programs wait for memory.", "Release leases, or stop a program.")
+    CLOCKS_DIFFER = (
+        "clocks_differ",
+        "attention",
+        "The hosts' clocks differ.",
+        "Set the clock of the host that is named.",
+    )
+    KEY_EXPIRES = ("key_expires", "attention", "A key expires soon.", "Rotate it.")
+    KEY_EXPIRED = (
+        "key_expired",
+        "broken if it is that of a host's agent, else attention",
+        "A key has expired: its owner is refused.",
+        "Rotate it, or invite its owner again.",
+    )
+    KEY_REVOKED = ("key_revoked", "broken", "The key of a host's agent is revoked.", "Give the agent a new key.")
+    KEY_RETIRES = (
+        "key_retires",
+        "attention",
+        "Somebody asked to replace a key without its consent.",
+        "If it was not you, revoke the newer key.",
+    )
+    REVOCATION_PENDING = (
+        "revocation_pending",
+        "attention",
+        "An agent has not applied the newest list of keys, and may accept a revoked one.",
+        "Start the agent, or mend its connection with mainpc.",
+    )
+    AUDIT_TAMPERED = (
+        "audit_tampered",
+        "broken",
+        "Lines of the audit log were changed or removed.",
+        "Find out who can write to the state of mainpc; `./twinhost audit verify` names the line.",
+    )
+    AUDIT_CONTRADICTED = (
+        "audit_contradicted",
+        "broken",
+        "The other host remembers other lines of the audit log.",
+        "After a restore: `./twinhost audit accept`. Else as for a changed line.",
+    )
+    RESTORED = (
+        "restored",
+        "attention",
+        "The state of mainpc is older than it was.",
+        "If you restored it, accept the audit log; else find out who did.",
+    )
+    BACKUP_OLD = ("backup_old", "attention", "The last backup of a host is old, or there is none.", "Make one.")
+    BUDGET_NEARLY_USED = (
+        "budget_nearly_used",
+        "attention",
+        "An identity has used most of its budget.",
+        "Delete what it no longer needs, or raise its budget in `network_config.yaml`.",
+    )
 
 
 class Remedy(msgspec.Struct, frozen=True):
@@ -155,6 +292,34 @@ class AttentionList(TypedDict):
     items: list[AttentionItem]
 
 
+def item_of(trouble: Trouble, since: float, explained: Iterable[tuple[Trouble, float]] = ()) -> AttentionItem:
+    """Return a trouble as an item of the list, with those that it explains; each with since when."""
+    return {
+        "id": trouble.id,
+        "kind": trouble.kind.value,
+        "level": trouble.level.name.lower(),
+        "subject": trouble.subject,
+        "host": trouble.host,
+        "what": trouble.what,
+        "since": iso_time(since),
+        "cause": trouble.cause,
+        "explains": [{"id": other.id, "what": other.what, "since": iso_time(began)} for other, began in explained],
+        "remedies": [{"on": remedy.on, "command": remedy.command, "why": remedy.why} for remedy in trouble.remedies],
+        "evidence": [{"name": name, "value": value} for name, value in trouble.evidence],
+    }
+
+
+def list_of(items: Iterable[AttentionItem], as_of: str) -> AttentionList:
+    """Return a list of items: the worst first, what is acknowledged last, as of a time in ISO-8601."""
+    ordered = sorted(items, key=lambda item: ("acknowledged" in item, -Level.of(item["level"]), item["since"]))
+    return {
+        "level": level_of(ordered).name.lower(),
+        "headline": headline(ordered),
+        "as_of": as_of,
+        "items": ordered,
+    }
+
+
 def by_cause(troubles: Iterable[Trouble]) -> list[tuple[Trouble, list[Trouble]]]:
     """Return the troubles that no other one explains, the worst first, each with all those that it explains."""
     known = {trouble.id: trouble for trouble in troubles}
@@ -179,26 +344,9 @@ def _root(name: str, cause_of: dict[str, str]) -> str:
     return name
 
 
-def item_of(trouble: Trouble, since: float, explained: Iterable[tuple[Trouble, float]] = ()) -> AttentionItem:
-    """Return a trouble as an item of the list, with those that it explains; each with since when."""
-    return {
-        "id": trouble.id,
-        "kind": trouble.kind.value,
-        "level": trouble.level.name.lower(),
-        "subject": trouble.subject,
-        "host": trouble.host,
-        "what": trouble.what,
-        "since": iso_time(since),
-        "cause": trouble.cause,
-        "explains": [{"id": other.id, "what": other.what, "since": iso_time(begun)} for other, begun in explained],
-        "remedies": [{"on": each.on, "command": each.command, "why": each.why} for each in trouble.remedies],
-        "evidence": [{"name": name, "value": value} for name, value in trouble.evidence],
-    }
-
-
 def level_of(items: Iterable[AttentionItem]) -> Level:
     """Return the worst level of what nobody has acknowledged."""
-    return max((Level[item["level"].upper()] for item in items if "acknowledged" not in item), default=Level.WELL)
+    return max((Level.of(item["level"]) for item in items if "acknowledged" not in item), default=Level.WELL)
 
 
 def headline(items: Sequence[AttentionItem]) -> str:

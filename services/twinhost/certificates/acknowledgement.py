@@ -9,8 +9,9 @@ from typing import Any
 
 from twinhost.certificates.admission import server_folder
 from twinhost.certificates.layout import OPERATOR, SERVER, Layout
-from twinhost.certificates.running_agents import NO_RESPONSE, client_of
+from twinhost.certificates.running_agents import client_of
 from twinhost.certificates.tree import is_revoked, live_keys
+from twinhost.deployment import NO_RESPONSE
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import pins_of

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from twinhost.certificates.layout import SERVER, Say
 from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED
+from twinhost.deployment import NO_RESPONSE
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
@@ -24,7 +25,6 @@ PROBE_S = 3.0  # of one that may fail
 SWITCH_S = 60.0  # for an agent to use its other key, with time for a restart
 _STEP_S = 0.1
 _TRUST = f"{CERTS_INIT_PIPED} trust -"
-NO_RESPONSE = "NO_RESPONSE"  # the status of an agent that is silent, in SystemDigitalTwin's registry
 
 
 def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Client:

@@ -1,21 +1,24 @@
 """Two agents in this process, each with its own socket, key, and thread: what the command line talks to."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
+from twinhost.system_digital_twin.attention.conditions import failed_checks, warnings
 
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports, vacant_address
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
 from twinhost.agent.subscriptions import SubscriptionActions
+from twinhost.agent.troubles import Trouble
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import (
@@ -43,6 +46,11 @@ from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
+from twinhost.system_digital_twin.attention.actions import AttentionActions
+from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.silence import silent_hosts
+from twinhost.system_digital_twin.attention.sources import seen_agents
+from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.metrics.vram_reports import VramReports
@@ -90,6 +98,8 @@ class LoopbackAgent:
         self.faults: dict[str, str] = {}
         self.document: dict[str, Any] = {}
         self.warnings: list[str] = []
+        self.found: list[Trouble] = []
+        self.looks = True
         self.handshakes = Handshakes()
         self.grants = Grants(GRANTS)
         self._keys = keys
@@ -102,6 +112,8 @@ class LoopbackAgent:
         self._database = Database(state / f"{name}.sqlite", [REPLY_LOG_SCHEMA, *MIGRATIONS])
         self.metrics = Metrics(self._database, STALE_NEVER_S, "mainpc", ["mainpc", "pc2"])
         self.audit = AuditLog(self._database, state / "audit") if name == SDT else None
+        self.registry = Registry(self._database, ttl_s=15)
+        self.attention = self._list() if name == SDT else None
         if self.audit is not None:
             self.handshakes.listen(self._audit_handshake)
         self.peers = AuthorizedPeers([keys] if keys else [])
@@ -178,14 +190,25 @@ class LoopbackAgent:
             return []
         assert self.audit is not None
         handlers = RegistryActions(
-            Registry(self._database, ttl_s=15),
+            self.registry,
             self.peers.public_key_of,
             may_be_local=lambda _: True,  # both agents are one machine
         )
         for host in ("mainpc", "pc2"):
             self.metrics.ingest(host, SAMPLE)
         measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None, Budgets()).actions()
-        return [*handlers.actions(), *measured, *AuditActions(self.audit).actions(), *self._key_actions(self.audit)]
+        listed = AttentionActions(self.attention).actions() if self.attention else []
+        audit = AuditActions(self.audit).actions()
+        return [*handlers.actions(), *measured, *audit, *self._key_actions(self.audit), *listed]
+
+    def _list(self) -> Attention:
+        """Return the list of what is wrong, as mainpc keeps it of pc2 and of itself, and of what a test finds."""
+        attention = Attention(self._database, Events(self._database), grace_s=30)
+        attention.watch("silent_hosts", lambda: silent_hosts(seen_agents({UMRA: "pc2"}, self.registry)))
+        attention.watch("checks", lambda: failed_checks("mainpc", self._health.failed()))
+        attention.watch("warnings", lambda: warnings("mainpc", self._health.warned()))
+        attention.watch("test", lambda: self.found)
+        return attention
 
     def _key_actions(self, audit: AuditLog) -> Sequence[Action[Any]]:
         if self._keys is None:
@@ -196,6 +219,9 @@ class LoopbackAgent:
     def _on_tick(self) -> None:
         if self.audit is not None:
             self.audit.flush()
+        if self.attention is not None and self.looks:
+            self.attention._look_at = 0.0  # five times a second, not once
+            self.attention.on_tick()
 
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:
         assert self.audit is not None
@@ -267,6 +293,14 @@ class TwoHosts:
         data = {"agent_id": UMRA, "agent_type": "memory", "host": "127.0.0.1", "port": self.pc2.port}
         with self.client("client") as client:
             client.call("register_agent", registration_data=data)
+        self.wait_until_listed(lambda ids: "host_silent:pc2" not in ids)
+
+    def wait_until_listed(self, wanted: Callable[[list[str]], bool]) -> None:
+        """Wait until the ids of mainpc's list are as wanted."""
+        with self.client("operator") as client:
+            wait_until(
+                lambda: wanted([item["id"] for item in client.call("get_attention")["items"]]), PATIENCE_S, "the list"
+            )
 
     def stop(self) -> None:
         with ThreadPoolExecutor() as pool:  # each looks up every 0.2 s

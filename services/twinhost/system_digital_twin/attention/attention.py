@@ -17,13 +17,11 @@ from twinhost.agent.troubles import (
     AttentionList,
     Detector,
     Kind,
-    Level,
     Remedy,
     Trouble,
     by_cause,
-    headline,
     item_of,
-    level_of,
+    list_of,
 )
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotFound
@@ -79,6 +77,9 @@ class Attention:
         )  # when it was seen first without a cause, and last, by the monotonic clock
         self._last = dict.fromkeys(self._known, now + grace_s - CALM_S)
         self._look_at = now
+        self._as_of = self._clock.time()
+        self._remembered = set(self._known)  # from before the restart, and not found yet
+        self._calming: set[str] = set()  # not found at the last look, and not ended yet
         self._unwritten: set[str] = set()
         self.revision = self._digest()
 
@@ -96,11 +97,13 @@ class Attention:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY_S
+        self._as_of = self._clock.time()
         found, complete = self._find()
         for trouble in found:
             self._see(trouble, now)
         absent = self._known.keys() - {trouble.id for trouble in found}
         ended = {name for name in absent if now - self._last[name] >= CALM_S} if complete else set()
+        self._calming = absent - self._remembered if complete else set()
         self.revision = self._digest()
         roots = set[str]()
         for root, explained in by_cause(known.trouble for known in self._known.values()):
@@ -116,17 +119,12 @@ class Attention:
 
     def document(self) -> AttentionList:
         """Return the list, as of the last look."""
+        there = (known.trouble for name, known in self._known.items() if name not in self._calming)
         items = [
             self._item(self._known[root.id], [self._known[trouble.id] for trouble in explained])
-            for root, explained in by_cause(known.trouble for known in self._known.values())
+            for root, explained in by_cause(there)
         ]
-        items.sort(key=lambda item: ("acknowledged" in item, -Level[item["level"].upper()], item["since"]))
-        return {
-            "level": level_of(items).name.lower(),
-            "headline": headline(items),
-            "as_of": iso_time(self._clock.time()),
-            "items": items,
-        }
+        return list_of(items, iso_time(self._as_of))
 
     def acknowledge(self, name: str, by: str) -> None:
         """Acknowledge a trouble as it is now, in the current transaction.
@@ -166,6 +164,7 @@ class Attention:
         return list(found.values()), complete
 
     def _see(self, trouble: Trouble, now: float) -> None:
+        self._remembered.discard(trouble.id)
         known = self._known.get(trouble.id)
         if known is None:
             since = self._clock.time() if trouble.since is None else trouble.since

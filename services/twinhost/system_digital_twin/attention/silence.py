@@ -1,10 +1,11 @@
 """Detectors of silence: hosts and agents that send no heartbeats, or report that they are not well."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
-from twinhost.system_digital_twin.registry.registry import NO_RESPONSE
+from twinhost.deployment import NO_RESPONSE
 
 _NAMED = 3  # agents in a sentence
 
@@ -28,9 +29,13 @@ class SeenAgent:
 
 
 def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
-    """Yield a trouble for each host whose own agent is silent, has stopped, or never registered."""
+    """Yield a trouble for each host whose own agent is silent, has stopped, or never registered.
+
+    An agent on sockets of its own may register and never send a heartbeat: that it sends none says nothing of it.
+    """
     for agent in agents:
-        if agent.host is None or (agent.last_seen is not None and agent.status != NO_RESPONSE):
+        silent = agent.status == NO_RESPONSE and (agent.sends_heartbeats or agent.stopped)
+        if agent.host is None or (agent.last_seen is not None and not silent):
             continue
         explains = tuple(
             f"{kind}:{agent.host}{rest}"
@@ -76,7 +81,7 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             remedies=(
                 Remedy(
                     "mainpc",
-                    f"./twinhost agents unregister {names[0]}",
+                    f"./twinhost agents unregister {shlex.quote(names[0])}",
                     "removes one that is gone for good; start the others again",
                 ),
             ),

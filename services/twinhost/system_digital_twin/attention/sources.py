@@ -8,6 +8,7 @@ from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import KINDS, troubles_of
 from twinhost.agent.telemetry import BackupCollector
 from twinhost.agent.troubles import Trouble
+from twinhost.deployment import hosts_own
 from twinhost.moments import Clock
 from twinhost.network_config import Agent
 from twinhost.system_digital_twin.attention import audit, budgets, clocks, errors, keys, links, refusals, silence
@@ -95,7 +96,7 @@ class _Hosts:
         return {agent.name: agent.host.name for agent in self._settings.config.agents.values()}
 
     def agents(self) -> list[SeenAgent]:
-        return seen_agents(self.host_of, self._registry, self._reports)
+        return seen_agents(hosts_own(self._settings.config), self._registry, self._reports)
 
     def _others(self) -> Iterator[tuple[Agent, bool, bool]]:
         """Yield the other hosts' agents: whether each is silent, or has said that it stops."""

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
+from twinhost.deployment import NO_RESPONSE as NO_RESPONSE  # noqa: PLC0414 - exported
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
@@ -18,7 +19,6 @@ CREATE TABLE agents (
 ) STRICT;
 """
 MAX_REGISTRATIONS = 10_000
-NO_RESPONSE = "NO_RESPONSE"
 HEALTHY = "HEALTHY"
 _AT_ONCE_S = 0.1  # both times of a registration are taken within a millisecond
 AGENT_TOPIC = b"AGENT:"  # of AgentEvent

@@ -98,6 +98,24 @@ def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
     assert bench.ids == []
 
 
+def test_what_is_gone_is_not_shown_while_its_end_is_awaited(bench: Bench) -> None:
+    bench.passes(10, SILENT)
+    since = bench.attention.document()["items"][0]["since"]
+    bench.passes(1)
+    assert (bench.ids, bench.attention.document()["headline"]) == ([], "All is well.")
+    bench.passes(1, SILENT)
+    assert bench.attention.document()["items"][0]["since"] == since
+
+
+def test_the_list_says_when_it_was_looked_at(bench: Bench) -> None:
+    bench.passes(1)
+    looked = bench.attention.document()["as_of"]
+    bench.clock.let_pass(60)
+    assert bench.attention.document()["as_of"] == looked
+    bench.passes(1)
+    assert bench.attention.document()["as_of"] > looked
+
+
 def test_a_cause_found_in_time_is_announced_alone(bench: Bench) -> None:
     bench.passes(SETTLE_S - 2, SILENT)
     bench.passes(60, SILENT, FULL)

@@ -1,0 +1,49 @@
+"""Which agent stands for its host, and how an agent's name stands in a command."""
+
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+from tests.configuration import GRANTS_LINE, RECALL_LINE
+from twinhost.agent.troubles import Kind
+from twinhost.deployment import hosts_own
+from twinhost.network_config import load_network_config
+from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_agents, silent_hosts
+
+CONFIG = (
+    "hosts: {mainpc: {address: 127.0.0.1}, pc2: {address: 127.0.0.1}, pc3: {address: 127.0.0.1}}\n"
+    "agents:\n"
+    "  Greeter: {host: pc2, key: greeter, ports: {zmq: 7001, http: 8001}}\n"
+    "  SystemDigitalTwin: {host: mainpc, key: server, ports: {zmq: 7002, http: 8002, events: 7102}}\n"
+    "  UnifiedMemoryReasoningAgent: {host: pc2, key: client, ports: {zmq: 7003, http: 8003}}\n"
+    "  Camera: {host: pc3, key: camera, ports: {zmq: 7004, http: 8004}}\n"
+    "limits: {max_payload_bytes: 65536, heartbeat_s: 5, registration_ttl_s: 15, stored_replies_s: 600,\n"
+    "  stored_replies_per_caller: 1000, key_lifetime_days: 365, metrics_interval_s: 5}\n" + GRANTS_LINE + RECALL_LINE
+)
+
+
+def test_a_host_is_not_silent_because_another_agent_is(tmp_path: Path) -> None:
+    """Of two agents on pc2, that of this project stands for the host, in whatever order they are written."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(CONFIG)
+    assert hosts_own(load_network_config(path, {})) == {
+        "SystemDigitalTwin": "mainpc",
+        "UnifiedMemoryReasoningAgent": "pc2",
+        "Camera": "pc3",
+    }
+
+
+def test_an_agent_that_never_sent_heartbeats_is_not_silent() -> None:
+    """It registered by itself, on sockets of its own; one that did send them, or said that it stops, is."""
+    agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3", sends_heartbeats=False)
+    assert list(silent_hosts([agent])) == []
+    (silent,) = silent_hosts([replace(agent, sends_heartbeats=True)])
+    (stopped,) = silent_hosts([replace(agent, stopped=True)])
+    assert (silent.kind, stopped.kind) == (Kind.HOST_SILENT, Kind.HOST_STOPPED)
+
+
+def test_a_name_in_a_command_is_one_word() -> None:
+    """An agent chooses its name, and an operator copies the command."""
+    name = "x; touch /tmp/owned #"
+    (trouble,) = silent_agents([SeenAgent(name, "NO_RESPONSE", 0.0, "pc2")])
+    assert shlex.split(trouble.remedies[0].command)[-1] == name
