@@ -29,7 +29,7 @@ down: ## stop both hosts; keys and state stay
 	@$(COMPOSE) --profile tools down --remove-orphans
 
 status: ## both agents, as they are now
-	@./twinhost status
+	@./twinhost status || [ $$? = 1 ] # 1: something needs attention
 
 logs: ## follow the logs of both hosts
 	@$(COMPOSE) logs --follow --tail 50 mainpc pc2
@@ -103,8 +103,9 @@ test-ready: image venv
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
 
-generate: venv ## write the list of actions, the typed clients, the diagrams and the list of public names again, from the code
+generate: venv ## write the lists of actions and of troubles, the typed clients, the diagrams and the list of public names again, from the code
 	@.venv/bin/python scripts/write_actions.py
+	@.venv/bin/python scripts/write_troubles.py
 	@.venv/bin/python scripts/write_clients.py
 	@.venv/bin/python scripts/write_diagrams.py
 	@PYTHONPATH=services:. .venv/bin/python tests/unit/clients/test_public_api.py

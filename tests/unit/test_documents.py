@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from scripts import write_actions, write_diagrams
+from scripts import write_actions, write_diagrams, write_troubles
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = (".ci", "certs-init", "config", "docs", "examples", "scripts", "services", "tests")
@@ -127,6 +127,11 @@ def test_the_index_of_decisions_lists_what_exists() -> None:
 def test_the_reference_of_actions_is_current() -> None:
     """Otherwise run: .venv/bin/python scripts/write_actions.py."""
     assert write_actions.main(["--check"]) == 0
+
+
+def test_the_reference_of_troubles_is_current() -> None:
+    """Otherwise run: .venv/bin/python scripts/write_troubles.py."""
+    assert write_troubles.main(["--check"]) == 0
 
 
 def test_the_diagrams_are_current() -> None:

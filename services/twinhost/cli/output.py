@@ -142,6 +142,13 @@ def words(*pieces: Cell) -> Text:
     return Text(" ").join(_text(piece) for piece in pieces)
 
 
+def unfolded(*texts: Text) -> RenderableType:
+    """Return lines that are not folded where they are wider than the output: a command is copied as a whole."""
+    for text in texts:
+        text.no_wrap, text.overflow = True, "ignore"
+    return Group(*texts)
+
+
 def lines(*pieces: Cell) -> Text:
     """Return several pieces as lines."""
     return Text("\n").join(_text(piece) for piece in pieces)
@@ -193,12 +200,10 @@ def _widest(cell: Text) -> int:
 
 def _cell(cell: Cell, *, sentence: bool) -> Text:
     """Limit the width, so that no agent can push others' names out of the table; --json has the whole text."""
-    content = _text(cell)
-    if sentence:
-        content.truncate(MAX_SENTENCE_CHARACTERS, overflow="ellipsis")
-    elif "\n" not in content.plain:
-        content.truncate(MAX_CELL_COLUMNS, overflow="ellipsis")
-    return content
+    parts = _text(cell).split("\n", allow_blank=True)
+    for part in parts:
+        part.truncate(MAX_SENTENCE_CHARACTERS if sentence else MAX_CELL_COLUMNS, overflow="ellipsis")
+    return Text("\n").join(parts)
 
 
 def _text(cell: Cell) -> Text:
@@ -217,7 +222,7 @@ def _rendered(stream: TextIO, part: RenderableType, pipe_columns: int | None) ->
         highlight=False,
     )
     with console.capture() as capture:
-        console.print(part, soft_wrap=pipe_columns is None)
+        console.print(part, soft_wrap=pipe_columns is None, crop=False)  # what is not to be folded is not cut either
     return re.sub(r" +$", "", capture.get(), flags=re.MULTILINE)
 
 

@@ -25,7 +25,8 @@ from twinhost.version import version_line
 PROFILE_OPTION = "--profile"
 COMMANDS = {  # in the order of --help: the module, and the first sentence of its help, which a test compares
     "join": ("twinhost.cli.join", "Make a key for the programs of this user, and enrol it."),
-    "status": ("twinhost.cli.status", "Show both agents, the link, and who is connected."),
+    "status": ("twinhost.cli.status", "Show what is wrong, the agents, and who is connected."),
+    "attention": ("twinhost.cli.attention", "List what is wrong, or acknowledge an item."),
     "call": ("twinhost.cli.call", "Call an action and print the reply."),
     "explain": ("twinhost.cli.schemas.explain", "Show an action's fields and an example, or list the actions."),
     "client": ("twinhost.cli.schemas.client", "Write a Python module with typed clients of an agent."),

@@ -1,7 +1,7 @@
-"""`status` and `agents`: both agents, the link between them, who is connected, and who is registered."""
+"""`status` and `agents`: what is wrong, both agents, the link between them, who is connected, and who is registered."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -11,19 +11,22 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.certificates.running_agents import NO_RESPONSE
-from twinhost.cli import output
+from twinhost.agent.message_shape import message_shape
+from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
+from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
+from twinhost.cli.attention import with_found
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
-from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
+from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, parse_moment, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
-from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, load_settings
-from twinhost.moments import SYSTEM_CLOCK
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, hosts_own, load_settings
+from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
-from twinhost.secure_zmq.errors import NotGranted, TwinhostError
+from twinhost.secure_zmq.errors import NotGranted, TwinhostError, UnknownAction
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
+from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_hosts, unhealthy_agents
 
 agents = typer.Typer()
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
@@ -32,7 +35,8 @@ _PAUSE_S = 0.5  # between two rounds
 _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
 MENTIONED, NEARLY_USED = 0.5, 0.8  # parts of a budget
-_ITSELF = "(itself)"  # a key's owner can't have parentheses in its name
+_HINDERS = frozenset({Kind.UNREACHABLE, Kind.WRONG_AGENT, Kind.CHECK_FAILED})
+_MOST_ROWS = 20  # of registered agents, each with a row of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class AgentReport:
     registered: Sequence[AgentInfo] | None = None
     hosts: Figures | None = None
     failure: Failure | None = None  # the first question that failed
+    listed: AttentionList | None = None
+    unlisted: Failure | None = None  # why there is no list
     asked: bool = True
 
 
@@ -70,16 +76,57 @@ class Survey:
         """The report of the agent with which the others register."""
         return self.by_agent[self.settings.registry_agent.name]
 
-    def failures(self) -> list[Failure]:
-        """Return what is wrong: no answer, refusals, failed checks, and agents that are not registered."""
-        failures = [report.failure.about(report.agent.name) for report in self.reports if report.failure]
-        for report in self.reports:
-            failures.extend(_unhealthy(report))
-        if self.registry.registered is not None:
-            for report in self.reports:
-                if report is not self.registry:
-                    failures.extend(_unregistered(report, _registration_of(report.agent, self.registry)))
-        return failures
+    @property
+    def now(self) -> str:
+        """The time by the clock that the list is from, or else by this machine's."""
+        source = self.list_from or self.registry
+        return source.health.timestamp if source.health else iso_time(SYSTEM_CLOCK.time())
+
+    @property
+    def list_from(self) -> AgentReport | None:
+        """The report with the list of what is wrong: of SystemDigitalTwin, or of an agent that keeps it too."""
+        return next((report for report in (self.registry, *self.reports) if report.listed), None)
+
+    @property
+    def listed(self) -> AttentionList | None:
+        """What mainpc has found, or pc2 in its place; None if neither says it."""
+        return self.list_from.listed if self.list_from else None
+
+    def found(self) -> list[Trouble]:
+        """Return what is seen from here, and what agents say of themselves."""
+        troubles = [trouble for report in self.reports for trouble in _of_report(report, self.settings.config.hosts)]
+        if opened := [report.agent.host.name for report in self.reports if report.health and not report.health.secure]:
+            troubles.append(_open_link(list(dict.fromkeys(opened))))
+        hosts = ("", *self.settings.config.hosts)
+        troubles += [each for each in self.registrations() if each.subject in hosts]
+        if self.listed is None:
+            troubles += [warning for report in self.reports for warning in _warnings(report)]
+            troubles += [_unlisted(self.registry)] if self.registry.unlisted else []
+        return troubles
+
+    def registrations(self) -> list[Trouble]:
+        """Return which of the asked agents are not registered, silent, or unhealthy, as the registry has it now.
+
+        The list says it too, a second later, but not of which agent.
+        """
+        if self.registry.registered is None:
+            return []
+        own = hosts_own(self.settings.config)
+        seen = [
+            _seen(report.agent, _registration_of(report.agent, self.registry), own.get(report.agent.name))
+            for report in self.reports
+            if report is not self.registry
+        ]
+        return [*silent_hosts(seen), *unhealthy_agents(seen, HEALTHY_STATUSES)]
+
+    def judged(self) -> AttentionList:
+        """Return all that is wrong."""
+        return with_found(self.listed, self.found(), self.now)
+
+    def hindrances(self) -> list[Trouble]:
+        """Return what `--wait` waits for the end of: agents that don't answer, are unhealthy, or are not registered."""
+        seen = (trouble for report in self.reports for trouble in _of_report(report, self.settings.config.hosts))
+        return [*(trouble for trouble in seen if trouble.kind in _HINDERS), *self.registrations()]
 
 
 def status(
@@ -90,15 +137,16 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Show both agents, the link, and who is connected.
+    """Show what is wrong, the agents, and who is connected.
 
-    Exit status 1 if an agent does not answer, is unhealthy, or is not registered.
+    Exit status: 0 well, 1 attention, 2 broken. With --wait, 0 as soon as every agent works and is registered, and 2 if
+    that does not come.
     """
     shown = ""
 
-    def show_progress(failures: Sequence[Failure]) -> None:
+    def show_progress(hindrances: Sequence[Trouble]) -> None:
         nonlocal shown
-        sentence = failures[0].sentence
+        sentence = _with_cause(hindrances[0].what, hindrances[0].cause)
         if not as_json and sentence != shown:
             output.say("waiting:", output.FAINT, sentence)
         shown = sentence
@@ -106,13 +154,15 @@ def status(
     settings = load_settings()
     awaited = [find_agent(settings.config, name) for name in wait_for or ()]
     survey = survey_until_healthy(settings, wait, show_progress, awaited)
-    failures = survey.failures()
+    judged = survey.judged()
+    level = Level.of(judged["level"])
+    if wait or awaited:
+        level = Level.BROKEN if survey.hindrances() else Level.WELL
     if as_json:
-        output.show_value(_document(survey, failures), as_json=True)
+        output.show_value(_document(survey, judged, level), as_json=True)
     else:
-        output.show(*_view(survey))
-    output.say_failures(failures)
-    return 1 if failures else 0
+        output.show(*attention.shown(judged, survey.now, survey.registry.listed), *_view(survey))
+    return level
 
 
 @agents.callback(invoke_without_command=True)
@@ -150,12 +200,12 @@ def unregister(
 def survey_until_healthy(
     settings: Settings,
     wait_s: float,
-    on_retry: Callable[[Sequence[Failure]], None],
+    on_retry: Callable[[Sequence[Trouble]], None],
     awaited: Collection[Agent] = (),
 ) -> Survey:
-    """Ask every agent until nothing is wrong or the time has passed, and return the last round.
+    """Ask every agent until all work or the time has passed, and return the last round.
 
-    With `wait_s` 0 there is one round; `on_retry` is called with what is wrong before each further one. If some are
+    With `wait_s` 0 there is one round; `on_retry` is called with what hinders before each further one. If some are
     `awaited`, besides SystemDigitalTwin, the others are asked once, in the end.
     """
     ends = SYSTEM_CLOCK.monotonic() + wait_s
@@ -173,13 +223,13 @@ def survey_until_healthy(
         while True:
             left_s = ends - SYSTEM_CLOCK.monotonic()
             deadline_s = min(QUESTION_DEADLINE_S, max(_LAST_DEADLINE_S, left_s)) if wait_s else QUESTION_DEADLINE_S
-            registry = _ask(settings, settings.registry_agent, client_of, deadline_s)
+            registry = _ask(settings, settings.registry_agent, client_of, deadline_s, lists=True)
             reports = _reports(settings, registry, asked, client_of, deadline_s)
-            failures = Survey(settings, reports).failures()
+            hindrances = Survey(settings, reports).hindrances()
             pause_s = min(_PAUSE_S, ends - SYSTEM_CLOCK.monotonic())
-            if not failures or pause_s <= 0:
+            if not hindrances or pause_s <= 0:
                 break
-            on_retry(failures)
+            on_retry(hindrances)
             time.sleep(pause_s)
         others = [agent for agent in everybody if agent not in asked]
         return Survey(settings, reports | _reports(settings, registry, others, client_of, QUESTION_DEADLINE_S))
@@ -201,7 +251,7 @@ def _reports(
             reports[agent.name] = (
                 _reach(settings, agent, deadline_s)
                 if makes_own_sockets
-                else _ask(settings, agent, client_of, deadline_s)
+                else _ask(settings, agent, client_of, deadline_s, lists=registry.failure is not None)
             )
     return reports
 
@@ -244,13 +294,20 @@ def _reach(settings: Settings, agent: Agent, deadline_s: float) -> AgentReport:
     return AgentReport(agent, failure=failure, asked=False)
 
 
-def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float) -> AgentReport:
-    """Ask one agent everything, up to the first failure."""
-    health = document = peers = registered = hosts = failure = None
+def _ask(
+    settings: Settings, agent: Agent, client_of: Callable[[Agent], Client], deadline_s: float, *, lists: bool
+) -> AgentReport:
+    """Ask one agent everything, up to the first failure; `lists`: also for the list of what is wrong."""
+    health = document = peers = registered = hosts = failure = listed = unlisted = None
     try:
         client = client_of(agent)
         document = client.call("health", deadline_s=deadline_s)
         health = read(document, HealthDocument)
+        if lists:
+            try:
+                listed = read(client.call("get_attention", deadline_s=deadline_s), AttentionList)
+            except (UnknownAction, NotGranted) as error:
+                unlisted = Failure.of(error)
         if agent == settings.registry_agent:
             registered = read(client.call("get_registered_agents", deadline_s=deadline_s), RegisteredAgents).agents
             hosts = ask_hosts(client, deadline_s)
@@ -259,43 +316,112 @@ def _ask(settings: Settings, agent: Agent, client_of: Callable[[Agent], Client],
                 peers = read(client.call("get_peers", deadline_s=deadline_s), ListedPeers)
     except TwinhostError as error:
         failure = Failure.of(error)
-    return AgentReport(agent, health, document, peers, registered, hosts, failure)
+    return AgentReport(agent, health, document, peers, registered, hosts, failure, listed, unlisted)
 
 
-def _unhealthy(report: AgentReport) -> list[Failure]:
-    health, name = report.health, report.agent.name
-    if health is None or (health.agent == name and health.ready and health.status == "ok"):
-        return []
-    if health.agent != name:
-        sentence = f"{report.agent.endpoint} is {health.agent}, not {name}; correct network_config.yaml"
-        return [Failure("wrong_agent", sentence)]
-    faults = [f"{check}: {result.detail}" for check, result in health.checks.items() if not result.ok]
-    ready = "" if health.ready else ", not ready"
-    return [Failure("unhealthy", f"{name} is {health.status}{ready} ({'; '.join(faults) or 'no check reports why'})")]
-
-
-def _unregistered(report: AgentReport, registration: AgentInfo | None) -> list[Failure]:
-    name = report.agent.name
-    if registration is None:
-        return [Failure("not_registered", f"{name} is not registered with SystemDigitalTwin; see its log")]
-    silent = registration.status == NO_RESPONSE and not _sends_heartbeats(registration)
-    if registration.status in HEALTHY_STATUSES or (silent and not report.asked):  # then its connection counts
-        return []
-    advice = ""
-    if registration.status == NO_RESPONSE and report.failure is None:
-        advice = "; it can be reached, but its heartbeats have ceased: see its log"
-    elif registration.status == NO_RESPONSE:
-        advice = (
-            "; start it, or if it is gone for good, remove it from network_config.yaml and run: "
-            f"{PROGRAM} agents unregister {name}"
+def _of_report(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]:
+    """Yield what was seen of an agent, and which of its checks fail; `hosts` are all."""
+    agent, health, host = report.agent, report.health, report.agent.host.name
+    if report.failure is not None:
+        yield Trouble(
+            kind=Kind.UNREACHABLE,
+            subject=agent.name,
+            host=host,
+            what=f"{agent.name} can't be asked from here",
+            level=Level.BROKEN,
+            cause=report.failure.sentence,
+            evidence=(("code", report.failure.code),),
+            explains=tuple(f"{Kind.CHECK_FAILED}:{other}/{attention.LINK_CHECK}" for other in hosts)
+            if agent.name == REGISTRY_AGENT
+            else (),
         )
-    sentence = f"{name} is registered with SystemDigitalTwin as {registration.status}{advice}"
-    return [Failure("unhealthy", sentence)]
+    if health is None:
+        return
+    if health.agent != agent.name:
+        yield Trouble(
+            kind=Kind.WRONG_AGENT,
+            subject=agent.name,
+            host=host,
+            what=f"{agent.endpoint} is {health.agent}, not {agent.name}",
+            level=Level.BROKEN,
+            cause="network_config.yaml has another agent's address; correct it",
+        )
+        return
+    fails = [(check, result.detail) for check, result in health.checks.items() if not result.ok]
+    if health.status != "ok" and not fails:
+        fails = [("status", f"its status is {health.status}, and no check says why")]
+    for check, detail in fails:
+        yield Trouble(
+            kind=Kind.CHECK_FAILED,
+            subject=f"{host}/{check}",
+            host=host,
+            what=f"{host}: {detail}",
+            level=Level.BROKEN if health.status == "error" else Level.ATTENTION,
+            remedies=(Remedy(host, f"docker compose logs {host}", "shows since when"),),
+            evidence=(("check", check),),
+        )
 
 
-def _document(survey: Survey, failures: Sequence[Failure]) -> dict[str, Any]:
+def _warnings(report: AgentReport) -> Iterator[Trouble]:
+    """Yield what an agent warns of, except of the open link, which is a trouble of its own."""
+    host = report.agent.host.name
+    for sentence in report.health.warnings or () if report.health else ():
+        if sentence != OPEN_LINK_WARNING:
+            subject = f"{host}/{message_shape(sentence)[:80]}"
+            yield Trouble(kind=Kind.WARNING, subject=subject, host=host, what=f"{host}: {sentence}")
+
+
+def _open_link(hosts: Sequence[str]) -> Trouble:
+    """Return the trouble of hosts with SECURE_ZMQ=0; one, since hosts talk to each other only if all have it."""
+    named = " and ".join(hosts)
+    return Trouble(
+        kind=Kind.LINK_OPEN,
+        subject=hosts[0],
+        host=hosts[0],
+        what=f"{named}: the link is open, so nothing is encrypted and nobody is authenticated",
+        cause="SECURE_ZMQ=0",
+        remedies=tuple(
+            Remedy(host, f"docker compose up -d {host}", "after you set SECURE_ZMQ=1 in .env there") for host in hosts
+        ),
+    )
+
+
+def _unlisted(report: AgentReport) -> Trouble:
+    return Trouble(
+        kind=Kind.WARNING,
+        subject=f"{report.agent.host.name}/attention",
+        host=report.agent.host.name,
+        what=f"what {report.agent.name} finds is not shown",
+        cause=report.unlisted.sentence if report.unlisted else None,
+    )
+
+
+def _seen(agent: Agent, registration: AgentInfo | None, host: str | None) -> SeenAgent:
+    """Return an agent as the registry has it; one that is not a host's own stands for itself."""
+    seen_at = parse_moment(registration.last_seen or "") if registration else None
+    return SeenAgent(
+        name=agent.name,
+        status=registration.status if registration else "unknown",
+        last_seen=seen_at.timestamp() if seen_at else None,
+        location=agent.host.name,
+        host=host or agent.name,
+        sends_heartbeats=registration is None or _answers_health(registration) or _sends_heartbeats(registration),
+    )
+
+
+def _with_cause(what: str, cause: str | None) -> str:
+    return f"{what} ({cause})" if cause else what
+
+
+def _document(survey: Survey, judged: AttentionList, level: Level) -> dict[str, Any]:
+    """Return all for programs; `code` is that of the first failed question, else the kind of the worst trouble."""
+    failures = [report.failure for report in survey.reports if report.failure]
+    worst = [failures[0].code] if failures else [item["kind"] for item in judged["items"]] or [Kind.HOST_SILENT]
+    new = (item for item in judged["items"] if "acknowledged" not in item)
+    sentence = "; ".join(_with_cause(item["what"], item["cause"]) for item in new)
     return {
-        **output.status_of(failures),
+        **output.status_of([Failure(worst[0], sentence)] if level is Level.BROKEN else []),
+        "attention": judged,
         "link": "encrypted" if survey.settings.secure else "open",
         "agents": {
             report.agent.name: {
@@ -318,14 +444,14 @@ def _view(survey: Survey) -> list[RenderableType]:
     parts: list[RenderableType] = [_link(survey), _agents_table(survey)]
     if survey.registry.hosts is not None:
         parts.append(machines_table(survey.registry.hosts))
-    if warnings := [row for report in survey.reports for row in _warnings(report)]:
-        parts.append(output.table("Warnings", ("on", "what"), warnings, whole=("what",)))
     if used := [row for report in survey.reports for row in _used(report)]:
         parts.append(output.table("Budgets", ("on", "identity", "limit", "used", "of", "part"), used))
     if any(report.peers for report in survey.reports):
         parts.append(_peers_table(survey))
     if survey.registry.registered is not None and survey.registry.health is not None:
-        parts.append(_registrations_table(survey.registry.registered, survey.registry.health.timestamp))
+        own = survey.settings.config.agents
+        first = sorted(survey.registry.registered, key=lambda agent: agent.name not in own)
+        parts.append(_registrations_table(first, survey.registry.health.timestamp, _MOST_ROWS))
     if refused := [row for report in survey.reports for row in _refused_handshakes(report)]:
         parts.append(output.table("Handshakes refused since the agent's start", ("on", "cause", "count"), refused))
     return parts
@@ -360,13 +486,6 @@ def _agents_table(survey: Survey) -> RenderableType:
         host = report.agent.host
         rows.append([report.agent.name, host.name, host.authority(report.agent.zmq_port), *cells])
     return output.table("Agents", ("agent", "host", "endpoint", "health", "uptime", "link"), rows)
-
-
-def _warnings(report: AgentReport) -> list[tuple[str, Text]]:
-    """Leave out the open link, which is the first line of the view already."""
-    sentences = report.health.warnings if report.health else ()
-    host = report.agent.host.name
-    return [(host, output.styled(sentence, output.WARN)) for sentence in sentences if sentence != OPEN_LINK_WARNING]
 
 
 def _used(report: AgentReport) -> list[list[output.Cell]]:
@@ -410,24 +529,41 @@ def _peers_table(survey: Survey) -> RenderableType:
     return output.records("Authenticated peers", columns, rows)
 
 
-def _registrations_table(registered: Sequence[AgentInfo], now: str) -> RenderableType:
-    """The column `by` is shown only if an agent was registered by another one; `now` is what ages count from."""
+def _registrations_table(registered: Sequence[AgentInfo], now: str, most: int | None = None) -> RenderableType:
+    """One row for each agent; `now` is what ages count from.
+
+    If there are more than `most`, all but the first that many have one row for each place and status.
+    """
+    shown = registered[:most]
+    others: dict[tuple[str, str], list[AgentInfo]] = {}
+    for agent in registered[len(shown) :]:
+        others.setdefault((agent.location, agent.status), []).append(agent)
     rows: list[list[output.Cell]] = [
-        [
-            agent.name,
-            agent.location,
-            output.styled(agent.status, output.GOOD if agent.status in HEALTHY_STATUSES else output.BAD),
-            age(agent.last_seen, now),
-            f"{agent.host}:{agent.port}" if agent.host is not None and agent.port is not None else "-",
-        ]
-        for agent in registered
+        [*_registration_cells(_with_registrant(agent), [agent], now), _endpoint(agent)] for agent in shown
     ]
-    columns = ["name", "where", "status", "seen", "endpoint"]
-    if any(agent.registered_by != agent.name for agent in registered):
-        columns.append("by")
-        for row, agent in zip(rows, registered, strict=True):
-            row.append(_ITSELF if agent.registered_by == agent.name else agent.registered_by or "-")
-    return output.table(f"Registered agents ({len(rows)})", columns, rows)
+    for group in others.values():
+        name = output.styled(f"{len(group)} others: {PROGRAM} agents", output.FAINT)
+        rows.append([*_registration_cells(name, group, now), "-"])
+    columns = ("name", "where", "status", "seen", "endpoint")
+    return output.table(f"Registered agents ({len(registered)})", columns, rows)
+
+
+def _with_registrant(agent: AgentInfo) -> output.Cell:
+    """Return the agent's name, and below it whose key registered it, if that is another one's."""
+    if agent.registered_by == agent.name:
+        return agent.name
+    return output.lines(agent.name, output.styled(f"  by {agent.registered_by or '-'}", output.FAINT))
+
+
+def _endpoint(agent: AgentInfo) -> str:
+    return f"{agent.host}:{agent.port}" if agent.host is not None and agent.port is not None else "-"
+
+
+def _registration_cells(name: output.Cell, agents: Sequence[AgentInfo], now: str) -> list[output.Cell]:
+    """Return the cells of agents with one place and status; the age is that of who was seen first."""
+    first = min(agents, key=lambda agent: agent.last_seen or "")
+    style = output.GOOD if first.status in HEALTHY_STATUSES else output.BAD
+    return [name, first.location, output.styled(first.status, style), age(first.last_seen, now)]
 
 
 def _refused_handshakes(report: AgentReport) -> list[tuple[str, str, str]]:

@@ -18,12 +18,23 @@ def test_agents_lists_who_is_registered_and_by_which_key(hosts: TwoHosts, cli: C
     cli(hosts, "call", SDT, "register_agent", "agent_name=Guest", "status=DEGRADED", "location=attic")
     ran = cli(hosts, "agents")
     assert (ran.status, ran.err) == (0, "")
-    title, header, guest, umra = ran.out.splitlines()
+    title, header, guest, registrant, umra = ran.out.splitlines()
     assert title == "Registered agents (2)"
     assert header.split("  ")[0] == "name"
     guest, umra = (re.sub(r" \d+ s ago ", " AGO ", row) for row in (guest, umra))
-    assert guest.split() == ["Guest", "attic", "DEGRADED", "AGO", "-", "operator"]
-    assert umra.split() == [UMRA, "pc2", "HEALTHY", "AGO", f"127.0.0.1:{hosts.pc2.port}", "(itself)"]
+    assert guest.split() == ["Guest", "attic", "DEGRADED", "AGO", "-"]
+    assert registrant == "  by operator"
+    assert umra.split() == [UMRA, "pc2", "HEALTHY", "AGO", f"127.0.0.1:{hosts.pc2.port}"]
+
+
+def test_a_status_is_not_broken_in_80_columns(hosts: TwoHosts, cli: Cli) -> None:
+    """Nor a name, an age, or an address, whoever registered the agent."""
+    data = {"agent_id": "a-camera-at-the-front-door", "agent_type": "camera", "host": "192.168.100.101", "port": 50_001}
+    cli(hosts, "call", SDT, "register_agent", f"registration_data={json.dumps(data)}")
+    cli(hosts, "call", SDT, "heartbeat", "agent_name=a-camera-at-the-front-door", "stopping=true")
+    out = cli(hosts, "agents").out
+    assert max(map(len, out.split("\n"))) <= 80
+    assert {"a-camera-at-the-front-door", "NO_RESPONSE", "192.168.100.101:50001", UMRA} <= set(out.split())
 
 
 def test_agents_as_json_is_the_registry_whole(hosts: TwoHosts, cli: Cli) -> None:

@@ -1,0 +1,165 @@
+"""`attention`: what is wrong, and how it is acknowledged. `status` shows the same list first."""
+
+import shlex
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.text import Text
+
+from twinhost.agent.troubles import (
+    AttentionItem,
+    AttentionList,
+    Kind,
+    Level,
+    Remedy,
+    Trouble,
+    by_cause,
+    item_of,
+    list_of,
+)
+from twinhost.cli import output
+from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson
+from twinhost.cli.output import read
+from twinhost.deployment import REGISTRY_AGENT, load_settings
+from twinhost.moments import parse_time
+
+attention = typer.Typer()
+LINK_CHECK = "mainpc_link"  # of an agent that can't reach mainpc, in its health document
+FRESH_S = 30.0  # mainpc looks once a second
+_STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: output.GOOD}
+
+
+@attention.callback(invoke_without_command=True)
+def list_troubles(context: typer.Context, as_json: AsJson = False) -> int:
+    """List what is wrong, or acknowledge an item.
+
+    Exit status: 0 well, 1 attention, 2 broken; what is acknowledged does not count.
+    """
+    if context.invoked_subcommand is not None:
+        return 0
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        listed = read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
+        now = str(client.call("ping", deadline_s=DEADLINE_S)["timestamp"])  # of the clock that the list is from
+    judged = with_found(listed, (), now)
+    if as_json:
+        output.show_value({"status": "ok", **judged}, as_json=True)
+    else:
+        output.show(*shown(judged, now, listed))
+    return Level.of(judged["level"])
+
+
+@attention.command("acknowledge")
+def acknowledge(
+    name: Annotated[str, typer.Argument(metavar="ID", help="As `attention` and `status` show it.")],
+    as_json: AsJson = False,
+) -> int:
+    """Acknowledge an item.
+
+    Until it gets worse, or ends, it comes last and counts no more.
+    """
+    settings = load_settings()
+    with settings.client(settings.registry_agent) as client:
+        reply = client.call("acknowledge_trouble", deadline_s=DEADLINE_S, id=name)
+    output.show_done(reply, f"{name} is acknowledged, until it gets worse or ends", as_json=as_json)
+    return 0
+
+
+def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str) -> AttentionList:
+    """Return a list with what was found besides it.
+
+    What the list has is not added. That an agent can't be asked is explained by the silence of its host.
+
+    Args:
+        listed: what mainpc, or pc2 in its place, has found; None if neither says it.
+        found: what they can't know.
+        now: by the clock that the list is from, in ISO-8601.
+    """
+    items = list(listed["items"]) if listed else []
+    late_s = output.seconds_between(listed["as_of"], now) if listed else None
+    if late_s is not None and late_s > FRESH_S:
+        found = [*found, _not_looked(late_s)]
+    known = {name for item in items for name in _ids(item)}
+    at = parse_time(now).timestamp()
+    roots = by_cause(trouble for trouble in found if trouble.id not in known)
+    for trouble, explained in sorted(roots, key=lambda root: root[0].kind is not Kind.HOST_SILENT):
+        cause = next((item for item in items if _silences(item, trouble)), None)
+        if cause is None:
+            items.append(item_of(trouble, trouble.since or at, [(other, other.since or at) for other in explained]))
+        elif trouble.kind is not Kind.HOST_SILENT:
+            added = item_of(trouble, at, [(other, at) for other in (trouble, *explained)])["explains"]
+            items[items.index(cause)] = {**cause, "explains": [*cause["explains"], *added]}
+    return list_of(items, listed["as_of"] if listed else now)
+
+
+def shown(judged: AttentionList, now: str, listed: AttentionList | None) -> list[RenderableType]:
+    """Return the headline, and what each item is, for people.
+
+    Args:
+        judged: what `with_found` returned.
+        now: what ages count from.
+        listed: what mainpc can acknowledge; None if it was not asked.
+    """
+    known = {item["id"] for item in listed["items"]} if listed else set()
+    parts: list[RenderableType] = [
+        output.unfolded(output.styled(judged["headline"], _STYLES[Level.of(judged["level"])]))
+    ]
+    return parts + [output.unfolded(*_lines(item, now, item["id"] in known)) for item in judged["items"]]
+
+
+def _lines(item: AttentionItem, now: str, acknowledgeable: bool) -> Iterator[Text]:
+    settled = item.get("acknowledged")
+    word = (
+        output.styled("acknowledged:", output.FAINT)
+        if settled
+        else output.styled(f"{item['level']}:", _STYLES[Level.of(item["level"])])
+    )
+    yield output.words(word, item["what"])
+    yield _line("since", f"{item['since']}, {output.age(item['since'], now)}")
+    if item["cause"]:
+        yield _line("because", item["cause"])
+    for other in item["explains"]:
+        yield _line("so", other["what"])
+    for remedy in item["remedies"]:
+        yield _line(f"on {remedy['on']}", _command(remedy["command"], remedy["why"]))
+    if settled:
+        yield _line("acknowledged by", f"{settled['by']}, {output.age(settled['at'], now)}")
+    elif acknowledgeable:
+        yield _line("to acknowledge", f"{PROGRAM} attention acknowledge {shlex.quote(item['id'])}")
+
+
+def _line(name: str, content: str) -> Text:
+    return output.words(" ", output.styled(f"{name}:", output.FAINT), content)
+
+
+def _command(command: str, why: str) -> str:
+    """Return a command as this program is called here, with what it does as a shell's comment."""
+    if command.startswith("./twinhost "):
+        command = f"{PROGRAM} {command.removeprefix('./twinhost ')}"
+    return f"{command}  # {why}" if command and why else command or why
+
+
+def _ids(item: AttentionItem) -> list[str]:
+    return [item["id"], *(other["id"] for other in item["explains"])]
+
+
+def _silences(item: AttentionItem, trouble: Trouble) -> bool:
+    """Return whether an item says that a host is silent, which this trouble of the host says in another way."""
+    if trouble.kind not in (Kind.UNREACHABLE, Kind.HOST_SILENT) and trouble.subject != f"{trouble.host}/{LINK_CHECK}":
+        return False
+    silent = {f"{kind}:{trouble.host}" for kind in (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.MAINPC_SILENT)}
+    if trouble.subject == REGISTRY_AGENT:
+        silent.add(Kind.MAINPC_SILENT.value)
+    return not silent.isdisjoint(_ids(item))
+
+
+def _not_looked(late_s: float) -> Trouble:
+    return Trouble(
+        kind=Kind.DETECTOR_FAILED,
+        subject="attention",
+        host="mainpc",
+        what=f"mainpc has not looked for {output.duration(late_s)}, so newer troubles are not shown",
+        remedies=(Remedy("mainpc", "docker compose logs mainpc", "shows what keeps it"),),
+    )

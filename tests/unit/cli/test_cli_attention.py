@@ -1,0 +1,201 @@
+"""`attention`, and the beginning of `status`: what is wrong, since when, why, and the command that mends it."""
+
+import json
+import shlex
+
+import msgspec
+import pytest
+
+from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
+from tests.unit.cli.running import Cli, run_on_terminal
+from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
+from twinhost.cli import status
+from twinhost.cli.attention import FRESH_S, with_found
+from twinhost.moments import iso_time
+
+pytestmark = pytest.mark.thorough
+
+NOW = 1_800_000_000.0
+ERRORS = Trouble(
+    kind=Kind.ERRORS,
+    what="VisionAgent reported 3 errors",
+    since=NOW,
+    cause="the newest: camera 7 is lost",
+    remedies=(Remedy("mainpc", "./twinhost errors", "groups them"),),
+    members=("camera N is lost",),
+)
+FULL = Trouble(
+    kind=Kind.DISK_FULL,
+    subject="mainpc",
+    host="mainpc",
+    what="mainpc's disk is full: 0 MB of 98 GB free",
+    level=Level.BROKEN,
+    explains=("host_silent:pc2", "errors"),
+)
+
+
+def find(hosts: TwoHosts, *troubles: Trouble) -> None:
+    """Have mainpc find troubles, and wait until they are listed."""
+    hosts.mainpc.found = list(troubles)
+    wanted = {trouble.id for trouble in troubles}
+    hosts.wait_until_listed(lambda ids: wanted <= set(ids))
+
+
+@pytest.mark.parametrize("command", ["status", "attention"])
+def test_nothing_wrong_is_said_first_and_exits_0(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    ran = cli(hosts, command)
+    assert (ran.status, ran.err, ran.out.split("\n")[0]) == (0, "", "All is well.")
+
+
+@pytest.mark.parametrize("command", ["status", "attention"])
+def test_an_item_has_since_cause_and_command(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    find(hosts, ERRORS)
+    ran = cli(hosts, command)
+    assert (ran.status, ran.err) == (1, "")
+    assert ran.out.split("\n")[:7] == [
+        "VisionAgent reported 3 errors.",
+        "",
+        "attention: VisionAgent reported 3 errors",
+        "  since: 2027-01-15T08:00:00.000+00:00, 0 s ago",
+        "  because: the newest: camera 7 is lost",
+        "  on mainpc: ./twinhost errors  # groups them",
+        "  to acknowledge: ./twinhost attention acknowledge errors",
+    ]
+
+
+def test_a_cause_is_one_item_with_its_consequences(hosts: TwoHosts, cli: Cli) -> None:
+    """The worst comes first, its level is the exit status, and the others are counted."""
+    hosts.mainpc.found = [ERRORS, FULL, msgspec.structs.replace(ERRORS, kind=Kind.BACKUP_OLD, what="no backup of pc2")]
+    hosts.wait_until_listed(lambda ids: ids == ["disk_full:mainpc", "backup_old"])
+    ran = cli(hosts, "attention")
+    assert ran.status == 2
+    lines = ran.out.split("\n")
+    assert lines[0] == "mainpc's disk is full: 0 MB of 98 GB free; and 1 trouble more."
+    assert "  so: VisionAgent reported 3 errors" in lines
+    assert [line for line in lines if line.startswith(("broken:", "attention:"))] == [
+        "broken: mainpc's disk is full: 0 MB of 98 GB free",
+        "attention: no backup of pc2",
+    ]
+
+
+@pytest.mark.parametrize("command", ["status", "attention"])
+def test_what_is_acknowledged_comes_last_and_counts_no_more(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    find(hosts, ERRORS)
+    ran = cli(hosts, "attention", "acknowledge", "errors")
+    assert (ran.status, ran.out, ran.err) == (0, "errors is acknowledged, until it gets worse or ends\n", "")
+    ran = cli(hosts, command)
+    assert ran.status == 0
+    assert ran.out.startswith("Nothing new is wrong; 1 trouble acknowledged.\n\nacknowledged: VisionAgent reported 3 ")
+    assert "\n  acknowledged by: operator, 0 s ago\n" in ran.out + "\n"
+    assert "to acknowledge" not in ran.out
+    find(hosts, msgspec.structs.replace(ERRORS, members=(*ERRORS.members, "door N is open")))
+    hosts.wait_until_listed(lambda _: cli(hosts, command).status == 1)
+
+
+@pytest.mark.parametrize("subject", ["pc2/disk N/a b", "pc2's $(reboot); `x` \"q\" ' |&", "ünï→ #1", "--help", "-x"])
+def test_the_printed_command_acknowledges_any_id(hosts: TwoHosts, cli: Cli, subject: str) -> None:
+    """As a shell reads it: blanks, quotes, and substitutions are those of the id."""
+    find(hosts, trouble := Trouble(kind=Kind.WARNING, subject=subject, what="x"))
+    (line,) = [line for line in cli(hosts, "attention").out.splitlines() if line.startswith("  to acknowledge: ")]
+    program, *words = shlex.split(line.removeprefix("  to acknowledge: "))
+    assert (program, words[-1]) == ("./twinhost", trouble.id)
+    assert cli(hosts, *words).status == 0
+    hosts.wait_until_listed(lambda _: cli(hosts, "attention").status == 0)
+
+
+def test_what_is_not_listed_is_not_acknowledged(hosts: TwoHosts, cli: Cli) -> None:
+    ran = cli(hosts, "attention", "acknowledge", "errors", "--json")
+    assert (ran.status, json.loads(ran.out)["code"]) == (1, "not_found")
+    assert "see it with: ./twinhost attention" in ran.err
+
+
+@pytest.mark.parametrize("command", ["status", "attention"])
+def test_the_list_is_there_for_programs(hosts: TwoHosts, cli: Cli, command: str) -> None:
+    """`status` is ok unless something is broken, as long as nobody acknowledges it."""
+    find(hosts, ERRORS)
+    ran = cli(hosts, command, "--json")
+    document = json.loads(ran.out)
+    listed = document["attention"] if command == "status" else document
+    assert (ran.status, document["status"], listed["level"]) == (1, "ok", "attention")
+    assert [(item["id"], item["cause"]) for item in listed["items"]] == [("errors", ERRORS.cause)]
+    find(hosts, FULL)
+    ran = cli(hosts, "status", "--json")
+    document = json.loads(ran.out)
+    assert (ran.status, document["status"], document["code"]) == (2, "error", "disk_full")
+
+
+def test_wait_does_not_wait_for_what_only_needs_attention(hosts: TwoHosts, cli: Cli) -> None:
+    """`make up` succeeds as soon as the agents work, whatever else is on the list."""
+    find(hosts, ERRORS)
+    ran = cli(hosts, "status", "--wait", "60", "--wait-for", SDT, "--wait-for", UMRA)
+    assert (ran.status, ran.err) == (0, "")
+    assert ran.out.startswith("VisionAgent reported 3 errors.\n")
+
+
+def test_a_list_that_is_not_looked_after_is_not_well(hosts: TwoHosts, cli: Cli) -> None:
+    """`All is well.` is of now."""
+    hosts.mainpc.looks = False
+    assert hosts.mainpc.attention is not None
+    hosts.mainpc.attention._as_of -= FRESH_S + 60
+    for command in ("status", "attention"):
+        ran = cli(hosts, command)
+        assert ran.status == 1
+        assert ran.out.startswith("mainpc has not looked for 1 min 3")
+
+
+def test_without_mainpc_what_can_be_seen_from_here_is_said(
+    hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That mainpc can't be asked is the cause of what pc2 says of its link; pc2's own faults are said too."""
+    monkeypatch.setattr(status, "QUESTION_DEADLINE_S", 1.0)
+    hosts.mainpc.stop()
+    hosts.pc2.faults |= {"store": "database is locked", "mainpc_link": "no reply to heartbeat"}
+    hosts.pc2.warnings.append("the key of Camera ends in 2 days")
+    ran = cli(hosts, "status")
+    assert (ran.status, ran.err) == (2, "")
+    items = [line for line in ran.out.splitlines() if line.startswith(("broken:", "attention:"))]
+    assert items == [
+        f"broken: {SDT} can't be asked from here",
+        "broken: pc2: database is locked",
+        "attention: pc2: the key of Camera ends in 2 days",
+    ]
+    assert ran.out.startswith(f"{SDT} can't be asked from here; and 2 troubles more.\n")
+    assert "\n  so: pc2: no reply to heartbeat\n" in ran.out
+    assert "attention acknowledge" not in ran.out  # nobody is there to do it
+
+
+def test_a_key_that_may_not_read_the_list_is_told_so(hosts: TwoHosts, cli: Cli) -> None:
+    """A list that is not shown is not empty."""
+    hosts.folders["operator"] = hosts.folders["client"]
+    hosts.mainpc.grants.replace({"agent": frozenset({"health", "get_registered_agents", "get_metrics"})})
+    ran = cli(hosts, "status")
+    assert ran.status == 1
+    assert ran.out.startswith(f"what {SDT} finds is not shown.\n")
+
+
+def test_a_trouble_steers_no_terminal(hosts: TwoHosts) -> None:
+    """Sentences, causes, and commands may have been chosen by an agent."""
+    hostile = "\x1b]0;owned\x07 \x1b[2J\u202e"
+    find(hosts, msgspec.structs.replace(ERRORS, what=hostile, cause=hostile, remedies=(Remedy(hostile, hostile),)))
+    for command in ("status", "attention"):
+        shown = run_on_terminal(hosts.environment, command).out
+        assert "owned" in shown
+        assert [part for part in ("\x1b]", "\x1b[2J", "\u202e", "\x07") if part in shown] == []
+
+
+def test_what_the_list_has_is_not_said_twice() -> None:
+    """Of a stopped pc2: that it does not answer from here either is its consequence, and its silence no item."""
+    stopped = Trouble(kind=Kind.HOST_STOPPED, subject="pc2", host="pc2", what="pc2 has stopped", level=Level.BROKEN)
+    silent = msgspec.structs.replace(stopped, kind=Kind.HOST_SILENT, what="pc2 does not respond")
+    away = msgspec.structs.replace(stopped, kind=Kind.UNREACHABLE, subject=UMRA, what="can't be asked")
+    linkless = Trouble(kind=Kind.CHECK_FAILED, subject="pc2/mainpc_link", host="pc2", what="no link")
+    listed = with_found(None, [stopped], iso_time(NOW))
+    (item,) = with_found(listed, [away, silent, linkless, stopped], iso_time(NOW))["items"]
+    assert [other["what"] for other in item["explains"]] == ["can't be asked", "no link"]
+    assert [other["items"] for other in (listed,)] == [[{**item, "explains": []}]]
+
+
+def test_a_word_of_a_later_version_counts_as_broken() -> None:
+    listed: AttentionList = with_found(None, [ERRORS], iso_time(NOW))
+    listed["items"][0]["level"] = "on_fire"
+    assert with_found(listed, [], iso_time(NOW))["level"] == "broken"
