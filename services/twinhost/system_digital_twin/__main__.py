@@ -25,6 +25,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.gauges import AttentionCollector
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.sources import watch_all, watch_records
@@ -144,6 +145,8 @@ def assemble(foundation: Foundation) -> Assembly:
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
     watch_all(attention, foundation, registry, machines, said, security)
     watch_records(attention, foundation, events, security)
+    gauges = AttentionCollector()
+    foundation.telemetry.register(gauges)
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
     )
@@ -188,6 +191,10 @@ def assemble(foundation: Foundation) -> Assembly:
         forecasts.on_tick()
         attention.on_tick()
 
+    def on_collect() -> None:
+        gauges.gather(attention.document())
+        state.draw()
+
     def on_stop() -> None:
         with contextlib.suppress(StoreUnavailable):  # the current minute is lost, and the agent stops nevertheless
             metrics.close()
@@ -203,7 +210,7 @@ def assemble(foundation: Foundation) -> Assembly:
             commands(COMMANDS),
         ),
         on_tick=on_tick,
-        on_collect=state.draw,
+        on_collect=on_collect,
         on_refusal=security.on_refusal,
         on_grants=security.on_grants,
         on_stop=on_stop,
