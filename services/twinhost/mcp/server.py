@@ -52,6 +52,9 @@ _RESOURCES = {  # each with the tool that reads it
         "system_status": Resource(
             uri="twinhost://status", name="status", description="Agents, hosts, GPUs and errors.", mime_type=_JSON
         ),
+        "get_attention": Resource(
+            uri="twinhost://attention", name="attention", description="What is wrong, and why.", mime_type=_JSON
+        ),
     }.items()
 }
 _RECALL = Prompt(
