@@ -145,7 +145,7 @@ def test_where_it_fails_its_sentence_is_seen(engine: docker.DockerClient, tmp_pa
         up = own.compose("up")
         assert (up.status != 0, sentence in up.out + up.err) == (True, True), up.out + up.err
         status = own.compose("run", "--rm", "-T", "cli", "status")
-        assert (status.status, f"certs-init failed: {sentence}" in status.err) == (1, True), status.err
+        assert (status.status, f"certs-init failed: {sentence}" in status.err) == (2, True), status.err
     finally:
         own.stop()
 

@@ -30,7 +30,8 @@ def test_every_start_logs_a_warning(open_stack: Stack, host: str) -> None:
 def test_status_says_that_the_link_is_open(open_stack: Stack) -> None:
     """So does the command that a person looks at."""
     done = open_stack.run("cli", "status")
-    assert done.status == 0
+    assert done.status == 1
+    assert done.out.startswith("mainpc and pc2: the link is open, so nothing is encrypted and nobody is authenticated")
     assert "OPEN" in done.out
 
 

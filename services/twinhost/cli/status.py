@@ -11,7 +11,6 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.message_shape import message_shape
 from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
 from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
@@ -36,6 +35,7 @@ _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a milliseco
 HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
 MENTIONED, NEARLY_USED = 0.5, 0.8  # parts of a budget
 _HINDERS = frozenset({Kind.UNREACHABLE, Kind.WRONG_AGENT, Kind.CHECK_FAILED})
+_OLDER = Failure("unknown_action", "it is of an older version, which keeps no list; update it")
 _MOST_ROWS = 20  # of registered agents, each with a row of its own
 
 
@@ -307,7 +307,7 @@ def _ask(
             try:
                 listed = read(client.call("get_attention", deadline_s=deadline_s), AttentionList)
             except (UnknownAction, NotGranted) as error:
-                unlisted = Failure.of(error)
+                unlisted = _OLDER if isinstance(error, UnknownAction) else Failure.of(error)
         if agent == settings.registry_agent:
             registered = read(client.call("get_registered_agents", deadline_s=deadline_s), RegisteredAgents).agents
             hosts = ask_hosts(client, deadline_s)
@@ -367,7 +367,7 @@ def _warnings(report: AgentReport) -> Iterator[Trouble]:
     host = report.agent.host.name
     for sentence in report.health.warnings or () if report.health else ():
         if sentence != OPEN_LINK_WARNING:
-            subject = f"{host}/{message_shape(sentence)[:80]}"
+            subject = f"{host}/{sentence[:80]}"
             yield Trouble(kind=Kind.WARNING, subject=subject, host=host, what=f"{host}: {sentence}")
 
 
