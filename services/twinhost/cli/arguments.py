@@ -59,7 +59,7 @@ Deadline = Annotated[
         MAX_SECONDS,
     ),
 ]
-Wait = Annotated[float, number("--wait", "SECONDS", "How long to retry until everything is healthy.", 0, MAX_SECONDS)]
+Wait = Annotated[float, number("--wait", "SECONDS", "How long to retry until every agent works.", 0, MAX_SECONDS)]
 RequestId = Annotated[
     str | None,
     typer.Option(
