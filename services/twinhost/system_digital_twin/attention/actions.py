@@ -40,6 +40,7 @@ class AttentionActions(Feature):
 
     @action(forwardable=True)
     def get(self, _: GetAttention, caller: Caller) -> AttentionReply:
+        self._attention.refresh()
         document = self._attention.document()
         if not caller.operator:
             document["items"] = [{**item, "evidence": []} for item in document["items"]]

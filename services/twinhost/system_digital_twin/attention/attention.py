@@ -39,6 +39,7 @@ CREATE TABLE troubles (
 """
 BEGAN, CHANGED, ENDED = "trouble_began", "trouble_changed", "trouble_ended"  # types of events
 LOOK_EVERY_S = 1.0
+REFRESH_EVERY_S = 0.1  # at most, for those who ask
 SETTLE_S = 5.0  # in which a cause is found that explains it
 CALM_S = 10.0  # without it, until it has ended
 CHANGES_EVERY_S = 3_600.0  # at most, of one trouble
@@ -72,11 +73,10 @@ class Attention:
             name: self._decoder.decode(record) for name, record in database.execute("SELECT id, record FROM troubles")
         }
         now = self._clock.monotonic()
-        self._first = dict.fromkeys(
-            self._known, now
-        )  # when it was seen first without a cause, and last, by the monotonic clock
+        # When it was seen first without a cause, and last, by the monotonic clock.
+        self._first = dict.fromkeys(self._known, now)
         self._last = dict.fromkeys(self._known, now + grace_s - CALM_S)
-        self._look_at = now
+        self._look_at = self._looked_at = now
         self._as_of = self._clock.time()
         self._remembered = set(self._known)  # from before the restart, and not found yet
         self._calming: set[str] = set()  # not found at the last look, and not ended yet
@@ -97,14 +97,8 @@ class Attention:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY_S
-        self._as_of = self._clock.time()
-        found, complete = self._find()
-        for trouble in found:
-            self._see(trouble, now)
-        absent = self._known.keys() - {trouble.id for trouble in found}
-        ended = {name for name in absent if now - self._last[name] >= CALM_S} if complete else set()
-        self._calming = absent - self._remembered if complete else set()
-        self.revision = self._digest()
+        absent = self._look(now)
+        ended = {name for name in absent if now - self._last[name] >= CALM_S}
         roots = set[str]()
         for root, explained in by_cause(known.trouble for known in self._known.values()):
             roots.add(root.id)
@@ -112,10 +106,27 @@ class Attention:
             self._first |= dict.fromkeys(names, now)  # without its cause it has to last SETTLE_S anew
             if root.id in ended:
                 ended |= names & absent
-        told = {name: event for name in roots if (event := self._news(name, now)) is not None}
+        told = {name: event for name in roots - self._calming if (event := self._news(name, now)) is not None}
         if self._unwritten or ended or told:
             with self._database.transaction():
                 self._write(ended, told)
+
+    def refresh(self) -> None:
+        """Look again: who asks after something has changed gets what is true now, and not a second ago."""
+        now = self._clock.monotonic()
+        if now - self._looked_at >= REFRESH_EVERY_S:
+            self._look(now)
+
+    def _look(self, now: float) -> set[str]:
+        """Take what is found, and return what is not found any more; nothing, if a detector failed."""
+        self._looked_at, self._as_of = now, self._clock.time()
+        found, complete = self._find()
+        for trouble in found:
+            self._see(trouble, now)
+        absent = self._known.keys() - {trouble.id for trouble in found} if complete else set()
+        self._calming = absent - self._remembered
+        self.revision = self._digest()
+        return absent
 
     def document(self) -> AttentionList:
         """Return the list, as of the last look."""

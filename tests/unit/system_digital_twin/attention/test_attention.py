@@ -107,6 +107,30 @@ def test_what_is_gone_is_not_shown_while_its_end_is_awaited(bench: Bench) -> Non
     assert bench.attention.document()["items"][0]["since"] == since
 
 
+def test_who_asks_gets_what_is_true_now(bench: Bench) -> None:
+    """Without waiting for the next look, at most ten times a second; what is announced waits as before."""
+    bench.passes(1)
+    bench.found = [SILENT]
+    bench.clock.let_pass(0.2)
+    bench.attention.refresh()
+    assert (bench.ids, bench.told) == (["host_silent:pc2"], [])
+    bench.found = []
+    bench.attention.refresh()
+    assert bench.ids == ["host_silent:pc2"]
+    bench.clock.let_pass(0.2)
+    bench.attention.refresh()
+    assert bench.ids == []
+    bench.passes(CALM_S + 2)
+    assert bench.told == []
+
+
+def test_what_passes_before_it_settles_is_not_announced(bench: Bench) -> None:
+    """As at each start of a host, until it has registered."""
+    bench.passes(SETTLE_S - 2, SILENT)
+    bench.passes(60)
+    assert bench.told == []
+
+
 def test_the_list_says_when_it_was_looked_at(bench: Bench) -> None:
     bench.passes(1)
     looked = bench.attention.document()["as_of"]
