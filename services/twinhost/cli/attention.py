@@ -13,7 +13,6 @@ from twinhost.agent.troubles import (
     AttentionList,
     Kind,
     Level,
-    Remedy,
     Trouble,
     by_cause,
     item_of,
@@ -21,13 +20,13 @@ from twinhost.agent.troubles import (
 )
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson
-from twinhost.cli.output import read
+from twinhost.cli.output import Failure, read
 from twinhost.deployment import REGISTRY_AGENT, load_settings
 from twinhost.moments import parse_time
+from twinhost.secure_zmq.errors import TwinhostError
 
 attention = typer.Typer()
 LINK_CHECK = "mainpc_link"  # of an agent that can't reach mainpc, in its health document
-FRESH_S = 30.0  # mainpc looks once a second
 _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: output.GOOD}
 
 
@@ -35,20 +34,22 @@ _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: o
 def list_troubles(context: typer.Context, as_json: AsJson = False) -> int:
     """List what is wrong, or acknowledge an item.
 
-    Exit status: 0 well, 1 attention, 2 broken; what is acknowledged does not count.
+    Exit status: 0 well, 1 attention, 2 broken, or mainpc does not say; what is acknowledged does not count.
     """
     if context.invoked_subcommand is not None:
         return 0
     settings = load_settings()
-    with settings.client(settings.registry_agent) as client:
-        listed = read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
-        now = str(client.call("ping", deadline_s=DEADLINE_S)["timestamp"])  # of the clock that the list is from
-    judged = with_found(listed, (), now)
+    try:
+        with settings.client(settings.registry_agent) as client:
+            listed = read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
+    except TwinhostError as error:
+        output.show_failure(Failure.of(error), as_json=as_json)
+        return Level.BROKEN
     if as_json:
-        output.show_value({"status": "ok", **judged}, as_json=True)
+        output.show_value({"status": "ok", **listed}, as_json=True)
     else:
-        output.show(*shown(judged, now, listed))
-    return Level.of(judged["level"])
+        output.show(*shown(listed, listed["as_of"], listed))
+    return Level.of(listed["level"])
 
 
 @attention.command("acknowledge")
@@ -78,9 +79,6 @@ def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str)
         now: by the clock that the list is from, in ISO-8601.
     """
     items = list(listed["items"]) if listed else []
-    late_s = output.seconds_between(listed["as_of"], now) if listed else None
-    if late_s is not None and late_s > FRESH_S:
-        found = [*found, _not_looked(late_s)]
     known = {name for item in items for name in _ids(item)}
     at = parse_time(now).timestamp()
     roots = by_cause(trouble for trouble in found if trouble.id not in known)
@@ -153,13 +151,3 @@ def _silences(item: AttentionItem, trouble: Trouble) -> bool:
     if trouble.subject == REGISTRY_AGENT:
         silent.add(Kind.MAINPC_SILENT.value)
     return not silent.isdisjoint(_ids(item))
-
-
-def _not_looked(late_s: float) -> Trouble:
-    return Trouble(
-        kind=Kind.DETECTOR_FAILED,
-        subject="attention",
-        host="mainpc",
-        what=f"mainpc has not looked for {output.duration(late_s)}, so newer troubles are not shown",
-        remedies=(Remedy("mainpc", "docker compose logs mainpc", "shows what keeps it"),),
-    )

@@ -416,11 +416,11 @@ def _with_cause(what: str, cause: str | None) -> str:
 def _document(survey: Survey, judged: AttentionList, level: Level) -> dict[str, Any]:
     """Return all for programs; `code` is that of the first failed question, else the kind of the worst trouble."""
     failures = [report.failure for report in survey.reports if report.failure]
-    worst = [failures[0].code] if failures else [item["kind"] for item in judged["items"]] or [Kind.HOST_SILENT]
+    code = failures[0].code if failures else next((item["kind"] for item in judged["items"]), "not_ready")
     new = (item for item in judged["items"] if "acknowledged" not in item)
     sentence = "; ".join(_with_cause(item["what"], item["cause"]) for item in new)
     return {
-        **output.status_of([Failure(worst[0], sentence)] if level is Level.BROKEN else []),
+        **output.status_of([Failure(code, sentence)] if level is Level.BROKEN else []),
         "attention": judged,
         "link": "encrypted" if survey.settings.secure else "open",
         "agents": {

@@ -99,7 +99,6 @@ class LoopbackAgent:
         self.document: dict[str, Any] = {}
         self.warnings: list[str] = []
         self.found: list[Trouble] = []
-        self.looks = True
         self.handshakes = Handshakes()
         self.grants = Grants(GRANTS)
         self._keys = keys
@@ -219,8 +218,7 @@ class LoopbackAgent:
     def _on_tick(self) -> None:
         if self.audit is not None:
             self.audit.flush()
-        if self.attention is not None and self.looks:
-            self.attention._look_at = 0.0  # five times a second, not once
+        if self.attention is not None:
             self.attention.on_tick()
 
     def _audit_handshake(self, outcome: Outcome, fields: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
 from twinhost.cli import status
-from twinhost.cli.attention import FRESH_S, with_found
+from twinhost.cli.attention import with_found
 from twinhost.moments import iso_time
 
 pytestmark = pytest.mark.thorough
@@ -130,17 +130,6 @@ def test_wait_does_not_wait_for_what_only_needs_attention(hosts: TwoHosts, cli: 
     ran = cli(hosts, "status", "--wait", "60", "--wait-for", SDT, "--wait-for", UMRA)
     assert (ran.status, ran.err) == (0, "")
     assert ran.out.startswith("VisionAgent reported 3 errors.\n")
-
-
-def test_a_list_that_is_not_looked_after_is_not_well(hosts: TwoHosts, cli: Cli) -> None:
-    """`All is well.` is of now."""
-    hosts.mainpc.looks = False
-    assert hosts.mainpc.attention is not None
-    hosts.mainpc.attention._as_of -= FRESH_S + 60
-    for command in ("status", "attention"):
-        ran = cli(hosts, command)
-        assert ran.status == 1
-        assert ran.out.startswith("mainpc has not looked for 1 min 3")
 
 
 def test_without_mainpc_what_can_be_seen_from_here_is_said(
