@@ -31,7 +31,7 @@ def test_status_says_that_the_link_is_open(open_stack: Stack) -> None:
     """So does the command that a person looks at."""
     done = open_stack.run("cli", "status")
     assert done.status == 1
-    assert done.out.startswith("mainpc and pc2: the link is open, so nothing is encrypted and nobody is authenticated")
+    assert done.out.startswith("the link is open on mainpc and pc2: nobody is authenticated and nothing is encrypted")
     assert "OPEN" in done.out
 
 

@@ -127,7 +127,7 @@ def test_an_agent_that_is_not_well_is_named(hosts: Hosts) -> None:
 def test_an_open_link_is_attention_and_no_hindrance(tmp_path: Path) -> None:
     with Hosts(tmp_path, secure=False) as hosts:
         hosts.start_both()
-        headline = "mainpc and pc2: the link is open, so nothing is encrypted and nobody is authenticated."
+        headline = "the link is open on mainpc and pc2: nobody is authenticated and nothing is encrypted."
         until(hosts, 1, headline)
         ran = twinhost(hosts, "status", "--wait", "10", "--wait-for", SDT, "--wait-for", UMRA)
         assert (ran.status, ran.out.split("\n")[0]) == (0, headline)

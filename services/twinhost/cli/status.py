@@ -378,7 +378,7 @@ def _open_link(hosts: Sequence[str]) -> Trouble:
         kind=Kind.LINK_OPEN,
         subject=hosts[0],
         host=hosts[0],
-        what=f"{named}: the link is open, so nothing is encrypted and nobody is authenticated",
+        what=f"the link is open on {named}: nobody is authenticated and nothing is encrypted",
         cause="SECURE_ZMQ=0",
         remedies=tuple(
             Remedy(host, f"docker compose up -d {host}", "after you set SECURE_ZMQ=1 in .env there") for host in hosts
@@ -405,7 +405,8 @@ def _seen(agent: Agent, registration: AgentInfo | None, host: str | None) -> See
         last_seen=seen_at.timestamp() if seen_at else None,
         location=agent.host.name,
         host=host or agent.name,
-        sends_heartbeats=registration is None or _answers_health(registration) or _sends_heartbeats(registration),
+        sends_heartbeats=registration is None or _sends_heartbeats(registration),
+        has_port=registration is None or _answers_health(registration),
     )
 
 

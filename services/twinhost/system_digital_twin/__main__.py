@@ -145,8 +145,7 @@ def assemble(foundation: Foundation) -> Assembly:
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
     watch_all(attention, foundation, registry, machines, said, security)
     watch_records(attention, foundation, events, security)
-    gauges = AttentionCollector()
-    foundation.telemetry.register(gauges)
+    foundation.telemetry.register(gauges := AttentionCollector())
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
     )

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import zmq
-from twinhost.system_digital_twin.attention.conditions import failed_checks, warnings
 
 from tests.configuration import GRANTS_LINE, RECALL_LINE, SHIPPED_GRANTS
 from tests.identities import host_folder
 from tests.ports import free_ports, vacant_address
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.conditions import troubles_of
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, HostSample, MachineSample
 from twinhost.agent.http import HttpServer
@@ -48,6 +48,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.silence import silent_hosts
 from twinhost.system_digital_twin.attention.sources import seen_agents
 from twinhost.system_digital_twin.events.events import Events
@@ -202,10 +203,10 @@ class LoopbackAgent:
 
     def _list(self) -> Attention:
         """Return the list of what is wrong, as mainpc keeps it of pc2 and of itself, and of what a test finds."""
+        reports = Reports(dict, self._database.clock)
         attention = Attention(self._database, Events(self._database), grace_s=30)
-        attention.watch("silent_hosts", lambda: silent_hosts(seen_agents({UMRA: "pc2"}, self.registry)))
-        attention.watch("checks", lambda: failed_checks("mainpc", self._health.failed()))
-        attention.watch("warnings", lambda: warnings("mainpc", self._health.warned()))
+        attention.watch("silent_hosts", lambda: silent_hosts(seen_agents({UMRA: "pc2"}, self.registry, reports)))
+        attention.watch("conditions", lambda: troubles_of("mainpc", self._health.conditions()))
         attention.watch("test", lambda: self.found)
         return attention
 

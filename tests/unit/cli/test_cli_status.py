@@ -245,7 +245,7 @@ def test_an_open_link_is_said_first(open_hosts: TwoHosts, cli: Cli) -> None:
     ran = cli(open_hosts, "status")
     assert (ran.status, ran.err) == (1, "")
     headline, _, item, *_ = ran.out.splitlines()
-    assert headline == "mainpc and pc2: the link is open, so nothing is encrypted and nobody is authenticated."
+    assert headline == "the link is open on mainpc and pc2: nobody is authenticated and nothing is encrypted."
     assert item == f"attention: {headline.removesuffix('.')}"
     assert "\n\nLINK OPEN SECURE_ZMQ=0: nothing is encrypted and nobody is authenticated\n" in ran.out
     assert [row.split()[-1] for row in rows_of(ran.out, "Agents")] == ["OPEN", "OPEN"]

@@ -15,7 +15,8 @@ class SeenAgent:
     """An agent as the registry has it; `last_seen` in seconds since the epoch, None: it never registered.
 
     `host` is the one whose own agent it is, None for another; `stopped`: it said that it stops; `said`: what was wrong
-    with it, as it reported last.
+    with it, as it reported last. One that registered without a `port` has sockets of its own, and may never send
+    heartbeats.
     """
 
     name: str
@@ -26,15 +27,13 @@ class SeenAgent:
     stopped: bool = False
     sends_heartbeats: bool = True
     said: tuple[str, ...] = ()
+    has_port: bool = True
 
 
 def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
-    """Yield a trouble for each host whose own agent is silent, has stopped, or never registered.
-
-    An agent on sockets of its own may register and never send a heartbeat: that it sends none says nothing of it.
-    """
+    """Yield a trouble for each host whose own agent is silent, has stopped, or never registered."""
     for agent in agents:
-        silent = agent.status == NO_RESPONSE and (agent.sends_heartbeats or agent.stopped)
+        silent = agent.status == NO_RESPONSE and (agent.sends_heartbeats or agent.has_port or agent.stopped)
         if agent.host is None or (agent.last_seen is not None and not silent):
             continue
         explains = tuple(

@@ -209,6 +209,7 @@ def seen_agents(host_of: dict[str, str], registry: Registry, reports: Reports) -
             stopped=registry.has_stopped(record.name),
             sends_heartbeats=registry.sends_heartbeats(record),
             said=tuple(condition.what for condition in reports.conditions(record.name)),
+            has_port=record.port is not None,
         )
         for record in registry.all()
     ]

@@ -34,12 +34,13 @@ def test_a_host_is_not_silent_because_another_agent_is(tmp_path: Path) -> None:
 
 
 def test_an_agent_that_never_sent_heartbeats_is_not_silent() -> None:
-    """It registered by itself, on sockets of its own; one that did send them, or said that it stops, is."""
-    agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3", sends_heartbeats=False)
+    """It registered by itself, on sockets of its own; one that did send them, is to send them, or stopped, is."""
+    agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3", sends_heartbeats=False, has_port=False)
     assert list(silent_hosts([agent])) == []
+    (refused,) = silent_hosts([replace(agent, has_port=True)])
     (silent,) = silent_hosts([replace(agent, sends_heartbeats=True)])
     (stopped,) = silent_hosts([replace(agent, stopped=True)])
-    assert (silent.kind, stopped.kind) == (Kind.HOST_SILENT, Kind.HOST_STOPPED)
+    assert [one.kind for one in (refused, silent, stopped)] == [Kind.HOST_SILENT, Kind.HOST_SILENT, Kind.HOST_STOPPED]
 
 
 def test_a_name_in_a_command_is_one_word() -> None:
