@@ -116,6 +116,8 @@ def _lines(item: AttentionItem, now: str, acknowledgeable: bool) -> Iterator[Tex
     )
     yield output.words(word, item["what"])
     yield _line("since", f"{item['since']}, {output.age(item['since'], now)}")
+    if known_at := item.get("last_known"):  # on pc2's list, while mainpc is silent
+        yield _line("mainpc said so last", f"{known_at}, {output.age(str(known_at), now)}")
     if item["cause"]:
         yield _line("because", item["cause"])
     for other in item["explains"]:

@@ -2,15 +2,16 @@
 
 import json
 import shlex
+from typing import cast
 
 import msgspec
 import pytest
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
-from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
-from twinhost.cli import status
-from twinhost.cli.attention import with_found
+from twinhost.agent.troubles import AttentionItem, AttentionList, Kind, Level, Remedy, Trouble, item_of, list_of
+from twinhost.cli import output, status
+from twinhost.cli.attention import shown, with_found
 from twinhost.moments import iso_time
 
 pytestmark = pytest.mark.thorough
@@ -182,6 +183,12 @@ def test_what_the_list_has_is_not_said_twice() -> None:
     (item,) = with_found(listed, [away, silent, linkless, stopped], iso_time(NOW))["items"]
     assert [other["what"] for other in item["explains"]] == ["can't be asked", "no link"]
     assert [other["items"] for other in (listed,)] == [[{**item, "explains": []}]]
+
+
+def test_what_mainpc_said_before_it_fell_silent_is_dated(capsys: pytest.CaptureFixture[str]) -> None:
+    item = cast(AttentionItem, {**item_of(ERRORS, NOW), "last_known": iso_time(NOW + 60)})
+    output.show(*shown(list_of([item], iso_time(NOW + 90)), iso_time(NOW + 90), None))
+    assert "\n  mainpc said so last: 2027-01-15T08:01:00.000+00:00, 30 s ago\n" in capsys.readouterr().out
 
 
 def test_a_word_of_a_later_version_counts_as_broken() -> None:
