@@ -120,12 +120,7 @@ class Kind(StrEnum):
         "By its trend, memory or a disk is full soon.",
         "Free space, or stop what grows.",
     )
-    RAM_FULL = (
-        "ram_full",
-        "attention",
-        "A machine's RAM is full.",
-        "Stop a program on it, or release leases.",
-    )
+    RAM_FULL = ("ram_full", "attention", "A host's memory is nearly full.", "Stop a program on it, or release leases.")
     VRAM_FULL = ("vram_full", "attention", "A card's memory is full.", "Stop a program on it, or release leases.")
     GPU_HOT = ("gpu_hot", "attention", "A card is hot.", "Cool it, or stop what runs on it.")
     DISK_FAILING = (
@@ -143,7 +138,7 @@ class Kind(StrEnum):
     LEASES_WAIT = ("leases_wait", "attention", "Programs wait for memory.", "Release leases, or stop a program.")
     CLOCKS_DIFFER = (
         "clocks_differ",
-        "attention",
+        "broken if keys are refused for it, else attention",
         "The hosts' clocks differ.",
         "Set the clock of the host that is named.",
     )
