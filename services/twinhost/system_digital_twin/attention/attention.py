@@ -129,12 +129,12 @@ class Attention:
         return absent
 
     def document(self) -> AttentionList:
-        """Return the list, as of the last look."""
-        there = (known.trouble for name, known in self._known.items() if name not in self._calming)
-        items = [
-            self._item(self._known[root.id], [self._known[trouble.id] for trouble in explained])
-            for root, explained in by_cause(there)
-        ]
+        """Return the list, as of the last look: what was found then, and a cause whose consequences last longer."""
+        items = []
+        for root, explained in by_cause(known.trouble for known in self._known.values()):
+            there = [self._known[trouble.id] for trouble in explained if trouble.id not in self._calming]
+            if there or root.id not in self._calming:
+                items.append(self._item(self._known[root.id], there))
         return list_of(items, iso_time(self._as_of))
 
     def acknowledge(self, name: str, by: str) -> None:

@@ -107,6 +107,15 @@ def test_what_is_gone_is_not_shown_while_its_end_is_awaited(bench: Bench) -> Non
     assert bench.attention.document()["items"][0]["since"] == since
 
 
+def test_a_consequence_that_outlasts_its_cause_does_not_come_up(bench: Bench) -> None:
+    """The cause stays until its consequences are gone too, or it has ended."""
+    bench.passes(20, SILENT, FULL)
+    bench.passes(3, SILENT)
+    assert bench.ids == ["disk_full:mainpc"]
+    bench.passes(1)
+    assert bench.ids == []
+
+
 def test_who_asks_gets_what_is_true_now(bench: Bench) -> None:
     """Without waiting for the next look, at most ten times a second; what is announced waits as before."""
     bench.passes(1)
