@@ -141,3 +141,17 @@ def test_wait_ends_once_pc2_has_come(tmp_path: Path) -> None:
         assert twinhost(hosts, "status", "--wait", "0.5", *awaited).status == 2
         hosts.start(UMRA)
         assert twinhost(hosts, "status", "--wait", str(PATIENCE_S), *awaited).status == 0
+
+
+def test_pc2_says_since_when_mainpc_is_silent(hosts: Hosts) -> None:
+    """mainpc can't; that it can't be asked from here is the consequence."""
+    hosts.processes[0].kill()
+    killed_at = time.time()
+    wait_until(lambda: hosts.processes[1].http("/api/attention")[1]["level"] == "broken", PATIENCE_S, "pc2 misses it")
+    out = until(hosts, 2, "mainpc does not answer pc2.")
+    assert items(out) == ["broken: mainpc does not answer pc2"]
+    assert f"\n  so: {SDT} can't be asked from here\n" in out
+    assert "\n  on mainpc: docker compose up -d mainpc  # starts its agent\n" in out
+    assert "to acknowledge" not in out
+    (since,) = re.findall(r"^  since: (\S+),", out, re.M)
+    assert killed_at - 2 <= datetime.fromisoformat(since).timestamp() <= killed_at + 1

@@ -147,7 +147,7 @@ def test_a_revoked_key_of_pc2_is_why_it_is_silent(hosts: TurnedHosts) -> None:
     mainpc, pc2 = hosts.start_both()
     certs_init(hosts.keys, "revoke", UMRA, host="", config=hosts.config.source)
     wait_until(
-        lambda: explained(found(mainpc, f"key_revoked:{UMRA}")) == ["host_silent:pc2"], PATIENCE_S, "it explains that"
+        lambda: "host_silent:pc2" in explained(found(mainpc, f"key_revoked:{UMRA}")), PATIENCE_S, "it explains that"
     )
     item = found(mainpc, f"key_revoked:{UMRA}")
     assert item["what"] == f"the key of {UMRA} on pc2 is revoked, and it has no other"
@@ -174,7 +174,7 @@ def test_an_expired_key_of_pc2_is_why_it_is_silent(hosts: TurnedHosts) -> None:
     mainpc, _ = hosts.start_both()
     expire(hosts, UMRA)
     wait_until(
-        lambda: explained(found(mainpc, f"key_expired:{UMRA}")) == ["host_silent:pc2"], PATIENCE_S, "it explains that"
+        lambda: "host_silent:pc2" in explained(found(mainpc, f"key_expired:{UMRA}")), PATIENCE_S, "it explains that"
     )
     item = found(mainpc, f"key_expired:{UMRA}")
     assert f"the key of {UMRA} on pc2 expired 20" in item["what"]

@@ -105,7 +105,10 @@ class SystemDigitalTwin(FeedClient):
 
         Limits: `id` 1 to 256 characters.
 
-        >>> reply = system.acknowledge_trouble('my-id')
+        >>> system.acknowledge_trouble("gpu_hot:pc2/gpu0").acknowledged_by
+        Traceback (most recent call last):
+            ...
+        twinhost.secure_zmq.errors.NotFound: no trouble 'gpu_hot:pc2/gpu0' is on the list; ...
         """
         return self._ask(TroubleAcknowledged, "acknowledge_trouble", locals())
 

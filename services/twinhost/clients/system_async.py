@@ -103,7 +103,10 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
 
         See `SystemDigitalTwin.acknowledge_trouble`.
 
-        >>> reply = await system.acknowledge_trouble('my-id')
+        >>> (await system.acknowledge_trouble("gpu_hot:pc2/gpu0")).acknowledged_by
+        Traceback (most recent call last):
+            ...
+        twinhost.secure_zmq.errors.NotFound: no trouble 'gpu_hot:pc2/gpu0' is on the list; ...
         """
         return await self._ask(TroubleAcknowledged, "acknowledge_trouble", locals())
 

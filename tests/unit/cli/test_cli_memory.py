@@ -22,6 +22,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.cli.memory import command, importing
 from twinhost.cli.memory.command import KINDS
 from twinhost.cli.output import read
+from twinhost.secure_zmq.actions import wholly
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -430,7 +431,7 @@ def test_what_was_deleted_is_stored_again_by_another_import(
     operator = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-operator")
     with agent.memory.transaction():
         agent.twins.remove(Change("ada", operator))
-        agent.interactions.clear("s1")
+        wholly(agent.interactions.clear("s1"))
         for (memory_id,) in table(remembering, "SELECT id FROM memories"):
             agent.memories.remove(memory_id, operator)
     ran = cli(remembering, "memory", "import", *older)

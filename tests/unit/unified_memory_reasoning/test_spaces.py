@@ -35,7 +35,7 @@ from twinhost.unified_memory_reasoning.twins.twins import HISTORY_MIGRATION
 ABOUT_NO_SPACE = {
     "ping", "health", "health_check", "get_schema", "get_peers",  # the agent; its totals are the shared space's
     "coordinate_memory", "resolve_conflict",  # other agents, and who holds an operation of theirs
-    "get_audit_heads", "accept_audit_log",  # mainpc's audit log
+    "get_audit_heads", "accept_audit_log", "get_attention",  # mainpc's audit log
     "quarantine_memory", "release_memory", "list_quarantine",  # identities, in every space
     "list_spaces", "delete_space",  # judged by themselves
 }  # fmt: skip
