@@ -43,6 +43,9 @@ _OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state", "
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 
+_AGES = {"sessions": ("key_age_s", "key_left_s"), "leases": ("expires_in_s",)}  # beside what they are reckoned from
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A state as one line of JSON; `number` counts them."""
@@ -210,13 +213,17 @@ class StateBoard:
                 else None,
                 "key_age_s": round(now - start) if (start := peer.validity.not_before) is not None else None,
                 "key_left_s": round(end - now) if (end := peer.validity.not_after) is not None else None,
+                "valid_from": iso_time(start) if start is not None else None,
+                "valid_until": iso_time(end) if end is not None else None,
             }
             for peer in state.peers
         )
 
     def _lease(self, lease: Lease) -> dict[str, Any]:
         shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
-        return {**shown, "gpu": lease.card, "expires_in_s": rounded(self._leases.expires_in_s(lease), 1)}
+        left_s = self._leases.expires_in_s(lease)
+        ends = iso_time(round(self._clock.time() + left_s))
+        return {**shown, "gpu": lease.card, "expires_in_s": rounded(left_s, 1), "expires_at": ends}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that need attention."""
@@ -250,6 +257,15 @@ def _reported_gpu(card: Card, reporters: Iterable[str]) -> dict[str, Any]:
         "temperature_c": None,
         "reported_by": list(reporters)[:MAX_REPORTERS],
     }
+
+
+def without_ages(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a state without the ages that differ in each, whatever happens."""
+    for table, ages in _AGES.items():
+        for row in document.get(table, ()):
+            for name in ages:
+                del row[name]
+    return document
 
 
 def _shown(machine: MachineSample) -> MachineSample:

@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,18 @@ def next_state(answer: http.client.HTTPResponse) -> Any:
         pass
     assert line, "the stream has ended"
     return json.loads(line.removeprefix(b"data: "))
+
+
+def events_of(answer: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
+    """Yield the events of a stream: their names and data."""
+    unpacker = zlib.decompressobj(wbits=31) if answer.getheader("Content-Encoding") == "gzip" else None
+    text = b""
+    while part := answer.read1():
+        text += unpacker.decompress(part) if unpacker else part
+        *messages, text = text.split(b"\n\n")
+        for message in messages:
+            if found := re.fullmatch(rb"event: (\w+)\ndata: (.+)", message):
+                yield found[1].decode(), json.loads(found[2])
 
 
 def test_the_page_and_all_it_asks_for_is_there_and_small(shown: Shown) -> None:
@@ -159,6 +172,34 @@ def test_the_state_is_the_newest(shown: Shown) -> None:
     with at_most(1.0):
         shown.draw({"n": 2})
         assert next_state(stream) == {"n": 2}
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_a_page_is_sent_only_what_changed(shown: Shown, encoding: str) -> None:
+    """The first is whole; each message can be read when it comes, also from a compressed stream."""
+    agents = [{"name": f"agent-{number}", "seen": 0} for number in range(300)]
+    shown.draw({"n": 1, "agents": agents})
+    stream = shown.ask("/api/stream?changes", **{"Accept-Encoding": encoding})
+    assert stream.getheader("Content-Encoding", "identity") == encoding
+    events = events_of(stream)
+    assert next(events) == ("state", {"n": 1, "agents": agents})
+    agents[7]["seen"] = 1
+    for number, change in ((2, {"n": [2], "agents": {"at": {"7": {"seen": [1]}}}}), (3, {"n": [3]}), (3, {})):
+        shown.draw({"n": number, "agents": agents})
+        assert next(events) == ("change", change)
+
+
+def test_two_pages_are_sent_each_what_it_lacks(shown: Shown) -> None:
+    """One that comes later begins with the whole, and both go on from there."""
+    shown.draw({"n": 1})
+    first = events_of(shown.ask("/api/stream?changes"))
+    assert next(first) == ("state", {"n": 1})
+    shown.draw({"n": 2})
+    assert next(first) == ("change", {"n": [2]})
+    second = events_of(shown.ask("/api/stream?changes"))
+    assert next(second) == ("state", {"n": 2})
+    shown.draw({"m": 3})
+    assert [next(first), next(second)] == [("change", {"n": [], "m": [3]})] * 2
 
 
 @pytest.mark.parametrize("path", ["/api/state", "/api/stream"])
