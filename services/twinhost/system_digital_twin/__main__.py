@@ -35,7 +35,9 @@ from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.http.history import HistoryRoute
 from twinhost.system_digital_twin.http.page import Stream, page_routes
+from twinhost.system_digital_twin.http.questions import Questions
 from twinhost.system_digital_twin.http.state import StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -179,7 +181,10 @@ def assemble(foundation: Foundation) -> Assembly:
             metrics.expect(list(config.hosts))
             security.follow(config)
 
+    questions = Questions(foundation.telemetry.readers)
+
     def on_tick() -> None:
+        questions.on_tick()  # first: what fails below must not stop it
         follow_config()
         registry.keep_alive(NAME)
         state.on_tick()
@@ -216,6 +221,7 @@ def assemble(foundation: Foundation) -> Assembly:
         companions=[sampler],
         routes=[
             *Stream(lambda: state.snapshot, foundation.telemetry.readers, foundation.clock).routes(),
+            *HistoryRoute(metrics, questions).routes(),
             *page_routes(assets_folder()),
         ],
     )

@@ -202,13 +202,17 @@ class MetricsHistory:
 
     def read(self, host: str, resolution: Resolution, newest_s: float = DAY_S * 30) -> list[Bucket]:
         """Return a host's rows of the newest seconds within the retention, oldest first."""
+        return [self._decoder.decode(record) for record in self.rows(host, resolution, newest_s)]
+
+    def rows(self, host: str, resolution: Resolution, newest_s: float) -> list[bytes]:
+        """Return them as they are stored, each a `Bucket`."""
         table, _, retention_s = _TABLES[resolution]
         now = self._clock.time()
         rows = self._database.execute(
             f"SELECT record FROM {table} WHERE host = ? AND start > ? AND start <= ? ORDER BY start",  # noqa: S608
             (host, now - min(retention_s, newest_s), now),
         )
-        return [self._decoder.decode(record) for (record,) in rows]
+        return [record for (record,) in rows]
 
     def series(self, host: str, resolution: Resolution) -> TimeSeries:
         rows = self.read(host, resolution)

@@ -260,6 +260,11 @@ class Metrics:
             },
         }
 
+    def rows(self, host: str, resolution: Resolution, newest_s: float) -> list[bytes]:
+        """Return a host's rows on disk of the newest seconds, each a `Bucket`; NotFound for an unknown host."""
+        self._get(host)
+        return self.history_on_disk.rows(host, resolution, newest_s)
+
     def on_tick(self) -> None:
         """Add the samples of this host, and write complete minutes.
 

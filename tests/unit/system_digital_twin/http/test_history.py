@@ -1,0 +1,113 @@
+"""`/api/history`: what is stored of a range, asked of the thread that owns the store."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from tests.unit.agent.assembled import environment_of
+from tests.unit.system_digital_twin.http.test_state import Twin
+from tests.unit.system_digital_twin.twin import Clock
+from tests.waiting import PATIENCE_S
+from twinhost.agent.telemetry import Readers
+from twinhost.system_digital_twin.http import questions as questions_module
+from twinhost.system_digital_twin.http.history import RANGES
+from twinhost.system_digital_twin.http.questions import MAX_WAITING, NotAnswered, Questions
+
+
+class Asked(Twin):
+    """A twin that answers over HTTP as its server's loop does."""
+
+    def history(self, **query: str) -> Any:
+        self.telemetry.readers.request_tick = lambda: None
+        routes = [route for route in self.assembly.routes if isinstance(route, Route) and route.path == "/api/history"]
+        client = TestClient(Starlette(routes=routes))
+        answers: list[Any] = []
+        asking = threading.Thread(target=lambda: answers.append(client.get("/api/history", params=query)))
+        asking.start()
+        while asking.is_alive():
+            self.assembly.on_tick()
+            asking.join(0.01)
+        return answers[0]
+
+
+@pytest.fixture
+def twin(tmp_path: Path, clock: Clock) -> Iterator[Asked]:
+    with Asked(environment_of(tmp_path, "mainpc"), clock) as twin:
+        yield twin
+
+
+@pytest.mark.parametrize(
+    ("name", "points"), [("1h", 60), ("6h", 100), ("1d", 100), ("7d", 2), ("30d", 2)], ids=list(RANGES)
+)
+def test_a_range_has_what_is_stored_of_it(twin: Asked, clock: Clock, name: str, points: int) -> None:
+    """Minutes up to a day, hours above; the mean and the maximum of each, and nothing older."""
+    clock.stand_still()
+    for at in range(100):
+        for cpu in (10 + at, 30 + at):
+            twin.measured(cpu_percent=min(cpu, 100), ram_used_mb=at + 1)
+        clock.let_pass(60)
+    answer = twin.history(host="pc2", range=name)
+    assert answer.status_code == 200
+    course = answer.json()
+    assert {len(values) for values in course.values() if isinstance(values, list)} == {len(course["t"])}
+    assert points - 2 <= len(course["t"]) <= points + 1
+    assert course["t"] == sorted(course["t"])
+    if RANGES[name][0] == "minute":
+        assert (course["cpu_percent"][-2], course["cpu_percent_max"][-2]) == (100.0, 100.0)
+        assert course["ram_used_mb"][-2] == 99
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "words"),
+    [
+        ({"host": "pc2", "range": "5y"}, 400, "1h, 6h, 1d, 7d, 30d"),
+        ({"host": "pc2"}, 400, "name a range"),
+        ({"host": "nowhere", "range": "1h"}, 404, "no host 'nowhere' is known; there are: mainpc, pc2"),
+        ({"range": "1h"}, 404, "no host '' is known"),
+    ],
+    ids=["range", "no range", "host", "no host"],
+)
+def test_another_question_is_refused_in_words(twin: Asked, query: dict[str, str], status: int, words: str) -> None:
+    answer = twin.history(**query)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]
+
+
+def test_who_asks_waits_for_a_turn_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many at a time; one that was given up is not answered any more."""
+    monkeypatch.setattr(questions_module, "ANSWER_S", 0.2)
+    questions, asked = Questions(Readers()), list[int]()
+    outcomes: list[str] = []
+
+    def ask(number: int) -> None:
+        try:
+            questions.ask(lambda: asked.append(number))
+        except NotAnswered:
+            outcomes.append("not answered")
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(MAX_WAITING)]
+    for thread in threads:
+        thread.start()
+    while len(questions._waiting) < MAX_WAITING:
+        pass
+    with pytest.raises(NotAnswered):
+        questions.ask(lambda: asked.append(99))
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    questions.on_tick()
+    assert (asked, outcomes) == ([], ["not answered"] * MAX_WAITING)
+
+
+def test_what_a_question_raises_is_raised_where_it_was_asked() -> None:
+    readers = Readers()
+    questions = Questions(readers)
+    readers.request_tick = questions.on_tick
+    with pytest.raises(ZeroDivisionError):
+        questions.ask(lambda: 1 // 0)
+    assert questions.ask(lambda: 7) == 7
