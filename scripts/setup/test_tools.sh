@@ -14,6 +14,14 @@ e65fbe24713b33116ec95fcec097f77a4ed964dd5a18f14f339a14cfa0272b98a74003dee1315744
 END
 }
 
+# The rules of accessibility that the page is held to.
+install_axe() {
+    scripts/setup/node_packages.sh build/tools/axe <<'END'
+1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b734f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5  axe-core@4.14.1
+END
+}
+
+install_axe || step "Missing: axe-core, which could not be fetched (the tests that need it are skipped)"
 install_node_packages || step "Missing: zeromq.js, which could not be fetched (the tests that need it are skipped)"
 
 mapfile -t packages < <(missing_compiler)

@@ -9,33 +9,37 @@ import pytest
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.host_metrics import ContainerSample
+from twinhost.agent.troubles import AttentionItem, RemedyDocument
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.http.page import STATIC
-from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, MAX_ROWS
+from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES
 from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
 
 # A script's name for a thing, and where that thing is in the document.
 READ = {
-    "app.js": {"state": ""},
+    "app.js": {"newest": ""},
+    "attention.js": {"state": "", "item": "attention.items"},
     "machines.js": {
         "state": "",
         "link": "link",
         "host": "hosts",
-        "one": "hosts",
         "gpus": "hosts.gpus",
         "machine": "hosts.machine",
         "container": "hosts.container",
-    },
-    "summary.js": {"state": "", "host": "hosts", "agent": "agents"},
-    "sections.js": {
-        "agent": "agents",
-        "session": "sessions",
-        "use": "usage",
-        "lease": "leases",
-        "event": "events",
         "error": "errors",
+        "event": "events",
     },
+    "views/host.js": {"state": "", "agent": "agents", "session": "sessions", "lease": "leases"},
+    "views/agents.js": {"agent": "agents", "counts": "counts"},
+    "views/agent.js": {"agent": "agents", "state": "", "session": "sessions", "lease": "leases", "error": "errors"},
+    "views/keys.js": {"session": "sessions", "counts": "counts"},
+    "views/key.js": {"key": "sessions", "use": "usage", "state": ""},
+    "views/overview.js": {"counts": "counts"},
+    "views/budgets.js": {"use": "usage"},
+    "views/leases.js": {"lease": "leases", "state": ""},
+    "views/events.js": {"event": "events"},
+    "views/errors.js": {"error": "errors"},
 }
 OF_JAVASCRIPT = {"length", "map", "flatMap", "filter", "slice", "find", "at", "sort", "some", "getTime"}
 
@@ -85,6 +89,8 @@ def part(state: dict[str, Any], path: str) -> dict[str, Any]:
     if path == "hosts.machine":
         machine: dict[str, Any] = state["hosts"][0]["machine"]
         return machine
+    if path == "attention.items":
+        return dict.fromkeys(AttentionItem.__annotations__)
     value = state[path] if path else state
     found: dict[str, Any] = value[0] if isinstance(value, list) else value
     return found
@@ -105,15 +111,22 @@ def test_what_a_script_reads_is_in_the_document(state: dict[str, Any], file: str
 
 
 def test_what_a_script_takes_apart_is_in_the_document(state: dict[str, Any]) -> None:
-    """`{ agents = [] }` of the state, and the like of a session, a host, and a GPU."""
-    sections, machines = script("sections.js"), script("machines.js")
-    of_state = re.findall(r"export function draw\w+\(\{ (.+?) = [\[{]", sections)
-    assert set(of_state) == {"agents", "sessions", "usage", "leases", "refused", "events", "errors"}
-    assert set(of_state) <= state.keys()
-    (of_session,) = re.findall(r"function keyLeft\(\{ (.+?) \}\)", sections)
-    assert set(re.findall(r"(\w+):", of_session)) == {"key_left_s", "key_age_s"} <= state["sessions"][0].keys()
-    (of_gpu,) = re.findall(r"gpus\.map\(\(\{ (.+?) \}\)", machines)
+    """`{ agents = [] }` of the state, and the like of a key, a GPU, and a trouble."""
+    of_state = {
+        name
+        for path in (STATIC / "views").glob("*.js")
+        for taken in re.findall(r"export function draw\(place, \{ (.+?) \}", script(f"views/{path.name}"))
+        for name in re.findall(r"(\w+) = ", taken)
+    }
+    assert {"agents", "sessions", "usage", "refused", "events", "errors"} <= of_state <= state.keys()
+    (of_session,) = re.findall(r"function keyLeft\(\{ (.+?) \}\)", script("panel.js"))
+    assert set(re.findall(r"(\w+):", of_session)) == {"valid_from", "valid_until"} <= state["sessions"][0].keys()
+    (of_gpu,) = re.findall(r"gpus\.map\(\(\{ (.+?) \}\)", script("machines.js"))
     assert {each.split(":")[0].strip() for each in of_gpu.split(",")} <= part(state, "hosts.gpus").keys()
+    attention = script("attention.js")
+    for parts, document in (("factsOf", AttentionItem), ("remedy", RemedyDocument)):
+        (taken,) = re.findall(rf"function {parts}\(\{{ (.+?) \}}\)", attention)
+        assert set(taken.split(", ")) <= document.__annotations__.keys()
 
 
 def test_the_charts_figures_are_in_the_document(state: dict[str, Any]) -> None:
@@ -122,7 +135,7 @@ def test_the_charts_figures_are_in_the_document(state: dict[str, Any]) -> None:
     fields = set(re.findall(r'field: "(\w+)"', machines))
     assert fields == {"cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms"}
     for host in state["hosts"]:
-        assert fields | members(machines, "now") <= host["now"].keys()
+        assert fields | members(machines.replace("now()", ""), "now") <= host["now"].keys()
         assert host["history"].keys() == fields | {"t"}
         assert {len(values) for values in host["history"].values()} == {len(host["history"]["t"])}
         assert members(machines, "history") <= host["history"].keys()
@@ -139,7 +152,5 @@ def test_every_cause_of_a_refusal_has_a_message() -> None:
 
 
 def test_the_document_is_cut_where_the_page_has_no_more_rows() -> None:
-    """As many agents are sent as the page has rows for, and as many of an agent's needs."""
-    sections = script("sections.js")
-    assert f"MOST_ROWS = {MAX_ROWS};" in sections
-    assert f"(agent.dependencies ?? []).slice(0, {MAX_DEPENDENCIES})" in sections
+    """As many of an agent's needs are sent as a row has room for."""
+    assert f"(agent.dependencies ?? []).slice(0, {MAX_DEPENDENCIES})" in script("views/agents.js")

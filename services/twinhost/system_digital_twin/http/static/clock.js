@@ -1,6 +1,6 @@
 // mainpc's time, so that a browser with a wrong clock shows correct ages.
 
-import { ago } from "./text.js";
+import { ago, clock, duration } from "./text.js";
 
 let ahead = 0; // how far mainpc's clock is ahead of this browser's, in ms
 
@@ -13,12 +13,22 @@ export function now() {
   return Date.now() + ahead;
 }
 
-/** Return a time element that shows how long ago it was; `tick` updates it. */
-export function agoElement(iso) {
+const WORDS = { ago, old: duration, for: (seconds) => `for ${duration(seconds)}`, left: (seconds) => duration(-seconds) };
+
+/** Return a time element that shows how long ago it was, for how long ("for"), or how long it is until then ("left"). */
+export function agoElement(iso, as = "ago") {
   const element = document.createElement("time");
   element.dateTime = iso;
-  element.dataset.ago = "";
+  element.dataset.ago = as;
   refresh(element);
+  return element;
+}
+
+/** Return a time element with the time of day, and the date unless it is today. */
+export function clockElement(iso) {
+  const element = document.createElement("time");
+  element.dateTime = iso;
+  element.textContent = clock(iso, now());
   return element;
 }
 
@@ -28,6 +38,6 @@ export function tick() {
 }
 
 function refresh(element) {
-  const text = ago((now() - Date.parse(element.dateTime)) / 1000);
+  const text = WORDS[element.dataset.ago]((now() - Date.parse(element.dateTime)) / 1000);
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,5 +1,7 @@
 // Creates and updates elements. Text is inserted as text nodes only: no markup is parsed.
 
+import { plain } from "./text.js";
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return a new element; children are elements or texts. */
@@ -44,6 +46,30 @@ export function absent(reason) {
 /** An icon and a word; the colour only repeats their meaning. */
 export function badge(tone, sign, word) {
   return el("span", { class: `badge ${tone}${word.length > 14 ? " long" : ""}` }, icon(sign), el("bdi", {}, word));
+}
+
+/** A command and a button that copies it: what is copied is what is seen. */
+export function commandOf(command) {
+  const shown = plain(command, MOST_COMMAND);
+  const code = el("code", {}, shown);
+  if (shown !== command) return el("div", { class: "command" }, code);
+  const button = el("button", { type: "button", class: "copy", "aria-label": `Copy: ${shown}` }, "Copy");
+  button.addEventListener("click", async () => {
+    setText(button, (await copied(command, code)) ? "Copied" : "Selected");
+    setTimeout(() => setText(button, "Copy"), 2000);
+  });
+  return el("div", { class: "command" }, code, button);
+}
+const MOST_COMMAND = 600;
+
+async function copied(text, element) {
+  try {
+    await navigator.clipboard.writeText(text); // which only a secure context has
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return false;
+  }
 }
 
 /** Redraw the element only if the value has changed. */

@@ -1,12 +1,14 @@
-// The two machines side by side, with the link between them.
+// The two machines side by side, with the link between them; and one machine alone.
 
 import { now } from "./clock.js";
-import { absent, badge, byId, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
-import { bytesPerSecond, clockOf, count, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
-import { Trend } from "./trend.js";
+import { absent, badge, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
+import { addressOf } from "./router.js";
+import { bytesPerSecond, clockOf, count, dayAndMinuteOf, duration, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
+import { inOrder, stepOf, Trend } from "./trend.js";
 import { wordOfStatus, wordsOfForecasts } from "./words.js";
 
 const SHORTEST_SPAN_S = 300;
+const DAY_S = 86400;
 
 const METRICS = [
   {
@@ -36,31 +38,50 @@ const METRICS = [
 ];
 const LATENCY = { field: "latency_ms", title: "Round-trip time", word: milliseconds, axis: millisecondsOfAxis };
 
-/** Draw both machines and the link; `hosts` come in the order in which they are shown. */
-export function drawMachines(state) {
+/** Draw both machines and the link into the place; `hosts` come in the order in which they are shown. */
+export function drawMachines(place, state) {
   const hosts = state.hosts ?? [];
   const shown = hosts.flatMap((host, at) => (at === 1 ? [{ link: true }, { host, at }] : [{ host, at }]));
-  const span = spanOf(hosts);
+  const courses = hosts.map(liveCourse);
+  const time = timeOf(courses);
+  const marks = marksOf(state);
   keyed(
-    byId("hosts"),
+    place,
     shown,
     (item) => (item.link ? "the link" : `host ${item.host.name}`),
     (item) => (item.link ? newLink() : newHost(item.at)),
-    (element, item) => (item.link ? updateLink(element, state, span) : updateHost(element, item.host, span)),
+    (element, item) =>
+      item.link ? updateLink(element, state, courses, time) : updateHost(element, item.host, { ...time, course: courses[item.at], marks: marks(item.host) }),
   );
-  drawFigures(hosts);
 }
 
-/** Return how many seconds the charts show: as many as mainpc stores, at least five minutes. */
-function spanOf(hosts) {
-  const spans = hosts.map(({ history }) => (history?.t?.length > 1 ? history.t.at(-1) - history.t[0] : 0));
-  return Math.max(SHORTEST_SPAN_S, ...spans);
+/** Return the samples that mainpc has in memory: `t`, and a list for each metric. */
+export function liveCourse({ history = {} }) {
+  const places = inOrder(history.t ?? []);
+  return Object.fromEntries(Object.entries({ t: [], ...history }).map(([name, values]) => [name, places.map((at) => values[at])]));
+}
+
+/** Return the span of live charts: as long as mainpc keeps samples, at least five minutes, whatever clocks did. */
+export function timeOf(courses) {
+  const to = now() / 1000;
+  return { from: to - Math.max(SHORTEST_SPAN_S, ...courses.map(({ t }) => stepOf(t) * t.length)), to };
+}
+
+/** Return a function that finds what to mark in a host's charts: errors of its agents, its troubles, and its restarts. */
+export function marksOf({ errors = [], events = [], agents = [], agent, uptime_s: uptime }) {
+  const hostOf = new Map(agents.map((one) => [one.name, one.location]));
+  const seconds = (iso) => Date.parse(iso) / 1000;
+  return (host) => [
+    ...errors.filter((error) => ["error", "critical"].includes(error.severity) && hostOf.get(error.agent) === host.name).map(({ time }) => ({ time: seconds(time), kind: "error" })),
+    ...events.filter((event) => event.type === "trouble_began" && event.data?.host === host.name).map(({ data }) => ({ time: seconds(data.since), kind: "trouble" })),
+    ...(host.agent === agent && isNumber(uptime) ? [{ time: Math.round(now() / 1000 - uptime), kind: "restart" }] : []),
+  ];
 }
 
 const parts = new WeakMap(); // the parts of an element that was created here
 
-function newHost(tone) {
-  const title = el("h3", {});
+export function newHost(tone) {
+  const title = el("h3", {}, el("a", {}));
   const status = el("div", { class: "host-status" });
   const about = el("p", { class: "host-about" });
   const forecast = el("p", { class: "host-forecast" });
@@ -82,17 +103,14 @@ function newMetric({ title, axis }) {
   const value = el("p", { class: "metric-value" });
   const detail = el("p", { class: "metric-detail" });
   const chart = el("div", { class: "chart", role: "img" });
-  const from = el("span", {});
-  const ends = el("p", { class: "chart-ends", "aria-hidden": "true" }, from, el("span", {}, "now"));
   const element = el(
     "section",
     { class: "metric" },
     el("div", { class: "metric-head" }, el("h4", {}, title), value),
     detail,
     chart,
-    ends,
   );
-  const metric = { element, value, detail, chart, from, ends, pointed: null };
+  const metric = { element, value, detail, chart, pointed: null };
   metric.trend = new Trend(chart, {
     label: axis,
     onPoint: (point) => {
@@ -103,9 +121,11 @@ function newMetric({ title, axis }) {
   return metric;
 }
 
-function updateHost(element, host, span) {
+/** Update a machine; `view` has the course of its metrics, from when to when, and what to mark. */
+export function updateHost(element, host, view) {
   const part = parts.get(element);
-  setText(part.title, plain(host.name, 40));
+  setText(part.title.firstChild, plain(host.name, 40));
+  setAttribute(part.title.firstChild, "href", addressOf("host", host.name));
   setText(part.forecast, wordsOfForecasts(host));
   setAttribute(element, "aria-label", `Machine ${plain(host.name, 40)}`);
   const status = wordOfStatus(host.status);
@@ -119,7 +139,7 @@ function updateHost(element, host, span) {
     el("bdi", { class: "mono" }, plain(host.endpoint, 60)),
   ]);
   setText(part.note, noteOf(host));
-  METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, span));
+  METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, view));
 }
 
 /** Return the text below the charts: what was measured, the disks, and the network. */
@@ -138,23 +158,22 @@ function noteOf(host) {
   ].filter(Boolean).join(" ");
 }
 
-function updateMetric(part, metric, host, span) {
+function updateMetric(part, metric, host, view) {
   const total = metric.top(host) ?? part.total; // the scale stays unchanged while the machine is silent
   part.total = total;
-  const value = host.now?.[metric.field];
-  const history = host.history?.[metric.field] ?? [];
-  const most = Math.max(0, ...history.filter(isNumber));
+  const most = Math.max(0, ...(view.course[metric.field] ?? []).filter(isNumber));
   const top = isNumber(total) && total > 0 ? total : most * 1.25 || 1;
-  part.redraw = () => drawValue(part, value, host.stale ? "no recent data" : metric.missing(host), (figure) => metric.word(figure, total));
+  const word = (figure) => metric.word(figure, total);
+  part.redraw = () => drawValue(part, host.now?.[metric.field], host.stale ? "no recent data" : metric.missing(host), word, view);
   part.redraw();
   drawDetail(part.detail, metric, host);
-  showTrend(part, metric, host, span, top, (figure) => metric.word(figure, total));
+  showTrend(part, metric, host, view, top, word);
 }
 
-function drawValue(part, value, reason, word) {
+function drawValue(part, value, reason, word, { from, to }) {
   const { pointed } = part;
   draw(part.value, [value, reason, pointed], () => {
-    if (pointed) return [word(pointed.value), el("span", { class: "at" }, ` at ${clockOf(pointed.time)}`)];
+    if (pointed) return [word(pointed.value), el("span", { class: "at" }, ` at ${to - from > DAY_S ? dayAndMinuteOf(pointed.time) : clockOf(pointed.time)}`)];
     return isNumber(value) ? word(value) : absent(reason);
   });
 }
@@ -195,23 +214,15 @@ function ramDetail(machine, container) {
 }
 
 /** Draw the chart, or nothing if no sample in the time span has a value. */
-function showTrend(part, metric, host, span, top, word) {
-  const to = now() / 1000;
-  const from = to - span;
-  const times = host.history?.t ?? [];
-  const values = times.map((time, at) => (time >= from ? host.history[metric.field]?.[at] ?? null : null));
+function showTrend(part, { field, title }, host, { course, from, to, marks }, top, word) {
+  const values = course.t.map((time, at) => (time >= from ? course[field]?.[at] ?? null : null));
   const known = values.filter(isNumber);
-  part.chart.hidden = part.ends.hidden = known.length === 0;
+  part.chart.hidden = known.length === 0;
   if (known.length === 0) return;
-  setText(part.from, `${Math.round(span / 60)} min ago`);
-  part.trend.show({ times, values, from, to, top });
+  part.trend.show({ times: course.t, values, from, to, top, marks });
   const low = word(Math.min(...known));
   const high = word(Math.max(...known));
-  setAttribute(
-    part.chart,
-    "aria-label",
-    `Chart: ${metric.title} of ${plain(host.name, 40)}, last ${Math.round(span / 60)} minutes, between ${low} and ${high}.`,
-  );
+  setAttribute(part.chart, "aria-label", `Chart: ${title} of ${plain(host.name, 40)}, last ${duration(to - from)}, between ${low} and ${high}.`);
 }
 
 function newLink() {
@@ -230,7 +241,7 @@ function newLink() {
   return element;
 }
 
-function updateLink(element, state, span) {
+function updateLink(element, state, courses, time) {
   const { seal, word, text, rate, metric } = parts.get(element);
   const link = state.link ?? {};
   const disconnected = state.hosts.slice(0, 2).filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
@@ -252,12 +263,12 @@ function updateLink(element, state, span) {
       ? [el("b", {}, value < 10 ? String(Math.round(value * 10) / 10) : count(Math.round(value))), " requests per second at mainpc"]
       : absent("not counted"),
   );
-  const measured = state.hosts.filter((host) => (host.history?.latency_ms ?? []).some(isNumber));
-  const host = measured.find((one) => isNumber(one.now?.latency_ms)) ?? measured.at(-1) ?? {};
-  const most = Math.max(...(host.history?.latency_ms ?? []).filter(isNumber), 0);
-  metric.redraw = () => drawValue(metric, link.latency_ms, condition === "broken" ? "no response" : "not measured", milliseconds);
+  const measured = state.hosts.map((host, at) => ({ host, course: courses[at] })).filter(({ course }) => (course.latency_ms ?? []).some(isNumber));
+  const { host = {}, course = { t: [] } } = measured.find((one) => isNumber(one.host.now?.latency_ms)) ?? measured.at(-1) ?? {};
+  const most = Math.max(...(course.latency_ms ?? []).filter(isNumber), 0);
+  metric.redraw = () => drawValue(metric, link.latency_ms, condition === "broken" ? "no response" : "not measured", milliseconds, time);
   metric.redraw();
-  showTrend(metric, LATENCY, host, span, roundUp(most * 1.2), milliseconds);
+  showTrend(metric, LATENCY, host, { ...time, course, marks: [] }, roundUp(most * 1.2), milliseconds);
 }
 
 /** Return the next round number, so that the scale does not jump with every sample. */
@@ -267,12 +278,12 @@ function roundUp(value) {
   return [1, 2, 5, 10].map((step) => step * size).find((step) => step >= value) ?? value;
 }
 
-function drawFigures(hosts) {
-  const rows = hosts.flatMap((host) => [...METRICS, LATENCY].map((metric) => figuresOf(host, metric)));
-  const figure = (row, at) => (row.figures === null ? [null, row.reason] : [row.figures[at], row.reason]);
+/** Draw the figures of a machine's charts as a table. */
+export function drawFigures(place, host, course) {
+  const rows = [...METRICS, LATENCY].map((metric) => figuresOf(host, course, metric));
   const column = (title, at) => ({
     title,
-    value: (row) => figure(row, at),
+    value: (row) => [row.figures?.[at] ?? null, row.reason],
     draw: ([text, reason]) => text ?? absent(reason),
   });
   const columns = [
@@ -282,19 +293,16 @@ function drawFigures(hosts) {
     column("Average", 2),
     column("Highest", 3),
   ];
-  const samples = Math.max(0, ...hosts.map((host) => host.history?.t?.length ?? 0));
-  const caption = `The metrics of the charts, over the last ${many(samples, "sample", "samples")}`;
-  table(byId("figures"), { caption, columns, keyOf: (row) => row.title, empty: "No machine has reported yet." }, rows);
+  const caption = `The metrics of the charts, of ${many(course.t.length, "sample", "samples")}`;
+  table(place, { caption, columns, keyOf: (row) => row.title, empty: "No machine has reported yet." }, rows);
 }
 
-function figuresOf(host, metric) {
-  const title = `${plain(host.name, 40)}: ${metric.title}`;
+function figuresOf(host, course, metric) {
   const current = host.now?.[metric.field];
-  const known = (host.history?.[metric.field] ?? []).filter(isNumber);
-  const reason = metric.missing?.(host) ?? "not measured";
-  if (known.length === 0) return { title, figures: null, reason };
-  const word = (value) => metric.word(value);
+  const known = (course[metric.field] ?? []).filter(isNumber);
+  const { title, word } = metric;
+  if (known.length === 0) return { title, figures: null, reason: metric.missing?.(host) ?? "not measured" };
   const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
-  const least = Math.min(...known);
-  return { title, reason: "no recent data", figures: [isNumber(current) ? word(current) : null, word(least), word(mean), word(Math.max(...known))] };
+  const figures = [isNumber(current) ? word(current) : null, word(Math.min(...known)), word(mean), word(Math.max(...known))];
+  return { title, reason: "no recent data", figures };
 }

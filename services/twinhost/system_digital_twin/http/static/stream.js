@@ -1,4 +1,6 @@
-// Receives mainpc's state: server-sent events, with polling and reconnects after an error.
+// Receives mainpc's state: server-sent events of what has changed, with polling and reconnects after an error.
+
+import { changed } from "./changes.js";
 
 const SILENCE_MS = 8_000; // mainpc sends its state about every second
 const FIRST_RETRY_MS = 1_000;
@@ -11,6 +13,7 @@ export class StateStream {
   #onState;
   #onLost;
   #source = null;
+  #state = null;
   #watchdog = 0;
   #retry = 0;
   #hiddenTimer = 0;
@@ -25,11 +28,10 @@ export class StateStream {
 
   open() {
     this.#close();
-    const source = new EventSource("/api/stream");
+    const source = new EventSource("/api/stream?changes");
     this.#source = source;
-    source.addEventListener("state", (message) => {
-      if (this.#receive(message.data)) this.#failures = 0;
-    });
+    source.addEventListener("state", ({ data }) => this.#receive(() => JSON.parse(data)));
+    source.addEventListener("change", ({ data }) => this.#receive(() => changed(this.#state, JSON.parse(data))));
     source.addEventListener("error", () => this.#reconnect());
     this.#watch();
   }
@@ -46,16 +48,16 @@ export class StateStream {
     this.#watchdog = setTimeout(() => this.#reconnect(), SILENCE_MS);
   }
 
-  #receive(text) {
+  #receive(stateOf) {
     this.#watch();
-    let state;
     try {
-      state = JSON.parse(text);
+      this.#state = stateOf();
     } catch {
-      return false;
+      this.#reconnect(); // which begins with the whole state
+      return;
     }
-    this.#onState(state);
-    return true;
+    this.#failures = 0;
+    this.#onState(this.#state);
   }
 
   #reconnect() {

@@ -5,6 +5,8 @@ const compact = new Intl.NumberFormat("en-GB", { notation: "compact", maximumSig
 const oneDecimal = new Intl.NumberFormat("en-GB", { maximumFractionDigits: 1 });
 const twoDigits = new Intl.NumberFormat("en-GB", { maximumSignificantDigits: 2 });
 const clockTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+const minuteTime = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 const dayAndTime = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 
 // Control characters, bidirectional overrides, and invisible characters: a name could imitate another (spoofing).
@@ -104,14 +106,26 @@ export function clockOf(epochSeconds) {
   return clockTime.format(new Date(epochSeconds * 1000));
 }
 
+export function minuteOf(epochSeconds) {
+  return minuteTime.format(new Date(epochSeconds * 1000));
+}
+
+export function dayOf(epochSeconds) {
+  return day.format(new Date(epochSeconds * 1000));
+}
+
+export function dayAndMinuteOf(epochSeconds) {
+  return dayAndTime.format(new Date(epochSeconds * 1000));
+}
+
 export function many(value, one, more) {
   return `${count(value)} ${value === 1 ? one : more}`;
 }
 
-/** Return "a, b and c", at most `most` of them by name. */
-export function listed(names, most = 3) {
-  const shown = names.slice(0, most).map((name) => plain(name, 40));
-  const more = names.length - shown.length;
-  if (more > 0) shown.push(`${count(more)} more`);
-  return shown.length < 2 ? shown.join("") : `${shown.slice(0, -1).join(", ")} and ${shown.at(-1)}`;
+/** Return a word for a shell, in quotes where it needs them, and in ASCII. */
+export function quoted(word) {
+  if (/^[\w%+,./:=@-]+$/.test(word)) return word;
+  if (/^[ -~]*$/.test(word)) return `'${word.replaceAll("'", `'\\''`)}'`;
+  const escaped = (mark) => (mark === "'" || mark === "\\" ? `\\${mark}` : `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  return `$'${word.replace(/[^ -~]|['\\]/gu, (mark) => (mark.length > 1 ? `\\U${mark.codePointAt(0).toString(16).padStart(8, "0")}` : escaped(mark)))}'`;
 }

@@ -1,7 +1,12 @@
 // A line chart of one metric of one machine, drawn by uPlot. The caller sets its text alternative.
 
-const HEIGHT = 92;
+import { dayOf, minuteOf } from "./text.js";
+
+const HEIGHT = 112;
 const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
+const DAYS_S = 3 * 86400; // from this span on, the axis has days
+const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800, 432000]; // round for a clock
+const TONES = { error: "--bad", trouble: "--warn", restart: "--muted", lease: "--link" };
 
 const all = new Set();
 
@@ -11,7 +16,7 @@ export class Trend {
   #place;
   #chart = null;
   #options;
-  #view = { from: 0, to: 1, top: 1 };
+  #view = { from: 0, to: 1, top: 1, marks: [] };
 
   /** `label` formats a value of the axis, `onPoint` receives the point at the pointer; the colours are those of the place. */
   constructor(place, { label, onPoint }) {
@@ -21,16 +26,17 @@ export class Trend {
     all.add(this);
   }
 
-  /** Show the samples from `from` to `to` (s since 1970), on a scale of 0 to `top`. */
-  show({ times, values, from, to, top }) {
-    this.#view = { from, to, top };
+  /** Show the samples from `from` to `to` (s since 1970), on a scale of 0 to `top`, with marks of `{ time, kind }`. */
+  show({ times, values, from, to, top, marks = [] }) {
+    this.#view = { from, to, top, marks };
     const data = withGaps(times, values);
     if (this.#chart === null) this.#begin(data);
     else this.#chart.setData(data);
   }
 
   repaint() {
-    this.#chart?.redraw(true, true);
+    if (this.#place.isConnected) this.#chart?.redraw(true, true);
+    else all.delete(this); // its page was left
   }
 
   #begin(data) {
@@ -39,46 +45,46 @@ export class Trend {
     const { label, onPoint } = this.#options;
     const colour = (name) => getComputedStyle(this.#place).getPropertyValue(name).trim();
     const { fontFamily } = getComputedStyle(document.body);
-    const halves = () => [0, this.#view.top / 2, this.#view.top];
+    const axis = { font: `11px ${fontFamily}`, stroke: () => colour("--muted"), ticks: { show: false } };
     this.#chart = new globalThis.uPlot(
       {
         width,
         height: HEIGHT,
-        padding: [8, 2, 6, 0],
+        padding: [8, 2, 0, 0],
         legend: { show: false },
         cursor: {
           y: false,
           drag: { x: false, y: false },
           points: { size: 8, fill: () => colour("--tone"), stroke: () => colour("--surface") },
+          sync: { key: "time", setSeries: false }, // one cursor over all charts
         },
         scales: {
-          x: { time: false, range: () => [this.#view.from, this.#view.to] },
+          x: { range: () => [this.#view.from, this.#view.to] },
           y: { range: () => [0, this.#view.top] },
         },
         axes: [
-          { show: false },
           {
+            ...axis,
+            size: 20,
+            gap: 4,
+            space: 48,
+            incrs: TICKS_S,
+            grid: { show: false },
+            values: (_, moments) => moments.map(this.#view.to - this.#view.from > DAYS_S ? dayOf : minuteOf),
+          },
+          {
+            ...axis,
             side: 1,
             size: 52,
             gap: 8,
-            font: `11px ${fontFamily}`,
-            stroke: () => colour("--muted"),
-            splits: halves,
+            splits: () => [0, this.#view.top / 2, this.#view.top],
             values: (_, splits) => splits.map((value) => (value === 0 ? "0" : label(value))),
             grid: { stroke: () => colour("--line"), width: 1 },
-            ticks: { show: false },
           },
         ],
-        series: [
-          {},
-          {
-            stroke: () => colour("--tone"),
-            fill: () => colour("--tone-fill"),
-            width: 2,
-            points: { show: false },
-          },
-        ],
+        series: [{}, { stroke: () => colour("--tone"), fill: () => colour("--tone-fill"), width: 2, points: { show: false } }],
         hooks: {
+          draw: [(chart) => this.#drawMarks(chart, colour)],
           setCursor: [
             (chart) => {
               const at = chart.cursor.idx;
@@ -93,16 +99,49 @@ export class Trend {
     );
   }
 
+  /** Draw a line for each mark, with its kind as the colour. */
+  #drawMarks({ ctx, bbox, valToPos }, colour) {
+    ctx.save();
+    ctx.lineWidth = devicePixelRatio;
+    ctx.setLineDash([2 * devicePixelRatio, 2 * devicePixelRatio]);
+    for (const { time, kind } of this.#view.marks) {
+      if (time < this.#view.from || time > this.#view.to) continue;
+      const x = Math.round(valToPos(time, "x", true));
+      ctx.strokeStyle = colour(TONES[kind]);
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.restore();
+  }
+
   #fit() {
     const width = this.#place.clientWidth;
     if (this.#chart !== null && width > 0 && width !== this.#chart.width) this.#chart.setSize({ width, height: HEIGHT });
   }
 }
 
+/** Return which of the samples to show, by their places: none that a clock dated later than one that came after it. */
+export function inOrder(times) {
+  const places = [];
+  for (let at = times.length - 1, next = Infinity; at >= 0; at--) {
+    if (times[at] >= next) continue;
+    places.unshift(at);
+    next = times[at];
+  }
+  return places;
+}
+
+/** Return the usual distance between samples in seconds. */
+export function stepOf(times) {
+  const steps = times.slice(1).map((time, at) => time - times[at]).sort((a, b) => a - b);
+  return steps[Math.floor(steps.length / 2)] ?? 0;
+}
+
 /** Return uPlot's columns, with an empty point wherever samples are missing. */
 function withGaps(times, values) {
-  const steps = times.slice(1).map((time, at) => time - times[at]).sort((a, b) => a - b);
-  const longest = LONGEST_GAP * (steps[Math.floor(steps.length / 2)] ?? Infinity);
+  const longest = LONGEST_GAP * (stepOf(times) || Infinity);
   const columns = [[], []];
   times.forEach((time, at) => {
     if (at > 0 && time - times[at - 1] > longest) {

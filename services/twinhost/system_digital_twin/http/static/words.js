@@ -52,12 +52,7 @@ export function wordOfSeverity(severity) {
 const WEEK_S = 7 * 86400;
 const RESOURCES = { ram: "RAM", vram: "VRAM", disk: "Disk" };
 
-/** Return the forecasts of a host that predict a full resource within so many seconds. */
-export function fullWithin(host, seconds) {
-  return (host.forecasts ?? []).filter(({ time_to_full_s: left }) => isNumber(left) && left <= seconds);
-}
-
-export function wordOfResource({ resource, name }) {
+function wordOfResource({ resource, name }) {
   return `${RESOURCES[resource] ?? plain(resource, 20)}${name ? ` (${plain(name, 40)})` : ""}`;
 }
 
@@ -65,7 +60,7 @@ export function wordOfResource({ resource, name }) {
 export function wordsOfForecasts(host) {
   const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
   if (known.length === 0) return `No forecast: ${plain(host.forecasts?.[0]?.reason, 60) || "not measured yet"}.`;
-  const soon = fullWithin(host, WEEK_S).map((forecast) => {
+  const soon = known.filter(({ time_to_full_s: left }) => isNumber(left) && left <= WEEK_S).map((forecast) => {
     const { time_to_full_s: left, interval } = forecast;
     return `${wordOfResource(forecast)} will be full in about ${duration(left)} (${duration(interval.low)} to ${duration(interval.high)}).`;
   });

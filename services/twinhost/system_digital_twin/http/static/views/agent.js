@@ -1,0 +1,59 @@
+// One agent: its status, keys, leases, errors, and events.
+
+import { definitions, drawTroubles } from "../attention.js";
+import { commandOf, draw as drawInto, el, setText, table } from "../dom.js";
+import { hostOr, lastSeen, monoOr, panels, statusBadge, textOr } from "../panel.js";
+import { link } from "../router.js";
+import { plain } from "../text.js";
+import { unregistering } from "./agents.js";
+import { drawErrors } from "./errors.js";
+import { drawEvents } from "./events.js";
+import { KEYS } from "./keys.js";
+import { LEASES } from "./leases.js";
+
+export const title = ({ name }) => plain(name, 60);
+
+export function draw(place, state, { name, ...parameters }) {
+  drawInto(place, "agent", () => [
+    el("header", { class: "page-head" }, el("h2", {}), el("div", {})),
+    el("ol", { class: "troubles", role: "list" }),
+    el("div", {}),
+  ]);
+  const [head, troubles, parts] = place.children;
+  const agent = (state.agents ?? []).find((one) => one.name === name);
+  setText(head.firstChild, plain(name, 80));
+  drawInto(head.lastChild, agent?.status ?? null, (status) => (status === null ? [] : statusBadge(status)));
+  drawTroubles(troubles, (state.attention?.items ?? []).filter((item) => isAbout(item, name)), parameters);
+  const shown = panels(parts, [
+    { id: "about", title: "Registration" },
+    { id: "keys", title: "Keys" },
+    { id: "leases", title: "Leases" },
+    { id: "errors", title: "Errors", hint: "Among the newest that the page receives." },
+    { id: "events", title: "Events", hint: "Among the newest that the page receives." },
+  ], "h3");
+  drawInto(shown.about.content, agent ?? null, registration);
+  table(shown.keys.content, { ...KEYS, empty: "No authorised key has this name." }, (state.sessions ?? []).filter((session) => session.name === name));
+  table(shown.leases.content, { ...LEASES, empty: "It has leased no memory." }, (state.leases ?? []).filter((lease) => lease.holder === name));
+  drawErrors(shown.errors.content, (state.errors ?? []).filter((error) => error.agent === name));
+  drawEvents(shown.events.content, (state.events ?? []).filter((event) => event.source === name));
+}
+
+function isAbout(item, name) {
+  return item.subject === name || item.evidence.some(({ value }) => value === name);
+}
+
+function registration(agent) {
+  if (agent === null) return el("p", { class: "empty" }, "No agent of this name is registered, or it is not among those that the page receives.");
+  const others = (agent.dependencies ?? []).map((one) => link("agent", one, el("bdi", { class: "chip" }, plain(one, 40))));
+  return [
+    definitions([
+      ["Last seen", [lastSeen(agent.last_seen)]],
+      ["Type", [textOr("not told")(plain(agent.agent_type, 40))]],
+      ["Machine", [hostOr("unknown")(agent.location)]],
+      ["Address", [monoOr("none")(plain(agent.endpoint, 60))]],
+      ["Registered by", [textOr("unknown")(plain(agent.registered_by, 60))]],
+      ["Depends on", others.length > 0 ? others : [textOr("none")("")]],
+    ]),
+    agent.gone ? el("div", {}, el("p", { class: "hint" }, "It has been silent for more than a day. To unregister it, on mainpc:"), commandOf(unregistering(agent))) : null,
+  ].filter(Boolean);
+}

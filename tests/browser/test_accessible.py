@@ -1,0 +1,106 @@
+"""Every page holds the rules of axe-core, at three widths, in both themes, with troubles on it; and moves nothing."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.watched import PATIENCE_MS, Watched, watch
+from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
+from twinhost.secure_zmq.peers import Outcome
+
+AXE = Path("build/tools/axe/node_modules/axe-core/axe.min.js")
+WIDTHS = [390, 820, 1_440]
+PAGES = [
+    "/",
+    "/?item=host_silent%3Apc2",
+    "/host/pc2",
+    "/host/pc2?range=1h",
+    "/agents",
+    "/agents?page=2",
+    "/agent/agent-000",
+    "/keys",
+    "/errors",
+    "/events",
+    "/refused",
+    "/leases",
+    "/budgets",
+    "/nonsense",
+]
+VIOLATIONS = """async () => (await axe.run(document)).violations.map(({ id, help, nodes }) =>
+    [id, help, ...nodes.slice(0, 3).map(node => node.html + ' ' + node.failureSummary)])"""
+
+
+@pytest.fixture(scope="module")
+def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """An agent with troubles, one of them acknowledged, and something on every page."""
+    if not AXE.exists():
+        pytest.skip("needs axe-core, as `make test` installs it")
+    with closing(browser.new_context()) as context, watch(context.new_page(), tmp_path_factory.mktemp("home")) as it:
+        it.register(*(f"agent-{number:03}" for number in range(40)), location="pc2", agent_type="worker")
+        it.twin.measured(gpus=[{"index": 0, "name": "card", "uuid": "GPU-1", "used_mb": 9, "total_mb": 1_000}])
+        it.twin.call("reserve_vram", amount_mb=7, host="pc2", ttl_s=600)
+        it.report("critical", agent_id="agent-000", message="no space left on device " * 20)
+        event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
+        it.twin.call("publish_event", OPERATOR, event=event)
+        it.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
+        it.twin.health.warn(lambda: ["a key ends soon"])
+        it.silence(20)
+        items = it.twin.state()["attention"]["items"]
+        (warning,) = (item["id"] for item in items if item["kind"] == "warning")
+        it.twin.call("acknowledge_trouble", OPERATOR, id=warning)
+        it.draw()
+        yield it
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_page_violates_a_rule_of_axe(troubled: Watched, width: int, theme: Any) -> None:
+    """Contrast, names, order of headings, and the rest; and no page is wider than its window."""
+    page = troubled.page
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=theme)
+    page.reload()
+    page.evaluate(AXE.read_text("utf-8"))
+    for address in PAGES:
+        troubled.open(address)
+        expect(page.locator("#content .view > *").first).to_be_attached(timeout=PATIENCE_MS)
+        page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
+        assert page.evaluate(VIOLATIONS) == [], address
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+
+
+def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
+    """A trouble opens, its command is copied, and a page of the navigation has the focus where it begins."""
+    page = troubled.page
+    page.set_viewport_size({"width": 1_440, "height": 900})
+    troubled.open("/")
+    page.locator(".trouble > summary").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".trouble[open]").first).to_be_visible()
+    for name in ("pc2", "Copy: docker compose up -d pc2"):
+        page.keyboard.press("Tab")
+        focused = page.evaluate(
+            "document.activeElement.getAttribute('aria-label') ?? document.activeElement.textContent"
+        )
+        assert focused == name
+    page.keyboard.press("Enter")
+    expect(page.locator(".copy").first).to_have_text("Copied")
+    page.get_by_role("link", name="Keys", exact=True).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#identities-table")).to_contain_text(UMRA.name)
+    assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_nothing_moves_where_a_reader_asked_for_that(troubled: Watched) -> None:
+    """No animation runs, and no scrolling is smooth."""
+    page = troubled.page
+    page.emulate_media(reduced_motion="reduce")
+    troubled.open("/")
+    page.wait_for_selector("#hosts > *")
+    assert page.evaluate("document.getAnimations().length") == 0
+    assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
+    page.emulate_media(reduced_motion="no-preference")
