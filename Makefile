@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate install wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -109,6 +109,9 @@ generate: venv ## write the lists of actions and of troubles, the typed clients,
 	@.venv/bin/python scripts/write_clients.py
 	@.venv/bin/python scripts/write_diagrams.py
 	@PYTHONPATH=services:. .venv/bin/python tests/unit/clients/test_public_api.py
+
+screenshots: venv ## take the pictures of the page in docs/page again: healthy, troubled, and attacked, at three sizes
+	@scripts/setup/screenshots.sh docs/page
 
 install: ## put the package alone into .venv, for programs and commands
 	@scripts/setup/venv.sh package

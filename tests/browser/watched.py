@@ -86,8 +86,11 @@ class Watched:
 
 
 @contextmanager
-def watch(page: Page, home: Path, hosts: Sequence[str] = ()) -> Iterator[Watched]:
-    """Assemble the agent with further hosts, which report nothing, and open the page."""
+def watch(page: Page, home: Path, hosts: Sequence[str] = (), *, measured: bool = True) -> Iterator[Watched]:
+    """Assemble the agent with further hosts, which report nothing, and open the page.
+
+    Without `measured`, mainpc does not measure itself.
+    """
     clock = Clock()
     (port,) = free_ports(1)
     environment = environment_of(home, "mainpc")
@@ -101,12 +104,15 @@ def watch(page: Page, home: Path, hosts: Sequence[str] = ()) -> Iterator[Watched
         wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
         wait_until(lambda: is_live(twin, page), PATIENCE_S, "the page follows the stream")
         (sampler,) = twin.assembly.companions
-        sampler.start()
-        wait_until(lambda: not mainpc_is_stale(twin, port), PATIENCE_S, "mainpc has measured itself")
+        if measured:
+            sampler.start()
+            wait_until(lambda: not mainpc_is_stale(twin, port), PATIENCE_S, "mainpc has measured itself")
         try:
             yield Watched(twin, page, clock, server, port)
         finally:
-            sampler.stop()
+            page.goto("about:blank")  # the server would wait for its stream to end
+            if measured:
+                sampler.stop()
             server.stop()
 
 

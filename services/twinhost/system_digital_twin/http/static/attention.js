@@ -90,7 +90,8 @@ const signOf = (level) => LEVELS[level]?.sign ?? (lost ? "broken" : "unknown");
 
 function newTrouble(item, isOpen) {
   const head = el("summary", {}, el("span", { class: "trouble-sign" }), el("span", { class: "trouble-what" }), el("span", { class: "trouble-since" }));
-  const body = el("div", { class: "trouble-body" }, ...["facts", "explains", "remedies", "acknowledge", "evidence"].map((name) => el("div", { class: name })));
+  const parts = (...names) => el("div", {}, ...names.map((name) => el("div", { class: name })));
+  const body = el("div", { class: "trouble-body" }, parts("facts", "explains", "evidence"), parts("remedies", "acknowledge"));
   const details = el("details", { class: "trouble", open: isOpen }, head, body);
   details.addEventListener("toggle", () => {
     if (details.open) setParameters({ item: item.id });
@@ -104,9 +105,10 @@ function newTrouble(item, isOpen) {
 function updateTrouble(element, item) {
   const [head, body] = element.firstChild.children;
   const [sign, what, since] = head.children;
-  const [facts, explains, remedies, acknowledge, evidence] = body.children;
+  const [facts, explains, evidence] = body.firstChild.children;
+  const [remedies, acknowledge] = body.lastChild.children;
   setAttribute(element.firstChild, "data-level", item.level);
-  draw(sign, item.level, (level) => badge(LEVELS[level]?.tone ?? "warn", LEVELS[level]?.sign ?? "warn", LEVELS[level]?.word ?? plain(level, 20)));
+  draw(sign, item.level, levelBadge);
   draw(what, item.what, (text) => el("bdi", {}, plain(text, MOST_TEXT)));
   draw(since, item.since, (iso) => agoElement(iso, "for"));
   draw(facts, [item.since, item.host, item.cause, item.acknowledged], () => factsOf(item));
@@ -114,6 +116,18 @@ function updateTrouble(element, item) {
   draw(remedies, item.remedies, (all) => (all.length > 0 ? [el("h3", {}, "To mend it"), ...all.map(remedy)] : []));
   draw(acknowledge, [item.id, !item.acknowledged], ([id, isNew]) => (isNew ? acknowledging(id) : []));
   draw(evidence, item.evidence, seen);
+}
+
+export function levelBadge(level) {
+  const { tone, sign, word } = LEVELS[level] ?? { tone: "warn", sign: "warn", word: plain(level, 20) };
+  return badge(tone, sign, word);
+}
+
+/** Return the worst level of what is wrong on a host and nobody has acknowledged; null if nothing is. */
+export function levelOfHost({ attention = {} }, host) {
+  const levels = (attention.items ?? []).filter((item) => item.host === host && !item.acknowledged).map((item) => item.level);
+  if (levels.length === 0) return null;
+  return levels.includes("broken") ? "broken" : levels[0];
 }
 
 function factsOf({ since, host, cause, acknowledged }) {

@@ -1,5 +1,6 @@
 // The two machines side by side, with the link between them; and one machine alone.
 
+import { levelBadge, levelOfHost } from "./attention.js";
 import { now } from "./clock.js";
 import { absent, badge, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
 import { addressOf } from "./router.js";
@@ -51,7 +52,7 @@ export function drawMachines(place, state) {
     (item) => (item.link ? "the link" : `host ${item.host.name}`),
     (item) => (item.link ? newLink() : newHost(item.at)),
     (element, item) =>
-      item.link ? updateLink(element, state, courses, time) : updateHost(element, item.host, { ...time, course: courses[item.at], marks: marks(item.host) }),
+      item.link ? updateLink(element, state, courses, time) : updateHost(element, item.host, { ...time, course: courses[item.at], marks: marks(item.host), level: levelOfHost(state, item.host.name) }),
   );
 }
 
@@ -121,7 +122,7 @@ function newMetric({ title, axis }) {
   return metric;
 }
 
-/** Update a machine; `view` has the course of its metrics, from when to when, and what to mark. */
+/** Update a machine; `view` has the course of its metrics, from when to when, what to mark, and how bad it is. */
 export function updateHost(element, host, view) {
   const part = parts.get(element);
   setText(part.title.firstChild, plain(host.name, 40));
@@ -130,8 +131,8 @@ export function updateHost(element, host, view) {
   setAttribute(element, "aria-label", `Machine ${plain(host.name, 40)}`);
   const status = wordOfStatus(host.status);
   setAttribute(element, "data-state", host.stale && status.tone === "good" ? "silent" : status.tone);
-  draw(part.status, [host.status, host.stale], () => [
-    badge(status.tone, status.sign, status.word),
+  draw(part.status, [host.status, host.stale, view.level], () => [
+    status.tone === "good" && view.level ? levelBadge(view.level) : badge(status.tone, status.sign, status.word),
     host.stale && status.tone === "good" ? badge("silent", "unknown", "No metrics") : null,
   ].filter(Boolean));
   draw(part.about, [host.agent, host.endpoint], () => [

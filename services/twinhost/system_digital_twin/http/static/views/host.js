@@ -1,6 +1,6 @@
 // One machine: its charts over a range, what is wrong with it, and what is on it.
 
-import { drawTroubles } from "../attention.js";
+import { drawTroubles, levelOfHost } from "../attention.js";
 import { now } from "../clock.js";
 import { draw as drawInto, el, setAttribute, setText, table } from "../dom.js";
 import { listing } from "../listing.js";
@@ -42,8 +42,9 @@ export function draw(place, state, parameters) {
   drawTroubles(troubles, (state.attention?.items ?? []).filter((item) => item.host === name), parameters);
   for (const button of ranges.children) setAttribute(button, "aria-pressed", String(button.value === range));
   const { course, fault, ...time } = range === LIVE ? live(host) : past(name, range);
-  setText(hint, fault ?? (range === LIVE ? "" : "Means of a minute, or of an hour for ranges above a day. The figures are of now."));
-  updateHost(machine.firstChild, host, { ...time, course, marks: marksOf(state)(host) });
+  const means = range === LIVE ? "" : "Means of a minute, or of an hour for ranges above a day; the figures are of now. ";
+  setText(hint, fault ?? `${means}Dotted: a severe error (red), a trouble (amber), mainpc’s start (grey).`);
+  updateHost(machine.firstChild, host, { ...time, course, marks: marksOf(state)(host), level: levelOfHost(state, name) });
   drawFigures(figures.lastChild, host, course);
   const shown = panels(parts, [{ id: "agents", title: "Agents" }, { id: "identities", title: "Keys" }, { id: "leases", title: "Leases" }], "h3");
   const agents = (state.agents ?? []).filter((agent) => agent.location === name);
