@@ -47,7 +47,7 @@ def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
         event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
         it.twin.call("publish_event", OPERATOR, event=event)
         it.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
-        it.twin.health.warn(lambda: ["a key ends soon"])
+        it.twin.health.warn("meaning", lambda: ["a key ends soon"])
         it.silence(20)
         items = it.twin.state()["attention"]["items"]
         (warning,) = (item["id"] for item in items if item["kind"] == "warning")

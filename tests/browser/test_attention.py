@@ -91,7 +91,7 @@ def test_further_hosts_have_rows_below_the_first_two(watched: Watched) -> None:
 
 def test_the_headline_and_the_list_are_the_servers(watched: Watched) -> None:
     """In its order and its words, the list on the first screen, before the machines."""
-    watched.twin.health.warn(lambda: ["a key ends soon"])
+    watched.twin.health.warn("meaning", lambda: ["a key ends soon"])
     watched.silence(SILENT_S)
     attention = watched.twin.state()["attention"]
     watched.headline("broken", attention["headline"])

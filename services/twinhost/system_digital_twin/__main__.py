@@ -171,16 +171,7 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.usage.register("events", lambda: events.kept(Topic.EVENT))
     foundation.usage.register("errors", lambda: events.kept(Topic.ERROR))
 
-    followed = settings.config
-
-    def follow_config() -> None:
-        nonlocal followed
-        if (config := settings.config) is not followed:
-            followed = config
-            registry.ttl_s = config.limits.registration_ttl_s
-            metrics.expect(list(config.hosts))
-            security.follow(config)
-
+    follow_config = _config_follower(settings, registry, metrics, security)
     questions = Questions(foundation.telemetry.readers)
 
     def on_tick() -> None:
@@ -188,12 +179,14 @@ def assemble(foundation: Foundation) -> Assembly:
         follow_config()
         registry.keep_alive(NAME)
         state.on_tick()
-        metrics.on_tick()
-        reservations.on_tick()
-        events.on_tick()
-        security.on_tick()
-        forecasts.on_tick()
-        attention.on_tick()
+        try:
+            metrics.on_tick()
+            reservations.on_tick()
+            events.on_tick()
+            security.on_tick()
+            forecasts.on_tick()
+        finally:  # what can't be stored is a trouble
+            attention.on_tick()
 
     def on_collect() -> None:
         gauges.gather(attention.document())
@@ -225,6 +218,23 @@ def assemble(foundation: Foundation) -> Assembly:
             *page_routes(assets_folder()),
         ],
     )
+
+
+def _config_follower(
+    settings: Settings, registry: Registry, metrics: Metrics, security: KeysAndAudit
+) -> Callable[[], None]:
+    """Return a function for the tick: it applies a changed configuration."""
+    followed = settings.config
+
+    def follow() -> None:
+        nonlocal followed
+        if (config := settings.config) is not followed:
+            followed = config
+            registry.ttl_s = config.limits.registration_ttl_s
+            metrics.expect(list(config.hosts))
+            security.follow(config)
+
+    return follow
 
 
 def _may_be_local(settings: Settings) -> Callable[[str], bool]:

@@ -223,7 +223,8 @@ class StateBoard:
         shown = {name: getattr(lease, name) for name in _OF_A_LEASE}
         left_s = self._leases.expires_in_s(lease)
         ends = iso_time(round(self._clock.time() + left_s))
-        return {**shown, "gpu": lease.card, "expires_in_s": rounded(left_s, 1), "expires_at": ends}
+        since = iso_time(lease.created)
+        return {**shown, "gpu": lease.card, "since": since, "expires_in_s": rounded(left_s, 1), "expires_at": ends}
 
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that need attention."""

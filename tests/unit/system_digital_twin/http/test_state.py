@@ -338,10 +338,11 @@ def test_leases_are_those_that_are_open(twin: Twin) -> None:
     ends = datetime.fromisoformat(first.pop("expires_at")).timestamp()
     assert 60 - PATIENCE_S < ends - datetime.fromisoformat(state["time"]).timestamp() <= 61
     assert 60 - PATIENCE_S < first.pop("expires_in_s") <= 60
+    assert seconds_ago(first.pop("since")) < PATIENCE_S
     same = {"resource": "ram", "host": "pc2", "holder": UMRA.name, "gpu": None, "capacity_reported_by": None}
     assert first == {**same, "lease_id": reserved, "amount_mb": 10, "state": "reserved"}
     assert 86_400 - PATIENCE_S < second.pop("expires_in_s") <= 86_400
-    assert second.pop("expires_at") > state["time"]
+    assert second.pop("expires_at") > state["time"] >= second.pop("since")
     assert second == {**same, "lease_id": committed, "amount_mb": 20, "state": "committed"}
 
 

@@ -68,15 +68,21 @@ export function timeOf(courses) {
   return { from: to - Math.max(SHORTEST_SPAN_S, ...courses.map(({ t }) => stepOf(t) * t.length)), to };
 }
 
-/** Return a function that finds what to mark in a host's charts: errors of its agents, its troubles, and its restarts. */
-export function marksOf({ errors = [], events = [], agents = [], agent, uptime_s: uptime }) {
+/** Return a function that finds what to mark in a host's charts: errors, troubles, starts of its agents, and leases. */
+export function marksOf({ errors = [], events = [], agents = [], leases = [], agent, uptime_s: uptime }) {
   const hostOf = new Map(agents.map((one) => [one.name, one.location]));
-  const seconds = (iso) => Date.parse(iso) / 1000;
-  return (host) => [
-    ...errors.filter((error) => ["error", "critical"].includes(error.severity) && hostOf.get(error.agent) === host.name).map(({ time }) => ({ time: seconds(time), kind: "error" })),
-    ...events.filter((event) => event.type === "trouble_began" && event.data?.host === host.name).map(({ data }) => ({ time: seconds(data.since), kind: "trouble" })),
-    ...(host.agent === agent && isNumber(uptime) ? [{ time: Math.round(now() / 1000 - uptime), kind: "restart" }] : []),
-  ];
+  const isSevere = (error) => error.severity === "error" || error.severity === "critical";
+  return ({ name, agent: own }) => {
+    const ofKind = (kind, moments) => moments.map((iso) => ({ kind, time: Date.parse(iso) / 1000 }));
+    const told = (type) => events.filter((event) => event.type === type && event.data?.host === name);
+    return [
+      ...ofKind("lease", leases.filter((lease) => lease.host === name).map((lease) => lease.since)),
+      ...ofKind("start", told("agent_started").map((event) => event.time)),
+      ...ofKind("trouble", told("trouble_began").map((event) => event.data.since)),
+      ...ofKind("error", errors.filter((error) => isSevere(error) && hostOf.get(error.agent) === name).map((error) => error.time)),
+      ...(own === agent && isNumber(uptime) ? [{ kind: "start", time: now() / 1000 - uptime }] : []),
+    ];
+  };
 }
 
 const parts = new WeakMap(); // the parts of an element that was created here

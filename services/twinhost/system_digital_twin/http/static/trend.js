@@ -6,7 +6,7 @@ const HEIGHT = 112;
 const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
 const DAYS_S = 3 * 86400; // from this span on, the axis has days
 const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800, 432000]; // round for a clock
-const TONES = { error: "--bad", trouble: "--warn", restart: "--muted", lease: "--link" };
+const TONES = { error: "--bad", trouble: "--warn", start: "--muted", lease: "--link" };
 
 const all = new Set();
 
@@ -15,6 +15,8 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => all.
 export class Trend {
   #place;
   #chart = null;
+  #data = null;
+  #begins = false; // whether it is about to be made
   #options;
   #view = { from: 0, to: 1, top: 1, marks: [] };
 
@@ -29,9 +31,12 @@ export class Trend {
   /** Show the samples from `from` to `to` (s since 1970), on a scale of 0 to `top`, with marks of `{ time, kind }`. */
   show({ times, values, from, to, top, marks = [] }) {
     this.#view = { from, to, top, marks };
-    const data = withGaps(times, values);
-    if (this.#chart === null) this.#begin(data);
-    else this.#chart.setData(data);
+    this.#data = withGaps(times, values);
+    if (this.#chart !== null) this.#chart.setData(this.#data);
+    else if (!this.#begins) {
+      this.#begins = true;
+      setTimeout(() => this.#begin()); // each in a task of its own: all at once would hold up the page
+    }
   }
 
   repaint() {
@@ -39,7 +44,8 @@ export class Trend {
     else all.delete(this); // its page was left
   }
 
-  #begin(data) {
+  #begin() {
+    this.#begins = false;
     const width = this.#place.clientWidth;
     if (width === 0 || typeof globalThis.uPlot !== "function") return; // not laid out yet, or the library is missing
     const { label, onPoint } = this.#options;
@@ -94,7 +100,7 @@ export class Trend {
           ],
         },
       },
-      data,
+      this.#data,
       this.#place,
     );
   }
