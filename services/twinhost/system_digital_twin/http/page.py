@@ -106,7 +106,7 @@ class Stream:
         self._clock = clock
         self._readers = readers
         self._listeners = 0
-        self._changes = _Changes()
+        self._changes = Changes()
 
     def routes(self) -> list[Route]:
         return [Route("/api/state", self._state), Route(STREAM_PATH, self._stream)]
@@ -155,7 +155,7 @@ class Stream:
             self._listeners -= 1
 
 
-class _Changes:
+class Changes:
     """What differs between states, made once for all who were sent the same before."""
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import time
+import zlib
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -28,12 +29,14 @@ from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.http import state as state_module
-from twinhost.system_digital_twin.http.state import MAX_FORECASTS, MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN
+from twinhost.system_digital_twin.http.page import Changes
+from twinhost.system_digital_twin.http.state import MAX_FORECASTS, MAX_ROWS, MAX_SHOWN_BYTES, RECENT_S, SHOWN, Snapshot
 from twinhost.system_digital_twin.metrics import metrics as metrics_module
 from twinhost.system_digital_twin.metrics.metrics import KEPT_IN_MEMORY, MAX_HOSTS
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 MAX_STATE_BYTES = 1_600_000  # of the worst that agents can bring about
+MAX_FIRST_BYTES, MAX_BYTES_A_SECOND = 10_000, 2_000  # of what a page with 300 agents is sent, compressed
 YEAR_S = 365 * 86_400
 NO_STATE = AgentState(secure=True, uptime_s=0, store_bytes=0, loop_lag_s=0)
 GPUS = [{"index": index, "name": "H100", "used_mb": 100 + index, "total_mb": 81_920} for index in range(2)]
@@ -451,6 +454,27 @@ def test_it_stays_small_whatever_agents_do(open_twin: Twin) -> None:
     assert len(state["agents"]) <= MAX_ROWS
     assert len(state["events"]) > 1
     assert len(state["hosts"]) == MAX_HOSTS
+
+
+def test_300_busy_agents_are_few_bytes_a_second(twin: Twin, clock: Clock) -> None:
+    """A page that is open is sent what they changed, compressed: a heartbeat each in five seconds, and ten events."""
+    names = [f"agent-{number:03}" for number in range(298)]
+    for name in names:
+        twin.call("register_agent", OPERATOR, agent_name=name, status="HEALTHY", location="pc2")
+    changes, packer, sizes = Changes(), zlib.compressobj(wbits=31), list[int]()
+    document, number = None, 0
+    for second in range(12):
+        for name in names[second % 5 :: 5]:
+            clock.let_pass(1 / 60)
+            twin.call("heartbeat", OPERATOR, agent_name=name)
+        for at in range(10):
+            data = {"step": 10 * second + at, "value": 1.37 * at, "text": "x" * 80}
+            event = {"event_id": f"e{second}-{at}", "event_type": "moved", "source_agent": names[at], "data": data}
+            twin.call("publish_event", OPERATOR, event=event)
+        document, message = changes.since(document, Snapshot(number := number + 1, twin.body()))
+        sizes.append(len(packer.compress(message) + packer.flush(zlib.Z_SYNC_FLUSH)))
+    assert sizes[0] < MAX_FIRST_BYTES
+    assert 100 < max(sizes[1:]) < MAX_BYTES_A_SECOND
 
 
 def test_of_too_many_agents_the_troubled_are_shown(twin: Twin) -> None:
