@@ -27,7 +27,7 @@ def test_a_file_is_a_unit_unless_its_tests_are() -> None:
     assert unit_of("tests/unit/a/test_b.py::test_c[GET /d::e]") == "tests/unit/a/test_b.py"
     alone = "tests/loopback/test_partition.py::test_c[/d]"
     assert unit_of(alone) == alone
-    assert unit_of("tests/browser/test_headline.py::test_a") == OPEN_STACK_UNIT
+    assert unit_of("tests/browser/test_charts.py::test_a") == OPEN_STACK_UNIT
     assert unit_of("tests/unit/cli/test_refusals.py::test_a") == "tests/unit/cli/test_refusals.py"
 
 
