@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.watched import PATIENCE_MS, Watched, watch
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
@@ -171,6 +171,29 @@ def test_a_stale_page_says_until_when_it_was_told(watched: Watched, is_well: boo
     assert watched.page.evaluate("getComputedStyle(document.querySelector('main')).filter") == "grayscale(1)"
     watched.open("/agents")
     expect(watched.page.locator("#level")).to_contain_text(re.compile(expected))
+
+
+HIDE = """value => {
+    Object.defineProperty(document, "visibilityState", { value, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_hidden_page_no_longer_says_that_all_is_well(watched: Watched) -> None:
+    """It disconnects after a while, shortened here, and follows again once it is seen."""
+    page = watched.page
+
+    def shortened(route: Route) -> None:
+        route.fulfill(body=route.fetch().text().replace("60_000", "200"), content_type="text/javascript")
+
+    page.route("**/stream.js", shortened)
+    page.reload()
+    watched.headline("well", "All is well.")
+    page.evaluate(HIDE, "hidden")
+    watched.headline("unknown", re.compile(r"^Was well until \d\d:\d\d"))
+    page.evaluate(HIDE, "visible")
+    watched.headline("well", "All is well.")
+    page.unroute("**/stream.js")
 
 
 def test_every_page_says_what_is_wrong(watched: Watched) -> None:

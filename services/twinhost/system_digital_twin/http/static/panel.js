@@ -8,7 +8,7 @@ import { wordOfStatus } from "./words.js";
 
 const MOST_DATA = 140;
 const MOST_DATA_OPENED = 4000;
-export const ENDS_SOON_S = 14 * 86400; // a key: from then on, mainpc warns too
+const ENDS_SOON_S = 14 * 86400; // a key: from then on, mainpc warns too
 
 /** Make panels in a place, once: each with an id, a title, and a hint. Returns their contents and counts, by id. */
 export function panels(place, specs, heading = "h2") {

@@ -1,4 +1,7 @@
 // Which page is shown: that of the address, "#/VIEW/NAME?parameter=value", so that it can be linked and reloaded.
+//
+// A view is a module views/VIEW.js with `title(parameters)` and `draw(place, state, parameters)`, which is called with every
+// state: the place is the view's own, empty at first, and is brought up to date. `parameters.name` is NAME.
 
 import { byId, el, setAttribute } from "./dom.js";
 

@@ -6,7 +6,7 @@ const SILENCE_MS = 8_000; // mainpc sends its state about every second
 const FIRST_RETRY_MS = 1_000;
 const LONGEST_RETRY_MS = 5_000;
 const ANSWER_MS = 3_000;
-const HIDDEN_MS = 60_000; // a hidden page disconnects, since the number of listeners is limited
+const HIDDEN_MS = 60_000; // a hidden page disconnects, since the number of listeners is limited, and says so
 
 /** Call `onState` with every state, and `onLost` when mainpc does not answer. */
 export class StateStream {
@@ -83,7 +83,11 @@ export class StateStream {
 
   #onVisibility(visible) {
     clearTimeout(this.#hiddenTimer);
-    if (!visible) this.#hiddenTimer = setTimeout(() => this.#close(), HIDDEN_MS);
+    const leave = () => {
+      this.#close();
+      this.#onLost(); // until it is seen again, nobody may read from it that all is well
+    };
+    if (!visible) this.#hiddenTimer = setTimeout(leave, HIDDEN_MS);
     else if (this.#source === null) this.#poll();
   }
 }
