@@ -24,8 +24,8 @@ from xdist.workermanage import WorkerController
 CONTAINER_PROCESSES = 3
 NETWORKS = 100
 CONTAINERS = ("tests/two_hosts/", "tests/faults/", "tests/containers/", "tests/browser/")
-# They need the stack with SECURE_ZMQ=0 beside the other one, or share a browser with one that does: as one unit, both are
-# started once.
+# They need the stack with SECURE_ZMQ=0 beside the other one, or share a browser with one that does: as one unit, both
+# are started once.
 OPEN_STACK = (
     *("test_open_link.py", "test_refusals.py", "test_wire_capture.py", "test_dashboard.py"),
     *("test_attention.py", "test_accessible.py", "test_charts.py"),

@@ -103,6 +103,18 @@ def test_it_shows_the_system_as_it_is(opened: Open) -> None:
             expect(page.locator(f"#{section}-table")).to_contain_text(name)
 
 
+def test_one_cursor_is_over_all_charts(opened: Open) -> None:
+    """Pointing at a moment in one machine's chart shows what the other one measured then."""
+    area = opened.page.locator("#hosts .host .u-over").first
+    expect(area).to_be_visible()
+    box = area.bounding_box()
+    assert box
+    area.hover(position={"x": box["width"] - 4, "y": box["height"] / 2})
+    for at in range(2):
+        pointed = opened.page.locator("#hosts .host").nth(at).locator(".metric-value .at").first
+        expect(pointed).to_have_text(re.compile(r" at \d\d:\d\d:\d\d"))
+
+
 def test_the_page_loads_only_from_mainpc_without_errors(opened: Open) -> None:
     """No other site, no console message: the strict policy blocks nothing of its own."""
     opened.page.wait_for_timeout(2_000)

@@ -1,19 +1,19 @@
 // The page: receives every state from the stream and has it drawn.
 
 import { setLost, drawLevel, titleOf } from "./attention.js";
-import { setServerTime, tick } from "./clock.js";
+import { now, setServerTime, tick } from "./clock.js";
 import { byId, setText } from "./dom.js";
 import { route, show } from "./router.js";
 import { StateStream } from "./stream.js";
 import { duration, isNumber } from "./text.js";
 
 let newest = null;
-let receivedAt = null; // when the newest state was received, by this browser's clock
+let receivedAt = null; // when the newest state was received, by mainpc's clock
 
 function onState(state) {
   newest = state;
-  receivedAt = Date.now();
   setServerTime(state.time);
+  receivedAt = now();
   setStream("live");
   setLost(null);
   draw();

@@ -74,7 +74,7 @@ function summaryOf(state) {
   }
   const { level = "unknown", headline = "", as_of: asOf, items = [] } = state.attention ?? {};
   if (lost) {
-    const at = clock(new Date(lost.at).toISOString(), Date.now());
+    const at = clock(new Date(lost.at).toISOString(), now());
     const again = "The page reconnects by itself.";
     return items.length === 0
       ? { level: "unknown", title: `Was well until ${at}`, text: `Connection to mainpc lost at ${at}. ${again}` }

@@ -4,6 +4,7 @@ import { dayOf, minuteOf } from "./text.js";
 
 const HEIGHT = 112;
 const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
+const POINTED_PX = 30; // a sample that is further from the cursor is not what it points at
 const DAYS_S = 3 * 86400; // from this span on, the axis has days
 const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800, 432000]; // round for a clock
 const TONES = { error: "--bad", trouble: "--warn", start: "--muted", lease: "--link" };
@@ -62,6 +63,7 @@ export class Trend {
           y: false,
           drag: { x: false, y: false },
           points: { size: 8, fill: () => colour("--tone"), stroke: () => colour("--surface") },
+          hover: { prox: POINTED_PX },
           sync: { key: "time", setSeries: false }, // one cursor over all charts
         },
         scales: {
@@ -93,7 +95,7 @@ export class Trend {
           draw: [(chart) => this.#drawMarks(chart, colour)],
           setCursor: [
             (chart) => {
-              const at = chart.cursor.idx;
+              const at = chart.cursor.idxs[1];
               const value = at === null || at === undefined ? null : chart.data[1][at];
               onPoint(value === null || value === undefined ? null : { time: chart.data[0][at], value });
             },
