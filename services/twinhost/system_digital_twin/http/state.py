@@ -9,7 +9,7 @@ import msgspec
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import used_documents
-from twinhost.agent.host_metrics import GpuSample, MachineSample
+from twinhost.agent.host_metrics import GpuSample, HostSample, MachineSample
 from twinhost.agent.refusals import Refusals
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import iso_time
@@ -163,6 +163,7 @@ class StateBoard:
             "stale": sample is None,
             "limited": sample.limited if sample else None,
             "now": now,
+            "capacity": _capacity(self._metrics.last(host)),
             "history": {
                 "t": [round(sample.wall, 1) for sample in samples],
                 **{name: [rounded(getattr(sample, name), 3) for sample in samples] for name in _HISTORY},
@@ -258,6 +259,11 @@ def _reported_gpu(card: Card, reporters: Iterable[str]) -> dict[str, Any]:
         "temperature_c": None,
         "reported_by": list(reporters)[:MAX_REPORTERS],
     }
+
+
+def _capacity(sample: HostSample | None) -> dict[str, float | None]:
+    """Return how much memory a host has, also while it is silent: the scales of its charts."""
+    return {name: rounded(getattr(sample, name)) if sample else None for name in ("ram_total_mb", "vram_total_mb")}
 
 
 def without_ages(document: dict[str, Any]) -> dict[str, Any]:

@@ -205,6 +205,10 @@ class Metrics:
         """Return a host's current sample, or None if it is stale; NotFound for an unknown host."""
         return None if self.stale(host) else self._get(host).newest
 
+    def last(self, host: str) -> HostSample | None:
+        """Return a host's newest sample, however old it is; None: it never sent one."""
+        return self._get(host).newest
+
     def last_received(self, host: str) -> float | None:
         """Return when a host's newest sample arrived, in seconds since the epoch; None: never."""
         newest = self._get(host).newest

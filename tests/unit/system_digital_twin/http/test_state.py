@@ -203,6 +203,7 @@ def test_a_host_that_fell_silent_has_no_figures_but_a_past(twin: Twin, clock: Cl
         NOTHING,
         [10],
     )
+    assert pc2["capacity"] == {"ram_total_mb": 1_000, "vram_total_mb": None}
     assert state["link"]["latency_ms"] is None
     assert {agent["name"]: agent["status"] for agent in state["agents"]} == {NAME: "HEALTHY", UMRA.name: "NO_RESPONSE"}
 

@@ -82,7 +82,7 @@ def script(name: str) -> str:
 def part(state: dict[str, Any], path: str) -> dict[str, Any]:
     """Return a part of the document, the first where there are several; not every machine has all of it to show."""
     if path == "hosts.gpus":
-        names = ("name", "used_mb", "total_mb", "utilisation_percent", "temperature_c")
+        names = ("name", "used_mb", "total_mb", "utilisation_percent", "temperature_c", "reported_by")
         return dict.fromkeys(names, 0.0)
     if path == "hosts.container":
         return dict.fromkeys(ContainerSample.__struct_fields__)

@@ -23,7 +23,7 @@ const METRICS = [
   {
     field: "ram_used_mb",
     title: "RAM",
-    top: (host) => host.now?.ram_total_mb,
+    top: (host) => host.capacity?.ram_total_mb,
     word: (value, total) => memoryOf(value, total),
     axis: memory,
     missing: () => "no data yet",
@@ -31,7 +31,7 @@ const METRICS = [
   {
     field: "vram_used_mb",
     title: "VRAM",
-    top: (host) => host.now?.vram_total_mb,
+    top: (host) => host.now?.vram_total_mb ?? host.capacity?.vram_total_mb,
     word: (value, total) => memoryOf(value, total),
     axis: memory,
     missing: (host) => ((host.gpus ?? []).length === 0 ? "no GPU" : "no data yet"),
@@ -166,8 +166,7 @@ function noteOf(host) {
 }
 
 function updateMetric(part, metric, host, view) {
-  const total = metric.top(host) ?? part.total; // the scale stays unchanged while the machine is silent
-  part.total = total;
+  const total = metric.top(host);
   const most = Math.max(0, ...(view.course[metric.field] ?? []).filter(isNumber));
   const top = isNumber(total) && total > 0 ? total : most * 1.25 || 1;
   const word = (figure) => metric.word(figure, total);
@@ -191,7 +190,7 @@ function drawDetail(place, metric, host) {
   draw(place, [metric.field, machine, container, gpus], () => {
     if (metric.field === "cpu_percent") return cpuDetail(machine, container).map((text) => el("span", {}, text));
     if (metric.field === "ram_used_mb") return ramDetail(machine, container).map((text) => el("span", {}, text));
-    return gpus.map(({ name, used_mb: used, total_mb: total, utilisation_percent: busy, temperature_c: heat }) =>
+    return gpus.map(({ name, used_mb: used, total_mb: total, utilisation_percent: busy, temperature_c: heat, reported_by: reporters }) =>
       el(
         "span",
         {},
@@ -199,6 +198,7 @@ function drawDetail(place, metric, host) {
         gpus.length > 1 && isNumber(used) ? ` ${memoryOf(used, total)}` : "",
         isNumber(busy) ? ` busy ${percent(busy)}` : "",
         isNumber(heat) ? ` ${Math.round(heat)} °C` : "",
+        reporters ? ` reported by ${reporters.map((name) => plain(name, 40)).join(", ")}` : "", // no driver measures it
       ),
     );
   });

@@ -5,6 +5,7 @@ import { dayOf, minuteOf } from "./text.js";
 const HEIGHT = 112;
 const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
 const POINTED_PX = 30; // a sample that is further from the cursor is not what it points at
+const LABEL_PX = 36; // of the time axis
 const DAYS_S = 3 * 86400; // from this span on, the axis has days
 const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800, 432000]; // round for a clock
 const TONES = { error: "--bad", trouble: "--warn", start: "--muted", lease: "--link" };
@@ -78,7 +79,7 @@ export class Trend {
             space: 48,
             incrs: TICKS_S,
             grid: { show: false },
-            values: (_, moments) => moments.map(this.#view.to - this.#view.from > DAYS_S ? dayOf : minuteOf),
+            values: (chart, moments) => moments.map((moment) => (chart.valToPos(moment, "x") < LABEL_PX / 2 ? "" : this.#labelOf(moment))),
           },
           {
             ...axis,
@@ -105,6 +106,10 @@ export class Trend {
       this.#data,
       this.#place,
     );
+  }
+
+  #labelOf(moment) {
+    return this.#view.to - this.#view.from > DAYS_S ? dayOf(moment) : minuteOf(moment);
   }
 
   /** Draw a line for each mark, with its kind as the colour. */
