@@ -1,10 +1,12 @@
 """An answer that comes from another thread: the loop goes on meanwhile, and everybody gets what is theirs."""
 
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zmq
@@ -14,11 +16,13 @@ from tests.loopback.agent import PAYLOAD_LIMIT, ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import Disconnected, connect_to
-from twinhost.secure_zmq.actions import Completed
+from twinhost.secure_zmq.actions import Completed, InParts
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.dispatch import SLICE_S
 from twinhost.secure_zmq.errors import InternalError, LimitReached, MessageTooLarge
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.wire import Reply
 
 SENT_WITHIN_S = 0.5  # of its being there
 
@@ -162,3 +166,28 @@ def test_a_peer_that_reuses_a_routing_id_gets_no_answer(
     taker.rcvtimeo = 300
     with pytest.raises(zmq.Again):
         print(taker.recv())
+
+
+def test_answers_that_are_completed_in_parts_all_come(
+    agent: ServedAgent, peer_keys: KeyPair, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    """Also those that wait behind one which has taken all the time of a turn."""
+
+    def parts(name: str) -> InParts[Reply]:
+        yield
+        time.sleep(2 * SLICE_S)
+        return {"status": "ok", "answer": name}
+
+    names = [str(number) for number in range(8)]
+    part: Future[None] = Future()
+    for name in names:
+        answer: Future[Any] = Completed(part, lambda _, name=name: parts(name), within_s=60.0)  # type: ignore[misc]
+        agent.asked[name] = answer
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(connected(context, agent, peer_keys)) for _ in range(4)]
+        for name, socket in zip(names, 2 * sockets, strict=True):
+            socket.send(json.dumps({"action": "ask_another", "name": name, "request_id": name}).encode())
+        wait_until(lambda: len(agent.server._deferred) == len(names), PATIENCE_S, "all wait")
+        part.set_result(None)
+        replies = [json.loads(socket.recv()) for socket in 2 * sockets]
+    assert sorted((reply.get("request_id"), reply.get("answer")) for reply in replies) == [(n, n) for n in names]

@@ -340,9 +340,9 @@ class Dispatcher:
         reads: list[tuple[Inbound, Caller, Request, _Handler]] = []
         plain, held = self._reader.plain, self._grants.held
         caller, handlers = None, _NO_HANDLERS
-        if batch and batch[0].begun is not None:
-            return None
         for inbound in batch:
+            if inbound.begun is not None:
+                return None
             if inbound.caller is not caller:
                 caller = inbound.caller
                 handlers = self._plain_handlers(caller, held) if caller is not None else _NO_HANDLERS
@@ -369,7 +369,7 @@ class Dispatcher:
                 if not isinstance(answer, dict) and isinstance(answer, Generator):
                     if (whole := _advanced(answer, until)) is None:
                         self.begun, now = self._job(inbound), clock()
-                        self.begun.parts = answer
+                        self.begun.parts, self.begun.parts_for = answer, caller
                         break
                     answer = whole
                 if isinstance(answer, Future):
@@ -535,6 +535,7 @@ class Dispatcher:
         if not isinstance(answer, dict) and isinstance(answer, Generator):
             job.parts = answer
             if (whole := _advanced(answer, until)) is None:
+                job.parts_for = caller
                 return None
             answer = whole
         return answer if isinstance(answer, Future) else self._encode(job, answer)

@@ -352,10 +352,8 @@ class Server:
         if batch.returns:
             answered = self._answer_what_fits(batch)
             if self.turns or answered < len(batch.returns):
-                if answered < len(batch.returns):
-                    batch.inbounds[answered].begun = self._dispatcher.begun
                 self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
-                self.turns.put_back(batch, answered)
+                self.turns.put_back(batch, answered, self._dispatcher.begun)
                 self.turns.charge(self._dispatcher.spent)
         if self._refused.returns:
             refused, self._refused = self._refused, Batch()
@@ -417,7 +415,7 @@ class Server:
             else:
                 waiting.append((back, deferred))
         self._deferred = waiting
-        self.turns.put_back(in_parts, 0)
+        self.turns.resume(in_parts)
         self._send(finished)
 
     def _answer_incomplete(self) -> None:

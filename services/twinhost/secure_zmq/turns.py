@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from twinhost.secure_zmq.budgets import Budgets, over_budget
 from twinhost.secure_zmq.callers import Caller, name_of
 from twinhost.secure_zmq.dispatch import SLICE_S
-from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return, detached
+from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Job, Return, detached
 
 BESIDE_PAYLOAD = 1_024  # bytes that a request takes while it waits, besides its own
 _LIMIT = "unhandled_bytes"
@@ -21,31 +21,44 @@ _REMEDY = "send fewer at once, and repeat this one, which was not executed"
 class _Queue:
     """The requests of one identity that wait, by connection, and how much time it has used."""
 
-    __slots__ = ("lines", "size", "turns", "used")
+    __slots__ = ("begun", "lines", "size", "turns", "used")
 
     def __init__(self, turns: float, used: float) -> None:
         self.turns = turns
         self.used = used  # seconds, divided by `turns`
         self.size = 0  # bytes
         self.lines: dict[bytes, deque[tuple[Return, Inbound]]] = {}  # by routing-id; the first is next
+        self.begun: bytes | None = None  # the line whose first request is done in part: that one is next
 
     def line(self, back: Return) -> "deque[tuple[Return, Inbound]]":
         """Return what waits of a connection, which is the last one if nothing did."""
         return self.lines.setdefault(back.route[0], deque())
 
     def take(self, batch: Batch, most: int, max_bytes: int) -> None:
-        """Move requests into a batch until that is full: as many of each connection, in turn."""
+        """Move requests into a batch until that is full: as many of each connection, in turn.
+
+        One that has begun comes first, so that an identity has one at most, and what it holds.
+        """
+        if self.begun is not None and len(batch.returns) < most and batch.size < max_bytes:
+            line, route = self.lines[self.begun], self.begun
+            self.begun = None
+            self._move(line, batch)
+            if not line:
+                del self.lines[route]
         share = max(1, (most - len(batch.returns)) // max(1, len(self.lines)))
         while self.lines and len(batch.returns) < most and batch.size < max_bytes:
             route, line = next(iter(self.lines.items()))
             del self.lines[route]
             until = min(most, len(batch.returns) + share)
             while line and len(batch.returns) < until and batch.size < max_bytes:
-                back, inbound = line.popleft()
-                self.size -= _size_of(inbound)
-                batch.add(back, inbound)
+                self._move(line, batch)
             if line:
                 self.lines[route] = line
+
+    def _move(self, line: "deque[tuple[Return, Inbound]]", batch: Batch) -> None:
+        back, inbound = line.popleft()
+        self.size -= _size_of(inbound)
+        batch.add(back, inbound)
 
 
 class Turns:
@@ -71,18 +84,30 @@ class Turns:
             if caller is None or inbound.fault is not None or not self._has_room(caller, inbound):
                 refused.add(back, inbound)
             else:
-                queue = self._queue_of(caller)
-                queue.line(back).append((back, inbound))
-                queue.size += _size_of(inbound)
+                self._append(back, inbound)
         return refused
 
-    def put_back(self, batch: Batch, begin: int) -> None:
-        """Keep what there was no time for, before what else its callers have here."""
+    def resume(self, batch: Batch) -> None:
+        """Keep requests that waited for something else, behind what their connections have here."""
+        for back, inbound in zip(batch.returns, batch.inbounds, strict=True):
+            self._append(back, inbound)
+
+    def _append(self, back: Return, inbound: Inbound) -> None:
+        queue = self._queue_of(inbound.caller)
+        queue.line(back).append((back, inbound))
+        queue.size += _size_of(inbound)
+
+    def put_back(self, batch: Batch, begin: int, begun: Job | None = None) -> None:
+        """Keep what there was no time for, before what else its callers have here; the first one may have begun."""
+        if begun is not None:
+            batch.inbounds[begin].begun = begun
         served = {back.route[0] for back in batch.returns[:begin]}
         for place in range(len(batch.returns) - 1, begin - 1, -1):
             back, inbound = batch.returns[place], batch.inbounds[place]
             queue = self._queue_of(inbound.caller)
             queue.line(back).appendleft((back, inbound))
+            if inbound.begun is not None and inbound.begun.parts_for is not None:
+                queue.begun = back.route[0]
             if (route := back.route[0]) not in served:  # its connection was not reached: it comes before the others
                 queue.lines = {route: queue.lines.pop(route), **queue.lines}
             queue.size += _size_of(inbound)

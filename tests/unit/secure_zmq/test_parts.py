@@ -115,3 +115,13 @@ def test_a_store_that_fails_refuses_what_has_begun(tmp_path: Path, monkeypatch: 
         store.broken = False
         list(bench.handed_in_again(EACH))
         assert bench.answered == {**DONE, "sum": 7}
+
+
+def test_a_read_goes_on_also_behind_what_others_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one who always asks for little would keep it at its first part."""
+    again = inbound({**COUNT, "upto": 1}, OPERATOR)
+    assert bench.dispatcher.answer([again]) == []
+    again.begun = bench.dispatcher.begun
+    bench.ask({"action": "add", "amount": 5})
+    monkeypatch.setattr(dispatch, "SLICE_S", 60.0)
+    assert bench.answer([inbound({"action": "read"}), again])[1]["before"] == 0

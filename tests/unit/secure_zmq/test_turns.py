@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable
 
+from msgspec import structs
+
+from twinhost.secure_zmq.actions import Action, InParts
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import OverBudget, PeerNotLive
-from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Return
+from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Job, Return
 from twinhost.secure_zmq.turns import BESIDE_PAYLOAD, Turns
+from twinhost.secure_zmq.wire import Answer, Request
 
 ANY_BYTES = 1 << 30
 
@@ -138,3 +142,44 @@ def test_a_connection_that_was_not_reached_comes_first() -> None:
     batch = turns.next(10, ANY_BYTES)
     turns.put_back(batch, 3)
     assert taken(turns, 1) == [("peer", 99)]
+
+
+def job(name: str, *, begun: bool = True) -> Job:
+    def parts() -> InParts[Answer]:
+        yield
+        return {}
+
+    by = caller(name)
+    job = Job(Request(), Action(Request, lambda *_: {}), by, b"", messagepack=False, parts=parts())
+    return structs.replace(job, parts_for=by) if begun else job
+
+
+def test_an_identity_has_one_request_that_has_begun() -> None:
+    """It comes before what other connections of its identity ask for, and then they have their turn."""
+    turns = Turns(Budgets())
+    turns.keep(batch_of(*many("peer", 3, "slow"), ("peer", "other", 99)))
+    turns.put_back(turns.next(9, ANY_BYTES), 1, job("peer"))
+    assert taken(turns, 2) == [("peer", 1), ("peer", 99)]
+    assert taken(turns, 9) == [("peer", 2)]
+
+
+def test_what_was_not_reached_is_still_begun() -> None:
+    """Of another identity, or a search that has waited for the meaning of its question."""
+    turns = Turns(Budgets())
+    for begun in (job("later"), job("later", begun=False)):
+        batch = batch_of(("first", "a", 0), ("later", "b", 1), ("later", "c", 2))
+        batch.inbounds[1].begun = begun
+        turns.put_back(batch, 1)
+        assert [inbound.begun for inbound in turns.next(9, ANY_BYTES).inbounds] == [begun, None]
+
+
+def test_what_waited_for_something_else_does_not_come_first() -> None:
+    """Else each one whose meaning is found would be begun, and left for the next."""
+    turns = Turns(Budgets())
+    turns.put_back(batch_of(("peer", "a", 0)), 0, job("peer"))
+    resumed = batch_of(*many("peer", 2, "a"), ("peer", "b", 9))
+    for inbound in resumed.inbounds:
+        inbound.begun = job("peer", begun=False)
+    turns.resume(resumed)
+    assert taken(turns, 1) == [("peer", 0)]
+    assert taken(turns, 9) == [("peer", 0), ("peer", 1), ("peer", 9)]

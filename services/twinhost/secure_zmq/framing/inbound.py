@@ -112,6 +112,7 @@ class Job(msgspec.Struct, gc=False):
     translation: Translation | None = None
     ignored: Sequence[str] = ()  # unknown fields
     parts: InParts[Answer] | None = None  # what is left of its work
+    parts_for: Caller | None = None  # whose work that is, as it was known then; None: nothing of it is done
     digest: bytes = b""  # of its text, once it is known
 
 
