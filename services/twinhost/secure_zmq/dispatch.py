@@ -15,7 +15,7 @@ import hashlib
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -116,7 +116,7 @@ class _OtherTransaction:
     """A batch's transaction of another store, and which requests it has."""
 
     def __init__(self, elsewhere: Elsewhere) -> None:
-        self.places: list[int] = []
+        self.places: set[int] = set()
         self.lost: StoreUnavailable | None = None
         self._transaction = elsewhere.store.transaction()
         self._transaction.__enter__()
@@ -290,7 +290,9 @@ class Dispatcher:
             _log.error("batch_not_stored", reason=str(error), requests=len(jobs))
             self._outcomes.clear()
             self.counters.errors = errors
-            return [self._answer_without_store(job, place, error) for place, job in enumerate(jobs)]
+            replies = self._answer_without_store(jobs, error)
+            self.counters.requests -= len(jobs) - len(replies)
+            return replies
         for lost, places in self._end_others():
             self._undo(lost, places, jobs, replies)
             if (begun := self.begun) is not None and len(replies) in places:
@@ -308,9 +310,7 @@ class Dispatcher:
         if self.begun is not None:
             self.begun.parts = None
 
-    def _undo(
-        self, lost: StoreUnavailable, places: Sequence[int], jobs: "list[Job | Unread]", replies: list[bytes]
-    ) -> None:
+    def _undo(self, lost: StoreUnavailable, places: Set[int], jobs: "list[Job | Unread]", replies: list[bytes]) -> None:
         """Refuse what was executed in a transaction of another store that was lost."""
         _log.error("requests_not_stored", reason=str(lost), requests=len(places))
         for place, job in enumerate(jobs):
@@ -322,7 +322,7 @@ class Dispatcher:
             elif not job.action.mutates:  # it may have read what is undone
                 replies[place] = self._answer_wholly(job, place)
 
-    def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, list[int]]]:
+    def _end_others(self, why: StoreUnavailable | None = None) -> list[tuple[StoreUnavailable, Set[int]]]:
         """End the transactions of other stores; return why some were lost, and the places of what they had."""
         others, self._others = list(self._others.values()), {}
         if len(others) > 1:  # a disk writes several at once in the time of one; nothing else runs meanwhile
@@ -407,10 +407,18 @@ class Dispatcher:
             }
         return handlers
 
-    def _answer_without_store(self, job: Job | Unread, place: int, error: StoreUnavailable) -> bytes:
-        if place in self._deferred:  # called already, in the failed transaction, which did not undo it
-            return b""
-        return self._refuse(job, error) if job.action.mutates else self._answer_wholly(job, place)
+    def _answer_without_store(self, jobs: "Sequence[Job | Unread]", error: StoreUnavailable) -> list[bytes]:
+        """Refuse changes, and answer reads, while there is time; at least what another thread is at work on."""
+        until, least = time.perf_counter() + SLICE_S, 1 + max(self._deferred, default=0)
+        replies: list[bytes] = []
+        for place, job in enumerate(jobs):
+            if place in self._deferred:  # called already, in the failed transaction, which did not undo it
+                replies.append(b"")
+            else:
+                replies.append(self._refuse(job, error) if job.action.mutates else self._answer_wholly(job, place))
+            if len(replies) >= least and time.perf_counter() >= until:
+                break
+        return replies
 
     def _answer_some(self, jobs: "Sequence[Job | Unread]", begin: int = 0) -> list[bytes]:
         """Return the replies to those jobs for which there is time, one at least."""
@@ -486,6 +494,7 @@ class Dispatcher:
         try:
             if (other := self._others.get(elsewhere)) is None:
                 other = self._others[elsewhere] = _OtherTransaction(elsewhere)
+            other.places.discard(place)  # of its earlier parts; if this one fails, that is its reply
             if other.lost is not None:
                 raise StoreUnavailable(str(other.lost))
             reply = self._once_in(job, caller, elsewhere.store, elsewhere.replies, until)
@@ -493,7 +502,7 @@ class Dispatcher:
             if other is not None:
                 other.lost = error
             raise StoreUnavailable(str(error)) from error
-        other.places.append(place)
+        other.places.add(place)
         return reply
 
     def _once_in(
@@ -533,9 +542,9 @@ class Dispatcher:
     def _handle(self, job: Job, caller: Caller, until: float) -> "bytes | Future[Reply] | None":
         answer = job.parts or job.action.handle(job.request, caller)
         if not isinstance(answer, dict) and isinstance(answer, Generator):
-            job.parts = answer
+            job.parts = None  # once they have ended, a store that loses what they read has all of them done again
             if (whole := _advanced(answer, until)) is None:
-                job.parts_for = caller
+                job.parts, job.parts_for = answer, caller
                 return None
             answer = whole
         return answer if isinstance(answer, Future) else self._encode(job, answer)

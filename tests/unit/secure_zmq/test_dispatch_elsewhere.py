@@ -39,6 +39,10 @@ class Total(Request, tag="total"):
     where: str = "own"
 
 
+class TotalTwice(Total, tag="total_twice"):
+    """The sum in one of the stores, looked up in two parts."""
+
+
 @dataclass(eq=False)
 class Place:
     """A store that may fail at its commit, or in a request."""
@@ -84,8 +88,9 @@ class Stores:
                 Action(Put, self._put, mutates=True),
                 Action(PutEach, self._put_each, mutates=True),
                 Action(Total, self._total),
+                Action(TotalTwice, self._total_twice),
             ],
-            Grants({"agent": {"put", "put_each", "total"}}),
+            Grants({"agent": {"put", "put_each", "total", "total_twice"}}),
             own,
             own.replies,
             10_000,
@@ -118,6 +123,12 @@ class Stores:
         for _ in range(3):
             reply = self._put(request, caller)
             yield
+        return reply
+
+    def _total_twice(self, request: TotalTwice, caller: Caller) -> InParts[Reply]:
+        reply = self._total(request, caller)
+        yield
+        assert reply == self._total(request, caller)
         return reply
 
     def _total(self, request: Total, _: Caller) -> Reply:
@@ -181,6 +192,37 @@ def test_another_store_that_fails_ends_what_has_begun(stores: Stores, monkeypatc
     while not (replies := stores.dispatcher.answer([again])):
         again.begun = stores.dispatcher.begun
     assert json.loads(replies[0])["sum"] == stores.sums["one"] == 8
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["an error", "an end of the transaction"])
+def test_an_error_in_a_later_part_is_the_reply(stores: Stores, monkeypatch: pytest.MonkeyPatch, *, ends: bool) -> None:
+    """Also where the store then loses what the earlier parts have changed."""
+    place = stores.places["one"]
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    later, put_in = False, stores._put
+
+    def failing(request: Put, caller: Caller) -> Reply:
+        nonlocal later
+        if not later:
+            later = True
+            return put_in(request, caller)
+        if ends:
+            place.database._connection.execute("ROLLBACK")
+            return put_in(request, caller)
+        raise NotFound("there is no 2")
+
+    monkeypatch.setattr(stores, "_put", failing)
+    place.fails = True
+    replies = stores.ask({"action": "put_each", "amount": 2, "where": "one", "request_id": "a"})
+    assert codes(replies) == ["store_unavailable" if ends else "not_found"]
+    assert place.sum == 0
+
+
+def test_what_read_lost_changes_in_parts_reads_again(stores: Stores) -> None:
+    stores.places["one"].fails = True
+    replies = stores.ask(put(2, "one"), {"action": "total_twice", "where": "one"})
+    assert codes(replies) == ["store_unavailable", "ok"]
+    assert replies[1]["sum"] == 0
 
 
 def test_the_own_store_that_fails_undoes_all_of_its_batch(stores: Stores) -> None:

@@ -125,3 +125,17 @@ def test_a_read_goes_on_also_behind_what_others_read(bench: Bench, monkeypatch: 
     bench.ask({"action": "add", "amount": 5})
     monkeypatch.setattr(dispatch, "SLICE_S", 60.0)
     assert bench.answer([inbound({"action": "read"}), again])[1]["before"] == 0
+
+
+def test_a_finished_read_is_answered_though_the_commit_fails(tmp_path: Path) -> None:
+    """Its parts are done again, since they may have read what is undone."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        read, refused = bench.ask(COUNT, {"action": "doom"})
+        assert read == {"status": "ok", "before": 0, "sum": 0, "request_id": "2"}
+        assert refused["code"] == "store_unavailable"
+
+
+def test_a_failed_store_is_no_time_for_long_reads(bench: Bench) -> None:
+    """What there is no time for is handed in again, as ever."""
+    assert len(bench.ask({"action": "doom"}, COUNT, COUNT)) == 1
+    assert bench.dispatcher.counters.requests == 1
