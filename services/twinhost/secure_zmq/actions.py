@@ -46,6 +46,11 @@ class Completed(Future[T], Generic[P, T]):
         self._complete = complete
         self.until = time.monotonic() + within_s  # the deadline, by the monotonic clock
 
+    def extend(self, further: "Callable[[T], T]") -> None:
+        """Have the reply be what a function makes of it."""
+        complete = self._complete
+        self._complete = lambda part: further(complete(part))
+
     def done(self) -> bool:
         return self._part.done() or time.monotonic() >= self.until
 

@@ -540,6 +540,8 @@ class Dispatcher:
         return self._grants.original_caller(name, job.caller, action.name, action.forwardable, self._caller_named)
 
     def _handle(self, job: Job, caller: Caller, until: float) -> "bytes | Future[Reply] | None":
+        if job.parts_for is not None and job.parts_for != caller:
+            job.parts = None  # it may less than it might when they were begun
         answer = job.parts or job.action.handle(job.request, caller)
         if not isinstance(answer, dict) and isinstance(answer, Generator):
             job.parts = None  # once they have ended, a store that loses what they read has all of them done again

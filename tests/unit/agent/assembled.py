@@ -23,7 +23,7 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
-from twinhost.secure_zmq.framing.inbound import Inbound
+from twinhost.secure_zmq.framing.inbound import Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
@@ -125,3 +125,8 @@ class Assembled:
     def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
         """Return the replies to one batch."""
         return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+
+    @property
+    def begun(self) -> Job | None:
+        """The request that the last batch has left with some of its parts done."""
+        return self._dispatcher.begun

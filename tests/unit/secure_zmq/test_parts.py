@@ -139,3 +139,13 @@ def test_a_failed_store_is_no_time_for_long_reads(bench: Bench) -> None:
     """What there is no time for is handed in again, as ever."""
     assert len(bench.ask({"action": "doom"}, COUNT, COUNT)) == 1
     assert bench.dispatcher.counters.requests == 1
+
+
+def test_who_may_do_less_by_now_begins_again(bench: Bench) -> None:
+    """With what its grants, or its roles, allow it now."""
+    again = inbound(EACH, OPERATOR)
+    assert bench.dispatcher.answer([again]) == []
+    again.begun, again.caller = bench.dispatcher.begun, replace(OPERATOR, roles=AGENT.roles)
+    while not bench.dispatcher.answer([again]):
+        pass
+    assert bench.executions == [1, 1, 2, 3]

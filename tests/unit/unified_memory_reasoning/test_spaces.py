@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -449,3 +449,58 @@ def test_many_requests_of_one_batch_reach_their_own_spaces(pc2: Assembled) -> No
     assert [memory["content"] for memory in replies[4]["memories"]] == ["hers"]
     assert memories(pc2, BOB, "private") == []
     assert memories(pc2, BOB) == ["everybody's"]
+
+
+# Requests that are done in parts
+
+
+@pytest.fixture
+def one_part_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    monkeypatch.setattr(dispatch, "_GROUP_COMMIT_S", 0.0)
+
+
+def in_parts(pc2: Assembled, caller: Caller, then: Callable[[], object], **request: Any) -> dict[str, Any]:
+    """Return the reply to a request, after whose first part something else happens."""
+    again, parts = Inbound(json.dumps(request).encode(), caller), 0
+    while not (replies := pc2.answer([again])):
+        again.begun = pc2.begun
+        if (parts := parts + 1) == 1:
+            then()
+    assert parts
+    return replies[0]
+
+
+SEARCH = {"action": "search_memory", "query": "what is secret here?", "space": "research"}
+
+
+@pytest.mark.usefixtures("one_part_at_once")
+def test_who_is_quarantined_between_parts_is_hidden_in_a_space(pc2: Assembled) -> None:
+    store(pc2, ALICE, "secret of research", "research")
+    assert "secret of research" in str(in_parts(pc2, BOB, lambda: None, **SEARCH))
+    reply = in_parts(pc2, BOB, lambda: pc2.ask("quarantine_memory", OPERATOR, name="alice"), **SEARCH)
+    assert reply["status"] == "ok"
+    assert "secret of research" not in str(reply)
+
+
+@pytest.mark.usefixtures("one_part_at_once")
+def test_a_reader_who_is_removed_between_parts_reads_nothing(spaces: WithSpaces, pc2: Assembled) -> None:
+    store(pc2, ALICE, "secret of research", "research")
+
+    def remove() -> None:
+        spaces.declare({"research": {"writers": ["alice"]}})
+        pc2.live.apply(pc2.live.load())
+
+    reply = in_parts(pc2, BOB, remove, **SEARCH)
+    assert reply["code"] == "not_granted"
+
+
+@pytest.mark.usefixtures("one_part_at_once")
+def test_a_space_that_is_deleted_between_parts_gets_no_more(pc2: Assembled) -> None:
+    """Of a sync; the reply says why, and a repetition begins from the start."""
+    record = {"content": "x", "last_accessed": "2026-11-27T08:00:00+00:00"}
+    records = [{"id": f"m{number}", **record} for number in range(3)]
+    sync = {"action": "sync_memories", "memories": records, "space": "research", "request_id": "1"}
+    reply = in_parts(pc2, ALICE, lambda: pc2.ask("delete_space", OPERATOR, name="research"), **sync)
+    assert (reply["code"], "deleted" in reply["error"]) == ("store_unavailable", True)
+    assert in_parts(pc2, ALICE, lambda: None, **sync)["added"] == 3

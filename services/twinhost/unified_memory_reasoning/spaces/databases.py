@@ -18,7 +18,7 @@ import structlog
 
 from twinhost.network_config import NetworkConfig
 from twinhost.network_config.model import SHARED, Limits
-from twinhost.secure_zmq.actions import Action, InParts
+from twinhost.secure_zmq.actions import Action, Completed, InParts
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.descriptors import most_open_files
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
@@ -58,15 +58,25 @@ class OpenSpace:
         self._retry_at = 0.0
         self._handlers = {action.request: action.handle for action in contents.actions()}
 
-    def handle(self, request: Request, caller: Caller) -> Any:
-        """Answer a request about this space, which its caller may make."""
+    def handle(self, request: Request, caller: Caller, judge: Callable[[], None]) -> Any:
+        """Answer a request about this space, which its caller may make; `judge` raises where it no longer may."""
         answer = self._handlers[type(request)](request, caller)
-        return self._all_parts(answer) if isinstance(answer, GeneratorType) else answer
+        if isinstance(answer, Completed):
+            answer.extend(lambda parts: self._all_parts(parts, judge))
+        return self._all_parts(answer, judge) if isinstance(answer, GeneratorType) else answer
 
-    def _all_parts(self, parts: InParts[Answer]) -> InParts[Answer]:
+    def _all_parts(self, parts: InParts[Answer], judge: Callable[[], None]) -> InParts[Answer]:
+        """Do these parts, each as a request of its own: the space and the caller's access may have changed."""
         self._begun += 1
         try:
-            return (yield from parts)
+            while True:
+                judge()
+                try:
+                    next(parts)
+                except StopIteration as end:
+                    answer: Answer = end.value
+                    return answer
+                yield
         finally:
             self._begun -= 1
 
@@ -158,9 +168,17 @@ class Spaces:
             if request.space is None:
                 return shared(request, caller)
             space = self._asked(request.space, caller, writes=writes)
-            return shared(request, caller) if space is None else space.handle(request, caller)
+            if space is None:
+                return shared(request, caller)
+            return space.handle(request, caller, lambda: self._judge(space, request, caller, writes=writes))
 
         return replace(action, handle=handle)
+
+    def _judge(self, space: OpenSpace, request: InSpace, caller: Caller, *, writes: bool) -> None:
+        """Raise NotGranted or StoreUnavailable unless a request may go on, in the space in which it has begun."""
+        assert request.space is not None
+        if self._asked(request.space, caller, writes=writes) is not space is not self._empty:
+            raise StoreUnavailable("the space was deleted, or closed, before the request was done; repeat it")
 
     def elsewhere(self, request: Request, caller: Caller) -> OpenSpace | None:
         """Return the space that a request changes, with its database; None for the shared one.
