@@ -460,18 +460,20 @@ def one_part_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "_GROUP_COMMIT_S", 0.0)
 
 
-def in_parts(pc2: Assembled, caller: Caller, then: Callable[[], object], **request: Any) -> dict[str, Any]:
-    """Return the reply to a request, after whose first part something else happens."""
+def in_parts(
+    pc2: Assembled, caller: Caller, then: Callable[[], object], after: int = 1, **request: Any
+) -> dict[str, Any]:
+    """Return the reply to a request, after some of whose parts something else happens."""
     again, parts = Inbound(json.dumps(request).encode(), caller), 0
     while not (replies := pc2.answer([again])):
         again.begun = pc2.begun
-        if (parts := parts + 1) == 1:
+        if (parts := parts + 1) == after:
             then()
-    assert parts
+    assert parts >= after
     return replies[0]
 
 
-SEARCH = {"action": "search_memory", "query": "what is secret here?", "space": "research"}
+SEARCH: dict[str, Any] = {"action": "search_memory", "query": "what is secret here?", "space": "research"}
 
 
 @pytest.mark.usefixtures("one_part_at_once")
@@ -500,7 +502,21 @@ def test_a_space_that_is_deleted_between_parts_gets_no_more(pc2: Assembled) -> N
     """Of a sync; the reply says why, and a repetition begins from the start."""
     record = {"content": "x", "last_accessed": "2026-11-27T08:00:00+00:00"}
     records = [{"id": f"m{number}", **record} for number in range(3)]
-    sync = {"action": "sync_memories", "memories": records, "space": "research", "request_id": "1"}
+    sync: dict[str, Any] = {"action": "sync_memories", "memories": records, "space": "research", "request_id": "1"}
     reply = in_parts(pc2, ALICE, lambda: pc2.ask("delete_space", OPERATOR, name="research"), **sync)
     assert (reply["code"], "deleted" in reply["error"]) == ("store_unavailable", True)
     assert in_parts(pc2, ALICE, lambda: None, **sync)["added"] == 3
+
+
+@pytest.mark.usefixtures("one_part_at_once")
+def test_who_is_quarantined_during_a_sync_is_not_in_its_reply(pc2: Assembled) -> None:
+    """Whatever was merged before."""
+    store(pc2, ALICE, "secret of alice", id="hers")
+    record = {"id": "hers", "content": "?", "created": 1.0, "last_accessed": 1.0}
+    sync: dict[str, Any] = {"action": "sync_memories", "memories": [record, {**record, "id": "mine"}]}
+    assert "secret of alice" in str(in_parts(pc2, BOB, lambda: None, **sync))
+    for after in (1, 2, 3):
+        reply = in_parts(pc2, BOB, lambda: pc2.ask("quarantine_memory", OPERATOR, name="alice"), after, **sync)
+        assert reply["unchanged"] == 1
+        assert "secret of alice" not in str(reply)
+        pc2.ask("release_memory", OPERATOR, name="alice")

@@ -150,7 +150,7 @@ class MemoryActions(Feature):
             "unchanged": outcomes["unchanged"],
             "refused": outcomes["refused"],
         }
-        memories, left_out = yield from self._stored_now(merged)
+        memories, left_out = yield from self._memories.with_one_view(lambda: self._stored_now(merged))
         return {
             "status": SUCCESS,
             "message": ", ".join(f"{count} {outcome}" for outcome, count in counts.items()),
@@ -232,7 +232,7 @@ class MemoryActions(Feature):
         left_out: list[str] = []
         left = min(self._max_bytes, MAX_SYNC_REPLY_BYTES)
         for memory_id, record in last.items():
-            if not record.visible:
+            if not self._memories.shows(record):
                 continue
             if left > 0:
                 stored = self._document(record.kept)

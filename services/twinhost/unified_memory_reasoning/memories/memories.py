@@ -5,8 +5,8 @@ it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -38,6 +38,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import Quarantine, 
 _FREE_ID = "choose another id, or leave it out to get a new one"
 _ONE_MS = 0.001  # times are whole milliseconds, as on the wire
 
+T = TypeVar("T")
 MergeOutcome = Literal["added", "changed", "unchanged", "refused"]
 
 
@@ -61,11 +62,11 @@ class Put(NamedTuple):
 
 
 class Merged(msgspec.Struct, frozen=True):
-    """The outcome of one record of a sync: what is stored now, and whether it is visible."""
+    """The outcome of one record of a sync: what is stored now, or the record if nothing is."""
 
     kept: Kept
     outcome: MergeOutcome
-    visible: bool
+    stored: bool = True
 
 
 class Present(NamedTuple):
@@ -194,7 +195,7 @@ class Memories(MemoryReads):
 
     def audit(self, limit: int) -> InParts[Audited]:
         """Return the memories that need attention, in lists of at most `limit` entries."""
-        return with_one_view(self._database, lambda: self._audit.lists(limit))
+        return self.with_one_view(lambda: self._audit.lists(limit))
 
     def find(self, memory_id: str) -> Kept:
         """Return a memory, also a forgotten one.
@@ -294,6 +295,14 @@ class Memories(MemoryReads):
             yield
         return merged
 
+    def shows(self, record: Merged) -> bool:
+        """Return whether what is stored of a record is visible now."""
+        return record.stored and not self._hidden(record.kept)
+
+    def with_one_view(self, answer: Callable[[], InParts[T]]) -> InParts[T]:
+        """Answer in parts as if all of it were read at one moment, as to whose texts are visible."""
+        return with_one_view(self._database, answer)
+
     def _require_room(self, records: Sequence[Memory], caller: Caller) -> InParts[None]:
         """Raise LimitReached if some records would be more new memories than there is room for."""
         live = self._rows.live(record.id for record in records)
@@ -310,20 +319,19 @@ class Memories(MemoryReads):
     def _merge(self, record: Memory, caller: Caller) -> Merged:
         before = self._find(record.id)
         if caller.own_only and not all(map(caller.owns, self._writers_of(record.details.supersedes))):
-            seen = before is not None and not self._hidden(before)
-            return Merged(before or Kept(record, 0, caller.name), "refused", seen)
+            return Merged(before or Kept(record, 0, caller.name), "refused", before is not None)
         if before is None:
-            return self._merged(self._write(record, caller, None), "added")
+            return Merged(self._write(record, caller, None), "added")
         was, merged = before.memory, merge(before.memory, record)
         if merged == was:
-            return self._merged(before, "unchanged")
+            return Merged(before, "unchanged")
         updated = not same_body(merged, was)
         more = updated or merged.created != was.created
         if not (caller.owns if more else caller.may_change)(before.written_by):
-            return self._merged(before, "refused")
+            return Merged(before, "refused")
         if updated:
-            return self._merged(self._write(merged, caller, before), "changed")
-        return self._merged(self._rows.write(merged, before.written_by, before), "changed")
+            return Merged(self._write(merged, caller, before), "changed")
+        return Merged(self._rows.write(merged, before.written_by, before), "changed")
 
     def _put(self, memory: Memory, caller: Caller, before: Kept | None, *, new: bool) -> Put:
         details = memory.details
@@ -374,9 +382,6 @@ class Memories(MemoryReads):
                 self._audit.forget(entry.number)
             self._audit.mark_new([(entry.number, memory.details.key, memory.content)])
         return entry
-
-    def _merged(self, entry: Kept, outcome: MergeOutcome) -> Merged:
-        return Merged(entry, outcome, not self._hidden(entry))
 
     def _find(self, memory_id: str) -> Kept | None:
         entry = self._rows.find(memory_id)
