@@ -186,6 +186,7 @@ class Dispatcher:
         self._outcomes: list[tuple[str | None, str]] = []  # of the batch, in its order
         self._deferred: dict[int, DeferredReply] = {}  # of the batch, by place
         self.spent: list[tuple[Caller | None, float]] = []  # seconds of the batch, by caller
+        self._changing: list[tuple[Caller | None, float]] = []  # seconds that it changed something, likewise
         self.begun: Job | None = None  # the first one of the batch without a reply, if some of its parts are done
         self._batch_open = False  # whether a lost transaction is that of the whole batch, and not an action's own
         self._budget = LogBudget()  # by caller
@@ -243,6 +244,7 @@ class Dispatcher:
         self._outcomes.clear()
         self._deferred.clear()
         self.spent.clear()
+        self._changing.clear()
         self.begun = None
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
@@ -257,11 +259,12 @@ class Dispatcher:
         return replies
 
     def _change_and_charge(self, jobs: "list[Job | Unread]", more: More) -> list[bytes]:
-        """Answer a batch as `_change` does; its callers spend the time of the commit too, each its share."""
+        """Answer a batch as `_change` does; those who change something spend the commit too, each its share."""
         began = time.perf_counter()
         replies = self._change(jobs, more)
-        times = (time.perf_counter() - began) / max(sum(seconds for _, seconds in self.spent), 1e-6)
-        self.spent = [(caller, times * seconds) for caller, seconds in self.spent]
+        left = time.perf_counter() - began - sum(seconds for _, seconds in self.spent)
+        times = left / max(sum(seconds for _, seconds in self._changing), 1e-6)
+        self.spent += [(caller, times * seconds) for caller, seconds in self._changing]
         return replies
 
     def _change(self, jobs: "list[Job | Unread]", more: More) -> list[bytes]:
@@ -302,7 +305,9 @@ class Dispatcher:
             self._begin_again()
         for place, job in enumerate(jobs):
             if job.action.apart:
+                since = time.perf_counter()
                 replies[place] = self._answer_wholly(job, place)
+                self.spent.append((job.caller, time.perf_counter() - since))
         return replies
 
     def _begin_again(self) -> None:
@@ -424,12 +429,12 @@ class Dispatcher:
         """Return the replies to those jobs for which there is time, one at least."""
         replies, clock = [], time.perf_counter
         now = since = clock()
-        until, served = now + SLICE_S, jobs[0].caller
+        until, served, changes = now + SLICE_S, jobs[0].caller, jobs[0].action.mutates
         self.begun = None
         for place, job in enumerate(jobs, begin):
-            if job.caller is not served:
-                self.spent.append((served, now - since))
-                served, since = job.caller, now
+            if job.caller is not served or job.action.mutates is not changes:
+                (self._changing if changes else self.spent).append((served, now - since))
+                served, changes, since = job.caller, job.action.mutates, now
             reply = self._answer(job, place, until)
             now = clock()
             if reply is None:
@@ -439,7 +444,7 @@ class Dispatcher:
             replies.append(reply)
             if now >= until:
                 break
-        self.spent.append((served, now - since))
+        (self._changing if changes else self.spent).append((served, now - since))
         return replies
 
     def _read(self, batch: Sequence[Inbound]) -> list[Job | Unread]:

@@ -1,6 +1,7 @@
 """A small agent without a socket: a dispatcher over a real database, with a counter kept in memory too."""
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -17,6 +18,7 @@ from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.reply_log import ReplyLog
 
 LIMIT = 10_000
+NAP_S = 0.05
 TABLES = (
     "CREATE TABLE sums (seq INTEGER PRIMARY KEY, amount INTEGER NOT NULL, written_by TEXT NOT NULL) STRICT;"
     "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
@@ -47,6 +49,10 @@ class Count(Request, tag="count"):
     upto: int
 
 
+class Nap(Request, tag="nap"):
+    """Take some time, outside the transaction of the batch."""
+
+
 class Reset(Request, tag="reset"):
     """An operator's action."""
 
@@ -73,6 +79,7 @@ class Bench:
                 Action(Read, self._read),
                 Action(Add, self._add, mutates=True),
                 Action(Reset, self._reset, mutates=True),
+                Action(Nap, self._nap, apart=True),
                 Action(Doom, self._doom, mutates=True),
                 Action(Defer, self._defer),
                 Action(AddEach, self._add_each, mutates=True),
@@ -135,6 +142,10 @@ class Bench:
         if request.amount == 13:
             raise NotFound("there is no 13")
         return {"status": "ok", "sum": self.sum, "inverse": 1 / request.amount}
+
+    def _nap(self, _: Nap, __: Caller) -> Reply:
+        time.sleep(NAP_S)
+        return {"status": "ok"}
 
     def _reset(self, _: Reset, __: Caller) -> Reply:
         return {"status": "ok"}

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from tests.unit.secure_zmq.bench import AGENT, LIMIT, OPERATOR, Bench, inbound
+from tests.unit.secure_zmq.bench import AGENT, LIMIT, NAP_S, OPERATOR, Bench, inbound
 from tests.unit.secure_zmq.test_trace_context import TRACEPARENT
 from twinhost.secure_zmq import dispatch
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
@@ -301,3 +301,17 @@ def test_callers_of_a_batch_spend_its_commit_too(bench: Bench) -> None:
     took = time.perf_counter() - began
     assert [caller for caller, _ in bench.dispatcher.spent] == [AGENT, OPERATOR]
     assert 0.05 <= sum(seconds for _, seconds in bench.dispatcher.spent) <= took
+
+
+def test_who_changes_nothing_spends_no_commit(bench: Bench) -> None:
+    """Else changes that others' disk is slow for would keep long reads from their turn."""
+    bench.database.before_every_commit(lambda: time.sleep(0.05))
+    bench.answer([inbound({"action": "read"}), inbound({"action": "add", "amount": 1}, OPERATOR)])
+    spent = dict(bench.dispatcher.spent)
+    assert spent[AGENT] < 0.05 <= spent[OPERATOR]
+
+
+def test_what_has_transactions_of_its_own_is_spent_by_its_caller(bench: Bench) -> None:
+    bench.answer([inbound({"action": "nap"}, OPERATOR), inbound({"action": "add", "amount": 1})])
+    spent = dict(bench.dispatcher.spent)
+    assert spent[AGENT] < NAP_S <= spent[OPERATOR]
