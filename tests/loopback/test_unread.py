@@ -19,7 +19,7 @@ from twinhost.adversary.clients import CurveClient, Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to, frame_header
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.client import Client, Subscriber
-from twinhost.secure_zmq.connections import SESSIONS_PER_KEY
+from twinhost.secure_zmq.connections import SESSIONS_PER_KEY, Connection
 from twinhost.secure_zmq.errors import OverBudget
 from twinhost.secure_zmq.framing.forms import together
 from twinhost.secure_zmq.inbound_guard import HARMLESS_BYTES
@@ -272,6 +272,21 @@ def test_large_requests_wait_where_too_much_came(agent: ServedAgent, peer_keys: 
         client.call("large", reply_bytes=1, filler="x" * HARMLESS_BYTES, deadline_s=20)
         assert connections.closed_count
         assert time.monotonic() >= guard._freed_until[NAME]
+
+
+def test_what_no_key_has_proven_leaves_others_alone(
+    agent: ServedAgent, peer_keys: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of a connection is assumed until its first message has come, and may be another's."""
+    guard = agent.server._inbound_guard
+    with Client(agent.secured(peer_keys)) as client:
+        client.call("who_am_i")
+        unproven = Connection(-1, counted_for=peer_keys.public.fingerprint, unhandled=2**30)
+        monkeypatch.setattr(guard._connections, "open", lambda: [unproven])
+        guard._close_worst()
+        monkeypatch.undo()
+        client.call("large", reply_bytes=1, filler="x" * HARMLESS_BYTES, deadline_s=1)
+        assert not agent.server_socket.sessions.connections.closed_count
 
 
 def test_beside_unread_replies_a_request_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:

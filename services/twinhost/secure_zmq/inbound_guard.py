@@ -135,5 +135,6 @@ class InboundGuard(Worker):
                 if excess <= 0:
                     break
                 excess -= connection.unhandled
-                self._freed_until[name] = time.monotonic() + _FREED_FOR_S
+                if connection.fingerprint is not None:  # until then another's key may be assumed
+                    self._freed_until[name] = time.monotonic() + _FREED_FOR_S
                 self._connections.close_now(connection.fd, self._connections.remote(connection.fd), _REASON)
