@@ -23,6 +23,9 @@ from twinhost.agent.telemetry import AgentState
 PATIENCE_MS = PATIENCE_S * 1_000
 
 
+PC2 = {"agent_id": UMRA.name, "agent_type": "memory", "host": "pc2", "port": 7230}
+
+
 class Watched:
     """SystemDigitalTwin without a socket, its HTTP port, and a page that shows it."""
 
@@ -33,7 +36,7 @@ class Watched:
 
     def stay(self, **figures: Any) -> None:
         """Both hosts are here and have figures."""
-        self.twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
+        self.twin.call("register_agent", registration_data=PC2)
         self.twin.measured(cpu_percent=1, latency_ms=1, **figures)
         self.draw()
 
@@ -98,7 +101,7 @@ def watch(page: Page, home: Path, hosts: Sequence[str] = (), *, measured: bool =
     document["hosts"] |= {name: {"address": name} for name in hosts}
     (home / "network_config.yaml").write_text(json.dumps(document), encoding="utf-8")
     with Twin({**environment, "NETWORK_CONFIG_PATH": str(home / "network_config.yaml")}, clock) as twin:
-        twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")  # before anybody looks whether it is there
+        twin.call("register_agent", registration_data=PC2)  # before anybody looks whether it is there
         server = HttpServer(port, dict, bytes, twin.assembly.routes)
         server.start()
         wait_until(lambda: loads(page, f"http://localhost:{port}/"), PATIENCE_S, "the page is open")
