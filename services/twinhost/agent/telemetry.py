@@ -7,7 +7,7 @@ import math
 import platform
 import threading
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -99,6 +99,20 @@ class Readers:
             self._waiting -= 1
 
 
+class Gathered(Collector):
+    """Metrics that the server's thread gathers, and readers get as a whole; none before the first time."""
+
+    def __init__(self) -> None:
+        self._latest: Sequence[Metric] = ()
+
+    def gather(self, metrics: Iterable[Metric]) -> None:
+        """Replace the metrics; on the server's thread."""
+        self._latest = tuple(metrics)
+
+    def collect(self) -> Sequence[Metric]:
+        return self._latest
+
+
 class Telemetry:
     """Counts requests, and keeps the newest state."""
 
@@ -115,6 +129,12 @@ class Telemetry:
     def register(self, collector: Collector) -> None:
         """Show further metrics, which the collector returns on any thread."""
         self._registry.register(collector)
+
+    def gathered(self) -> Gathered:
+        """Return what shows further metrics, which the server's thread gathers."""
+        gathered = Gathered()
+        self._registry.register(gathered)
+        return gathered
 
     def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
         """Count requests; on the server's thread.

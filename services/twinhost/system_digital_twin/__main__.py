@@ -16,6 +16,7 @@ from twinhost.agent.schema import SchemaActions
 from twinhost.agent.settings import Settings
 from twinhost.agent.state_folder import assets_folder
 from twinhost.agent.subscriptions import SubscriptionActions
+from twinhost.agent.troubles import Kind
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq import wire
@@ -25,7 +26,7 @@ from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
-from twinhost.system_digital_twin.attention.gauges import AttentionCollector
+from twinhost.system_digital_twin.attention.gauges import attention_metrics
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.sources import watch_all, watch_records
@@ -35,10 +36,11 @@ from twinhost.system_digital_twin.capacity.reservations import Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, Forecasts
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.events import Events, Topic
+from twinhost.system_digital_twin.gauges import agent_states, clocks_ahead, system_metrics
 from twinhost.system_digital_twin.http.history import HistoryRoute
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.questions import Questions
-from twinhost.system_digital_twin.http.state import StateBoard
+from twinhost.system_digital_twin.http.state import RECENT_S, StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.metrics.vram_reports import VramReports
@@ -147,7 +149,6 @@ def assemble(foundation: Foundation) -> Assembly:
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
     watch_all(attention, foundation, registry, machines, said, security)
     watch_records(attention, foundation, events, security)
-    foundation.telemetry.register(gauges := AttentionCollector())
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
     )
@@ -188,8 +189,21 @@ def assemble(foundation: Foundation) -> Assembly:
         finally:  # what can't be stored is a trouble
             attention.on_tick()
 
+    gathered = foundation.telemetry.gathered()
+
     def on_collect() -> None:
-        gauges.gather(attention.document())
+        gathered.gather(
+            [
+                *attention_metrics(attention.document()),
+                *system_metrics(
+                    agent_states(registry),
+                    events.count_severe_since(foundation.clock.time() - RECENT_S),
+                    attention.members(Kind.REVOCATION_PENDING),
+                    clocks_ahead(registry, said, settings.config),
+                    reservations.waiting(),
+                ),
+            ]
+        )
         state.draw()
 
     def on_stop() -> None:

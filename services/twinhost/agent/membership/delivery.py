@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -80,6 +80,15 @@ class DeferredRequest:
     kind: Kind
     action: str
     fields: Mapping[str, Any]
+
+
+class QueueCounts(NamedTuple):
+    """How many requests wait, since when the first (in seconds since the epoch), and how many are not sent."""
+
+    waiting: int
+    oldest: float | None
+    set_aside: int
+    dropped: Mapping[Kind, int]
 
 
 class DeliveryQueue:
@@ -162,16 +171,26 @@ class DeliveryQueue:
         with self._lock:
             self._foreign += count
 
-    def document(self) -> dict[str, Any]:
-        """Return the state for the health document."""
+    def counts(self) -> QueueCounts:
+        """Return how many requests there are."""
         with self._lock:
             oldest = next(iter(self._waiting.values()), None)
-            return {
-                "waiting": len(self._waiting),
-                "oldest": iso_time(oldest.added) if oldest else None,
-                "set_aside": len(self._refused) + self._foreign,
-                "let_go": {kind.value: count for kind, count in self._dropped.items() if count},
-            }
+            return QueueCounts(
+                len(self._waiting),
+                oldest.added if oldest else None,
+                len(self._refused) + self._foreign,
+                dict(self._dropped),
+            )
+
+    def document(self) -> dict[str, Any]:
+        """Return the state for the health document."""
+        counts = self.counts()
+        return {
+            "waiting": counts.waiting,
+            "oldest": None if counts.oldest is None else iso_time(counts.oldest),
+            "set_aside": counts.set_aside,
+            "let_go": {kind.value: count for kind, count in counts.dropped.items() if count},
+        }
 
     def warnings(self) -> list[str]:
         """Return what needs attention; undelivered requests alone don't."""

@@ -137,6 +137,10 @@ class Attention:
                 items.append(self._item(self._known[root.id], there))
         return list_of(items, iso_time(self._as_of))
 
+    def members(self, kind: Kind) -> int:
+        """Return how many members the troubles of a kind have, whoever acknowledged or explains them."""
+        return sum(len(known.trouble.members) for known in self._known.values() if known.trouble.kind is kind)
+
     def acknowledge(self, name: str, by: str) -> None:
         """Acknowledge a trouble as it is now, in the current transaction.
 

@@ -9,6 +9,7 @@ request_id: then it keeps its place, or gets the lease that it has been given me
 
 import itertools
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple, NotRequired, TypedDict, get_args
@@ -345,6 +346,10 @@ class Reservations:
         self._silent_since: dict[str, float] = {}
         self._dead: set[str] = set()  # which have leases, or have reported VRAM
         self._retry_at = 0.0
+
+    def waiting(self) -> Counter[str]:
+        """Return how many requests wait, by resource."""
+        return Counter(waiter.demand.resource for waiter in self._waiters)
 
     def hosts(self) -> Hosts:
         """Return the hosts as they are now."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
 from twinhost.agent.membership import outbox as outbox_module
 from twinhost.agent.membership.delivery import Kind
+from twinhost.agent.membership.gauges import OutboxCollector
 from twinhost.agent.membership.outbox import MAX_BYTES
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
@@ -42,6 +43,30 @@ def test_pending_events_survive_a_restart_in_order(bench: OutboxBench) -> None:
     assert (before[0].action, before[0].fields) == ("error_action", {"name": "0", "text": "é\u2028"})
     assert len({queued.request_id for queued in before}) == 5
     assert bench.counts_are_right()
+
+
+def test_what_waits_is_exported(tmp_path: Path) -> None:
+    """How many, since when, what mainpc refused, and what was dropped."""
+    with small(tmp_path, most=2) as bench:
+        for name in ("a", "b", "c"):
+            bench.enqueue(EVENT, name)
+        refused = bench.queue.oldest()
+        assert refused is not None
+        bench.queue.refused(refused, "not_granted")
+        (waiting,) = bench.queue._waiting.values()
+        found = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in OutboxCollector(bench.queue).collect()
+            for sample in family.samples
+        }
+    assert found == {
+        ("twinhost_outbox_requests", "waiting"): 1,
+        ("twinhost_outbox_requests", "set_aside"): 1,
+        ("twinhost_outbox_oldest_timestamp_seconds",): waiting.added,
+        ("twinhost_outbox_dropped_total", "sample"): 0,
+        ("twinhost_outbox_dropped_total", "event"): 1,
+        ("twinhost_outbox_dropped_total", "error"): 0,
+    }
 
 
 def test_the_link_gets_it_when_it_is_durable(bench: OutboxBench) -> None:

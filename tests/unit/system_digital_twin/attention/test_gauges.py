@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from twinhost.agent.telemetry import Telemetry
 from twinhost.agent.troubles import AttentionItem, Kind, Level, Trouble, item_of, list_of
 from twinhost.moments import iso_time
-from twinhost.system_digital_twin.attention.gauges import MOST_ITEMS, AttentionCollector
+from twinhost.system_digital_twin.attention.gauges import MOST_ITEMS, attention_metrics
 
 LABELS = ("kind", "subject", "level")
 SILENT = Trouble(kind=Kind.HOST_SILENT, subject='pc2 "x"\n\\', what="pc2 does not respond", level=Level.BROKEN)
@@ -14,9 +14,8 @@ ERRORS = Trouble(kind=Kind.ERRORS, what="3 errors")
 
 def scraped(*items: AttentionItem) -> dict[tuple[str, ...], float]:
     """Return the values by their labels, as Prometheus reads them."""
-    telemetry, gauges = Telemetry("SystemDigitalTwin"), AttentionCollector()
-    telemetry.register(gauges)
-    gauges.gather(list_of(items, iso_time(0)))
+    telemetry = Telemetry("SystemDigitalTwin")
+    telemetry.gathered().gather(attention_metrics(list_of(items, iso_time(0))))
     return {
         tuple(sample.labels[name] for name in LABELS if name in sample.labels): sample.value
         for family in text_string_to_metric_families(telemetry.render().decode())
@@ -55,5 +54,5 @@ def test_agents_cannot_make_endless_series() -> None:
 
 def test_before_the_first_look_nothing_is_claimed() -> None:
     telemetry = Telemetry("SystemDigitalTwin")
-    telemetry.register(AttentionCollector())
+    telemetry.gathered()
     assert b"twinhost_attention" not in telemetry.render()
