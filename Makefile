@@ -103,11 +103,12 @@ test-ready: image venv
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
 
-generate: venv ## write the lists of actions and of troubles, the typed clients, the diagrams and the list of public names again, from the code
+generate: venv ## write the lists of actions, troubles and log events, the typed clients, the diagrams and the list of public names again, from the code
 	@.venv/bin/python scripts/write_actions.py
 	@.venv/bin/python scripts/write_troubles.py
 	@.venv/bin/python scripts/write_clients.py
 	@.venv/bin/python scripts/write_diagrams.py
+	@.venv/bin/python scripts/write_log_events.py
 	@PYTHONPATH=services:. .venv/bin/python tests/unit/clients/test_public_api.py
 
 screenshots: venv ## take the pictures of the page in docs/page again: healthy, troubled, and attacked, at three sizes

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from scripts import write_actions, write_diagrams, write_troubles
+from scripts import write_actions, write_diagrams, write_log_events, write_troubles
+from scripts.write_log_events import PACKAGE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PLACES = (".ci", "certs-init", "config", "docs", "examples", "scripts", "services", "tests")
@@ -132,6 +133,13 @@ def test_the_reference_of_actions_is_current() -> None:
 def test_the_reference_of_troubles_is_current() -> None:
     """Otherwise run: .venv/bin/python scripts/write_troubles.py."""
     assert write_troubles.main(["--check"]) == 0
+
+
+def test_the_reference_of_log_events_is_current() -> None:
+    """Otherwise run: .venv/bin/python scripts/write_log_events.py."""
+    assert write_log_events.main(["--check"]) == 0
+    loggers = (re.findall(r"(\S+) = structlog\.get_logger", path.read_text()) for path in PACKAGE.rglob("*.py"))
+    assert {name for names in loggers for name in names} == {"_log"}  # by which it finds the calls
 
 
 def test_the_diagrams_are_current() -> None:

@@ -13,6 +13,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 import structlog
 
@@ -75,12 +76,13 @@ class Transfers:
 class Work:
     """Work on a transfer, for a separate thread.
 
-    `name` is the thread's, and `name_failed` the log event, with `fields`, of a failure; `refused` is the event of a
+    `name` is the thread's, and `failed` the log event, with `fields`, of a failure; `refused` is that of a
     RequestError. `sentence` begins the error message that a client gets.
     """
 
     name: str
-    refused: str
+    failed: Literal["backup_failed", "restore_failed"]
+    refused: Literal["backup_failed", "restore_refused"]
     sentence: str
     fields: Mapping[str, str]
 
@@ -97,13 +99,13 @@ class Work:
                 _log.error(self.refused, **self.fields, reason=str(error))
                 fail(error)
             except Exception as error:  # noqa: BLE001 - boundary: a client would wait for the result for ever
-                _log.exception(f"{self.name}_failed", **self.fields)
+                _log.exception(self.failed, **self.fields)
                 fail(StoreUnavailable(f"{self.sentence} ({error}); see the agent's log"))
 
         try:
             Worker(self.name, run_or_fail).start()
         except RuntimeError as error:  # no thread can be started
-            _log.error(f"{self.name}_failed", **self.fields, reason=str(error))
+            _log.error(self.failed, **self.fields, reason=str(error))
             fail(StoreUnavailable(f"{self.sentence} ({error}); free memory on the agent's host and start again"))
 
 

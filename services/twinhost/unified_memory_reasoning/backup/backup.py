@@ -169,7 +169,9 @@ class Backups:
             self._current = None
 
     def _start(self, backup: Backup, spaces: Mapping[str, Path]) -> None:
-        work = Work("backup", "backup_failed", "the backup can't be made", {"backup_id": backup.backup_id})
+        work = Work(
+            "backup", "backup_failed", "backup_failed", "the backup can't be made", {"backup_id": backup.backup_id}
+        )
         work.start(
             lambda: self._make(backup, spaces),
             lambda error: self._end(dataclasses.replace(backup, failure=str(error))),
@@ -354,7 +356,8 @@ class Restores:
             self._drop()
             raise StoreUnavailable(f"the backup can't be written ({error.strerror}); begin the restore again") from None
         incoming.checking = True
-        work = Work("restore", "restore_refused", "the backup can't be checked", {"restore_id": incoming.restore_id})
+        fields = {"restore_id": incoming.restore_id}
+        work = Work("restore", "restore_failed", "restore_refused", "the backup can't be checked", fields)
         work.start(lambda: self._stage(incoming, sha256), lambda error: self._end(incoming, error))
 
     def _stage(self, incoming: _Incoming, sha256: str) -> None:
