@@ -42,6 +42,7 @@ LONG = (
     *("test_revoke_acknowledged.py", "test_coordination.py", "test_cli_after_certs_init.py", "test_healthcheck.py"),
     *("test_mainpc_link.py", "test_first_agent.py", "test_speed_smoke.py", "test_leases_model.py"),
     *("test_bench_agents.py", "test_mcp_writers.py", "test_interactions.py", "test_public_api.py"),
+    "test_monitoring.py",
 )
 # Beginnings of tests that are a unit each: they share nothing with their file, which would be the run's last.
 BY_TEST = (

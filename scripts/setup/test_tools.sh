@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what some tests need: a browser, shells, a C compiler with czmq's headers, the tools that make a network namespace
-# a second machine, and what the examples in other languages (tests/loopback/test_examples.py) are built with. Where they
-# can't be installed those tests are skipped, and pytest says so.
+# a second machine, Prometheus with promtool, and what the examples in other languages (tests/loopback/test_examples.py) are
+# built with. Where they can't be installed those tests are skipped, and pytest says so.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -34,6 +34,7 @@ if command -v cargo >/dev/null && [ ! -d /usr/share/cargo/registry/zmq-0.9.2 ]; 
 fi
 command -v fish >/dev/null || packages+=(fish)
 command -v zsh >/dev/null || packages+=(zsh)
+command -v prometheus >/dev/null || packages+=(prometheus)
 command -v ip >/dev/null || packages+=(iproute2)
 command -v iptables >/dev/null || packages+=(iptables)
 [ ${#packages[@]} -gt 0 ] || exit 0
