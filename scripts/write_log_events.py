@@ -27,6 +27,8 @@ terminal. Besides the fields below, a line has `event`, `level`, `timestamp`, `a
 number of lines of most events that a peer can cause is limited; `not_logged_before` counts those that were left out
 before a line. `…` stands for fields that vary. No line has a key, or a memory's text.
 
+`TWINHOST_LOG_LEVEL` in `.env` is the least level that is written: `debug`, `info` (the default), `warning`, or `error`.
+
 | event | level | fields | module |
 |---|---|---|---|
 """

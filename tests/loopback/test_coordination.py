@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.loopback.agent import ServedAgent
-from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.unit.secure_zmq.test_trace_context import TRACE_ID, TRACEPARENT
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.membership import coordination
 from twinhost.agent.membership.coordination import (
@@ -70,6 +71,32 @@ def test_the_other_agents_answer_comes_back(hosts: Hosts) -> None:
             ask(client, "get_agent_endpoint", agent_name=7)
         with pytest.raises(NotFound, match="nobody"):
             ask(client, "ping", agent="nobody")
+
+
+@pytest.mark.unified_memory_agent
+def test_a_request_is_followed_through_both_agents(hosts: Hosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its trace_id, at level debug; at the usual level a request that succeeds has no line."""
+    monkeypatch.setenv("TWINHOST_LOG_LEVEL", "debug")
+    mainpc, pc2 = hosts.start_both()
+
+    def traced(process: AgentProcess) -> list[tuple[str, str, str]]:
+        lines = [line for line in process.logged("request_answered") if line.get("trace_id") == TRACE_ID]
+        assert all(line["outcome"] == "ok" and line["ms"] > 0 for line in lines)
+        return [(line["peer"], line.get("on_behalf_of", ""), line["action"]) for line in lines]
+
+    fields: dict[str, Any] = {"agent_name": SDT, "operation": "get_agent_endpoint", "data": {"agent_name": UMRA}}
+    with hosts.client(UMRA) as client:
+        client.call("coordinate_memory", traceparent=TRACEPARENT, deadline_s=PATIENCE_S, **fields)
+    wait_until(lambda: traced(pc2), PATIENCE_S, "pc2 logs it")
+    assert traced(pc2) == [("operator", "", "coordinate_memory")]
+    assert traced(mainpc) == [(UMRA, "operator", "get_agent_endpoint")]
+    monkeypatch.delenv("TWINHOST_LOG_LEVEL")
+    pc2.terminate()
+    pc2 = hosts.start(UMRA).wait_until_ready()
+    with hosts.client(UMRA) as client:
+        client.call("coordinate_memory", traceparent=TRACEPARENT, deadline_s=PATIENCE_S, **fields)
+    pc2.terminate()
+    assert traced(pc2) == []
 
 
 @pytest.mark.unified_memory_agent

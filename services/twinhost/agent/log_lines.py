@@ -2,13 +2,28 @@
 
 import contextlib
 import json
+import logging
 import sys
+from collections.abc import Mapping
 from typing import TextIO, cast
 
 import structlog
 
+from twinhost.secure_zmq.errors import ConfigurationError
 
-def configure_logging(agent: str) -> None:
+LEVEL_VARIABLE = "TWINHOST_LOG_LEVEL"
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def log_level(environment: Mapping[str, str]) -> int:
+    """Return the least level that is written; ConfigurationError where there is none of the name."""
+    name = environment.get(LEVEL_VARIABLE) or "info"
+    if name not in _LEVELS:
+        raise ConfigurationError(f"{LEVEL_VARIABLE} is {name[:32]!r}; set it in .env to one of: {', '.join(_LEVELS)}")
+    return _LEVELS[name]
+
+
+def configure_logging(agent: str, level: int = logging.INFO) -> None:
     """Send log events to standard error: JSON lines in a container, readable text on a terminal; never a key."""
     finish = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else _as_json
     structlog.configure(
@@ -19,6 +34,7 @@ def configure_logging(agent: str) -> None:
             _named(agent),
             finish,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _IgnoringErrors(sys.stderr))),
         cache_logger_on_first_use=True,
     )

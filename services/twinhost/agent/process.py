@@ -5,6 +5,8 @@ and the engine's restart policy starts it again.
 """
 
 import functools
+import logging
+import os
 import signal
 import sys
 import threading
@@ -24,7 +26,7 @@ from twinhost.agent.host_keys import HostKeys
 from twinhost.agent.http import HttpServer
 from twinhost.agent.keys_seen import SEEN_FILE, KeysSeen
 from twinhost.agent.live_config import ConfigWatch
-from twinhost.agent.log_lines import configure_logging
+from twinhost.agent.log_lines import configure_logging, log_level
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
@@ -35,6 +37,7 @@ from twinhost.core_dumps import forbid_core_dumps
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
+from twinhost.secure_zmq.answer_log import LoggingDispatcher
 from twinhost.secure_zmq.authenticator import Authenticator
 from twinhost.secure_zmq.bound_socket import (
     ServerSocket,
@@ -158,16 +161,23 @@ def run_agent(
     """
     forbid_core_dumps()
     heap.begin()
-    configure_logging(name)
     stop_requested = threading.Event()
     _on_signal(stop_requested.set)
     with ExitStack() as stack:
         try:
+            level = log_level(os.environ)
+            configure_logging(name, level)
             require_open_files()
             settings = load_settings(name)
             check = SelfCheck(name, settings.agent.zmq_port)
             server = prepare_agent(
-                settings, migrations, assemble, stack, rebuilds if quarantine_damage else None, [check]
+                settings,
+                migrations,
+                assemble,
+                stack,
+                rebuilds if quarantine_damage else None,
+                [check],
+                log_answers=level == logging.DEBUG,
             )
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
@@ -197,6 +207,8 @@ def prepare_agent(
     rebuilds: Mapping[str, Sequence[str]] | None = None,
     further: Sequence[Companion] = (),
     clock: Clock = SYSTEM_CLOCK,
+    *,
+    log_answers: bool = False,
 ) -> Server:
     """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
 
@@ -204,6 +216,7 @@ def prepare_agent(
         stack: closes what was opened, in the reverse order.
         rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
         further: threads besides those of the assembly.
+        log_answers: log each answered request, at level debug.
 
     Raises:
         ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
@@ -244,7 +257,7 @@ def prepare_agent(
     ]
     actions = [*assembly.actions, *(offered for feature in common for offered in feature.actions())]
     actions += SchemaActions(name, lambda: actions, assembly.success).actions()
-    dispatcher = Dispatcher(
+    dispatcher = (LoggingDispatcher if log_answers else Dispatcher)(
         actions,
         grants,
         database,

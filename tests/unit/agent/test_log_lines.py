@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import structlog
 
-from twinhost.agent.log_lines import configure_logging
+from twinhost.agent.log_lines import LEVEL_VARIABLE, configure_logging, log_level
+from twinhost.secure_zmq.errors import ConfigurationError
 
 
 @pytest.fixture
@@ -63,3 +64,20 @@ def test_an_exception_has_its_traceback(stream: io.StringIO) -> None:
     assert "Traceback" in record["exception"]
     assert record["exception"].endswith("KeyError: 'gone'")
     assert "exc_info" not in record
+
+
+@pytest.mark.parametrize(("name", "written"), [("debug", 4), ("info", 3), ("", 3), ("warning", 2), ("error", 1)])
+def test_less_than_the_level_is_not_written(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, name: str, written: int
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)  # pytest has set it again since the fixture
+    configure_logging("SystemDigitalTwin", log_level({LEVEL_VARIABLE: name}))
+    log = structlog.get_logger()
+    for write in (log.debug, log.info, log.warning, log.error):
+        write("found")
+    assert len(stream.getvalue().splitlines()) == written
+
+
+def test_a_level_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"TWINHOST_LOG_LEVEL is 'loud'; .* debug, info, "):
+        log_level({LEVEL_VARIABLE: "loud"})

@@ -68,13 +68,13 @@ class Doom(Request, tag="doom"):
 class Bench:
     """The dispatcher, the database under it, and what its handlers did."""
 
-    def __init__(self, path: Path, store: Store | None = None) -> None:
+    def __init__(self, path: Path, store: Store | None = None, kind: type[Dispatcher] = Dispatcher) -> None:
         self.database = open_database(path, [*REPLY_LOG_MIGRATIONS, TABLES])
         self.sum = self.rows()
         self.executions: list[int] = []
         self.deferred: list[Future[Reply]] = []
         self.answered: dict[str, Any] = {}
-        self.dispatcher = Dispatcher(
+        self.dispatcher = kind(
             [
                 Action(Read, self._read),
                 Action(Add, self._add, mutates=True),
