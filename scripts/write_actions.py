@@ -4,7 +4,6 @@
 Exit status: 0 written; with `--check`, 1 where the page is out of date, and nothing is written.
 """
 
-import argparse
 import json
 import re
 import sys
@@ -15,7 +14,9 @@ from pathlib import Path
 import msgspec
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "services"))
+sys.path[:0] = [str(REPOSITORY / "services"), str(REPOSITORY)]
+
+from scripts.generated import write_or_check  # noqa: E402  (after the path)
 
 from twinhost.cli.schemas.document import Node, Replies  # noqa: E402  (after the path)
 from twinhost.cli.schemas.requests import RequestSchema  # noqa: E402
@@ -62,14 +63,7 @@ in the reader's key there, and says which key an example needs.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    if not parser.parse_args(arguments).check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE} is out of date; run: .venv/bin/python scripts/write_actions.py", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check(__file__, __doc__, PAGE, page, arguments)
 
 
 def page() -> str:

@@ -4,7 +4,6 @@
 Exit status: 0 written; with `--check`, 1 where the page is out of date, and nothing is written.
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -13,6 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from scripts.generated import write_or_check  # noqa: E402  (after the path)
+
 PACKAGE = REPOSITORY / "services/twinhost"
 PAGE = REPOSITORY / "docs/reference/log-events.md"
 LEVELS = {level: level for level in ("debug", "info", "warning", "error")} | {"exception": "error"}
@@ -45,14 +48,7 @@ class Event(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    if not parser.parse_args(arguments).check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE} is out of date; run: .venv/bin/python scripts/write_log_events.py", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check(__file__, __doc__, PAGE, page, arguments)
 
 
 def page() -> str:

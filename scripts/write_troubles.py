@@ -4,13 +4,14 @@
 Exit status: 0 written; with `--check`, 1 where the page is out of date, and nothing is written.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY / "services"))
+sys.path[:0] = [str(REPOSITORY / "services"), str(REPOSITORY)]
+
+from scripts.generated import write_or_check  # noqa: E402  (after the path)
 
 from twinhost.agent.troubles import Kind  # noqa: E402  (after the path)
 
@@ -40,14 +41,7 @@ the metrics, until it gets worse or ends. Beginning and end of each cause are [e
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the page, or compare it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="compare, and write nothing")
-    if not parser.parse_args(arguments).check:
-        PAGE.write_text(page(), encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE} is out of date; run: .venv/bin/python scripts/write_troubles.py", file=sys.stderr)
-        return 1
-    return 0
+    return write_or_check(__file__, __doc__, PAGE, page, arguments)
 
 
 def page() -> str:
