@@ -1,8 +1,9 @@
 """Whose requests come next, where not all can be answered at once: the loop's time is shared among identities.
 
 Start-time fair queueing: next come the requests of the identity that has used the least time, divided by its budget's
-`turns`; those of its connections in turn, of each in their order. Whoever begins to wait counts as having used what the
-one has that is served at that moment, so that nobody saves time up.
+`turns`; those of its connections in turn, of each in their order. Whoever begins to wait counts as having used at least
+what the one has that is served at that moment, so that nobody saves time up; and what it has used itself before, while
+others wait, so that it gains nothing by asking for little at a time.
 """
 
 from collections import deque
@@ -66,7 +67,7 @@ class Turns:
 
     def __init__(self, budgets: Budgets) -> None:
         self._budgets = budgets
-        self._queues: dict[str, _Queue] = {}  # of identities whose requests wait, or were taken last
+        self._queues: dict[str, _Queue] = {}  # of identities whose requests wait, or who are ahead of those that do
         self._used = 0.0  # by the one that was served last, before that
 
     def __bool__(self) -> bool:
@@ -118,7 +119,7 @@ class Turns:
         Whoever used a slice more than they did is left out, so that their replies don't wait for its slow requests.
         """
         batch = Batch()
-        queues = sorted(self._queues.values(), key=lambda queue: queue.used)
+        queues = sorted((queue for queue in self._queues.values() if queue.lines), key=lambda queue: queue.used)
         self._used = queues[0].used
         for queue in queues:
             if queue.used - self._used > SLICE_S:
@@ -127,12 +128,15 @@ class Turns:
         return batch
 
     def charge(self, spent: Iterable[tuple[Caller | None, float]]) -> None:
-        """Note the seconds that identities have used, and forget those of which nothing waits."""
+        """Note the seconds that identities have used, and forget those of which nothing waits and that used little."""
         for caller, seconds in spent:
             if (queue := self._queues.get(name_of(caller))) is not None:
                 queue.used += seconds / queue.turns
-        if not all(queue.lines for queue in self._queues.values()):
-            self._queues = {name: queue for name, queue in self._queues.items() if queue.lines}
+        if not self:
+            self._queues = {}
+        elif not all(queue.lines for queue in self._queues.values()):
+            kept = ((name, queue) for name, queue in self._queues.items() if queue.lines or queue.used > self._used)
+            self._queues = dict(kept)
 
     def waiting_bytes(self) -> dict[str, float]:
         """Return how much waits, by identity."""
@@ -144,6 +148,8 @@ class Turns:
         if queue is None:
             turns = self._budgets.of(caller).turns if caller is not None else 1.0
             queue = self._queues[name] = _Queue(turns, self._used)
+        elif not queue.lines:
+            queue.used = max(queue.used, self._used)
         return queue
 
     def _has_room(self, caller: Caller, inbound: Inbound) -> bool:

@@ -72,6 +72,7 @@ class Bench:
         self.database = open_database(path, [*REPLY_LOG_MIGRATIONS, TABLES])
         self.sum = self.rows()
         self.executions: list[int] = []
+        self.work_s = 0.0  # that a read takes, and each part of a count
         self.deferred: list[Future[Reply]] = []
         self.answered: dict[str, Any] = {}
         self.dispatcher = kind(
@@ -127,10 +128,14 @@ class Bench:
     def _count(self, request: Count, __: Caller) -> InParts[Reply]:
         before = self.sum
         for _ in range(request.upto):
+            if self.work_s:
+                time.sleep(self.work_s)
             yield
         return {"status": "ok", "sum": self.sum, "before": before}
 
     def _read(self, _: Read, __: Caller) -> Reply:
+        if self.work_s:
+            time.sleep(self.work_s)
         return {"status": "ok", "sum": self.sum}
 
     def _add(self, request: Add, caller: Caller) -> Reply:

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.unit.secure_zmq.bench import AGENT, OPERATOR, Bench, inbound
 from tests.unit.secure_zmq.test_dispatch_store_failures import broken_bench
 from twinhost.secure_zmq import dispatch
+from twinhost.secure_zmq.budgets import Budgets
+from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.framing.inbound import Batch, Return
+from twinhost.secure_zmq.turns import Turns
 
 EACH = {"action": "add_each", "amounts": [1, 2, 3], "request_id": "1"}
 DONE = {"status": "ok", "sum": 6, "request_id": "1"}
@@ -149,3 +154,27 @@ def test_who_may_do_less_by_now_begins_again(bench: Bench) -> None:
     while not bench.dispatcher.answer([again]):
         pass
     assert bench.executions == [1, 1, 2, 3]
+
+
+def test_a_long_read_is_done_beside_one_who_always_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each time for little, which comes first; the read has half of the time, and keeps what it has done."""
+    with closing(Bench(tmp_path / "db")) as bench:
+        monkeypatch.setattr(dispatch, "SLICE_S", 0.005)
+        monkeypatch.setattr(bench, "work_s", 0.001)
+        turns = Turns(Budgets())
+        turns.keep(batch_of({"action": "count", "upto": 20}, OPERATOR))
+        for _ in range(100):
+            turns.keep(batch_of({"action": "read"}, AGENT))
+            batch = turns.next(64, 1 << 20)
+            replies = bench.dispatcher.answer(batch.inbounds)
+            if OPERATOR in [inbound.caller for inbound in batch.inbounds[: len(replies)]]:
+                return
+            turns.put_back(batch, len(replies), bench.dispatcher.begun)
+            turns.charge(bench.dispatcher.spent)
+        pytest.fail("it has not been answered in 100 turns")
+
+
+def batch_of(message: dict[str, Any], caller: Caller) -> Batch:
+    batch = Batch()
+    batch.add(Return([caller.name.encode()], None), inbound(message, caller))
+    return batch

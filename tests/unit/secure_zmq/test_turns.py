@@ -183,3 +183,16 @@ def test_what_waited_for_something_else_does_not_come_first() -> None:
     turns.resume(resumed)
     assert taken(turns, 1) == [("peer", 0)]
     assert taken(turns, 9) == [("peer", 0), ("peer", 1), ("peer", 9)]
+
+
+def test_who_asks_for_little_at_a_time_gains_nothing() -> None:
+    """It never waits once it is served, and so what it has used must be known although nothing of it is left."""
+    turns, names = Turns(Budgets()), []
+    turns.keep(batch_of(*many("long", 50)))
+    for number in range(60):
+        if not turns.waiting_bytes().get("little"):
+            turns.keep(batch_of(("little", "p", number)))
+        ((name, _),) = taken(turns, 1)
+        turns.charge([(caller(name), 0.005 if name == "long" else 0.001)])
+        names.append(name)
+    assert names.count("long") >= 8
