@@ -260,7 +260,8 @@ class AttentionItem(TypedDict):
     """One cause of trouble: `level` is `attention` or `broken`; `explains` lists its consequences, which are no items.
 
     `acknowledged` is there until the trouble gets worse, or ends. `last_known` is when mainpc said so last, on the list
-    of another host while mainpc is silent.
+    of another host while mainpc is silent. `announced` is the time of the last event of
+    this trouble, once there was one: a newer time is news.
     """
 
     id: str
@@ -276,6 +277,7 @@ class AttentionItem(TypedDict):
     evidence: list[EvidenceRow]
     acknowledged: NotRequired[Acknowledged]
     last_known: NotRequired[str]
+    announced: NotRequired[str]
 
 
 class AttentionList(TypedDict):

@@ -193,7 +193,8 @@ class AttentionItem(Part, frozen=True):
     """One cause of trouble: `level` is `attention` or `broken`; `explains` lists its consequences, which are no items.
 
     `acknowledged` is there until the trouble gets worse, or ends. `last_known` is when mainpc said so last, on the list
-    of another host while mainpc is silent.
+    of another host while mainpc is silent. `announced` is the time of the last event of this trouble, once there was
+    one: a newer time is news.
     """
 
     id: str = NOT_SENT
@@ -209,6 +210,7 @@ class AttentionItem(Part, frozen=True):
     evidence: list[EvidenceRow] = NOT_SENT
     acknowledged: Acknowledged | None = None
     last_known: str | None = None
+    announced: str | None = None
 
 
 class AttentionReply(Reply, frozen=True):

@@ -232,9 +232,8 @@ class Attention:
         )
 
     def _announce(self, what: str, known: _Known, time: float) -> None:
-        data: dict[str, Any] = {
-            name: value for name, value in self._item(known, []).items() if name not in ("evidence", "acknowledged")
-        }
+        own = ("evidence", "acknowledged", "announced")  # of the list alone
+        data: dict[str, Any] = {name: value for name, value in self._item(known, []).items() if name not in own}
         if what == ENDED:
             data["lasted_s"] = round(max(0.0, time - known.since), 1)
         event = {
@@ -249,6 +248,8 @@ class Attention:
 
     def _item(self, known: _Known, explained: Iterable[_Known]) -> AttentionItem:
         item = item_of(known.trouble, known.since, [(other.trouble, other.since) for other in explained])
+        if known.announced is not None:
+            item["announced"] = iso_time(known.announced_at)
         if known.is_acknowledged:
             item["acknowledged"] = {"by": known.acknowledged_by, "at": iso_time(known.acknowledged_at)}
         return item

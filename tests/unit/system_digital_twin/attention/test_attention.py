@@ -280,3 +280,16 @@ def test_the_revision_changes_with_what_is_wrong_and_no_figure(bench: Bench) -> 
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
     bench.restart()
     assert bench.attention.revision == revisions[-1]
+
+
+def test_an_item_says_when_it_was_announced(bench: Bench) -> None:
+    """Not before it is, and again after each change: whoever asks for the list hears what the events tell."""
+    bench.passes(1, FULL)
+    assert "announced" not in bench.attention.document()["items"][0]
+    bench.passes(SETTLE_S + 1, FULL)
+    first = bench.attention.document()["items"][0]["announced"]
+    bench.restart()
+    bench.passes(2, FULL)
+    assert bench.attention.document()["items"][0]["announced"] == first
+    bench.passes(2, msgspec.structs.replace(FULL, level=Level.BROKEN))
+    assert bench.attention.document()["items"][0]["announced"] > first
