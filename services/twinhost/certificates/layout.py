@@ -18,6 +18,7 @@ FINGERPRINT = r"SHA256:[A-Za-z0-9+/]{43}"
 AGENT_ROLE = "agent"
 SERVER = "SystemDigitalTwin"  # it authorises all others
 OPERATOR = "operator"
+NOTIFY, NOTIFIER_ROLE = "notify", "notifier"  # the process that sends messages, if the configuration has it
 OPERATOR_HOST = "mainpc"  # where the operator's key is made
 HOST_VARIABLE = "TWINHOST_HOST"  # limits a tree to one host; unset, all of them lie in one tree
 
@@ -131,6 +132,9 @@ def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Lay
         for agent in config.agents.values()
     ]
     identities.append(Identity(KeyOwner(OPERATOR, OPERATOR_HOST, frozenset({OPERATOR})), OPERATOR, OPERATOR))
+    if config.notify is not None:
+        owner = KeyOwner(NOTIFY, config.notify.host, frozenset({NOTIFIER_ROLE}))
+        identities.append(Identity(owner, NOTIFY, NOTIFY))
     for what in ("stem", "folder"):
         values = [getattr(identity, what) for identity in identities]
         if len(set(values)) != len(values):

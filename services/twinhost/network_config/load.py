@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -20,14 +21,19 @@ from twinhost.network_config.model import (
     MAX_EMBEDDING_DEADLINE_S,
     SPACE_NAME,
     Agent,
+    EmailDestination,
     Embeddings,
     Forgetting,
     Host,
+    HttpDestination,
     Limits,
     NetworkConfig,
+    Notify,
     Recall,
     Space,
     is_address,
+    is_authority,
+    is_loopback,
     require_web_address,
 )
 from twinhost.secure_zmq.budgets import Budget, BudgetTable
@@ -66,6 +72,10 @@ _WEIGHTS = ("bm25", "importance", "recency", "strength", "recency_half_life_days
 _EMBEDDINGS = {"auto": BUILTIN_IF_INSTALLED, "builtin": BUILTIN, "off": None}
 _ACTION = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _PORT = re.compile(r"[0-9]{1,5}")
+_TIME = re.compile(r"([01]?[0-9]|2[0-3]):([0-5][0-9])")
+_ZONE = re.compile(r"[A-Za-z0-9_+-]{1,32}(/[A-Za-z0-9_+-]{1,32}){0,2}")
+_DESTINATION = re.compile(r"[A-Za-z0-9_-]{1,32}")
+_MAIL = r"^[^\s@<>,;\"]{1,64}@[A-Za-z0-9.-]{1,253}\Z"
 _STEM = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}\Z"
 
 _Text = Annotated[str, Meta(description="a string")]
@@ -82,6 +92,9 @@ _topics = f"a list of topics ({', '.join(TOPICS)})"
 _Topics = Annotated[tuple[Literal["AGENT", "ERROR", "EVENT", "TRUST"], ...], Meta(min_length=1, description=_topics)]
 _Whose = Annotated[Literal["own", "any"], Meta(description=f"{OWN!r} or {ANY!r}")]
 
+_time_of_day = 'a time of day in quotes, such as "08:00"'
+_Address = Annotated[str, Meta(pattern=_MAIL, description="an e-mail address")]
+_Addresses = Annotated[tuple[_Address, ...], Meta(min_length=1, description="a list of e-mail addresses")]
 _Identities = Annotated[tuple[str, ...], Meta(description="a list of names of identities (./twinhost keys list)")]
 
 
@@ -93,6 +106,7 @@ class _ConfigFile(msgspec.Struct):
     recall: Any = None  # it may be missing, or have nothing but comments
     memory: Any = None  # files of version 0.2 and before lack it
     spaces: Any = None
+    notify: Any = None
 
 
 class _Budgets(msgspec.Struct):
@@ -147,6 +161,34 @@ class _Service(msgspec.Struct):
     unencrypted: _Truth = False
 
 
+class _Notify(msgspec.Struct):
+    destinations: Any
+    host: _Text = "pc2"
+    timezone: _Text = "UTC"
+    quiet_hours: _Text = ""
+    quiet_lets_through: Annotated[Literal["broken", "nothing"], Meta(description="broken or nothing")] = "broken"
+    digest: Annotated[str, Meta(description=_time_of_day)] = ""
+
+
+class _Http(msgspec.Struct):
+    webhook: _Text = ""
+    webhook_file: _FileName = ""
+    ntfy: _Text = ""
+    ntfy_file: _FileName = ""
+    token_file: _FileName = ""
+    unencrypted: _Truth = False
+
+
+class _Email(msgspec.Struct):
+    email: _Addresses
+    sender: _Address
+    server: _Text
+    encryption: Annotated[Literal["starttls", "tls", "none"], Meta(description="starttls, tls, or none")] = "starttls"
+    user: _Text = ""
+    password_file: _FileName = ""
+    unencrypted: _Truth = False
+
+
 # An item of a list of grants that names what it is limited to.
 _Limited = msgspec.defstruct("_Limited", [(SUBSCRIBE, _Topics, ()), *((name, _Whose, ANY) for name in OWNED)])
 
@@ -177,7 +219,8 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     recall = Recall() if file.recall is None else _recall(root.child("recall"), path.parent)
     memory = root.child("memory").read(Forgetting) if "memory" in root.value else BY_DAYS
     spaces = {name: _space(name, part) for name, part in root.child("spaces").children()} if file.spaces else {}
-    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory, spaces)
+    notify = _notify(root.child("notify"), hosts, path.parent) if file.notify is not None else None
+    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory, spaces, notify)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -410,6 +453,74 @@ def _service(part: _Part, folder: Path) -> Embeddings:
         raise part.child("url").error(str(problem)) from None
     key = folder / service.api_key_file if service.api_key_file else None
     return Embeddings(url, service.model, key, service.query_prefix, service.text_prefix, service.deadline_s)
+
+
+def _notify(part: _Part, hosts: Mapping[str, Host], folder: Path) -> Notify:
+    file = part.read(_Notify)
+    if file.host not in hosts:
+        raise part.error(f"has the host {file.host!r}; name the one where it runs as `host`: {', '.join(hosts)}")
+    if not _ZONE.fullmatch(file.timezone):
+        raise part.child("timezone").misfit("the name of a time zone, such as Europe/Lisbon")
+    quiet = None
+    if file.quiet_hours:
+        begin, _, end = file.quiet_hours.partition("-")
+        quiet = _time_in(part.child("quiet_hours"), begin), _time_in(part.child("quiet_hours"), end)
+    destinations = {}
+    for name, one in part.child("destinations").children():
+        if not _DESTINATION.fullmatch(name):
+            raise one.error("can't be a destination: its name has 1 to 32 of the characters A-Z a-z 0-9 _ -")
+        destinations[name] = _destination(one, folder)
+    if not destinations:
+        raise part.child("destinations").error("is empty; name a webhook, an ntfy topic, or e-mail addresses")
+    digest = _time_in(part.child("digest"), file.digest) if file.digest else None
+    return Notify(file.host, destinations, file.timezone, quiet, file.quiet_lets_through, digest)
+
+
+def _time_in(part: _Part, text: str) -> time:
+    """Return a time of day."""
+    if not (found := _TIME.fullmatch(text.strip())):
+        range_of = ', or from one to another: "22:00-07:00"' if part.path.endswith("quiet_hours") else ""
+        raise part.misfit(f"{_time_of_day}{range_of}")
+    return time(int(found[1]), int(found[2]))
+
+
+def _destination(part: _Part, folder: Path) -> HttpDestination | EmailDestination:
+    if "email" in part.names():
+        return _email(part, folder)
+    entry = part.read(_Http)
+    named = [key for key in ("webhook", "webhook_file", "ntfy", "ntfy_file") if getattr(entry, key)]
+    if len(named) != 1:
+        raise part.error("must have one of the keys webhook, webhook_file, ntfy, ntfy_file, email")
+    kind: Literal["webhook", "ntfy"] = "ntfy" if named[0].startswith("ntfy") else "webhook"
+    url = entry.ntfy or entry.webhook
+    if url:
+        try:
+            require_web_address(
+                url, unencrypted=entry.unencrypted, such_as=f"https://{kind}.example/topic", secret=True
+            )
+        except ValueError as problem:
+            raise part.child(kind).error(str(problem)) from None
+    file, token = entry.ntfy_file or entry.webhook_file, entry.token_file
+    return HttpDestination(
+        kind, url, folder / file if file else None, folder / token if token else None, entry.unencrypted
+    )
+
+
+def _email(part: _Part, folder: Path) -> EmailDestination:
+    entry = part.read(_Email)
+    if not is_authority(entry.server):
+        raise part.child("server").misfit("the SMTP server and its port, such as smtp.example.org:587")
+    host, _, port = entry.server.rpartition(":")
+    host = host.strip("[]")
+    if entry.encryption == "none" and not entry.unencrypted and not is_loopback(host):
+        raise part.child("encryption").error(
+            f"is none, which would send every message unencrypted to {host}; use starttls or tls, or, if you trust the "
+            "network between them, set `unencrypted: true` beside it"
+        )
+    if bool(entry.user) != bool(entry.password_file):
+        raise part.error("must have both user and password_file, or neither")
+    password = folder / entry.password_file if entry.password_file else None
+    return EmailDestination(entry.email, entry.sender, host, int(port), entry.encryption, entry.user, password)
 
 
 def _read_yaml(path: Path) -> Any:

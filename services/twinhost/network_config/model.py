@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -149,6 +150,49 @@ BY_DAYS = Forgetting("days", 30.0)  # the default: files of version 0.2 and befo
 
 
 @dataclass(frozen=True, slots=True)
+class HttpDestination:
+    """Where messages go by HTTP: a webhook, which gets JSON, or a topic of an ntfy server.
+
+    The URL is in the file if `url` is empty: it may be a secret itself. `token_file` has what is sent as bearer token.
+    """
+
+    kind: Literal["webhook", "ntfy"]
+    url: str
+    url_file: Path | None
+    token_file: Path | None
+    unencrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EmailDestination:
+    """Where messages go by e-mail: to whom, and the SMTP server that takes them."""
+
+    to: tuple[str, ...]
+    sender: str
+    host: str
+    port: int
+    encryption: Literal["starttls", "tls", "none"]
+    user: str
+    password_file: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Who is told what is wrong, and when; `host` is where the process `notify` runs, which sends the messages.
+
+    In `quiet_hours`, from one time of day to another, only what is broken is told, or nothing. At the time `digest` a
+    message is sent every day, also if all is well.
+    """
+
+    host: str
+    destinations: Mapping[str, HttpDestination | EmailDestination]
+    timezone: str = "UTC"
+    quiet_hours: tuple[time, time] | None = None
+    quiet_lets_through: Literal["broken", "nothing"] = "broken"
+    digest: time | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkConfig:
     """The whole file."""
 
@@ -160,6 +204,7 @@ class NetworkConfig:
     recall: Recall = Recall()
     memory: Forgetting = BY_DAYS
     spaces: Mapping[str, Space] = field(default_factory=dict)
+    notify: Notify | None = None
 
     def host(self, name: str) -> Host:
         """Return a host by name, or raise ConfigurationError."""
@@ -228,8 +273,15 @@ def _ip_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | No
         return None
 
 
-def require_web_address(url: str, *, unencrypted: bool) -> str:
+def require_web_address(
+    url: str, *, unencrypted: bool, such_as: str = "http://127.0.0.1:11434/v1/embeddings", secret: bool = False
+) -> str:
     """Return the URL of a service; without TLS it is on this machine, unless `unencrypted` allows another.
+
+    Args:
+        unencrypted: whether every text may be sent without encryption.
+        such_as: an example for the sentence of an error.
+        secret: leave the URL itself out of that sentence.
 
     Raises:
         ValueError: it is none; the sentence says what it must be.
@@ -240,9 +292,8 @@ def require_web_address(url: str, *, unencrypted: bool) -> str:
     except ValueError:
         complete = False
     if not complete or parts.username is not None or parts.fragment or not url.isascii() or not url.isprintable():
-        raise ValueError(
-            f"must be a URL such as http://127.0.0.1:11434/v1/embeddings, without a user name, not {url[:200]!r}"
-        )
+        shown = "" if secret else f", not {url[:200]!r}"
+        raise ValueError(f"must be a URL such as {such_as}, without a user name{shown}")
     if parts.scheme == "http" and not unencrypted and not is_loopback(parts.hostname or ""):
         raise ValueError(
             f"would send every text unencrypted to {parts.hostname}; use https, or, if you trust the network between "

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.identities import new_pair
 from tests.unit.certificates.trees import BOTH_HOSTS, RECORD, REPOSITORY, certs_init, environment_of, files, secrets
 from twinhost.certificates.records import DistributionRecord
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.certificates import FAILURE_FILE, FOLDER_VARIABLE
 from twinhost.secure_zmq.keys import load_certificate, load_key_pair
 
@@ -27,6 +29,22 @@ def test_the_first_run_makes_every_key(tmp_path: Path) -> None:
     assert (ran.status, ran.err) == (0, "")
     assert set(files(tmp_path / "tree")) == BOTH_HOSTS
     assert certs_init(tmp_path / "tree", "verify").status == 0
+
+
+def test_the_section_notify_has_a_key_made(tmp_path: Path) -> None:
+    """Of a role of its own; where pc2 is another machine, it is made there."""
+    document = yaml.safe_load(DEFAULT_PATH.read_text(encoding="utf-8"))
+    document["notify"] = {"destinations": {"phone": {"ntfy": "https://ntfy.example/topic"}}}
+    config = tmp_path / "network_config.yaml"
+    config.write_text(yaml.safe_dump(document))
+    assert certs_init(tmp_path / "tree", config=str(config)).status == 0
+    owner = load_key_pair(tmp_path / "tree/notify/notify.key_secret").certificate.owner
+    assert (owner.name, owner.host, owner.roles) == ("notify", "pc2", frozenset({"notifier"}))
+    assert (tmp_path / "tree/notify/server.key").exists()
+    assert (tmp_path / "tree/mainpc/notify.key").exists()
+    assert certs_init(tmp_path / "tree", "verify", config=str(config)).status == 0
+    assert certs_init(tmp_path / "mainpc", host="mainpc", config=str(config)).status == 0
+    assert not (tmp_path / "mainpc/notify").exists()
 
 
 def test_as_compose_runs_it_the_cli_finds_what_failed(tmp_path: Path) -> None:
