@@ -22,7 +22,7 @@ def commands_below(group: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ..
 
 
 PLACES = commands_below(typer.main.get_command(program()))
-OWN_OUTPUT = {("lease",), ("mcp",), ("client",)}  # standard output is that of a program, a protocol, or a module
+OWN_OUTPUT = {("lease",), ("mcp",), ("client",), ("notify", "run")}  # that of a program, a protocol, a module; a log
 
 
 @pytest.mark.parametrize("path", PLACES, ids=" ".join)
