@@ -37,6 +37,7 @@ from twinhost.system_digital_twin.capacity.time_to_full import ForecastActions, 
 from twinhost.system_digital_twin.events.actions import EventActions, PublishedError, PublishedEvent
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.gauges import agent_states, clocks_ahead, system_metrics
+from twinhost.system_digital_twin.http.audit import AuditRoute
 from twinhost.system_digital_twin.http.history import HistoryRoute
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.questions import Questions
@@ -229,6 +230,7 @@ def assemble(foundation: Foundation) -> Assembly:
         routes=[
             *Stream(lambda: state.snapshot, foundation.telemetry.readers, foundation.clock).routes(),
             *HistoryRoute(metrics, questions).routes(),
+            *AuditRoute(security.audit, security.inspector).routes(),
             *page_routes(assets_folder()),
         ],
     )

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from twinhost.secure_zmq.errors import NotFound
-from twinhost.system_digital_twin.http.page import UNSTORED_HEADERS
+from twinhost.system_digital_twin.http.answers import BUSY, answer, refused
 from twinhost.system_digital_twin.http.questions import NotAnswered, Questions
 from twinhost.system_digital_twin.metrics.history import COLUMNS, DAY_S, HOUR_S, Bucket, Resolution, rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -35,16 +35,15 @@ class HistoryRoute:
     def _answer(self, request: Request) -> Response:
         host, name = request.query_params.get("host", ""), request.query_params.get("range", "")
         if name not in RANGES:
-            return _refused(400, f"name a range: {', '.join(RANGES)}; it is {name[:40]!r}")
+            return refused(400, f"name a range: {', '.join(RANGES)}; it is {name[:40]!r}")
         resolution, length_s = RANGES[name]
         try:
             rows = self._questions.ask(lambda: self._metrics.rows(host, resolution, length_s))
         except NotFound as error:
-            return _refused(404, str(error))
+            return refused(404, str(error))
         except NotAnswered:
-            return _refused(503, "the agent is busy; ask again")
-        document = {"host": host, "range": name, "resolution": resolution, **_course(rows)}
-        return Response(msgspec.json.encode(document), media_type="application/json", headers=UNSTORED_HEADERS)
+            return refused(503, BUSY)
+        return answer({"host": host, "range": name, "resolution": resolution, **_course(rows)})
 
 
 def _course(rows: Sequence[bytes]) -> dict[str, Any]:
@@ -56,7 +55,3 @@ def _course(rows: Sequence[bytes]) -> dict[str, Any]:
         course[column.field] = [rounded(figure.mean, column.digits) for figure in figures]
         course[f"{column.field}_max"] = [rounded(figure.greatest, column.digits) for figure in figures]
     return course
-
-
-def _refused(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"error": sentence}, status_code=status, headers=UNSTORED_HEADERS)

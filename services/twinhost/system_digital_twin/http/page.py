@@ -22,6 +22,7 @@ from starlette.routing import Route
 from twinhost.agent.http import STREAM_PATH
 from twinhost.agent.telemetry import Readers
 from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.system_digital_twin.http.answers import UNSTORED_HEADERS
 from twinhost.system_digital_twin.http.changes import difference
 from twinhost.system_digital_twin.http.state import Snapshot, without_ages
 
@@ -95,7 +96,6 @@ MAX_LISTENERS = 32  # of 64 connections, so that the page and health checks can 
 KEEP_ALIVE_S = 10.0
 RETRY_MS = 1_000  # after which a browser reconnects
 _POLL_EVERY_S = 0.2
-UNSTORED_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 class Stream:

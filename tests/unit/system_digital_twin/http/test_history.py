@@ -3,37 +3,17 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.routing import Route
-from starlette.testclient import TestClient
 
 from tests.unit.agent.assembled import environment_of
-from tests.unit.system_digital_twin.http.test_state import Twin
+from tests.unit.system_digital_twin.http.asked import Asked
 from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S
 from twinhost.agent.telemetry import Readers
 from twinhost.system_digital_twin.http import questions as questions_module
 from twinhost.system_digital_twin.http.history import RANGES
 from twinhost.system_digital_twin.http.questions import MAX_WAITING, NotAnswered, Questions
-
-
-class Asked(Twin):
-    """A twin that answers over HTTP as its server's loop does."""
-
-    def history(self, **query: str) -> Any:
-        self.telemetry.readers.request_tick = lambda: None
-        routes = [route for route in self.assembly.routes if isinstance(route, Route) and route.path == "/api/history"]
-        client = TestClient(Starlette(routes=routes))
-        answers: list[Any] = []
-        asking = threading.Thread(target=lambda: answers.append(client.get("/api/history", params=query)))
-        asking.start()
-        while asking.is_alive():
-            self.assembly.on_tick()
-            asking.join(0.01)
-        return answers[0]
 
 
 @pytest.fixture
@@ -52,7 +32,7 @@ def test_a_range_has_what_is_stored_of_it(twin: Asked, clock: Clock, name: str, 
         for cpu in (10 + at, 30 + at):
             twin.measured(cpu_percent=min(cpu, 100), ram_used_mb=at + 1)
         clock.let_pass(60)
-    answer = twin.history(host="pc2", range=name)
+    answer = twin.get("/api/history", host="pc2", range=name)
     assert answer.status_code == 200
     course = answer.json()
     assert {len(values) for values in course.values() if isinstance(values, list)} == {len(course["t"])}
@@ -74,7 +54,7 @@ def test_a_range_has_what_is_stored_of_it(twin: Asked, clock: Clock, name: str, 
     ids=["range", "no range", "host", "no host"],
 )
 def test_another_question_is_refused_in_words(twin: Asked, query: dict[str, str], status: int, words: str) -> None:
-    answer = twin.history(**query)
+    answer = twin.get("/api/history", **query)
     assert answer.status_code == status
     assert words in answer.json()["error"]
 
