@@ -6,6 +6,7 @@ The files are a fixed list that is read at the start, so no request names a path
 import asyncio
 import gzip
 import hashlib
+import re
 import zlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -74,8 +75,14 @@ def _known_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.*") if path.suffix in _TYPES and path.is_file())
 
 
+# Lines of a script that are comments: a seventh of what a browser would be sent.
+_COMMENTS = re.compile(rb"^ *(?://[^\n]*|/\*\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
+
+
 def _read(path: Path) -> _File:
     body = path.read_bytes()
+    if path.suffix == ".js" and STATIC in path.parents:
+        body = _COMMENTS.sub(b"", body)
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     return _File(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], tag)
 
