@@ -28,6 +28,8 @@ PAGES = [
     "/refused",
     "/leases",
     "/budgets",
+    "/audit",
+    "/audit?event=handshake_refused&since=2026-01-01T00%3A00%3A00.000Z",
     "/nonsense",
 ]
 VIOLATIONS = """async () => (await axe.run(document)).violations.map(({ id, help, nodes }) =>
@@ -43,6 +45,7 @@ def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
         it.register(*(f"agent-{number:03}" for number in range(40)), location="pc2", agent_type="worker")
         it.twin.measured(gpus=[{"index": 0, "name": "card", "uuid": "GPU-1", "used_mb": 9, "total_mb": 1_000}])
         it.twin.call("reserve_vram", amount_mb=7, host="pc2", ttl_s=600)
+        it.twin.wait("reserve_vram", amount_mb=900, host="pc2", wait_s=600, ttl_s=60)
         it.report("critical", agent_id="agent-000", message="no space left on device " * 20)
         event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
         it.twin.call("publish_event", OPERATOR, event=event)

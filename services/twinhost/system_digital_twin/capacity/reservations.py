@@ -308,6 +308,15 @@ class LongWait(NamedTuple):
     held_by: tuple[tuple[str, float], ...] = ()
 
 
+class QueuedWait(NamedTuple):
+    """One of the queue: for how long it waits yet, and the holders before it that want the same memory, first first."""
+
+    wait: LongWait
+    priority: int
+    left_s: float
+    behind: tuple[str, ...]
+
+
 class Reservations:
     """Gives leases where the memory is free, and keeps the queue; on the loop's thread."""
 
@@ -366,20 +375,34 @@ class Reservations:
 
     def long_waits(self, longer_than_s: float) -> list[LongWait]:
         """Return the requests that have waited for longer."""
-        now, found, hosts = self._clock.monotonic(), list[LongWait](), None
-        for waiter in self._waiters:
-            demand = waiter.demand
-            waited_s = now - waiter.until + demand.wait_s
-            if waited_s <= longer_than_s:
-                continue
-            hosts = hosts or self.hosts()
-            there = [place for slot, place in hosts.places(demand.resource).items() if slot in waiter.could]
-            holders = {lease.holder for place in there for lease in place.leases}
-            held = ((holder, sum(place.held_by(holder) for place in there)) for holder in holders)
-            most_first = tuple(sorted(held, key=lambda item: (-item[1], item[0])))
-            asked = (demand.holder, demand.resource, demand.host, demand.amount_mb)
-            found.append(LongWait(*asked, waited_s, waiter.reason, most_first))
-        return found
+        now, hosts = self._clock.monotonic(), self.hosts()
+        waits = (
+            self._wait_of(waiter, hosts, now) for waiter in self._waiters if _waited_s(waiter, now) > longer_than_s
+        )
+        return list(waits)
+
+    def queue(self, most: int) -> list[QueuedWait]:
+        """Return the first of those who wait, in the order in which they will be served."""
+        now, hosts = self._clock.monotonic(), self.hosts()
+        first = sorted(self._waiters, key=self._order.order_of)[:most]
+        return [
+            QueuedWait(
+                self._wait_of(waiter, hosts, now),
+                waiter.priority,
+                waiter.until - now,
+                tuple(dict.fromkeys(other.holder for other in first[:at] if other.could & waiter.could)),
+            )
+            for at, waiter in enumerate(first)
+        ]
+
+    def _wait_of(self, waiter: _Waiter, hosts: Hosts, now: float) -> LongWait:
+        demand = waiter.demand
+        there = [place for slot, place in hosts.places(demand.resource).items() if slot in waiter.could]
+        holders = {lease.holder for place in there for lease in place.leases}
+        held = ((holder, sum(place.held_by(holder) for place in there)) for holder in holders)
+        most_first = tuple(sorted(held, key=lambda item: (-item[1], item[0])))
+        asked = (demand.holder, demand.resource, demand.host, demand.amount_mb)
+        return LongWait(*asked, _waited_s(waiter, now), waiter.reason, most_first)
 
     def end_all_of(self, agent_name: str) -> None:
         """End an agent's leases and its report, in the transaction under way."""
@@ -635,6 +658,10 @@ class Reservations:
                 alone = [lease for lease in there if on.headroom + lease.amount_mb >= 0]
                 if on.headroom + sum(lease.amount_mb for lease in there) >= 0:
                     yield from alone or there
+
+
+def _waited_s(waiter: _Waiter, now: float) -> float:
+    return now - waiter.until + waiter.demand.wait_s
 
 
 def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
@@ -17,17 +17,18 @@ from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.capacity.forecast import Card
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
-from twinhost.system_digital_twin.capacity.reservations import Hosts, Reservations
+from twinhost.system_digital_twin.capacity.reservations import Hosts, QueuedWait, Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import Forecasts, ResourceForecast
 from twinhost.system_digital_twin.events.events import Entry, Events, Topic
 from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
 
-SHOWN = 50  # events, and errors
+SHOWN = 50  # events, errors, and requests that wait for memory
 MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
 MAX_SHOWN_BYTES = 256 * 1024  # for each of them, since a page receives all of it every second
 MAX_DEPENDENCIES = 12  # of an agent; the page shows no more
+MAX_HOLDERS = 5  # whom a request waits for
 MAX_GPUS = 16  # of a host
 MAX_REPORTERS = 4  # of its cards, where no driver measures them
 MAX_FORECASTS = 5  # of a host: of what fills first
@@ -40,6 +41,7 @@ _NOW = {  # and the digits of each
     "latency_ms": 3,
 }
 _OF_A_LEASE = ("lease_id", "resource", "host", "amount_mb", "holder", "state", "capacity_reported_by")
+Row = TypeVar("Row", bound=Mapping[str, Any])
 _HISTORY = ("cpu_percent", "ram_used_mb", "vram_used_mb", "latency_ms")
 
 
@@ -52,6 +54,28 @@ class Snapshot:
 
     number: int
     body: bytes
+
+
+class HeldBy(TypedDict):
+    """How much of the memory that a request waits for a holder has leased."""
+
+    holder: str
+    amount_mb: float
+
+
+class WaitingRow(TypedDict):
+    """A request that waits for memory, until when at most; `behind` are the holders of those before it, first first."""
+
+    holder: str
+    resource: str
+    host: str | None
+    amount_mb: float
+    priority: int
+    since: str
+    until: str
+    behind: list[str]
+    held_by: list[HeldBy]
+    reason: str
 
 
 class StateBoard:
@@ -134,11 +158,13 @@ class StateBoard:
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
+            "waiting": _that_fit(self._waiting(queued) for queued in self._reservations.queue(SHOWN)),
             "usage": used_documents(state.usage if state else ()),
             "counts": {
                 "agents": len(records),
                 "sessions": len(state.peers) if state else 0,
                 "leases": len(leases),
+                "waiting": self._reservations.waiting().total(),
                 "gone": sum(map(self._gone, records.values())),
                 "severe_errors_24h": self._events.count_severe_since(since),
             },
@@ -227,6 +253,21 @@ class StateBoard:
         since = iso_time(lease.created)
         return {**shown, "gpu": lease.card, "since": since, "expires_in_s": rounded(left_s, 1), "expires_at": ends}
 
+    def _waiting(self, queued: QueuedWait) -> WaitingRow:
+        wait, now = queued.wait, self._clock.time()
+        return {
+            "holder": wait.holder,
+            "resource": wait.resource,
+            "host": wait.host,
+            "amount_mb": wait.amount_mb,
+            "priority": queued.priority,
+            "since": iso_time(round(now - wait.waited_s)),
+            "until": iso_time(round(now + queued.left_s)),
+            "behind": list(queued.behind[:MAX_HOLDERS]),
+            "held_by": [{"holder": name, "amount_mb": amount} for name, amount in wait.held_by[:MAX_HOLDERS]],
+            "reason": wait.reason,
+        }
+
     def _errors(self, severe: list[Entry]) -> list[dict[str, Any]]:
         """Return the newest errors, beginning with those that need attention."""
         attention = {entry.seq for entry in severe}
@@ -286,9 +327,9 @@ def _fills_in(forecast: ResourceForecast) -> float:
     return math.inf if left_s is None else left_s
 
 
-def _that_fit(documents: Iterable[dict[str, Any]], most: int = MAX_ROWS) -> list[dict[str, Any]]:
+def _that_fit(documents: Iterable[Row], most: int = MAX_ROWS) -> list[Row]:
     """Return the first of them: at most `most`, and at most MAX_SHOWN_BYTES of JSON."""
-    shown: list[dict[str, Any]] = []
+    shown: list[Row] = []
     size = 0
     for document in documents:
         size += len(msgspec.json.encode(document))

@@ -25,6 +25,7 @@ from twinhost.secure_zmq.budgets import Used
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
+from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from twinhost.system_digital_twin.__main__ import NAME, assemble
@@ -71,6 +72,11 @@ class Twin(Assembled):
         reply = self.ask(action, caller, **fields)
         assert reply["status"] == "success", reply
         return reply
+
+    def wait(self, action: str, caller: Caller = UMRA, **fields: Any) -> None:
+        """Send a request whose reply is to come."""
+        message = json.dumps({"action": action, **fields}).encode()
+        assert self._dispatcher.answer([Inbound(message, caller)]) == [b""]
 
     def measured(self, caller: Caller = UMRA, **fields: Any) -> None:
         self.call("report_metrics", caller, **{"ram_used_mb": 300, "ram_total_mb": 1_000, **fields})
@@ -360,6 +366,28 @@ def test_a_lease_of_vram_names_its_card(twin: Twin) -> None:
     twin.call("reserve_vram", amount_mb=800, host="pc2", ttl_s=60)
     twin.call("reserve_vram", amount_mb=700, host="pc2", ttl_s=60)
     assert [lease["gpu"] for lease in twin.state()["leases"]] == [{"index": n, "uuid": f"GPU-{n}"} for n in (0, 1)]
+
+
+def test_who_waits_for_memory_and_behind_whom_is_shown(twin: Twin, clock: Clock) -> None:
+    """In the order in which they will be served; since when, how long yet, and who has the memory."""
+    clock.stand_still()
+    card = {"index": 0, "name": "card", "uuid": "GPU-0", "used_mb": 0, "total_mb": 1_000}
+    twin.measured(gpus=[card])
+    twin.call("reserve_vram", OPERATOR, amount_mb=600, host="pc2", ttl_s=900)
+    twin.wait("reserve_vram", amount_mb=800, host="pc2", wait_s=60, ttl_s=60)
+    clock.let_pass(20)
+    twin.measured(gpus=[card])
+    twin.wait("reserve_vram", OPERATOR, amount_mb=700, wait_s=60, priority=9, ttl_s=60)
+    state = twin.state()
+    now = datetime.fromisoformat(state["time"]).timestamp()
+    first, second = state["waiting"]
+    assert state["counts"]["waiting"] == 2
+    assert (first["holder"], first["amount_mb"], first["priority"], first["host"]) == (OPERATOR.name, 700, 9, None)
+    assert (first["behind"], second["behind"]) == ([], [OPERATOR.name])
+    assert first["held_by"] == second["held_by"] == [{"holder": OPERATOR.name, "amount_mb": 600}]
+    assert [round(datetime.fromisoformat(row["since"]).timestamp() - now) for row in (first, second)] == [0, -20]
+    assert [round(datetime.fromisoformat(row["until"]).timestamp() - now) for row in (first, second)] == [60, 40]
+    assert second["reason"].startswith("800 MB of VRAM can't be reserved: ")
 
 
 def test_an_open_link_is_reported_as_open(open_twin: Twin) -> None:

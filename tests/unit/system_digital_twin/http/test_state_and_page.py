@@ -13,7 +13,7 @@ from twinhost.agent.troubles import AttentionItem, RemedyDocument
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.http.page import STATIC
-from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES
+from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, WaitingRow
 from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
 
 # A script's name for a thing, and where that thing is in the document.
@@ -37,7 +37,7 @@ READ = {
     "views/key.js": {"key": "sessions", "use": "usage", "state": ""},
     "views/overview.js": {"counts": "counts"},
     "views/budgets.js": {"use": "usage"},
-    "views/leases.js": {"lease": "leases", "state": ""},
+    "views/leases.js": {"lease": "leases", "wait": "waiting", "state": ""},
     "views/events.js": {"event": "events"},
     "views/errors.js": {"error": "errors"},
 }
@@ -91,6 +91,8 @@ def part(state: dict[str, Any], path: str) -> dict[str, Any]:
         return machine
     if path == "attention.items":
         return dict.fromkeys(AttentionItem.__annotations__)
+    if path == "waiting":
+        return dict.fromkeys(WaitingRow.__annotations__)
     value = state[path] if path else state
     found: dict[str, Any] = value[0] if isinstance(value, list) else value
     return found

@@ -1,9 +1,10 @@
 // Leases of memory.
 
 import { agoElement } from "../clock.js";
-import { absent, badge, el } from "../dom.js";
+import { absent, badge, el, table } from "../dom.js";
 import { listing } from "../listing.js";
-import { hostOr, name, panels, textOr } from "../panel.js";
+import { hostOr, name, nameOf, panels, textOr } from "../panel.js";
+import { link } from "../router.js";
 import { count, isNumber, memory, plain } from "../text.js";
 
 export const title = () => "Leases";
@@ -35,8 +36,38 @@ function cardOf({ gpu, capacity_reported_by: by }) {
   return ["GPU", count(gpu.index), plain(gpu.uuid, 50), by && `as ${plain(by, 30)} reports`].filter(Boolean).join(" ");
 }
 
+const WAITING = {
+  caption: "Requests that wait for memory, in the order in which they will be served",
+  empty: "Nobody waits for memory.",
+  keyOf: (wait) => `${wait.holder} ${wait.since} ${wait.amount_mb}`,
+  columns: [
+    { title: "Who", value: (wait) => wait.holder, draw: (who) => nameOf("agent", who)(plain(who, 60)) },
+    LEASES.columns[1],
+    LEASES.columns[2],
+    { title: "Machine", value: (wait) => wait.host, draw: hostOr("any") },
+    { title: "Waits", kind: "short", value: (wait) => wait.since, draw: (since) => agoElement(since, "for") },
+    { title: "At most", kind: "short", value: (wait) => wait.until, draw: (until) => agoElement(until, "left") },
+    { title: "Priority", kind: "short", value: (wait) => count(wait.priority), draw: textOr("none") },
+    { title: "Behind", value: (wait) => wait.behind, draw: (others) => (others.length > 0 ? others.map((who) => chip(who)) : absent("nobody")) },
+    {
+      title: "Held by",
+      value: (wait) => wait.held_by.map(({ holder, amount_mb: amount }) => [holder, memory(amount)]),
+      draw: (held) => (held.length > 0 ? held.map(([who, amount]) => chip(who, ` ${amount}`)) : absent("no lease")),
+    },
+  ],
+};
+
+const chip = (who, ...more) => el("span", { class: "chip" }, link("agent", who, el("bdi", {}, plain(who, 40))), ...more);
+
 export function draw(place, state, parameters) {
-  const { leases } = panels(place, [{ id: "leases", title: "Leases", hint: "Memory reserved for agents, so that it is not allocated twice." }]);
+  const { leases, waiting } = panels(place, [
+    { id: "leases", title: "Leases", hint: "Memory reserved for agents, so that it is not allocated twice." },
+    { id: "waiting", title: "Queue", hint: "Requests that wait for memory, the next one first. Behind: who comes before, and wants the same memory. Held by: who has leased it, most first." },
+  ]);
   leases.count(count(state.counts?.leases ?? 0));
   listing(leases.content, LEASES, state.leases ?? [], parameters, state.counts?.leases);
+  const queue = state.waiting ?? [];
+  const all = state.counts?.waiting ?? queue.length;
+  waiting.count(queue.length < all ? `first ${count(queue.length)} of ${count(all)}` : count(all));
+  table(waiting.content, WAITING, queue);
 }
