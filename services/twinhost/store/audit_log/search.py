@@ -50,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Lines, newest first; `next_before` continues, None at the oldest line; `reached` is when the last one read is of."""
+    """Lines, newest first; `next_before` continues, None at the oldest; `reached` is the time of the last one read."""
 
     lines: tuple[Found, ...]
     next_before: str | None

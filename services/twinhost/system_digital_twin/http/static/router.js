@@ -5,7 +5,7 @@
 
 import { byId, el, setAttribute } from "./dom.js";
 
-const VIEWS = ["overview", "host", "agents", "agent", "keys", "key", "errors", "events", "refused", "leases", "budgets"];
+const VIEWS = ["overview", "host", "agents", "agent", "keys", "key", "errors", "events", "refused", "leases", "budgets", "audit"];
 const OF_NAVIGATION = { host: "overview", agent: "agents", key: "keys" }; // pages below another
 
 let shown = null; // the page: its view, parameters, place, and module, which is null until it is loaded
@@ -93,7 +93,8 @@ async function open(isAsked) {
   byId("content").focus({ preventScroll: true });
 }
 
-function redraw() {
+/** Draw the page that is shown again. */
+export function redraw() {
   if (state === null || !shown?.module) return;
   try {
     shown.module.draw(shown.place, state, shown.parameters);

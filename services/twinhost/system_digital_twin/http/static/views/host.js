@@ -1,5 +1,6 @@
 // One machine: its charts over a range, what is wrong with it, and what is on it.
 
+import { answerTo } from "../asked.js";
 import { drawTroubles, levelOfHost } from "../attention.js";
 import { now } from "../clock.js";
 import { draw as drawInto, el, setAttribute, setText, table } from "../dom.js";
@@ -14,10 +15,6 @@ import { LEASES } from "./leases.js";
 
 const LIVE = "5m";
 const RANGES = [[LIVE, "5 min", 300], ["1h", "1 h", 3_600], ["6h", "6 h", 21_600], ["1d", "1 day", 86_400], ["7d", "7 days", 604_800], ["30d", "30 days", 2_592_000]];
-const ASK_EVERY_MS = 30_000;
-const ANSWER_MS = 5_000;
-
-let stored = { key: "", askedAt: 0, course: null, fault: null }; // the newest course that was asked for
 
 export const title = ({ name }) => plain(name, 60);
 
@@ -65,25 +62,9 @@ function live(host) {
   return { course, ...timeOf([course]) };
 }
 
-/** Return what is stored of a range; it is asked for now and then, and drawn with the next state. */
+/** Return what is stored of a range. */
 function past(name, range) {
-  const key = `${name} ${range}`;
-  if (stored.key !== key || Date.now() - stored.askedAt > ASK_EVERY_MS) {
-    stored = { key, askedAt: Date.now(), course: stored.key === key ? stored.course : null, fault: null };
-    ask(stored, name, range);
-  }
+  const { answer, fault } = answerTo("/api/history", { host: name, range });
   const to = now() / 1000;
-  return { course: stored.course ?? { t: [] }, fault: stored.fault, from: to - (RANGES.find(([one]) => one === range)?.[2] ?? 300), to };
-}
-
-async function ask(asked, host, range) {
-  try {
-    const answer = await fetch(`/api/history?${new URLSearchParams({ host, range })}`, { signal: AbortSignal.timeout(ANSWER_MS) });
-    if (!answer.ok) throw new Error(`status ${answer.status}`);
-    asked.course = await answer.json();
-    asked.fault = null;
-  } catch {
-    asked.fault = "The history could not be loaded; the page asks again.";
-  }
-  if (stored === asked) setParameters({});
+  return { course: answer ?? { t: [] }, fault, from: to - (RANGES.find(([one]) => one === range)?.[2] ?? 300), to };
 }
