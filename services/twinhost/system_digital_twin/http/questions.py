@@ -1,5 +1,7 @@
 """What HTTP asks of the thread that owns the store, which answers at its next turn."""
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -7,8 +9,9 @@ from typing import Any, TypeVar
 
 from twinhost.agent.telemetry import Readers
 
-MAX_WAITING = 4  # a turn answers all of them before it serves agents
+MAX_WAITING = 4  # of the 40 threads of HTTP
 ANSWER_S = 2.0
+PAUSE = 4.0  # after a question, in the time that its answer took: so questions get a fifth of the thread
 Answer = TypeVar("Answer")
 
 
@@ -22,6 +25,8 @@ class Questions:
     def __init__(self, readers: Readers) -> None:
         self._readers = readers
         self._waiting: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
+        self._places = threading.BoundedSemaphore(MAX_WAITING)
+        self._next_at = 0.0  # monotonic: when the next question may be asked
 
     def ask(self, question: Callable[[], Answer]) -> Answer:
         """Return the answer, or raise what the question raised; on a thread of HTTP.
@@ -29,12 +34,18 @@ class Questions:
         Raises:
             NotAnswered: MAX_WAITING others wait, or there was no turn within ANSWER_S.
         """
-        if len(self._waiting) >= MAX_WAITING:
+        if not self._places.acquire(blocking=False):
             raise NotAnswered
+        try:
+            return self._ask(question)
+        finally:
+            self._places.release()
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        time.sleep(min(max(0.0, self._next_at - time.monotonic()), ANSWER_S))
         future: Future[Answer] = Future()
         self._waiting.append((question, future))
-        if self._readers.request_tick is not None:
-            self._readers.request_tick()
+        self._request_turn()
         try:
             return future.result(ANSWER_S)
         except TimeoutError:
@@ -42,12 +53,26 @@ class Questions:
             raise NotAnswered from None
 
     def on_tick(self) -> None:
-        """Answer all that waits; on the server's thread."""
+        """Answer one question, and have another turn for the next, after agents were served; on the server's thread."""
         while self._waiting:
             question, future = self._waiting.popleft()
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(question())
-            except Exception as error:  # noqa: BLE001 - boundary: it is raised where it was asked
-                future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                self._answer(question, future)
+                break
+        if self._waiting:
+            self._request_turn()
+
+    def _answer(self, question: Callable[[], Any], future: Future[Any]) -> None:
+        began = time.monotonic()
+        try:
+            answer = question()
+        except Exception as error:  # noqa: BLE001 - boundary: it is raised where it was asked
+            future.set_exception(error)
+        else:
+            future.set_result(answer)
+        now = time.monotonic()
+        self._next_at = now + PAUSE * (now - began)
+
+    def _request_turn(self) -> None:
+        if self._readers.request_tick is not None:
+            self._readers.request_tick()

@@ -1,6 +1,7 @@
 """`/api/history`: what is stored of a range, asked of the thread that owns the store."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.asked import Asked
 from tests.unit.system_digital_twin.twin import Clock
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.telemetry import Readers
 from twinhost.system_digital_twin.http import questions as questions_module
 from twinhost.system_digital_twin.http.history import RANGES
@@ -91,3 +92,24 @@ def test_what_a_question_raises_is_raised_where_it_was_asked() -> None:
     with pytest.raises(ZeroDivisionError):
         questions.ask(lambda: 1 // 0)
     assert questions.ask(lambda: 7) == 7
+
+
+def test_a_turn_answers_one_question_and_agents_come_between() -> None:
+    """The next one has a turn of its own; whoever asks on and on gets a fifth of the thread."""
+    readers = Readers()
+    questions, turns = Questions(readers), list[int]()
+    readers.request_tick = lambda: turns.append(1)
+    took_s = 0.05
+    threads = [threading.Thread(target=lambda: questions.ask(lambda: time.sleep(took_s))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(questions._waiting) == 2, PATIENCE_S, "both wait")
+    questions.on_tick()
+    assert (len(questions._waiting), len(turns)) == (1, 3)
+    questions.on_tick()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    readers.request_tick = questions.on_tick
+    asked = time.monotonic()
+    questions.ask(int)
+    assert time.monotonic() - asked > took_s * questions_module.PAUSE / 2
