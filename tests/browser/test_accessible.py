@@ -24,6 +24,7 @@ PAGES = [
     "/agent/agent-000",
     "/keys",
     "/errors",
+    "/errors?severity=critical&shape_id=SHAPE",
     "/events",
     "/refused",
     "/leases",
@@ -46,7 +47,7 @@ def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
         it.twin.measured(gpus=[{"index": 0, "name": "card", "uuid": "GPU-1", "used_mb": 9, "total_mb": 1_000}])
         it.twin.call("reserve_vram", amount_mb=7, host="pc2", ttl_s=600)
         it.twin.wait("reserve_vram", amount_mb=900, host="pc2", wait_s=600, ttl_s=60)
-        it.report("critical", agent_id="agent-000", message="no space left on device " * 20)
+        it.report("critical", agent_id="agent-000", message="no space left " * 20, context={"a": 1})
         event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
         it.twin.call("publish_event", OPERATOR, event=event)
         it.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
@@ -69,7 +70,8 @@ def test_no_page_violates_a_rule_of_axe(troubled: Watched, width: int, theme: An
     page.reload()
     page.evaluate(AXE.read_text("utf-8"))
     for address in PAGES:
-        troubled.open(address)
+        shape = troubled.twin.call("get_error_counts", OPERATOR)["groups"][0]["shape_id"]
+        troubled.open(address.replace("SHAPE", shape))
         expect(page.locator("#content .view > *").first).to_be_attached(timeout=PATIENCE_MS)
         page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
         assert page.evaluate(VIOLATIONS) == [], address

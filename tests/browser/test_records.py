@@ -112,3 +112,58 @@ def test_the_queue_shows_who_waits_for_whom(watched: Watched) -> None:
     expect(rows).to_have_count(2, timeout=PATIENCE_MS)
     expect(rows.first).to_contain_text(re.compile("operator.*3 GB.*any.*nobody.*operator 8 GB"))
     expect(rows.last).to_contain_text(re.compile(f"{UMRA.name}.*6 GB.*pc2.*operator.*operator 8 GB"))
+
+
+def test_errors_are_grouped_and_found_by_shape(watched: Watched) -> None:
+    """Each shape leads to its errors, and to the command that acknowledges them; also those that are older than 50."""
+    page = watched.page
+    watched.report("critical", message="disk 7 is full", context={"mount": "/data"})
+    for number in range(60):
+        watched.report("error", error_type="timeout", message=f"request {number} timed out")
+    watched.open("/errors")
+    shapes = page.locator("#shapes-table tbody tr")
+    turns(watched, shapes, "timeout")
+    expect(shapes).to_have_count(2)
+    expect(shapes.first).to_contain_text(re.compile("request 59 timed out.*Error.*60"))
+    turns(watched, records(watched, "errors"), "request 59")
+    page.get_by_role("button", name="Older").click()
+    turns(watched, records(watched, "errors"), "request 34")
+    shapes.last.get_by_role("link", name="disk_full").click()
+    turns(watched, records(watched, "errors"), "disk 7 is full")
+    expect(records(watched, "errors")).to_have_count(1)
+    records(watched, "errors").get_by_text("Context").click()
+    expect(records(watched, "errors")).to_contain_text('"mount": "/data"')
+    (shape,) = (
+        group["shape_id"] for group in watched.twin.call("get_error_counts", OPERATOR)["groups"] if group["count"] == 1
+    )
+    command = f"./twinhost call SystemDigitalTwin acknowledge_errors shape_id={shape}"
+    expect(page.locator("#errors-table code")).to_have_text(command)
+    watched.twin.call("acknowledge_errors", OPERATOR, shape_id=shape)
+    watched.draw()
+    turns(watched, records(watched, "errors"), "Acknowledged by operator")
+
+
+def test_events_are_filtered_and_new_ones_come_by_themselves(watched: Watched) -> None:
+    page = watched.page
+
+    def publish(number: int, kind: str) -> None:
+        event = {"event_id": f"e{number}", "event_type": kind, "source_agent": "operator", "data": {"to": f"x{number}"}}
+        watched.twin.call("publish_event", OPERATOR, event=event)
+
+    for number in range(60):
+        publish(number, "moved")
+    publish(60, "rested")
+    watched.open("/events")
+    turns(watched, records(watched, "events"), "rested")
+    page.get_by_label("Type").fill("moved")
+    turns(watched, records(watched, "events"), "x59")
+    expect(records(watched, "events")).to_have_count(25)
+    page.get_by_label("Words in it").fill("X7")
+    turns(watched, records(watched, "events"), "x7")
+    expect(records(watched, "events")).to_have_count(1)
+    publish(61, "moved")
+    page.get_by_label("Words in it").fill("")
+    turns(watched, records(watched, "events"), "x61")
+    publish(62, "moved")
+    watched.draw()
+    turns(watched, records(watched, "events"), "x62")

@@ -41,6 +41,7 @@ from twinhost.system_digital_twin.http.audit import AuditRoute
 from twinhost.system_digital_twin.http.history import HistoryRoute
 from twinhost.system_digital_twin.http.page import Stream, page_routes
 from twinhost.system_digital_twin.http.questions import Questions
+from twinhost.system_digital_twin.http.records import RecordRoutes
 from twinhost.system_digital_twin.http.state import RECENT_S, StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
@@ -230,6 +231,7 @@ def assemble(foundation: Foundation) -> Assembly:
         routes=[
             *Stream(lambda: state.snapshot, foundation.telemetry.readers, foundation.clock).routes(),
             *HistoryRoute(metrics, questions).routes(),
+            *RecordRoutes(events, questions).routes(),
             *AuditRoute(security.audit, security.inspector).routes(),
             *page_routes(assets_folder()),
         ],

@@ -258,29 +258,19 @@ class EventActions(Feature):
 
     @action(forwardable=True)
     def events(self, request: GetEvents, _: Caller) -> EventList:
-        page = self._page(Topic.EVENT, request)
+        page = page_of(self._events, Topic.EVENT, request, self._max_bytes)
         events = [cast("StoredEvent", entry.document()) for entry in page.entries]  # checked when they were stored
         return {"status": SUCCESS, "events": events, **_bounds(page)}
 
     @action(forwardable=True)
     def errors(self, request: GetErrors, _: Caller) -> ErrorList:
-        page = self._page(Topic.ERROR, request)
+        page = page_of(self._events, Topic.ERROR, request, self._max_bytes)
         errors = [cast("StoredError", entry.document()) for entry in page.entries]
         return {"status": SUCCESS, "errors": errors, **_bounds(page)}
 
     @action(forwardable=True)
     def error_counts(self, request: GetErrorCounts, _: Caller) -> ErrorsCounted:
-        until = self._clock.time() if request.until is None else seconds_of(request.until, "$.until")
-        earliest = max(until - DEFAULT_WINDOW_S, FIRST_S)
-        since = earliest if request.since is None else seconds_of(request.since, "$.since")
-        matching = _filter(
-            request,
-            since=since,
-            until=None if request.until is None else until,
-            acknowledged=None if request.acknowledged else False,
-        )
-        counts = self._events.error_counts(matching, request.limit)
-        return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
+        return counts_of(self._events, request)
 
     @action(mutates=True, unowned="it is for operators")
     def acknowledge(self, request: AcknowledgeErrors, caller: Caller) -> ErrorsAcknowledged:
@@ -296,21 +286,45 @@ class EventActions(Feature):
             "acknowledged_at": iso_time(at),
         }
 
-    def _page(self, topic: Topic, request: GetEvents | GetErrors) -> EntryPage:
-        since = request.since
-        matching = _filter(
-            request,
-            since=seconds_of(since, "$.since", _A_PLACE) if isinstance(since, str) else None,
-            until=None if request.until is None else seconds_of(request.until, "$.until"),
-        )
-        return self._events.newest(
-            topic,
-            matching,
-            since_seq=since if isinstance(since, int) else 0,
-            before_seq=request.before,
-            limit=request.limit,
-            max_bytes=self._max_bytes,
-        )
+
+def page_of(
+    events: Events,
+    topic: Topic,
+    request: GetEvents | GetErrors,
+    max_bytes: int,
+    max_searched: int | None = None,
+) -> EntryPage:
+    """Return what a request asks for: at most so many bytes of records, after a search of at most so many."""
+    since = request.since
+    matching = _filter(
+        request,
+        since=seconds_of(since, "$.since", _A_PLACE) if isinstance(since, str) else None,
+        until=None if request.until is None else seconds_of(request.until, "$.until"),
+    )
+    return events.newest(
+        topic,
+        matching,
+        since_seq=since if isinstance(since, int) else 0,
+        before_seq=request.before,
+        limit=request.limit,
+        max_bytes=max_bytes,
+        max_searched=max_searched,
+    )
+
+
+def counts_of(events: Events, request: GetErrorCounts) -> ErrorsCounted:
+    """Return the counts that a request asks for."""
+    until = events.clock.time() if request.until is None else seconds_of(request.until, "$.until")
+    earliest = max(until - DEFAULT_WINDOW_S, FIRST_S)
+    since = earliest if request.since is None else seconds_of(request.since, "$.since")
+    matching = _filter(
+        request,
+        since=since,
+        until=None if request.until is None else until,
+        acknowledged=None if request.acknowledged else False,
+    )
+    counts = events.error_counts(matching, request.limit)
+    return {"status": SUCCESS, "since": iso_time(since), "until": iso_time(until), **counts}
 
 
 def _bounds(page: EntryPage) -> PageReply:

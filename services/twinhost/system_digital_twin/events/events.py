@@ -367,11 +367,12 @@ class Events:
         before_seq: int | None = None,
         limit: int,
         max_bytes: int,
+        max_searched: int | None = None,
     ) -> EntryPage:
         """Return the newest entries of a topic that have not expired, newest first.
 
-        A page has at least one if there is one, except in a text search: after MAX_SEARCHED_BYTES of records it ends,
-        and `next_before` continues it.
+        A page has at least one if there is one, except in a text search: after `max_searched` bytes of records, by
+        default MAX_SEARCHED_BYTES, it ends, and `next_before` continues it.
 
         Args:
             since_seq: only those after this number.
@@ -388,8 +389,9 @@ class Events:
         )
         entries: list[Entry] = []
         size, searched, next_before = 0, 0, None
+        most_searched = MAX_SEARCHED_BYTES if max_searched is None else max_searched
         for row in rows:
-            if matching.text is not None and searched > MAX_SEARCHED_BYTES:
+            if matching.text is not None and searched > most_searched:
                 next_before = row["seq"] + 1
                 break
             searched += len(row["record"])

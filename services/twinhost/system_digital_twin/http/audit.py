@@ -15,6 +15,7 @@ from twinhost.store.audit_log.inspection import Inspector
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.search import Wanted, newest
 from twinhost.system_digital_twin.http.answers import BUSY, answer, query_of, refused
+from twinhost.system_digital_twin.http.questions import MAX_WAITING
 
 MAX_LINES = 100
 _WAIT_S = 2.0  # for the search of another reader
@@ -50,7 +51,8 @@ class AuditRoute:
     """
 
     def __init__(self, audit: AuditLog, inspector: Inspector) -> None:
-        self._audit, self._inspector, self._one = audit, inspector, threading.Lock()
+        self._audit, self._inspector = audit, inspector
+        self._places, self._one = threading.BoundedSemaphore(MAX_WAITING), threading.Lock()
 
     def routes(self) -> list[Route]:
         return [Route("/api/audit", self._answer)]
@@ -61,6 +63,14 @@ class AuditRoute:
             wanted = query.wanted()
         except MalformedRequest as error:
             return refused(400, str(error))
+        if not self._places.acquire(blocking=False):
+            return refused(503, BUSY)
+        try:
+            return self._search(query, wanted)
+        finally:
+            self._places.release()
+
+    def _search(self, query: AuditQuery, wanted: Wanted) -> Response:
         if not self._one.acquire(timeout=_WAIT_S):
             return refused(503, BUSY)
         try:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 
@@ -12,6 +12,7 @@ from twinhost.agent.host_metrics import ContainerSample
 from twinhost.agent.troubles import AttentionItem, RemedyDocument
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
+from twinhost.system_digital_twin.events.events import ErrorGroup, StoredError
 from twinhost.system_digital_twin.http.page import STATIC
 from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, WaitingRow
 from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
@@ -39,8 +40,13 @@ READ = {
     "views/budgets.js": {"use": "usage"},
     "views/leases.js": {"lease": "leases", "wait": "waiting", "state": ""},
     "views/events.js": {"event": "events"},
-    "views/errors.js": {"error": "errors"},
+    "views/errors.js": {"error": "stored errors", "group": "groups of errors", "counts": "counts"},
 }
+RECORDS = {
+    "stored errors": StoredError,
+    "groups of errors": ErrorGroup,
+    "waiting": WaitingRow,
+}  # each as it is answered
 OF_JAVASCRIPT = {"length", "map", "flatMap", "filter", "slice", "find", "at", "sort", "some", "getTime"}
 
 
@@ -91,8 +97,8 @@ def part(state: dict[str, Any], path: str) -> dict[str, Any]:
         return machine
     if path == "attention.items":
         return dict.fromkeys(AttentionItem.__annotations__)
-    if path == "waiting":
-        return dict.fromkeys(WaitingRow.__annotations__)
+    if path in RECORDS:
+        return dict.fromkeys([*get_type_hints(RECORDS[path])])
     value = state[path] if path else state
     found: dict[str, Any] = value[0] if isinstance(value, list) else value
     return found

@@ -3,6 +3,7 @@
 import { redraw } from "./router.js";
 
 const AGAIN_MS = 30_000;
+const RETRY_MS = 3_000; // after it was not answered
 const ANSWER_MS = 5_000;
 const ROUNDS = 8; // of a search: mainpc looks through a limited part of what is stored in each
 const answers = new Map(); // by path
@@ -14,7 +15,7 @@ const answers = new Map(); // by path
 export function answerTo(path, query, { sign = "", rows = null } = {}) {
   const search = new URLSearchParams(Object.entries(query).filter(([, value]) => value)).toString();
   const before = answers.get(path);
-  if (before?.search === search && (before.isOpen || (before.sign === sign && Date.now() - before.at < AGAIN_MS))) return before;
+  if (before?.search === search && (before.isOpen || (before.sign === sign && Date.now() - before.at < (before.fault ? RETRY_MS : AGAIN_MS)))) return before;
   const same = before?.search === search ? before : null;
   const asked = { search, sign, at: Date.now(), isOpen: true, answer: same?.answer ?? null, fault: same?.fault ?? null };
   answers.set(path, asked);
