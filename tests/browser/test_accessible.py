@@ -76,6 +76,7 @@ def test_no_page_violates_a_rule_of_axe(troubled: Watched, width: int, theme: An
         page.evaluate("document.querySelectorAll('main details').forEach(each => { each.open = true; })")
         assert page.evaluate(VIOLATIONS) == [], address
         assert page.evaluate("document.documentElement.scrollWidth") <= width, address
+        assert page.evaluate("Math.max(...['h1', '.live'].map(name => document.querySelector(name).offsetHeight))") < 40
 
 
 def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
