@@ -30,7 +30,7 @@ export function draw(place, state, parameters) {
   const events = [["", "Any"], ...(answer?.events ?? (event ? [event] : [])).map((name) => [name, wordsOf(name)])];
   drawFilters(filters, [
     { name: "event", title: "Event", kind: events },
-    { name: "who", title: "Names, addresses, fingerprints", kind: "text" },
+    { name: "who", title: "Name or address", kind: "text" },
     { name: "since", title: "From", kind: "time" },
     { name: "until", title: "To", kind: "time" },
   ], parameters);
