@@ -57,7 +57,7 @@ def test_the_audit_log_is_filtered_and_has_pages(watched: Watched) -> None:
     page.get_by_label("Name or address").fill("AGENT-007")
     expect(records(watched, "audit")).to_have_count(1, timeout=PATIENCE_MS)
     page.get_by_label("Event").select_option("Key authorized")
-    expect(page.locator("#audit-table")).to_contain_text("No line matches.", timeout=PATIENCE_MS)
+    expect(page.locator("#audit-table")).to_contain_text("Nothing matches.", timeout=PATIENCE_MS)
     page.get_by_label("Name or address").fill(UMRA.name)
     expect(records(watched, "audit")).to_have_count(1, timeout=PATIENCE_MS)
     page.reload()

@@ -75,8 +75,8 @@ def _known_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.*") if path.suffix in _TYPES and path.is_file())
 
 
-# Lines of a script that are comments: a seventh of what a browser would be sent.
-_COMMENTS = re.compile(rb"^ *(?://[^\n]*|/\*\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
+# Comments of a script, on lines of their own or after code: a seventh of what a browser would be sent.
+_COMMENTS = re.compile(rb"^ *(?://[^\n]*|/\*\*.*?\*/)\n|(?<=[;,{(\[]) // [^\n]*$", re.MULTILINE | re.DOTALL)
 
 
 def _read(path: Path) -> _File:

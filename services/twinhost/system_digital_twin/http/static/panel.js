@@ -75,13 +75,6 @@ export function feed(place, label, empty, items, parts) {
   if (any) keyed(place.querySelector("ol"), items, (item) => item.seq, (item) => el("li", {}, ...parts(item).filter(Boolean)));
 }
 
-/** A list of records as long as its page; a record whose key stays is not drawn again. */
-export function records(place, label, empty, items, keyOf, parts) {
-  const any = items.length > 0;
-  draw(place, any ? "" : empty, () => (any ? el("ol", { class: "records", role: "list", "aria-label": label }) : el("p", { class: "empty" }, empty)));
-  if (any) keyed(place.firstChild, items, keyOf, (item) => el("li", {}, ...parts(item).filter(Boolean)));
-}
-
 export function longText(value) {
   const empty = value === null || value === undefined || value === "" || (typeof value === "object" && Object.keys(value).length === 0);
   if (empty) return null;

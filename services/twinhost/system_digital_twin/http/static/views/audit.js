@@ -1,15 +1,16 @@
 // The audit log: whether it is intact, and its lines as they lie in the files.
 
-import { answerTo } from "../asked.js";
 import { definitions, drawTroubles } from "../attention.js";
 import { clockElement, now } from "../clock.js";
 import { badge, commandOf, draw as drawInto, el } from "../dom.js";
-import { ROWS, drawFilters, drawPages } from "../filters.js";
-import { panels, records } from "../panel.js";
+import { panels } from "../panel.js";
+import { drawRecords } from "../records.js";
 import { clock, count, many, plain } from "../text.js";
 
 const KINDS = ["audit_tampered", "audit_contradicted", "restored"]; // of troubles
 const NO_FIELDS = ["seq", "time", "event", "prev", "hash"]; // which are shown apart
+
+let known = []; // events, as mainpc listed them last
 
 export const title = () => "Audit log";
 
@@ -22,21 +23,21 @@ export function draw(place, state, parameters) {
     { id: "audit", title: "Audit log", hint: "What happened to keys, connections, and grants on mainpc, newest first." },
   ]);
   const { event, who, since, until, before } = parameters;
-  const { answer, fault } = answerTo("/api/audit", { event, who, since, until, before, limit: ROWS }, { rows: "lines" });
+  const answer = drawRecords(shown.audit.content, parameters, {
+    caption: "Audit log",
+    path: "/api/audit",
+    rows: "lines",
+    query: { event, who, since, until, before },
+    filters: (newest) => [
+      { name: "event", title: "Event", kind: [["", "Any"], ...(known = newest?.events ?? known).map((one) => [one, wordsOf(one)])] },
+      { name: "who", title: "Name or address", kind: "text" },
+    ],
+    words: reachedOf,
+    keyOf: (line) => `${line.position} ${line.intact}`,
+    parts: lineOf,
+  });
   drawInto(shown.verified.content, [answer?.intact, answer?.first, answer?.last, answer === null], verification);
   shown.audit.count(answer ? many(answer.last, "line", "lines") : "");
-  drawInto(shown.audit.content, "lines", () => [el("div"), el("div"), el("div")]);
-  const [filters, lines, pages] = shown.audit.content.children;
-  const events = [["", "Any"], ...(answer?.events ?? (event ? [event] : [])).map((name) => [name, wordsOf(name)])];
-  drawFilters(filters, [
-    { name: "event", title: "Event", kind: events },
-    { name: "who", title: "Name or address", kind: "text" },
-    { name: "since", title: "From", kind: "time" },
-    { name: "until", title: "To", kind: "time" },
-  ], parameters);
-  const empty = fault ?? (answer === null ? "Loading …" : "No line matches.");
-  records(lines, "Lines of the audit log", empty, fault ? [] : (answer?.lines ?? []), (line) => `${line.position} ${line.intact}`, lineOf);
-  drawPages(pages, { caption: "Audit log", words: reachedOf(answer), parameters, answer });
 }
 
 const wordsOf = (event) => plain(event, 60).replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());

@@ -3,8 +3,8 @@
 import { answerTo } from "../asked.js";
 import { clockElement } from "../clock.js";
 import { badge, commandOf, draw as drawInto, el, table } from "../dom.js";
-import { ROWS, drawFilters, drawPages } from "../filters.js";
-import { feed, longText, panels, records } from "../panel.js";
+import { feed, longText, panels } from "../panel.js";
+import { ROWS, drawRecords } from "../records.js";
 import { addressOf, link } from "../router.js";
 import { count, many, plain } from "../text.js";
 import { wordOfSeverity } from "../words.js";
@@ -64,22 +64,24 @@ export function draw(place, { errors = [], counts = {} }, parameters) {
   const all = groups.answer;
   shown.shapes.count(all ? `${count(all.shapes)}, of ${many(all.total, "error", "errors")}` : "");
   table(shown.shapes.content, all === null ? { ...SHAPES, empty: groups.fault ?? "Loading …" } : SHAPES, all?.groups ?? []);
-  const query = { severity, type, agent, text, shape_id: shape, since, until, before, limit: ROWS };
-  const { answer, fault } = answerTo("/api/errors", query, { sign: before ? "" : sign, rows: "errors" });
-  drawInto(shown.errors.content, "errors", () => [el("div"), el("div", { class: "chosen" }), el("div"), el("div")]);
-  const [filters, chosen, list, pages] = shown.errors.content.children;
-  drawFilters(filters, [
-    { name: "severity", title: "Severity", kind: SEVERITIES.map((name) => [name, name ? wordOfSeverity(name).word : "Any"]) },
-    { name: "type", title: "Type", kind: "text" },
-    { name: "agent", title: "Agent", kind: "text" },
-    { name: "text", title: "Words in it", kind: "text" },
-    { name: "since", title: "From", kind: "time" },
-    { name: "until", title: "To", kind: "time" },
-  ], parameters);
+  drawInto(shown.errors.content, "errors", () => [el("div", { class: "chosen" }), el("div")]);
+  const [chosen, list] = shown.errors.content.children;
   drawInto(chosen, shape ?? null, (id) => (id === null ? [] : ofOneShape(id)));
-  const empty = fault ?? (answer === null ? "Loading …" : "No error matches.");
-  records(list, "Errors, newest first", empty, fault ? [] : (answer?.errors ?? []), (error) => `${error.seq} ${error.acknowledged_by}`, errorOf);
-  drawPages(pages, { caption: "Errors", words: "", parameters, answer });
+  drawRecords(list, parameters, {
+    caption: "Errors",
+    path: "/api/errors",
+    rows: "errors",
+    query: { severity, type, agent, text, shape_id: shape, since, until, before },
+    sign,
+    filters: () => [
+      { name: "severity", title: "Severity", kind: SEVERITIES.map((level) => [level, level ? wordOfSeverity(level).word : "Any"]) },
+      { name: "type", title: "Type", kind: "text" },
+      { name: "agent", title: "Agent", kind: "text" },
+      { name: "text", title: "Words in it", kind: "text" },
+    ],
+    keyOf: (error) => `${error.seq} ${error.acknowledged_by}`,
+    parts: errorOf,
+  });
 }
 
 function ofOneShape(id) {

@@ -1,6 +1,7 @@
-// Filters above a list of records, and its pages; both are in the address. mainpc filters, and sends a page at a time.
+// A list of records with filters and pages, which are in the address. mainpc filters, and sends a page at a time.
 
-import { draw, el, setText } from "./dom.js";
+import { answerTo } from "./asked.js";
+import { draw, el, keyed, setText } from "./dom.js";
 import { setParameters } from "./router.js";
 
 export const ROWS = 25;
@@ -8,7 +9,7 @@ const TYPED_MS = 300;
 const NEWEST = { before: "" };
 
 /** Draw filters, each with a name, a title, and a kind: "text", "time", or its choices as pairs of value and word. */
-export function drawFilters(place, specs, parameters) {
+function drawFilters(place, specs, parameters) {
   draw(place, specs, () => el("form", { class: "filters", role: "search" }, ...specs.map(newFilter)));
   const form = place.firstChild;
   for (const { name, kind } of specs) {
@@ -45,7 +46,7 @@ function isoOf(local) {
 }
 
 /** Draw the pages of a list: what is shown in words, and the way to the newest and to older ones. */
-export function drawPages(place, { caption, words, parameters, answer }) {
+function drawPages(place, caption, words, parameters, next) {
   draw(place, caption, () => {
     const newest = el("button", { type: "button" }, "Newest");
     const older = el("button", { type: "button" }, "Older");
@@ -56,6 +57,20 @@ export function drawPages(place, { caption, words, parameters, answer }) {
   const [text, newest, older] = place.firstChild.children;
   setText(text, words);
   newest.disabled = !parameters.before;
-  older.disabled = !answer?.next_before;
-  older.value = answer?.next_before ?? "";
+  older.disabled = !next;
+  older.value = next ?? "";
+}
+
+/** Draw records with filters and pages, by what mainpc answers; `filters` and `words` get the answer, null before it. */
+export function drawRecords(place, parameters, { caption, path, rows, query, sign = "", filters, words = () => "", keyOf, parts }) {
+  const { answer, fault } = answerTo(path, { ...query, limit: ROWS }, { sign: query.before ? "" : sign, rows });
+  draw(place, caption, () => [el("div"), el("div"), el("div")]);
+  const [form, list, pages] = place.children;
+  drawFilters(form, [...filters(answer), { name: "since", title: "From", kind: "time" }, { name: "until", title: "To", kind: "time" }], parameters);
+  const found = fault === null ? (answer?.[rows] ?? []) : [];
+  const empty = fault ?? (answer === null ? "Loading …" : "Nothing matches.");
+  draw(list, found.length > 0 ? "" : empty, () => (found.length > 0 ? el("ol", { class: "records", role: "list", "aria-label": caption }) : el("p", { class: "empty" }, empty)));
+  if (found.length > 0) keyed(list.firstChild, found, keyOf, (record) => el("li", {}, ...parts(record).filter(Boolean)));
+  drawPages(pages, caption, words(answer), parameters, answer?.next_before);
+  return answer;
 }
