@@ -12,6 +12,12 @@ from tests.browser.watched import PATIENCE_MS, Watched, watch
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from twinhost.secure_zmq.peers import Outcome
 
+MEMORY = {
+    **dict.fromkeys(("memories", "interactions", "sessions", "twins", "error_patterns", "all_writers"), 7),
+    "writers": [{"name": "planner", "stored_bytes": 70_000}, {"name": "vision", "stored_bytes": 300}],
+    "quarantined": [{"name": "vision", "since": "2026-11-01T08:00:00.000+00:00", "by": "operator"}],
+    "all_quarantined": 1,
+}
 AXE = Path("build/tools/axe/node_modules/axe-core/axe.min.js")
 WIDTHS = [390, 820, 1_440]
 PAGES = [
@@ -29,6 +35,7 @@ PAGES = [
     "/refused",
     "/leases",
     "/budgets",
+    "/memory",
     "/audit",
     "/audit?event=handshake_refused&since=2026-01-01T00%3A00%3A00.000Z",
     "/nonsense",
@@ -50,6 +57,7 @@ def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
         it.report("critical", agent_id="agent-000", message="no space left " * 20, context={"a": 1})
         event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
         it.twin.call("publish_event", OPERATOR, event=event)
+        it.twin.call("heartbeat", agent_name=UMRA.name, memory=MEMORY)
         it.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
         it.twin.health.warn("meaning", lambda: ["a key ends soon"])
         it.silence(20)
@@ -84,7 +92,7 @@ def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
     page = troubled.page
     page.set_viewport_size({"width": 1_440, "height": 900})
     troubled.open("/")
-    page.locator(".trouble > summary").first.focus()
+    page.locator(".trouble > summary").filter(has_text="pc2 ").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator(".trouble[open]").first).to_be_visible()
     for name in ("pc2", "Copy: docker compose up -d pc2"):
@@ -94,7 +102,7 @@ def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
         )
         assert focused == name
     page.keyboard.press("Enter")
-    expect(page.locator(".copy").first).to_have_text("Copied")
+    expect(page.locator(".trouble[open] .copy").first).to_have_text("Copied")
     page.get_by_role("link", name="Keys", exact=True).focus()
     page.keyboard.press("Enter")
     expect(page.locator("#identities-table")).to_contain_text(UMRA.name)

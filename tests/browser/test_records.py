@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, expect
 
+from tests.browser.test_accessible import MEMORY
 from tests.browser.watched import PATIENCE_MS, Watched, watch
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from tests.waiting import PATIENCE_S, wait_until
@@ -98,6 +99,17 @@ def test_a_changed_line_is_marked_and_verification_fails(watched: Watched, tmp_p
 def test_a_wrong_address_is_answered_in_words(watched: Watched) -> None:
     watched.open("/audit?since=yesterday")
     expect(watched.page.locator("#audit-table")).to_contain_text("Expected a time in ISO-8601", timeout=PATIENCE_MS)
+
+
+def test_the_memory_shows_counts_writers_and_quarantine(watched: Watched) -> None:
+    """As pc2's agent says with its heartbeats; and how long ago that was."""
+    watched.twin.call("heartbeat", agent_name=UMRA.name, memory={**MEMORY, "memories": 4_321})
+    watched.open("/memory")
+    page = watched.page
+    expect(page.locator("#memory-table")).to_contain_text(re.compile("pc2.*Memories4,321.*As of"), timeout=PATIENCE_MS)
+    expect(page.locator("#writers-count")).to_have_text("2 of 7")
+    expect(page.locator("#writers-table tbody tr").first).to_contain_text(re.compile("planner.*68.4 kB"))
+    expect(page.locator("#quarantine-table tbody tr")).to_contain_text(re.compile("vision.*days ago.*operator"))
 
 
 def test_the_queue_shows_who_waits_for_whom(watched: Watched) -> None:

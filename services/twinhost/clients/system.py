@@ -38,6 +38,7 @@ from twinhost.clients.system_replies import (
     LeaseList,
     LoadSimulated,
     MachineSampleFields,
+    MemoryFiguresFields,
     MetricsNow,
     MetricsStored,
     OkAgents,
@@ -525,14 +526,15 @@ class SystemDigitalTwin(FeedClient):
         stopping: bool | None = None,
         conditions: list[ConditionFields] | None = None,
         clock: ClockReportFields | None = None,
+        memory: MemoryFiguresFields | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:
         """Report that an agent is alive; `status`, if given, replaces the registered one.
 
         With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat. A
-        host's agent of the configuration also says what is wrong with it (`conditions`), and how its clock differs
-        (`clock`).
+        host's agent of the configuration also says what is wrong with it (`conditions`), how its clock differs
+        (`clock`), and how much is in its `memory`, if it has one.
 
         Limits: `agent_name` 1 to 256 characters, the caller's own name; `status` 1 to 256 characters; `trust_revision`
         1 to 256 characters; `stopping` False if omitted; `conditions` at most 32 items.

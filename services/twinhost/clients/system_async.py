@@ -38,6 +38,7 @@ from twinhost.clients.system_replies import (
     LeaseList,
     LoadSimulated,
     MachineSampleFields,
+    MemoryFiguresFields,
     MetricsNow,
     MetricsStored,
     OkAgents,
@@ -501,6 +502,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         stopping: bool | None = None,
         conditions: list[ConditionFields] | None = None,
         clock: ClockReportFields | None = None,
+        memory: MemoryFiguresFields | None = None,
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> HeartbeatReply:

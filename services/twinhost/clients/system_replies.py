@@ -734,6 +734,38 @@ class ClockReportFields(TypedDict):
     set_by_s: NotRequired[float]
 
 
+class WriterFigureFields(TypedDict):
+    """How many bytes a writer has stored."""
+
+    name: str
+    stored_bytes: int
+
+
+class HiddenWriterFields(TypedDict):
+    """A quarantined writer, since when, and by whom."""
+
+    name: str
+    since: str
+    by: str
+
+
+class MemoryFiguresFields(TypedDict):
+    """How much is in the memory, hidden and forgotten rows too; the largest writers, and the newest quarantined ones.
+
+    `all_writers` and `all_quarantined` count also those that are not listed.
+    """
+
+    memories: int
+    interactions: int
+    sessions: int
+    twins: int
+    error_patterns: int
+    writers: list[WriterFigureFields]
+    all_writers: int
+    quarantined: list[HiddenWriterFields]
+    all_quarantined: int
+
+
 class WitnessedHead(Part, frozen=True):
     """The newest line of the audit log: its number and hash, and the hash of the newest line `restored` up to it."""
 

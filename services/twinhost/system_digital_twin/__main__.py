@@ -152,7 +152,7 @@ def assemble(foundation: Foundation) -> Assembly:
     watch_all(attention, foundation, registry, machines, said, security)
     watch_records(attention, foundation, events, security)
     state = StateBoard(
-        foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals
+        foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals, said
     )
     features: tuple[Feature, ...] = (
         RegistryActions(

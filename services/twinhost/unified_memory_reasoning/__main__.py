@@ -17,6 +17,7 @@ from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.membership.watch import WatchActions
+from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
 from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.telemetry import BackupCollector
@@ -320,8 +321,29 @@ def assemble(foundation: Foundation) -> Assembly:
     def shown(_: HttpRequest) -> JSONResponse:
         return JSONResponse(member.watch.list(), headers={"Cache-Control": "no-store"})
 
+    def counted() -> MemoryFigures:
+        stored, hidden = foundation.disk.stored_bytes(), contents.quarantine.all()
+        return MemoryFigures(
+            memories=contents.memories.count,
+            interactions=contents.interactions.count,
+            sessions=contents.interactions.session_count,
+            twins=contents.twins.count,
+            error_patterns=contents.patterns.count,
+            writers=largest(stored),
+            all_writers=len(stored),
+            quarantined=[
+                HiddenWriter(name=row["name"], since=row["since"], by=row["quarantined_by"])
+                for row in hidden[:MOST_NAMES]
+            ],
+            all_quarantined=len(hidden),
+        )
+
+    figures = NewestFigures(counted, foundation.clock.monotonic)
+    member.tell(lambda: figures.newest)
+
     def on_tick() -> None:
         member.on_tick()
+        figures.on_tick()
         spaces.on_tick()
         contents.on_tick()  # last: it may restart the agent with a restored backup
 

@@ -26,6 +26,7 @@ from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, Deliv
 from twinhost.agent.membership.gauges import OutboxCollector
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.membership.watch import MainpcWatch, WatchActions
+from twinhost.agent.memory_figures import MemoryFigures
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.moments import SYSTEM_CLOCK, Clock, parse_time
 from twinhost.network_config import Agent
@@ -106,6 +107,7 @@ class MainpcLink(Worker):
         self._witness = witness
         self._conditions = conditions
         self._watch = watch
+        self.figures: Callable[[], MemoryFigures | None] = lambda: None  # of its memory, which a heartbeat reports too
         self._set_clock = SetClock(clock)
         self._clock_report: ClockReport | None = None  # of the last heartbeat
         self._trust_revision: str | None = None  # of the folder
@@ -247,6 +249,8 @@ class MainpcLink(Worker):
         asked, fields = self._witness.question() if self._witness else (None, {})
         if conditions := bounded(self._conditions()):
             fields["conditions"] = msgspec.to_builtins(conditions)
+        if (figures := self.figures()) is not None:
+            fields["memory"] = msgspec.to_builtins(figures)
         if self._clock_report is not None:
             fields["clock"] = msgspec.to_builtins(self._clock_report)
         sent, started = self._clock.time(), self._clock.monotonic()
@@ -457,6 +461,10 @@ class Membership:
     def actions(self, success: Literal["ok", "success"]) -> list[Action[Any]]:
         """Return the actions on what this host knows of mainpc: its audit log, and its attention list."""
         return [*WitnessActions(self._witness, success).actions(), *WatchActions(self.watch, success).actions()]
+
+    def tell(self, figures: Callable[[], MemoryFigures | None]) -> None:
+        """Have the heartbeats say how much is in the memory; the function is called on another thread."""
+        self._link.figures = figures
 
     def publish(self, event_type: str, data: dict[str, Any]) -> None:
         """Send an event to mainpc: it arrives exactly once, if the transaction under way is committed."""

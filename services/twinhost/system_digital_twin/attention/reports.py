@@ -1,4 +1,4 @@
-"""What the hosts' agents say of themselves in their heartbeats: their conditions, and their clocks.
+"""What the hosts' agents say of themselves in their heartbeats: their conditions, their clocks, and their memory.
 
 Only agents of the configuration are heard, so that the reports are as few as those; in memory, since the next heartbeat
 says it again.
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from twinhost.agent.clocks import ClockReport, SetClock
 from twinhost.agent.conditions import Condition
+from twinhost.agent.memory_figures import MemoryFigures
 from twinhost.moments import Clock
 from twinhost.system_digital_twin.registry.actions import Heartbeat
 
@@ -21,6 +22,14 @@ class HeardClock:
     own_set_by_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class HeardMemory:
+    """What an agent said of its memory, and when; in seconds since the epoch."""
+
+    figures: MemoryFigures
+    at: float
+
+
 class Reports:
     """The newest report of each host's agent; on the thread that owns the database."""
 
@@ -30,6 +39,8 @@ class Reports:
         self.own = SetClock(clock)
         self._conditions: dict[str, Sequence[Condition]] = {}
         self._clocks: dict[str, HeardClock] = {}
+        self.memories: dict[str, HeardMemory] = {}  # by agent
+        self._clock = clock
         self._answered: dict[str, float] = {}  # by how much mainpc's clock had been set at the last answer
 
     def take(self, heartbeat: Heartbeat) -> None:
@@ -44,6 +55,8 @@ class Reports:
             self._clocks[name] = HeardClock(heartbeat.clock, self._answered.get(name, own_set_by_s))
         self._answered[name] = own_set_by_s
         self._conditions[name] = heartbeat.conditions or ()
+        if heartbeat.memory is not None:  # it is shown with its time, also of an agent that stops
+            self.memories[name] = HeardMemory(heartbeat.memory, self._clock.time())
 
     def conditions(self, name: str) -> Sequence[Condition]:
         """Return what an agent said last of itself."""

@@ -15,6 +15,7 @@ from twinhost.agent.telemetry import AgentState
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.capacity.forecast import Card
 from twinhost.system_digital_twin.capacity.leases import Lease, Leases
 from twinhost.system_digital_twin.capacity.reservations import Hosts, QueuedWait, Reservations
@@ -95,6 +96,7 @@ class StateBoard:
         reservations: Reservations,
         attention: Attention,
         refusals: Refusals,
+        said: Reports,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
         self._settings = foundation.settings
@@ -110,6 +112,7 @@ class StateBoard:
         self._reservations = reservations
         self._attention = attention
         self._refusals = refusals
+        self._said = said
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self.draw()  # an empty document would look like a system without problems
 
@@ -159,6 +162,7 @@ class StateBoard:
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
             "waiting": _that_fit(self._waiting(queued) for queued in self._reservations.queue(SHOWN)),
+            "memory": self._memory(),
             "usage": used_documents(state.usage if state else ()),
             "counts": {
                 "agents": len(records),
@@ -252,6 +256,14 @@ class StateBoard:
         ends = iso_time(round(self._clock.time() + left_s))
         since = iso_time(lease.created)
         return {**shown, "gpu": lease.card, "since": since, "expires_in_s": rounded(left_s, 1), "expires_at": ends}
+
+    def _memory(self) -> dict[str, Any] | None:
+        """Return what the first of the hosts' agents that keeps a memory has said of it."""
+        for name, agent in self._settings.config.agents.items():
+            if (heard := self._said.memories.get(name)) is not None:
+                figures = msgspec.to_builtins(heard.figures)
+                return {"name": name, "host": agent.host.name, "as_of": iso_time(round(heard.at)), **figures}
+        return None
 
     def _waiting(self, queued: QueuedWait) -> WaitingRow:
         wait, now = queued.wait, self._clock.time()

@@ -7,6 +7,7 @@ import msgspec
 
 from twinhost.agent.clocks import ClockReport
 from twinhost.agent.conditions import MAX_CONDITIONS, Condition
+from twinhost.agent.memory_figures import MemoryFigures
 from twinhost.moments import iso_time
 from twinhost.network_config import is_local_only
 from twinhost.secure_zmq.actions import Feature, action
@@ -52,7 +53,8 @@ class Heartbeat(Request, tag="heartbeat"):
     """Report that an agent is alive; `status`, if given, replaces the registered one.
 
     With `stopping` it is the last one: the agent has the status NO_RESPONSE at once, until its next heartbeat. A host's
-    agent of the configuration also says what is wrong with it (`conditions`), and how its clock differs (`clock`).
+    agent of the configuration also says what is wrong with it (`conditions`), how its clock differs (`clock`), and how
+    much is in its `memory`, if it has one.
     """
 
     agent_name: OWN_NAME
@@ -63,6 +65,7 @@ class Heartbeat(Request, tag="heartbeat"):
     stopping: bool = False
     conditions: Annotated[list[Condition], msgspec.Meta(max_length=MAX_CONDITIONS)] | None = None
     clock: ClockReport | None = None
+    memory: MemoryFigures | None = None
 
 
 class Unregister(Request, tag="unregister"):

@@ -40,6 +40,7 @@ READ = {
     "views/budgets.js": {"use": "usage"},
     "views/leases.js": {"lease": "leases", "wait": "waiting", "state": ""},
     "views/events.js": {"event": "events"},
+    "views/memory.js": {"kept": "memory", "state": ""},
     "views/errors.js": {"error": "stored errors", "group": "groups of errors", "counts": "counts"},
 }
 RECORDS = {
@@ -69,7 +70,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             client.call("publish_event", event={"event_id": "e", "event_type": "t", "source_agent": UMRA})
             error = {"error_id": "x", "agent_id": UMRA, "severity": "info", "error_type": "t", "message": "m"}
             client.call("report_error", error=error)
-            parts = ("agents", "sessions", "leases", "events", "errors")
+            parts = ("agents", "sessions", "leases", "events", "errors", "memory")
 
             def whole() -> dict[str, Any] | None:
                 document = shown()

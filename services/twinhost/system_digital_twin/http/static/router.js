@@ -5,7 +5,7 @@
 
 import { byId, el, setAttribute } from "./dom.js";
 
-const VIEWS = ["overview", "host", "agents", "agent", "keys", "key", "errors", "events", "refused", "leases", "budgets", "audit"];
+const VIEWS = ["overview", "host", "agents", "agent", "keys", "key", "errors", "events", "refused", "leases", "budgets", "audit", "memory"];
 const OF_NAVIGATION = { host: "overview", agent: "agents", key: "keys" }; // pages below another
 
 let shown = null; // the page: its view, parameters, place, and module, which is null until it is loaded

@@ -71,6 +71,11 @@ export function bytesPerSecond(value) {
   return `${oneDecimal.format(value / 1e6)} MB/s`;
 }
 
+/** Return a number of bytes in its largest unit. */
+export function bytes(value) {
+  return value < 2 ** 20 ? `${oneDecimal.format(value / 1024)} kB` : memory(value / 2 ** 20);
+}
+
 function gigabytes(mb, decimals = 0) {
   const value = mb / 1024;
   if (value >= 100) return count(Math.round(value));
