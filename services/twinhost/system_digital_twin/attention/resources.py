@@ -242,7 +242,8 @@ def _full_vram(one: HostCard, before: Container[str]) -> Iterator[Trouble]:
     percent = _percent(card.used_mb, card.total_mb)
     if percent <= VRAM_PERCENT - (_BACK_PERCENT if known else 0):
         return
-    cause, remedies = None, _shows_use(one.host, "vram")
+    cause = f"no more of a card is leased once {VRAM_PERCENT} % of it are in use"
+    remedies = _shows_use(one.host, "vram")
     if gpu is not None and (largest := next((process for process in gpu.processes if process.name), None)):
         cause = f"most of it is used by {largest.name} (process {largest.pid})"
     elif one.reported_by:

@@ -71,12 +71,14 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             by_location.setdefault(agent.location, []).append(agent)
     for location, silent in by_location.items():
         names = tuple(agent.name for agent in silent)
+        one = len(names) == 1
         yield Trouble(
             kind=Kind.AGENTS_SILENT,
             subject=location,
             host=location,
-            what=f"{_listed(names)} on {location} {'does' if len(names) == 1 else 'do'} not respond",
+            what=f"{_listed(names)} on {location} {'does' if one else 'do'} not respond",
             since=min(agent.last_seen for agent in silent if agent.last_seen is not None),
+            cause=f"{'it sends' if one else 'they send'} no heartbeats any more: ended, or cut off from mainpc",
             remedies=(
                 Remedy(
                     "mainpc",

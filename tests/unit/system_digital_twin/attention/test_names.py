@@ -48,3 +48,10 @@ def test_a_name_in_a_command_is_one_word() -> None:
     name = "x; touch /tmp/owned #"
     (trouble,) = silent_agents([SeenAgent(name, "NO_RESPONSE", 0.0, "pc2")])
     assert shlex.split(trouble.remedies[0].command)[-1] == name
+
+
+def test_silent_agents_have_a_cause() -> None:
+    silent = [SeenAgent(name, "NO_RESPONSE", 0.0, "pc2") for name in ("a", "b")]
+    (one,), (two,) = silent_agents(silent[:1]), silent_agents(silent)
+    assert one.cause == "it sends no heartbeats any more: ended, or cut off from mainpc"
+    assert two.cause == "they send no heartbeats any more: ended, or cut off from mainpc"

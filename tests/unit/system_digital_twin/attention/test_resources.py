@@ -165,6 +165,11 @@ def test_full_vram_says_the_card_and_who_uses_it() -> None:
     assert found.remedies[0].command == "nvidia-smi"
 
 
+def test_a_full_card_without_known_processes_has_a_cause() -> None:
+    (found,) = resources.worn_cards([card(80 * GB, temperature_c=40)])
+    assert found.cause == "no more of a card is leased once 95 % of it are in use"
+
+
 def test_a_full_card_explains_that_it_was_filling() -> None:
     """By its driver's uuid, or its index; ids have no spaces, so that a shell takes them as they are."""
     for uuid, gauge in (("GPU-1f", "vram GPU-1f"), (None, "vram GPU 0"), (None, "vram")):
