@@ -93,7 +93,7 @@ class Assembled:
             grants or Grants(settings.config.grants),
             self.database,
             ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
-            65_536,
+            settings.config.limits.max_payload_bytes,
             translate=self.assembly.translate,
             sentence_fields=self.assembly.sentence_fields,
             counters=counters,
