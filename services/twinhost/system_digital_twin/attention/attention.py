@@ -68,10 +68,7 @@ class Attention:
         """Read what was wrong before a restart; it is kept for `grace_s`, until there is something to see again."""
         self._database, self._events, self._clock = database, events, database.clock
         self._detectors: list[tuple[str, Detector]] = []
-        self._decoder = msgspec.json.Decoder(_Known)
-        self._known = {
-            name: self._decoder.decode(record) for name, record in database.execute("SELECT id, record FROM troubles")
-        }
+        self._known = _stored(database)
         now = self._clock.monotonic()
         # When it was seen first without a cause, and last, by the monotonic clock.
         self._first = dict.fromkeys(self._known, now)
@@ -253,6 +250,17 @@ class Attention:
         if known.is_acknowledged:
             item["acknowledged"] = {"by": known.acknowledged_by, "at": iso_time(known.acknowledged_at)}
         return item
+
+
+def _stored(database: Database) -> dict[str, _Known]:
+    """Return what was wrong before a restart, but for what another version calls otherwise; it is found again."""
+    decoder, known = msgspec.json.Decoder(_Known), {}
+    for name, record in database.execute("SELECT id, record FROM troubles").fetchall():
+        try:
+            known[name] = decoder.decode(record)
+        except msgspec.ValidationError as error:
+            _log.warning("trouble_of_another_version", id=name, reason=str(error))
+    return known
 
 
 def _is_worse(now: Trouble, before: Trouble) -> bool:

@@ -258,6 +258,15 @@ def test_what_cannot_be_written_is_shown_and_told_later(bench: Bench, monkeypatc
     assert bench.told == [("trouble_began", "host_silent:pc2")]
 
 
+def test_a_trouble_of_another_version_does_not_stop_the_start(bench: Bench) -> None:
+    bench.passes(10, SILENT, ERRORS)
+    renamed = "CAST(replace(CAST(record AS TEXT), '\"errors\"', '\"no_kind\"') AS BLOB)"
+    with bench.database.transaction():
+        bench.database.execute(f"UPDATE troubles SET record = {renamed} WHERE id = 'errors'")
+    bench.restart()
+    assert bench.ids == ["host_silent:pc2"]
+
+
 def test_nothing_else_can_be_acknowledged(bench: Bench) -> None:
     with pytest.raises(NotFound, match="no trouble 'errors' is on the list"):
         bench.acknowledge("errors")
