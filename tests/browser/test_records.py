@@ -1,7 +1,6 @@
 """The pages of records: what is stored is found by filters and pages, which are in the address."""
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,18 +26,6 @@ def records(watched: Watched, panel: str) -> Locator:
     return watched.page.locator(f"#{panel}-table .records > li")
 
 
-def turns(watched: Watched, shown: Locator, words: str | re.Pattern[str]) -> None:
-    """Let the server's loop turn until the page shows it: it answers the page's questions."""
-
-    def is_shown() -> bool:
-        watched.twin.turn()
-        time.sleep(0.05)
-        text = shown.first.inner_text() if shown.count() else ""
-        return words in text if isinstance(words, str) else words.search(text) is not None
-
-    wait_until(is_shown, PATIENCE_S, f"the page shows {words}")
-
-
 def refuse(watched: Watched, number: int) -> None:
     """Refuse connections of different peers, so that none is counted away."""
     for at in range(number):
@@ -62,7 +49,7 @@ def test_the_audit_log_is_filtered_and_has_pages(watched: Watched) -> None:
     page.get_by_label("Name or address").fill(UMRA.name)
     expect(records(watched, "audit")).to_have_count(1, timeout=PATIENCE_MS)
     page.reload()
-    turns(watched, records(watched, "audit"), UMRA.name)
+    watched.turn_until(records(watched, "audit"), UMRA.name)
     assert "event=key_authorized" in page.url
 
 
@@ -84,14 +71,14 @@ def test_a_changed_line_is_marked_and_verification_fails(watched: Watched, tmp_p
     page = watched.page
     refuse(watched, 3)
     watched.open("/audit")
-    turns(watched, page.locator("#verified-table"), "Intact")
+    watched.turn_until(page.locator("#verified-table"), "Intact")
     (path,) = (tmp_path / "state" / AUDIT_FOLDER).glob("*.jsonl")
     path.write_bytes(path.read_bytes().replace(b"agent-001", b"agent-009"))
     watched.clock.let_pass(10)
     watched.draw()
     wait_until(lambda: "audit_tampered" in str(watched.twin.state()["attention"]), PATIENCE_S, "the change is found")
     page.reload()
-    turns(watched, page.locator("#verified-table"), "Changed")
+    watched.turn_until(page.locator("#verified-table"), "Changed")
     expect(page.locator(".trouble")).to_contain_text("mainpc's audit log was changed", timeout=PATIENCE_MS)
     expect(records(watched, "audit").filter(has_text="agent-009")).to_contain_text("Changed")
 
@@ -134,14 +121,14 @@ def test_errors_are_grouped_and_found_by_shape(watched: Watched) -> None:
         watched.report("error", error_type="timeout", message=f"request {number} timed out")
     watched.open("/errors")
     shapes = page.locator("#shapes-table tbody tr")
-    turns(watched, shapes, "timeout")
+    watched.turn_until(shapes.last, "timeout")
     expect(shapes).to_have_count(2)
-    expect(shapes.first).to_contain_text(re.compile("request 59 timed out.*Error.*60"))
-    turns(watched, records(watched, "errors"), "request 59")
+    expect(shapes.last).to_contain_text(re.compile("request 59 timed out.*Error.*60"))
+    watched.turn_until(records(watched, "errors"), "request 59")
     page.get_by_role("button", name="Older").click()
-    turns(watched, records(watched, "errors"), "request 34")
-    shapes.last.get_by_role("link", name="disk_full").click()
-    turns(watched, records(watched, "errors"), "disk 7 is full")
+    watched.turn_until(records(watched, "errors"), "request 34")
+    shapes.first.get_by_role("link", name="disk_full").click()
+    watched.turn_until(records(watched, "errors"), "disk 7 is full")
     expect(records(watched, "errors")).to_have_count(1)
     records(watched, "errors").get_by_text("Context").click()
     expect(records(watched, "errors")).to_contain_text('"mount": "/data"')
@@ -152,7 +139,7 @@ def test_errors_are_grouped_and_found_by_shape(watched: Watched) -> None:
     expect(page.locator("#errors-table code")).to_have_text(command)
     watched.twin.call("acknowledge_errors", OPERATOR, shape_id=shape)
     watched.draw()
-    turns(watched, records(watched, "errors"), "Acknowledged by operator")
+    watched.turn_until(records(watched, "errors"), "Acknowledged by operator")
 
 
 def test_events_are_filtered_and_new_ones_come_by_themselves(watched: Watched) -> None:
@@ -166,16 +153,16 @@ def test_events_are_filtered_and_new_ones_come_by_themselves(watched: Watched) -
         publish(number, "moved")
     publish(60, "rested")
     watched.open("/events")
-    turns(watched, records(watched, "events"), "rested")
+    watched.turn_until(records(watched, "events"), "rested")
     page.get_by_label("Type").fill("moved")
-    turns(watched, records(watched, "events"), "x59")
+    watched.turn_until(records(watched, "events"), "x59")
     expect(records(watched, "events")).to_have_count(25)
     page.get_by_label("Words in it").fill("X7")
-    turns(watched, records(watched, "events"), "x7")
+    watched.turn_until(records(watched, "events"), "x7")
     expect(records(watched, "events")).to_have_count(1)
     publish(61, "moved")
     page.get_by_label("Words in it").fill("")
-    turns(watched, records(watched, "events"), "x61")
+    watched.turn_until(records(watched, "events"), "x61")
     publish(62, "moved")
     watched.draw()
-    turns(watched, records(watched, "events"), "x62")
+    watched.turn_until(records(watched, "events"), "x62")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.request import urlopen
 
 import yaml
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import loads
 from tests.ports import free_ports
@@ -81,6 +82,16 @@ class Watched:
         """Open a page of the page."""
         self.page.evaluate("address => { location.hash = address; }", address)
         self.draw()
+
+    def turn_until(self, shown: Locator, words: str) -> None:
+        """Let the server's loop turn, in which it answers the page's questions, until the page shows something."""
+
+        def is_shown() -> bool:
+            self.twin.turn()
+            time.sleep(0.05)
+            return shown.count() > 0 and words in shown.first.inner_text()
+
+        wait_until(is_shown, PATIENCE_S, f"the page shows {words}")
 
     def headline(self, level: str, title: str | re.Pattern[str]) -> None:
         """Expect the first sentence, and how bad it is."""

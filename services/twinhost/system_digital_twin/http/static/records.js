@@ -4,7 +4,7 @@ import { answerTo } from "./asked.js";
 import { draw, el, keyed, setText } from "./dom.js";
 import { setParameters } from "./router.js";
 
-export const ROWS = 25;
+const ROWS = 25;
 const TYPED_MS = 300;
 const NEWEST = { before: "" };
 

@@ -4,13 +4,14 @@ import { answerTo } from "../asked.js";
 import { clockElement } from "../clock.js";
 import { badge, commandOf, draw as drawInto, el, table } from "../dom.js";
 import { feed, longText, panels } from "../panel.js";
-import { ROWS, drawRecords } from "../records.js";
+import { drawRecords } from "../records.js";
 import { addressOf, link } from "../router.js";
 import { count, many, plain } from "../text.js";
 import { wordOfSeverity } from "../words.js";
 
 const EVER = "1970-01-01T00:00:00Z"; // mainpc would count those of a day
 const SEVERITIES = ["", "critical", "error", "warning", "info"];
+const MOST_SHAPES = 50;
 
 export const title = () => "Errors";
 
@@ -55,15 +56,15 @@ const SHAPES = {
 
 export function draw(place, { errors = [], counts = {} }, parameters) {
   const shown = panels(place, [
-    { id: "shapes", title: "By shape", hint: "All that is stored, the newest shape first; each shows its newest error, and leads to all of them." },
+    { id: "shapes", title: "By shape", hint: "All that is stored, the worst that nobody has acknowledged first; each shows its newest error, and leads to all of them." },
     { id: "errors", title: "Errors", hint: "Errors that agents reported, newest first." },
   ]);
   const { severity, type, agent, text, shape_id: shape, since, until, before } = parameters;
   const sign = `${Math.max(0, ...errors.map((error) => error.seq))} ${counts.severe_errors_24h}`;
-  const groups = answerTo("/api/error_counts", { since: EVER, acknowledged: "true", limit: ROWS }, { sign });
+  const groups = answerTo("/api/error_counts", { since: EVER, acknowledged: "true", limit: MOST_SHAPES }, { sign });
   const all = groups.answer;
   shown.shapes.count(all ? `${count(all.shapes)}, of ${many(all.total, "error", "errors")}` : "");
-  table(shown.shapes.content, all === null ? { ...SHAPES, empty: groups.fault ?? "Loading …" } : SHAPES, all?.groups ?? []);
+  table(shown.shapes.content, all === null ? { ...SHAPES, empty: groups.fault ?? "Loading …" } : SHAPES, (all?.groups ?? []).toSorted((one, other) => rankOf(one) - rankOf(other)));
   drawInto(shown.errors.content, "errors", () => [el("div", { class: "chosen" }), el("div")]);
   const [chosen, list] = shown.errors.content.children;
   drawInto(chosen, shape ?? null, (id) => (id === null ? [] : ofOneShape(id)));
@@ -83,6 +84,8 @@ export function draw(place, { errors = [], counts = {} }, parameters) {
     parts: errorOf,
   });
 }
+
+const rankOf = (group) => (group.count > group.acknowledged ? SEVERITIES.indexOf(group.severity) : SEVERITIES.length);
 
 function ofOneShape(id) {
   return [
