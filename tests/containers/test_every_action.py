@@ -14,7 +14,7 @@ from tests.unit.schema.json_schema import Schema, closed
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.schema import replies_of, schema_of
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import RequestError
+from twinhost.secure_zmq.errors import NotFound, RequestError
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 HOSTS = {SDT: "mainpc", UMRA: "pc2"}
@@ -115,6 +115,8 @@ CALLS = {
         Call("check_subscription", ("topics",), {"topics": ["EVENT:"]}),
         Call("get_error_counts", ("total", "by_type", "groups")),
         Call("acknowledge_errors", ("acknowledged",), needs=reported, by="operator"),
+        Call("get_attention", ("level", "headline", "items")),
+        Call("acknowledge_trouble", fields={"id": "gpu_hot:pc2/gpu0"}, by="operator", refused=NotFound),
         Call("get_trust", ("revision",)),
         Call("get_peers", ("peers",), by="operator"),
         Call("get_audit", ("lines",), by="operator"),
@@ -165,6 +167,7 @@ CALLS = {
         Call("backup_status", needs=backup, by="operator"),
         Call("get_audit_heads", ("heads", "gaps", "fault"), by="operator"),
         Call("accept_audit_log", ("accepted",), by="operator"),
+        Call("get_attention", ("level", "headline", "items"), by="operator"),
     ],
 }
 REPLIES = {agent: Schema(closed(msgspec.json.decode(msgspec.json.encode(replies_of(agent))))) for agent in CALLS}

@@ -117,7 +117,7 @@ def test_an_open_link_of_pc2_alone_is_why_it_is_silent(hosts: TurnedHosts) -> No
     hosts.open = {UMRA}
     pc2 = hosts.start(UMRA).wait_until_serving()
     item = found(mainpc, "link_open:pc2")
-    wait_until(lambda: explained(found(mainpc, "link_open:pc2")) == ["host_silent:pc2"], PATIENCE_S, "it explains that")
+    wait_until(lambda: "host_silent:pc2" in explained(found(mainpc, "link_open:pc2")), PATIENCE_S, "it explains that")
     assert item["what"] == "pc2 has an open link (SECURE_ZMQ=0), and mainpc an encrypted one, so they can't talk"
     assert (item["level"], item["remedies"][0]["on"], commands(item)) == (
         "broken",

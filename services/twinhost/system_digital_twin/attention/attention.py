@@ -103,7 +103,7 @@ class Attention:
             self._first |= dict.fromkeys(names, now)  # without its cause it has to last SETTLE_S anew
             if root.id in ended:
                 ended |= names & absent
-        told = {name: event for name in roots - self._calming if (event := self._news(name, now)) is not None}
+        told = {name: event for name in roots - self._remembered if (event := self._news(name, now)) is not None}
         if self._unwritten or ended or told:
             with self._database.transaction():
                 self._write(ended, told)

@@ -302,3 +302,27 @@ def test_an_item_says_when_it_was_announced(bench: Bench) -> None:
     assert bench.attention.document()["items"][0]["announced"] == first
     bench.passes(2, msgspec.structs.replace(FULL, level=Level.BROKEN))
     assert bench.attention.document()["items"][0]["announced"] > first
+
+
+def test_what_could_not_be_told_in_time_is_told_with_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a full disk, which ends with the fault that kept it from being told."""
+
+    def full(*_: Any) -> None:
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Attention, "_put", full)
+        bench.found = [FULL]
+        for _ in range(10):
+            with pytest.raises(OSError, match="disk full"):
+                bench.attention.on_tick()
+            bench.clock.let_pass(1.0)
+    bench.passes(CALM_S + 2)
+    assert bench.told == [("trouble_began", "disk_full:mainpc"), ("trouble_ended", "disk_full:mainpc")]
+
+
+def test_what_is_not_seen_again_after_a_restart_is_not_told(bench: Bench) -> None:
+    bench.passes(2, FULL)
+    bench.restart()
+    bench.passes(GRACE_S + CALM_S)
+    assert (bench.ids, bench.told) == ([], [])
