@@ -8,7 +8,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,6 @@ from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of  # no
 PAGE = REPOSITORY / "docs/reference/actions.md"
 HOSTS = {"SystemDigitalTwin": "mainpc", "UnifiedMemoryReasoningAgent": "pc2"}
 SUCCESS = {"SystemDigitalTwin": "success", "UnifiedMemoryReasoningAgent": "ok"}  # the usual `status`
-MAX_DEPTH = 2  # of a reply's field: a deeper one is in the JSON Schema
 MAX_COLUMNS = 120
 OPTIONS = {
     "mutates": "changes",
@@ -33,8 +32,9 @@ OPTIONS = {
     "forwardable": "forwardable",
     "from_reserve": "from the reserve",
 }
-OPTIONAL = "; not always there |"
-FIELD = re.compile(r"\| `(?P<path>[^`.\[]+)(?:\[\]\.|\.)?(?P<inside>[^`]+)?` \| ")  # of a reply
+MAX_IN_A_LINE = 12  # fields of a reply; more, and objects, are in a table
+MIN_REPEATED = 60  # characters of fields that are described once
+LENGTH = re.compile(r"([\d,]+ to [\d,]+) characters")
 IN_EVERY_REPLY = ("request_id", "ignored_fields", "accepts")
 IN_EVERY_REQUEST = ("on_behalf_of", "accepts", "traceparent")
 INTRODUCTION = """# Actions
@@ -44,20 +44,16 @@ INTRODUCTION = """# Actions
 Every action of both agents. `./twinhost explain ACTION` prints the same for one action, with an example of a command,
 and `/api/schema` of mainpc has it as JSON Schema.
 
-Where nothing else is said, a reply has the `status` `success` of SystemDigitalTwin, and `ok` of
-UnifiedMemoryReasoningAgent. The fields of an object stand after a colon, and `?` follows one that is not always there.
-An action that *changes* the database is executed once for a `request_id`: a retry gets the stored reply. One that is
-*forwardable* may be called by another agent on behalf of its own caller. One that is *apart* has transactions of its
-own. One that is *from the reserve* changes the database also where [the disk](configuration.md#disk) is nearly full, or
-its caller's share of it is.
-
-Every request may have `request_id`, a string. Every reply repeats it, and lists fields that were ignored in
-`ignored_fields`. A request may have `accepts`, which negotiates the [form of
-frames](wire-protocol.md#forms-of-a-frame), and [`traceparent`](wire-protocol.md#traces). Instead of the reply shown
-here, a request may get an error: [Errors](errors.md).
-
-A field that takes the caller's own name is refused with another one, except from an operator. `explain` has the name
-in the reader's key there, and says which key an example needs.
+- **Requests.** A field whose default is empty may be left out, or be null. Numbers in brackets after a string are its
+  length in characters. A field that takes *the caller's own name* is refused with another one, except from an operator.
+  Every request may also have `request_id`, a string; `accepts`, which negotiates the [form of
+  frames](wire-protocol.md#forms-of-a-frame); and [`traceparent`](wire-protocol.md#traces).
+- **Replies.** If no `status` is shown, it is `success` of SystemDigitalTwin and `ok` of UnifiedMemoryReasoningAgent. A
+  field with `?` is optional; the fields of an object follow a colon. Every reply repeats `request_id`, and lists the
+  fields that were ignored in `ignored_fields`. A request that fails gets an [error](errors.md) instead.
+- *Changes*: the action is executed once for each `request_id`, and a retry gets the stored reply. *Forwardable*:
+  another agent may call it on behalf of its own caller. *Apart*: it has its own transactions. *From the reserve*: it
+  works also while [the disk](configuration.md#disk), or the caller's share of it, is nearly full.
 """
 
 
@@ -69,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def page() -> str:
     """Return the page's text."""
     lines = [INTRODUCTION]
+    described: dict[str, str] = {}  # fields that are described, and where
     for agent in AGENTS:
         requests = msgspec.convert(schema_of(agent), RequestSchema)
         replies = msgspec.convert(replies_of(agent), Replies)
@@ -78,7 +75,8 @@ def page() -> str:
         for name in requests.actions:
             options = declarations_of(agent)[name].options
             lines += ["", f"### {agent}: {name}", "", *_described(requests, name, options)]
-            lines += ["", *_request(requests, name), "", *_gathered(_reply(replies, name), SUCCESS[agent])]
+            here = f"[{name}](#{agent.lower()}-{name})"
+            lines += ["", *_request(requests, name), "", *_reply(replies, name, SUCCESS[agent], here, described)]
         lines.append("")
     return "\n".join(lines)
 
@@ -90,53 +88,66 @@ def _described(requests: RequestSchema, name: str, options: Mapping[str, bool]) 
         yield from ("", f"*{marks.capitalize()}.*")
 
 
-def _gathered(rows: Iterable[str], success: str) -> list[str]:
-    """Return the rows of a reply, each with those of the fields inside it, and without the usual `status`."""
-    gathered: list[str] = []
-    for row in rows:
-        field = FIELD.match(row)
-        if field is None:
-            gathered.append(row)
-            continue
-        optional = "?" if row.endswith(OPTIONAL) else ""
-        kind = row[field.end() :].removesuffix(" |").removesuffix(OPTIONAL[:-2])
-        if field["inside"]:
-            parent = gathered[-1].removesuffix(" |")
-            gathered[-1] = f"{parent}{',' if ': `' in parent else ':'} `{field['inside']}`{optional} {kind} |"
-        elif field["path"] != "status" or kind not in (f'"{success}"', '"ok"/"success"'):
-            gathered.append(f"| `{field['path']}`{optional} | {kind} |")
-    return gathered if gathered[2:] else ["The reply has a `status` alone."]
-
-
 def _request(requests: RequestSchema, name: str) -> Iterator[str]:
     fields = [field for field in requests.fields(name) if field.path not in IN_EVERY_REQUEST]
     if not fields:
         yield "No fields."
         return
-    yield from ("| field | type | limits | default |", "|---|---|---|---|")
+    yield from ("| field | type | default |", "|---|---|---|")
     for field in fields:
         default = "required" if field.required else f"`{json.dumps(field.default, default=str)}`"
-        yield f"| `{field.path}` | {_cell(field.types)} | {_cell(field.bounds)} | {default} |"
+        kind = field.types
+        if not field.required and field.default is None:
+            kind, default = kind.removesuffix(" or null"), ""
+        if kind == "string" and LENGTH.match(field.bounds):
+            kind += LENGTH.sub(r" (\1)", field.bounds)
+        elif field.bounds:
+            kind += f", {field.bounds}"
+        yield f"| `{field.path}` | {_cell(kind)} | {default} |"
 
 
-def _reply(replies: Replies, name: str) -> Iterator[str]:
+def _reply(replies: Replies, name: str, success: str, here: str, described: dict[str, str]) -> Iterator[str]:
     kinds = [kind for kind in replies.kinds(replies.properties[name]) if kind.title != "Refusal"]
     for number, kind in enumerate(kinds):
         if number:
             yield from ("", "Or:", "")
-        yield from ("| reply | type |", "|---|---|")
-        yield from _rows(replies, kind, "", 1)
-
-
-def _rows(replies: Replies, node: Node, path: str, depth: int) -> Iterator[str]:
-    for name, value in (node.properties or {}).items():
-        if not path and name in IN_EVERY_REPLY:
+        fields = list(_fields(replies, kind, success))
+        if not fields:
+            yield "The reply has a `status` alone."
             continue
-        optional = "" if name in (node.required or ()) else "; not always there"
-        yield f"| `{path}{name}` | {_cell(_type(replies, value))}{optional} |"
-        for kind in replies.kinds(value) if depth < MAX_DEPTH else ():
-            step, inner = replies.inside(kind)
-            yield from _rows(replies, inner, f"{path}{name}{step}.", depth + 1)
+        line = ", ".join(f"{field} {types}" for field, types, _ in fields)
+        if len(line) >= MIN_REPEATED and (whole := str(fields)) in described:
+            yield f"Reply: as that of {described[whole]}."
+            continue
+        described.setdefault(str(fields), here)
+        if len(fields) <= MAX_IN_A_LINE and not any(inside for _, _, inside in fields):
+            yield from textwrap.wrap(f"Reply: {line}.", MAX_COLUMNS, break_long_words=False, break_on_hyphens=False)
+        else:
+            yield from ("| reply | type |", "|---|---|")
+            for field, types, inside in fields:
+                if len(inside) < MIN_REPEATED or (known := described.get(inside)) is None:
+                    described.setdefault(inside, f"{field} of {here}")
+                    known = inside
+                else:
+                    known = f"as {known}"
+                yield f"| {field} | {types}{': ' if inside else ''}{known} |"
+
+
+def _fields(replies: Replies, reply: Node, success: str) -> Iterator[tuple[str, str, str]]:
+    """Yield each field of a reply, its type, and the fields of the objects in it."""
+    for field, value in _named(reply):
+        kind = _type(replies, value)
+        usual = field == "`status`" and kind in (f'"{success}"', '"ok"/"success"')
+        if field.strip("`?") not in IN_EVERY_REPLY and not usual:
+            objects = map(replies.inside, replies.kinds(value))
+            inside = (f"{name} {_type(replies, node)}" for step, kind in objects for name, node in _named(kind, step))
+            yield field, _cell(kind), _cell(", ".join(inside))
+
+
+def _named(node: Node, step: str = "") -> Iterator[tuple[str, Node]]:
+    prefix = "*." if step == ".*" else ""
+    for name, value in (node.properties or {}).items():
+        yield f"`{prefix}{name}`{'' if name in (node.required or ()) else '?'}", value
 
 
 def _type(replies: Replies, node: Node) -> str:
