@@ -27,9 +27,10 @@ from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.gauges import attention_metrics
+from twinhost.system_digital_twin.attention.hosts import Hosts
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.attention.reports import Reports
-from twinhost.system_digital_twin.attention.sources import watch_all, watch_records
+from twinhost.system_digital_twin.attention.sources import watch_all
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
@@ -148,9 +149,9 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.usage.register("lease_share", reservations.shares)
     attention = Attention(database, events, grace_s=2 * limits.registration_ttl_s)
     said = Reports(lambda: settings.config.agents, foundation.clock)
+    watched = Hosts(foundation, registry, said, security)
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
-    watch_all(attention, foundation, registry, machines, said, security)
-    watch_records(attention, foundation, events, security)
+    watch_all(attention, foundation, watched, machines, events, security)
     state = StateBoard(
         foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals, said
     )

@@ -48,9 +48,9 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
+from twinhost.system_digital_twin.attention.hosts import seen_agents
 from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.silence import silent_hosts
-from twinhost.system_digital_twin.attention.sources import seen_agents
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics

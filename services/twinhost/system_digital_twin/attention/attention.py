@@ -6,7 +6,7 @@ written when a trouble begins, changes, and ends. Somebody who is told by these 
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Any
 
 import msgspec
@@ -79,6 +79,11 @@ class Attention:
         self._calming: set[str] = set()  # not found at the last look, and not ended yet
         self._unwritten: set[str] = set()
         self.revision = self._digest()
+
+    @property
+    def ids(self) -> Set[str]:
+        """The ids of what is wrong now, and of what has ended only a moment ago; for detectors that look at both."""
+        return self._known.keys()
 
     def watch(self, name: str, detector: Detector) -> None:
         """Have a detector asked once a second; what it finds is true at that moment."""

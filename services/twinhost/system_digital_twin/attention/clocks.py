@@ -1,6 +1,6 @@
 """The detector of clocks that differ: by how much, whose was set, and which keys are refused because of it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from twinhost.agent.clocks import ClockReport
@@ -17,15 +17,13 @@ _REFUSALS = tuple(f"{Kind.REFUSALS}:{cause}/*" for cause in (Outcome.KEY_NOT_YET
 class SeenClock:
     """A host's clock, as its agent reported it last.
 
-    `own_set_by_s` is by how much mainpc's clock had been set when that was measured. `refused` are the owners of keys
-    that are valid by mainpc's clock, and not by this one.
+    `own_set_by_s` is by how much mainpc's clock had been set when that was measured.
     """
 
     host: str
     report: ClockReport
     own_set_by_s: float
     silent: bool = False
-    refused: tuple[str, ...] = ()
 
 
 def ahead_s(clock: SeenClock, own_set_by_s: float) -> float | None:
@@ -41,8 +39,15 @@ def ahead_s(clock: SeenClock, own_set_by_s: float) -> float | None:
     return ahead if abs(ahead) - clock.report.within_s > DIFFER_S else 0.0
 
 
-def differing_clocks(here: str, clocks: Sequence[SeenClock], own_set_by_s: float) -> Iterator[Trouble]:
-    """Yield a trouble for each host whose clock differs from mainpc's; one alone if mainpc's was set."""
+def differing_clocks(
+    here: str, clocks: Iterable[SeenClock], own_set_by_s: float, valid_only_here: Callable[[float], Sequence[str]]
+) -> Iterator[Trouble]:
+    """Yield a trouble for each host whose clock differs from mainpc's; one alone if mainpc's was set.
+
+    Args:
+        own_set_by_s: by how much mainpc's clock was set since its start.
+        valid_only_here: returns whose keys are valid by mainpc's clock, and not by one that is so far ahead.
+    """
     apart = [(clock, ahead) for clock in clocks if (ahead := ahead_s(clock, own_set_by_s))]
     ours = [(clock, ahead) for clock, ahead in apart if _explains(-own_set_by_s, ahead)]
     for clock, ahead in apart:
@@ -52,24 +57,24 @@ def differing_clocks(here: str, clocks: Sequence[SeenClock], own_set_by_s: float
         cause = "nobody set either clock since the agents started, so which of them is right is not known"
         if _explains(set_by, ahead):
             cause = f"{clock.host}'s clock was set {_forward(set_by)} while its agent ran"
-        yield _trouble(clock.host, f"{clock.host}'s clock is {_by(ahead)} {here}'s", cause, [clock], clock.host)
+        what = f"{clock.host}'s clock is {_by(ahead)} {here}'s"
+        yield _trouble(clock.host, what, cause, [(clock, valid_only_here(ahead))])
     if ours:
         hosts = " and ".join(sorted(clock.host for clock, _ in ours))
         yield _trouble(
             here,
             f"{here}'s clock is {_by(-ours[0][1])} {hosts}'s",
             f"{here}'s clock was set {_forward(own_set_by_s)} while its agent ran",
-            [clock for clock, _ in ours],
-            here,
+            [(clock, valid_only_here(ahead)) for clock, ahead in ours],
         )
 
 
-def _trouble(subject: str, what: str, cause: str, clocks: Sequence[SeenClock], on: str) -> Trouble:
-    refused = sorted({name for clock in clocks for name in clock.refused})
-    silent = [clock.host for clock in clocks if clock.silent and clock.refused]
-    explains = [f"{Kind.HOST_SILENT}:{host}" for host in silent]
+def _trouble(subject: str, what: str, cause: str, clocks: Sequence[tuple[SeenClock, Sequence[str]]]) -> Trouble:
+    """Return the trouble of one host's clock; `clocks` are those compared, with whose keys each refuses."""
+    refused = sorted({name for _, names in clocks for name in names})
+    explains = [f"{Kind.HOST_SILENT}:{clock.host}" for clock, names in clocks if clock.silent and names]
     if refused:
-        cause += f"; so {' and '.join(clock.host for clock in clocks)} refuses the keys of {', '.join(refused[:5])}"
+        cause += f"; so {' and '.join(clock.host for clock, _ in clocks)} refuses the keys of {', '.join(refused[:5])}"
     return Trouble(
         kind=Kind.CLOCKS_DIFFER,
         subject=subject,
@@ -78,11 +83,12 @@ def _trouble(subject: str, what: str, cause: str, clocks: Sequence[SeenClock], o
         level=Level.BROKEN if refused else Level.ATTENTION,
         cause=cause,
         remedies=(
-            Remedy(on, "timedatectl status", "shows its time, and whether NTP sets it"),
-            Remedy(on, "sudo timedatectl set-ntp true", "has NTP set it"),
+            Remedy(subject, "timedatectl status", "shows its time, and whether NTP sets it"),
+            Remedy(subject, "sudo timedatectl set-ntp true", "has NTP set it"),
         ),
         evidence=tuple(
-            (clock.host, f"{clock.report.ahead_s:+.3f} s to within {clock.report.within_s:.3f} s") for clock in clocks
+            (clock.host, f"{clock.report.ahead_s:+.3f} s to within {clock.report.within_s:.3f} s")
+            for clock, _ in clocks
         ),
         explains=(*explains, *_REFUSALS) if refused else (),
     )

@@ -1,29 +1,18 @@
 """Detectors about keys: those that end, those that are revoked or replaced, and who has not applied the newest list."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.certificates.layout import OPERATOR, SERVER, to_rotate
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import iso_time
-from twinhost.secure_zmq.keys import Validity
+from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.system_digital_twin.trust.retirements import Retirement
 
 _NAMED = 3  # keys in a sentence
 _EXPLAINED = 50  # of programs, as what their expired keys explain
-
-
-@dataclass(frozen=True, slots=True)
-class ListedKey:
-    """A key that mainpc lists; `agent_of` is the host whose own agent has it, None for another owner."""
-
-    name: str
-    host: str
-    roles: tuple[str, ...]
-    fingerprint: str
-    validity: Validity
-    agent_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +24,26 @@ class Following:
     revision: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Retiring:
-    """A key that is going to be revoked because a newer one asked for it."""
-
-    name: str
-    older: str
-    newer: str
-    asked: float
-    due: float
-
-
-def ending_keys(here: str, keys: Iterable[ListedKey], now: float) -> Iterator[Trouble]:
+def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now: float) -> Iterator[Trouble]:
     """Yield the keys that end within 14 days, or have ended; those of programs as one trouble.
 
-    `here` is the host that refuses them.
+    Args:
+        here: the host that refuses them.
+        keys: those that are listed.
+        host_of: the host by the name of its agent.
+        now: in seconds since the epoch.
     """
     listed = list(keys)
     lasting = {key.name for key in listed if key.validity.holds(now) and not key.validity.ends_soon(now)}
-    programs: dict[Kind, list[ListedKey]] = {}
+    programs: dict[Kind, list[Peer]] = {}
     for key in listed:
         if key.validity.not_after is None or not key.validity.ends_soon(now) or key.name in lasting:
             continue
         kind = Kind.KEY_EXPIRED if key.validity.has_ended(now) else Kind.KEY_EXPIRES
-        if key.agent_of is None and key.name != OPERATOR:
-            programs.setdefault(kind, []).append(key)
+        if key.name in host_of or key.name == OPERATOR:
+            yield _ending(here, kind, key, host_of.get(key.name), key.validity.not_after, now)
         else:
-            yield _ending(here, kind, key, key.validity.not_after, now)
+            programs.setdefault(kind, []).append(key)
     for kind, ending in programs.items():
         first = min(ending, key=lambda key: key.validity.not_after or 0)
         names = tuple(sorted(key.name for key in ending))
@@ -80,7 +62,7 @@ def ending_keys(here: str, keys: Iterable[ListedKey], now: float) -> Iterator[Tr
         )
 
 
-def _ending(here: str, kind: Kind, key: ListedKey, end: int, now: float) -> Trouble:
+def _ending(here: str, kind: Kind, key: Peer, agent_of: str | None, end: int, now: float) -> Trouble:
     """Return the trouble of a host's agent, or of the operator."""
     rotate = Remedy(key.host, to_rotate(key.name), "replaces it while everything is in use")
     if kind is Kind.KEY_EXPIRES:
@@ -112,7 +94,7 @@ def _ending(here: str, kind: Kind, key: ListedKey, end: int, now: float) -> Trou
         cause="it was not rotated before it expired",
         remedies=(rotate,) if key.name == SERVER else (*first, *another),
         evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
-        explains=_consequences(here, Outcome.KEY_EXPIRED, key.name, key.agent_of),
+        explains=_consequences(here, Outcome.KEY_EXPIRED, key.name, agent_of),
     )
 
 
@@ -163,32 +145,35 @@ def new_key(name: str, host: str) -> tuple[Remedy, ...]:
 
 
 def _another(name: str, host: str, roles: Iterable[str], join: str) -> tuple[Remedy, ...]:
-    given = " ".join(f"--role {role}" for role in roles)
+    given = " ".join(f"--role {role}" for role in sorted(roles))
     return (
         Remedy("mainpc", f"{CERTS_INIT} revoke {name}", "first"),
         Remedy("mainpc", f"{CERTS_INIT} invite {name} --host {host} {given}", f"then, on {host}: {join}"),
     )
 
 
-def retiring_keys(retiring: Iterable[Retiring], host_of: Mapping[str, str]) -> Iterator[Trouble]:
-    """Yield the keys that a newer one is going to revoke without their consent."""
-    for key in retiring:
+def retiring_keys(
+    contested: Iterable[tuple[str, Retirement]], name_of: Callable[[str], str], host_of: Mapping[str, str]
+) -> Iterator[Trouble]:
+    """Yield the keys that a newer one is going to revoke without their consent; `name_of` returns a key's owner."""
+    for older, retirement in contested:
+        name = name_of(older)
         yield Trouble(
             kind=Kind.KEY_RETIRES,
-            subject=key.name or key.older,
-            host=host_of.get(key.name),
-            what=f"the key of {key.name or 'an unknown owner'} will be revoked {iso_time(key.due)[:16]}Z, because a "
-            "newer key of the same name asked for it",
+            subject=name or older,
+            host=host_of.get(name),
+            what=f"the key of {name or 'an unknown owner'} will be revoked {iso_time(retirement.due)[:16]}Z, because "
+            "a newer key of the same name asked for it",
             cause="its owner rotates it and still uses the older key, or somebody has stolen it",
-            since=key.asked,
-            remedies=(Remedy("mainpc", f"{CERTS_INIT} revoke {key.newer}", "if its owner did not ask for it"),),
-            evidence=(("older", key.older), ("newer", key.newer)),
+            since=retirement.asked,
+            remedies=(Remedy("mainpc", f"{CERTS_INIT} revoke {retirement.newer}", "if its owner did not ask for it"),),
+            evidence=(("older", older), ("newer", retirement.newer)),
         )
 
 
-def pending_revocations(following: Iterable[Following], revision: str) -> Iterator[Trouble]:
-    """Yield one trouble for the live agents that have not applied the list of keys, though they had the time."""
-    late = [agent for agent in following if agent.revision != revision]
+def pending_revocations(following: Iterable[Following], revision: str | None) -> Iterator[Trouble]:
+    """Yield one trouble for the live agents that have not applied a list of keys, though they had the time; if any."""
+    late = [agent for agent in following if revision is not None and agent.revision != revision]
     if late:
         names = tuple(agent.name for agent in late)
         yield Trouble(
@@ -207,7 +192,7 @@ def pending_revocations(following: Iterable[Following], revision: str) -> Iterat
         )
 
 
-def _date(key: ListedKey) -> str:
+def _date(key: Peer) -> str:
     return f"{iso_time(float(key.validity.not_after or 0))[:16]}Z"
 
 

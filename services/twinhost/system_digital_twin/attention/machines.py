@@ -1,18 +1,15 @@
-"""Where the detectors of resources get what they judge: the samples, cards, leases, and forecasts of every host."""
+"""What the detectors of resources judge: the samples, cards, leases, and forecasts of every host."""
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Iterator
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.disk import reserve_of
 from twinhost.agent.host_metrics import MB, DiskFault
-from twinhost.agent.troubles import Detector, Trouble
-from twinhost.system_digital_twin.attention import resources
-from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.resources import STATE, HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.capacity.forecast import Card
-from twinhost.system_digital_twin.capacity.reservations import Reservations
-from twinhost.system_digital_twin.capacity.time_to_full import Forecasts
+from twinhost.system_digital_twin.capacity.reservations import LongWait, Reservations
+from twinhost.system_digital_twin.capacity.time_to_full import Filling, Forecasts
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import NO_RESPONSE, Registry
 
@@ -35,30 +32,16 @@ class Machines:
         self._reservations, self._forecasts = reservations, forecasts
         self._unmeasured_since: dict[str, float] = {}  # monotonic
 
-    def watch(self, attention: Attention) -> None:
-        """Have the list watch them."""
-        clock = self._foundation.clock
-        attention.watch("full_disks", _remembering(lambda before: resources.full_disks(self._volumes(), before)))
-        attention.watch("failing_disks", lambda: resources.failing_disks(self._disk_faults(), self._cannot_write()))
-        attention.watch("full_ram", _remembering(lambda before: resources.full_ram(self._memories(), before)))
-        attention.watch("cards", _remembering(lambda before: resources.worn_cards(self._cards(), before)))
-        attention.watch("filling", lambda: resources.filling(self._forecasts.filling()))
-        attention.watch("missing_metrics", lambda: resources.missing_metrics(self._unmeasured()))
-        attention.watch(
-            "waiting_leases",
-            lambda: resources.waiting_leases(self._reservations.long_waits(LONG_WAIT_S), clock.time()),
-        )
-
     def _machine(self, host: str) -> str:
         return self._metrics.machine_of(host) or host
 
-    def _cannot_write(self) -> set[str]:
+    def cannot_write(self) -> set[str]:
         return {self._metrics.own_host} if self._foundation.database.fault is not None else set()
 
-    def _volumes(self) -> Iterator[Volume]:
+    def volumes(self) -> Iterator[Volume]:
         """Yield this host's state as it is now, and the disks of all hosts as they were measured last."""
         own, settings = self._metrics.own_host, self._foundation.settings
-        seen, fails = self._foundation.disk.volume, bool(self._cannot_write())
+        seen, fails = self._foundation.disk.volume, bool(self.cannot_write())
         if seen.size:
             sizes = seen.free / MB, seen.size / MB
             volume = Volume(own, STATE, *sizes, self._machine(own), seen.reserve / MB, fails)
@@ -73,20 +56,20 @@ class Machines:
                     reserve_mb = reserve_of(disk.total_mb * MB, reserve_bytes) / MB if is_state else 0.0
                     yield Volume(host, disk.name, disk.free_mb, disk.total_mb, self._machine(host), reserve_mb)
 
-    def _disk_faults(self) -> Iterator[tuple[str, str, DiskFault]]:
+    def disk_faults(self) -> Iterator[tuple[str, str, DiskFault]]:
         for host in self._metrics.hosts():
             sample = self._metrics.current(host)
             for fault in sample.machine.disk_faults if sample is not None and sample.machine is not None else ():
                 yield host, self._machine(host), fault
 
-    def _memories(self) -> Iterator[Memory]:
+    def memories(self) -> Iterator[Memory]:
         for host in self._metrics.hosts():
             newest, samples = self._metrics.current(host), self._metrics.samples(host)[-_FOR_A_MINUTE:]
             if newest is not None and len(samples) == _FOR_A_MINUTE:
                 least_mb = min(sample.ram_used_mb for sample in samples)
                 yield Memory(host, least_mb, newest.ram_total_mb, self._machine(host))
 
-    def _cards(self) -> Iterator[HostCard]:
+    def cards(self) -> Iterator[HostCard]:
         hosts = self._reservations.hosts()
         for host in self._metrics.hosts():
             if (sample := self._metrics.current(host)) is None:
@@ -98,7 +81,7 @@ class Machines:
             for card in hosts.cards(host) if not sample.gpus else ():
                 yield HostCard(host, card, machine, None, hosts.reporters(host))
 
-    def _unmeasured(self) -> Iterator[Unmeasured]:
+    def unmeasured(self) -> Iterator[Unmeasured]:
         """Yield the hosts that have answered for a while, and of which no sample has come."""
         now, grace_s = self._foundation.clock.monotonic(), self._metrics.stale_after_s
         of_hosts = self._foundation.settings.config.agents.values()
@@ -110,15 +93,8 @@ class Machines:
             if now - since >= grace_s:
                 yield Unmeasured(host, self._metrics.last_received(host))
 
+    def filling(self) -> list[Filling]:
+        return self._forecasts.filling()
 
-def _remembering(detector: Callable[[Container[str]], Iterable[Trouble]]) -> Detector:
-    """Return a detector that is told what it found at the last look."""
-    before = frozenset[str]()
-
-    def find() -> list[Trouble]:
-        nonlocal before
-        found = list(detector(before))
-        before = frozenset(trouble.id for trouble in found)
-        return found
-
-    return find
+    def long_waits(self) -> list[LongWait]:
+        return self._reservations.long_waits(LONG_WAIT_S)

@@ -12,8 +12,8 @@ def clock(ahead: float, *, host: str = "pc2", within: float = 0.01, set_by: floa
     return SeenClock(host, report, **{"own_set_by_s": 0.0, **seen})  # type: ignore[arg-type]
 
 
-def found(*clocks: SeenClock, own_set_by_s: float = 0.0) -> list[Trouble]:
-    return [*differing_clocks("mainpc", clocks, own_set_by_s)]
+def found(*clocks: SeenClock, own_set_by_s: float = 0.0, refused: tuple[str, ...] = ()) -> list[Trouble]:
+    return [*differing_clocks("mainpc", clocks, own_set_by_s, lambda _: refused)]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_it_explains_the_silence_that_it_causes_alone() -> None:
     """Where a key is not valid by it."""
     (harmless,) = found(clock(60, silent=True))
     assert harmless.explains == ()
-    (trouble,) = found(clock(10**9, silent=True, refused=("SystemDigitalTwin",)))
+    (trouble,) = found(clock(10**9, silent=True), refused=("SystemDigitalTwin",))
     assert "host_silent:pc2" in trouble.explains
     assert trouble.level is Level.BROKEN
     assert "so pc2 refuses the keys of SystemDigitalTwin" in (trouble.cause or "")

@@ -5,25 +5,29 @@ from collections.abc import Iterable
 import pytest
 
 from twinhost.agent.troubles import Level, Trouble
+from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.keys import DAY_S, Validity
 from twinhost.system_digital_twin.attention.keys import (
     Following,
-    ListedKey,
-    Retiring,
     ending_keys,
     pending_revocations,
     retiring_keys,
     revoked_agents,
 )
+from twinhost.system_digital_twin.trust.retirements import Retirement
 
 NOW = 1_700_000_000.0
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 RUN = "docker compose run --rm certs-init"
 
 
-def key(name: str, left_days: float, *, host: str = "pc2", own: bool = False, role: str = "agent") -> ListedKey:
+def key(name: str, left_days: float, *, host: str = "pc2") -> Peer:
     validity = Validity(int(NOW - 400 * DAY_S), int(NOW + left_days * DAY_S))
-    return ListedKey(name, host, (role,), f"SHA256:{name}{left_days}", validity, host if own else None)
+    return Peer(name, host, frozenset({"agent"}), f"SHA256:{name}{left_days}", validity=validity)
+
+
+def ending(*keys: Peer) -> list[Trouble]:
+    return [*ending_keys("mainpc", keys, {SDT: "mainpc", UMRA: "pc2"}, NOW)]
 
 
 def only(troubles: Iterable[Trouble]) -> Trouble:
@@ -37,7 +41,7 @@ def commands(trouble: Trouble) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("left_days", "said"), [(13.9, "in 14 days"), (2.0, "in 2 days"), (0.2, "within a day")])
 def test_a_key_that_ends_soon_is_rotated_where_it_is(left_days: float, said: str) -> None:
-    trouble = only(ending_keys("mainpc", [key(UMRA, left_days, own=True)], NOW))
+    trouble = only(ending(key(UMRA, left_days)))
     assert (trouble.id, trouble.level) == (f"key_expires:{UMRA}", Level.ATTENTION)
     assert trouble.what == f"the key of {UMRA} on pc2 expires {said}"
     assert commands(trouble) == [("pc2", f"{RUN} rotate client {UMRA}")]
@@ -45,35 +49,33 @@ def test_a_key_that_ends_soon_is_rotated_where_it_is(left_days: float, said: str
 
 
 def test_a_key_that_has_ended_says_so_and_never_soon() -> None:
-    trouble = only(ending_keys("mainpc", [key(UMRA, -2, own=True)], NOW))
+    trouble = only(ending(key(UMRA, -2)))
     assert (trouble.id, trouble.level) == (f"key_expired:{UMRA}", Level.BROKEN)
     assert trouble.what == f"the key of {UMRA} on pc2 expired 2023-11-12T22:13Z and is refused"
     assert trouble.since == NOW - 2 * DAY_S
     assert trouble.explains == (f"refusals:key_expired/mainpc/{UMRA}", "host_silent:pc2")
     assert commands(trouble)[:2] == [("mainpc", f"{RUN} revoke {UMRA}"), ("mainpc", f"{RUN} replace {UMRA}")]
-    server = only(ending_keys("mainpc", [key(SDT, -2, host="mainpc", own=True)], NOW))
+    server = only(ending(key(SDT, -2, host="mainpc")))
     assert commands(server) == [("mainpc", f"{RUN} rotate server")]
 
 
 @pytest.mark.parametrize("other_days", [300, 15])
 def test_an_older_key_beside_a_lasting_one_is_no_trouble(other_days: float) -> None:
     """Of a rotation that is under way, or was left half done."""
-    assert [*ending_keys("mainpc", [key(UMRA, -2, own=True), key(UMRA, other_days, own=True)], NOW)] == []
-    assert [*ending_keys("mainpc", [key(UMRA, 15, own=True)], NOW)] == []
+    assert ending(key(UMRA, -2), key(UMRA, other_days)) == []
+    assert ending(key(UMRA, 15)) == []
 
 
 def test_the_keys_of_programs_are_one_trouble() -> None:
     """300 of them were made on one day; a program's key is not rotated, but replaced."""
-    trouble = only(
-        ending_keys("mainpc", [key(f"agent-{number}", 5 + number / 1_000, host="pc3") for number in range(300)], NOW)
-    )
+    trouble = only(ending(*(key(f"agent-{number}", 5 + number / 1_000, host="pc3") for number in range(300))))
     assert trouble.what.startswith("the keys of agent-0, agent-1, agent-10 and 297 more expire, the first one 2023-11-")
     assert (trouble.id, len(trouble.members)) == ("key_expires", 300)
     assert commands(trouble) == [
         ("mainpc", f"{RUN} revoke agent-0"),
         ("mainpc", f"{RUN} invite agent-0 --host pc3 --role agent"),
     ]
-    expired = only(ending_keys("mainpc", [key("agent-1", -5, host="pc3")], NOW))
+    expired = only(ending(key("agent-1", -5, host="pc3")))
     assert expired.what.startswith("the key of agent-1 expired 2023-11-09")
     assert (expired.level, expired.explains) == (Level.ATTENTION, ("refusals:key_expired/mainpc/agent-1",))
 
@@ -92,8 +94,8 @@ def test_an_agent_whose_last_key_is_revoked_is_broken() -> None:
 
 
 def test_a_key_that_a_newer_one_retires_is_named() -> None:
-    retiring = Retiring("agent-1", "SHA256:old", "SHA256:new", NOW, NOW + DAY_S)
-    trouble = only(retiring_keys([retiring], {}))
+    contested = [("SHA256:old", Retirement("SHA256:new", asked=NOW))]
+    trouble = only(retiring_keys(contested, lambda _: "agent-1", {}))
     assert trouble.what.startswith("the key of agent-1 will be revoked 2023-11-15T22:13Z, because a newer key")
     assert commands(trouble) == [("mainpc", f"{RUN} revoke SHA256:new")]
     assert (trouble.id, trouble.since) == ("key_retires:agent-1", NOW)
@@ -105,3 +107,4 @@ def test_who_has_not_applied_the_newest_list_is_named() -> None:
     assert trouble.what == "a and c have not applied the newest list of keys, and may accept a revoked key"
     assert (trouble.id, trouble.members) == ("revocation_pending", ("a", "c"))
     assert [*pending_revocations(agents[1:2], "r2")] == []
+    assert [*pending_revocations(agents, None)] == [], "not all had the time yet"
