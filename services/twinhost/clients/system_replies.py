@@ -246,7 +246,7 @@ class AuditPage(Reply, frozen=True):
 
 
 class ErrorGroup(Part, frozen=True):
-    """Errors of one shape: how many, when, how many are acknowledged, and the fields of the newest."""
+    """Errors of one shape: how many, when, how many are acknowledged; fields of the newest of the worst severity."""
 
     shape_id: str = NOT_SENT
     shape: str = NOT_SENT

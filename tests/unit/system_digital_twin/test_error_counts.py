@@ -177,6 +177,16 @@ def test_errors_of_one_shape_are_one_group(bench: EventBench, clock: Clock) -> N
     assert ([group["count"] for group in limited["groups"]], limited["shapes"], limited["total"]) == ([2], 2, 3)
 
 
+def test_a_group_shows_its_worst_severity(bench: EventBench) -> None:
+    """Not that of the newest, which hides a critical one."""
+    for severity in ("warning", "critical", "error", "info"):
+        bench.report(severity, severity=severity, message="no reply after 30 s")
+    (group,) = bench.ask("get_error_counts")["groups"]
+    assert (group["severity"], group["count"]) == ("critical", 4)
+    (found,) = bench.ask("get_error_counts", severity="info")["groups"]
+    assert found["severity"] == "info"
+
+
 def test_acknowledged_errors_are_counted_on_request_only(bench: EventBench) -> None:
     """By shape and by id, also after a restart; the error and the audit log record who acknowledged it, and when."""
     for number in range(3):

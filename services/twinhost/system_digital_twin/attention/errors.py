@@ -33,7 +33,7 @@ def reported_errors(severe: SevereErrors) -> Iterator[Trouble]:
         cause=_cut(worst["message"], _MESSAGE_CHARACTERS),
         since=severe.first,
         remedies=(
-            Remedy("mainpc", "./twinhost errors", "shows each shape with its newest error"),
+            Remedy("mainpc", "./twinhost errors", "shows each shape with its worst error"),
             Remedy("mainpc", f"./twinhost errors --shape {worst['shape_id']}", "lists the worst"),
             Remedy(
                 "mainpc",

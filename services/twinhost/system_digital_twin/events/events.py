@@ -69,7 +69,7 @@ class StoredError(StoredFields):
 
 
 class ErrorGroup(TypedDict):
-    """Errors of one shape: how many, when, how many are acknowledged, and the fields of the newest."""
+    """Errors of one shape: how many, when, how many are acknowledged; fields of the newest of the worst severity."""
 
     shape_id: str
     shape: str
@@ -97,7 +97,7 @@ class ErrorCounts(TypedDict):
 class SevereErrors(msgspec.Struct, frozen=True, kw_only=True):
     """Errors of severity `error` or `critical` that nobody has acknowledged; `first` in seconds since the epoch.
 
-    `shape_ids` are in the order of `groups`: the worst first, and each group shows its newest of the worst severity.
+    `shape_ids` are in the order of `groups`: the worst first.
     """
 
     count: int = 0
@@ -200,6 +200,11 @@ MOST_NAMES = 100  # of types, and of agents, in one reply
 _EXAMPLE_CHARACTERS = 1_000
 _ERRORS = (
     "FROM happenings INDEXED BY happenings_by_time WHERE topic = 'ERROR:' AND (expires_ms IS NULL OR expires_ms > ?)"
+)
+_WORST = (  # of a shape: the newest of its worst severity
+    "coalesce("
+    + ", ".join(f"max(seq) FILTER (WHERE severity = '{word}')" for word in ("critical", "error", "warning"))
+    + ", max(seq))"
 )
 _ENTRY = "seq, time_ms, written_by, record, shape_id, acknowledged_by, acknowledged_ms"
 _EXPIRY_EVERY_S = 10.0  # between deletions of expired ones; no reply has them in any case
@@ -425,7 +430,7 @@ class Events:
         rows = self._database.select(
             dict[str, Any],
             "SELECT shape_id, count(*) AS count, 0 AS acknowledged, min(time_ms) AS first_ms, max(time_ms) AS last_ms, "
-            "coalesce(max(seq) FILTER (WHERE severity = 'critical'), max(seq)) AS newest, "
+            f"{_WORST} AS newest, "
             "sum(count(*)) OVER () AS total, min(min(time_ms)) OVER () AS since_ms "
             f"{_ERRORS} AND severity IN ('error', 'critical') AND acknowledged_ms IS NULL AND time_ms >= ? "
             "GROUP BY shape_id ORDER BY max(severity = 'critical') DESC, count(*) DESC, max(seq) DESC LIMIT ?",
@@ -456,7 +461,7 @@ class Events:
         groups = self._database.select(
             dict[str, Any],
             "SELECT shape_id, count(*) AS count, count(acknowledged_ms) AS acknowledged, min(time_ms) AS first_ms, "
-            "max(time_ms) AS last_ms, max(seq) AS newest, count(*) OVER () AS shapes "
+            f"max(time_ms) AS last_ms, {_WORST} AS newest, count(*) OVER () AS shapes "
             f"{_ERRORS}{where} GROUP BY shape_id ORDER BY max(seq) DESC LIMIT ?",
             (*bound, limit),
         )
