@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 REGISTRY_AGENT = "SystemDigitalTwin"  # where the other agents register
 MEMORY_AGENT = "UnifiedMemoryReasoningAgent"
 NO_RESPONSE = "NO_RESPONSE"  # in the registry, the status of an agent that is silent
+OK_STATUSES = frozenset({"HEALTHY", "ok"})  # of one that is well
 _TYPED = (REGISTRY_AGENT, MEMORY_AGENT)  # the agents with a class of their own in twinhost.clients
 _LOOK_S = 0.1  # at most so often a folder is looked at for changed keys; a wrong pin is given up after 0.3 s or more
 

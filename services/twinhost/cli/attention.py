@@ -81,12 +81,11 @@ def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str)
     items = list(listed["items"]) if listed else []
     known = {name for item in items for name in _ids(item)}
     at = parse_time(now).timestamp()
-    roots = by_cause(trouble for trouble in found if trouble.id not in known)
-    for trouble, explained in sorted(roots, key=lambda root: root[0].kind is not Kind.HOST_SILENT):
+    for trouble, explained in by_cause(trouble for trouble in found if trouble.id not in known):
         cause = next((item for item in items if _silences(item, trouble)), None)
         if cause is None:
             items.append(item_of(trouble, trouble.since or at, [(other, other.since or at) for other in explained]))
-        elif trouble.kind is not Kind.HOST_SILENT:
+        else:
             added = item_of(trouble, at, [(other, at) for other in (trouble, *explained)])["explains"]
             items[items.index(cause)] = {**cause, "explains": [*cause["explains"], *added]}
     return list_of(items, listed["as_of"] if listed else now)
@@ -147,7 +146,7 @@ def _ids(item: AttentionItem) -> list[str]:
 
 def _silences(item: AttentionItem, trouble: Trouble) -> bool:
     """Return whether an item says that a host is silent, which this trouble of the host says in another way."""
-    if trouble.kind not in (Kind.UNREACHABLE, Kind.HOST_SILENT) and trouble.subject != f"{trouble.host}/{LINK_CHECK}":
+    if trouble.kind is not Kind.UNREACHABLE and trouble.subject != f"{trouble.host}/{LINK_CHECK}":
         return False
     silent = {f"{kind}:{trouble.host}" for kind in (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.MAINPC_SILENT)}
     if trouble.subject == REGISTRY_AGENT:

@@ -11,30 +11,29 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.troubles import AttentionList, Kind, Level, Remedy, Trouble
+from twinhost.agent.conditions import Condition, troubles_of
+from twinhost.agent.troubles import AttentionList, Kind, Level, Trouble
 from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
 from twinhost.cli.attention import with_found
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
-from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, parse_moment, read, seconds_between
+from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
-from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, hosts_own, load_settings
+from twinhost.deployment import MEMORY_AGENT, NO_RESPONSE, OK_STATUSES, REGISTRY_AGENT, Settings, load_settings
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotGranted, TwinhostError, UnknownAction
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
-from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_hosts, unhealthy_agents
+from twinhost.system_digital_twin.attention.links import open_links
 
 agents = typer.Typer()
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds
 _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
 _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
-HEALTHY_STATUSES = frozenset({"HEALTHY", "ok"})  # as get_ok_agents counts them
 MENTIONED, NEARLY_USED = 0.5, 0.8  # parts of a budget
-_HINDERS = frozenset({Kind.UNREACHABLE, Kind.WRONG_AGENT, Kind.CHECK_FAILED})
 _OLDER = Failure("unknown_action", "it is of an older version, which keeps no list; update it")
 _MOST_ROWS = 20  # of registered agents, each with a row of its own
 
@@ -93,40 +92,27 @@ class Survey:
         return self.list_from.listed if self.list_from else None
 
     def found(self) -> list[Trouble]:
-        """Return what is seen from here, and what agents say of themselves."""
-        troubles = [trouble for report in self.reports for trouble in _of_report(report, self.settings.config.hosts)]
+        """Return what the list can't know: who can't be asked from here, and what agents have not told mainpc yet."""
+        troubles: list[Trouble] = []
+        for report in self.reports:
+            troubles += _away(report, self.settings.config.hosts)
+            if report is not self.registry or report.listed is None:  # else its list has them
+                said = [*_failed(report), *(_warned(report) if self.listed is None else ())]
+                troubles += troubles_of(report.agent.host.name, said)
         if opened := [report.agent.host.name for report in self.reports if report.health and not report.health.secure]:
-            troubles.append(_open_link(list(dict.fromkeys(opened))))
-        hosts = ("", *self.settings.config.hosts)
-        troubles += [each for each in self.registrations() if each.subject in hosts]
-        if self.listed is None:
-            troubles += [warning for report in self.reports for warning in _warnings(report)]
-            troubles += [_unlisted(self.registry)] if self.registry.unlisted else []
+            first, *others = dict.fromkeys(opened)
+            troubles += open_links(first, secure=False, others=others, mismatched=())
+        if self.listed is None and self.registry.unlisted:
+            troubles.append(_unlisted(self.registry.agent, self.registry.unlisted))
         return troubles
-
-    def registrations(self) -> list[Trouble]:
-        """Return which of the asked agents are not registered, silent, or unhealthy, as the registry has it now.
-
-        The list says it too, a second later, but not of which agent.
-        """
-        if self.registry.registered is None:
-            return []
-        own = hosts_own(self.settings.config)
-        seen = [
-            _seen(report.agent, _registration_of(report.agent, self.registry), own.get(report.agent.name))
-            for report in self.reports
-            if report is not self.registry
-        ]
-        return [*silent_hosts(seen), *unhealthy_agents(seen, HEALTHY_STATUSES)]
 
     def judged(self) -> AttentionList:
         """Return all that is wrong."""
         return with_found(self.listed, self.found(), self.now)
 
-    def hindrances(self) -> list[Trouble]:
+    def hindrances(self) -> list[str]:
         """Return what `--wait` waits for the end of: agents that don't answer, are unhealthy, or are not registered."""
-        seen = (trouble for report in self.reports for trouble in _of_report(report, self.settings.config.hosts))
-        return [*(trouble for trouble in seen if trouble.kind in _HINDERS), *self.registrations()]
+        return [sentence for report in self.reports for sentence in _hindrances(report, self.registry)]
 
 
 def status(
@@ -144,12 +130,11 @@ def status(
     """
     shown = ""
 
-    def show_progress(hindrances: Sequence[Trouble]) -> None:
+    def show_progress(hindrances: Sequence[str]) -> None:
         nonlocal shown
-        sentence = _with_cause(hindrances[0].what, hindrances[0].cause)
-        if not as_json and sentence != shown:
-            output.say("waiting:", output.FAINT, sentence)
-        shown = sentence
+        if not as_json and hindrances[0] != shown:
+            output.say("waiting:", output.FAINT, hindrances[0])
+        shown = hindrances[0]
 
     settings = load_settings()
     awaited = [find_agent(settings.config, name) for name in wait_for or ()]
@@ -200,7 +185,7 @@ def unregister(
 def survey_until_healthy(
     settings: Settings,
     wait_s: float,
-    on_retry: Callable[[Sequence[Trouble]], None],
+    on_retry: Callable[[Sequence[str]], None],
     awaited: Collection[Agent] = (),
 ) -> Survey:
     """Ask every agent until all work or the time has passed, and return the last round.
@@ -319,9 +304,9 @@ def _ask(
     return AgentReport(agent, health, document, peers, registered, hosts, failure, listed, unlisted)
 
 
-def _of_report(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]:
-    """Yield what was seen of an agent, and which of its checks fail; `hosts` are all."""
-    agent, health, host = report.agent, report.health, report.agent.host.name
+def _away(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]:
+    """Yield why an agent did not answer, if it did not; `hosts` are all."""
+    agent, host = report.agent, report.agent.host.name
     if report.failure is not None:
         yield Trouble(
             kind=Kind.UNREACHABLE,
@@ -335,78 +320,58 @@ def _of_report(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]
             if agent.name == REGISTRY_AGENT
             else (),
         )
-    if health is None:
-        return
-    if health.agent != agent.name:
+    if report.health is not None and report.health.agent != agent.name:
         yield Trouble(
             kind=Kind.WRONG_AGENT,
             subject=agent.name,
             host=host,
-            what=f"{agent.endpoint} is {health.agent}, not {agent.name}",
+            what=f"{agent.endpoint} is {report.health.agent}, not {agent.name}",
             level=Level.BROKEN,
             cause="network_config.yaml has another agent's address; correct it",
         )
+
+
+def _failed(report: AgentReport) -> Iterator[Condition]:
+    """Yield the checks of an agent that fail, if it is the one that answers at its address."""
+    health = report.health
+    if health is None or health.agent != report.agent.name:
         return
-    fails = [(check, result.detail) for check, result in health.checks.items() if not result.ok]
+    fails = {name: check.detail for name, check in health.checks.items() if not check.ok}
     if health.status != "ok" and not fails:
-        fails = [("status", f"its status is {health.status}, and no check says why")]
-    for check, detail in fails:
-        yield Trouble(
-            kind=Kind.CHECK_FAILED,
-            subject=f"{host}/{check}",
-            host=host,
-            what=f"{host}: {detail}",
-            level=Level.BROKEN if health.status == "error" else Level.ATTENTION,
-            remedies=(Remedy(host, f"docker compose logs {host}", "shows since when"),),
-            evidence=(("check", check),),
-        )
+        fails = {"status": f"its status is {health.status}, and no check says why"}
+    for name, detail in fails.items():
+        yield Condition(name=name, what=detail, level="error" if health.status == "error" else "degraded")
 
 
-def _warnings(report: AgentReport) -> Iterator[Trouble]:
+def _warned(report: AgentReport) -> Iterator[Condition]:
     """Yield what an agent warns of, except of the open link, which is a trouble of its own."""
-    host = report.agent.host.name
-    for sentence in report.health.warnings or () if report.health else ():
-        if sentence != OPEN_LINK_WARNING:
-            subject = f"{host}/{sentence[:80]}"
-            yield Trouble(kind=Kind.WARNING, subject=subject, host=host, what=f"{host}: {sentence}")
+    warnings = report.health.warnings or () if report.health else ()
+    return (Condition(name=text[:80], what=text) for text in warnings if text != OPEN_LINK_WARNING)
 
 
-def _open_link(hosts: Sequence[str]) -> Trouble:
-    """Return the trouble of hosts with SECURE_ZMQ=0; one, since hosts talk to each other only if all have it."""
-    named = " and ".join(hosts)
-    return Trouble(
-        kind=Kind.LINK_OPEN,
-        subject=hosts[0],
-        host=hosts[0],
-        what=f"the link is open on {named}: nobody is authenticated and nothing is encrypted",
-        cause="SECURE_ZMQ=0",
-        remedies=tuple(
-            Remedy(host, f"docker compose up -d {host}", "after you set SECURE_ZMQ=1 in .env there") for host in hosts
-        ),
-    )
+def _hindrances(report: AgentReport, registry: AgentReport) -> Iterator[str]:
+    """Yield why an agent does not work, or is not registered as one that does."""
+    seen = [*_away(report, ()), *troubles_of(report.agent.host.name, _failed(report))]
+    yield from (_with_cause(trouble.what, trouble.cause) for trouble in seen)
+    if registry.registered is None or report is registry:
+        return
+    registration = _registration_of(report.agent, registry)
+    if registration is None:
+        yield f"{report.agent.name} is not registered"
+    elif registration.status == NO_RESPONSE:
+        if _answers_health(registration) or _sends_heartbeats(registration):
+            yield f"{report.agent.name} sends no heartbeats"
+    elif registration.status not in OK_STATUSES:
+        yield f"{report.agent.name} is registered as {registration.status}"
 
 
-def _unlisted(report: AgentReport) -> Trouble:
+def _unlisted(agent: Agent, why: Failure) -> Trouble:
     return Trouble(
         kind=Kind.WARNING,
-        subject=f"{report.agent.host.name}/attention",
-        host=report.agent.host.name,
-        what=f"what {report.agent.name} finds is not shown",
-        cause=report.unlisted.sentence if report.unlisted else None,
-    )
-
-
-def _seen(agent: Agent, registration: AgentInfo | None, host: str | None) -> SeenAgent:
-    """Return an agent as the registry has it; one that is not a host's own stands for itself."""
-    seen_at = parse_moment(registration.last_seen or "") if registration else None
-    return SeenAgent(
-        name=agent.name,
-        status=registration.status if registration else "unknown",
-        last_seen=seen_at.timestamp() if seen_at else None,
-        location=agent.host.name,
-        host=host or agent.name,
-        sends_heartbeats=registration is None or _sends_heartbeats(registration),
-        has_port=registration is None or _answers_health(registration),
+        subject=f"{agent.host.name}/attention",
+        host=agent.host.name,
+        what=f"what {agent.name} finds is not shown",
+        cause=why.sentence,
     )
 
 
@@ -563,7 +528,7 @@ def _endpoint(agent: AgentInfo) -> str:
 def _registration_cells(name: output.Cell, agents: Sequence[AgentInfo], now: str) -> list[output.Cell]:
     """Return the cells of agents with one place and status; the age is that of who was seen first."""
     first = min(agents, key=lambda agent: agent.last_seen or "")
-    style = output.GOOD if first.status in HEALTHY_STATUSES else output.BAD
+    style = output.GOOD if first.status in OK_STATUSES else output.BAD
     return [name, first.location, output.styled(first.status, style), age(first.last_seen, now)]
 
 

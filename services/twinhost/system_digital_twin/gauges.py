@@ -6,10 +6,11 @@ from typing import get_args
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
+from twinhost.deployment import NO_RESPONSE
 from twinhost.network_config import NetworkConfig
 from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.capacity.forecast import Resource
-from twinhost.system_digital_twin.registry.registry import NO_RESPONSE, Registry
+from twinhost.system_digital_twin.registry.registry import Registry
 
 AGENT_STATES = ("ok", "unhealthy", "silent", "stopped", "unknown")
 

@@ -174,13 +174,12 @@ def test_a_trouble_steers_no_terminal(hosts: TwoHosts) -> None:
 
 
 def test_what_the_list_has_is_not_said_twice() -> None:
-    """Of a stopped pc2: that it does not answer from here either is its consequence, and its silence no item."""
+    """Of a stopped pc2: that it does not answer from here either is its consequence."""
     stopped = Trouble(kind=Kind.HOST_STOPPED, subject="pc2", host="pc2", what="pc2 has stopped", level=Level.BROKEN)
-    silent = msgspec.structs.replace(stopped, kind=Kind.HOST_SILENT, what="pc2 does not respond")
     away = msgspec.structs.replace(stopped, kind=Kind.UNREACHABLE, subject=UMRA, what="can't be asked")
     linkless = Trouble(kind=Kind.CHECK_FAILED, subject="pc2/mainpc_link", host="pc2", what="no link")
     listed = with_found(None, [stopped], iso_time(NOW))
-    (item,) = with_found(listed, [away, silent, linkless, stopped], iso_time(NOW))["items"]
+    (item,) = with_found(listed, [away, linkless, stopped], iso_time(NOW))["items"]
     assert [other["what"] for other in item["explains"]] == ["can't be asked", "no link"]
     assert [other["items"] for other in (listed,)] == [[{**item, "explains": []}]]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.conditions import Condition
-from twinhost.deployment import hosts_own
+from twinhost.deployment import NO_RESPONSE, hosts_own
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
 from twinhost.system_digital_twin.attention.clocks import SeenClock
@@ -12,7 +12,7 @@ from twinhost.system_digital_twin.attention.keys import Following
 from twinhost.system_digital_twin.attention.links import Addresses, OtherKind
 from twinhost.system_digital_twin.attention.reports import Reports
 from twinhost.system_digital_twin.attention.silence import SeenAgent
-from twinhost.system_digital_twin.registry.registry import NO_RESPONSE, Registry
+from twinhost.system_digital_twin.registry.registry import Registry
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 NOT_REGISTERED = "unknown"

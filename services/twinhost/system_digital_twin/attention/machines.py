@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.disk import reserve_of
 from twinhost.agent.host_metrics import MB, DiskFault
+from twinhost.deployment import NO_RESPONSE
 from twinhost.system_digital_twin.attention.resources import STATE, HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.capacity.forecast import Card
 from twinhost.system_digital_twin.capacity.reservations import LongWait, Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import Filling, Forecasts
 from twinhost.system_digital_twin.metrics.metrics import Metrics
-from twinhost.system_digital_twin.registry.registry import NO_RESPONSE, Registry
+from twinhost.system_digital_twin.registry.registry import Registry
 
 LONG_WAIT_S = 60.0  # for a lease
 _FOR_A_MINUTE = 12  # samples, at the default interval

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
-from twinhost.deployment import NO_RESPONSE
+from twinhost.deployment import NO_RESPONSE, OK_STATUSES
 
 _NAMED = 3  # agents in a sentence
 
@@ -90,9 +90,10 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
         )
 
 
-def unhealthy_agents(agents: Iterable[SeenAgent], ok: frozenset[str]) -> Iterator[Trouble]:
-    """Yield a trouble for the agents that report a status which is not one of those that are `ok`."""
-    unwell = [agent for agent in agents if agent.status not in ok | {NO_RESPONSE} and agent.last_seen is not None]
+def unhealthy_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
+    """Yield a trouble for the agents that report that they are not well."""
+    well = OK_STATUSES | {NO_RESPONSE}
+    unwell = [agent for agent in agents if agent.status not in well and agent.last_seen is not None]
     if unwell:
         names = tuple(f"{agent.name} ({agent.status})" for agent in unwell)
         yield Trouble(

@@ -20,7 +20,6 @@ from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.hosts import Hosts
 from twinhost.system_digital_twin.attention.machines import Machines
 from twinhost.system_digital_twin.events.events import Events
-from twinhost.system_digital_twin.registry.registry import OK_STATUSES
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
@@ -48,7 +47,7 @@ def watch_all(
     of_hosts: dict[str, Detector] = {
         "silent_hosts": lambda: silence.silent_hosts(hosts.agents()),
         "silent_agents": lambda: silence.silent_agents(hosts.agents()),
-        "unhealthy_agents": lambda: silence.unhealthy_agents(hosts.agents(), OK_STATUSES),
+        "unhealthy_agents": lambda: silence.unhealthy_agents(hosts.agents()),
         "conditions": lambda: troubles_of(here, health.conditions(), OWN_KINDS),
         "conditions_of_hosts": lambda: (one for said in hosts.conditions() for one in troubles_of(*said)),
         "clocks": lambda: clocks.differing_clocks(

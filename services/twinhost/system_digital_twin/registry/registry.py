@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 import msgspec
 
-from twinhost.deployment import NO_RESPONSE as NO_RESPONSE  # noqa: PLC0414 - exported
+from twinhost.deployment import NO_RESPONSE, OK_STATUSES
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import LimitReached, NotFound, StoreUnavailable
 from twinhost.store.database import Database
@@ -22,7 +22,6 @@ MAX_REGISTRATIONS = 10_000
 HEALTHY = "HEALTHY"
 _AT_ONCE_S = 0.1  # both times of a registration are taken within a millisecond
 AGENT_TOPIC = b"AGENT:"  # of AgentEvent
-OK_STATUSES = frozenset({"HEALTHY", "ok"})
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import pytest
 
 from twinhost.agent.host_metrics import DiskFault, GpuProcess, GpuSample
 from twinhost.agent.troubles import Kind, Level, Trouble, by_cause
+from twinhost.deployment import NO_RESPONSE
 from twinhost.system_digital_twin.attention import resources
 from twinhost.system_digital_twin.attention.resources import HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_hosts
@@ -20,7 +21,6 @@ from twinhost.system_digital_twin.capacity.time_to_full import (
     GrowingResource,
     ResourceForecast,
 )
-from twinhost.system_digital_twin.registry.registry import NO_RESPONSE
 
 GB = 1_024.0
 SILENT_PC2 = next(silent_hosts([SeenAgent("umra", NO_RESPONSE, 1.0, "pc2", "pc2")]))

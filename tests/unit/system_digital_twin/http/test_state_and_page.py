@@ -10,12 +10,13 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.host_metrics import ContainerSample
 from twinhost.agent.troubles import AttentionItem, RemedyDocument
+from twinhost.deployment import NO_RESPONSE
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.events.actions import ErrorReport
 from twinhost.system_digital_twin.events.events import ErrorGroup, StoredError
 from twinhost.system_digital_twin.http.page import STATIC
 from twinhost.system_digital_twin.http.state import MAX_DEPENDENCIES, WaitingRow
-from twinhost.system_digital_twin.registry.registry import HEALTHY, NO_RESPONSE
+from twinhost.system_digital_twin.registry.registry import HEALTHY
 
 # A script's name for a thing, and where that thing is in the document.
 READ = {
