@@ -4,8 +4,8 @@ They are counted where they are refused, with dictionary look-ups, and written e
 a flood comes from, MOST_KEPT are kept apart: where there are more, those that were refused least are counted together
 from then on.
 
-Once a peer is accepted, what was refused at the same address because of its old key, or of a lack of CURVE, is settled.
-It still counts in `by_cause`.
+Once a peer is accepted, what was refused at the same address because of its old key, or of a lack of CURVE, is settled
+and forgotten.
 """
 
 import threading
@@ -56,7 +56,6 @@ class _Row(msgspec.Struct):
     first: float
     last: float
     hours: dict[int, int]  # since the epoch: the counts
-    settled: dict[int, int] = msgspec.field(default_factory=dict)  # likewise
     fingerprint: str = ""
 
 
@@ -89,8 +88,6 @@ class Refusals:
             if key not in self._rows and len(self._rows) >= MOST_KEPT:
                 self._merge_the_least(now)
             row = self._rows.setdefault(key, _Row(now, now, {}))
-            if not row.hours:
-                row.first = now
             _add(row, {int(now // _HOUR_S): 1}, now, now)
             row.fingerprint = fingerprint
             self._unsaved.add(key)
@@ -115,16 +112,6 @@ class Refusals:
             ]
         return sorted(found, key=lambda refused: -refused.count)
 
-    def by_cause(self) -> dict[str, int]:
-        """Return how many were refused in the last day, by cause."""
-        now = self._clock.time()
-        counts: dict[str, int] = {}
-        with self._lock:
-            for (cause, _, _), row in self._rows.items():
-                if count := _counted(row.hours, now) + _counted(row.settled, now):
-                    counts[cause.value] = counts.get(cause.value, 0) + count
-        return counts
-
     def on_tick(self) -> None:
         """Write what has changed, and forget what is a day old, every few seconds.
 
@@ -140,7 +127,7 @@ class Refusals:
         """Write what has changed."""
         now = self._clock.time()
         with self._lock:
-            old = [key for key, row in self._rows.items() if not _counted(row.hours, now) + _counted(row.settled, now)]
+            old = [key for key, row in self._rows.items() if not _counted(row.hours, now)]
             for key in old:
                 del self._rows[key]
                 self._unsaved.add(key)
@@ -168,9 +155,7 @@ class Refusals:
             for key in [(cause, address, peer) for cause in _OLD_KEY] + [
                 (cause, address, "") for cause in _WITHOUT_CURVE
             ]:
-                if (row := self._rows.get(key)) is not None and row.hours:
-                    _put_together(row.settled, row.hours)
-                    row.hours = {}
+                if self._rows.pop(key, None) is not None:
                     self._unsaved.add(key)
                     self.changes += 1
 
@@ -180,9 +165,7 @@ class Refusals:
         for _, _, least in sorted(named)[:_MERGED]:
             row = self._rows.pop(least)
             others = least[0], OTHERS, ""
-            together = self._rows.setdefault(others, _Row(row.first, row.last, {}))
-            _add(together, row.hours, row.first, row.last)
-            _put_together(together.settled, row.settled)
+            _add(self._rows.setdefault(others, _Row(row.first, row.last, {})), row.hours, row.first, row.last)
             self._unsaved |= {least, others}
 
 
@@ -193,12 +176,8 @@ def _counted(hours: Mapping[int, int], now: float) -> int:
 
 def _add(row: _Row, hours: Mapping[int, int], first: float, last: float) -> None:
     row.first, row.last = min(row.first, first), max(row.last, last)
-    _put_together(row.hours, hours)
-
-
-def _put_together(into: dict[int, int], hours: Mapping[int, int]) -> None:
     for hour, count in hours.items():
-        into[hour] = into.get(hour, 0) + count
-    newest = max(into, default=0)
-    for hour in [hour for hour in into if hour <= newest - _HOURS]:
-        del into[hour]
+        row.hours[hour] = row.hours.get(hour, 0) + count
+    newest = max(row.hours, default=0)
+    for hour in [hour for hour in row.hours if hour <= newest - _HOURS]:
+        del row.hours[hour]

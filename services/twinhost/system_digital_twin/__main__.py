@@ -152,9 +152,7 @@ def assemble(foundation: Foundation) -> Assembly:
     watched = Hosts(foundation, registry, said, security)
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
     watch_all(attention, foundation, watched, machines, events, security)
-    state = StateBoard(
-        foundation, registry, metrics, leases, events, forecasts, reservations, attention, security.refusals, said
-    )
+    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention, said)
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,

@@ -10,7 +10,6 @@ import msgspec
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import used_documents
 from twinhost.agent.host_metrics import GpuSample, HostSample, MachineSample
-from twinhost.agent.refusals import Refusals
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.peers import Outcome
@@ -95,7 +94,6 @@ class StateBoard:
         forecasts: Forecasts,
         reservations: Reservations,
         attention: Attention,
-        refusals: Refusals,
         said: Reports,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
@@ -111,7 +109,6 @@ class StateBoard:
         self._forecasts = forecasts
         self._reservations = reservations
         self._attention = attention
-        self._refusals = refusals
         self._said = said
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self.draw()  # an empty document would look like a system without problems
@@ -157,7 +154,6 @@ class StateBoard:
             "agents": self._agents(records),
             "sessions": self._sessions(state) if state else [],
             "refused": _refused(handshakes),
-            "refused_24h": self._refusals.by_cause(),
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),

@@ -26,7 +26,6 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddress
 from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.http import state as state_module
@@ -297,25 +296,6 @@ def test_after_a_day_an_error_calls_for_attention_no_more(twin: Twin, clock: Clo
     assert state["counts"]["severe_errors_24h"] == 1
 
 
-def test_refusals_are_recent_for_a_day(twin: Twin, clock: Clock) -> None:
-    """`refused` counts since the start, `refused_24h` those of the last day."""
-
-    def state() -> Any:
-        twin.telemetry.gather(dataclasses.replace(NO_STATE, handshakes=twin.handshakes.counts()))
-        return twin.state()
-
-    for _ in range(3):
-        twin.handshakes.refused(Outcome.NOT_ZMTP, address="192.0.2.1")
-    first = state()
-    assert (first["refused"], first["refused_24h"]) == ({"not_zmtp": 3}, {"not_zmtp": 3})
-    clock.let_pass(RECENT_S + 1)
-    twin.handshakes.refused(Outcome.NOT_ZMTP, address="192.0.2.1")
-    twin.handshakes.refused(Outcome.KEY_REVOKED, address="192.0.2.1", fingerprint="SHA256:x")
-    last = state()
-    assert last["refused"] == {"not_zmtp": 4, "key_revoked": 1}
-    assert last["refused_24h"] == {"not_zmtp": 1, "key_revoked": 1}
-
-
 def test_an_agent_that_is_silent_for_a_day_is_gone(twin: Twin, clock: Clock) -> None:
     """One that no host of the configuration is for; it comes back with its next heartbeat."""
     for name in (UMRA.name, "visitor"):
@@ -552,7 +532,6 @@ def test_sessions_refusals_and_figures_of_two_real_hosts(tmp_path: Path) -> None
         with hosts.client(SDT) as client:
             client.call("ping")
             shown, peers = wait_until(settled, PATIENCE_S, "two refusals are counted, and hosts and link are measured")
-        assert shown["refused_24h"] == shown["refused"]
         assert shown["refused"]["key_not_authorized"] >= 1
         by_name = {session["name"]: session for session in shown["sessions"]}
         assert by_name.keys() == {peer["name"] for peer in peers["peers"]}
