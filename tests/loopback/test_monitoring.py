@@ -21,7 +21,7 @@ from tests.loopback.test_audit_witness import archive
 from tests.loopback.test_told_records import attack, change_a_line
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.host_gauges import HostCollector
+from twinhost.agent.host_gauges import sample_metrics
 from twinhost.agent.host_metrics import ContainerSample, DiskSample, GpuSample, HostSample, MachineSample, Traffic
 
 pytestmark = pytest.mark.thorough
@@ -233,7 +233,7 @@ def host_metrics() -> set[str]:
         ),
         container=ContainerSample(),
     )
-    return {sample.name for family in HostCollector(lambda: whole).collect() for sample in family.samples}
+    return {sample.name for family in sample_metrics(whole) for sample in family.samples}
 
 
 def test_rules_and_dashboard_ask_for_metrics_that_exist(staged: Staged) -> None:

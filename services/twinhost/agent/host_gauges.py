@@ -1,9 +1,8 @@
 """A host's newest sample in Prometheus' exposition format: its machine, its GPUs, and the agent's container."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from twinhost.agent.host_metrics import MB, ContainerSample, HostSample, MachineSample, Traffic
 
@@ -14,25 +13,19 @@ _NETWORK = {
 }
 
 
-class HostCollector(Collector):
-    """Exports the sample that `current` returns, or nothing if it returns None; omits values that were not measured."""
-
-    def __init__(self, current: Callable[[], HostSample | None]) -> None:
-        self._current = current
-
-    def collect(self) -> Iterator[Metric]:
-        sample = self._current()
-        if sample is None:
-            return
-        machine = "twinhost_machine"
-        yield from _gauge(f"{machine}_cpu_ratio", "Share of all CPUs of the machine in use.", sample.cpu_percent, 0.01)
-        yield from _gauge(f"{machine}_memory_used_bytes", "MemTotal minus MemAvailable.", sample.ram_used_mb, MB)
-        yield from _gauge(f"{machine}_memory_total_bytes", "Memory of the machine.", sample.ram_total_mb, MB)
-        if sample.machine is not None:
-            yield from _machine(machine, sample.machine)
-        yield from _gpus(sample)
-        if sample.container is not None:
-            yield from _container("twinhost_container", sample.container)
+def sample_metrics(sample: HostSample | None) -> Iterator[Metric]:
+    """Yield the values of a sample, but for those that were not measured; nothing without one."""
+    if sample is None:
+        return
+    machine = "twinhost_machine"
+    yield from _gauge(f"{machine}_cpu_ratio", "Share of all CPUs of the machine in use.", sample.cpu_percent, 0.01)
+    yield from _gauge(f"{machine}_memory_used_bytes", "MemTotal minus MemAvailable.", sample.ram_used_mb, MB)
+    yield from _gauge(f"{machine}_memory_total_bytes", "Memory of the machine.", sample.ram_total_mb, MB)
+    if sample.machine is not None:
+        yield from _machine(machine, sample.machine)
+    yield from _gpus(sample)
+    if sample.container is not None:
+        yield from _container("twinhost_container", sample.container)
 
 
 def _machine(prefix: str, machine: MachineSample) -> Iterator[Metric]:

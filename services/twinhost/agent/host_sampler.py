@@ -10,7 +10,7 @@ import psutil
 import structlog
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.host_gauges import HostCollector
+from twinhost.agent.host_gauges import sample_metrics
 from twinhost.agent.host_metrics import MB, Cgroup, ContainerSample, GpuSample, HostSample, MachineSample, Traffic
 from twinhost.agent.machine import ByteCounts, Machine
 from twinhost.moments import SYSTEM_CLOCK, Clock
@@ -170,7 +170,7 @@ class SamplerThread(Worker):
         sampler = HostSampler(machine=Machine(settings.disks), clock=foundation.clock)
         thread = cls(settings.config.limits.metrics_interval_s, take, sampler)
         foundation.health.add("metrics", lambda: thread.fault, essential=False)
-        foundation.telemetry.register(HostCollector(thread.current))
+        foundation.telemetry.register(lambda: sample_metrics(thread.current()))
         return thread
 
     def current(self) -> HostSample | None:

@@ -99,18 +99,23 @@ class Readers:
             self._waiting -= 1
 
 
-class Gathered(Collector):
+class Gathered:
     """Metrics that the server's thread gathers, and readers get as a whole; none before the first time."""
 
     def __init__(self) -> None:
-        self._latest: Sequence[Metric] = ()
+        self.latest: Sequence[Metric] = ()
 
     def gather(self, metrics: Iterable[Metric]) -> None:
         """Replace the metrics; on the server's thread."""
-        self._latest = tuple(metrics)
+        self.latest = tuple(metrics)
 
-    def collect(self) -> Sequence[Metric]:
-        return self._latest
+
+class _Function(Collector):
+    def __init__(self, metrics: Callable[[], Iterable[Metric]]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics()
 
 
 class Telemetry:
@@ -126,14 +131,14 @@ class Telemetry:
         self._registry.register(self._state)
         self.readers = Readers(clock)
 
-    def register(self, collector: Collector) -> None:
-        """Show further metrics, which the collector returns on any thread."""
-        self._registry.register(collector)
+    def register(self, metrics: Callable[[], Iterable[Metric]]) -> None:
+        """Show further metrics, which the function returns on any thread."""
+        self._registry.register(_Function(metrics))
 
     def gathered(self) -> Gathered:
         """Return what shows further metrics, which the server's thread gathers."""
         gathered = Gathered()
-        self._registry.register(gathered)
+        self.register(lambda: gathered.latest)
         return gathered
 
     def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
@@ -279,14 +284,7 @@ class _StateCollector(Collector):
         yield expiry
 
 
-class BackupCollector(Collector):
-    """The metric of a host's newest backup; absent where there is none."""
-
-    def __init__(self, backed_up: Callable[[], float | None]) -> None:
-        """Show a moment in seconds since the epoch, which is asked for on any thread."""
-        self._backed_up = backed_up
-
-    def collect(self) -> Iterator[Metric]:
-        moment = self._backed_up()
-        if moment is not None:
-            yield GaugeMetricFamily("twinhost_backup_timestamp_seconds", "When this host was last backed up.", moment)
+def backup_metrics(moment: float | None) -> Iterator[Metric]:
+    """Yield the metric of a host's newest backup, in seconds since the epoch; none where there is none."""
+    if moment is not None:
+        yield GaugeMetricFamily("twinhost_backup_timestamp_seconds", "When this host was last backed up.", moment)

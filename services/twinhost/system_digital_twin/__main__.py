@@ -202,6 +202,7 @@ def assemble(foundation: Foundation) -> Assembly:
                     attention.members(Kind.REVOCATION_PENDING),
                     clocks_ahead(registry, said, settings.config),
                     reservations.waiting(),
+                    audit_intact=security.inspector.intact,
                 ),
             ]
         )

@@ -45,6 +45,8 @@ def system_metrics(
     behind: int,
     ahead_s: Mapping[str, float],
     waiting: Mapping[str, int],
+    *,
+    audit_intact: bool | None,
 ) -> Iterator[Metric]:
     """Yield the metrics.
 
@@ -54,6 +56,7 @@ def system_metrics(
         behind: the agents that have not applied the newest list of keys.
         ahead_s: how far the clock of another host is ahead.
         waiting: requests for memory that wait, by resource.
+        audit_intact: None before the first inspection of the audit log.
     """
     by_state = GaugeMetricFamily("twinhost_agents", "Registered agents, by state.", labels=["state"])
     for state in AGENT_STATES:
@@ -73,3 +76,6 @@ def system_metrics(
     for resource in get_args(Resource):
         requests.add_metric([resource], waiting.get(resource, 0))
     yield requests
+    if audit_intact is not None:
+        intact = "1 if the audit log is as it was written, by its last inspection."
+        yield GaugeMetricFamily("twinhost_audit_intact", intact, float(audit_intact))

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
-from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
@@ -20,7 +19,7 @@ from twinhost.agent.membership.watch import WatchActions
 from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
 from twinhost.agent.process import run_agent
 from twinhost.agent.schema import SchemaActions
-from twinhost.agent.telemetry import BackupCollector
+from twinhost.agent.telemetry import backup_metrics
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
@@ -54,7 +53,7 @@ from twinhost.unified_memory_reasoning.provenance import quarantine
 from twinhost.unified_memory_reasoning.provenance.actions import ProvenanceActions
 from twinhost.unified_memory_reasoning.search import index_before, index_tables, vectors
 from twinhost.unified_memory_reasoning.search.actions import SearchActions
-from twinhost.unified_memory_reasoning.search.meaning import MeaningCollector, MeaningDocument, meaning_of
+from twinhost.unified_memory_reasoning.search.meaning import MeaningDocument, meaning_metrics, meaning_of
 from twinhost.unified_memory_reasoning.spaces.actions import SpaceActions
 from twinhost.unified_memory_reasoning.spaces.databases import Making, Spaces
 from twinhost.unified_memory_reasoning.twins import twins
@@ -279,7 +278,7 @@ def assemble(foundation: Foundation) -> Assembly:
     meaning, without_meaning = meaning_of(config.recall.embeddings, database)
     if meaning is not None:
         foundation.health.warn("meaning", meaning.warnings)
-        foundation.telemetry.register(MeaningCollector(meaning.document))
+        foundation.telemetry.register(lambda: meaning_metrics(meaning.document()))
     options = Options.of(config, foundation.is_live, lambda: foundation.disk.fault() is None)
     contents = Contents(database, options, meaning, member.publish)
 
@@ -297,7 +296,7 @@ def assemble(foundation: Foundation) -> Assembly:
     record = contents.backups.record = BackupRecord(settings.state, NAME, foundation.clock)
     record.begin()
     foundation.health.warn("backup", lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
-    foundation.telemetry.register(BackupCollector(record.newest_backup))
+    foundation.telemetry.register(lambda: backup_metrics(record.newest_backup()))
     foundation.health.warn("spaces", spaces.warnings)
 
     def document() -> MemoryHealth:
@@ -317,9 +316,6 @@ def assemble(foundation: Foundation) -> Assembly:
             "not_indexed": contents.index.not_indexed,
             "without_meaning": without_meaning,
         }
-
-    def shown(_: HttpRequest) -> JSONResponse:
-        return JSONResponse(member.watch.list(), headers={"Cache-Control": "no-store"})
 
     def counted() -> MemoryFigures:
         stored, hidden = foundation.disk.stored_bytes(), contents.quarantine.all()

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, at_most, wait_until
-from twinhost.agent.host_gauges import HostCollector
+from twinhost.agent.host_gauges import sample_metrics
 from twinhost.agent.host_metrics import (
     ContainerSample,
     DiskSample,
@@ -84,7 +84,7 @@ def test_the_host_is_exported_while_it_is_measured() -> None:
     """Machine, GPUs, and container, in base units; values that were not measured are left out."""
     telemetry = Telemetry("agent")
     newest: list[HostSample] = [HOST]
-    telemetry.register(HostCollector(lambda: newest[0] if newest else None))
+    telemetry.register(lambda: sample_metrics(newest[0] if newest else None))
     found = samples(telemetry)
     plain = {name: value for (name, labels), value in found.items() if not labels}
     expected = {

@@ -67,7 +67,8 @@ def test_what_was_gathered_is_exported_as_a_whole() -> None:
     telemetry = Telemetry(SDT.name)
     gathered = telemetry.gathered()
     assert b"twinhost_agents" not in telemetry.render()
-    gathered.gather(system_metrics({**dict.fromkeys(AGENT_STATES, 0), "silent": 298}, 3, 1, {"pc2": 0.5}, {"vram": 2}))
+    agents = {**dict.fromkeys(AGENT_STATES, 0), "silent": 298}
+    gathered.gather(system_metrics(agents, 3, 1, {"pc2": 0.5}, {"vram": 2}, audit_intact=True))
     found = {
         (sample.name, *sample.labels.values()): sample.value
         for family in text_string_to_metric_families(telemetry.render().decode())
@@ -81,5 +82,6 @@ def test_what_was_gathered_is_exported_as_a_whole() -> None:
         ("twinhost_clock_ahead_seconds", "pc2"): 0.5,
         ("twinhost_leases_waiting", "ram"): 0,
         ("twinhost_leases_waiting", "vram"): 2,
+        ("twinhost_audit_intact",): 1,
     }
     assert {name: found[name] for name in expected} == expected

@@ -23,7 +23,7 @@ from twinhost.agent.live_config import MAINPC_AGENT
 from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
-from twinhost.agent.membership.gauges import OutboxCollector
+from twinhost.agent.membership.gauges import outbox_metrics
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.membership.watch import MainpcWatch, WatchActions
 from twinhost.agent.memory_figures import MemoryFigures
@@ -453,7 +453,7 @@ class Membership:
         health.warn("outbox", self.outbox.queue.warnings)
         health.warn("audit_restored", self._witness.warnings)
         health.warn("revocations_late", link.warnings)
-        foundation.telemetry.register(OutboxCollector(self.outbox.queue))
+        foundation.telemetry.register(lambda: outbox_metrics(self.outbox.queue.counts()))
         self.on_refusal = FaultReports(self.outbox).on_refusal
         with foundation.database.transaction():
             self.publish("agent_started", {"host": settings.agent.host.name})

@@ -3,7 +3,7 @@
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import KINDS, troubles_of
-from twinhost.agent.telemetry import BackupCollector
+from twinhost.agent.telemetry import backup_metrics
 from twinhost.agent.troubles import Detector
 from twinhost.system_digital_twin.attention import (
     audit,
@@ -42,7 +42,7 @@ def watch_all(
     audit_folder, witnesses = settings.state / AUDIT_FOLDER, security.witnesses
     backups = BackupRecord(settings.state, settings.agent.name, clock)
     backups.begin()
-    foundation.telemetry.register(BackupCollector(backups.newest_backup))
+    foundation.telemetry.register(lambda: backup_metrics(backups.newest_backup()))
 
     of_hosts: dict[str, Detector] = {
         "silent_hosts": lambda: silence.silent_hosts(hosts.agents()),

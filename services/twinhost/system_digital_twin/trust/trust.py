@@ -2,10 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.refusals import Refusals
@@ -54,7 +51,6 @@ class KeysAndAudit:
         self.witnesses = AuditWitnesses(self.audit, self._agents_elsewhere())
         health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
         self.inspector = Inspector(self.audit, foundation.clock.monotonic)
-        foundation.telemetry.register(AuditCollector(self.inspector))
         foundation.handshakes.listen(self._on_handshake)
         self.refusals = Refusals(
             foundation.database, lambda fingerprint: peers.name_of(fingerprint) or self._key_audit.owner_of(fingerprint)
@@ -137,21 +133,6 @@ class KeysAndAudit:
                 self.audit.note(AuditEvent.HANDSHAKE_ACCEPTED, **fields)
             case _:
                 self.audit.note(AuditEvent.HANDSHAKE_REFUSED, cause=outcome.value, **fields)
-
-
-class AuditCollector(Collector):
-    """The metric of the log's inspection."""
-
-    def __init__(self, inspector: Inspector) -> None:
-        self._inspector = inspector
-
-    def collect(self) -> Iterator[Metric]:
-        if self._inspector.intact is not None:
-            yield GaugeMetricFamily(
-                "twinhost_audit_intact",
-                "1 if the audit log is as it was written, by its last inspection.",
-                float(self._inspector.intact),
-            )
 
 
 def quiet_s(config: NetworkConfig) -> float:

@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 
 import structlog
 from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from twinhost.moments import Clock
 from twinhost.network_config.model import Embeddings
@@ -607,24 +606,18 @@ def meaning_of(settings: Embeddings | None, database: Database) -> tuple[Meaning
         return None, str(error)
 
 
-class MeaningCollector(Collector):
-    """Shows the search by meaning in `/metrics`."""
-
-    def __init__(self, document: Callable[[], MeaningDocument]) -> None:
-        self._document = document
-
-    def collect(self) -> Iterator[Metric]:
-        document = self._document()
-        for name, text, value in (
-            ("texts", "Stored texts.", document["texts"]),
-            ("embedded", "Stored texts whose first passages have vectors of the model.", document["embedded"]),
-            ("refused", "Stored texts that the embedding service refuses.", document["refused"]),
-        ):
-            yield GaugeMetricFamily(f"twinhost_meaning_{name}", text, value)
-        closed = GaugeMetricFamily(
-            "twinhost_meaning_calls_ok", "1 if the circuit breaker of these calls is closed, else 0.", labels=["of"]
-        )
-        closed.add_metric(["queries"], float(document["state"] == "closed"))
-        closed.add_metric(["texts"], float(document["text_state"] == "closed"))
-        yield closed
-        yield InfoMetricFamily("twinhost_meaning", "The model of the search by meaning.", {"model": document["model"]})
+def meaning_metrics(document: MeaningDocument) -> Iterator[Metric]:
+    """Yield the metrics of the search by meaning."""
+    for name, text, value in (
+        ("texts", "Stored texts.", document["texts"]),
+        ("embedded", "Stored texts whose first passages have vectors of the model.", document["embedded"]),
+        ("refused", "Stored texts that the embedding service refuses.", document["refused"]),
+    ):
+        yield GaugeMetricFamily(f"twinhost_meaning_{name}", text, value)
+    closed = GaugeMetricFamily(
+        "twinhost_meaning_calls_ok", "1 if the circuit breaker of these calls is closed, else 0.", labels=["of"]
+    )
+    closed.add_metric(["queries"], float(document["state"] == "closed"))
+    closed.add_metric(["texts"], float(document["text_state"] == "closed"))
+    yield closed
+    yield InfoMetricFamily("twinhost_meaning", "The model of the search by meaning.", {"model": document["model"]})

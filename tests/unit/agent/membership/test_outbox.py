@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.membership.outbox_bench import AGENT, OutboxBench
 from twinhost.agent.membership import outbox as outbox_module
 from twinhost.agent.membership.delivery import Kind
-from twinhost.agent.membership.gauges import OutboxCollector
+from twinhost.agent.membership.gauges import outbox_metrics
 from twinhost.agent.membership.outbox import MAX_BYTES
 from twinhost.secure_zmq.errors import LimitReached, MessageTooLarge, StoreUnavailable
 
@@ -56,7 +56,7 @@ def test_what_waits_is_exported(tmp_path: Path) -> None:
         (waiting,) = bench.queue._waiting.values()
         found = {
             (sample.name, *sample.labels.values()): sample.value
-            for family in OutboxCollector(bench.queue).collect()
+            for family in outbox_metrics(bench.queue.counts())
             for sample in family.samples
         }
     assert found == {
