@@ -301,7 +301,7 @@ class Staging:
 
 _SILENT = "host_silent:pc2"
 _UP = "docker compose up -d pc2"
-_REVOKED_REFUSALS = f"refusals:key_revoked/mainpc/{UMRA.name}"
+_REVOKED_REFUSALS = f"refusals:mainpc/key_revoked/{UMRA.name}"
 _DISK = (
     *("disk_full:mainpc", "broken", "^mainpc's disk is full: 0 MB of 98.0 GB free", "nothing can be written"),
     *("mainpc", "docker system df"),
@@ -375,7 +375,7 @@ FOURTEEN = (
         _key_expired,
         *(f"key_expired:{UMRA.name}", "broken", f"^the key of {UMRA.name} on pc2 expired .* and is refused"),
         *("not rotated before it expired", "mainpc", f"{CERTS_INIT} replace {UMRA.name}"),
-        hides=(f"refusals:key_expired/mainpc/{UMRA.name}", _SILENT),
+        hides=(f"refusals:mainpc/key_expired/{UMRA.name}", _SILENT),
     ),
     Staging(
         "SECURE_ZMQ=0 on pc2",

@@ -93,9 +93,9 @@ def test_of_a_hundred_errors_the_critical_one_comes_first(hosts: Hosts) -> None:
     assert items(hosts)["errors"]["level"] == "attention"
 
 
-def attack(hosts: Hosts, times: int) -> None:
+def attack(hosts: Hosts, times: int, name: str = SDT) -> None:
     """Try keys that were made just now."""
-    agent = hosts.config.agent(SDT)
+    agent = hosts.config.agent(name)
     pin = load_certificates(hosts.folder("operator")).public_key(agent.key)
     for _ in range(times):
         with pytest.raises((Refused, Disconnected)):
@@ -122,6 +122,20 @@ def test_brute_force_is_told_and_survives_a_restart(hosts: Hosts) -> None:
     wait_until(lambda: items(hosts).get("refusals:mainpc") == before, PATIENCE_S, "it is told as before")
 
 
+def test_mainpc_tells_whom_pc2_refused(hosts: Hosts) -> None:
+    """Also after a restart of pc2, which counts for a day."""
+    _, pc2 = hosts.start_both()
+    attack(hosts, 12, UMRA)
+    told(hosts, "refusals:pc2")
+    pc2.terminate()
+    hosts.start(UMRA).wait_until_serving()
+    attack(hosts, 3, UMRA)
+    refused = "pc2: refused 15 connections from 127.0.0.1: the key is not authorised; "
+    wait_until(lambda: items(hosts).get("refusals:pc2", {}).get("what", "").startswith(refused), PATIENCE_S, "all")
+    for command in commands(items(hosts)["refusals:pc2"]):
+        assert run(hosts, command).returncode == 0
+
+
 def test_brute_force_is_told_after_a_crash_too(hosts: Hosts) -> None:
     mainpc = hosts.start(SDT).wait_until_serving()
     attack(hosts, 30)
@@ -143,8 +157,8 @@ def test_a_revoked_key_that_is_used_is_told_until_it_is_replaced(hosts: Hosts) -
     with hosts.client(SDT) as client:  # else nobody knows whose the revoked key was
         wait_until(lambda: f'"name":"{UMRA}"' in str(client.call("get_audit")["lines"]), PATIENCE_S, "it is logged")
     certs_init(hosts.keys, "revoke", UMRA, host="", config=hosts.config.source)
-    name = f"refusals:key_revoked/mainpc/{UMRA}"
-    often = re.compile(rf"{UMRA} was refused by mainpc \d\d+ times: the key is revoked")
+    name = f"refusals:mainpc/key_revoked/{UMRA}"
+    often = re.compile(rf"mainpc refused {UMRA} \d\d+ times: the key is revoked")
     wait_until(lambda: often.fullmatch(said(hosts).get(name, "")), 2 * PATIENCE_S, "it goes on trying")
     assert certs_init(hosts.keys, "replace", UMRA, host="", config=hosts.config.source).status == 0
     wait_until(lambda: name not in said(hosts), 2 * PATIENCE_S, "it is accepted, and nothing is left")

@@ -15,17 +15,19 @@ from twinhost.agent.message_shape import message_shape
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 
 MAX_CONDITIONS = 32  # in a heartbeat
+MAX_NAME = 64  # characters
 MAX_CHARACTERS = 600  # of a sentence
 MAX_BYTES = 8_192  # of all of them, as JSON
 
-_NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+_NAME = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that is wrong with an agent, as it says itself.
 
-    `name` is that of the check or of the kind of warning. `level` is `error` if the agent can't serve because of it,
-    and `degraded` if another check fails. `command` mends it, on the agent's host.
+    `name` is that of the check or of the kind of warning; after a slash it may have a part, which is told apart: the
+    writer whose budget is used up. `level` is `error` if the agent can't serve because of it, and `degraded` if another
+    check fails. `command` mends it, on the agent's host.
     """
 
     name: _NAME
@@ -34,17 +36,25 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: Annotated[str, msgspec.Meta(max_length=300)] = ""
 
 
+REFUSALS = "refusals"
 # Conditions that are a trouble of their own kind; None: mainpc has a detector that sees the same.
 KINDS: Mapping[str, Kind | None] = MappingProxyType(
-    {"key_expiry": None, "backup": Kind.BACKUP_OLD, "budgets": Kind.BUDGET_NEARLY_USED}
+    {
+        "key_expiry": None,
+        "backup": Kind.BACKUP_OLD,
+        "budgets": Kind.BUDGET_NEARLY_USED,
+        REFUSALS: Kind.REFUSALS,
+    }
 )
+_ON_MAINPC = (Kind.BACKUP_OLD, Kind.REFUSALS)  # the operator's key is there
 
 
 def bounded(conditions: Iterable[Condition]) -> list[Condition]:
-    """Return the conditions that fit into a heartbeat, with their sentences cut."""
+    """Return the conditions that fit into a heartbeat, with their names and sentences cut."""
     sent, size = [], 0
     for condition in islice(conditions, MAX_CONDITIONS):
-        shown = msgspec.structs.replace(condition, what=condition.what[:MAX_CHARACTERS])
+        cut = {"name": condition.name[:MAX_NAME], "what": condition.what[:MAX_CHARACTERS]}
+        shown = msgspec.structs.replace(condition, **cut)
         size += len(msgspec.json.encode(shown))
         if size > MAX_BYTES:
             break
@@ -61,17 +71,17 @@ def troubles_of(
         by_name.setdefault(condition.name, []).append(condition)
     for name, said in by_name.items():
         first, more = said[0], len(said) - 1
-        kind = kinds.get(name, Kind.WARNING if first.level == "warning" else Kind.CHECK_FAILED)
+        base, _, part = name.partition("/")
+        kind = kinds.get(base, Kind.WARNING if first.level == "warning" else Kind.CHECK_FAILED)
         if kind is None:
             continue
         commands = dict.fromkeys(condition.command for condition in said if condition.command)
-        on = "mainpc" if kind is Kind.BACKUP_OLD else host  # the operator's key is there
-        remedies = [Remedy(on, command) for command in commands]
+        remedies = [Remedy("mainpc" if kind in _ON_MAINPC else host, command) for command in commands]
         if not remedies and kind is Kind.CHECK_FAILED:
             remedies = [Remedy(host, f"docker compose logs {host}", "shows since when")]
         yield Trouble(
             kind=kind,
-            subject=host if name in kinds else f"{host}/{name}",
+            subject="/".join(filter(None, (host, part if base in kinds else name))),
             host=host,
             what=f"{host}: {first.what}{f'; and {more} more' if more else ''}",
             level=Level.BROKEN if any(condition.level == "error" for condition in said) else Level.ATTENTION,

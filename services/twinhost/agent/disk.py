@@ -9,9 +9,11 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
+from twinhost.agent.conditions import Condition
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.budgets import UNBOUNDED, Budget, Budgets, Used, over_budget
 from twinhost.secure_zmq.callers import Caller
@@ -66,6 +68,22 @@ class Counting(Protocol):
     def of(self, name: str) -> Stored: ...
     def by_table(self, name: str) -> list[tuple[str, Stored]]: ...
     def all(self) -> dict[str, Stored]: ...
+
+
+def near(rows: Iterable[Used]) -> list[Used]:
+    """Return the shares of the disk that are nearly used up, of rows with the largest shares first."""
+    return [row for row in takewhile(lambda row: row.share >= NEARLY_FULL, rows) if row.limit in LIMITS]
+
+
+def budget_warnings(rows: Iterable[Used]) -> Iterator[Condition]:
+    """Yield who has nearly used up a share, of such rows; each writer is told apart."""
+    for row in near(rows):
+        yield Condition(
+            name=f"budgets/{row.name}",
+            what=f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and "
+            "at 100 % is refused more; have it delete something, or raise the limit in network_config.yaml "
+            "(limits.budgets)",
+        )
 
 
 class Disk:
@@ -154,15 +172,6 @@ class Disk:
     def names(self) -> Mapping[str, float]:
         """Return how many names each writer has created."""
         return {name: stored.names for name, stored in self._all().items()}
-
-    def warnings(self, rows: Iterable[Used]) -> list[str]:
-        """Return who has nearly used up a share, of these rows; on any thread."""
-        near = [row for row in rows if row.limit in LIMITS and row.share >= NEARLY_FULL]
-        return [
-            f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and at 100 "
-            "% is refused more; have it delete something, or raise the limit in network_config.yaml (limits.budgets)"
-            for row in near
-        ]
 
     def _changes(self) -> int:
         return sum(counted.changes for counted in self._counted)

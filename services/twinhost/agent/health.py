@@ -90,13 +90,6 @@ class _Check:
     command: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Warning:
-    name: str
-    probe: Callable[[], Iterable[str]]
-    command: str
-
-
 class Health:
     """An agent's checks: `error` if an essential one fails, `degraded` if another does, else `ok`."""
 
@@ -106,7 +99,7 @@ class Health:
         self._clock = clock
         self._started = self._clock.monotonic()
         self._checks: dict[str, _Check] = {}
-        self._warnings: list[_Warning] = []
+        self._warnings: list[Callable[[], Iterable[Condition]]] = []
 
     def add(self, name: str, probe: Probe, *, essential: bool, command: str = "") -> None:
         """Add a check; the agent can't serve while an essential one fails.
@@ -123,7 +116,11 @@ class Health:
             probe: returns a sentence for each, without the command.
             command: mends it, on the agent's host, where one command does.
         """
-        self._warnings.append(_Warning(name, probe, command))
+        self.report(lambda: (Condition(name=name, what=what, command=command) for what in probe()))
+
+    def report(self, probe: Callable[[], Iterable[Condition]]) -> None:
+        """Add warnings that `probe` names itself; it is called on any thread."""
+        self._warnings.append(probe)
 
     def status(self, *, without: Collection[str] = ()) -> str:
         """Run the checks except some, and return `ok`, `degraded`, or `error`."""
@@ -145,9 +142,8 @@ class Health:
             if name not in without and (fault := check.probe()) is not None:
                 level: Literal["degraded", "error"] = "error" if check.essential else "degraded"
                 yield Condition(name=name, what=fault, level=level, command=check.command)
-        for warning in self._warnings:
-            for sentence in warning.probe():
-                yield Condition(name=warning.name, what=sentence, command=warning.command)
+        for probe in self._warnings:
+            yield from probe()
 
     def document(self) -> HealthDocument:
         """Run the checks and return the document."""
@@ -163,9 +159,9 @@ class Health:
             "secure": self._secure,
             "checks": {name: {"ok": fault is None, "detail": fault or "ok"} for name, fault in faults.items()},
             "warnings": [
-                f"{sentence}; run: {warning.command}" if warning.command else sentence
-                for warning in self._warnings
-                for sentence in warning.probe()
+                f"{warning.what}; run: {warning.command}" if warning.command else warning.what
+                for probe in self._warnings
+                for warning in probe()
             ],
         }
         if not self._secure:

@@ -19,7 +19,7 @@ import zmq
 
 from twinhost import heap
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
-from twinhost.agent.disk import Disk
+from twinhost.agent.disk import Disk, budget_warnings
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
@@ -331,7 +331,7 @@ def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Heal
     disk.count(database)
     usage.register("stored_bytes", disk.stored_bytes)
     usage.register("names", disk.names)
-    health.warn("budgets", lambda: disk.warnings(usage.newest))
+    health.report(lambda: budget_warnings(usage.newest))
     health.add("disk", disk.fault, essential=False)
     return budgets, usage, disk
 

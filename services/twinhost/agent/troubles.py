@@ -104,7 +104,7 @@ class Kind(StrEnum):
     REFUSALS = (
         "refusals",
         "attention",
-        "Connections were refused.",
+        "An agent of a host, of mainpc or pc2, refused connections.",
         "If you know the address, give it a valid key; else close the port to it.",
     )
     DISK_FULL = (

@@ -713,8 +713,9 @@ class AuditRestoredFields(TypedDict):
 class ConditionFields(TypedDict):
     """Something that is wrong with an agent, as it says itself.
 
-    `name` is that of the check or of the kind of warning. `level` is `error` if the agent can't serve because of it,
-    and `degraded` if another check fails. `command` mends it, on the agent's host.
+    `name` is that of the check or of the kind of warning; after a slash it may have a part, which is told apart: the
+    writer whose budget is used up. `level` is `error` if the agent can't serve because of it, and `degraded` if another
+    check fails. `command` mends it, on the agent's host.
     """
 
     name: str

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypedDict, TypeVar, cast
 
 import msgspec
@@ -18,12 +19,15 @@ from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.membership.watch import WatchActions
 from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
 from twinhost.agent.process import run_agent
+from twinhost.agent.refusals import MIGRATION as REFUSALS_MIGRATION
+from twinhost.agent.refusals import Refusals
+from twinhost.agent.refused_connections import conditions
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.telemetry import backup_metrics
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotFound
+from twinhost.secure_zmq.errors import NotFound, StoreUnavailable
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store import damage
 from twinhost.store.database import IN_MEMORY, Database
@@ -243,6 +247,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     STORED_BYTES,
     details.OWNERS_MIGRATION,
     coordination.MIGRATION_ENDS,
+    REFUSALS_MIGRATION,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (
@@ -298,6 +303,9 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.health.warn("backup", lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
     foundation.telemetry.register(lambda: backup_metrics(record.newest_backup()))
     foundation.health.warn("spaces", spaces.warnings)
+    refusals = Refusals(database, foundation.keys.peers.name_of)
+    foundation.handshakes.listen(refusals.note)
+    foundation.health.report(lambda: conditions(here, refusals.recent(), foundation.is_live))
 
     def document() -> MemoryHealth:
         last = counters.last_request_time
@@ -341,9 +349,13 @@ def assemble(foundation: Foundation) -> Assembly:
         member.on_tick()
         figures.on_tick()
         spaces.on_tick()
+        with suppress(StoreUnavailable):  # the store's check reports it, and they stay in memory
+            refusals.on_tick()
         contents.on_tick()  # last: it may restart the agent with a restored backup
 
     def on_stop() -> None:
+        with suppress(StoreUnavailable):
+            refusals.save()
         spaces.on_stop()
         contents.on_stop()
 

@@ -2,9 +2,22 @@
 
 import msgspec
 
-from twinhost.agent.conditions import MAX_BYTES, MAX_CHARACTERS, MAX_CONDITIONS, Condition, bounded, troubles_of
+from twinhost.agent.conditions import (
+    MAX_BYTES,
+    MAX_CHARACTERS,
+    MAX_CONDITIONS,
+    MAX_NAME,
+    Condition,
+    bounded,
+    troubles_of,
+)
+from twinhost.agent.disk import budget_warnings
 from twinhost.agent.health import Health
+from twinhost.agent.refusals import Refused
+from twinhost.agent.refused_connections import conditions
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.secure_zmq.budgets import Used
+from twinhost.secure_zmq.peers import Outcome
 
 
 def only(*conditions: Condition) -> Trouble:
@@ -54,6 +67,39 @@ def test_a_name_may_have_a_kind_or_a_detector_of_its_own() -> None:
     assert [*troubles_of("pc2", [full], {"disk": None})] == []
 
 
+def test_each_writer_of_a_host_has_a_trouble_of_its_own() -> None:
+    """As on mainpc: the subject is the writer, at the host."""
+    rows = [Used("bob", "names", 90, 100), Used("alice", "stored_bytes", 85, 100), Used("bob", "stored_bytes", 80, 100)]
+    bob, alice = troubles_of("pc2", bounded(budget_warnings(rows)))
+    assert (bob.id, alice.id) == ("budget_nearly_used:pc2/bob", "budget_nearly_used:pc2/alice")
+    assert (len(bob.evidence), len(alice.evidence)) == (2, 1)
+
+
+def test_a_host_names_whom_it_refused_by_cause_and_address() -> None:
+    rows = [
+        Refused(cause=cause, address="192.0.2.9", peer=peer, fingerprint="SHA256:x", count=count, first=0.0, last=60.0)
+        for cause, peer, count in (
+            (Outcome.KEY_NOT_AUTHORIZED, "", 250),
+            (Outcome.NOT_ZMTP, "", 40),
+            (Outcome.MECHANISM_MISMATCH, "", 30),
+            (Outcome.KEY_REVOKED, "Camera", 1),
+        )
+    ]
+    said = bounded(conditions("pc2", rows, lambda _: False))
+    found = {trouble.id: trouble for trouble in troubles_of("pc2", said)}
+    assert set(found) == {"refusals:pc2", "refusals:pc2/unencrypted", "refusals:pc2/key_revoked/Camera"}
+    strangers = found["refusals:pc2"]
+    sentence = "refused 250 connections from 192.0.2.9: the key is not authorised; 250.0 a minute from 192.0.2.9"
+    assert strangers.what.startswith(f"pc2: {sentence}, the last 1970-01-01T00:01:00")
+    assert [what.partition(":")[0] for _, what in strangers.evidence] == [
+        "refused 250 connections from 192.0.2.9",
+        "refused 40 connections from 192.0.2.9",
+    ]
+    assert [(remedy.on, remedy.command) for remedy in strangers.remedies] == [("mainpc", "./twinhost keys list")]
+    more = bounded(conditions("pc2", [msgspec.structs.replace(rows[0], count=300, last=90.0), rows[1]], lambda _: True))
+    assert [trouble.members for trouble in troubles_of("pc2", more)] == [strangers.members], "a figure is no news"
+
+
 def test_what_a_host_claims_explains_nothing() -> None:
     """Else it could hide what is wrong with another one."""
     assert only(Condition(name="x", what="host_silent:*", command="x")).explains == ()
@@ -62,7 +108,7 @@ def test_what_a_host_claims_explains_nothing() -> None:
 def test_what_is_sent_is_limited_in_number_and_size() -> None:
     many = [Condition(name=f"n{number}", what="x") for number in range(100)]
     assert len(bounded(many)) == MAX_CONDITIONS
-    (cut,) = bounded([Condition(name="n", what="x" * 10_000)])
-    assert len(cut.what) == MAX_CHARACTERS
+    (cut,) = bounded([Condition(name="n" * 300, what="x" * 10_000)])
+    assert (len(cut.name), len(cut.what)) == (MAX_NAME, MAX_CHARACTERS)
     large = bounded(Condition(name=f"n{number}", what="é" * MAX_CHARACTERS) for number in range(30))
     assert 0 < len(msgspec.json.encode(large)) <= MAX_BYTES + MAX_CONDITIONS + 2

@@ -9,7 +9,7 @@ import pytest
 from tests.new_database import open_database
 from tests.unit.secure_zmq.wall_clock import LeapingClock
 from tests.unit.store.test_stored_bytes import COUNTED, NOTES
-from twinhost.agent.disk import Disk
+from twinhost.agent.disk import Disk, budget_warnings
 from twinhost.schema import AGENTS, declarations_of
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable, Used
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
@@ -121,9 +121,11 @@ def test_the_reserve_is_a_part_of_a_small_volume_at_most(volume: Volume) -> None
 
 def test_health_warns_before_a_share_is_used_up(volume: Volume) -> None:
     rows = [Used("alice", "stored_bytes", 81, 100), Used("bob", "names", 79, 100), Used("bob", "errors", 100, 100)]
-    (share,) = volume.disk.warnings(rows)
-    assert share.startswith("alice uses 81% of its budget stored_bytes (81 of 100)")
-    assert volume.disk.warnings([]) == []
+    rows.sort(key=lambda row: -row.share)
+    (share,) = budget_warnings(rows)
+    assert share.name == "budgets/alice"
+    assert share.what.startswith("alice uses 81% of its budget stored_bytes (81 of 100)")
+    assert list(budget_warnings([])) == []
 
 
 def test_a_volume_that_cannot_be_looked_at_changes_nothing(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """UnifiedMemoryReasoningAgent as it is assembled, without a socket and without its link."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,6 @@ OPERATOR = Caller("operator", "mainpc", frozenset({"operator"}), "SHA256:of-the-
 NOBODY = UNAUTHENTICATED
 
 
-def assembled(home: Path, *, secure: bool = True, migrations: Sequence[str] = MIGRATIONS, **limits: Any) -> Assembled:
+def assembled(home: Path, *, secure: bool = True, **limits: Any) -> Assembled:
     """Return the agent as a start on pc2 assembles it; its state in `home` is kept from one to the next."""
-    return Assembled(NAME, migrations, assemble, environment_of(home, "pc2", secure=secure, **limits))
+    return Assembled(NAME, MIGRATIONS, assemble, environment_of(home, "pc2", secure=secure, **limits))

@@ -18,6 +18,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.stored_bytes import Stored, StoredBytes
 from twinhost.unified_memory_reasoning.__main__ import COUNTED, MIGRATIONS, STORED_BYTES
 from twinhost.unified_memory_reasoning.contents import Contents, Options
+from twinhost.unified_memory_reasoning.twins.twins import Change, Twins
 
 MIGRATIONS_WITH_REPLIES = [REPLY_LOG_SCHEMA, *MIGRATIONS]
 FLOODER = Caller("flooder", "pc2", frozenset({"agent"}), "SHA256:of-the-flooder")
@@ -124,10 +125,9 @@ def test_the_numbers_are_those_of_the_rows(agent: Assembled) -> None:
 
 
 def test_an_older_volume_is_counted_when_it_is_opened(tmp_path: Path) -> None:
-    before = MIGRATIONS[: MIGRATIONS.index(STORED_BYTES)]
-    with assembled(tmp_path, migrations=before) as agent:
-        agent.ask("update_twin", POLITE, user_id="u", twin_data={"a": 1})
-        path = agent.database.path
+    before, path = MIGRATIONS[: MIGRATIONS.index(STORED_BYTES)], tmp_path / "db"
+    with closing(Database(path, [REPLY_LOG_SCHEMA, *before])) as older, older.transaction():
+        Twins(older).put(Change("u", POLITE), {"a": 1})
     with closing(Database(path, [REPLY_LOG_SCHEMA, *MIGRATIONS])) as database:
         assert StoredBytes(database).of("polite") == Stored(2 * 256 + 2 * (len("u") + len('{"a":1}')), 1)
 

@@ -1,17 +1,11 @@
 """The detector of shares of the disk that are nearly used up, of each writer."""
 
 from collections.abc import Iterable, Iterator
-from itertools import takewhile
 
-from twinhost.agent.disk import LIMITS, NEARLY_FULL
+from twinhost.agent.disk import near
 from twinhost.agent.troubles import Kind, Remedy, Trouble
 from twinhost.secure_zmq.budgets import Used
 from twinhost.system_digital_twin import ITSELF
-
-
-def near(rows: Iterable[Used]) -> list[Used]:
-    """Return the shares of the disk that are nearly used up, of rows with the largest shares first."""
-    return [row for row in takewhile(lambda row: row.share >= NEARLY_FULL, rows) if row.limit in LIMITS]
 
 
 def nearly_used(host: str, rows: Iterable[Used]) -> Iterator[Trouble]:

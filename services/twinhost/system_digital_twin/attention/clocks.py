@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from twinhost.agent.clocks import ClockReport
+from twinhost.agent.refused_connections import subject_of_peer
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.secure_zmq.peers import Outcome
 
 DIFFER_S = 5.0  # beyond what a round trip explains; people compare times of two hosts by eye
 _SAME_S = 2.0  # between a difference and the step that explains it, beside a part of it
 _DRIFT = 0.01
-_REFUSALS = tuple(f"{Kind.REFUSALS}:{cause}/*" for cause in (Outcome.KEY_NOT_YET_VALID, Outcome.KEY_EXPIRED))
+_REFUSED = (Outcome.KEY_NOT_YET_VALID, Outcome.KEY_EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +59,11 @@ def differing_clocks(
         if _explains(set_by, ahead):
             cause = f"{clock.host}'s clock was set {_forward(set_by)} while its agent ran"
         what = f"{clock.host}'s clock is {_by(ahead)} {here}'s"
-        yield _trouble(clock.host, what, cause, [(clock, valid_only_here(ahead))])
+        yield _trouble(here, clock.host, what, cause, [(clock, valid_only_here(ahead))])
     if ours:
         hosts = " and ".join(sorted(clock.host for clock, _ in ours))
         yield _trouble(
+            here,
             here,
             f"{here}'s clock is {_by(-ours[0][1])} {hosts}'s",
             f"{here}'s clock was set {_forward(own_set_by_s)} while its agent ran",
@@ -69,7 +71,9 @@ def differing_clocks(
         )
 
 
-def _trouble(subject: str, what: str, cause: str, clocks: Sequence[tuple[SeenClock, Sequence[str]]]) -> Trouble:
+def _trouble(
+    here: str, subject: str, what: str, cause: str, clocks: Sequence[tuple[SeenClock, Sequence[str]]]
+) -> Trouble:
     """Return the trouble of one host's clock; `clocks` are those compared, with whose keys each refuses."""
     refused = sorted({name for _, names in clocks for name in names})
     explains = [f"{Kind.HOST_SILENT}:{clock.host}" for clock, names in clocks if clock.silent and names]
@@ -90,8 +94,14 @@ def _trouble(subject: str, what: str, cause: str, clocks: Sequence[tuple[SeenClo
             (clock.host, f"{clock.report.ahead_s:+.3f} s to within {clock.report.within_s:.3f} s")
             for clock, _ in clocks
         ),
-        explains=(*explains, *_REFUSALS) if refused else (),
+        explains=(*explains, *_refusals({here, *(clock.host for clock, _ in clocks)})) if refused else (),
     )
+
+
+def _refusals(hosts: Iterable[str]) -> Iterator[str]:
+    for host in sorted(hosts):
+        for cause in _REFUSED:
+            yield f"{Kind.REFUSALS}:{subject_of_peer(host, '*', cause)}"
 
 
 def _explains(step_s: float, ahead: float) -> bool:

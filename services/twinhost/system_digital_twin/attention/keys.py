@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from twinhost.agent.refused_connections import subject_of_peer
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.certificates.layout import OPERATOR, SERVER, to_rotate
 from twinhost.commands import CERTS_INIT
@@ -28,12 +29,12 @@ def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now
     """Yield the keys that end within 14 days, or have ended; those of programs as one trouble.
 
     Args:
-        here: the host that refuses them.
+        here: the host of mainpc's agent, which refuses them, as the other hosts' agents do.
         keys: those that are listed.
         host_of: the host by the name of its agent.
         now: in seconds since the epoch.
     """
-    listed = list(keys)
+    listed, hosts = list(keys), {here, *host_of.values()}
     lasting = {key.name for key in listed if key.validity.holds(now) and not key.validity.ends_soon(now)}
     programs: dict[Kind, list[Peer]] = {}
     for key in listed:
@@ -41,7 +42,7 @@ def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now
             continue
         kind = Kind.KEY_EXPIRED if key.validity.has_ended(now) else Kind.KEY_EXPIRES
         if key.name in host_of or key.name == OPERATOR:
-            yield _ending(here, kind, key, host_of.get(key.name), key.validity.not_after, now)
+            yield _ending(hosts, kind, key, host_of.get(key.name), key.validity.not_after, now)
         else:
             programs.setdefault(kind, []).append(key)
     for kind, ending in programs.items():
@@ -58,11 +59,11 @@ def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now
             remedies=_another(first.name, first.host, first.roles, "twinhost join --replace LINE"),
             evidence=tuple((key.name, key.fingerprint) for key in ending[:20]),
             members=names,
-            explains=tuple(_refused(here, Outcome.KEY_EXPIRED, name) for name in names[:_EXPLAINED] if past),
+            explains=_refused(hosts, Outcome.KEY_EXPIRED, names[:_EXPLAINED] if past else ()),
         )
 
 
-def _ending(here: str, kind: Kind, key: Peer, agent_of: str | None, end: int, now: float) -> Trouble:
+def _ending(hosts: Iterable[str], kind: Kind, key: Peer, agent_of: str | None, end: int, now: float) -> Trouble:
     """Return the trouble of a host's agent, or of the operator."""
     rotate = Remedy(key.host, to_rotate(key.name), "replaces it while everything is in use")
     if kind is Kind.KEY_EXPIRES:
@@ -94,7 +95,7 @@ def _ending(here: str, kind: Kind, key: Peer, agent_of: str | None, end: int, no
         cause="it was not rotated before it expired",
         remedies=(rotate,) if key.name == SERVER else (*first, *another),
         evidence=(("fingerprint", key.fingerprint), ("not_after", iso_time(end))),
-        explains=_consequences(here, Outcome.KEY_EXPIRED, key.name, agent_of),
+        explains=_consequences(hosts, Outcome.KEY_EXPIRED, key.name, agent_of),
     )
 
 
@@ -119,17 +120,17 @@ def revoked_agents(
             cause="an operator revoked it",
             remedies=new_key(name, host),
             evidence=(("fingerprint", revoked[name]),),
-            explains=_consequences(here, Outcome.KEY_REVOKED, name, host),
+            explains=_consequences({here, *host_of.values()}, Outcome.KEY_REVOKED, name, host),
         )
 
 
-def _consequences(here: str, cause: Outcome, name: str, host: str | None) -> tuple[str, ...]:
-    return (_refused(here, cause, name), *([] if host is None else [f"{Kind.HOST_SILENT}:{host}"]))
+def _consequences(hosts: Iterable[str], cause: Outcome, name: str, host: str | None) -> tuple[str, ...]:
+    return (*_refused(hosts, cause, [name]), *([] if host is None else [f"{Kind.HOST_SILENT}:{host}"]))
 
 
-def _refused(here: str, cause: Outcome, name: str) -> str:
-    """Return the id of the refusals of a known peer, for a cause."""
-    return f"{Kind.REFUSALS}:{cause}/{here}/{name}"
+def _refused(hosts: Iterable[str], cause: Outcome, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the ids of the refusals of known peers by these hosts, for a cause."""
+    return tuple(f"{Kind.REFUSALS}:{subject_of_peer(host, name, cause)}" for name in names for host in sorted(hosts))
 
 
 def new_key(name: str, host: str) -> tuple[Remedy, ...]:

@@ -3,6 +3,7 @@
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import KINDS, troubles_of
+from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
 from twinhost.agent.troubles import Detector
 from twinhost.system_digital_twin.attention import (
@@ -12,7 +13,6 @@ from twinhost.system_digital_twin.attention import (
     errors,
     keys,
     links,
-    refusals,
     resources,
     silence,
 )
@@ -76,7 +76,7 @@ def watch_all(
     }
     of_records: dict[str, Detector] = {
         "errors": errors.ReportedErrors(events),
-        "refusals": lambda: refusals.refused_connections(here, security.refusals.recent(), foundation.is_live),
+        "refusals": lambda: refused_connections(here, security.refusals.recent(), foundation.is_live),
         "backups": lambda: old_backup(here, backups.newest(), clock.time(), _BACK_UP),
         "budgets": lambda: budgets.nearly_used(here, foundation.usage.newest),
         "audit_files": lambda: audit.changed_files(here, audit_folder, security.inspector.broken),

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR
+from twinhost.agent.disk import budget_warnings
 from twinhost.secure_zmq.budgets import Used
 from twinhost.system_digital_twin.__main__ import NAME, assemble
 from twinhost.system_digital_twin.attention.budgets import nearly_used
@@ -29,7 +30,7 @@ def test_each_writer_is_named_with_its_largest_share() -> None:
 def test_a_budget_is_not_told_a_second_time_as_a_warning(tmp_path: Path) -> None:
     with Assembled(NAME, MIGRATIONS, assemble, environment_of(tmp_path, "mainpc")) as agent:
         agent.usage.newest = ROWS
-        agent.health.warn("budgets", lambda: agent.disk.warnings(agent.usage.newest))  # as the process adds it
+        agent.health.report(lambda: budget_warnings(agent.usage.newest))  # as the process adds it
         agent.health.warn("other", lambda: ["something else"])
         assert len(list(agent.health.conditions())) == 4
         agent.assembly.on_tick()

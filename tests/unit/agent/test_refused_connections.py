@@ -1,9 +1,9 @@
 """The detector of refused connections: who, from where, how often, why; and what is too little to tell."""
 
 from twinhost.agent.refusals import OTHERS, Refused
+from twinhost.agent.refused_connections import FEW, WORDS, refused_connections, subject_of_peer
 from twinhost.agent.troubles import Trouble, by_cause
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.system_digital_twin.attention.refusals import FEW, WORDS, refused_connections, subject_of_peer
 
 T = 1_800_000_000.0
 ATTACKER, SCANNER = "192.0.2.9", "192.0.2.10"
@@ -60,8 +60,8 @@ def test_a_flood_from_many_addresses_is_told_once() -> None:
 
 
 def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
-    trouble = found(refused(Outcome.KEY_REVOKED, 1, "192.0.2.3", "Camera"), live=False)["key_revoked/mainpc/Camera"]
-    assert trouble.what == "Camera was refused by mainpc once: the key is revoked"
+    trouble = found(refused(Outcome.KEY_REVOKED, 1, "192.0.2.3", "Camera"), live=False)["mainpc/key_revoked/Camera"]
+    assert trouble.what == "mainpc refused Camera once: the key is revoked"
     assert trouble.cause == "it still uses the key SHA256:x"
     assert trouble.remedies[0].command == "docker compose run --rm certs-init replace Camera"
 
@@ -69,7 +69,7 @@ def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
 def test_an_old_key_during_a_rotation_is_no_trouble() -> None:
     old = refused(Outcome.KEY_REVOKED, FEW - 1, "192.0.2.3", "Camera")
     assert found(old) == {}
-    assert list(found(refused(Outcome.KEY_REVOKED, FEW, "192.0.2.3", "Camera"))) == ["key_revoked/mainpc/Camera"]
+    assert list(found(refused(Outcome.KEY_REVOKED, FEW, "192.0.2.3", "Camera"))) == ["mainpc/key_revoked/Camera"]
 
 
 def test_a_peer_s_refusals_hide_no_stranger_s() -> None:

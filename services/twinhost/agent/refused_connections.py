@@ -6,12 +6,13 @@ key of a known peer that has no other one counts from the first.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+from twinhost.agent.conditions import REFUSALS, Condition
 from twinhost.agent.refusals import OTHERS, Refused
 from twinhost.agent.troubles import Kind, Remedy, Trouble
 from twinhost.commands import CERTS_INIT
+from twinhost.deployment import REGISTRY_AGENT
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.system_digital_twin import ITSELF
 
 FEW = 10
 UNENCRYPTED = "unencrypted"  # the subject's part of those that may be a client without CURVE
@@ -38,11 +39,11 @@ _MINUTE_S, _DAY_S = 60.0, 86_400.0
 
 
 def subject_of_peer(host: str, peer: str, cause: Outcome) -> str:
-    """Return the subject of the trouble that a host refuses a known peer: its cause first, by which others explain it.
+    """Return the subject of the trouble that a host refuses a known peer, by which others explain it.
 
     That of strangers is the host alone, or the host and UNENCRYPTED.
     """
-    return f"{cause.value}/{host}/{peer}"
+    return f"{host}/{cause.value}/{peer}"
 
 
 def refused_connections(host: str, refused: Iterable[Refused], is_live: Callable[[str], bool]) -> Iterator[Trouble]:
@@ -69,6 +70,20 @@ def refused_connections(host: str, refused: Iterable[Refused], is_live: Callable
         yield _of_strangers(host, f"{host}/{UNENCRYPTED}", unencrypted)
 
 
+def conditions(host: str, refused: Iterable[Refused], is_live: Callable[[str], bool]) -> Iterator[Condition]:
+    """Yield the same, each cause apart, as what a host's agent says of itself."""
+    by_cause: dict[Outcome, list[Refused]] = {}
+    for one in refused:
+        by_cause.setdefault(one.cause, []).append(one)
+    for rows in by_cause.values():
+        for trouble in refused_connections(host, rows, is_live):
+            yield Condition(
+                name=f"{REFUSALS}{trouble.subject.removeprefix(host)}",
+                what="; ".join(filter(None, (trouble.what.removeprefix(f"{host} "), trouble.cause))),
+                command="./twinhost keys list",
+            )
+
+
 def _matters(rows: Iterable[Refused]) -> bool:
     counts: dict[Outcome, int] = {}
     for one in rows:
@@ -81,7 +96,7 @@ def _of_peer(host: str, peer: str, cause: Outcome, rows: Sequence[Refused]) -> T
         kind=Kind.REFUSALS,
         subject=subject_of_peer(host, peer, cause),
         host=host,
-        what=f"{peer} was refused by {host} {_times(rows)}: {WORDS[cause]}",
+        what=f"{host} refused {peer} {_times(rows)}: {WORDS[cause]}",
         cause=f"it still uses the key {rows[0].fingerprint}" if cause in _OF_A_KEY else None,
         since=min(one.first for one in rows),
         remedies=_remedies(cause, peer),
@@ -126,7 +141,9 @@ def _remedies(cause: Outcome, peer: str) -> tuple[Remedy, ...]:
     if cause is Outcome.KEY_EXPIRED:
         return Remedy("mainpc", f"{CERTS_INIT} verify", "shows how to replace the key"), shown
     if cause is Outcome.TOO_MANY_SESSIONS:
-        return (Remedy("mainpc", f"./twinhost call {ITSELF} get_peers", "shows how many connections each peer has"),)
+        return (
+            Remedy("mainpc", f"./twinhost call {REGISTRY_AGENT} get_peers", "shows how many connections each peer has"),
+        )
     return shown, Remedy("mainpc", "./twinhost audit tail -n 100", "shows each with its time and key")
 
 
