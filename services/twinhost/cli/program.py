@@ -38,7 +38,7 @@ COMMANDS = {  # in the order of --help: the module, and the first sentence of it
     "completion": ("twinhost.cli.completion", "Print a script that completes words in a shell."),
     "mcp": ("twinhost.cli.mcp", "Serve the memory and the system to an MCP client."),
     "inspect": ("twinhost.cli.inspect.command", "List an agent's uses of ZeroMQ, and what replaces each."),
-    "agents": ("twinhost.cli.status", "List the registered agents, or unregister one."),
+    "agents": ("twinhost.cli.status", "List the registered agents, or unregister some."),
     "events": ("twinhost.cli.watch", "The event feed of mainpc: publish an event, or follow all."),
     "keys": ("twinhost.cli.keys", "The keys that the agents know."),
     "audit": ("twinhost.cli.audit", "The audit log of mainpc, read with the operator's key."),

@@ -19,11 +19,19 @@ from twinhost.cli.attention import with_found
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
-from twinhost.deployment import MEMORY_AGENT, NO_RESPONSE, OK_STATUSES, REGISTRY_AGENT, Settings, load_settings
+from twinhost.deployment import (
+    MEMORY_AGENT,
+    NO_RESPONSE,
+    OK_STATUSES,
+    REGISTRY_AGENT,
+    Settings,
+    hosts_own,
+    load_settings,
+)
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.client import Client, require_session
-from twinhost.secure_zmq.errors import NotGranted, TwinhostError, UnknownAction
+from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError, UnknownAction
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
 from twinhost.system_digital_twin.attention.links import open_links
@@ -152,7 +160,7 @@ def status(
 
 @agents.callback(invoke_without_command=True)
 def list_agents(context: typer.Context, as_json: AsJson = False) -> int:
-    """List the registered agents, or unregister one."""
+    """List the registered agents, or unregister some."""
     if context.invoked_subcommand is not None:
         return 0
     settings = load_settings()
@@ -169,16 +177,41 @@ def list_agents(context: typer.Context, as_json: AsJson = False) -> int:
 
 @agents.command("unregister")
 def unregister(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As `agents` shows it.")], as_json: AsJson = False
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="As `agents` shows it.")] = None,
+    silent_on: Annotated[
+        str | None,
+        typer.Option("--silent-on", metavar="LOCATION", help="In place of a name: every agent there that is silent."),
+    ] = None,
+    as_json: AsJson = False,
 ) -> int:
-    """Delete an agent's registration.
+    """Delete an agent's registration, or those of silent agents.
 
-    An agent that still runs registers again with its next heartbeat; its key stays valid.
+    The host's own agent is never one of these. An agent that still runs registers again with its next heartbeat; its
+    key stays valid.
     """
+    if (name is None) == (silent_on is None):
+        raise typer.BadParameter("give a name, or --silent-on", param_hint="NAME")
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
-        reply = client.call("unregister", deadline_s=DEADLINE_S, agent_name=name)
-    output.show_done(reply, f"{name} is no longer registered", as_json=as_json)
+        if name is not None:
+            reply = client.call("unregister", deadline_s=DEADLINE_S, agent_name=name)
+            output.show_done(reply, f"{name} is no longer registered", as_json=as_json)
+            return 0
+        registered = read(client.call("get_registered_agents", deadline_s=DEADLINE_S), RegisteredAgents).agents
+        silent = [
+            agent.name
+            for agent in registered
+            if (agent.location, agent.status) == (silent_on, NO_RESPONSE)
+            and _sends_heartbeats(agent)
+            and agent.name not in hosts_own(settings.config)
+        ]
+        for each in silent:
+            with suppress(NotFound):  # somebody else was quicker
+                client.call("unregister", deadline_s=DEADLINE_S, agent_name=each)
+    agents_are = "agent is" if len(silent) == 1 else "agents are"
+    output.show_done(
+        {"status": "ok", "unregistered": silent}, f"{len(silent)} {agents_are} no longer registered", as_json=as_json
+    )
     return 0
 
 

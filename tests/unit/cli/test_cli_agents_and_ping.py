@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -63,6 +64,23 @@ def test_an_agent_is_unregistered(hosts: TwoHosts, cli: Cli) -> None:
     ran = cli(hosts, "agents", "unregister", "Guest", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "not_found")
     assert cli(hosts, "agents", "unregister").status == 2
+    assert cli(hosts, "agents", "unregister", "Guest", "--silent-on", "pc2").status == 2
+
+
+def test_the_silent_agents_of_a_location_are_unregistered(hosts: TwoHosts, cli: Cli) -> None:
+    """And no other: neither elsewhere, nor one that is well, nor one that never sends heartbeats, nor pc2's own."""
+    for name, location in (("a", "pc2"), ("b", "pc2"), ("well", "pc2"), ("once", "pc2"), ("elsewhere", "attic")):
+        cli(hosts, "call", SDT, "register_agent", f"agent_name={name}", "status=HEALTHY", f"location={location}")
+    time.sleep(0.2)  # a heartbeat at the time of the registration is none
+    for name, stopping in (("a", "true"), ("b", "true"), ("well", "false"), ("elsewhere", "true")):
+        cli(hosts, "call", SDT, "heartbeat", f"agent_name={name}", f"stopping={stopping}")
+    cli(hosts, "call", SDT, "heartbeat", f"agent_name={UMRA}", "stopping=true")
+    ran = cli(hosts, "agents", "unregister", "--silent-on", "pc2")
+    assert (ran.status, ran.out, ran.err) == (0, "2 agents are no longer registered\n", "")
+    left = {agent["name"] for agent in json.loads(cli(hosts, "agents", "--json").out)["agents"]}
+    assert left == {UMRA, "well", "once", "elsewhere"}
+    again = cli(hosts, "agents", "unregister", "--silent-on", "pc2", "--json")
+    assert (again.status, json.loads(again.out)) == (0, {"status": "ok", "unregistered": []})
 
 
 def test_ping_measures_both_agents(hosts: TwoHosts, cli: Cli) -> None:

@@ -1,13 +1,15 @@
 """Detectors of silence: hosts and agents that send no heartbeats, or report that they are not well."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.deployment import NO_RESPONSE, OK_STATUSES
+from twinhost.moments import iso_time
 
 _NAMED = 3  # agents in a sentence
+_SHOWN = 20  # as evidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +84,14 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             remedies=(
                 Remedy(
                     "mainpc",
-                    f"./twinhost agents unregister {shlex.quote(names[0])}",
-                    "removes one that is gone for good; start the others again",
+                    f"./twinhost agents unregister {shlex.quote(names[0])}"
+                    if one
+                    else f"./twinhost agents unregister --silent-on {shlex.quote(location)}",
+                    f"removes {'it, if it is' if one else 'them, if they are'} gone for good; else start "
+                    f"{'it' if one else 'them'} again",
                 ),
             ),
+            evidence=_heard(silent),
             members=names,
         )
 
@@ -100,8 +106,16 @@ def unhealthy_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             kind=Kind.AGENTS_UNHEALTHY,
             what=f"not healthy: {_listed(names)}",
             remedies=(Remedy("mainpc", "./twinhost status", "shows what each of them reports"),),
+            evidence=_heard(unwell),
             members=names,
         )
+
+
+def _heard(agents: Sequence[SeenAgent]) -> tuple[tuple[str, str], ...]:
+    """Return who it is, those that were heard longest ago first, and how many more."""
+    oldest = sorted(agents, key=lambda agent: agent.last_seen or 0.0)
+    rows = [(agent.name, f"last heard {iso_time(agent.last_seen or 0.0)}") for agent in oldest[:_SHOWN]]
+    return (*rows, *([("further agents", f"{len(agents) - _SHOWN}")] if len(agents) > _SHOWN else []))
 
 
 def _listed(names: tuple[str, ...]) -> str:

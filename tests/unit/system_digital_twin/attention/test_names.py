@@ -48,6 +48,15 @@ def test_a_name_in_a_command_is_one_word() -> None:
     name = "x; touch /tmp/owned #"
     (trouble,) = silent_agents([SeenAgent(name, "NO_RESPONSE", 0.0, "pc2")])
     assert shlex.split(trouble.remedies[0].command)[-1] == name
+    (trouble,) = silent_agents([SeenAgent(each, "NO_RESPONSE", 0.0, name) for each in ("a", "b")])
+    assert shlex.split(trouble.remedies[0].command)[-1] == name
+
+
+def test_silent_agents_are_named_as_evidence() -> None:
+    """Those that were heard longest ago first, and how many more."""
+    (trouble,) = silent_agents([SeenAgent(f"a{age}", "NO_RESPONSE", 1_000.0 - age, "pc2") for age in range(30)])
+    assert trouble.evidence[0] == ("a29", "last heard 1970-01-01T00:16:11.000+00:00")
+    assert (len(trouble.evidence), trouble.evidence[-1]) == (21, ("further agents", "10"))
 
 
 def test_silent_agents_have_a_cause() -> None:
