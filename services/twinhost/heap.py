@@ -1,6 +1,7 @@
-"""Memory that the process has freed, and that glibc keeps: given back to the system after a burst."""
+"""The process's memory: what it has freed is given back to the system, and what stays is not searched for garbage."""
 
 import ctypes
+import gc
 import os
 import sys
 from dataclasses import dataclass
@@ -34,6 +35,16 @@ def begin() -> None:
         _libc.mallopt(_M_ARENA_MAX, 1)
         _libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
         _libc.mallopt(_M_TRIM_THRESHOLD, _MUCH)
+
+
+def set_apart() -> None:
+    """Have no garbage collection look again at what there is; at the end of a process's start.
+
+    Nearly all of that stays. With it, a full collection takes 20 to 40 ms, in which nobody is served, and one client
+    that sends large messages causes some a second; without it, 2 to 5 ms.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def give_back() -> None:

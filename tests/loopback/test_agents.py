@@ -249,3 +249,26 @@ def test_a_dead_companion_ends_the_process(hosts: Hosts) -> None:
     )
     assert ended.returncode == 1
     assert "RuntimeError: Mortal died; the process ends, so that it is restarted completely" in ended.stderr
+
+
+def test_no_garbage_collection_is_of_what_a_start_made(hosts: Hosts) -> None:
+    """A full one holds the loop: with the modules it would take several times as long."""
+    program = (
+        "import gc, os, sys, time\n"
+        "from twinhost.agent.assembly import Assembly; from twinhost.agent.process import run_agent\n"
+        "def collected_in_s():\n"
+        "    began = time.thread_time(); gc.collect(); return time.thread_time() - began\n"
+        "def look():\n"
+        "    now = min(collected_in_s() for _ in range(3)); gc.unfreeze()\n"
+        "    os.write(1, f'{now / min(collected_in_s() for _ in range(3))}'.encode()); os._exit(0)\n"
+        f"run_agent({SDT!r}, [], lambda _: Assembly(actions=[], success='ok', on_tick=look))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=hosts.environment(SDT),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert float(ended.stdout) < 0.3, ended.stderr

@@ -185,6 +185,7 @@ def run_agent(
         _on_signal(server.stop)
         if stop_requested.is_set():  # during the preparation
             server.stop()
+        heap.set_apart()
         try:
             server.serve_forever()
         except StartAgain as reason:
