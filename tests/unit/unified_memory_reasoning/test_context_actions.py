@@ -13,6 +13,7 @@ from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, TAG, ContextBench, turns_of
 from twinhost.fence import INDENT, closing, heading, label, opening, session_named, without_fence
+from twinhost.secure_zmq.actions import wholly
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.unified_memory_reasoning.conversations import interactions
 from twinhost.unified_memory_reasoning.conversations.context_text import ContextText, Turn, day_of
@@ -278,8 +279,8 @@ def filled(turns: list[Turn], max_tokens: int = 100_000, max_bytes: int = 1_000_
     """Return a text with as many turns as fit, each from a place on."""
     text = ContextText(Estimate(), max_tokens, max_bytes, names_sessions=True, tag=TAG)
     later = [msgspec.structs.replace(turn, content=turn.content[begins:], follows=begins > 0) for turn in turns]
-    text.fill([turn for turn in later if turn.content], max_tokens, in_part=bool(begins))
-    text.complete()
+    wholly(text.fill([turn for turn in later if turn.content], max_tokens, in_part=bool(begins)))
+    wholly(text.complete())
     return text
 
 
@@ -816,6 +817,17 @@ def test_a_context_of_hostile_turns_is_made_soon() -> None:
     counting, max_tokens = _Counting(), 100_000
     text = ContextText(counting, max_tokens, 1 << 20)
     for most in (max_tokens // 2, max_tokens):
-        text.fill(turns, most, in_part=True)
-    assert 0 < text.complete() <= max_tokens
+        wholly(text.fill(turns, most, in_part=True))
+    assert 0 < wholly(text.complete()) <= max_tokens
     assert counting.counted < 400_000
+
+
+def test_others_are_served_after_each_turn_of_a_context() -> None:
+    """No part adds two: the text of 100,000 tokens takes many times as long as others may wait."""
+    turns = [
+        Turn(number, "s", "code", "", f"report {number}", longer=False, written_by="m", at=0.0) for number in range(50)
+    ]
+    text = ContextText(Estimate(), 100_000, 1 << 20)
+    sizes = [len(text.turns) for _ in text.fill(turns, 100_000)]
+    assert sizes == list(range(50))
+    assert len(text.turns) == 50

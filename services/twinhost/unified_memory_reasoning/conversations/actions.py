@@ -242,6 +242,7 @@ class ContextActions(Feature):
             everywhere=everywhere,
             nearness=recalled.nearness if recalled else NOTHING_NEAR,
         )
+        yield
         own = {turn.id for turn in text.turns if turn.session_id == request.session_id}
         memory_ids = [turn.memory_id for turn in text.turns if turn.memory_id]
         self._accessed(memory_ids)

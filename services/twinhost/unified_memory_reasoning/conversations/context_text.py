@@ -32,6 +32,7 @@ from twinhost.fence import (
 )
 
 if TYPE_CHECKING:
+    from twinhost.secure_zmq.actions import InParts
     from twinhost.unified_memory_reasoning.conversations.tokens import Tokens
 
 PREVIOUS_CHARACTERS = 500
@@ -117,6 +118,7 @@ class ContextText:
         self._refused: dict[int, Turn] = {}  # the same
         self._costs: dict[str, tuple[int, int]] = {"": (0, 0)}
         self._counted = 0
+        self._text: str | None = ""  # None: to be made of the lines
         self._settled = "", 0  # the text that was counted as a whole last, and its tokens
         self._used, self._bytes = self._fence = self._cost(f"{opening(self.tag)}\n{closing(self.tag)}")
 
@@ -146,14 +148,18 @@ class ContextText:
     @property
     def text(self) -> str:
         """The whole text; empty if it has no turn."""
-        parts: list[str] = []
-        for before, line in zip([None, *self.turns], self._lines, strict=False):
-            header = self._header(before, line.turn)
-            parts += [header, line.text] if header else [line.text]
-        return enclosed("\n".join(parts), self.tag) if parts else ""
+        if self._text is None:
+            parts: list[str] = []
+            for before, line in zip([None, *self.turns], self._lines, strict=False):
+                header = self._header(before, line.turn)
+                parts += [header, line.text] if header else [line.text]
+            self._text = enclosed("\n".join(parts), self.tag) if parts else ""
+        return self._text
 
-    def fill(self, turns: Iterable[Turn], most: int, *, in_part: bool = False) -> None:
+    def fill(self, turns: Iterable[Turn], most: int, *, in_part: bool = False) -> "InParts[None]":
         """Add turns, the first ones first, skipping those with which the text would have more than `most` tokens.
+
+        Each turn is a part.
 
         Args:
             turns: whatever has most to do with what the text is for comes first.
@@ -164,6 +170,7 @@ class ContextText:
         for turn in turns:
             if most - self._used < _SMALLEST_TOKENS or misses == _MOST_MISSES or self._counted > _MOST_COUNTED:
                 break
+            yield
             if turn.id in self._added:
                 continue
             half = self.max_tokens // 2
@@ -184,28 +191,39 @@ class ContextText:
             its tokens.
         """
         while (tokens := self._count_whole(text := self.text)) > self.max_tokens:
-            self._lines.remove(self._added.popitem()[1])
+            self._remove(self._added.popitem()[1])
         ids = sum(map(_id_bytes, self.turns))
         self._used, self._bytes = (tokens, _json_bytes(text) + ids) if text else self._fence
         return tokens
 
-    def complete(self) -> int:
+    def complete(self) -> "InParts[int]":
         """Use up what is left for turns that were cut, then for those that didn't fit; return the text's tokens."""
         self.settle()
+        yield
         for line in [line for line in self._added.values() if line.more]:
             if self.max_tokens - self._used < _SMALLEST_TOKENS or self._counted > _MOST_COUNTED:
                 break
-            self._lines.remove(line)
+            self._remove(line)
             self.settle()
             if not self._add(line.turn, self.max_tokens):
-                self._lines.insert(bisect(self._lines, _place(line), key=_place), line)
+                self._insert(bisect(self._lines, _place(line), key=_place), line)
             self.settle()
+            yield
         for turn in self._refused.values():
             if self._counted > _MOST_COUNTED:
                 break
             if turn.id not in self._added and self.max_tokens - self._used >= _SMALLEST_TOKENS:
                 self._add(turn, self.max_tokens)
+                yield
         return self.settle()
+
+    def _insert(self, place: int, line: _Line) -> None:
+        self._lines.insert(place, line)
+        self._text = None
+
+    def _remove(self, line: _Line) -> None:
+        self._lines.remove(line)
+        self._text = None
 
     def _count_whole(self, text: str) -> int:
         if text != self._settled[0]:
@@ -228,7 +246,7 @@ class ContextText:
         size += _id_bytes(turn)
         if tokens > left or size > bytes_left:
             return False
-        self._lines.insert(place, line)
+        self._insert(place, line)
         self._added[turn.id] = line
         self._used, self._bytes = most - left + tokens, self._max_bytes - bytes_left + size
         return True

@@ -73,33 +73,29 @@ class Recollection:
         newest, newest_again = tee(self._interactions.newest(session_id, speaker, most_bytes))
         of_summary = int(SUMMARY_SHARE * max_tokens / (1 if query is None else 2))
         if query is None:
-            text.fill(newest, max_tokens - of_summary)
-            yield
+            yield from text.fill(newest, max_tokens - of_summary)
             further: Iterator[Turn] = iter(())
         else:
-            text.fill(newest, int(NEWEST_SHARE * max_tokens))
+            yield from text.fill(newest, int(NEWEST_SHARE * max_tokens))
             filters = filters_of(session_id, self._search.speakers(speaker), everywhere=everywhere)
             most = min(_MOST_RESULTS, max_tokens // _TOKENS_OF_RESULT)
             ranking = yield from self._search.rank(query, filters, nearness=nearness, most=most)
             ranked = [of_row for of_row in ranking.rows if of_row.row < MEMORY_ROWS or everywhere]
             results = self._results(ranked, ranking, speaker, max_tokens)
             best = next(results, [])
-            text.fill(best, max_tokens - of_summary, in_part=True)
-            yield
+            yield from text.fill(best, max_tokens - of_summary, in_part=True)
             hits, further = tee(chain(best, chain.from_iterable(results)))
-            text.fill(hits, max_tokens - of_summary)
-            yield
-        text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
-        yield
+            yield from text.fill(hits, max_tokens - of_summary)
+        yield from text.fill(self._excerpts(summary, most_bytes), text.used + of_summary)
         rest, rest_again = tee(chain(further, newest_again))
-        text.fill(rest, max_tokens)
+        yield from text.fill(rest, max_tokens)
         yield
         before = text.used
         text.settle()
         if text.used < before:  # as a whole, it has fewer tokens than its lines
-            text.fill(rest_again, max_tokens)
+            yield from text.fill(rest_again, max_tokens)
         yield
-        return text.complete()
+        return (yield from text.complete())
 
     def _results(
         self, ranked: list[Ranked], ranking: Ranking, speaker: str | None, max_tokens: int
