@@ -135,7 +135,7 @@ class Database:
         """Run a query as `select` does; return its first row, or None."""
         return next(iter(self.select(row_type, sql, parameters)), None)
 
-    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+    def value(self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         """Run a statement and return the first column of its first row, or None if it has no row.
 
         Raises:

@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language.claims import MOST_PAIRS, contradictions
 from twinhost.unified_memory_reasoning.language.dates import MOST_DATES, AskedDate, dates_of
+from twinhost.unified_memory_reasoning.search import index
 from twinhost.unified_memory_reasoning.search.passages import passages_of
+from twinhost.unified_memory_reasoning.search.search import Search
 
 TODAY = date(2026, 5, 6)
 
@@ -41,6 +44,33 @@ def test_a_text_of_tiny_sentences_is_divided_as_fast_as_prose(sentence: str) -> 
     prose = "We talked of the weather. " * 2_500
     tiny = sentence * (len(prose) // len(sentence))
     assert divided_in_s(tiny) < 2 * divided_in_s(prose)
+
+
+def test_many_texts_that_match_are_ranked_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which one part has them, also of those that fit alike."""
+    with SearchBench(tmp_path / "db") as bench:
+        for number in range(100):
+            bench.interaction(f"the gateway {'is open ' * (number % 5)}")
+        in_one = Search(bench.database).rank("gateway", most=100)
+        parts = sum(1 for _ in Search(bench.database).rank("gateway", most=100))
+        monkeypatch.setattr(index, "_RANKED_AT_ONCE", 10)
+        monkeypatch.setattr(index, "_MOST_PARTS", 100)
+        assert sum(1 for _ in Search(bench.database).rank("gateway", most=100)) == parts + 10
+        found = wholly(Search(bench.database).rank("gateway", most=100)).rows
+        assert len(found) == 100
+        assert found == wholly(in_one).rows
+
+
+def test_a_large_index_is_ranked_in_a_few_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part counts all that match: a part of ten texts, and not of one."""
+    monkeypatch.setattr(index, "_RANKED_AT_ONCE", 1)
+    with SearchBench(tmp_path / "db") as bench:
+        for number in range(80):
+            bench.interaction(f"the gateway {number}")
+        queries = list[str]()
+        bench.database._connection.set_trace_callback(queries.append)
+        wholly(Search(bench.database).rank("gateway"))
+        assert 8 <= len([query for query in queries if "bm25" in query]) <= 9
 
 
 def test_a_search_holds_some_of_many_long_texts(tmp_path: Path) -> None:

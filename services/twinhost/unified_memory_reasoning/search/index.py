@@ -12,12 +12,13 @@ So the texts that a filter excludes are looked up too.
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from math import log
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from twinhost.secure_zmq.actions import InParts
 from twinhost.store.database import Database
@@ -32,15 +33,23 @@ MOST_OF_A_TEXT = 3  # passages that are found, so that a long text leaves room f
 MOST_READ = 10_000  # passages with one of the words that a search reads
 SAMPLE = 1_000  # passages with a word, the newest, that its frequency is estimated from
 COMMON = 0.5  # of its weight: what a stop word counts
+_RANKED_AT_ONCE = 4_000  # passages, in one part: about 4 ms; of which a tenth is to count all that match, each time
+_MOST_PARTS = 8  # of all that match, so that a large index is not counted very often
+_LAST_ROW = 2**63 - 1
 _MOST_MONTHS = 36  # of a period that the index narrows; a longer one is compared row by row
 
 _ROW = f"recall_passages.rowid / {MOST}"
 _IS_ROW = f"= {_ROW} - {{offset}}"
 _IS_INTERACTION = f"recall_passages.rowid < {MEMORY_ROWS * MOST}"
 _IN_INDEX_ALONE = f"EXISTS (SELECT 1 FROM recall_removed WHERE id = {_ROW})"  # noqa: S608 - deleted: see `upkeep`
-_BY_WORDS = "TRUE ORDER BY bm25(recall_passages, 1.0, 0.0, 0.0)"
-_NEWEST_FIRST = (f"{_IS_INTERACTION} ORDER BY rowid DESC", f"NOT {_IS_INTERACTION} ORDER BY rowid DESC")
-_FITTING = "SELECT rowid FROM recall_passages WHERE recall_passages MATCH :match AND {} AND {} LIMIT :most"
+_NEWEST_FIRST = (_IS_INTERACTION, f"NOT {_IS_INTERACTION}")
+_MATCHING = "FROM recall_passages WHERE recall_passages MATCH :match AND"
+_RANKED = (
+    f"SELECT rowid, bm25(recall_passages, 1.0, 0.0, 0.0) {_MATCHING} rowid > :after AND rowid <= :upto AND {{}} "
+    "ORDER BY 2 LIMIT :most"
+)
+_NEWEST = f"SELECT rowid {_MATCHING} {{}} AND {{}} ORDER BY rowid DESC LIMIT :most"
+_PART_ENDS = f"SELECT rowid {_MATCHING} rowid > :after ORDER BY rowid LIMIT 1 OFFSET :at_once - 1"
 _SAMPLED = (
     "SELECT count(*), min(rowid) FROM "
     "(SELECT rowid FROM recall_passages WHERE recall_passages MATCH ?1 ORDER BY rowid DESC LIMIT ?2)"
@@ -111,14 +120,20 @@ class SearchIndex:
             yield
         dates = {_about(date.terms): date.terms for date in asked.dates}
         names = {_about([word.text]): word.text for word in asked.words if not word.is_common}
-        weights = {name: weight for name in names for texts, weight in [frequencies.of(name)] if texts}
+        weights = dict[str, float]()
+        for name in names:
+            texts, weight = frequencies.of(name)
+            if texts:
+                weights[name] = weight
+            yield
         searched = _rarest([word for word in words if not word.is_common] or words)
+        at_once = max(_RANKED_AT_ONCE, frequencies.passages // _MOST_PARTS)
         searches = list(_searches([word.expression for word in searched], [dates, weights]))
 
         def passages(scope: Filters) -> InParts[list[int]]:
             numbers = dict[int, None]()
-            for match, order in searches:
-                numbers |= dict.fromkeys(self._select(match, order, scope, most))
+            for match, of in searches:
+                numbers |= dict.fromkeys((yield from self._select(match, of, scope, most, at_once)))
                 yield
             return list(numbers)
 
@@ -136,21 +151,44 @@ class SearchIndex:
             frequencies.passages,
         )
 
-    def _select(self, match: str, order: str, filters: Filters, most: int) -> list[int]:
-        """Return the first passages of a match in an order, a few of each text."""
+    def _select(self, match: str, of: str | None, filters: Filters, most: int, at_once: int) -> InParts[list[int]]:
+        """Return passages that match, a few of each text: those that fit best, or the newest for which `of` holds.
+
+        Of many that match, so many are ranked in one part.
+        """
         narrowed = _scope("s", filters.session_id) + _scope("p", *(filters.speakers or ())) + _scope("t", filters.kind)
         by_row = (filters.since, filters.until, filters.keyword) != (None, None, None) or self._hides(filters)
         condition = f"EXISTS ({filters.selecting(_IS_ROW)})" if by_row else f"NOT {_IN_INDEX_ALONE}"
-        values = {**filters.values, "match": f"({match}){narrowed}{_months(filters)}", "most": most + 2 * MOST}
+        values = {
+            **filters.values,
+            "match": f"({match}){narrowed}{_months(filters)}",
+            "most": most + 2 * MOST,
+            "at_once": at_once,
+        }
+        found: Iterable[tuple[Any, ...]]
+        if of is None:
+            found = yield from self._best(_RANKED.format(condition), values)
+        else:
+            found = self._database.execute(_NEWEST.format(condition, of), values)
         of_text = Counter[int]()
         numbers = list[int]()
-        for (number,) in self._database.execute(_FITTING.format(condition, order), values):
+        for number, *_ in found:
             of_text[number // MOST] += 1
             if of_text[number // MOST] <= MOST_OF_A_TEXT:
                 numbers.append(number)
             if len(numbers) == most:
                 break
         return numbers
+
+    def _best(self, sql: str, values: Mapping[str, Any]) -> InParts[list[tuple[int, float]]]:
+        """Return the passages that a statement selects, and how they rank, best first."""
+        found, after = list[tuple[int, float]](), -1
+        while (upto := self._database.value(_PART_ENDS, {**values, "after": after})) is not None:
+            found += self._database.execute(sql, {**values, "after": after, "upto": upto})
+            after = upto
+            yield
+        found += self._database.execute(sql, {**values, "after": after, "upto": _LAST_ROW})
+        return found if after < 0 else sorted(found, key=itemgetter(1))
 
     def _hides(self, filters: Filters) -> bool:
         return self._database.execute(f"{HIDDEN} LIMIT 1", filters.values).fetchone() is not None
@@ -226,15 +264,18 @@ class _Frequencies:
         return count, log(1 + (total - count + 0.5) / (count + 0.5))
 
 
-def _searches(words: Sequence[str], about: Iterable[Collection[str]]) -> Iterator[tuple[str, str]]:
-    """Yield what is matched, in FTS5's syntax, and in which order: words, the dates and names, and both together."""
+def _searches(words: Sequence[str], about: Iterable[Collection[str]]) -> Iterator[tuple[str, str | None]]:
+    """Yield what is matched, in FTS5's syntax: words, the dates and names, and both together.
+
+    Of dates and names, also of which passages the newest are wanted, and not those that fit best.
+    """
     has_word = _either(words)
     if words:
-        yield has_word, _BY_WORDS
+        yield has_word, None
     for has in map(_either, filter(None, about)):
-        yield from ((has, order) for order in _NEWEST_FIRST)
+        yield from ((has, of) for of in _NEWEST_FIRST)
         if words:
-            yield f"({has_word}) AND ({has})", _BY_WORDS
+            yield f"({has_word}) AND ({has})", None
 
 
 def _quoted(word: str) -> str:
