@@ -9,10 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.adversary.crowding import Flood, Flooding, address_of, ask_politely, enrolled
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from twinhost.adversary.flood import Flood, Flooding, ask_politely
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.key_writer import render_certificate
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 LIMIT_MS = 60.0
 QUIETS = 2  # times the p99 in quiet, which is added to the limit
@@ -84,6 +86,24 @@ FLOODS = (
     ),
     Flood("costly patterns", UMRA, [{"action": "get_error_solution", "error_message": "ab" * 32_000}], in_flight=4),
 )
+
+
+def enrolled(hosts: Hosts, *names: str) -> list[KeyPair]:
+    """Return keys of agents that both hosts accept, once they have seen them."""
+    pairs = [KeyPair.generate(KeyOwner(name, "pc2", frozenset({"agent"}))) for name in names]
+    for pair in pairs:
+        for host in ("mainpc", "pc2"):
+            folder = hosts.keys / host / "enrolled"
+            folder.mkdir(exist_ok=True)
+            (folder / f"{pair.certificate.owner.name}.key").write_text(render_certificate(pair.certificate))
+    return pairs
+
+
+def address_of(hosts: Hosts, agent: str, pair: KeyPair) -> SecuredAddress:
+    """Return how a key reaches an agent."""
+    server = hosts.address(agent)
+    assert isinstance(server, SecuredAddress)
+    return SecuredAddress(server.address, pair, server.server_key)
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,7 @@ from typing import Any
 
 import zmq
 
-from tests.loopback.agent_processes import Hosts
-from tests.waiting import PATIENCE_S
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.secure_zmq.sockets import limit_socket, secure_unconnected_client
 
@@ -52,24 +48,6 @@ class Seen:
     def __str__(self) -> str:
         median = statistics.median(itertools.chain(*self.took_ms.values()))
         return f"p50 {median:.1f}, p99 {self.p99_ms:.1f} ms"
-
-
-def enrolled(hosts: Hosts, *names: str) -> list[KeyPair]:
-    """Return keys of agents that both hosts accept, once they have seen them."""
-    pairs = [KeyPair.generate(KeyOwner(name, "pc2", frozenset({"agent"}))) for name in names]
-    for pair in pairs:
-        for host in ("mainpc", "pc2"):
-            folder = hosts.keys / host / "enrolled"
-            folder.mkdir(exist_ok=True)
-            (folder / f"{pair.certificate.owner.name}.key").write_text(render_certificate(pair.certificate))
-    return pairs
-
-
-def address_of(hosts: Hosts, agent: str, pair: KeyPair) -> SecuredAddress:
-    """Return how a key reaches an agent."""
-    server = hosts.address(agent)
-    assert isinstance(server, SecuredAddress)
-    return SecuredAddress(server.address, pair, server.server_key)
 
 
 class Flooding:
@@ -124,7 +102,7 @@ def _ask(
     took_ms: dict[str, list[float]] = {action: [] for action, _ in calls}
     with Client(address) as client:
         for action, fields in calls:
-            client.call(action, deadline_s=PATIENCE_S, **fields)
+            client.call(action, deadline_s=_ANSWER_WITHIN_S, **fields)
         began = time.monotonic()
         for number, (action, fields) in enumerate(itertools.cycle(calls)):
             due = began + number / a_second
@@ -132,7 +110,7 @@ def _ask(
                 break
             time.sleep(max(0.0, due - time.monotonic()))
             asked = time.monotonic()
-            client.call(action, deadline_s=PATIENCE_S, **fields)
+            client.call(action, deadline_s=_ANSWER_WITHIN_S, **fields)
             took_ms[action].append(1_000 * (time.monotonic() - asked))
     parent.send(took_ms)
 
@@ -161,7 +139,7 @@ def _flood(flood: Flood, address: SecuredAddress, parent: Connection) -> None:
         sockets.append(socket)
     for socket in sockets:
         send(socket)
-        assert socket.poll(int(1_000 * PATIENCE_S))
+        assert socket.poll(int(1_000 * _ANSWER_WITHIN_S))
         socket.recv()
     parent.send("begun")
     for socket in sockets:
