@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what some tests need: a browser, shells, a C compiler with czmq's headers, the tools that make a network namespace
-# a second machine, Prometheus with promtool, and what the examples in other languages (tests/loopback/test_examples.py) are
-# built with. Where they can't be installed those tests are skipped, and pytest says so.
+# Installs what some tests need: two browsers, shells, a C compiler with czmq's headers, the tools that make a network
+# namespace a second machine, Prometheus with promtool, and what the examples in other languages
+# (tests/loopback/test_examples.py) are built with. Where they can't be installed those tests are skipped, and pytest says
+# so.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -26,6 +27,7 @@ install_node_packages || step "Missing: zeromq.js, which could not be fetched (t
 
 mapfile -t packages < <(missing_compiler)
 command -v chromium >/dev/null || packages+=(chromium fonts-dejavu-core)
+command -v firefox-esr >/dev/null || packages+=(firefox-esr)
 [ -e /usr/include/czmq.h ] || packages+=(libczmq-dev)
 [ -e /usr/include/json-c/json.h ] || packages+=(libjson-c-dev)
 # Debian's crates, where there is a compiler for them already: they are 3 MB, and a compiler is 400.
