@@ -22,6 +22,7 @@ install_axe() {
 END
 }
 
+scripts/setup/chart_library.sh build/assets || step "Missing: uPlot, which could not be fetched (pages are tested without charts)"
 install_axe || step "Missing: axe-core, which could not be fetched (the tests that need it are skipped)"
 install_node_packages || step "Missing: zeromq.js, which could not be fetched (the tests that need it are skipped)"
 

@@ -2,15 +2,18 @@
 
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from tests.containers.conftest import engine, open_stack, stack
+from twinhost.agent.state_folder import ASSETS_VARIABLE
 
 __all__ = ["browser", "engine", "open_stack", "stack"]
 
+ASSETS = Path("build/assets")  # with the chart library, as `make test` puts it there
 CHROMIUM = shutil.which("chromium")
 # Without a sandbox, since it runs as root and opens this project's page alone; drawn by the processor, and with its
 # shared memory on the disk: a test machine has no graphics card, and in a container often 64 MB of the other.
@@ -27,7 +30,9 @@ def browser() -> Iterator[Browser]:
     """
     if CHROMIUM is None:
         pytest.skip("needs Chromium (Debian: chromium), as `make test` installs it")
-    with sync_playwright() as playwright:
+    with sync_playwright() as playwright, pytest.MonkeyPatch.context() as patch:
+        if (ASSETS / "uplot.js").exists():
+            patch.setenv(ASSETS_VARIABLE, str(ASSETS.absolute()))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         page = browser.new_page()
         page.wait_for_function("new Promise(drawn => requestAnimationFrame(drawn))", timeout=FIRST_FRAME_MS)
