@@ -5,7 +5,7 @@ a flood comes from, MOST_KEPT are kept apart: where there are more, those that w
 from then on.
 
 Once a peer is accepted, what was refused at the same address because of its old key, or of a lack of CURVE, is settled
-and forgotten.
+and forgotten, as is a lack of CURVE at an address that is not known.
 """
 
 import threading
@@ -25,7 +25,8 @@ CREATE TABLE refusals (
     PRIMARY KEY (cause, address, peer)
 ) STRICT, WITHOUT ROWID;
 """
-OTHERS = ""  # the address of those that are not kept apart, or not known
+OTHERS = ""  # the address of those that are not kept apart
+UNKNOWN = "an unknown address"  # that of a connection which had ended before a busy agent looked at it
 MOST_KEPT = 200
 _MERGED = 50  # at once, so that a flood from many addresses does not look for the least at each refusal
 _OLD_KEY = (Outcome.KEY_REVOKED, Outcome.KEY_EXPIRED, Outcome.KEY_NOT_YET_VALID)
@@ -83,7 +84,7 @@ class Refusals:
             return
         now, fingerprint = self._clock.time(), fields.get("fingerprint", "")
         peer = fields.get("peer") or (self._owner_of(fingerprint) if fingerprint else "")
-        key = outcome, fields.get("address", OTHERS), peer
+        key = outcome, fields.get("address", UNKNOWN), peer
         with self._lock:
             if key not in self._rows and len(self._rows) >= MOST_KEPT:
                 self._merge_the_least(now)
@@ -153,7 +154,7 @@ class Refusals:
     def _settle(self, address: str, peer: str) -> None:
         with self._lock:
             for key in [(cause, address, peer) for cause in _OLD_KEY] + [
-                (cause, address, "") for cause in _WITHOUT_CURVE
+                (cause, where, "") for cause in _WITHOUT_CURVE for where in (address, UNKNOWN)
             ]:
                 if self._rows.pop(key, None) is not None:
                     self._unsaved.add(key)

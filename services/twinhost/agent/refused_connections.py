@@ -108,12 +108,10 @@ def _of_peer(host: str, peer: str, cause: Outcome, rows: Sequence[Refused]) -> T
 def _of_strangers(host: str, subject: str, rows: Sequence[Refused], *, explains: bool = False) -> Trouble:
     most = rows[0]
     addresses = {one.address for one in rows}
-    if addresses == {OTHERS}:
-        where = "from an unknown address"
+    if OTHERS in addresses:
+        where = "from many addresses"
     elif len(addresses) == 1:
         where = f"from {most.address}"
-    elif OTHERS in addresses:
-        where = "from many addresses"
     else:
         where = f"from {len(addresses)} addresses, {most.count} of them from {most.address}"
     count = sum(one.count for one in rows)

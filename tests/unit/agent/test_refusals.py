@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.system_digital_twin.twin import Clock
-from twinhost.agent.refusals import MIGRATION, MOST_KEPT, OTHERS, Refusals
+from twinhost.agent.refusals import MIGRATION, MOST_KEPT, OTHERS, UNKNOWN, Refusals
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.database import Database
@@ -133,6 +133,19 @@ def test_what_an_older_version_kept_as_settled_is_forgotten(bench: Bench) -> Non
     assert bench.counts == {}
     bench.refusals.save()
     assert bench.database.value("SELECT count(*) FROM refusals") == 0
+
+
+def test_who_is_accepted_settles_what_came_from_nowhere(bench: Bench) -> None:
+    """A check of a port ends before a busy agent has its address; what keeps coming counts anew."""
+    for outcome in (Outcome.BROKEN_OFF, Outcome.MECHANISM_MISMATCH, Outcome.WRONG_KEYS):
+        for _ in range(12):
+            bench.refusals.note(outcome, {})
+    bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED, peer="Camera", fingerprint="SHA256:x")
+    assert [(one.cause, one.address, one.count) for one in bench.refusals.recent()] == [
+        (Outcome.WRONG_KEYS, UNKNOWN, 12)
+    ]
+    bench.refusals.note(Outcome.BROKEN_OFF, {})
+    assert {one.cause: one.count for one in bench.refusals.recent()}[Outcome.BROKEN_OFF] == 1
 
 
 def test_a_clock_that_jumps_ahead_and_back_hides_none(bench: Bench) -> None:

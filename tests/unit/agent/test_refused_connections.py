@@ -1,6 +1,6 @@
 """The detector of refused connections: who, from where, how often, why; and what is too little to tell."""
 
-from twinhost.agent.refusals import OTHERS, Refused
+from twinhost.agent.refusals import OTHERS, UNKNOWN, Refused
 from twinhost.agent.refused_connections import FEW, WORDS, refused_connections, subject_of_peer
 from twinhost.agent.troubles import Trouble, by_cause
 from twinhost.secure_zmq.peers import Outcome
@@ -57,6 +57,11 @@ def test_a_flood_from_many_addresses_is_told_once() -> None:
     assert before.members == after.members == ("key_not_authorized@*",)
     assert after.what == "mainpc refused 500 connections from many addresses: the key is not authorised"
     assert len(before.evidence) == 21
+
+
+def test_connections_that_ended_unseen_are_told_as_such() -> None:
+    trouble = found(refused(Outcome.NOT_ZMTP, 12, UNKNOWN))["mainpc"]
+    assert trouble.what == "mainpc refused 12 connections from an unknown address: not ZeroMQ"
 
 
 def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
