@@ -208,7 +208,9 @@ def test_keys_and_doctor_are_well_at_each_step(hosts: Hosts, running: Running) -
     listed = as_operator(hosts, "keys", "list")
     note = f"note: {AGENT} makes its own sockets and can't be asked\n"
     assert (listed.status, listed.err) == (0, note if running.step < 3 else "")
-    examined = json.loads(as_operator(hosts, "doctor", "--json").out)["checks"]
+    ran = as_operator(hosts, "doctor", "--json")
+    assert ran.out, ran.err
+    examined = json.loads(ran.out)["checks"]
     verdicts = {each["check"]: each["verdict"] for each in examined if each["where"] == AGENT}
     checks = {"answers, and knows us", "plain client refused", "unknown key refused", "wrong pin refused"}
     assert {verdicts[check] for check in checks} == {"ok"}

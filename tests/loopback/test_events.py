@@ -333,6 +333,8 @@ def test_a_subscriber_that_does_not_read_harms_nobody(hosts: Hosts) -> None:
             for number in range(MANY):
                 with at_most(CALL_S):
                     seq = publish(client, f"{number}", data=LARGE)
-                    assert received(subscriber)[1]["seq"] == seq
+                    while (event := received(subscriber)[1])["source_agent"] == SDT:
+                        pass  # of a trouble: here pc2 does not run
+                    assert event["seq"] == seq
             assert memory_kb(agent) - before_kb < MOST_MORE_KB
         assert agent.health()["status"] in ("ok", "degraded")

@@ -123,7 +123,7 @@ def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, ser
             assert pings > 10
             reply = search.result(PATIENCE_S)
     assert reply["channels"] == ["words"]
-    assert "did not answer within 1.5 s" in reply["without_meaning"]
+    assert "did not answer within 1." in reply["without_meaning"]  # what was left of the deadline when it was asked
     assert reply["results"][0]["content"] == "the kotse is red"
 
 
