@@ -78,6 +78,7 @@ class Attention:
         self._remembered = set(self._known)  # from before the restart, and not found yet
         self._calming: set[str] = set()  # not found at the last look, and not ended yet
         self._unwritten: set[str] = set()
+        self._news_since: dict[str, float] = {}  # when each became news that is not announced yet
         self.revision = self._digest()
 
     @property
@@ -109,6 +110,7 @@ class Attention:
             if root.id in ended:
                 ended |= names & absent
         told = {name: event for name in roots - self._remembered if (event := self._news(name, now)) is not None}
+        self._news_since = {name: self._news_since.get(name, self._clock.time()) for name in told}
         if self._unwritten or ended or told:
             with self._database.transaction():
                 self._write(ended, told)
@@ -213,7 +215,7 @@ class Attention:
             known = self._known[name]
             self._announce(event, known, time)
             self._database.on_rollback(self._known.__setitem__, name, msgspec.structs.replace(known))
-            known.announced, known.announced_at = known.trouble, time
+            known.announced, known.announced_at = known.trouble, self._news_since[name]
         for name in {*told, *self._unwritten}:
             self._put(name)
         for name in ended:
@@ -250,8 +252,9 @@ class Attention:
 
     def _item(self, known: _Known, explained: Iterable[_Known]) -> AttentionItem:
         item = item_of(known.trouble, known.since, [(other.trouble, other.since) for other in explained])
-        if known.announced is not None:
-            item["announced"] = iso_time(known.announced_at)
+        announced_at = known.announced_at if known.announced is not None else None
+        if (news_at := self._news_since.get(known.trouble.id, announced_at)) is not None:
+            item["announced"] = iso_time(news_at)  # also if the event can't be stored, as on a full disk
         if known.is_acknowledged:
             item["acknowledged"] = {"by": known.acknowledged_by, "at": iso_time(known.acknowledged_at)}
         return item

@@ -1,6 +1,7 @@
 """The attention list keeps since when, announces each cause once, and survives a restart."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ GRACE_S = 30.0
 SILENT = Trouble(kind=Kind.HOST_SILENT, subject="pc2", what="pc2 does not respond", level=Level.BROKEN)
 FULL = Trouble(kind=Kind.DISK_FULL, subject="mainpc", what="mainpc's disk is full", explains=("host_silent:pc2",))
 ERRORS = Trouble(kind=Kind.ERRORS, what="3 errors", members=("a",))
+
+
+class DiskFull(Exception):
+    pass
 
 
 class Bench:
@@ -44,8 +49,15 @@ class Bench:
     def passes(self, seconds: float, *found: Trouble) -> None:
         self.found = list(found)
         for _ in range(round(seconds)):
-            self.attention.on_tick()
+            with suppress(DiskFull):
+                self.attention.on_tick()
             self.clock.let_pass(1.0)
+
+    def fill_disk(self, patched: pytest.MonkeyPatch) -> None:
+        def full(*_: Any) -> None:
+            raise DiskFull
+
+        patched.setattr(Attention, "_put", full)
 
     @property
     def ids(self) -> list[str]:
@@ -305,7 +317,7 @@ def test_an_item_says_when_it_was_announced(bench: Bench) -> None:
 
 
 def test_what_could_not_be_told_in_time_is_told_with_its_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a full disk, which ends with the fault that kept it from being told."""
+    """As a full disk, which ends with the fault that kept it from being told; who reads the list knows it before."""
 
     def full(*_: Any) -> None:
         raise OSError("disk full")
@@ -319,6 +331,25 @@ def test_what_could_not_be_told_in_time_is_told_with_its_end(bench: Bench, monke
             bench.clock.let_pass(1.0)
     bench.passes(CALM_S + 2)
     assert bench.told == [("trouble_began", "disk_full:mainpc"), ("trouble_ended", "disk_full:mainpc")]
+
+
+def test_an_item_is_news_though_its_event_can_not_be_stored(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At one time, from when it has settled on: whoever asks for the list hears of a full disk, and once."""
+
+    def announced() -> str | None:
+        return bench.attention.document()["items"][0].get("announced")
+
+    with monkeypatch.context() as patched:
+        bench.fill_disk(patched)
+        bench.passes(SETTLE_S, FULL)
+        assert announced() is None
+        bench.passes(2, FULL)
+        first = announced()
+        assert first is not None
+        bench.passes(10, FULL)
+        assert announced() == first
+    bench.passes(2, FULL)
+    assert (announced(), bench.told) == (first, [("trouble_began", "disk_full:mainpc")])
 
 
 def test_what_is_not_seen_again_after_a_restart_is_not_told(bench: Bench) -> None:
