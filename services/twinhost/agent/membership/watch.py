@@ -229,7 +229,11 @@ def link_open(host: str, other: str) -> Trouble:
         explains=tuple(
             trouble
             for each in (host, other)
-            for trouble in (f"{Kind.HOST_SILENT}:{each}", f"{Kind.REFUSALS}:{each}/unencrypted")
+            for trouble in (
+                f"{Kind.HOST_SILENT}:{each}",
+                f"{Kind.HOST_STOPPED}:{each}",  # to be started again so
+                f"{Kind.REFUSALS}:{each}/unencrypted",
+            )
         ),
     )
 

@@ -65,7 +65,7 @@ class Hosts:
     def of_another_kind(self) -> Iterator[str]:
         """Yield the silent hosts from whose addresses handshakes of the other kind come."""
         for agent in self._others():
-            if self._silent(agent) and not self._stopped(agent):
+            if self._silent(agent):
                 last = self._handshakes.address_of.get(agent.name, "")
                 if self._handshakes.sends({*self._addresses.of(agent.host.address), last}):
                     yield agent.host.name
