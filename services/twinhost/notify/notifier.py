@@ -19,9 +19,9 @@ from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config.model import NetworkConfig, Notify
 from twinhost.notify.destinations import Destination, NotTaken, destinations_of
 from twinhost.notify.outbox import MIGRATIONS, Letter, Outbox
-from twinhost.notify.rules import Memory, Message, Policy, Rules, View
+from twinhost.notify.rules import Message, Policy, Rules, View
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TwinhostError, UnexpectedReply
+from twinhost.secure_zmq.errors import ConfigurationError, NotFound, TwinhostError, UnexpectedReply
 from twinhost.store.database import Database
 from twinhost.store.files import exclusive_lock
 from twinhost.worker import Worker
@@ -57,11 +57,9 @@ class Notifier:
         self._destinations = [destination.name for destination in destinations]
         self._drop()
         self._rules = Rules(policy_of(source, notify), self._outbox.memory(), clock.time())
-        self._kept = msgspec.json.encode(self._rules.memory)
         self._hosts = Hosts(settings)
         self._heartbeat_s = settings.config.limits.heartbeat_s
         self._look_at, self._beat_at = 0.0, 0.0
-        self._fault: str | None = None  # why nothing can be kept
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -92,27 +90,15 @@ class Notifier:
         if now >= self._look_at:
             self._look_at = now + _LOOK_EVERY_S
             self._rules.see(self._hosts.look(), self._clock.time())
-        beats = now >= self._beat_at
-        try:
-            self._tell()
-            status = self._status() if beats else ""
-        except StoreUnavailable as error:
-            if self._fault is None:
-                _log.error("notify_not_stored", reason=str(error))
-            self._fault, status = str(error), "can't store what it tells"
-            self._rules.memory = msgspec.json.decode(self._kept, type=Memory)  # nothing of it was told
-        if beats:
+        self._tell()
+        if now >= self._beat_at:
             self._beat_at = now + self._heartbeat_s
-            self._hosts.beat(status)
+            self._hosts.beat(self._status())
 
     def _tell(self) -> None:
         now = self._clock.time()
         message = self._rules.due(now)
-        encoded = msgspec.json.encode(self._rules.memory)
-        if message is None and encoded == self._kept and self._fault is None:
-            return
         self._outbox.keep(self._rules.memory, message, self._destinations, now)
-        self._kept, self._fault = encoded, None
         if message is not None:
             _log.info("message_queued", title=message.title, level=message.level)
             self._drop()
@@ -123,6 +109,8 @@ class Notifier:
 
     def _status(self) -> str:
         """Return what the heartbeat says: the attention list has what is not healthy."""
+        if self._outbox.fault is not None:
+            return "can't store what it tells"
         now = self._clock.time()
         failing = [
             name
@@ -141,11 +129,8 @@ class Courier(Worker):
 
     def _deliver_all(self) -> None:
         while not self.wait(_TICK_S):
-            try:
-                while not self.stopping and (letter := self._outbox.due(self._destination.name, self._clock.time())):
-                    self._deliver(letter)
-            except StoreUnavailable as error:  # what was delivered may be delivered again
-                _log.error("outbox_fault", destination=self._destination.name, reason=str(error))
+            while not self.stopping and (letter := self._outbox.due(self._destination.name, self._clock.time())):
+                self._deliver(letter)
 
     def _deliver(self, letter: Letter) -> None:
         name = self._destination.name

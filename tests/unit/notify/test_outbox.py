@@ -1,6 +1,5 @@
 """The outbox: a message is kept with what it tells, waits for each destination, and is tried again later and later."""
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import pytest
 
 from twinhost.notify.outbox import KEPT_S, MIGRATIONS, MOST_RETRY_S, Outbox
 from twinhost.notify.rules import Memory, Message, News
-from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
 
 NOW = 1_000_000.0
@@ -44,11 +42,29 @@ def test_a_message_waits_for_each_destination(outbox: Outbox) -> None:
     assert outbox.memory() == Memory(told={TOLD.id: TOLD})
 
 
-def test_what_could_not_be_queued_is_not_told(outbox: Outbox, database: Database) -> None:
-    database.execute("CREATE TRIGGER full BEFORE INSERT ON outbox BEGIN SELECT RAISE(ABORT, 'disk full'); END")
-    with pytest.raises((StoreUnavailable, sqlite3.Error)):
-        outbox.keep(Memory(told={TOLD.id: TOLD}), message(), ["phone"], NOW)
-    assert outbox.memory() == Memory()
+def test_what_can_not_be_written_is_delivered_once(outbox: Outbox, database: Database) -> None:
+    """And written with the next change once it can be: what is delivered by then does not come back."""
+    outbox.keep(Memory(), message("before"), ["phone"], NOW)
+    database.execute("CREATE TRIGGER full BEFORE INSERT ON memory BEGIN SELECT RAISE(ABORT, 'disk full'); END")
+    outbox.keep(Memory(told={TOLD.id: TOLD}), message("first"), ["phone"], NOW)
+    outbox.keep(Memory(told={TOLD.id: TOLD}), message("second"), ["phone"], NOW)
+    for title in (b"before", b"first"):
+        letter = outbox.due("phone", NOW)
+        assert letter is not None
+        assert title in letter.message
+        outbox.delivered(letter)
+    assert outbox.fault is not None
+    assert Outbox(database).memory() == Memory()
+    database.execute("DROP TRIGGER full")
+    outbox.keep(Memory(told={TOLD.id: TOLD}), None, ["phone"], NOW)
+    assert outbox.fault is None
+    again = Outbox(database)
+    assert again.memory() == Memory(told={TOLD.id: TOLD})
+    letter = again.due("phone", NOW)
+    assert letter is not None
+    assert b"second" in letter.message
+    again.delivered(letter)
+    assert Outbox(database).due("phone", NOW) is None
 
 
 def test_a_failed_message_waits_longer_each_time(outbox: Outbox) -> None:
