@@ -5,11 +5,19 @@ import email
 import email.policy
 import json
 import socketserver
+import ssl
 import threading
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 class _Serving:
@@ -69,46 +77,87 @@ class HttpReceiver(_Serving):
         return [body["title"] for body in self.bodies]
 
 
+def certificate(folder: Path, address: str = "127.0.0.1") -> Path:
+    """Write a certificate for an address, which signs itself, and its secret into one file; return its path."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now - timedelta(days=1), now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / f"{address}.pem"
+    path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
 class _Threading(socketserver.ThreadingTCPServer):
     daemon_threads = True
     allow_reuse_address = True
 
 
 class SmtpReceiver(_Serving):
-    """Keeps the mails that it gets, and the user names and passwords of logins; has no STARTTLS."""
+    """Keeps the mails that it gets, and the user names and passwords of logins."""
 
-    def __init__(self, refusal: str = "") -> None:
-        """With a refusal, such as `550 no such user`, it takes no recipient."""
+    def __init__(
+        self, refusal: str = "", encryption: Literal["none", "starttls", "tls"] = "none", shown: Path | None = None
+    ) -> None:
+        """With a refusal, such as `550 no such user`, it takes no recipient; `shown` is its `certificate`."""
         self.mails: list[EmailMessage] = []
         self.logins: list[str] = []
-        receiver = self
+        self.refusal, self.encryption, self.shown = refusal, encryption, shown
+        self.server = _Threading(("127.0.0.1", 0), type("Handler", (_SmtpSession,), {"receiver": self}))
 
-        class Handler(socketserver.StreamRequestHandler):
-            def handle(self) -> None:
-                self.say("220 test")
-                while line := self.rfile.readline().decode().strip():
-                    verb = line.split()[0].upper()
-                    if verb == "EHLO":
-                        self.say("250-test\r\n250 AUTH PLAIN")
-                    elif verb == "AUTH":
-                        receiver.logins.append(base64.b64decode(line.split()[2]).decode())
-                        self.say("235 ok")
-                    elif verb == "RCPT" and refusal:
-                        self.say(refusal)
-                    elif verb == "DATA":
-                        self.say("354 go on")
-                        content = b"".join(iter(self.rfile.readline, b".\r\n"))
-                        mail = email.message_from_bytes(content, policy=email.policy.default)
-                        assert isinstance(mail, EmailMessage)
-                        receiver.mails.append(mail)
-                        self.say("250 taken")
-                    elif verb == "QUIT":
-                        self.say("221 bye")
-                        return
-                    else:
-                        self.say("250 ok" if verb != "STARTTLS" else "454 none")
 
-            def say(self, line: str) -> None:
-                self.wfile.write(f"{line}\r\n".encode())
+class _SmtpSession(socketserver.StreamRequestHandler):
+    receiver: SmtpReceiver
 
-        self.server = _Threading(("127.0.0.1", 0), Handler)
+    def setup(self) -> None:
+        if self.receiver.encryption == "tls":
+            self._encrypt()
+        super().setup()
+
+    def handle(self) -> None:
+        self._say("220 test")
+        while line := self.rfile.readline().decode().strip():
+            verb = line.split()[0].upper()
+            if verb == "STARTTLS" and self.receiver.encryption == "starttls":
+                self._say("220 go on")
+                self._encrypt()
+                super().setup()
+            elif verb == "DATA":
+                self._say("354 go on")
+                self._take(b"".join(iter(self.rfile.readline, b".\r\n")))
+                self._say("250 taken")
+            elif verb == "QUIT":
+                self._say("221 bye")
+                return
+            else:
+                self._say(self._answer(verb, line))
+
+    def _answer(self, verb: str, line: str) -> str:
+        if verb == "EHLO":
+            return "250-test\r\n" + "250-STARTTLS\r\n" * (self.receiver.encryption == "starttls") + "250 AUTH PLAIN"
+        if verb == "AUTH":
+            self.receiver.logins.append(base64.b64decode(line.split()[2]).decode())
+            return "235 ok"
+        if verb == "RCPT" and self.receiver.refusal:
+            return self.receiver.refusal
+        return "250 ok" if verb != "STARTTLS" else "454 none"
+
+    def _take(self, content: bytes) -> None:
+        mail = email.message_from_bytes(content, policy=email.policy.default)
+        assert isinstance(mail, EmailMessage)
+        self.receiver.mails.append(mail)
+
+    def _encrypt(self) -> None:
+        assert self.receiver.shown is not None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.receiver.shown)
+        self.request = context.wrap_socket(self.request, server_side=True)
+
+    def _say(self, line: str) -> None:
+        self.wfile.write(f"{line}\r\n".encode())

@@ -1,12 +1,12 @@
 """Each way out brings a message to a real server, says what came back, and shows no secret."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tests.ports import free_ports
-from tests.receivers import HttpReceiver, SmtpReceiver
+from tests.receivers import HttpReceiver, SmtpReceiver, certificate
 from twinhost.network_config.model import EmailDestination, HttpDestination
 from twinhost.notify.destinations import Destination, NotTaken
 from twinhost.notify.rules import Message, News
@@ -111,6 +111,26 @@ def test_a_server_that_is_down_is_named() -> None:
     for destination in (http("webhook", port), mail(port)):
         with pytest.raises(NotTaken, match=r"127\.0\.0\.1: .*refused"):
             destination.send(MESSAGE, "id-1")
+
+
+@pytest.mark.parametrize("encryption", ["starttls", "tls"])
+def test_mail_is_encrypted_and_its_server_verified(
+    secret: Path, tmp_path: Path, encryption: Literal["starttls", "tls"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the message nor the password goes to a server with a certificate that nobody trusts, or of another."""
+    own, other = certificate(tmp_path), certificate(tmp_path, "127.0.0.2")
+    for trusted, shown, problem in ((None, own, "self-signed"), (other, other, "IP address mismatch"), (own, own, "")):
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted or "/dev/null"))
+        with SmtpReceiver("", encryption, shown) as receiver:
+            destination = mail(receiver.port, encryption, user="ana", password_file=secret)
+            if problem:
+                with pytest.raises(NotTaken, match=f"CERTIFICATE_VERIFY_FAILED.*{problem}"):
+                    destination.send(MESSAGE, "id-1")
+                assert (receiver.mails, receiver.logins) == ([], [])
+            else:
+                destination.send(MESSAGE, "id-1")
+                assert [received["Subject"] for received in receiver.mails] == ["mainpc's disk is full"]
+                assert receiver.logins == [f"\0ana\0{TOKEN}"]
 
 
 def test_mail_is_not_sent_without_its_encryption(secret: Path) -> None:
