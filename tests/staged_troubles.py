@@ -18,8 +18,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.telemetry import AgentState
 from twinhost.agent.troubles import AttentionItem
-from twinhost.certificates.layout import plan_layout
-from twinhost.certificates.revoke import revoke
+from twinhost.certificates.layout import Layout, plan_layout
+from twinhost.certificates.revoke import replace_revoked, revoke
 from twinhost.moments import iso_time
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
@@ -123,6 +123,14 @@ class Deployment:
     def refuse(self, outcome: Outcome, address: str, **fields: str) -> None:
         self.twin.handshakes.refused(outcome, address=address, **fields)
 
+    def recover(self) -> None:
+        """Have both hosts well again, and pc2 connect with the key that it has."""
+        self.free_bytes = DISK_BYTES // 2
+        self.report, self.figures, self.events = {}, {}, lambda: None
+        self.twin.handshakes.accepted(UMRA.name, self.fingerprint, PC2_ADDRESS)
+        self.twin.handshakes.record()
+        self.pc2_answers = True
+
 
 def _disk_full(deployment: Deployment) -> float:
     deployment.free_bytes = 0
@@ -137,10 +145,14 @@ def _disk_full_and_silence(deployment: Deployment) -> float:
     return began
 
 
-def _audit_changed(deployment: Deployment) -> float:
+def _audit_file(deployment: Deployment) -> Path:
     (path,) = (deployment.home / "state" / AUDIT_FOLDER).glob("audit-*.jsonl")
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join([lines[0].replace(b'"event":"', b'"event":"x', 1), *lines[1:]]))
+    return path
+
+
+def _audit_changed(deployment: Deployment) -> float:
+    path = _audit_file(deployment)
+    path.write_bytes(path.read_bytes().replace(b'"event":"', b'"event":"x', 1))
     began = deployment.now
     deployment.pass_seconds(BEAT_S + 1)  # the files' stamps are compared as often; a thread reads them
 
@@ -150,6 +162,11 @@ def _audit_changed(deployment: Deployment) -> float:
 
     wait_until(is_found, PATIENCE_S, "the log is inspected")
     return began
+
+
+def _audit_put_back(deployment: Deployment) -> None:
+    path = _audit_file(deployment)
+    path.write_bytes(path.read_bytes().replace(b'"event":"x', b'"event":"', 1))
 
 
 def _restored(deployment: Deployment) -> float:
@@ -192,6 +209,11 @@ def _errors(deployment: Deployment) -> float:
     return began
 
 
+def _errors_acknowledged(deployment: Deployment) -> None:
+    for group in deployment.twin.call("get_error_counts", OPERATOR)["groups"]:
+        deployment.twin.call("acknowledge_errors", OPERATOR, shape_id=group["shape_id"])
+
+
 def _brute_force(deployment: Deployment) -> float:
     began = deployment.now
     for number in range(250):
@@ -214,11 +236,25 @@ def _key_expired(deployment: Deployment) -> float:
 
 def _key_revoked(deployment: Deployment) -> float:
     fingerprint, began = deployment.fingerprint, deployment.now
-    revoke(plan_layout(deployment.home / "certificates", load_network_config(DEFAULT_PATH, {}), None), UMRA.name)
-    deployment.twin.keys.peers.reload()
+    _revoke(deployment)
     deployment.events = lambda: deployment.refuse(Outcome.KEY_REVOKED, PC2_ADDRESS, fingerprint=fingerprint)
     deployment.silence_pc2()
     return began
+
+
+def _revoke(deployment: Deployment) -> None:
+    revoke(_layout(deployment), UMRA.name)
+    deployment.twin.keys.peers.reload()
+
+
+def _replace(deployment: Deployment) -> None:
+    replace_revoked(_layout(deployment), UMRA.name)
+    deployment.twin.keys.peers.reload()
+    deployment.recover()
+
+
+def _layout(deployment: Deployment) -> Layout:
+    return plan_layout(deployment.home / "certificates", load_network_config(DEFAULT_PATH, {}), None)
 
 
 def _link_open(deployment: Deployment) -> float:
@@ -247,6 +283,22 @@ def _agents_killed(*names: str) -> Callable[[Deployment], float]:
     return stage
 
 
+def _unregistered(*names: str) -> Callable[[Deployment], None]:
+    def mend(deployment: Deployment) -> None:
+        for name in names:
+            deployment.twin.call("unregister", OPERATOR, agent_name=name)
+
+    return mend
+
+
+def _and(*mends: Callable[[Deployment], None]) -> Callable[[Deployment], None]:
+    def mend(deployment: Deployment) -> None:
+        for one in mends:
+            one(deployment)
+
+    return mend
+
+
 def _with_agent(stage: Callable[[Deployment], float]) -> Callable[[Deployment], float]:
     """Return a staging in which an agent on pc2 falls silent together with it."""
 
@@ -269,8 +321,8 @@ def _start(deployment: Deployment, names: Sequence[str]) -> None:
 class Staging:
     """A trouble, how it is staged, and what must be said of it.
 
-    `stage` returns since when it is there; `what` and `cause` are regular expressions; `hides` are the consequences,
-    which must be no items of their own; `beside` are further items of the same staging.
+    `stage` returns since when it is there, and `mend` ends it; `what` and `cause` are regular expressions; `hides` are
+    the consequences, which must be no items of their own; `beside` are further items of the same staging.
     """
 
     name: str
@@ -284,6 +336,7 @@ class Staging:
     hides: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     within_s: float = 7.0  # of since; more where a TTL decides
+    mend: Callable[[Deployment], None] = Deployment.recover
 
     @property
     def status(self) -> int:
@@ -321,6 +374,7 @@ FOURTEEN = (
         *("audit_tampered:mainpc", "broken", "^mainpc's audit log was changed: ", "from line 1 on"),
         *("mainpc", "./twinhost audit verify"),
         within_s=BEAT_S + PATIENCE_S,
+        mend=_audit_put_back,
     ),
     Staging(
         "the state of mainpc was restored",
@@ -359,6 +413,7 @@ FOURTEEN = (
         _errors,
         *("errors", "broken", f"^100 errors of 3 shapes, the worst: critical disk_lost from {UMRA.name}, once"),
         *("disk_lost 0", "mainpc", "./twinhost errors"),
+        mend=_errors_acknowledged,
     ),
     Staging(
         "brute force",
@@ -369,6 +424,7 @@ FOURTEEN = (
             f"^mainpc refused 250 connections from {STRANGER}: the key is not authorised",
         ),
         *(f"a minute from {STRANGER}", "mainpc", "./twinhost audit tail -n 100"),
+        mend=lambda deployment: deployment.turn(DAY_S + HOUR_S),
     ),
     Staging(
         "the key of pc2 has expired",
@@ -376,6 +432,7 @@ FOURTEEN = (
         *(f"key_expired:{UMRA.name}", "broken", f"^the key of {UMRA.name} on pc2 expired .* and is refused"),
         *("not rotated before it expired", "mainpc", f"{CERTS_INIT} replace {UMRA.name}"),
         hides=(f"refusals:mainpc/key_expired/{UMRA.name}", _SILENT),
+        mend=_and(_revoke, _replace),
     ),
     Staging(
         "SECURE_ZMQ=0 on pc2",
@@ -385,13 +442,14 @@ FOURTEEN = (
         hides=(_SILENT, "refusals:mainpc/unencrypted"),
         within_s=SILENT_S + 1,
     ),
-    Staging("the key of pc2 is revoked", _key_revoked, *_REVOKED, hides=(_REVOKED_REFUSALS, _SILENT)),
+    Staging("the key of pc2 is revoked", _key_revoked, *_REVOKED, hides=(_REVOKED_REFUSALS, _SILENT), mend=_replace),
     Staging("the link is cut", _link_cut, *_CUT),
     Staging(
         "an agent was killed",
         _agents_killed("planner"),
         *("agents_silent:pc2", "attention", "^planner on pc2 does not respond", "it sends no heartbeats"),
         *("mainpc", "./twinhost agents unregister planner"),
+        mend=_unregistered("planner"),
     ),
     Staging(
         "many agents are silent",
@@ -403,6 +461,7 @@ FOURTEEN = (
             "they send no heartbeats",
         ),
         *("mainpc", "./twinhost agents unregister --silent-on pc2"),
+        mend=_unregistered(*_MANY),
     ),
 )
 PAIRS = (
@@ -412,12 +471,19 @@ PAIRS = (
         *_DISK,
         hides=("disk_nearly_full:mainpc", _SILENT),
     ),
-    Staging("a silent host and its silent agents", _with_agent(_link_cut), *_CUT, hides=("agents_silent:pc2",)),
+    Staging(
+        "a silent host and its silent agents",
+        _with_agent(_link_cut),
+        *_CUT,
+        hides=("agents_silent:pc2",),
+        mend=_and(Deployment.recover, _unregistered("planner")),
+    ),
     Staging(
         "a revoked key, its host, and the agents there",
         _with_agent(_key_revoked),
         *_REVOKED,
         hides=(_REVOKED_REFUSALS, _SILENT, "agents_silent:pc2"),
+        mend=_and(_replace, _unregistered("planner")),
     ),
 )
 STAGINGS = (*FOURTEEN, *PAIRS)

@@ -151,12 +151,6 @@ def test_a_restart_repeats_nothing_and_loses_nothing() -> None:
     assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Mended"]
 
 
-def test_a_day_of_health_sends_nothing() -> None:
-    desk = Desk()
-    desk.passes(86_400)
-    assert desk.sent == []
-
-
 def test_a_dead_mainpc_is_told_once_by_what_pc2_says() -> None:
     """It may be on the list under that name for hours; when mainpc is back, that is its end, and no other message."""
     silent = without(item(Kind.MAINPC_SILENT.value, what="mainpc does not answer pc2"), "announced")
