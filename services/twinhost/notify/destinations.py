@@ -167,15 +167,14 @@ def destinations_of(source: str, notify: Notify) -> list[Destination]:
 
 
 def _for_webhook(message: Message, message_id: str) -> bytes:
-    whole = f"{message.title}\n\n{message.text}"
     news = [msgspec.structs.asdict(each) for each in message.news]
     return msgspec.json.encode(
         {
             "id": message_id,
             "level": message.level,
             "title": message.title,
-            "text": whole,
-            "content": whole[:1_900],  # of chat services that take 2,000 characters under this name
+            "text": message.text,
+            "content": message.text[:1_900],  # of chat services that take 2,000 characters under this name
             "at": message.at,
             "news": news,
         }
@@ -183,12 +182,12 @@ def _for_webhook(message: Message, message_id: str) -> bytes:
 
 
 def _for_ntfy(message: Message, topic: str) -> bytes:
-    text = message.text.encode()[:_MAX_NTFY_BYTES].decode("utf-8", "ignore")
+    text = message.text.removeprefix(f"{message.title}.\n")  # which is shown above it
     return msgspec.json.encode(
         {
             "topic": topic,
             "title": message.title,
-            "message": text,
+            "message": text.encode()[:_MAX_NTFY_BYTES].decode("utf-8", "ignore"),
             "priority": _PRIORITIES[message.level],
             "tags": [_TAGS[message.level]],
         }

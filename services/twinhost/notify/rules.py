@@ -15,14 +15,24 @@ from typing import Literal
 
 import msgspec
 
-from twinhost.agent.troubles import AttentionItem, Kind, Level, RemedyDocument, headline
+from twinhost.agent.troubles import (
+    AttentionItem,
+    Kind,
+    Level,
+    Remedy,
+    RemedyDocument,
+    Trouble,
+    headline,
+    item_of,
+    level_of,
+)
 from twinhost.fence import one_line
 from twinhost.moments import iso_time, parse_time
 
 GATHER_S = 5.0  # in which news that belong together become one message
 RETURN_S = 25.0  # after mainpc was away: so long its list may have agents as silent that could not reach it
 AWAY_S = 10.0  # without an answer of mainpc, it was away
-UNHEARD_S = 60.0  # without one, and pc2 does not say why: that is told
+UNHEARD_S = 45.0  # without one, and pc2 does not say why: that is told, within a minute
 BURST, ONE_EVERY_S = 10.0, 360.0  # messages at once, and how often another one after these
 _DAY_S = 86_400.0
 _SHOWN = 10  # of several news in one message
@@ -54,7 +64,10 @@ class News(msgspec.Struct):
 
 
 class Message(msgspec.Struct):
-    """What is sent; `level` is the worst of what has begun or changed, `well` if all of it has ended."""
+    """What is sent; `level` is the worst of what has begun or changed, `well` if all of it has ended.
+
+    `text` says it all without the title.
+    """
 
     level: str
     title: str
@@ -210,15 +223,14 @@ class Rules:
         lines = [f"{self._since(_news_of(item).since)}: {_news_of(item).what}" for item in items[:_SHOWN]]
         if len(items) > _SHOWN:
             lines.append(f"and {len(items) - _SHOWN} more")
-        level = max((Level[item["level"].upper()] for item in items), default=Level.WELL).name.lower()
         first = one_line(headline(items), _MOST)
-        return Message(level, f"{day}: {first}", "\n".join([first, *lines]), iso_time(now))
+        return Message(level_of(items).name.lower(), f"{day}: {first}", "\n".join([first, *lines]), iso_time(now))
 
     def _message(self, news: list[News], now: float) -> Message:
         order = {"changed": 0, "began": 0, "passed": 1, "ended": 2}
-        news.sort(key=lambda each: (order[each.event], -Level[each.level.upper()], each.since))
-        begun = [each for each in news if each.event in ("began", "changed")]
-        level = max((Level[each.level.upper()] for each in begun), default=Level.WELL).name.lower()
+        news.sort(key=lambda each: (order[each.event], -Level.of(each.level), each.since))
+        begun = (Level.of(each.level) for each in news if each.event in ("began", "changed"))
+        level = max(begun, default=Level.WELL).name.lower()
         title = _title(news[0]) + (f"; and {len(news) - 1} more" if len(news) > 1 else "")
         parts = [self._paragraph(each) for each in news[:_SHOWN]]
         if len(news) > _SHOWN:
@@ -241,25 +253,20 @@ class Rules:
 
     def _mainpc_silent(self, fault: str) -> AttentionItem:
         """Return what this process can tell alone, under the id that pc2 would use."""
-        return {
-            "id": Kind.MAINPC_SILENT.value,
-            "kind": Kind.MAINPC_SILENT.value,
-            "level": "broken",
-            "subject": "",
-            "host": None,
-            "what": _UNHEARD,
-            "since": iso_time(self._heard_at),
-            "cause": fault,
-            "explains": [],
-            "remedies": [{"on": "mainpc", "command": "docker compose logs mainpc", "why": "shows whether it runs"}],
-            "evidence": [],
-        }
+        trouble = Trouble(
+            kind=Kind.MAINPC_SILENT,
+            what=_UNHEARD,
+            level=Level.BROKEN,
+            cause=fault,
+            remedies=(Remedy("mainpc", "docker compose logs mainpc", "shows whether it runs"),),
+        )
+        return item_of(trouble, self._heard_at)
 
 
 def lasted(seconds: float) -> str:
     """Return a duration as a message says it."""
     minutes = round(seconds / 60)
-    if minutes < 1:
+    if seconds < 60:
         return f"{seconds:.0f} s"
     if minutes < 60:
         return f"{minutes} min"
@@ -289,13 +296,7 @@ def _news_of(item: AttentionItem) -> News:
         item["host"],
         one_line(item["cause"], _MOST) if item["cause"] else None,
         tuple(one_line(other["what"], _MOST) for other in item["explains"][:_SHOWN]),
-        tuple(
-            one_line(
-                f"On {remedy['on']}: {remedy['command']}" + (f" ({remedy['why']})" if remedy["why"] else ""), _MOST
-            )
-            for remedy in item["remedies"]
-            if remedy["command"]
-        ),
+        tuple(one_line(_command(remedy), _MOST) for remedy in item["remedies"] if remedy["command"]),
         item.get("announced"),
     )
 
@@ -312,7 +313,7 @@ def _beside_figures(news: News) -> tuple[object, ...]:
 def _is_worse(found: News, told: News) -> bool:
     if found.announced is not None and told.announced is not None:
         return found.announced > told.announced
-    return Level[found.level.upper()] > Level[told.level.upper()]
+    return Level.of(found.level) > Level.of(told.level)
 
 
 def trial_message(now: float) -> Message:

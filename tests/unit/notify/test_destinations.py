@@ -15,7 +15,7 @@ from twinhost.secure_zmq.errors import ConfigurationError
 MESSAGE = Message(
     "broken",
     "mainpc's disk is full",
-    "Ação: df -h",
+    "mainpc's disk is full.\nAção: df -h",
     "2026-05-01T12:00:00.000+00:00",
     [News("began", "disk_full:mainpc", "disk_full", "broken", "mainpc's disk is full", 1.0)],
 )
@@ -57,13 +57,13 @@ def test_a_webhook_gets_the_message_and_its_id(secret: Path) -> None:
     assert answer == "HTTP 200 OK from 127.0.0.1"
     (body,) = receiver.bodies
     assert (body["id"], body["level"], body["title"]) == ("id-1", "broken", "mainpc's disk is full")
-    assert body["text"] == body["content"] == "mainpc's disk is full\n\nAção: df -h"
+    assert body["text"] == body["content"] == MESSAGE.text
     assert body["news"][0]["kind"] == "disk_full"
     assert receiver.headers[0]["Authorization"] == f"Bearer {TOKEN}"
 
 
 def test_a_topic_of_ntfy_gets_the_message() -> None:
-    """As JSON to the server's root, which allows any character in the title."""
+    """As JSON to the server's root, which allows any character in the title; this is not said twice."""
     with HttpReceiver() as receiver:
         http("ntfy", receiver.port, "/topic").send(MESSAGE, "id-1")
         http("ntfy", receiver.port, "/below/topic").send(MESSAGE, "id-1")
@@ -84,7 +84,7 @@ def test_a_mail_server_gets_the_message(secret: Path) -> None:
     (received,) = receiver.mails
     assert received["Subject"] == "mainpc's disk is full"
     assert received["Message-ID"] == "<id-1@twinhost>"
-    assert received.get_content().strip() == "Ação: df -h"
+    assert received.get_content().splitlines() == MESSAGE.text.splitlines()
     assert receiver.logins == [f"\0ana\0{TOKEN}"]
 
 

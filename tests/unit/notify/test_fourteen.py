@@ -128,7 +128,7 @@ def test_one_message_says_it_and_one_its_end(deployment: Notified, staging: Stag
     news = {each["id"]: each for each in told.body["news"]}
     assert [*news] == [staging.id, *staging.beside]
     assert abs(news[staging.id]["since"] - began) <= staging.within_s
-    said = told.body["text"].split("\n\n")[1].splitlines()
+    said = told.body["text"].split("\n\n")[0].splitlines()
     staging.require_what(said[0])
     since = datetime.fromtimestamp(news[staging.id]["since"], UTC)
     assert said[1] == f"{staging.level.capitalize()} since {since:%Y-%m-%d %H:%M} UTC."

@@ -96,6 +96,12 @@ def test_a_message_says_since_cause_consequence_and_command() -> None:
     assert b"never sent" not in msgspec.json.encode(message)
 
 
+def test_a_level_of_a_later_version_is_told_as_the_worst() -> None:
+    desk = Desk()
+    desk.passes(20, item(level="on_fire"))
+    assert [message.level for message in desk.sent] == ["broken"]
+
+
 def test_what_begins_together_is_one_message() -> None:
     desk = Desk()
     desk.passes(2, item("disk_full:mainpc"))
@@ -250,7 +256,8 @@ def test_texts_of_strangers_are_one_visible_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(12, "12 s"), (240, "4 min"), (3_600 * 5 + 120, "5 h 2 min"), (200_000, "2 d 7 h")]
+    ("seconds", "text"),
+    [(12, "12 s"), (59, "59 s"), (240, "4 min"), (3_600 * 5 + 120, "5 h 2 min"), (200_000, "2 d 7 h")],
 )
 def test_durations_are_short(seconds: float, text: str) -> None:
     assert rules.lasted(seconds) == text
