@@ -2,17 +2,21 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from tests.loopback.agent_processes import Hosts, SmallVolume
 from tests.receivers import HttpReceiver, SmtpReceiver
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.generate import make_keys
+from twinhost.certificates.layout import plan_layout
 from twinhost.deployment import load_settings
+from twinhost.network_config import load_network_config
 from twinhost.notify import notifier as process
 from twinhost.notify import rules
 from twinhost.notify.notifier import Notifier
@@ -74,7 +78,13 @@ def stack(web: HttpReceiver, mail: SmtpReceiver, monkeypatch: pytest.MonkeyPatch
 
 @contextmanager
 def notifying(stack: Stack, state: Path) -> Iterator[Notifier]:
-    notifier = Notifier(load_settings(stack.environment("notify")), state)
+    with notifying_as(stack.environment("notify"), state) as notifier:
+        yield notifier
+
+
+@contextmanager
+def notifying_as(environment: Mapping[str, str], state: Path) -> Iterator[Notifier]:
+    notifier = Notifier(load_settings(environment), state)
     thread = threading.Thread(target=notifier.run)
     thread.start()
     try:
@@ -186,6 +196,38 @@ def test_a_destination_that_is_down_gets_it_later(
         wait_until(lambda: registered(stack)["notify"]["status"] == "HEALTHY", PATIENCE_S, "it is well again")
     first = [title for title in web.titles if title.startswith("vision")]
     assert first == ["vision on laptop does not respond"]
+
+
+def test_a_full_disk_is_told_though_nothing_can_be_stored(
+    web: HttpReceiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 30 s, and its end, each once: neither mainpc nor the process can write, as on one machine for both."""
+    monkeypatch.setattr(rules, "RETURN_S", 4.0)
+    with Hosts(tmp_path) as hosts, SmallVolume(hosts.root / SDT, "8m") as volume:
+        source = Path(hosts.config.source)
+        section = {"destinations": {"phone": {"webhook": f"http://127.0.0.1:{web.port}/"}}}
+        source.write_text(f"{source.read_text()}{yaml.safe_dump({'notify': section})}")
+        make_keys(plan_layout(hosts.keys, load_network_config(source, {}), None))
+        hosts.start_both()
+        environment = {**hosts.environment(SDT), "TWINHOST_CERTIFICATES": str(hosts.keys / "notify")}
+        with notifying_as(environment, hosts.root / SDT):
+            with hosts.client(SDT) as client:
+                wait_until(
+                    lambda: "notify" in client.call("get_all_agents")["agents"],
+                    PATIENCE_S,
+                    "the process has registered",
+                )
+            time.sleep(rules.RETURN_S)
+            volume.fill()
+            wait_until(lambda: web.titles, TOLD_WITHIN_S, "it is told")
+            time.sleep(QUIET_S)
+            volume.empty()
+            wait_until(lambda: len(web.titles) > 1, TOLD_WITHIN_S, "its end is told")
+            time.sleep(QUIET_S)
+    began, ended = web.titles
+    assert began == "mainpc's disk is full: 0 MB of 8 MB free"
+    assert ended.startswith("Mended after ")
+    assert ended.endswith(began)
 
 
 def test_the_process_can_do_nothing_else(stack: Stack) -> None:
