@@ -15,12 +15,13 @@ from tests.two_hosts.site import Site
 
 __all__ = ["engine", "room", "site"]
 
-# The swarm and the move take this folder beyond the four minutes that the whole suite has for it.
+# These take this folder beyond the four minutes that the whole suite has for it.
 collect_ignore = (
     []
     if os.environ.get("TWINHOST_TWO_HOSTS") == "all"
     else [
         "test_two_hosts_in_a_swarm.py",
+        "test_two_hosts_messages.py",
         "test_two_hosts_moved.py",
     ]
 )
