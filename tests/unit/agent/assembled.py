@@ -1,14 +1,13 @@
 """An agent as it is assembled from its settings, without a socket and without its threads."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
 from tests.new_database import open_database
+from tests.unit.asked import Asked
 from twinhost.agent.assembly import Assembly, Foundation, Publisher
 from twinhost.agent.disk import Disk
 from twinhost.agent.health import Health, HealthActions
@@ -22,11 +21,10 @@ from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Counters, Dispatcher
+from twinhost.secure_zmq.dispatch import Counters
 from twinhost.secure_zmq.framing.inbound import Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
 
 
 def environment_of(home: Path, folder: str, *, secure: bool = True, **limits: Any) -> dict[str, str]:
@@ -48,7 +46,7 @@ def environment_of(home: Path, folder: str, *, secure: bool = True, **limits: An
     }
 
 
-class Assembled:
+class Assembled(Asked):
     """An agent's actions and dialects on its real store; `ask` is what a client of it would see."""
 
     def __init__(
@@ -88,11 +86,9 @@ class Assembled:
                 self.disk,
             )
         )
-        self._dispatcher = Dispatcher(
+        self.answer_to(
             [*self.assembly.actions, *(self.assembly.health or HealthActions(self.health.document)).actions()],
             grants or Grants(settings.config.grants),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
             settings.config.limits.max_payload_bytes,
             translate=self.assembly.translate,
             sentence_fields=self.assembly.sentence_fields,
@@ -103,28 +99,14 @@ class Assembled:
             elsewhere=self.assembly.elsewhere,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
         self.assembly.on_stop()
-        self.database.close()
-
-    def ask(self, action: str, caller: Caller, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        reply: dict[str, Any] = self.send(json.dumps({"action": action, **fields}).encode(), caller)
-        return reply
+        super().close()
 
     def send(self, message: bytes, caller: Caller) -> Any:
         """Return the JSON that one message is answered with."""
         (reply,) = self.answer([Inbound(message, caller)])
         return reply
-
-    def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
-        """Return the replies to one batch."""
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
 
     @property
     def begun(self) -> Job | None:

@@ -1,20 +1,16 @@
 """Events and errors without a socket: their actions on a real database, and what would go to the feed."""
 
-import json
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.configuration import SHIPPED_GRANTS
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.asked import Asked
 from tests.unit.system_digital_twin.twin import UMRA, Clock
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin import SUCCESS
 from twinhost.system_digital_twin.deduplication import MIGRATION as MIGRATION_IDS
 from twinhost.system_digital_twin.events.actions import EventActions
@@ -32,8 +28,10 @@ MAX_REPLY_BYTES = 262_144
 OLDER_MIGRATIONS = (MIGRATION, MIGRATION_IDS, MIGRATION_SEVERE)  # of the version before errors had shapes
 
 
-class EventBench:
+class EventBench(Asked):
     """The four actions; `sent` is what went to the feed, topic and fields."""
+
+    CALLER = UMRA
 
     def __init__(
         self,
@@ -56,31 +54,9 @@ class EventBench:
             self._path, [*REPLY_LOG_MIGRATIONS, *OLDER_MIGRATIONS, MIGRATION_FILTERS, MIGRATION_BY_WRITER], self.clock
         )
         self.events = Events(self.database, self._publish, most=self._most, most_bytes=self._most_bytes)
-        replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         actions = EventActions(self.events, MAX_REPLY_BYTES, self._audit, Budgets(lambda: self._budgets)).actions()
         self.grants = Grants({role: frozenset(names) for role, names in SHIPPED_GRANTS.items()})
-        self._dispatcher = Dispatcher(
-            [*actions, *SubscriptionActions(self.grants, SUCCESS).actions()],
-            self.grants,
-            self.database,
-            replies,
-            MAX_REPLY_BYTES,
-        )
-
-    def reopen(self) -> None:
-        """Close the database and open it again, as a restart does."""
-        self.database.close()
-        self.open()
-
-    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        (reply,) = self.ask_together((action, caller, fields))
-        return reply
-
-    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the replies to requests that were drained together."""
-        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+        self.answer_to([*actions, *SubscriptionActions(self.grants, SUCCESS).actions()], self.grants, MAX_REPLY_BYTES)
 
     def publish(self, event_id: str = "e", caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
         """Publish an event of the caller's own."""
@@ -107,14 +83,6 @@ class EventBench:
 
     def _publish(self, topic: bytes, **fields: Any) -> None:
         self.sent.append((topic, fields))
-
-    def __enter__(self) -> "EventBench":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.database.close()
 
 
 def event(event_id: str = "e", **fields: Any) -> dict[str, Any]:

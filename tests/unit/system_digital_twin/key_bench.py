@@ -8,19 +8,15 @@ from tests.configuration import SHIPPED
 from tests.identities import new_pair
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.asked import DEBTS, Asked
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.peers import AuthorizedPeers
-from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.audit_log.files import MIGRATION as LEDGER_MIGRATION
 from twinhost.store.audit_log.files import MIGRATION_RESTORES
 from twinhost.store.audit_log.log import AuditLog
-from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.trust.actions import EnrolledKeys, KeyActions
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT_MIGRATION
 from twinhost.system_digital_twin.trust.audit import KeyAudit
@@ -28,17 +24,9 @@ from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE, Ret
 
 LIFETIME_DAYS = 365
 QUIET_S = 10.0
-DEBTS = (
-    "CREATE TABLE sums (seq INTEGER PRIMARY KEY) STRICT;"
-    "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
-)
 
 
-class Doom(Request, tag="doom"):
-    """Leave something behind that makes the commit of the whole batch fail."""
-
-
-class KeyBench:
+class KeyBench(Asked):
     """mainpc's folder of keys, its `enrolled` folder, and an agent on them that can be started again."""
 
     def __init__(self, root: Path, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -48,9 +36,9 @@ class KeyBench:
         self.enrolled_folder = self.folder / "enrolled"
         for folder in (self.folder, self.enrolled_folder, self.folder / "invites"):
             folder.mkdir()
-        self.start()
+        self.open()
 
-    def start(self) -> None:
+    def open(self) -> None:
         """Begin as a process does."""
         migrations = [*REPLY_LOG_MIGRATIONS, LEDGER_MIGRATION, MIGRATION_RESTORES, KEY_AUDIT_MIGRATION, DEBTS]
         self.database = open_database(self.root / "twin.sqlite3", migrations, self.clock)
@@ -67,21 +55,11 @@ class KeyBench:
             clock=self.clock,
         )
         self.actions.quiet_s = QUIET_S
-        self._dispatcher = Dispatcher(
-            [*self.actions.actions(), Action(Doom, self._doom, mutates=True)],
+        self.answer_to(
+            [*self.actions.actions(), self.doom()],
             Grants({**SHIPPED.grants, "doomed": {"doom"}}),
-            self.database,
-            ReplyLog(self.database, 600, 100),
             65_536,
         )
-
-    def stop(self) -> None:
-        self.database.close()
-
-    def restart(self) -> None:
-        """Restart: what was in memory is gone."""
-        self.stop()
-        self.start()
 
     def list_key(self, name: str = "agent", *roles: str, validity: Validity | None = None) -> KeyPair:
         """Authorise a fresh key, as certs-init does, and have it seen."""
@@ -121,20 +99,18 @@ class KeyBench:
     def standing(self, pair: KeyPair) -> str:
         return self.peers.standing(pair.public.fingerprint)
 
-    def ask(self, action: str, by: KeyPair | Caller, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request of whoever connects with a pair."""
-        (reply,) = self.ask_together((action, by, fields))
+    def ask(self, action: str, caller: KeyPair | Caller | None = None, **fields: Any) -> dict[str, Any]:
+        """Return the reply to one request, of whoever connects with a pair."""
+        (reply,) = self.ask_together((action, caller or self.CALLER, fields))
         return reply
 
     def ask_together(self, *requests: tuple[str, KeyPair | Caller, dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the replies to requests that were drained together."""
-        batch = [
-            Inbound(
-                json.dumps({"action": action, **fields}).encode(), self.caller(by) if isinstance(by, KeyPair) else by
-            )
-            for action, by, fields in requests
-        ]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+        by_callers = ((action, self._caller(by), fields) for action, by, fields in requests)
+        return super().ask_together(*by_callers)
+
+    def _caller(self, by: KeyPair | Caller) -> Caller:
+        return self.caller(by) if isinstance(by, KeyPair) else by
 
     def propose(self, action: str, by: KeyPair, pair: KeyPair, **fields: Any) -> dict[str, Any]:
         return self.ask(action, by, public_key=pair.public.z85.decode(), **fields)
@@ -163,7 +139,3 @@ class KeyBench:
     def events(self) -> list[tuple[str, str]]:
         """Return event and name of every line."""
         return [(line["event"], line.get("name", "")) for line in self.audited()]
-
-    def _doom(self, _: Doom, __: Caller) -> Reply:
-        self.database.execute("INSERT INTO debts VALUES (-1)")
-        return {"status": "success"}

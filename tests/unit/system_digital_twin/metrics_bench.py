@@ -7,16 +7,14 @@ from typing import Any
 
 from tests.configuration import SHIPPED
 from tests.new_database import open_database
+from tests.unit.asked import DEBTS, Asked
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, SDT, UMRA, Clock
 from twinhost.agent.host_metrics import GpuSample, HostSample
-from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import DeferredReply, Inbound
-from twinhost.secure_zmq.wire import Reply, Request
+from twinhost.secure_zmq.framing.inbound import DeferredReply
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.capacity.actions import LoadActions
 from twinhost.system_digital_twin.capacity.leases import Leases
 from twinhost.system_digital_twin.capacity.reservations import Reservations
@@ -29,14 +27,6 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
-DEBTS = (
-    "CREATE TABLE sums (seq INTEGER PRIMARY KEY) STRICT;"
-    "CREATE TABLE debts (sum INTEGER REFERENCES sums (seq) DEFERRABLE INITIALLY DEFERRED) STRICT"
-)
-
-
-class Doom(Request, tag="doom"):
-    """Leave something behind that makes the commit of the whole batch fail."""
 
 
 def sample(**changed: Any) -> HostSample:
@@ -79,11 +69,13 @@ class Pending:
         assert self._deferred.answer.cancel()
 
 
-class MetricsBench:
+class MetricsBench(Asked):
     """The twin's part in metrics and leases; `sent` went to the feed. It can be started again on the same database.
 
     Everybody may have a whole card, unless a test sets another `budget`.
     """
+
+    CALLER = UMRA
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.clock = clock
@@ -112,16 +104,14 @@ class MetricsBench:
             lambda name: name not in self.gone,
         )
         budgets = Budgets(lambda: self.budget)
-        self._dispatcher = Dispatcher(
+        self.answer_to(
             [
                 *MetricsActions(self.metrics, self.reports, self.leases.host_of, budgets).actions(),
                 *LoadActions(self.reservations, self.leases, budgets).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
-                Action(Doom, self._doom, mutates=True),
+                self.doom(),
             ],
             Grants({**SHIPPED.grants, "agent": {*SHIPPED.grants["agent"], "doom"}}),
-            self.database,
-            ReplyLog(self.database, keep_s=600, keep_per_caller=1_000),
             4 * 2**20,
         )
 
@@ -129,8 +119,7 @@ class MetricsBench:
         """End and begin again; a killed process writes nothing at its end."""
         if not killed:
             self.metrics.close()
-        self.database.close()
-        self.open()
+        self.reopen()
 
     def measured(self, host: str = "mainpc", what: HostSample | None = None) -> None:
         """Let a host have measured itself, the own one through its queue."""
@@ -152,16 +141,6 @@ class MetricsBench:
         for _ in self.metrics.hosts():
             self.forecasts.on_tick()
 
-    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        (reply,) = self.ask_together((action, caller, fields))
-        return reply
-
-    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]], waits: bool = False) -> list[dict[str, Any]]:
-        """Return the replies to requests that were drained together; without those to come, if `waits`."""
-        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch) if reply or not waits]
-
     def ask_and_wait(self, action: str, caller: Caller = UMRA, **fields: Any) -> "Pending":
         """Return the reply to a request that waits, which is to come."""
         pending = self.ask_or_wait(action, caller, **fields)
@@ -170,7 +149,7 @@ class MetricsBench:
 
     def ask_or_wait(self, action: str, caller: Caller = UMRA, **fields: Any) -> "dict[str, Any] | Pending":
         """Return the reply to a request, or the one that is to come."""
-        replies = self.ask_together((action, caller, fields), waits=True)
+        replies = self.ask_together((action, caller, fields))
         if replies:
             return replies[0]
         (deferred,) = self._dispatcher.take_deferred().values()
@@ -180,13 +159,6 @@ class MetricsBench:
         """Return a table as the file has it."""
         rows: list[tuple[Any, ...]] = self.database.execute(f"SELECT * FROM {table}").fetchall()
         return rows
-
-    def stop(self) -> None:
-        self.database.close()
-
-    def _doom(self, _: Doom, __: Caller) -> Reply:
-        self.database.execute("INSERT INTO debts VALUES (1)")
-        return {"status": "success"}
 
 
 def names(leases: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,7 +1,6 @@
 """VRAM by card: placement, leases that older versions stored, and what agents report where there is no NVML."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ from twinhost.system_digital_twin.capacity.reservations import DEAD_AFTER_S
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 TWO_CARDS = {"cuda:0": 10_000.0, "cuda:1": 8_000.0}
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def reported(
@@ -110,7 +102,7 @@ def test_a_lease_of_the_version_before_counts_on_every_card(tmp_path: Path, cloc
     assert [bench.ask("reserve_vram", amount_mb=4_500)["gpu"]["index"] for _ in range(2)] == [0, 1]
     assert bench.ask("release_lease", lease_id="old")["status"] == "success"
     assert bench.ask("reserve_vram", amount_mb=5_000)["gpu"]["index"] == 0
-    bench.stop()
+    bench.close()
 
 
 def test_what_agents_report_counts_without_nvml(bench: MetricsBench, clock: Clock) -> None:

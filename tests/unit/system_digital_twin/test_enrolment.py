@@ -25,9 +25,8 @@ def clock() -> WallClock:
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path, clock)
-    yield bench
-    bench.stop()
+    with KeyBench(tmp_path, clock) as bench:
+        yield bench
 
 
 def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
@@ -62,7 +61,7 @@ def test_a_token_is_used_once(bench: KeyBench) -> None:
         assert bench.standing(token) == "revoked"
         reply = bench.ask("enrol", session, public_key=new_pair().public.z85.decode())
         refused(reply, "not_granted", "enrol takes the one-time key of an invitation")
-        bench.restart()
+        bench.reopen()
 
 
 def test_a_token_stays_used_when_its_key_is_revoked(bench: KeyBench) -> None:
@@ -86,7 +85,7 @@ def test_every_step_may_be_repeated(bench: KeyBench) -> None:
     text = (bench.enrolled_folder / "newcomer.key").read_text()
     assert bench.ask("confirm_key", session) == first
     assert bench.ask("confirm_key", pair) == first
-    bench.restart()
+    bench.reopen()
     assert bench.ask("confirm_key", pair) == first
     assert (bench.enrolled_folder / "newcomer.key").read_text() == text
 
@@ -95,7 +94,7 @@ def test_a_restart_forgets_a_proposal_and_it_is_made_again(bench: KeyBench) -> N
     """The token is as good as before."""
     token, pair = bench.invite(), new_pair()
     bench.propose("enrol", token, pair)
-    bench.restart()
+    bench.reopen()
     assert not bench.is_in(pair)
     bench.enrol(token, pair)
 
@@ -311,7 +310,7 @@ def test_a_token_whose_use_cant_be_stored_is_still_used(bench: KeyBench, monkeyp
         assert bench.caller(pair).name == name
         assert bench.is_in(token)
         if restart:
-            bench.restart()
+            bench.reopen()
         else:
             assert bench.ask("confirm_key", pair)["status"] == "success"
             bench.peers.reload()
@@ -327,9 +326,9 @@ def test_a_used_token_that_can_not_be_ended_stops_no_start(bench: KeyBench) -> N
     bench.list_key("newcomer")
     token = bench.invite("newcomer")
     (bench.enrolled_folder / "revoked").touch()  # where the folder would be made
-    bench.restart()
+    bench.reopen()
     (bench.enrolled_folder / "revoked").unlink()
-    bench.restart()
+    bench.reopen()
     assert bench.standing(token) == "revoked"
 
 

@@ -30,9 +30,8 @@ def clock() -> WallClock:
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path, clock)
-    yield bench
-    bench.stop()
+    with KeyBench(tmp_path, clock) as bench:
+        yield bench
 
 
 def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:
@@ -40,7 +39,7 @@ def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:
     bench.peers.reload()
     for _ in range(3):
         bench.look()
-    bench.restart()
+    bench.reopen()
     bench.look()
     return bench.events()[seen:]
 
@@ -82,14 +81,14 @@ def test_changes_during_downtime_are_reported_at_the_start(bench: KeyBench) -> N
     """One came, one went, one was revoked, one was invited."""
     gone, revoked = bench.list_key("gone"), bench.list_key("revoked")
     bench.look()
-    bench.stop()
+    bench.close()
     (bench.folder / "gone.key").unlink()
-    bench.start()
-    bench.stop()
+    bench.open()
+    bench.close()
     bench.revoke(revoked)
     bench.list_key("came")
     bench.invite("newcomer")
-    bench.start()
+    bench.open()
     bench.look()
     assert sorted(bench.events()[2:]) == [
         ("invitation_made", "newcomer"),

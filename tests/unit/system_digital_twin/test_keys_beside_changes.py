@@ -37,9 +37,8 @@ class Look(Request, tag="look"):
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path)
-    yield bench
-    bench.stop()
+    with KeyBench(tmp_path) as bench:
+        yield bench
 
 
 @pytest.fixture

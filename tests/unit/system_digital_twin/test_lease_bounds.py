@@ -39,11 +39,10 @@ pytestmark = pytest.mark.sdt_security
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    bench.budget = BudgetTable()
-    bench.both_measured()
-    yield bench
-    bench.stop()
+    with MetricsBench(tmp_path / "twin.sqlite3", clock) as bench:
+        bench.budget = BudgetTable()
+        bench.both_measured()
+        yield bench
 
 
 def committed(bench: MetricsBench, amount_mb: float, caller: Caller = ATTACKER) -> str:

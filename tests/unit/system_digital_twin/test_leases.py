@@ -1,7 +1,6 @@
 """Leases: promised once, to one, for as long as was said; across restarts, and whatever the clocks do."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -16,13 +15,6 @@ TTL_S = 30.0
 DAY_S = 86_400.0
 ON_PC2 = forecast_of(HostState(host="pc2", ram_used_mb=0.0, ram_total_mb=1_000.0), "ram", 100.0)
 Act = Callable[[MetricsBench, Lease], Lease]
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def reserve(bench: MetricsBench, caller: Caller = UMRA, ttl_s: float = TTL_S) -> Lease:

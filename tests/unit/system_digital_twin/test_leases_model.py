@@ -63,7 +63,7 @@ class Leases(RuleBasedStateMachine):
         self.cards: Cards = APART
 
     def teardown(self) -> None:
-        self.bench.stop()
+        self.bench.close()
         self.patch.undo()
         self.folder.cleanup()
 

@@ -1,8 +1,6 @@
 """`simulate_load` and the leases, as a client sees them."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,13 +30,6 @@ PROJECTIONS: dict[str, dict[str, Any]] = {
     },
     "network": {"projected_latency_ms": 4.0},
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def refused(reply: dict[str, Any], code: str, sentence: str) -> None:

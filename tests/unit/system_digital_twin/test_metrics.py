@@ -1,7 +1,5 @@
 """The metrics of the hosts: what is current, what is no more, and what is kept of it on disk."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,13 +19,6 @@ def clock() -> Clock:
     clock = Clock()
     clock.set_wall_clock(HOUR_S - clock.time() % HOUR_S)  # the tests begin at the full hour
     return clock
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def figures(history: MetricsHistory, host: str = "pc2") -> list[tuple[float | None, float | None, int]]:

@@ -1,8 +1,6 @@
 """The actions on metrics: the contract's fields where an existing client reads them, and each host beside them."""
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,13 +46,6 @@ VRAM: dict[str, Any] = {
         "c": {"device": "MainPC", "vram_usage_mb": 4_000},
     },
 }
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def metrics(bench: MetricsBench) -> dict[str, Any]:

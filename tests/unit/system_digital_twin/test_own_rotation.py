@@ -24,9 +24,8 @@ def clock() -> WallClock:
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path, clock)
-    yield bench
-    bench.stop()
+    with KeyBench(tmp_path, clock) as bench:
+        yield bench
 
 
 def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
@@ -74,7 +73,7 @@ def test_a_second_rotation_follows_the_first(bench: KeyBench) -> None:
     for _ in range(3):
         keys.append(confirm(bench, keys[-1]))
         bench.ask("retire_keys", keys[-1])
-        bench.restart()
+        bench.reopen()
     assert [bench.standing(pair) for pair in keys] == ["revoked"] * 3 + ["live"]
     assert bench.peers.reload().rejected == ()
 
@@ -89,12 +88,12 @@ def test_every_step_may_be_repeated(bench: KeyBench) -> None:
     first = bench.ask("confirm_key", session)
     assert first == bench.ask("confirm_key", session) == bench.ask("confirm_key", new)
     assert bench.propose("propose_key", old, new)["status"] == "success"
-    bench.restart()
+    bench.reopen()
     assert bench.ask("confirm_key", new) == first
     bench.ask("retire_keys", new)
     for _ in range(2):
         assert bench.ask("retire_keys", new) == {"status": "success", "retired": []}
-        bench.restart()
+        bench.reopen()
     assert bench.peers.keys_of("agent") == [new.public]
 
 
@@ -103,7 +102,7 @@ def test_a_retirement_that_was_cut_short_is_finished(bench: KeyBench) -> None:
     old = bench.list_key("agent")
     new = confirm(bench, old)
     bench.enrolled.revoke(old.certificate)
-    bench.restart()
+    bench.reopen()
     assert bench.ask("retire_keys", new)["status"] == "success"
     assert [path.name for path in bench.enrolled_folder.glob("*.key")] == ["agent.key"]
     assert bench.peers.public_key_of("agent") == new.public.z85
@@ -165,7 +164,7 @@ def test_a_revocation_at_the_very_moment_of_the_proof_counts(bench: KeyBench, mo
         bench.ask("confirm_key", thiefs), "not_granted", "proposed this key was used, withdrawn, revoked, or expired"
     )
     assert bench.standing(thiefs) == "revoked"
-    bench.restart()
+    bench.reopen()
     assert bench.standing(thiefs) == "revoked"
 
 
@@ -310,7 +309,7 @@ def test_get_trust_has_what_changed_since_a_revision(bench: KeyBench) -> None:
     bench.ask("retire_keys", new)
     retired = bench.ask("get_trust", other, since=reply["revision"])
     assert (retired["changed"], retired["next"], retired["revoked"]) == (["agent"], [], [old.public.fingerprint])
-    bench.restart()
+    bench.reopen()
     assert "since" not in bench.ask("get_trust", other, since=before["revision"])
     assert bench.ask("get_trust", other, since=retired["revision"])["changed"] == []
 

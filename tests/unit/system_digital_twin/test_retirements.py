@@ -22,9 +22,8 @@ def clock() -> WallClock:
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    bench = KeyBench(tmp_path, clock)
-    yield bench
-    bench.stop()
+    with KeyBench(tmp_path, clock) as bench:
+        yield bench
 
 
 def successor(bench: KeyBench, stolen: KeyPair, *, agrees: bool = False) -> KeyPair:
@@ -89,7 +88,7 @@ def test_a_day_later_the_older_key_is_revoked(bench: KeyBench, clock: WallClock)
     new = successor(bench, old)
     first = bench.ask("retire_keys", new)
     clock.now += DAY_S / 2
-    bench.restart()
+    bench.reopen()
     assert len([*bench.actions.contested()]) == 1
     assert bench.ask("retire_keys", new) == first
     clock.now += DAY_S / 2
@@ -176,7 +175,7 @@ def test_an_unreadable_file_takes_no_key(bench: KeyBench, clock: WallClock) -> N
     new = successor(bench, old)
     bench.ask("retire_keys", new)
     (bench.root / RETIREMENTS_FILE).write_text("{")
-    bench.restart()
+    bench.reopen()
     clock.now += 2 * DAY_S
     bench.tick()
     assert bench.is_in(old)
@@ -200,6 +199,6 @@ def test_what_can_not_be_revoked_is_tried_again(
         for _ in range(3):
             bench.tick()
     assert (bench.is_in(old), bench.events().count(("key_rotated", "agent"))) == (True, 1)
-    bench.restart()
+    bench.reopen()
     bench.tick()
     assert bench.standing(old) == "revoked"

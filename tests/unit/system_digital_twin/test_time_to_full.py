@@ -1,6 +1,6 @@
 """Forecasts of full memory and disks from the stored history, and the event before, once per episode."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,6 @@ def clock() -> Clock:
     clock = Clock()
     clock.set_wall_clock(90.0 - clock.time() % 60)  # in mid-minute: a sample a minute is in each minute
     return clock
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    yield bench
-    bench.stop()
 
 
 def measured(bench: MetricsBench, used_mb: float) -> None:
@@ -327,7 +320,7 @@ def test_a_store_that_fails_announces_nothing_yet(bench: MetricsBench, clock: Cl
 def test_a_database_without_episodes_is_migrated(bench: MetricsBench, clock: Clock, tmp_path: Path) -> None:
     """Its history is forecast at once."""
     passed(bench, clock, 62, lambda minute: 100.0 + minute)
-    bench.stop()
+    bench.close()
     downgrade(tmp_path / "twin.sqlite3", [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION)]])
     bench.open()
     bench.measured("pc2", sample(ram_used_mb=162.0, ram_total_mb=170.0))
@@ -338,7 +331,7 @@ def test_a_database_without_episodes_is_migrated(bench: MetricsBench, clock: Clo
 def test_an_episode_of_the_version_before_goes_on(bench: MetricsBench, clock: Clock, tmp_path: Path) -> None:
     """It knows its host only, not the machine."""
     passed(bench, clock, 62, lambda minute: 500.0 + 5 * minute)
-    bench.stop()
+    bench.close()
     downgrade(tmp_path / "twin.sqlite3", [REPLY_LOG_SCHEMA, *MIGRATIONS[: MIGRATIONS.index(MIGRATION_MACHINE)]])
     bench.open()
     passed(bench, clock, 2, lambda minute: 800.0 + 5 * minute)

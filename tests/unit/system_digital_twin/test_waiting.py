@@ -27,10 +27,9 @@ OTHERS = [Caller(f"agent-{number}", "pc2", frozenset({"agent"}), f"SHA256:{numbe
 
 @pytest.fixture
 def bench(tmp_path: Path, clock: Clock) -> Iterator[MetricsBench]:
-    bench = MetricsBench(tmp_path / "twin.sqlite3", clock)
-    bench.both_measured(pc2=with_gpus((0, 10_000), (0, 10_000)))
-    yield bench
-    bench.stop()
+    with MetricsBench(tmp_path / "twin.sqlite3", clock) as bench:
+        bench.both_measured(pc2=with_gpus((0, 10_000), (0, 10_000)))
+        yield bench
 
 
 def filled(bench: MetricsBench, *amounts_mb: float) -> list[str]:
@@ -394,7 +393,7 @@ def test_a_store_that_fails_gives_nothing(bench: MetricsBench, clock: Clock) -> 
 def test_a_batch_that_is_lost_keeps_who_waits(bench: MetricsBench) -> None:
     filled(bench, 9_000, 9_000)
     request: dict[str, Any] = {"amount_mb": 9_000, "wait_s": 60, "request_id": "r1"}
-    (lost,) = bench.ask_together(("reserve_vram", NEWCOMER, request), ("doom", UMRA, {}), waits=True)
+    (lost,) = bench.ask_together(("reserve_vram", NEWCOMER, request), ("doom", UMRA, {}))
     assert lost["code"] == "store_unavailable"
     bench.ask_and_wait("reserve_vram", NEWCOMER, **request)
     assert len(bench.reservations._waiters) == 1

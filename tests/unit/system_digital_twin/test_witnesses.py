@@ -17,11 +17,10 @@ REWRITTEN = AuditSeen(seq=1, hash="f" * 64)
 
 @pytest.fixture
 def witnesses(tmp_path: Path) -> Iterator[AuditWitnesses]:
-    bench = KeyBench(tmp_path)
-    bench.audit.record(AuditEvent.STARTED)
-    bench.audit.flush()
-    yield AuditWitnesses(bench.audit, ["witness"])
-    bench.stop()
+    with KeyBench(tmp_path) as bench:
+        bench.audit.record(AuditEvent.STARTED)
+        bench.audit.flush()
+        yield AuditWitnesses(bench.audit, ["witness"])
 
 
 def caller(name: str) -> Caller:

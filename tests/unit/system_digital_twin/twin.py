@@ -4,18 +4,15 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
+from tests.unit.asked import Asked
 from twinhost import moments
 from twinhost.agent.health import HealthActions
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher
-from twinhost.secure_zmq.framing.inbound import Inbound
-from twinhost.store.reply_log import ReplyLog
 from twinhost.system_digital_twin.registry.actions import RegistryActions
 from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
 
@@ -55,8 +52,10 @@ class Clock(moments.Clock):
         return time.time() + self._passed_s + self._set_by_s
 
 
-class Twin:
+class Twin(Asked):
     """The agent's actions; `ask` is what a client of it would see."""
+
+    CALLER = UMRA
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
@@ -68,34 +67,7 @@ class Twin:
         self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION], self._clock)
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
-        replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
-        self._dispatcher = Dispatcher(actions, Grants(SHIPPED.grants), self.database, replies, 65_536)
-
-    def reopen(self) -> None:
-        """Close the database and open it again, as a restart does."""
-        self.close()
-        self.open()
-
-    def close(self) -> None:
-        self.database.close()
-
-    def __enter__(self) -> "Twin":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def ask(self, action: str, caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one request."""
-        (reply,) = self.ask_together((action, caller, fields))
-        return reply
-
-    def ask_together(self, *requests: tuple[str, Caller, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the replies to requests that were drained together."""
-        batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
-        return [json.loads(reply) for reply in self._dispatcher.answer(batch)]
+        self.answer_to(actions, Grants(SHIPPED.grants), 65_536)
 
     def register(self, caller: Caller = UMRA, name: str | None = None, **data: Any) -> dict[str, Any]:
         """Register with the longer form."""

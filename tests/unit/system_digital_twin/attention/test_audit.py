@@ -90,8 +90,7 @@ class Bench:
         self.start()
 
     def start(self) -> None:
-        self.keys.stop()
-        self.keys.start()
+        self.keys.reopen()
         self.witnesses = AuditWitnesses(self.keys.audit, ["Memory"])
 
     def beats(self, seen: AuditSeen | None, restored: AuditRestored | None = None) -> None:
