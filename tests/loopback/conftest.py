@@ -1,4 +1,4 @@
-"""An agent with a key, a peer that it knows, and a stranger."""
+"""Two hosts; and an agent with a key, two peers that it knows, and a stranger."""
 
 import os
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ import zmq
 
 from tests.identities import authorize, host_folder, new_pair
 from tests.loopback.agent import ServedAgent, serving
+from tests.loopback.agent_processes import Hosts
 from tests.loopback.bare_zmq import Clients
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.framing import messages
@@ -37,6 +38,28 @@ def home(tmp_path: Path, peer_keys: KeyPair) -> Path:
     """The agent's folder, in which the peer's public key lies."""
     authorize(tmp_path, peer_keys)
     return tmp_path
+
+
+@pytest.fixture
+def neighbour_keys(home: Path) -> KeyPair:
+    """The keys of another peer that the agent knows."""
+    keys = new_pair("neighbour", "pc3")
+    authorize(home, keys)
+    return keys
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts of which nothing runs yet."""
+    with Hosts(tmp_path) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """Two hosts with SECURE_ZMQ=0, of which nothing runs yet."""
+    with Hosts(tmp_path, secure=False) as hosts:
+        yield hosts
 
 
 @pytest.fixture

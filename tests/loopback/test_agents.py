@@ -7,9 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,20 +24,6 @@ CONFIGURATION_ERROR = 78
 IN_FLIGHT = 250  # several of the server's batches, and no more than a client sends before it has replies
 
 pytestmark = pytest.mark.unified_memory_agent
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
-@pytest.fixture
-def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts with SECURE_ZMQ=0."""
-    with Hosts(tmp_path, secure=False) as hosts:
-        yield hosts
 
 
 def ask_as_old_clients_do(address: str, request: bytes) -> Any:

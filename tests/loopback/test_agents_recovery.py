@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,6 @@ KILLS = 6
 
 Write = Callable[..., dict[str, Any]]
 Read = Callable[[Client], int]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def write(name: str, client: Client, subject: str = "subject", **fields: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sqlite3
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,6 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 pytestmark = pytest.mark.sdt_security
 
 Record = dict[str, Any]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def cli(hosts: Hosts, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -20,13 +20,6 @@ BEFORE, MEANWHILE, AFTER = 150, 800, 150  # an outage: what comes meanwhile is m
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
-@pytest.fixture
 def mainpc(hosts: Hosts) -> AgentProcess:
     return hosts.start(SDT).wait_until_serving()
 

@@ -43,13 +43,6 @@ ASK_S = 5.0  # the promise
 SERVED_S = 1.0  # another caller, meanwhile
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 def ask(client: Client, operation: str, agent: str = SDT, **fields: object) -> Reply:
     return client.call("coordinate_memory", agent_name=agent, operation=operation, data=fields, deadline_s=PATIENCE_S)
 

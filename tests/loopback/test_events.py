@@ -31,20 +31,6 @@ FEED = Schema(closed(json.loads(json.dumps(feed_of(SDT)))))
 MOST_MORE_KB = 150_000  # what a subscriber that does not read may cost: 1,000 of them in libzmq, as many in the feed
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
-@pytest.fixture
-def open_hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts with SECURE_ZMQ=0."""
-    with Hosts(tmp_path, secure=False) as hosts:
-        yield hosts
-
-
 @contextmanager
 def subscribed(
     hosts: Hosts, *topics: bytes, by: str = UMRA, probed: Sequence[bytes] | None = None

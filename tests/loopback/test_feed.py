@@ -80,13 +80,6 @@ def serving(home: Path, own_keys: KeyPair | None) -> Iterator[ServedFeed]:
 
 
 @pytest.fixture
-def neighbour_keys(home: Path) -> KeyPair:
-    keys = new_pair("neighbour", "pc3")
-    authorize(home, keys)
-    return keys
-
-
-@pytest.fixture
 def served(neighbour_keys: KeyPair, home: Path, server_keys: KeyPair) -> Iterator[ServedFeed]:
     with serving(home, server_keys) as served:
         yield served

@@ -1,8 +1,5 @@
 """The memory that an ordinary agent's key holds, against a running mainpc: revoking the key frees it, for good."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.identities import new_pair
@@ -15,12 +12,6 @@ from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 pytestmark = pytest.mark.sdt_security
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def test_a_revoked_key_holds_no_memory(hosts: Hosts) -> None:

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,6 @@ CALLS_BETWEEN = 8
 SPACES = ("shared", f"private:{UMRA}")  # each call is for one of them
 
 Write = Callable[[Client, str, str], dict[str, Any]]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def add_interaction(client: Client, call: str, space: str) -> dict[str, Any]:

@@ -50,13 +50,6 @@ def watched_agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
         yield served
 
 
-@pytest.fixture
-def neighbour_keys(home: Path) -> KeyPair:
-    keys = new_pair("neighbour", "pc3")
-    authorize(home, keys)
-    return keys
-
-
 class Counting(threading.Thread):
     """A neighbour that adds one repeatedly, and counts the acknowledgements."""
 

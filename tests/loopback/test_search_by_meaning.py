@@ -27,12 +27,6 @@ def service() -> Iterator[EmbeddingService]:
         yield service
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 def configure(hosts: Hosts, embeddings: Any) -> None:
     path = Path(hosts.config.source)
     document = yaml.safe_load(path.read_text())

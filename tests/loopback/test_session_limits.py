@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.loopback.test_rotation_of_pins import Kind, both
 from tests.unit.secure_zmq.wall_clock import LeapingClock, StandingClock
@@ -29,13 +28,6 @@ from twinhost.secure_zmq.peers import Outcome
 LIMIT = 5
 LONGEST_BACKOFF_S = 2.0
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture
-def neighbour_keys(home: Path) -> KeyPair:
-    keys = new_pair("neighbour", "pc3")
-    authorize(home, keys)
-    return keys
 
 
 @pytest.fixture

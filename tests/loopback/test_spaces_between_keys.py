@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,6 @@ from twinhost.agent.assembly import StartAgain
 from twinhost.cli.memory.command import fetch_backup, send_backup
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, RequestError
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def declare(hosts: Hosts, **spaces: dict[str, list[str]]) -> None:

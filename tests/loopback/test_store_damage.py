@@ -3,7 +3,6 @@
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,6 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.damage import DAMAGED, REPLACED, quarantined
 
 pytestmark = pytest.mark.unified_memory_agent
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def cli(hosts: Hosts, *words: str) -> "subprocess.Popen[str]":

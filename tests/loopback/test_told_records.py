@@ -5,8 +5,6 @@ import re
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,12 +23,6 @@ pytestmark = pytest.mark.sdt_security
 
 ATTEMPTS = 250
 Item = dict[str, Any]
-
-
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
 
 
 def items(hosts: Hosts) -> dict[str, Item]:
