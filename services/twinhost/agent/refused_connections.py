@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from twinhost.agent.conditions import REFUSALS, Condition
 from twinhost.agent.refusals import OTHERS, Refused
-from twinhost.agent.troubles import Kind, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Remedy, Trouble, times
 from twinhost.commands import CERTS_INIT
 from twinhost.deployment import REGISTRY_AGENT
 from twinhost.moments import iso_time
@@ -149,13 +149,13 @@ def _evidence(rows: Sequence[Refused]) -> tuple[tuple[str, str], ...]:
     shown = [
         (
             f"{one.cause.value} from {_address(one)}",
-            f"{_counted(one.count)}, {_rate(one)}, first {iso_time(one.first)}, last {iso_time(one.last)}"
+            f"{times(one.count)}, {_rate(one)}, first {iso_time(one.first)}, last {iso_time(one.last)}"
             + (f", key {one.fingerprint}" if one.fingerprint else ""),
         )
         for one in rows[:_SHOWN]
     ]
     if len(rows) > _SHOWN:
-        shown.append(("further addresses", _counted(sum(one.count for one in rows[_SHOWN:]))))
+        shown.append(("further addresses", times(sum(one.count for one in rows[_SHOWN:]))))
     return tuple(shown)
 
 
@@ -178,11 +178,7 @@ def _rate(one: Refused) -> str:
 
 
 def _times(rows: Iterable[Refused]) -> str:
-    return _counted(sum(one.count for one in rows))
-
-
-def _counted(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return times(sum(one.count for one in rows))
 
 
 def _address(one: Refused) -> str:

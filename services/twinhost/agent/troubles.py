@@ -360,3 +360,18 @@ def headline(items: Sequence[AttentionItem]) -> str:
 
 def _many(count: int) -> str:
     return "1 trouble" if count == 1 else f"{count} troubles"
+
+
+_NAMED = 3  # in a sentence
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a part of a sentence; of many, the first ones and how many more there are."""
+    if len(names) <= _NAMED:
+        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
+    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+
+
+def times(count: int) -> str:
+    """Return how often something was, as a part of a sentence."""
+    return "once" if count == 1 else f"{count} times"

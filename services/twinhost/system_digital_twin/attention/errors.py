@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, times
 from twinhost.system_digital_twin import ITSELF
 from twinhost.system_digital_twin.events.events import ErrorGroup, Events, SevereErrors
 
@@ -25,7 +25,7 @@ def reported_errors(severe: SevereErrors) -> Iterator[Trouble]:
         what = f"{errors}: {worst_named}"
     else:
         many = f"{shapes}{' or more' if shapes == MOST_SHAPES else ''} shapes"
-        what = f"{errors} of {many}, the worst: {worst_named}, {_times(worst['count'])}"
+        what = f"{errors} of {many}, the worst: {worst_named}, {times(worst['count'])}"
     yield Trouble(
         kind=Kind.ERRORS,
         what=what,
@@ -70,7 +70,7 @@ def _evidence(groups: Sequence[ErrorGroup], shapes: int) -> tuple[tuple[str, str
     rows = [
         (
             f"{group['severity']} {_cut(group['error_type'])} from {_cut(group['agent_id'])}",
-            f"{_times(group['count'])}, first {group['first']}, last {group['last']}, shape {group['shape_id']}: "
+            f"{times(group['count'])}, first {group['first']}, last {group['last']}, shape {group['shape_id']}: "
             f"{_cut(group['message'], _MESSAGE_CHARACTERS)}",
         )
         for group in groups
@@ -78,10 +78,6 @@ def _evidence(groups: Sequence[ErrorGroup], shapes: int) -> tuple[tuple[str, str
     if shapes > len(rows):
         rows.append(("further shapes", f"{shapes - len(rows)}"))
     return tuple(rows)
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
 
 
 def _cut(text: str, most: int = _NAME_CHARACTERS) -> str:

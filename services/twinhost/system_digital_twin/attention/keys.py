@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from twinhost.agent.refused_connections import subject_of_peer
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed
 from twinhost.certificates.layout import OPERATOR, SERVER, to_rotate
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import iso_time
@@ -12,7 +12,6 @@ from twinhost.secure_zmq.callers import Peer
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.trust.retirements import Retirement
 
-_NAMED = 3  # keys in a sentence
 _EXPLAINED = 50  # of programs, as what their expired keys explain
 
 
@@ -179,7 +178,7 @@ def pending_revocations(following: Iterable[Following], revision: str | None) ->
         names = tuple(agent.name for agent in late)
         yield Trouble(
             kind=Kind.REVOCATION_PENDING,
-            what=f"{_listed(names)} {'has' if len(names) == 1 else 'have'} not applied the newest list of keys, and "
+            what=f"{listed(names)} {'has' if len(names) == 1 else 'have'} not applied the newest list of keys, and "
             "may accept a revoked key",
             host=late[0].host,
             remedies=(
@@ -198,10 +197,4 @@ def _date(key: Peer) -> str:
 
 
 def _keys_of(names: tuple[str, ...]) -> str:
-    return f"the key of {names[0]}" if len(names) == 1 else f"the keys of {_listed(names)}"
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    if len(names) <= _NAMED:
-        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
+    return f"the key of {names[0]}" if len(names) == 1 else f"the keys of {listed(names)}"

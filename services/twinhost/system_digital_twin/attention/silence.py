@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed
 from twinhost.deployment import NO_RESPONSE, OK_STATUSES
 from twinhost.moments import iso_time
 
-_NAMED = 3  # agents in a sentence
 _SHOWN = 20  # as evidence
 
 
@@ -78,7 +77,7 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             kind=Kind.AGENTS_SILENT,
             subject=location,
             host=location,
-            what=f"{_listed(names)} on {location} {'does' if one else 'do'} not respond",
+            what=f"{listed(names)} on {location} {'does' if one else 'do'} not respond",
             since=min(agent.last_seen for agent in silent if agent.last_seen is not None),
             cause=f"{'it sends' if one else 'they send'} no heartbeats any more: ended, or cut off from mainpc",
             remedies=(
@@ -104,7 +103,7 @@ def unhealthy_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
         names = tuple(f"{agent.name} ({agent.status})" for agent in unwell)
         yield Trouble(
             kind=Kind.AGENTS_UNHEALTHY,
-            what=f"not healthy: {_listed(names)}",
+            what=f"not healthy: {listed(names)}",
             remedies=(Remedy("mainpc", "./twinhost status", "shows what each of them reports"),),
             evidence=_heard(unwell),
             members=names,
@@ -116,9 +115,3 @@ def _heard(agents: Sequence[SeenAgent]) -> tuple[tuple[str, str], ...]:
     oldest = sorted(agents, key=lambda agent: agent.last_seen or 0.0)
     rows = [(agent.name, f"last heard {iso_time(agent.last_seen or 0.0)}") for agent in oldest[:_SHOWN]]
     return (*rows, *([("further agents", f"{len(agents) - _SHOWN}")] if len(agents) > _SHOWN else []))
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    if len(names) <= _NAMED:
-        return " and ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)
-    return f"{', '.join(names[:_NAMED])} and {len(names) - _NAMED} more"
