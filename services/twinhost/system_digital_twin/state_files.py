@@ -18,6 +18,7 @@ from twinhost.system_digital_twin.events.events import MIGRATION_SEVERE as SEVER
 from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HISTORY
 from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
+from twinhost.system_digital_twin.registry.registry import MIGRATION_STOPPED as STOPPED_AGENTS
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 
 _HOLDER = "json_extract(CAST({{0}}.record AS TEXT), '$.{}')"
@@ -50,4 +51,5 @@ MIGRATIONS = (  # in the order in which they were added
     ENDS_OF_LEASES,
     TROUBLES,
     REFUSALS,
+    STOPPED_AGENTS,
 )

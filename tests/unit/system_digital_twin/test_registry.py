@@ -61,7 +61,7 @@ def test_only_an_agent_that_sent_heartbeats_can_die(twin: Twin, clock: Clock) ->
     assert not twin.registry.has_died("nobody")
 
 
-def test_an_agent_that_stops_is_silent_at_once(twin: Twin, clock: Clock) -> None:
+def test_an_agent_that_stops_is_silent_at_once(twin: Twin) -> None:
     """Its next heartbeat revives it. Until its TTL is over it has not died: it may only start again."""
     twin.register()
     assert twin.ask("heartbeat", agent_name=UMRA.name, stopping=True)["status"] == "success"
@@ -70,6 +70,16 @@ def test_an_agent_that_stops_is_silent_at_once(twin: Twin, clock: Clock) -> None
     assert twin.status_of(UMRA.name) == "HEALTHY"
     twin.ask("heartbeat", agent_name=UMRA.name, status="BUSY", stopping=True)
     assert twin.status_of(UMRA.name) == "NO_RESPONSE"
+    twin.reopen()
+    assert twin.registry.has_stopped(UMRA.name), "it is known after a restart of mainpc"
+    twin.ask("heartbeat", agent_name=UMRA.name)
+    twin.reopen()
+    assert not twin.registry.has_stopped(UMRA.name)
+
+
+def test_an_agent_that_stopped_has_died_after_its_ttl(twin: Twin, clock: Clock) -> None:
+    twin.register()
+    twin.ask("heartbeat", agent_name=UMRA.name, stopping=True)
     clock.let_pass(TTL_S + 1)
     assert twin.registry.has_died(UMRA.name)
 

@@ -14,7 +14,7 @@ from twinhost import moments
 from twinhost.agent.health import HealthActions
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
 from twinhost.system_digital_twin.registry.actions import RegistryActions
-from twinhost.system_digital_twin.registry.registry import MIGRATION, Registry
+from twinhost.system_digital_twin.registry.registry import MIGRATION, MIGRATION_STOPPED, Registry
 
 TTL_S = 15.0
 SDT = Caller("SystemDigitalTwin", "mainpc", frozenset({"agent"}), "SHA256:of-sdt")
@@ -64,7 +64,7 @@ class Twin(Asked):
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION], self._clock)
+        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION, MIGRATION_STOPPED], self._clock)
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         self.answer_to(actions, Grants(SHIPPED.grants), 65_536)

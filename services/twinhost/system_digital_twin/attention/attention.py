@@ -43,6 +43,7 @@ REFRESH_EVERY_S = 0.1  # at most, for those who ask
 SETTLE_S = 5.0  # in which a cause is found that explains it
 CALM_S = 10.0  # without it, until it has ended
 CHANGES_EVERY_S = 3_600.0  # at most, of one trouble
+_SEEN_AT_ONCE = (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.AGENTS_SILENT)  # after a start: the registry is on disk
 
 
 class _Known(msgspec.Struct, kw_only=True):
@@ -65,7 +66,7 @@ class Attention:
     """What is wrong. Its methods are for the thread that owns the database."""
 
     def __init__(self, database: Database, events: Events, grace_s: float) -> None:
-        """Read what was wrong before a restart; it is kept for `grace_s`, until there is something to see again."""
+        """Read what was wrong before a restart; what is not seen at once is kept for `grace_s`, until it can be."""
         self._database, self._events, self._clock = database, events, database.clock
         self._detectors: list[tuple[str, Detector]] = []
         self._known = _stored(database)
@@ -128,6 +129,10 @@ class Attention:
         for trouble in found:
             self._see(trouble, now)
         absent = self._known.keys() - {trouble.id for trouble in found} if complete else set()
+        for name in absent & self._remembered:
+            if self._known[name].trouble.kind in _SEEN_AT_ONCE:
+                self._remembered.discard(name)
+                self._last[name] = now
         self._calming = absent - self._remembered
         self.revision = self._digest()
         return absent

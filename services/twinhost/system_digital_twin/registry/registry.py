@@ -18,6 +18,7 @@ CREATE TABLE agents (
     last_seen REAL NOT NULL
 ) STRICT;
 """
+MIGRATION_STOPPED = "ALTER TABLE agents ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;"
 MAX_REGISTRATIONS = 10_000
 HEALTHY = "HEALTHY"
 _AT_ONCE_S = 0.1  # both times of a registration are taken within a millisecond
@@ -119,9 +120,9 @@ class Registry:
         self._asking: set[str] = set()  # who sends it with `get_trust` instead
         wall, clock = self.clock.time(), self.clock.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
-        for name, record, last_seen in database.execute("SELECT name, record, last_seen FROM agents"):
+        for name, record, last_seen, stopped in database.execute("SELECT name, record, last_seen, stopped FROM agents"):
             self._records[name] = decoder.decode(record)
-            self._seen[name] = LastHeartbeat(last_seen, clock - max(0.0, wall - last_seen))
+            self._seen[name] = LastHeartbeat(last_seen, clock - max(0.0, wall - last_seen), bool(stopped))
         database.before_every_commit(self._write_rows)
 
     def put(self, record: AgentRecord) -> AgentRecord:
@@ -323,13 +324,13 @@ class Registry:
         if not self._waiting:
             return
         rows = [
-            (name, self._encode(self._records[name]), self._seen[name].wall)
+            (name, self._encode(self._records[name]), self._seen[name].wall, self._seen[name].stopping)
             for name in self._waiting
             if name in self._records  # not removed since
         ]
         self._database.execute_many(
-            "INSERT INTO agents VALUES (?, ?, ?) "
-            "ON CONFLICT (name) DO UPDATE SET record = excluded.record, last_seen = excluded.last_seen",
+            "INSERT INTO agents (name, record, last_seen, stopped) VALUES (?, ?, ?, ?) ON CONFLICT (name) DO UPDATE "
+            "SET record = excluded.record, last_seen = excluded.last_seen, stopped = excluded.stopped",
             rows,
         )
         self._waiting.clear()

@@ -20,6 +20,7 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 GRACE_S = 30.0
 SILENT = Trouble(kind=Kind.HOST_SILENT, subject="pc2", what="pc2 does not respond", level=Level.BROKEN)
 FULL = Trouble(kind=Kind.DISK_FULL, subject="mainpc", what="mainpc's disk is full", explains=("host_silent:pc2",))
+HOT = Trouble(kind=Kind.GPU_HOT, subject="pc2/gpu0", what="pc2's GPU 0 is hot")
 ERRORS = Trouble(kind=Kind.ERRORS, what="3 errors", members=("a",))
 
 
@@ -192,17 +193,32 @@ def test_a_consequence_that_lasts_a_little_longer_is_not_told(bench: Bench) -> N
 
 
 def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) -> None:
-    bench.passes(60, SILENT)
+    bench.passes(60, HOT)
     since = bench.attention.document()["items"][0]["since"]
     bench.restart()
     bench.passes(GRACE_S - 2)  # nothing was seen yet, as after a start
-    assert bench.ids == ["host_silent:pc2"]
-    bench.passes(60, SILENT)
+    assert bench.ids == ["gpu_hot:pc2/gpu0"]
+    bench.passes(60, HOT)
     assert bench.attention.document()["items"][0]["since"] == since
-    assert bench.told == [("trouble_began", "host_silent:pc2")]
+    assert bench.told == [("trouble_began", "gpu_hot:pc2/gpu0")]
     bench.restart()
     bench.passes(GRACE_S + 5)
-    assert bench.told[1:] == [("trouble_ended", "host_silent:pc2")]
+    assert bench.told[1:] == [("trouble_ended", "gpu_hot:pc2/gpu0")]
+
+
+def test_a_host_that_came_back_during_a_restart_is_not_listed(bench: Bench) -> None:
+    """The registry is on disk, so that there is nothing to wait for."""
+    bench.passes(10, SILENT, HOT)
+    bench.restart()
+    bench.passes(1)
+    assert bench.ids == ["gpu_hot:pc2/gpu0"]
+    assert ("trouble_ended", "host_silent:pc2") not in bench.told
+    bench.passes(CALM_S + 2, HOT)
+    assert bench.told[-1] == ("trouble_ended", "host_silent:pc2")
+    bench.passes(10, SILENT)
+    bench.restart()
+    bench.passes(60, SILENT)
+    assert bench.told.count(("trouble_began", "host_silent:pc2")) == 2, "one that is not back is not told again"
 
 
 def test_an_acknowledged_trouble_counts_until_it_grows(bench: Bench) -> None:
