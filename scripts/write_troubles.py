@@ -33,6 +33,7 @@ does not work). It ends by itself, once it is mended; the list survives a restar
 `./twinhost attention acknowledge ID` has an item come last, and count no more for the exit status, the headline, and
 the metrics, until it gets worse or ends. Beginning and end of each cause are [events](system-digital-twin.md):
 `trouble_began`, `trouble_changed` (it got worse), and `trouble_ended`; a consequence has none while its cause lasts.
+The end is told once it has been well for 10 s, and for up to 5 min where the trouble comes and goes.
 
 | kind | level | what it means | what to do |
 |---|---|---|---|

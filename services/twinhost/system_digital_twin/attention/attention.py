@@ -1,8 +1,9 @@
 """The attention list: what the detectors find, with since when, what is acknowledged, and who was told.
 
 Each trouble is announced once, by an event, when it has lasted SETTLE_S without another one that explains it; its end,
-once it has been absent for CALM_S. A consequence that is absent ends with its cause. Both survive a restart: rows are
-written when a trouble begins, changes, and ends. Somebody who is told by these events hears of one cause once.
+once it has been absent for CALM_S, and for twice as long each time that it comes back soon. A consequence that is
+absent ends with its cause. Both survive a restart: rows are written when a trouble begins, changes, and ends. Somebody
+who is told by these events hears of one cause once.
 """
 
 import hashlib
@@ -41,7 +42,8 @@ BEGAN, CHANGED, ENDED = "trouble_began", "trouble_changed", "trouble_ended"  # t
 LOOK_EVERY_S = 1.0
 REFRESH_EVERY_S = 0.1  # at most, for those who ask
 SETTLE_S = 5.0  # in which a cause is found that explains it
-CALM_S = 10.0  # without it, until it has ended
+CALM_S, MOST_CALM_S = 10.0, 320.0  # without it, until it has ended
+SOON_S = 600.0  # after its end: one that comes back by then comes and goes
 CHANGES_EVERY_S = 3_600.0  # at most, of one trouble
 _SEEN_AT_ONCE = (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.AGENTS_SILENT)  # after a start: the registry is on disk
 
@@ -78,6 +80,8 @@ class Attention:
         self._as_of = self._clock.time()
         self._remembered = set(self._known)  # from before the restart, and not found yet
         self._calming: set[str] = set()  # not found at the last look, and not ended yet
+        self._calm_s: dict[str, float] = {}  # of those that came back soon
+        self._ended: dict[str, tuple[float, float]] = {}  # of those that were told lately: when, and the calm before
         self._unwritten: set[str] = set()
         self._news_since: dict[str, float] = {}  # when each became news that is not announced yet
         self.revision = self._digest()
@@ -102,7 +106,7 @@ class Attention:
             return
         self._look_at = now + LOOK_EVERY_S
         absent = self._look(now)
-        ended = {name for name in absent if now - self._last[name] >= CALM_S}
+        ended = {name for name in absent if now - self._last[name] >= self._calm_s.get(name, CALM_S)}
         roots = set[str]()
         for root, explained in by_cause(known.trouble for known in self._known.values()):
             roots.add(root.id)
@@ -195,6 +199,9 @@ class Attention:
             self._known[trouble.id] = _Known(trouble=trouble, since=since)
             self._first[trouble.id] = now
             self._unwritten.add(trouble.id)
+            at, calm_s = self._ended.pop(trouble.id, (0.0, 0.0))
+            if calm_s and now - at <= SOON_S:
+                self._calm_s[trouble.id] = min(2 * calm_s, MOST_CALM_S)
         else:
             if known.trouble.members != trouble.members or known.trouble.level != trouble.level:
                 self._unwritten.add(trouble.id)
@@ -231,7 +238,12 @@ class Attention:
 
     def _forget(self, ended: Iterable[str], written: Iterable[str]) -> None:
         self._unwritten.difference_update(written)
+        now = self._clock.monotonic()
+        self._ended = {name: end for name, end in self._ended.items() if now - end[0] <= SOON_S}
         for name in ended:
+            calm_s = self._calm_s.pop(name, CALM_S)
+            if self._known[name].announced is not None:
+                self._ended[name] = now, calm_s
             del self._known[name], self._first[name], self._last[name]
 
     def _put(self, name: str) -> None:

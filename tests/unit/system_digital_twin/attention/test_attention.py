@@ -13,7 +13,14 @@ from twinhost.agent.troubles import Kind, Level, Trouble
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
-from twinhost.system_digital_twin.attention.attention import CALM_S, CHANGES_EVERY_S, SETTLE_S, Attention
+from twinhost.system_digital_twin.attention.attention import (
+    CALM_S,
+    CHANGES_EVERY_S,
+    MOST_CALM_S,
+    SETTLE_S,
+    SOON_S,
+    Attention,
+)
 from twinhost.system_digital_twin.events.events import Events, Topic
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
@@ -110,6 +117,22 @@ def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
     bench.passes(CALM_S + 2)
     assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")]
     assert bench.ids == []
+
+
+@pytest.mark.parametrize(("there_s", "away_s"), [(1, 3), (3, 3), (12, 12), (30, 60)])
+def test_what_comes_and_goes_is_told_a_few_times(bench: Bench, there_s: int, away_s: int) -> None:
+    """However often it does, its end is told last."""
+    for _ in range(100):
+        bench.passes(there_s, SILENT)
+        bench.passes(away_s)
+    begun = bench.told.count(("trouble_began", "host_silent:pc2"))
+    assert 1 <= begun <= 4
+    bench.passes(MOST_CALM_S + 2)
+    assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")] * begun
+    bench.passes(SOON_S)
+    bench.passes(10, SILENT)
+    bench.passes(CALM_S + 2)
+    assert bench.told[-1][0] == "trouble_ended", "after a while it counts as a new one"
 
 
 def test_what_is_gone_is_not_shown_while_its_end_is_awaited(bench: Bench) -> None:
