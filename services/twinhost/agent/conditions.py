@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from twinhost.agent.message_shape import message_shape
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, read_log
 
 MAX_CONDITIONS = 32  # in a heartbeat
 MAX_NAME = 64  # characters
@@ -78,7 +78,7 @@ def troubles_of(
         commands = dict.fromkeys(condition.command for condition in said if condition.command)
         remedies = [Remedy("mainpc" if kind in _ON_MAINPC else host, command) for command in commands]
         if not remedies and kind is Kind.CHECK_FAILED:
-            remedies = [Remedy(host, f"docker compose logs {host}", "shows since when")]
+            remedies = [read_log(host, "shows since when")]
         yield Trouble(
             kind=kind,
             subject="/".join(filter(None, (host, part if base in kinds else name))),

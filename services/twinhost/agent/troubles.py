@@ -11,6 +11,7 @@ from typing import NotRequired, TypedDict
 import msgspec
 
 from twinhost.moments import iso_time
+from twinhost.network_config.load import ADDRESS_VARIABLES
 
 
 class Level(IntEnum):
@@ -126,7 +127,7 @@ class Kind(StrEnum):
     DISK_FAILING = (
         "disk_failing",
         "broken if the state is on it, else attention",
-        "The kernel or SMART reports errors of a disk.",
+        "The kernel reports errors of a disk.",
         "Back up, and replace the disk.",
     )
     METRICS_MISSING = (
@@ -140,7 +141,7 @@ class Kind(StrEnum):
         "clocks_differ",
         "broken if keys are refused for it, else attention",
         "The hosts' clocks differ.",
-        "Set the clock of the host that is named.",
+        "Set the clock of the host that is named; under Docker Desktop or WSL 2, restart that.",
     )
     KEY_EXPIRES = ("key_expires", "attention", "A key expires soon.", "Rotate it.")
     KEY_EXPIRED = (
@@ -195,6 +196,23 @@ class Remedy(msgspec.Struct, frozen=True):
     on: str
     command: str
     why: str = ""
+
+
+_SERVICES = ADDRESS_VARIABLES.keys()  # the hosts whose agent docker-compose.yml has, under the host's name
+
+
+def start(host: str, why: str = "starts its agent") -> Remedy:
+    """Return what starts the agent of a host."""
+    if host not in _SERVICES:
+        return Remedy(host, "", f"start the agent on {host}")
+    return Remedy(host, f"docker compose up -d {host}", why)
+
+
+def read_log(host: str, why: str) -> Remedy:
+    """Return what shows the log of a host's agent; `why` begins with a verb, as in "shows since when"."""
+    if host not in _SERVICES:
+        return Remedy(host, "", f"the log of the agent on {host} {why}")
+    return Remedy(host, f"docker compose logs {host}", why)
 
 
 class Trouble(msgspec.Struct, frozen=True, kw_only=True):

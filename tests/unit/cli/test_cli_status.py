@@ -247,7 +247,7 @@ def test_wait_gives_up_at_its_timeout(hosts: TwoHosts, cli: Cli) -> None:
     assert (ran.status, ran.err) == (2, "")
     document = json.loads(ran.out)
     assert document["status"] == "error"
-    assert document["error"] == "pc2 has not reported yet (its agent sends no heartbeats)"
+    assert document["error"] == "pc2 has not reported yet (its agent has not registered)"
 
 
 def test_an_open_link_is_said_first(open_hosts: TwoHosts, cli: Cli) -> None:

@@ -27,6 +27,8 @@ from twinhost.agent.troubles import (
     headline,
     item_of,
     level_of,
+    read_log,
+    start,
 )
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import Clock, iso_time
@@ -172,8 +174,8 @@ class MainpcWatch:
                     since=self._heard_at,
                     cause=cause,
                     remedies=(
-                        Remedy(mainpc, f"docker compose up -d {mainpc}", "starts its agent"),
-                        Remedy(mainpc, f"docker compose logs {mainpc}", "shows why it ended"),
+                        start(mainpc),
+                        read_log(mainpc, "shows why it ended"),
                         Remedy(host, "./twinhost doctor", f"checks the way to {mainpc}"),
                     ),
                 )
@@ -240,7 +242,7 @@ def link_open(host: str, other: str) -> Trouble:
 
 def secure_again(host: str) -> Remedy:
     """Return the command that encrypts the link of a host."""
-    return Remedy(host, f"docker compose up -d {host}", "encrypts its link, after you set SECURE_ZMQ=1 in .env there")
+    return start(host, "encrypts its link, after you set SECURE_ZMQ=1 in .env there")
 
 
 class GetAttention(Request, tag="get_attention"):

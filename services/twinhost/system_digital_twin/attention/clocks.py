@@ -88,7 +88,7 @@ def _trouble(
         cause=cause,
         remedies=(
             Remedy(subject, "timedatectl status", "shows its time, and whether NTP sets it"),
-            Remedy(subject, "sudo timedatectl set-ntp true", "has NTP set it"),
+            Remedy(subject, "sudo timedatectl set-ntp true", "has NTP set it, by systemd-timesyncd or chrony"),
         ),
         evidence=tuple(
             (clock.host, f"{clock.report.ahead_s:+.3f} s to within {clock.report.within_s:.3f} s")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from twinhost.agent.refused_connections import subject_of_peer
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed, read_log
 from twinhost.certificates.layout import OPERATOR, SERVER, to_rotate
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import iso_time
@@ -182,9 +182,7 @@ def pending_revocations(following: Iterable[Following], revision: str | None) ->
             "may accept a revoked key",
             host=late[0].host,
             remedies=(
-                Remedy(
-                    late[0].host, f"docker compose logs {late[0].host}", "shows why, such as a folder it can't write"
-                ),
+                read_log(late[0].host, "shows why, such as a folder it can't write"),
                 Remedy("mainpc", "./twinhost keys list", "shows which keys are revoked"),
             ),
             evidence=tuple((agent.name, agent.revision or "none") for agent in late[:20]),

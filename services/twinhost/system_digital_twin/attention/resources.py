@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from twinhost.agent.host_metrics import DiskFault, GpuSample
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, read_log
 from twinhost.system_digital_twin.capacity.forecast import RAM_PERCENT, VRAM_PERCENT, Card
 from twinhost.system_digital_twin.capacity.reservations import LongWait
 from twinhost.system_digital_twin.capacity.time_to_full import NOT_MEASURED, UNCERTAIN, Filling
@@ -191,7 +191,11 @@ def failing_disks(faults: Iterable[tuple[str, str, DiskFault]], cannot_write: Co
             what=f"{host}'s disk {fault.disk} {fault.fault}",
             level=Level.BROKEN if is_state else Level.ATTENTION,
             remedies=(
-                Remedy(host, "dmesg --level=err", "as root: shows what the kernel says; back up first, then repair"),
+                Remedy(
+                    host,
+                    "sudo dmesg --level=emerg,alert,crit,err",
+                    "shows what the kernel says; back up first, then repair",
+                ),
             ),
             evidence=(("disk", fault.disk),),
             explains=(*_checks(host), *(_SILENCE if host in cannot_write else ())) if is_state else (),
@@ -317,7 +321,7 @@ def missing_metrics(hosts: Iterable[Unmeasured]) -> Iterator[Trouble]:
             host=one.host,
             what=f"{one.host} is not measured: it answers, and sends no metrics",
             since=one.since,
-            remedies=(Remedy(one.host, f"docker compose logs {one.host}", "shows why: look for metrics, or measured"),),
+            remedies=(read_log(one.host, "shows why: look for metrics, or measured"),),
             explains=(f"{Kind.CHECK_FAILED}:{one.host}/metrics", f"{Kind.FILLING}:{one.host}/*"),
         )
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed, read_log, start
 from twinhost.deployment import NO_RESPONSE, OK_STATUSES
 from twinhost.moments import iso_time
 
@@ -42,22 +42,22 @@ def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             for kind, rest in ((Kind.AGENTS_SILENT, ""), (Kind.METRICS_MISSING, ""), (Kind.FILLING, "/*"))
         )
         if agent.last_seen is None:
-            what, level = f"{agent.host} has not reported yet", Level.ATTENTION
+            what, cause = f"{agent.host} has not reported yet", "its agent has not registered"
         elif agent.stopped:
-            what, level = f"{agent.host} has stopped", Level.BROKEN
+            what, cause = f"{agent.host} has stopped", "its agent said that it stops"
         else:
-            what, level = f"{agent.host} does not respond", Level.BROKEN
+            what, cause = f"{agent.host} does not respond", "its agent sends no heartbeats"
         yield Trouble(
             kind=Kind.HOST_STOPPED if agent.stopped else Kind.HOST_SILENT,
             subject=agent.host,
             host=agent.host,
             what=what,
-            level=level,
+            level=Level.ATTENTION if agent.last_seen is None else Level.BROKEN,
             since=agent.last_seen,
-            cause="its agent said that it stops" if agent.stopped else "its agent sends no heartbeats",
+            cause=cause,
             remedies=(
-                Remedy(agent.host, f"docker compose up -d {agent.host}", "starts its agent"),
-                Remedy(agent.host, f"docker compose logs {agent.host}", "shows why it ended, or what it can't reach"),
+                start(agent.host),
+                read_log(agent.host, "shows why it ended, or what it can't reach"),
             ),
             evidence=(("agent", agent.name), *(("said last", sentence) for sentence in agent.said)),
             explains=explains,

@@ -8,6 +8,7 @@ from tests.configuration import GRANTS_LINE, RECALL_LINE
 from twinhost.agent.troubles import Kind
 from twinhost.deployment import hosts_own
 from twinhost.network_config import load_network_config
+from twinhost.system_digital_twin.attention.keys import Following, pending_revocations
 from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_agents, silent_hosts
 
 CONFIG = (
@@ -57,6 +58,20 @@ def test_silent_agents_are_named_as_evidence() -> None:
     (trouble,) = silent_agents([SeenAgent(f"a{age}", "NO_RESPONSE", 1_000.0 - age, "pc2") for age in range(30)])
     assert trouble.evidence[0] == ("a29", "last heard 1970-01-01T00:16:11.000+00:00")
     assert (len(trouble.evidence), trouble.evidence[-1]) == (21, ("further agents", "10"))
+
+
+def test_only_hosts_of_the_stack_have_commands_of_compose() -> None:
+    """Of another host it is not known how its agent is started; an agent chooses its location."""
+    agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3")
+    (silent,) = silent_hosts([agent])
+    assert [(remedy.command, remedy.why) for remedy in silent.remedies] == [
+        ("", "start the agent on pc3"),
+        ("", "the log of the agent on pc3 shows why it ended, or what it can't reach"),
+    ]
+    (known,) = silent_hosts([replace(agent, host="pc2")])
+    assert [remedy.command for remedy in known.remedies] == ["docker compose up -d pc2", "docker compose logs pc2"]
+    (late,) = pending_revocations([Following("Camera", "x; touch /tmp/owned #", None)], "r")
+    assert [remedy.command for remedy in late.remedies] == ["", "./twinhost keys list"]
 
 
 def test_silent_agents_have_a_cause() -> None:
