@@ -17,7 +17,8 @@ from twinhost.agent.host_metrics import MAX_DISK_FAULTS, MB, DiskFault, DiskSamp
 
 _CPU_SENSORS = ("x86_pkg_temp", "coretemp", "k10temp", "zenpower", "cpu", "soc")  # how their names begin
 _COLDEST_C, _HOTTEST_C = -50.0, 150.0  # beyond that a sensor is not connected
-_DEAD_DISKS = ("offline", "transport-offline", "dead")  # states of SCSI and NVMe devices
+_DEAD_DISKS = ("offline", "transport-offline", "dead", "broken")  # states of SCSI and NVMe devices, and of RAIDs
+_STOPPED = frozenset({"emergency_ro", "shutdown"})  # what ext4 adds to its options: since Linux 6.15 without `ro`
 _VIRTUAL_MACHINES = {"linuxkit": "Docker Desktop", "microsoft": "WSL 2"}  # by a word in the kernel's release
 
 
@@ -36,7 +37,7 @@ class Machine:
         self, disks: Mapping[str, Path] | None = None, proc: Path = Path("/proc"), sys: Path = Path("/sys")
     ) -> None:
         self._disks = dict(disks or {})
-        self._sys = sys
+        self._proc, self._sys = proc, sys
         self.boot_id = boot_id(proc)
         release = read_text(proc / "sys/kernel/osrelease").lower()
         self.virtual_machine = next((name for word, name in _VIRTUAL_MACHINES.items() if word in release), None)
@@ -66,26 +67,38 @@ class Machine:
         return tuple(itertools.islice(self._disk_faults(), MAX_DISK_FAULTS))
 
     def _disk_faults(self) -> Iterator[DiskFault]:
-        state = self._disks.get("state")
-        with contextlib.suppress(OSError):
-            if state is not None and os.statvfs(state).f_flag & os.ST_RDONLY:
-                yield DiskFault(disk="state", fault="is mounted read-only, as the kernel does after an error")
+        if self._state_is_read_only():
+            yield DiskFault(disk="state", fault="is read-only, as the kernel has it after an error")
         for path in sorted(self._sys.glob("fs/ext4/*/errors_count")):
-            if (errors := _count(path)) > 0:
-                yield _fault(
-                    path.parent.name, f"has {errors} {'error' if errors == 1 else 'errors'} of its ext4 filesystem"
-                )
+            yield from _errors(path.parent.name, _count(path), "ext4")
         for path in sorted(self._sys.glob("fs/btrfs/*/devinfo/*/error_stats")):
-            if (errors := sum(int(word) for word in read_text(path).split() if word.isdecimal())) > 0:
-                yield _fault(
-                    path.parents[2].name, f"has {errors} {'error' if errors == 1 else 'errors'} of its btrfs filesystem"
-                )
+            counts = (int(word) for word in read_text(path).split() if word.isdecimal())
+            yield from _errors(path.parents[2].name, sum(counts), "btrfs")
         for path in sorted(self._sys.glob("block/md*/md/degraded")):
             if (missing := _count(path)) > 0:
                 yield _fault(path.parents[1].name, f"is a degraded RAID, which lacks {missing} of its disks")
-        for path in sorted(self._sys.glob("block/*/device/state")):
-            if (state_word := read_text(path).strip()) in _DEAD_DISKS:
-                yield _fault(path.parents[1].name, f"is {state_word}")
+        for path in sorted([*self._sys.glob("block/*/device/state"), *self._sys.glob("block/md*/md/array_state")]):
+            if (word := read_text(path).strip()) in _DEAD_DISKS:
+                yield _fault(path.parents[1].name, f"is {word}")
+        for path in sorted(self._proc.glob("spl/kstat/zfs/*/state")):
+            if (word := read_text(path).strip()) not in ("", "ONLINE"):
+                yield _fault(path.parent.name, f"is a ZFS pool whose state is {word}")
+
+    def _state_is_read_only(self) -> bool:
+        """Return whether the state's filesystem is mounted read-only, or ext4 has stopped writing to it."""
+        folder = self._disks.get("state")
+        if folder is None:
+            return False
+        try:
+            flags, device = os.statvfs(folder).f_flag, folder.stat().st_dev
+        except OSError:
+            return False
+        number = f"{os.major(device)}:{os.minor(device)}"
+        mounts = (line.partition(" - ") for line in read_text(self._proc / "self/mountinfo").splitlines())
+        return bool(flags & os.ST_RDONLY) or any(
+            mount.split()[2:3] == [number] and _STOPPED & set(filesystem.split(" ")[-1].split(","))
+            for mount, _, filesystem in mounts
+        )
 
     def traffic(self) -> tuple[ByteCounts | None, ByteCounts | None]:
         """Return the bytes of the machine's physical interfaces, or, if none is visible, of the container's own.
@@ -112,6 +125,11 @@ class Machine:
             if known:
                 return max(known)
         return None
+
+
+def _errors(device: str, count: int, filesystem: str) -> Iterator[DiskFault]:
+    if count > 0:
+        yield _fault(device, f"has {count} {'error' if count == 1 else 'errors'} of its {filesystem} filesystem")
 
 
 def _fault(device: str, fault: str) -> DiskFault:

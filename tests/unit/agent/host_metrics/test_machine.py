@@ -72,18 +72,23 @@ DISKS: dict[str, object] = {
     "block/sda/device/state": "running",
     "block/sdb/device/state": "offline",
     "block/nvme0n1/device/state": "live",
+    "block/md0/md/array_state": "active",
+    "block/md3/md/array_state": "broken",
 }
+POOLS: dict[str, object] = {"spl/kstat/zfs/tank/state": "DEGRADED\n", "spl/kstat/zfs/fast/state": "ONLINE\n"}
 
 
 def test_what_the_kernel_says_of_disks_is_found(tmp_path: Path) -> None:
     """Errors of filesystems, degraded RAIDs, and devices that are gone; nothing of those that are well."""
     assert Machine({"state": tmp_path}, sys=tmp_path / "absent").disk_faults() == ()
-    found = Machine(sys=write(tmp_path, DISKS)).disk_faults()
+    found = Machine(proc=write(tmp_path / "proc", POOLS), sys=write(tmp_path, DISKS)).disk_faults()
     assert [f"{each.disk} {each.fault}" for each in found] == [
         "vda2 has 3 errors of its ext4 filesystem",
         "0a1b has 1 error of its btrfs filesystem",
         "md0 is a degraded RAID, which lacks 1 of its disks",
+        "md3 is broken",
         "sdb is offline",
+        "tank is a ZFS pool whose state is DEGRADED",
     ]
     write(tmp_path, {f"fs/ext4/vdb{number}/errors_count": 2**64 for number in range(20)})
     assert len(Machine(sys=tmp_path).disk_faults()) == 8
@@ -93,3 +98,17 @@ def test_a_state_on_a_read_only_filesystem_is_found(tmp_path: Path, monkeypatch:
     machine = Machine({"state": tmp_path}, sys=tmp_path)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY | os.ST_NOSUID))
     assert [each.disk for each in machine.disk_faults()] == ["state"]
+
+
+@pytest.mark.parametrize(("options", "faults"), [("rw,emergency_ro", 1), ("rw,shutdown", 1), ("rw,errors=x", 0)])
+def test_a_state_that_ext4_stopped_writing_is_found(tmp_path: Path, options: str, faults: int) -> None:
+    """Since Linux 6.15 it is not mounted read-only then. Another filesystem does not count."""
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    lines = [
+        "22 1 255:254 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,emergency_ro",
+        f"23 22 {number} /v /var/lib/twinhost rw,relatime shared:2 master:1 - ext4 /dev/vda2 {options}",
+    ]
+    write(tmp_path, {"self/mountinfo": "\n".join(lines)})
+    found = Machine({"state": tmp_path}, proc=tmp_path, sys=tmp_path).disk_faults()
+    assert [each.disk for each in found] == ["state"] * faults
