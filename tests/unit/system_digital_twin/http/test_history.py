@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,13 @@ from tests.unit.system_digital_twin.http.asked import Asked
 from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.telemetry import Readers
+from twinhost.store.database import Database
 from twinhost.system_digital_twin.http import questions as questions_module
 from twinhost.system_digital_twin.http.history import RANGES
 from twinhost.system_digital_twin.http.questions import MAX_WAITING, NotAnswered, Questions
+from twinhost.system_digital_twin.metrics.history import COLUMNS, Bucket, Figure, MetricsHistory
+
+MAX_BYTES = 250_000  # of an answer; a page asks for one every 30 s
 
 
 @pytest.fixture
@@ -42,6 +47,35 @@ def test_a_range_has_what_is_stored_of_it(twin: Asked, clock: Clock, name: str, 
     if RANGES[name][0] == "minute":
         assert (course["cpu_percent"][-2], course["cpu_percent_max"][-2]) == (100.0, 100.0)
         assert course["ram_used_mb"][-2] == 99
+
+
+def store_month(database: Database) -> None:
+    """Store a month of pc2, as its samples would be: a day of all minutes, and before it two minutes of each hour."""
+    now, history = database.clock.time(), MetricsHistory(database)
+    with database.transaction():
+        for ago in range(30 * 1_440 - 1, -1, -1):
+            if ago >= 1_440 and ago % 30:
+                continue
+            figures = {column.field: Figure(12, 12 * (40.13 + ago % 50), 95.37) for column in COLUMNS}
+            history.add("pc2", Bucket(Bucket.at(now - 60 * ago).start, **figures))
+
+
+@pytest.mark.thorough
+def test_each_range_of_a_month_is_whole_and_small(twin: Asked, clock: Clock) -> None:
+    """From its beginning to now, with a point a minute or an hour, and no gap."""
+    clock.stand_still()
+    twin.measured(cpu_percent=40)
+    store_month(twin.database)
+    for name, (resolution, length_s) in RANGES.items():
+        answer = twin.get("/api/history", host="pc2", range=name)
+        course, step_s = answer.json(), {"minute": 60, "hour": 3_600}[resolution]
+        times = course["t"]
+        assert length_s / step_s - 1 <= len(times) <= length_s / step_s, name
+        assert {later - earlier for earlier, later in pairwise(times)} == {step_s}, name
+        assert abs(clock.time() - length_s - times[0]) <= step_s, name
+        assert all(40 < mean < 91 for mean in course["cpu_percent"]), name
+        assert set(course["cpu_percent_max"]) == {95.37}, name
+        assert len(answer.content) < MAX_BYTES, name
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ import { dayOf, minuteOf } from "./text.js";
 const HEIGHT = 112;
 const LONGEST_GAP = 2.5; // in median distances between samples: a longer one is shown as a gap
 const POINTED_PX = 30; // a sample that is further from the cursor is not what it points at
-const LABEL_PX = 36; // of the time axis
-const DAYS_S = 3 * 86400; // from this span on, the axis has days
-const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200, 86400, 172800, 432000]; // round for a clock
+const LABEL_PX = 40; // of the time axis
+const DAY_S = 86400;
+const DAYS_S = 3 * DAY_S; // from this span on, the axis has days
+const TICKS_S = [60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 14400, 21600, 43200]; // round for a clock
+const TICKS_OF_DAYS_S = [1, 2, 5, 7, 14].map((days) => days * DAY_S);
 const TONES = { error: "--bad", trouble: "--warn", start: "--muted", lease: "--link" };
 
 const all = new Set();
@@ -77,9 +79,9 @@ export class Trend {
             size: 20,
             gap: 4,
             space: 48,
-            incrs: TICKS_S,
+            incrs: () => (this.#hasDays() ? TICKS_OF_DAYS_S : TICKS_S),
             grid: { show: false },
-            values: (chart, moments) => moments.map((moment) => (chart.valToPos(moment, "x") < LABEL_PX / 2 ? "" : this.#labelOf(moment))),
+            values: (chart, moments) => moments.map((moment) => this.#labelOf(moment, chart.valToPos(moment, "x"), chart.over.clientWidth)),
           },
           {
             ...axis,
@@ -108,8 +110,14 @@ export class Trend {
     );
   }
 
-  #labelOf(moment) {
-    return this.#view.to - this.#view.from > DAYS_S ? dayOf(moment) : minuteOf(moment);
+  #hasDays() {
+    return this.#view.to - this.#view.from > DAYS_S;
+  }
+
+  /** Return nothing for a label that would stick out of the chart. */
+  #labelOf(moment, at, width) {
+    if (at < LABEL_PX / 2 || at > width - LABEL_PX / 2) return "";
+    return this.#hasDays() ? dayOf(moment) : minuteOf(moment);
   }
 
   /** Draw a line for each mark, with its kind as the colour. */
