@@ -75,14 +75,14 @@ def _known_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.*") if path.suffix in _TYPES and path.is_file())
 
 
-# Comments of a script, on lines of their own or after code: a seventh of what a browser would be sent.
-_COMMENTS = re.compile(rb"^ *(?://[^\n]*|/\*\*.*?\*/)\n|(?<=[;,{(\[]) // [^\n]*$", re.MULTILINE | re.DOTALL)
+# What a browser need not be sent of a script: comments, on lines of their own or after code, and what lines begin with.
+_SPARE = re.compile(rb"^\s*(?://[^\n]*|/\*\*.*?\*/)\n|^\s+|(?<=[;,{(\[]) // [^\n]*$", re.MULTILINE | re.DOTALL)
 
 
 def _read(path: Path) -> _File:
     body = path.read_bytes()
     if path.suffix == ".js" and STATIC in path.parents:
-        body = _COMMENTS.sub(b"", body)
+        body = _SPARE.sub(b"", body)
     tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
     return _File(body, gzip.compress(body, mtime=0), _TYPES[path.suffix], tag)
 

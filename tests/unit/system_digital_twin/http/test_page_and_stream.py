@@ -123,6 +123,14 @@ def test_the_page_and_all_it_asks_for_is_there_and_small(shown: Shown) -> None:
     assert scripts < MAX_SCRIPT_BYTES
 
 
+def test_only_what_a_script_does_is_sent(shown: Shown) -> None:
+    """Neither comments nor what lines begin with; so no text of a script may have several lines."""
+    for path in STATIC.rglob("*.js"):
+        sent = shown.ask(f"/assets/{path.relative_to(STATIC)}").read().decode()
+        assert not re.search(r"^\s|^//|/\*\*", sent, re.MULTILINE), path
+        assert all(line.count("`") % 2 == 0 for line in sent.splitlines()), path
+
+
 def imported(path: str, text: str) -> list[str]:
     """Return the addresses of what a script imports."""
     return [posixpath.normpath(f"{posixpath.dirname(path)}/{name}") for name in re.findall(r'from "(\.[^"]+)"', text)]
