@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def store_month(database: Database) -> None:
         for ago in range(30 * 1_440 - 1, -1, -1):
             if ago >= 1_440 and ago % 30:
                 continue
-            figures = {column.field: Figure(12, 12 * (40.13 + ago % 50), 95.37) for column in COLUMNS}
+            figures: dict[str, Any] = {column.field: Figure(12, 12 * (40.13 + ago % 50), 95.37) for column in COLUMNS}
             history.add("pc2", Bucket(Bucket.at(now - 60 * ago).start, **figures))
 
 

@@ -1,7 +1,7 @@
 // The attention list: the server says what is wrong, and this shows it; it judges only whether it is still told.
 
 import { agoElement, clockElement, now } from "./clock.js";
-import { badge, byId, commandOf, draw, el, icon, keyed, setAttribute, setText } from "./dom.js";
+import { badge, bdi, byId, commandOf, draw, el, icon, keyed, setAttribute, setText } from "./dom.js";
 import { link, parameter, setParameters } from "./router.js";
 import { clock, many, plain, quoted } from "./text.js";
 
@@ -41,8 +41,8 @@ export function titleOf(state, page) {
 export function drawAttention(place, state, parameters) {
   draw(place, "attention", () => [
     el("div", { class: "summary", id: "summary" }, icon("unknown"), el("div", {}, el("h2", { id: "summary-title" }), el("p", { class: "quiet", id: "summary-text" }))),
-    el("ol", { class: "troubles", id: "troubles", role: "list" }),
-    el("details", { class: "figures", id: "acknowledged", hidden: true }, el("summary", {}), el("ol", { class: "troubles", role: "list" })),
+    troubleList("troubles"),
+    el("details", { class: "figures", id: "acknowledged", hidden: true }, el("summary", {}), troubleList()),
   ]);
   const { level, title, text } = summaryOf(state);
   const [summary, list, acknowledged] = place.children;
@@ -50,20 +50,24 @@ export function drawAttention(place, state, parameters) {
   setAttribute(summary.querySelector("use"), "href", `#i-${signOf(level)}`);
   setText(summary.querySelector("h2"), title);
   setText(summary.querySelector("p"), text);
-  const items = state.attention?.items ?? [];
-  drawTroubles(list, items.filter((item) => !item.acknowledged), parameters);
-  const old = items.filter((item) => item.acknowledged);
+  drawTroubles(list, state, (item) => !item.acknowledged, parameters);
+  const old = drawTroubles(acknowledged.lastChild, state, (item) => item.acknowledged, parameters);
   acknowledged.hidden = old.length === 0;
   setText(acknowledged.firstChild, `${many(old.length, "trouble", "troubles")} acknowledged`);
   if (old.some((item) => item.id === parameters.item) && !acknowledged.dataset.seen) acknowledged.open = true;
   acknowledged.dataset.seen = "yes";
-  drawTroubles(acknowledged.lastChild, old, parameters);
 }
 
-/** Draw troubles as a list, each of which opens; that in the address is open. */
-export function drawTroubles(list, items, parameters = {}) {
+export function troubleList(id) {
+  return el("ol", { class: "troubles", id, role: "list" });
+}
+
+/** Draw some of the troubles as a list, each of which opens; that in the address is open. Returns them. */
+export function drawTroubles(list, state, isOne, parameters) {
+  const items = (state.attention?.items ?? []).filter(isOne);
   list.hidden = items.length === 0;
   keyed(list, items, (item) => item.id, (item) => newTrouble(item, item.id === parameters.item), updateTrouble);
+  return items;
 }
 
 function summaryOf(state) {
@@ -82,7 +86,7 @@ function summaryOf(state) {
   }
   const hosts = many(state.hosts?.length ?? 0, "machine", "machines");
   const agents = many(state.counts?.agents ?? 0, "agent", "agents");
-  const text = items.length === 0 ? `Nothing needs attention on ${hosts}, with ${agents}.` : `Each opens to its cause and to the command that mends it. As of ${clock(asOf, now())}.`;
+  const text = items.length === 0 ? `Nothing needs attention on ${hosts}, with ${agents}.` : `${items.length === 1 ? "It" : "Each"} opens to its cause and to the command that mends it. As of ${clock(asOf, now())}.`;
   return { level, title: plain(headline, MOST_TEXT), text };
 }
 
@@ -109,7 +113,7 @@ function updateTrouble(element, item) {
   const [remedies, acknowledge] = body.lastChild.children;
   setAttribute(element.firstChild, "data-level", item.level);
   draw(sign, item.level, levelBadge);
-  draw(what, item.what, (text) => el("bdi", {}, plain(text, MOST_TEXT)));
+  draw(what, item.what, (text) => bdi(text, MOST_TEXT));
   draw(since, item.since, (iso) => agoElement(iso, "for"));
   draw(facts, [item.since, item.host, item.cause, item.acknowledged], () => factsOf(item));
   draw(explains, item.explains, explained);
@@ -133,9 +137,9 @@ export function levelOfHost({ attention = {} }, host) {
 function factsOf({ since, host, cause, acknowledged }) {
   const facts = [
     ["Since", [clockElement(since), " (", agoElement(since), ")"]],
-    host ? ["On", [link("host", host, el("bdi", {}, plain(host, 60)))]] : null,
-    cause ? ["Cause", [el("bdi", {}, plain(cause, MOST_TEXT))]] : null,
-    acknowledged ? ["Acknowledged", ["by ", el("bdi", {}, plain(acknowledged.by, 60)), " at ", clockElement(acknowledged.at)]] : null,
+    host ? ["On", [link("host", host, bdi(host, 60))]] : null,
+    cause ? ["Cause", [bdi(cause, MOST_TEXT)]] : null,
+    acknowledged ? ["Acknowledged", ["by ", bdi(acknowledged.by, 60), " at ", clockElement(acknowledged.at)]] : null,
   ].filter(Boolean);
   return definitions(facts);
 }
@@ -146,14 +150,14 @@ export function definitions(facts) {
 
 function explained(consequences) {
   if (consequences.length === 0) return [];
-  const rows = consequences.map(({ what, since }) => el("li", {}, el("bdi", {}, plain(what, MOST_TEXT)), el("span", { class: "quiet" }, " since ", clockElement(since))));
+  const rows = consequences.map(({ what, since }) => el("li", {}, bdi(what, MOST_TEXT), el("span", { class: "quiet" }, " since ", clockElement(since))));
   return [el("h3", {}, "It explains"), el("ul", {}, ...rows)];
 }
 
 function remedy({ on, command, why }) {
-  const reason = why ? el("p", { class: "under" }, el("bdi", {}, plain(why, MOST_TEXT))) : null;
+  const reason = why ? el("p", { class: "under" }, bdi(why, MOST_TEXT)) : null;
   if (!command) return el("div", { class: "remedy" }, reason);
-  return el("div", { class: "remedy" }, el("p", { class: "remedy-on" }, "On ", el("bdi", { class: "name" }, plain(on, 60))), commandOf(command), reason);
+  return el("div", { class: "remedy" }, el("p", { class: "remedy-on" }, "On ", bdi(on, 60, "name")), commandOf(command), reason);
 }
 
 function acknowledging(id) {
@@ -165,5 +169,5 @@ function acknowledging(id) {
 
 function seen(rows) {
   if (rows.length === 0) return [];
-  return [el("h3", {}, "What was seen"), definitions(rows.map(({ name, value }) => [plain(name, 80), [el("bdi", { class: "mono" }, plain(value, MOST_TEXT))]]))];
+  return [el("h3", {}, "What was seen"), definitions(rows.map(({ name, value }) => [plain(name, 80), [bdi(value, MOST_TEXT, "mono")]]))];
 }

@@ -1,5 +1,6 @@
 // mainpc's time, so that a browser with a wrong clock shows correct ages.
 
+import { el, setText } from "./dom.js";
 import { ago, clock, duration } from "./text.js";
 
 let ahead = 0; // how far mainpc's clock is ahead of this browser's, in ms
@@ -17,19 +18,14 @@ const WORDS = { ago, old: duration, for: (seconds) => `for ${duration(seconds)}`
 
 /** Return a time element that shows how long ago it was, for how long ("for"), or how long it is until then ("left"). */
 export function agoElement(iso, as = "ago") {
-  const element = document.createElement("time");
-  element.dateTime = iso;
-  element.dataset.ago = as;
+  const element = el("time", { datetime: iso, "data-ago": as });
   refresh(element);
   return element;
 }
 
 /** Return a time element with the time of day, and the date unless it is today. */
 export function clockElement(iso) {
-  const element = document.createElement("time");
-  element.dateTime = iso;
-  element.textContent = clock(iso, now());
-  return element;
+  return el("time", { datetime: iso }, clock(iso, now()));
 }
 
 /** Update every age on the page. */
@@ -38,6 +34,5 @@ export function tick() {
 }
 
 function refresh(element) {
-  const text = WORDS[element.dataset.ago]((now() - Date.parse(element.dateTime)) / 1000);
-  if (element.textContent !== text) element.textContent = text;
+  setText(element, WORDS[element.dataset.ago]((now() - Date.parse(element.dateTime)) / 1000));
 }

@@ -15,6 +15,11 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Return untrusted text of at most so many characters. */
+export function bdi(text, most, kind) {
+  return el("bdi", { class: kind }, plain(text, most));
+}
+
 export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("class", "icon");

@@ -2,7 +2,7 @@
 
 import { levelBadge, levelOfHost } from "./attention.js";
 import { now } from "./clock.js";
-import { absent, badge, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
+import { absent, badge, bdi, draw, el, icon, keyed, setAttribute, setText, table } from "./dom.js";
 import { addressOf } from "./router.js";
 import { bytesPerSecond, clockOf, count, dayAndMinuteOf, duration, isNumber, many, memory, memoryOf, milliseconds, millisecondsOfAxis, percent, plain } from "./text.js";
 import { inOrder, stepOf, Trend } from "./trend.js";
@@ -142,8 +142,8 @@ export function updateHost(element, host, view) {
     host.stale && status.tone === "good" ? badge("silent", "unknown", "No metrics") : null,
   ].filter(Boolean));
   draw(part.about, [host.agent, host.endpoint], () => [
-    el("bdi", {}, plain(host.agent, 60)),
-    el("bdi", { class: "mono" }, plain(host.endpoint, 60)),
+    bdi(host.agent, 60),
+    bdi(host.endpoint, 60, "mono"),
   ]);
   setText(part.note, noteOf(host));
   METRICS.forEach((metric, at) => updateMetric(part.metrics[at], metric, host, view));
@@ -194,7 +194,7 @@ function drawDetail(place, metric, host) {
       el(
         "span",
         {},
-        el("bdi", {}, plain(name, 60)),
+        bdi(name, 60),
         gpus.length > 1 && isNumber(used) ? ` ${memoryOf(used, total)}` : "",
         isNumber(busy) ? ` busy ${percent(busy)}` : "",
         isNumber(heat) ? ` ${Math.round(heat)} °C` : "",
@@ -253,18 +253,16 @@ function updateLink(element, state, courses, time) {
   const link = state.link ?? {};
   const disconnected = state.hosts.slice(0, 2).filter((host) => !["good", "warn"].includes(wordOfStatus(host.status).tone));
   const condition = disconnected.length > 0 ? "broken" : link.encrypted ? "encrypted" : "open";
+  const [sign, title, sentence] = {
+    broken: ["broken", "Disconnected", `${disconnected.map((host) => plain(host.name, 40)).join(" and ")} can’t be reached.`],
+    encrypted: ["lock", "Encrypted", `Only these ${state.hosts.length > 2 ? "" : "two "}machines can read the traffic.`],
+    open: ["unlocked", "Not encrypted", "Anybody on the network can read and change the traffic."],
+  }[condition];
   setAttribute(element, "data-link", condition);
   setAttribute(element, "data-busy", String(link.messages_per_s > 0));
-  draw(seal, condition, () => icon({ broken: "broken", encrypted: "lock", open: "unlocked" }[condition]));
-  setText(word, { broken: "Disconnected", encrypted: "Encrypted", open: "Not encrypted" }[condition]);
-  setText(
-    text,
-    {
-      broken: `${disconnected.map((host) => plain(host.name, 40)).join(" and ")} can’t be reached.`,
-      encrypted: `Only these ${state.hosts.length > 2 ? "" : "two "}machines can read the traffic.`,
-      open: "Anybody on the network can read and change the traffic.",
-    }[condition],
-  );
+  draw(seal, sign, icon);
+  setText(word, title);
+  setText(text, sentence);
   draw(rate, link.messages_per_s ?? null, (value) =>
     isNumber(value)
       ? [el("b", {}, value < 10 ? String(Math.round(value * 10) / 10) : count(Math.round(value))), " requests per second at mainpc"]

@@ -1,6 +1,6 @@
 // What the pages below the overview are made of: panels, and the cells of their tables.
 
-import { absent, badge, draw, el, keyed, setText } from "./dom.js";
+import { absent, badge, bdi, draw, el, setText } from "./dom.js";
 import { agoElement, now } from "./clock.js";
 import { link } from "./router.js";
 import { days, duration, plain } from "./text.js";
@@ -36,7 +36,7 @@ export const nameOf = (view, key) => (text) => (text ? link(view, key, el("bdi",
 export const lastSeen = (iso) => (iso ? agoElement(iso) : absent("never"));
 export const textOr = (reason) => (text) => (text ? el("bdi", {}, text) : absent(reason));
 export const monoOr = (reason) => (text) => (text ? el("bdi", { class: "mono" }, text) : absent(reason));
-export const hostOr = (reason) => (host) => (host ? link("host", host, el("bdi", {}, plain(host, 30))) : absent(reason));
+export const hostOr = (reason) => (host) => (host ? link("host", host, bdi(host, 30)) : absent(reason));
 
 export function statusBadge(status) {
   const { tone, sign, word } = wordOfStatus(status);
@@ -64,15 +64,6 @@ export function barOf(share) {
   const bar = el("span", { class: "bar", "aria-hidden": "true" }, el("i"));
   bar.firstChild.style.setProperty("width", `${Math.min(100, share)}%`);
   return bar;
-}
-
-/** A scrollable list; it is focusable, so that the keyboard can scroll it. */
-export function feed(place, label, empty, items, parts) {
-  const any = items.length > 0;
-  draw(place, any, () =>
-    any ? el("div", { class: "feed", tabindex: "0", role: "region", "aria-label": label }, el("ol", { role: "list" })) : el("p", { class: "empty" }, empty),
-  );
-  if (any) keyed(place.querySelector("ol"), items, (item) => item.seq, (item) => el("li", {}, ...parts(item).filter(Boolean)));
 }
 
 export function longText(value) {

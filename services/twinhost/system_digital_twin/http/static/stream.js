@@ -14,8 +14,7 @@ export class StateStream {
   #onLost;
   #source = null;
   #state = null;
-  #watchdog = 0;
-  #retry = 0;
+  #timer = 0; // of what comes next: a reconnect after silence, or a poll
   #hiddenTimer = 0;
   #failures = 0;
 
@@ -37,15 +36,14 @@ export class StateStream {
   }
 
   #close() {
-    clearTimeout(this.#watchdog);
-    clearTimeout(this.#retry);
+    clearTimeout(this.#timer);
     this.#source?.close();
     this.#source = null;
   }
 
   #watch() {
-    clearTimeout(this.#watchdog);
-    this.#watchdog = setTimeout(() => this.#reconnect(), SILENCE_MS);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#reconnect(), SILENCE_MS);
   }
 
   #receive(stateOf) {
@@ -63,7 +61,7 @@ export class StateStream {
   #reconnect() {
     this.#close();
     const wait = Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** this.#failures++);
-    this.#retry = setTimeout(() => this.#poll(), this.#failures === 1 ? 0 : wait);
+    this.#timer = setTimeout(() => this.#poll(), this.#failures === 1 ? 0 : wait);
   }
 
   /** Poll once without the stream, which may be full while mainpc is healthy. */

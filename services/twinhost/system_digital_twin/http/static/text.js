@@ -107,21 +107,11 @@ export function clock(iso, now) {
   return at.toDateString() === new Date(now).toDateString() ? clockTime.format(at) : dayAndTime.format(at);
 }
 
-export function clockOf(epochSeconds) {
-  return clockTime.format(new Date(epochSeconds * 1000));
-}
-
-export function minuteOf(epochSeconds) {
-  return minuteTime.format(new Date(epochSeconds * 1000));
-}
-
-export function dayOf(epochSeconds) {
-  return day.format(new Date(epochSeconds * 1000));
-}
-
-export function dayAndMinuteOf(epochSeconds) {
-  return dayAndTime.format(new Date(epochSeconds * 1000));
-}
+/** Of seconds since 1970: the time of day, its minute, the day, and both. */
+export const clockOf = (seconds) => clockTime.format(seconds * 1000);
+export const minuteOf = (seconds) => minuteTime.format(seconds * 1000);
+export const dayOf = (seconds) => day.format(seconds * 1000);
+export const dayAndMinuteOf = (seconds) => dayAndTime.format(seconds * 1000);
 
 export function many(value, one, more) {
   return `${count(value)} ${value === 1 ? one : more}`;

@@ -1,41 +1,44 @@
 // One agent: its status, keys, leases, errors, and events.
 
-import { definitions, drawTroubles } from "../attention.js";
-import { commandOf, draw as drawInto, el, setText, table } from "../dom.js";
+import { definitions, drawTroubles, troubleList } from "../attention.js";
+import { bdi, commandOf, draw as drawInto, el, setText, table } from "../dom.js";
 import { hostOr, lastSeen, monoOr, panels, statusBadge, textOr } from "../panel.js";
+import { drawList } from "../lists.js";
 import { link } from "../router.js";
 import { plain } from "../text.js";
 import { unregistering } from "./agents.js";
-import { drawErrors } from "./errors.js";
-import { drawEvents } from "./events.js";
+import { headOf } from "./errors.js";
+import { eventOf } from "./events.js";
 import { KEYS } from "./keys.js";
 import { LEASES } from "./leases.js";
+
+const MOST = 10; // of errors, and of events
 
 export const title = ({ name }) => plain(name, 60);
 
 export function draw(place, state, { name, ...parameters }) {
   drawInto(place, "agent", () => [
     el("header", { class: "page-head" }, el("h2", {}), el("div", {})),
-    el("ol", { class: "troubles", role: "list" }),
+    troubleList(),
     el("div", {}),
   ]);
   const [head, troubles, parts] = place.children;
   const agent = (state.agents ?? []).find((one) => one.name === name);
   setText(head.firstChild, plain(name, 80));
   drawInto(head.lastChild, agent?.status ?? null, (status) => (status === null ? [] : statusBadge(status)));
-  drawTroubles(troubles, (state.attention?.items ?? []).filter((item) => isAbout(item, name)), parameters);
+  drawTroubles(troubles, state, (item) => isAbout(item, name), parameters);
   const shown = panels(parts, [
     { id: "about", title: "Registration" },
     { id: "keys", title: "Keys" },
     { id: "leases", title: "Leases" },
-    { id: "errors", title: "Errors", hint: "Among the newest that the page receives." },
-    { id: "events", title: "Events", hint: "Among the newest that the page receives." },
+    { id: "errors", title: "Errors", hint: "Among the newest that the page receives; the page Errors has all." },
+    { id: "events", title: "Events", hint: "Among the newest that the page receives; the page Events has all." },
   ], "h3");
   drawInto(shown.about.content, agent ?? null, registration);
   table(shown.keys.content, { ...KEYS, empty: "No authorised key has this name." }, (state.sessions ?? []).filter((session) => session.name === name));
   table(shown.leases.content, { ...LEASES, empty: "It has leased no memory." }, (state.leases ?? []).filter((lease) => lease.holder === name));
-  drawErrors(shown.errors.content, (state.errors ?? []).filter((error) => error.agent === name));
-  drawEvents(shown.events.content, (state.events ?? []).filter((event) => event.source === name));
+  drawList(shown.errors.content, "Errors", "No errors reported.", (state.errors ?? []).filter((error) => error.agent === name).slice(0, MOST), (error) => error.seq, headOf);
+  drawList(shown.events.content, "Events", "No events yet.", (state.events ?? []).filter((event) => event.source === name).slice(0, MOST), (event) => event.seq, eventOf);
 }
 
 function isAbout(item, name) {
@@ -44,7 +47,7 @@ function isAbout(item, name) {
 
 function registration(agent) {
   if (agent === null) return el("p", { class: "empty" }, "No agent of this name is registered, or it is not among those that the page receives.");
-  const others = (agent.dependencies ?? []).map((one) => link("agent", one, el("bdi", { class: "chip" }, plain(one, 40))));
+  const others = (agent.dependencies ?? []).map((one) => link("agent", one, bdi(one, 40, "chip")));
   return [
     definitions([
       ["Last seen", [lastSeen(agent.last_seen)]],

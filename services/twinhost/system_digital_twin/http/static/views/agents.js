@@ -1,7 +1,7 @@
 // Every registered agent, and those that have been silent for so long that they should be unregistered.
 
 import { absent, commandOf, el, table } from "../dom.js";
-import { listing } from "../listing.js";
+import { listing } from "../lists.js";
 import { hostOr, lastSeen, monoOr, name, nameOf, panels, statusBadge, textOr } from "../panel.js";
 import { count, plain, quoted } from "../text.js";
 import { wordOfStatus } from "../words.js";

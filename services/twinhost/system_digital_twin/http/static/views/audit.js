@@ -1,10 +1,10 @@
 // The audit log: whether it is intact, and its lines as they lie in the files.
 
-import { definitions, drawTroubles } from "../attention.js";
+import { definitions, drawTroubles, troubleList } from "../attention.js";
 import { clockElement, now } from "../clock.js";
-import { badge, commandOf, draw as drawInto, el } from "../dom.js";
+import { badge, bdi, commandOf, draw as drawInto, el } from "../dom.js";
 import { panels } from "../panel.js";
-import { drawRecords } from "../records.js";
+import { drawRecords } from "../lists.js";
 import { clock, count, many, plain } from "../text.js";
 
 const KINDS = ["audit_tampered", "audit_contradicted", "restored"]; // of troubles
@@ -15,9 +15,9 @@ let known = []; // events, as mainpc listed them last
 export const title = () => "Audit log";
 
 export function draw(place, state, parameters) {
-  drawInto(place, "audit", () => [el("ol", { class: "troubles", role: "list" }), el("div", {})]);
+  drawInto(place, "audit", () => [troubleList(), el("div", {})]);
   const [troubles, parts] = place.children;
-  drawTroubles(troubles, (state.attention?.items ?? []).filter((item) => KINDS.includes(item.kind)), parameters);
+  drawTroubles(troubles, state, (item) => KINDS.includes(item.kind), parameters);
   const shown = panels(parts, [
     { id: "verified", title: "Verification" },
     { id: "audit", title: "Audit log", hint: "What happened to keys, connections, and grants on mainpc, newest first." },
@@ -63,7 +63,7 @@ function lineOf({ position, text, fields, intact }) {
     ? [el("bdi", { class: "name" }, wordsOf(fields.event)), el("span", { class: "quiet" }, "line ", plain(fields.seq, 20)), clockElement(plain(fields.time, 40))]
     : [el("span", { class: "name" }, "Not a line of the log")];
   return [
-    el("p", { class: "feed-head" }, intact ? null : badge("bad", "bad", fields ? "Changed" : "Foreign"), ...head),
+    el("p", { class: "record-head" }, intact ? null : badge("bad", "bad", fields ? "Changed" : "Foreign"), ...head),
     facts.length > 0 ? definitions(facts.map(([name, value]) => [plain(name, 40).replaceAll("_", " "), [el("bdi", {}, valueOf(value))]])) : null,
     el(
       "details",
@@ -71,8 +71,8 @@ function lineOf({ position, text, fields, intact }) {
       el("summary", {}, "Evidence"),
       el("div", {}, definitions([
         ["Hash", [intact ? "fits what the line says" : "does not fit what the line says"]],
-        ["At", ["file and byte ", el("bdi", {}, plain(position, 40))]],
-        ["As it lies there", [el("bdi", {}, plain(text, 4_100))]],
+        ["At", ["file and byte ", bdi(position, 40)]],
+        ["As it lies there", [bdi(text, 4_100)]],
       ])),
     ),
   ];

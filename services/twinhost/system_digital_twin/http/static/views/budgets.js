@@ -2,7 +2,7 @@
 
 import { name, barOf, panels, textOr } from "../panel.js";
 import { el } from "../dom.js";
-import { listing } from "../listing.js";
+import { listing } from "../lists.js";
 import { amount, percent, plain } from "../text.js";
 
 const NEARLY_USED = 0.8; // from then on, mainpc warns too

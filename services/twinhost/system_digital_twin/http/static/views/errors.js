@@ -2,9 +2,9 @@
 
 import { answerTo } from "../asked.js";
 import { clockElement } from "../clock.js";
-import { badge, commandOf, draw as drawInto, el, table } from "../dom.js";
-import { feed, longText, panels } from "../panel.js";
-import { drawRecords } from "../records.js";
+import { badge, bdi, commandOf, draw as drawInto, el, table } from "../dom.js";
+import { longText, panels } from "../panel.js";
+import { drawRecords } from "../lists.js";
 import { addressOf, link } from "../router.js";
 import { count, many, plain } from "../text.js";
 import { wordOfSeverity } from "../words.js";
@@ -15,13 +15,9 @@ const MOST_SHAPES = 50;
 
 export const title = () => "Errors";
 
-export function drawErrors(place, errors) {
-  feed(place, "Errors: severe ones of the last 24 hours first", "No errors reported.", errors, headOf);
-}
-
-const headOf = ({ severity, type, time, agent, message }) => [
-  el("p", { class: "feed-head" }, severityBadge(severity), el("bdi", { class: "name" }, plain(type, 80)), clockElement(time)),
-  el("p", { class: "under" }, "from ", link("agent", agent, el("bdi", {}, plain(agent, 80)))),
+export const headOf = ({ severity, type, time, agent, message }) => [
+  el("p", { class: "record-head" }, severityBadge(severity), bdi(type, 80, "name"), clockElement(time)),
+  el("p", { class: "under" }, "from ", link("agent", agent, bdi(agent, 80))),
   longText(message),
 ];
 
@@ -50,7 +46,7 @@ const SHAPES = {
     },
     { title: "First", kind: "short", value: (group) => group.first, draw: clockElement },
     { title: "Last", kind: "short", value: (group) => group.last, draw: clockElement },
-    { title: "From", value: (group) => group.agent_id, draw: (agent) => link("agent", agent, el("bdi", {}, plain(agent, 60))) },
+    { title: "From", value: (group) => group.agent_id, draw: (agent) => link("agent", agent, bdi(agent, 60)) },
   ],
 };
 
@@ -100,7 +96,7 @@ function errorOf(error) {
   const more = [["Context", error.context], ["Stack trace", error.stack_trace], ["Task", error.related_task_id]].filter(([, value]) => value);
   return [
     ...headOf({ severity, type, time, agent, message }),
-    by ? el("p", { class: "under" }, "Acknowledged by ", el("bdi", {}, plain(by, 60)), " at ", clockElement(at)) : null,
+    by ? el("p", { class: "under" }, "Acknowledged by ", bdi(by, 60), " at ", clockElement(at)) : null,
     more.length > 0 ? el("details", { class: "data" }, el("summary", {}, more.map(([name]) => name).join(", ")), el("div", {}, ...more.map(([, value]) => el("pre", { class: "mono" }, el("bdi", {}, textOf(value)))))) : null,
   ];
 }

@@ -1,20 +1,15 @@
 // Events that agents published, of all that are stored.
 
 import { clockElement } from "../clock.js";
-import { el } from "../dom.js";
-import { feed, longText, panels } from "../panel.js";
-import { drawRecords } from "../records.js";
-import { plain } from "../text.js";
+import { bdi, el } from "../dom.js";
+import { longText, panels } from "../panel.js";
+import { drawRecords } from "../lists.js";
 
 export const title = () => "Events";
 
-export function drawEvents(place, events) {
-  feed(place, "Events, newest first", "No events yet.", events, eventOf);
-}
-
-const eventOf = ({ type, time, source, data }) => [
-  el("p", { class: "feed-head" }, el("bdi", { class: "name" }, plain(type, 80)), clockElement(time)),
-  el("p", { class: "under" }, "from ", el("bdi", {}, plain(source, 80))),
+export const eventOf = ({ type, time, source, data }) => [
+  el("p", { class: "record-head" }, bdi(type, 80, "name"), clockElement(time)),
+  el("p", { class: "under" }, "from ", bdi(source, 80)),
   longText(data),
 ];
 

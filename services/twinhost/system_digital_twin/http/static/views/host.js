@@ -1,10 +1,10 @@
 // One machine: its charts over a range, what is wrong with it, and what is on it.
 
 import { answerTo } from "../asked.js";
-import { drawTroubles, levelOfHost } from "../attention.js";
+import { drawTroubles, levelOfHost, troubleList } from "../attention.js";
 import { now } from "../clock.js";
 import { draw as drawInto, el, setAttribute, setText, table } from "../dom.js";
-import { listing } from "../listing.js";
+import { listing } from "../lists.js";
 import { drawFigures, liveCourse, marksOf, newHost, timeOf, updateHost } from "../machines.js";
 import { panels } from "../panel.js";
 import { setParameters } from "../router.js";
@@ -27,21 +27,21 @@ export function draw(place, state, parameters) {
   }
   drawInto(place, ["host", at], () => [
     el("h2", { class: "unseen" }, plain(name, 60)),
-    el("ol", { class: "troubles", role: "list" }),
+    troubleList(),
     el("div", { class: "ranges", role: "group", "aria-label": "Range of the charts" }, ...RANGES.map(newRange)),
     el("p", { class: "hint", role: "status" }),
-    el("div", { class: "one-host" }, newHost(at)),
+    newHost(at),
     el("details", { class: "figures" }, el("summary", {}, "The charts as a table"), el("div", { id: "figures" })),
     el("div", {}),
   ]);
   const [, troubles, ranges, hint, machine, figures, parts] = place.children;
   const host = state.hosts[at];
-  drawTroubles(troubles, (state.attention?.items ?? []).filter((item) => item.host === name), parameters);
+  drawTroubles(troubles, state, (item) => item.host === name, parameters);
   for (const button of ranges.children) setAttribute(button, "aria-pressed", String(button.value === range));
   const { course, fault, ...time } = range === LIVE ? live(host) : past(name, range);
   const means = range === LIVE ? "" : "Means of a minute, or of an hour for ranges above a day; the figures are of now. ";
   setText(hint, fault ?? `${means}Dotted: a severe error (red), a trouble (amber), a start of its agent (grey), a lease that is held (blue).`);
-  updateHost(machine.firstChild, host, { ...time, course, marks: marksOf(state)(host), level: levelOfHost(state, name) });
+  updateHost(machine, host, { ...time, course, marks: marksOf(state)(host), level: levelOfHost(state, name) });
   drawFigures(figures.lastChild, host, course);
   const shown = panels(parts, [{ id: "agents", title: "Agents" }, { id: "identities", title: "Keys" }, { id: "leases", title: "Leases" }], "h3");
   const agents = (state.agents ?? []).filter((agent) => agent.location === name);

@@ -1,8 +1,8 @@
 // One key: whose it is, what it may do, and how long it is valid.
 
-import { definitions, drawTroubles } from "../attention.js";
+import { definitions, drawTroubles, troubleList } from "../attention.js";
 import { clockElement } from "../clock.js";
-import { absent, draw as drawInto, el, setText, table } from "../dom.js";
+import { absent, bdi, draw as drawInto, el, setText, table } from "../dom.js";
 import { drawKeyLeft, hostOr, keyLeft, lastSeen, nameOf, panels } from "../panel.js";
 import { plain } from "../text.js";
 import { BUDGETS } from "./budgets.js";
@@ -13,14 +13,14 @@ export const title = ({ name }) => plain(name, 30);
 export function draw(place, state, { name, ...parameters }) {
   drawInto(place, "key", () => [
     el("header", { class: "page-head" }, el("h2", {})),
-    el("ol", { class: "troubles", role: "list" }),
+    troubleList(),
     el("div", {}),
   ]);
   const [head, troubles, parts] = place.children;
   const key = (state.sessions ?? []).find((one) => one.fingerprint === name);
   setText(head.firstChild, key ? `Key of ${plain(key.name, 60)}` : "Unknown key");
   const isAbout = (item) => item.subject === key?.name || item.evidence.some(({ value }) => value === name);
-  drawTroubles(troubles, (state.attention?.items ?? []).filter(isAbout), parameters);
+  drawTroubles(troubles, state, isAbout, parameters);
   const shown = panels(parts, [
     { id: "about", title: "Authorisation" },
     { id: "budgets", title: "Budgets", hint: "What its identity uses on mainpc, of the largest parts of all." },
@@ -30,7 +30,7 @@ export function draw(place, state, { name, ...parameters }) {
 }
 
 function authorisation([fingerprint, key, left]) {
-  const print = ["Fingerprint", [el("bdi", { class: "mono" }, plain(fingerprint, 80))]];
+  const print = ["Fingerprint", [bdi(fingerprint, 80, "mono")]];
   if (key === null) return [definitions([print]), el("p", { class: "empty" }, "No authorised key has this fingerprint. It may have been revoked or replaced.")];
   return definitions([
     print,

@@ -1,7 +1,7 @@
 // Every authorised key.
 
-import { absent, el } from "../dom.js";
-import { listing } from "../listing.js";
+import { absent, bdi, el } from "../dom.js";
+import { listing } from "../lists.js";
 import { drawKeyLeft, hostOr, keyLeft, lastSeen, nameOf, panels } from "../panel.js";
 import { agoElement } from "../clock.js";
 import { link } from "../router.js";
@@ -41,7 +41,7 @@ export function connectionsOf(open) {
 }
 
 function fingerprint(text) {
-  return text ? link("key", text, el("bdi", { class: "mono fingerprint" }, plain(text, 80))) : absent("no key");
+  return text ? link("key", text, bdi(text, 80, "mono fingerprint")) : absent("no key");
 }
 
 export function draw(place, { sessions = [], counts = {} }, parameters) {

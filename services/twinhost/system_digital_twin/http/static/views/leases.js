@@ -1,8 +1,8 @@
 // Leases of memory.
 
 import { agoElement } from "../clock.js";
-import { absent, badge, el, table } from "../dom.js";
-import { listing } from "../listing.js";
+import { absent, badge, bdi, el, table } from "../dom.js";
+import { listing } from "../lists.js";
 import { hostOr, name, nameOf, panels, textOr } from "../panel.js";
 import { link } from "../router.js";
 import { count, isNumber, memory, plain } from "../text.js";
@@ -57,7 +57,7 @@ const WAITING = {
   ],
 };
 
-const chip = (who, ...more) => el("span", { class: "chip" }, link("agent", who, el("bdi", {}, plain(who, 40))), ...more);
+const chip = (who, ...more) => el("span", { class: "chip" }, link("agent", who, bdi(who, 40)), ...more);
 
 export function draw(place, state, parameters) {
   const { leases, waiting } = panels(place, [
