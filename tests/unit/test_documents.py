@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 from scripts import write_actions, write_diagrams, write_log_events, write_troubles
 from scripts.write_log_events import PACKAGE
@@ -66,24 +65,28 @@ def test_every_named_document_exists() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
+def test_every_link_of_a_page_leads_somewhere() -> None:
     """Relative links have a file and, where they name one, an anchor; web addresses aren't looked at."""
-    for target in LINK.findall("\n".join(prose_of(page))):
-        if re.match(r"https?://", target):
-            continue
-        name, _, anchor = target.partition("#")
-        linked = (page.parent / name).resolve() if name else page
-        assert linked.exists(), f"{target} leads nowhere"
-        if anchor:
-            assert anchor in anchors_of(linked), f"{target}: no such heading"
+    for page in PAGES:
+        for target in LINK.findall("\n".join(prose_of(page))):
+            if re.match(r"https?://", target):
+                continue
+            name, _, anchor = target.partition("#")
+            linked = (page.parent / name).resolve() if name else page
+            assert linked.exists(), f"{page_name(page)}: {target} leads nowhere"
+            if anchor:
+                assert anchor in anchors_of(linked), f"{page_name(page)}: {target}: no such heading"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=page_name)
-def test_a_page_wraps_at_120_columns(page: Path) -> None:
+def test_a_page_wraps_at_120_columns() -> None:
     """Tables and code blocks apart."""
-    prose = enumerate(prose_of(page), 1)
-    assert [number for number, line in prose if len(line) > MAX_COLUMNS and not line.startswith("|")] == []
+    too_long = [
+        f"{page_name(page)}:{number}"
+        for page in PAGES
+        for number, line in enumerate(prose_of(page), 1)
+        if len(line) > MAX_COLUMNS and not line.startswith("|")
+    ]
+    assert too_long == []
 
 
 def test_the_readme_is_short() -> None:
@@ -101,13 +104,13 @@ def test_every_document_is_in_the_index() -> None:
     assert pages - listed == set()
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=page_name)
-def test_a_decision_record_has_its_form(record: Path) -> None:
+def test_a_decision_record_has_its_form() -> None:
     """The number of its file and what was decided; then why, and what would break."""
-    text = record.read_text(encoding="utf-8")
-    number = int(record.name.split("-")[0])
-    assert re.match(rf"# {number}\. .+\n\n[^\n*#]", text)
-    assert re.findall(r"^\*\*(.+?)\*\*", text, re.M) == RECORD_PARTS
+    for record in RECORDS:
+        text = record.read_text(encoding="utf-8")
+        number = int(record.name.split("-")[0])
+        assert re.match(rf"# {number}\. .+\n\n[^\n*#]", text), record.name
+        assert re.findall(r"^\*\*(.+?)\*\*", text, re.M) == RECORD_PARTS, record.name
 
 
 def test_a_decision_record_has_a_number_of_its_own() -> None:

@@ -205,21 +205,17 @@ FITTING = {
     ("word_pairs", True),
     ("recall", None),
 }
-MISFITS = [
-    (place, wrong)
-    for place, _ in places(GOOD)
-    for wrong in WRONG
-    if isinstance(wrong, list | dict) or (place[-1], wrong) not in FITTING
-]
 
 
-@pytest.mark.parametrize(("place", "wrong"), MISFITS, ids=[f"{'.'.join(place)}={wrong!r}" for place, wrong in MISFITS])
+@pytest.mark.parametrize("place", [place for place, _ in places(GOOD)], ids=".".join)
 @pytest.mark.thorough
-def test_every_value_of_a_wrong_type_is_named(tmp_path: Path, place: Place, wrong: object) -> None:
+def test_every_value_of_a_wrong_type_is_named(tmp_path: Path, place: Place) -> None:
     """Whatever value is in the wrong place, the path of that place is in the message."""
     *parents, name = place
-    complaint = refused(tmp_path, changed(lambda node: node.update({name: wrong}), *parents))
-    assert complaint.startswith(".".join(place))
+    for wrong in WRONG:
+        if isinstance(wrong, list | dict) or (name, wrong) not in FITTING:
+            complaint = refused(tmp_path, changed(lambda node: node.update({name: wrong}), *parents))  # noqa: B023
+            assert complaint.startswith(".".join(place)), wrong
 
 
 @pytest.mark.parametrize("port", [0, -1, 65_536, 7120.0, "7120", True])
