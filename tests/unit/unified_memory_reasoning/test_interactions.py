@@ -279,6 +279,7 @@ def test_a_quarantine_leaves_what_there_is_without_the_writer(
             assert bench.context(speaker=view) == before
 
 
+@settings(max_examples=40)
 @given(
     st.lists(
         st.tuples(
