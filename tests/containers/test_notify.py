@@ -12,7 +12,7 @@ import yaml
 
 from tests.containers.stack import REPOSITORY, Stack
 from tests.receivers import HttpReceiver
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.load import CONFIG_FILE, DEFAULT_PATH
 
 MAINPC_SILENT = ("mainpc does not answer pc2", "mainpc can't be asked what is wrong")  # the second: pc2 does not say
@@ -91,13 +91,14 @@ def delivered(stack: Stack) -> int:
 def test_a_killed_host_is_one_message_and_its_return_another(
     notifying: Stack, web: HttpReceiver, host: str, began: str | tuple[str, ...]
 ) -> None:
-    """Also if the process was killed in between."""
+    """In time; also if the process was killed in between."""
     web.bodies.clear()
     notifying.start_service("notify")
     wait_until(lambda: "notify" in notifying.twinhost("agents").out, TOLD_WITHIN_S, "it has registered")
     before = delivered(notifying)
     notifying.compose("kill", host)
-    wait_until(lambda: delivered(notifying) > before, TOLD_WITHIN_S + 30, "it is told")
+    wait_until(lambda: web.titles, TOLD_WITHIN_S, "it is told")
+    wait_until(lambda: delivered(notifying) > before, PATIENCE_S, "it is kept as delivered")
     notifying.compose("kill", "notify")
     notifying.compose("start", host, "notify")
     wait_until(lambda: len(web.titles) > 1, TOLD_WITHIN_S, "its return is told")
