@@ -15,7 +15,7 @@ from twinhost.agent.host_metrics import DiskFault, GpuSample
 from twinhost.system_digital_twin.attention import resources
 from twinhost.system_digital_twin.attention.resources import HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.capacity.forecast import Card
-from twinhost.system_digital_twin.capacity.reservations import LongWait
+from twinhost.system_digital_twin.capacity.reservations import QueuedWait
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -101,7 +101,7 @@ OFFERED = {
             for index, gpu in enumerate([None, GpuSample(index=1, name="x", used_mb=9, total_mb=9, temperature_c=95)])
         ),
         *resources.missing_metrics([Unmeasured("mainpc", None)]),
-        *resources.waiting_leases([LongWait("a", "ram", None, 1, 99)], 0),
+        *resources.waiting_leases([QueuedWait("a", "ram", None, 1, 99)], 0),
     )
     for remedy in trouble.remedies
 }

@@ -9,7 +9,7 @@ from twinhost.agent.host_metrics import MB, DiskFault
 from twinhost.deployment import NO_RESPONSE
 from twinhost.system_digital_twin.attention.resources import STATE, HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.capacity.forecast import Card
-from twinhost.system_digital_twin.capacity.reservations import LongWait, Reservations
+from twinhost.system_digital_twin.capacity.reservations import QueuedWait, Reservations
 from twinhost.system_digital_twin.capacity.time_to_full import Filling, Forecasts
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import Registry
@@ -97,5 +97,5 @@ class Machines:
     def filling(self) -> list[Filling]:
         return self._forecasts.filling()
 
-    def long_waits(self) -> list[LongWait]:
+    def long_waits(self) -> list[QueuedWait]:
         return self._reservations.long_waits(LONG_WAIT_S)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from twinhost.agent.host_metrics import DiskFault, GpuSample
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, read_log
 from twinhost.system_digital_twin.capacity.forecast import RAM_PERCENT, VRAM_PERCENT, Card
-from twinhost.system_digital_twin.capacity.reservations import LongWait
+from twinhost.system_digital_twin.capacity.reservations import QueuedWait
 from twinhost.system_digital_twin.capacity.time_to_full import NOT_MEASURED, UNCERTAIN, Filling
 
 NEARLY_FULL_PERCENT, NEARLY_FULL_MB = 5, 10 * 1_024  # of a disk is free, whichever is less
@@ -326,7 +326,7 @@ def missing_metrics(hosts: Iterable[Unmeasured]) -> Iterator[Trouble]:
         )
 
 
-def waiting_leases(waits: Iterable[LongWait], now: float) -> Iterator[Trouble]:
+def waiting_leases(waits: Iterable[QueuedWait], now: float) -> Iterator[Trouble]:
     """Yield one trouble for the requests for memory that wait long; `now` in seconds since the epoch."""
     longest_first = sorted(waits, key=lambda wait: -wait.waited_s)
     if not longest_first:

@@ -295,9 +295,15 @@ class _Waiter(WaitingRequest, kw_only=True):
     notified: set[str] = msgspec.field(default_factory=set)  # the leases whose holders were notified
     notify_at: float = 0.0  # monotonic: when the next holders may be notified
 
+    def waited_s(self, now: float) -> float:
+        return now - self.until + self.demand.wait_s
 
-class LongWait(NamedTuple):
-    """A request for memory that waits, and what others have leased where it could have it, most first."""
+
+class QueuedWait(NamedTuple):
+    """A request for memory that waits; `held_by` is what others have leased where it could have it, most first.
+
+    `behind` are the holders before it that want the same memory, first first.
+    """
 
     holder: str
     resource: Resource
@@ -306,15 +312,9 @@ class LongWait(NamedTuple):
     waited_s: float
     reason: str = ""
     held_by: tuple[tuple[str, float], ...] = ()
-
-
-class QueuedWait(NamedTuple):
-    """One of the queue: for how long it waits yet, and the holders before it that want the same memory, first first."""
-
-    wait: LongWait
-    priority: int
-    left_s: float
-    behind: tuple[str, ...]
+    priority: int = 0
+    left_s: float = 0.0
+    behind: tuple[str, ...] = ()
 
 
 class Reservations:
@@ -373,36 +373,35 @@ class Reservations:
                 shares[holder] = max(shares.get(holder, 0.0), there.share_of(holder))
         return shares
 
-    def long_waits(self, longer_than_s: float) -> list[LongWait]:
-        """Return the requests that have waited for longer."""
+    def long_waits(self, longer_than_s: float) -> list[QueuedWait]:
+        """Return the requests that have waited for longer, each as if it were the first."""
         now, hosts = self._clock.monotonic(), self.hosts()
-        waits = (
-            self._wait_of(waiter, hosts, now) for waiter in self._waiters if _waited_s(waiter, now) > longer_than_s
-        )
-        return list(waits)
+        long = (waiter for waiter in self._waiters if waiter.waited_s(now) > longer_than_s)
+        return [self._wait_of(waiter, (), hosts, now) for waiter in long]
 
     def queue(self, most: int) -> list[QueuedWait]:
         """Return the first of those who wait, in the order in which they will be served."""
         now, hosts = self._clock.monotonic(), self.hosts()
         first = sorted(self._waiters, key=self._order.order_of)[:most]
-        return [
-            QueuedWait(
-                self._wait_of(waiter, hosts, now),
-                waiter.priority,
-                waiter.until - now,
-                tuple(dict.fromkeys(other.holder for other in first[:at] if other.could & waiter.could)),
-            )
-            for at, waiter in enumerate(first)
-        ]
+        return [self._wait_of(waiter, first[:at], hosts, now) for at, waiter in enumerate(first)]
 
-    def _wait_of(self, waiter: _Waiter, hosts: Hosts, now: float) -> LongWait:
+    def _wait_of(self, waiter: _Waiter, before: Iterable[_Waiter], hosts: Hosts, now: float) -> QueuedWait:
         demand = waiter.demand
         there = [place for slot, place in hosts.places(demand.resource).items() if slot in waiter.could]
         holders = {lease.holder for place in there for lease in place.leases}
         held = ((holder, sum(place.held_by(holder) for place in there)) for holder in holders)
-        most_first = tuple(sorted(held, key=lambda item: (-item[1], item[0])))
-        asked = (demand.holder, demand.resource, demand.host, demand.amount_mb)
-        return LongWait(*asked, _waited_s(waiter, now), waiter.reason, most_first)
+        return QueuedWait(
+            holder=demand.holder,
+            resource=demand.resource,
+            host=demand.host,
+            amount_mb=demand.amount_mb,
+            waited_s=waiter.waited_s(now),
+            reason=waiter.reason,
+            held_by=tuple(sorted(held, key=lambda item: (-item[1], item[0]))),
+            priority=waiter.priority,
+            left_s=waiter.until - now,
+            behind=tuple(dict.fromkeys(other.holder for other in before if other.could & waiter.could)),
+        )
 
     def end_all_of(self, agent_name: str) -> None:
         """End an agent's leases and its report, in the transaction under way."""
@@ -658,10 +657,6 @@ class Reservations:
                 alone = [lease for lease in there if on.headroom + lease.amount_mb >= 0]
                 if on.headroom + sum(lease.amount_mb for lease in there) >= 0:
                     yield from alone or there
-
-
-def _waited_s(waiter: _Waiter, now: float) -> float:
-    return now - waiter.until + waiter.demand.wait_s
 
 
 def placement_reply(placement: Placement, forecasts: Iterable[Forecast]) -> PlacementReply:

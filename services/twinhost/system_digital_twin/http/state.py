@@ -157,7 +157,7 @@ class StateBoard:
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
-            "waiting": _that_fit(self._waiting(queued) for queued in self._reservations.queue(SHOWN)),
+            "waiting": _that_fit(self._waiting(wait) for wait in self._reservations.queue(SHOWN)),
             "memory": self._memory(),
             "usage": used_documents(state.usage if state else ()),
             "counts": {
@@ -261,17 +261,17 @@ class StateBoard:
                 return {"name": name, "host": agent.host.name, "as_of": iso_time(round(heard.at)), **figures}
         return None
 
-    def _waiting(self, queued: QueuedWait) -> WaitingRow:
-        wait, now = queued.wait, self._clock.time()
+    def _waiting(self, wait: QueuedWait) -> WaitingRow:
+        now = self._clock.time()
         return {
             "holder": wait.holder,
             "resource": wait.resource,
             "host": wait.host,
             "amount_mb": wait.amount_mb,
-            "priority": queued.priority,
+            "priority": wait.priority,
             "since": iso_time(round(now - wait.waited_s)),
-            "until": iso_time(round(now + queued.left_s)),
-            "behind": list(queued.behind[:MAX_HOLDERS]),
+            "until": iso_time(round(now + wait.left_s)),
+            "behind": list(wait.behind[:MAX_HOLDERS]),
             "held_by": [{"holder": name, "amount_mb": amount} for name, amount in wait.held_by[:MAX_HOLDERS]],
             "reason": wait.reason,
         }

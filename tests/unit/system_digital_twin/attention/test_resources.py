@@ -13,7 +13,7 @@ from twinhost.system_digital_twin.attention import resources
 from twinhost.system_digital_twin.attention.resources import HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_hosts
 from twinhost.system_digital_twin.capacity.forecast import Card
-from twinhost.system_digital_twin.capacity.reservations import LongWait
+from twinhost.system_digital_twin.capacity.reservations import QueuedWait
 from twinhost.system_digital_twin.capacity.time_to_full import (
     NOT_MEASURED,
     UNCERTAIN,
@@ -246,8 +246,8 @@ def test_a_silent_host_explains_that_it_is_not_measured() -> None:
 
 def test_leases_that_wait_say_who_holds_what() -> None:
     held = (("trainer", 60 * GB), ("umra", 10 * GB))
-    planner = LongWait("planner", "vram", "pc2", 20 * GB, 185.0, "no room", held)
-    other = LongWait("other", "ram", None, 512.0, 70.0)
+    planner = QueuedWait("planner", "vram", "pc2", 20 * GB, 185.0, "no room", held)
+    other = QueuedWait("other", "ram", None, 512.0, 70.0)
     (found,) = resources.waiting_leases([other, planner], now=1_000.0)
     assert found.what == "planner has waited 3 min for 20.0 GB of VRAM on pc2, and 1 more"
     assert found.cause == "leased there: trainer 60.0 GB, umra 10.0 GB"
