@@ -18,6 +18,7 @@ from typing import Literal
 import structlog
 
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, RequestError, StoreUnavailable
+from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.store.damage import (
     DAMAGED,
     REPLACED,
@@ -28,7 +29,7 @@ from twinhost.store.damage import (
     findings_of,
     quarantine,
 )
-from twinhost.store.files import part, sync_folder
+from twinhost.store.files import part
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -182,7 +183,7 @@ def stage(copy: Path, database: Path) -> None:
     """
     copy.touch()  # `prepare` names the replaced database by this time
     copy.replace(part(database, STAGED))
-    sync_folder(database.parent)
+    fsync_folder(database.parent)
 
 
 def prepare(
@@ -356,7 +357,7 @@ def _put_in_place(staged: Path, path: Path) -> None:
     before = quarantine(path, REPLACED, staged.stat().st_mtime)
     try:
         staged.rename(path)
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(
             f"{staged} can't be moved to {path.name} ({error.strerror}); check the permissions of its volume"

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
-from twinhost.store.files import PARTS, make_private, part, sync_folder
+from twinhost.secure_zmq.key_writer import fsync_folder
+from twinhost.store.files import PARTS, make_private, part
 
 DAMAGED, REPLACED = "damaged", "replaced"
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -162,7 +163,7 @@ def quarantine(path: Path, word: str, moment: float | None = None) -> Path:
         make_private(path)
         for suffix in suffixes:
             part(path, suffix).rename(part(target, suffix))
-        sync_folder(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(
             f"{path} can't be moved to {target.name} ({error.strerror}); check the permissions and the free space of "
@@ -203,7 +204,7 @@ def acknowledge(path: Path) -> list[Quarantined]:
         try:
             draft.write_text("\n".join(database.name for database in quarantined(path, DAMAGED)))
             draft.replace(note)
-            sync_folder(path.parent)
+            fsync_folder(path.parent)
         except OSError as error:
             raise StoreUnavailable(f"{note} can't be written ({error.strerror}); free space on its volume") from None
     return new

@@ -40,15 +40,6 @@ def make_private(path: Path) -> None:
                 file.chmod(mode & ~_OTHERS)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 @contextmanager
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a private file that gets its name once it is complete and on disk; after a failure there is no file.

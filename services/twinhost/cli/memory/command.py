@@ -20,10 +20,10 @@ from twinhost.cli.arguments import DEADLINE_S, AsJson
 from twinhost.cli.memory.importing import Importer, read_items
 from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
 from twinhost.cli.output import Progress, parse_moment, printable, read
+from twinhost.cli.standalone import opened
 from twinhost.clients.system_replies import HealthDocument
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import (
-    ConfigurationError,
     ConnectionRefused,
     MalformedRequest,
     ServerUnreachable,
@@ -186,11 +186,7 @@ def _source(file: str) -> Iterator[tuple[BinaryIO, int | None]]:
     if file == STREAM:
         yield sys.stdin.buffer, None
         return
-    try:
-        stream = Path(file).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise ConfigurationError(f"{file} can't be read ({error.strerror}); check its path and its mode") from None
-    with stream:
+    with opened(file) as stream:
         yield stream, os.fstat(stream.fileno()).st_size or None
 
 

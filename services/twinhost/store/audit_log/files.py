@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.secure_zmq.errors import MalformedRequest
+from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.store.audit_log.chain import (
     MAX_LINE_BYTES,
     NO_HASH,
@@ -24,7 +25,6 @@ from twinhost.store.audit_log.chain import (
 )
 from twinhost.store.damage import connect_to_read
 from twinhost.store.database import Database
-from twinhost.store.files import sync_folder
 
 FILE_NAME = r"audit-([0-9]{12})\.jsonl"
 _NAME = re.compile(FILE_NAME)
@@ -62,7 +62,7 @@ class LogFiles:
     def make_folder(self) -> None:
         """Create the folder if it is missing; it is durable when this returns."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(self._folder.parent)
+        fsync_folder(self._folder.parent)
 
     def path(self, first: int) -> Path:
         return self._folder / f"audit-{first:012}.jsonl"
@@ -101,12 +101,12 @@ class LogFiles:
         finally:
             os.close(descriptor)
         if new:
-            sync_folder(self._folder)
+            fsync_folder(self._folder)
 
     def complete(self, first: int, rest: bytes) -> None:
         """Append the missing rest of a torn line, if there is one, and make durable what a killed process left."""
         self.append(first, rest)
-        sync_folder(self._folder)
+        fsync_folder(self._folder)
 
     def stamp(self, first: int) -> Stamp | None:
         """Return a file's stamp; None if it can't be read."""

@@ -22,11 +22,11 @@ from twinhost.secure_zmq.actions import Action, Completed, InParts
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.descriptors import most_open_files
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
+from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store.backup import number_of, prepare
 from twinhost.store.damage import connect_to_read, damage_warning
 from twinhost.store.database import IN_MEMORY, Database
-from twinhost.store.files import sync_folder
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.contents import Contents
 from twinhost.unified_memory_reasoning.spaces.access import Access, InSpace, can_be_space, owner_of, private_space
@@ -211,7 +211,7 @@ class Spaces:
         path = self.path(name)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(self._folder)
+        fsync_folder(self._folder)
         return path
 
     def exists(self, name: str) -> bool:
@@ -255,7 +255,7 @@ class Spaces:
         try:
             shutil.rmtree(deleted, ignore_errors=True)
             folder.rename(deleted)  # at once: a crash leaves all of it, or nothing of it under its name
-            sync_folder(self._folder)
+            fsync_folder(self._folder)
         except FileNotFoundError:
             return False
         except OSError as error:
