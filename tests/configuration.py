@@ -14,7 +14,6 @@ def item_of(grant: str) -> str | dict[str, str]:
 
 SHIPPED = load_network_config(DEFAULT_PATH, environment={})
 SHIPPED_GRANTS = {role: sorted(actions) for role, actions in SHIPPED.grants.items()}
-SHIPPED_RECALL = SHIPPED.recall
 _ITEMS = {role: [item_of(grant) for grant in grants] for role, grants in SHIPPED_GRANTS.items()}
 GRANTS_LINE = f"grants: {json.dumps(_ITEMS)}\n"  # JSON is YAML
 BUDGETS = json.dumps({"roles": SHIPPED.limits.budgets.roles})

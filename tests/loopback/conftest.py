@@ -14,6 +14,7 @@ from tests.loopback.bare_zmq import Clients
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.framing import messages
 from twinhost.secure_zmq.keys import KeyPair
+from twinhost.secure_zmq.peers import AuthorizedPeers
 
 Folders = tuple[Path, Path]
 
@@ -86,6 +87,15 @@ def received_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
 def agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
     """An agent on a CURVE socket."""
     with serving(home, server_keys) as served:
+        yield served
+
+
+@pytest.fixture
+def watched_agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
+    """An agent whose folder of keys is followed, as in the real ones."""
+    peers = AuthorizedPeers([home])
+    peers.watch()
+    with serving(home, server_keys, peers=peers) as served:
         yield served
 
 

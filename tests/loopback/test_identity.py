@@ -1,7 +1,6 @@
 """Who the agent takes a sender for: what the connection proved, whatever the sender claims."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,13 @@ import pytest
 import zmq
 
 from tests.identities import authorize, new_pair
-from tests.loopback.agent import ServedAgent, serving
+from tests.loopback.agent import ServedAgent
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
 from twinhost.adversary.clients import open_session
 from twinhost.adversary.zmtp import connect_to
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.keys import KeyPair, load_certificate
-from twinhost.secure_zmq.peers import AuthorizedPeers
 
 pytestmark = pytest.mark.usefixtures("received_by")
 
@@ -148,15 +146,6 @@ def test_libzmqs_own_metadata_option_can_not_claim_an_identity(
     dealer.connect(agent.address)
     dealer.send(WHO_AM_I)
     assert json.loads(dealer.recv()) == identity(peer_keys)
-
-
-@pytest.fixture
-def watched_agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
-    """An agent whose folder of keys is followed, as in the real ones."""
-    peers = AuthorizedPeers([home])
-    peers.watch()
-    with serving(home, server_keys, peers=peers) as served:
-        yield served
 
 
 def test_a_removed_peers_session_is_refused_at_once(watched_agent: ServedAgent, home: Path, peer_keys: KeyPair) -> None:

@@ -93,11 +93,6 @@ class Prometheus:
                 found.setdefault(alert["labels"]["alertname"], []).append(alert)
         return found
 
-    def evaluated(self) -> bool:
-        """Return whether each rule was evaluated, and had no error."""
-        (group,) = self.get("rules")["groups"]
-        return all(rule["health"] == "ok" for rule in group["rules"])
-
     def wait_for(self, *names: str) -> dict[str, list[dict[str, Any]]]:
         """Wait until each of these alerts fires, and return all that do."""
         for name in names:

@@ -25,7 +25,7 @@ from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive
 from twinhost.secure_zmq.key_writer import write_revocation
 from twinhost.secure_zmq.keys import CLOCK_TOLERANCE_S, KeyPair, Validity
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
-from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.sessions import origin
 
 REVOKED_WITHIN_S = 1.0  # the promise, from the file's removal
@@ -39,15 +39,6 @@ def remove(home: Path, keys: KeyPair) -> None:
 
 def revoke(home: Path, keys: KeyPair) -> None:
     write_revocation(keys.certificate, home / "revoked")
-
-
-@pytest.fixture
-def watched_agent(home: Path, server_keys: KeyPair) -> Iterator[ServedAgent]:
-    """An agent whose folder of keys is followed, as in the real ones."""
-    peers = AuthorizedPeers([home])
-    peers.watch()
-    with serving(home, server_keys, peers=peers) as served:
-        yield served
 
 
 class Counting(threading.Thread):

@@ -47,12 +47,6 @@ def check(hosts: Hosts, name: str, **changed: str) -> Checked:
     return Checked(ran.returncode, ran.stdout)
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 def test_a_healthy_agent_passes(hosts: Hosts) -> None:
     """Both agents in touch: `ok, ready: True`."""
     hosts.start_both()

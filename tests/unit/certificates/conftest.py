@@ -1,4 +1,6 @@
-"""No test of a tree waits for a name service: the agents' addresses are ones at which nothing listens."""
+"""A tree; and no test of one waits for a name service: the agents' addresses are ones at which nothing listens."""
+
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +15,10 @@ def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     environment_of = trees.environment_of
     addresses = dict.fromkeys(("MAINPC_IP", "PC2_IP"), LOOPBACK)
     monkeypatch.setattr(trees, "environment_of", lambda *of: {**environment_of(*of), **addresses})
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree that is right."""
+    assert trees.certs_init(tmp_path / "tree").status == 0
+    return tmp_path / "tree"

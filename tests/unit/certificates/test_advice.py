@@ -30,13 +30,6 @@ MAX_DEPTH = 6  # of sentences, each of which may lead to the next
 Damage = Callable[[Path], object]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """The tree of a machine that simulates both hosts."""
-    assert certs_init(tmp_path / "tree").status == 0
-    return tmp_path / "tree"
-
-
 def advised(sentence: str) -> list[str]:
     """Return the commands that a sentence says to run, in their order."""
     found = [*COMMAND.finditer(sentence), *SILENT_CERTS_INIT.finditer(sentence)]

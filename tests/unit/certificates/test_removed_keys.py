@@ -13,13 +13,6 @@ UMRA = KeyOwner("UnifiedMemoryReasoningAgent", "pc2", frozenset({"agent"}))
 PUBLIC = sorted(name for name in BOTH_HOSTS if name.endswith(".key"))
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree that is right."""
-    assert certs_init(tmp_path / "tree").status == 0
-    return tmp_path / "tree"
-
-
 def brought_back(root: Path, stem: str) -> Ran:
     """Do what the output advises: `certs-init public KEY | certs-init trust -`."""
     public = certs_init(root, "public", stem)

@@ -29,13 +29,6 @@ NOTHING_RUNS = [
 ]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree that is right."""
-    assert certs_init(tmp_path / "tree").status == 0
-    return tmp_path / "tree"
-
-
 def let_in(tree: Path) -> set[str]:
     """Return the names that SystemDigitalTwin accepts, as it reads its folders."""
     contents = read_folders([tree / "mainpc", tree / "mainpc/enrolled"])

@@ -17,13 +17,6 @@ from twinhost.secure_zmq.keys import DAY_S, Validity, load_certificate, load_key
 LIFETIME_DAYS = load_network_config(DEFAULT_PATH, {}).limits.key_lifetime_days
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree that is right."""
-    assert certs_init(tmp_path / "tree").status == 0
-    return tmp_path / "tree"
-
-
 @pytest.mark.parametrize(
     ("options", "days"), [((), LIFETIME_DAYS), (("make",), LIFETIME_DAYS), (("make", "--days", "30"), 30)]
 )

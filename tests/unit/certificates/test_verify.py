@@ -23,13 +23,6 @@ STRANGER = 65_534
 Damage = Callable[[Path], object]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree that is right."""
-    assert certs_init(tmp_path / "tree").status == 0
-    return tmp_path / "tree"
-
-
 def complaints(root: Path, host: str = "") -> list[str]:
     """Return the sentences of `certs-init verify`, which ends with 1 exactly where there are any."""
     ran = certs_init(root, "verify", host=host)

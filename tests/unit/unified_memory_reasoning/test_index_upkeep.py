@@ -5,7 +5,7 @@ Many interactions that are deleted together are gone at once, and leave the inde
 
 import random
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -34,12 +34,6 @@ from twinhost.unified_memory_reasoning.search import index_tables, upkeep
 from twinhost.unified_memory_reasoning.search.upkeep import IndexUpkeep, keep_for_index
 
 MANY = upkeep.MOST_AT_ONCE + 40
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Assembled]:
-    with assembled(tmp_path) as agent:
-        yield agent
 
 
 def fill(agent: Assembled, count: int = MANY) -> None:

@@ -1,24 +1,13 @@
 """What one ordinary key does to another's memories and sessions, with the shipped grants."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.unit.agent.assembled import Assembled
-from tests.unit.unified_memory_reasoning.memory import assembled
 from twinhost.secure_zmq.callers import Caller
 
 VICTIM = Caller("victim", "pc3", frozenset({"agent"}), "SHA256:of-the-victim")
 ATTACKER = Caller("attacker", "pc4", frozenset({"agent"}), "SHA256:of-the-attacker")
 MAY = "2026-05-01T00:00:00Z"
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Assembled]:
-    with assembled(tmp_path) as agent:
-        yield agent
 
 
 def found(agent: Assembled, query: str) -> dict[str, dict[str, Any]]:

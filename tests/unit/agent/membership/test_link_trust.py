@@ -22,12 +22,6 @@ from twinhost.secure_zmq.server_address import SecuredAddress
 pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.sdt_security]
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 @contextmanager
 def linked(hosts: Hosts, folder: Path) -> Iterator[MainpcLink]:
     """Run pc2's link for the length of the block, with a folder that follows."""

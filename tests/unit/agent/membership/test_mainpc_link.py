@@ -24,13 +24,6 @@ PASSING = {"last_seen": "", "last_updated": "", "revision": 0, "registered_by": 
 pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.thorough]
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 def address_of_mainpc(hosts: Hosts, by: str = UMRA) -> ServerAddress:
     keys = load_certificates(hosts.folder(by))
     return SecuredAddress(hosts.config.agent(SDT).endpoint, keys.own_keys, keys.public_key())

@@ -67,13 +67,6 @@ def queueing_agent(hosts: Hosts, heartbeat_s: float = HEARTBEAT_S) -> Iterator[Q
         running.stop()
 
 
-@pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Two hosts of which nothing runs yet."""
-    with Hosts(tmp_path) as hosts:
-        yield hosts
-
-
 def delivered(hosts: Hosts) -> list[str]:
     """Return the types of the events that mainpc has, oldest first."""
     with hosts.client(SDT) as client:

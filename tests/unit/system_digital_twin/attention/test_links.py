@@ -15,11 +15,6 @@ PC2 = {"address": "192.0.2.2"}
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def seen(clock: Clock) -> OtherKind:
     return OtherKind(clock.monotonic)
 

@@ -19,11 +19,6 @@ REPORT = {"agent_name": UMRA.name, "total_vram_mb": 8_000, "loaded_models": {}}
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def twin(tmp_path: Path, clock: Clock) -> Iterator[Twin]:
     with Twin(environment_of(tmp_path, "mainpc"), clock) as twin:
         yield twin
