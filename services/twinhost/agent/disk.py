@@ -15,14 +15,13 @@ from typing import Protocol
 
 from twinhost.agent.conditions import Condition
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.budgets import UNBOUNDED, Budget, Budgets, Used, over_budget
+from twinhost.secure_zmq.budgets import NEARLY_USED, UNBOUNDED, Budget, Budgets, Used, over_budget
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
 from twinhost.store.stored_bytes import Stored, StoredBytes
 
 LIMITS = ("stored_bytes", "names")  # of a budget, in the order of `Stored`
-NEARLY_FULL = 0.8  # of a share: health warns
 _LARGEST_PART = 16  # of a volume that the reserve takes is one of so many: small ones must be of use too
 _LOOK_EVERY_S = 1.0
 _MOST_BYTES, _MOST_NAMES = 2**20, 8  # that a request adds, whatever its size: a patch stores a whole twin, and its past
@@ -72,7 +71,7 @@ class Counting(Protocol):
 
 def near(rows: Iterable[Used]) -> list[Used]:
     """Return the shares of the disk that are nearly used up, of rows with the largest shares first."""
-    return [row for row in takewhile(lambda row: row.share >= NEARLY_FULL, rows) if row.limit in LIMITS]
+    return [row for row in takewhile(lambda row: row.share >= NEARLY_USED, rows) if row.limit in LIMITS]
 
 
 def budget_warnings(rows: Iterable[Used]) -> Iterator[Condition]:

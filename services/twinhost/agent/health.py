@@ -12,7 +12,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from twinhost.agent.conditions import Condition
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, action
-from twinhost.secure_zmq.budgets import Usage, Used
+from twinhost.secure_zmq.budgets import SHOWN, Usage, Used
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import format_moment
@@ -22,7 +22,6 @@ from twinhost.secure_zmq.sessions import CallerSource
 from twinhost.secure_zmq.wire import Request
 from twinhost.version import versions
 
-MOST_USES = 20  # of budgets, in one document
 Probe = Callable[[], str | None]  # what is wrong, or None
 
 
@@ -174,7 +173,7 @@ def used_documents(rows: Iterable[Used]) -> list[UseDocument]:
     """Return the first of these rows as documents."""
     return [
         {"name": row.name, "limit": row.limit, "used": row.used, "most": row.most, "share": round(row.share, 4)}
-        for row in islice(rows, MOST_USES)
+        for row in islice(rows, SHOWN)
     ]
 
 

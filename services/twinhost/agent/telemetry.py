@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.secure_zmq.budgets import Used
+from twinhost.secure_zmq.budgets import SHOWN, Used
 from twinhost.secure_zmq.callers import Peer
 from twinhost.version import versions
 
@@ -34,7 +34,6 @@ _READ_WITHIN_S = 3.0  # afterwards nobody reads
 _OLD_S = 2 * COLLECT_EVERY_S
 _WAIT_S = 1.0  # for the server's thread
 MAX_WAITING = 16  # of the 40 threads that answer over HTTP, so that health checks are answered too
-MOST_USED = 20  # budgets that are shown
 UNKNOWN_ACTION = "unknown"  # for unknown actions: a caller must not choose a label
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -272,7 +271,7 @@ class _StateCollector(Collector):
         budgets = GaugeMetricFamily(
             "twinhost_budget_used_ratio", "Used part of a budget, of the largest.", labels=["name", "limit"]
         )
-        for used in state.usage[:MOST_USED]:
+        for used in state.usage[:SHOWN]:
             budgets.add_metric([used.name, used.limit], used.share)
         yield budgets
         expiry = GaugeMetricFamily(

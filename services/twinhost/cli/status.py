@@ -30,6 +30,7 @@ from twinhost.deployment import (
 )
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config import Agent
+from twinhost.secure_zmq.budgets import NEARLY_USED
 from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError, UnknownAction
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
@@ -41,7 +42,7 @@ QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes millisecon
 _LAST_DEADLINE_S = 0.5  # the minimum for the last round of a wait
 _PAUSE_S = 0.5  # between two rounds
 _AT_ONCE_S = 0.1  # mainpc notes both times of a registration within a millisecond
-MENTIONED, NEARLY_USED = 0.5, 0.8  # parts of a budget
+MENTIONED = 0.5  # of a budget
 _OLDER = Failure("unknown_action", "it is of an older version, which keeps no list; update it")
 _MOST_ROWS = 20  # of registered agents, each with a row of its own
 

@@ -111,6 +111,8 @@ class Budgets:
             raise over_budget(caller.name, limit, used, most, remedy, until)
 
 
+SHOWN = 20  # rows of use, the largest shares: in a health document, on the page, and as metrics
+NEARLY_USED = 0.8  # of a budget: from then on its use is told
 _MOST_KNOWN = 1_024
 _READ_EVERY_S = 1.0
 
@@ -165,18 +167,18 @@ class Usage:
         """Have a limit's use read by this function, which returns it by identity and takes little time."""
         self._readers[limit] = read
 
-    def rows(self, most: int = 20) -> list[Used]:
+    def rows(self) -> list[Used]:
         """Return who uses how much of which limit, the largest shares first.
 
         Identities without a key, and those without a limit, are left out.
         """
         rows = [row for limit, read in self._readers.items() for row in self._of(limit, read().items())]
-        return sorted(rows, key=lambda row: (-row.share, row.name, row.limit))[:most]
+        return sorted(rows, key=lambda row: (-row.share, row.name, row.limit))
 
     def refresh(self, now: float) -> Sequence[Used]:
         """Read all rows again, unless that was done within a second; `now` is monotonic."""
         if now - self._read_at >= _READ_EVERY_S:
-            self._read_at, self.newest = now, self.rows(_MOST)
+            self._read_at, self.newest = now, self.rows()
         return self.newest
 
     def _of(self, limit: str, uses: Iterable[tuple[str, float]]) -> Iterable[Used]:
