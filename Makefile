@@ -43,7 +43,7 @@ backup: ## write mainpc's whole state, secrets too, into a new file (FILE=mainpc
 restore: engine ## replace mainpc's state with such a file (FILE=...), while mainpc is stopped (ARGS=--replace: over another)
 	@scripts/setup/restore.sh "$$FILE" $(ARGS)
 
-test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also beside a running stack
+test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also while a stack is running
 	@.venv/bin/python -m pytest -n $(WORKERS) $(ARGS)
 
 check: venv ## while you work: the linters and the unit tests, in parallel (about a minute; no container)
@@ -75,22 +75,22 @@ sbom: venv ## write a CycloneDX list of what the image ships (FILE=twinhost.cdx.
 repeatable: venv ## whether two installations of the image's lock are the same, file by file
 	@scripts/setup/repeatable.sh
 
-bench: image venv ## this project beside its peers (nine minutes; ARGS="--out FOLDER"): table, CSV, and plot (docs/reference/benchmarks.md)
+bench: image venv ## this project compared with its peers (nine minutes; ARGS="--out FOLDER"): table, CSV, and plot (docs/reference/benchmarks.md)
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed $(ARGS)
 
-bench-smoke: image venv ## the same, as short as can be: fails where a row is missing, whatever its value
+bench-smoke: image venv ## the same, as short as possible: fails if a row is missing
 	@scripts/setup/bench_tools.sh
 	@PYTHONPATH=services:. build/tools/bench/bin/python -m tests.benchmarks.speed --rounds 1 --seconds 0.2 --stack-idle 3 --every-row $(ARGS)
 
-bench-recall: venv ## how well the memory finds what it has, beside FTS5 (docs/reference/memory-search.md)
+bench-recall: venv ## the quality of searches, compared with FTS5 (docs/reference/memory-search.md)
 	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_recall $(ARGS)
 
 bench-scale: INTERACTIONS ?= 10000 100000 1000000
-bench-scale: venv ## how the memory grows, beside FTS5 (INTERACTIONS="10000 100000"; ARGS="--builtin --plot FILE")
+bench-scale: venv ## the memory as it grows, compared with FTS5 (INTERACTIONS="10000 100000"; ARGS="--builtin --plot FILE")
 	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_scale --interactions $(INTERACTIONS) $(ARGS)
 
-bench-graph: venv ## the knowledge graph of `twinhost mcp` beside the reference memory server (docs/how-to/use-from-an-mcp-client.md)
+bench-graph: venv ## the knowledge graph of `twinhost mcp`, compared with the reference memory server (docs/how-to/use-from-an-mcp-client.md)
 	@scripts/setup/reference_memory.sh
 	@PYTHONPATH=services:. .venv/bin/python -m tests.benchmarks.bench_graph $(ARGS)
 
@@ -103,7 +103,7 @@ test-ready: image venv
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file
 	@scripts/setup/lint.sh
 
-generate: venv ## write the lists of actions, troubles and log events, the typed clients, the diagrams and the list of public names again, from the code
+generate: venv ## write the generated pages, typed clients, diagrams, and the list of public names
 	@.venv/bin/python scripts/write_actions.py
 	@.venv/bin/python scripts/write_troubles.py
 	@.venv/bin/python scripts/write_clients.py

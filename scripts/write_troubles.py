@@ -26,9 +26,9 @@ the page, the action [`get_attention`](actions.md#systemdigitaltwin-get_attentio
 metrics [`twinhost_attention`](http.md#metrics).
 
 An item has an id (the kind, and mostly a subject: `host_silent:pc2`), what is wrong, since when, the cause if it is
-known, the troubles that it explains, which are no items of their own, and commands that mend it, each with the host on
+known, the troubles that it explains, which are no items of their own, and commands that fix it, each with the host on
 which to run it. Its level is *attention* (all works, and somebody should do something in time) or *broken* (something
-does not work). It ends by itself, once it is mended; the list survives a restart of mainpc. The commands are for a
+does not work). It ends by itself once it is fixed; the list survives a restart of mainpc. The commands are for a
 shell of the host, in the folder of `docker-compose.yml`, and not in a container.
 
 `./twinhost attention acknowledge ID` has an item come last, and count no more for the exit status, the headline, and

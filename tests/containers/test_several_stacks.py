@@ -107,7 +107,7 @@ def test_join_local_enrols_with_the_stack_of_its_checkout(user: User) -> None:
     assert first.run("twinhost join --local").status == 0
     refused = second.run("twinhost join --local")
     assert (refused.status, refused.err.count("\n")) == (1, 1)
-    assert "has another key; for a profile of its own: twinhost join --profile NAME --local" in refused.err
+    assert "has another key; for a separate profile: twinhost join --profile NAME --local" in refused.err
     joined = second.run("twinhost --profile local-second join --local")
     assert joined.status == 0, joined.err
     assert f"SystemDigitalTwin answered at tcp://127.0.0.1:{second.variables['MAINPC_ZMQ_PORT']}\n" in joined.out

@@ -188,7 +188,7 @@ def test_a_text_in_messagepack_is_never_taken_for_a_request(agent: ServedAgent, 
     peer.send(together([request("who_am_i", 1), carried, request("who_am_i", 2)]))
     (refused,) = documents(peer.recv())
     assert refused["code"] == "malformed_request"
-    assert "send MessagePack in a frame of its own" in refused["error"]
+    assert "send MessagePack in its own frame" in refused["error"]
     peer.send(request("who_am_i", 3))
     assert json.loads(peer.recv())["request_id"] == "3"
     assert agent.executions == []

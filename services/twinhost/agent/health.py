@@ -104,7 +104,7 @@ class Health:
         """Add a check; the agent can't serve while an essential one fails.
 
         Args:
-            command: mends it, on the agent's host, where one command does.
+            command: fixes it, on the agent's host, where one command does.
         """
         self._checks[name] = _Check(probe, essential, command)
 
@@ -113,7 +113,7 @@ class Health:
 
         Args:
             probe: returns a sentence for each, without the command.
-            command: mends it, on the agent's host, where one command does.
+            command: fixes it, on the agent's host, where one command does.
         """
         self.report(lambda: (Condition(name=name, what=what, command=command) for what in probe()))
 

@@ -44,13 +44,13 @@ class Kind(StrEnum):
         "mainpc_silent",
         "broken",
         "As seen from pc2: SystemDigitalTwin does not answer.",
-        "Start it, or mend the network between the hosts.",
+        "Start it, or fix the network between the hosts.",
     )
     HOST_SILENT = (
         "host_silent",
         "broken; attention until it has registered once",
         "The agent of a host sends no heartbeats, or has not registered yet.",
-        "Start it, or mend the network between the hosts.",
+        "Start it, or fix the network between the hosts.",
     )
     HOST_STOPPED = ("host_stopped", "broken", "The agent of a host said that it stops.", "Start it.")
     UNREACHABLE = (
@@ -161,7 +161,7 @@ class Kind(StrEnum):
         "revocation_pending",
         "attention",
         "An agent has not applied the newest list of keys, and may accept a revoked one.",
-        "Start the agent, or mend its connection with mainpc.",
+        "Start the agent, or fix its connection to mainpc.",
     )
     AUDIT_TAMPERED = (
         "audit_tampered",
@@ -191,7 +191,7 @@ class Kind(StrEnum):
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A command that mends a trouble, and the host on which to run it; where none does, `command` is empty."""
+    """A command that fixes a trouble, and the host on which to run it; where none does, `command` is empty."""
 
     on: str
     command: str

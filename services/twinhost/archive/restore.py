@@ -207,8 +207,8 @@ def _require_free(places: Places, manifest: Manifest) -> None:
     for path in present:
         if holds_files(path):
             raise ConfigurationError(
-                f"{path} exists already; to replace the present state and keep it beside the new one, repeat this with "
-                "--replace (with make: ARGS=--replace)"
+                f"{path} exists already; to replace the present state and keep it next to the new one, repeat this "
+                "with --replace (with make: ARGS=--replace)"
             )
 
 

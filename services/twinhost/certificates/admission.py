@@ -193,7 +193,7 @@ def check_request(layout: Layout, config: NetworkConfig, request: Certificate, s
     for key in public_key_files(layout):
         if key.certificate.public == request.public and key.certificate.owner != request.owner:
             raise ConfigurationError(
-                f"{source} is the key of {key.certificate.owner.name}; every owner makes a key of its own"
+                f"{source} is the key of {key.certificate.owner.name}; every owner makes its own key"
             )
     return place
 

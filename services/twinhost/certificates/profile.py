@@ -166,7 +166,7 @@ def require_same_mainpc(folder: Path, server: AgentPlace) -> None:
     if answering is not None and answering.endpoint != server.endpoint:
         raise ConfigurationError(
             f"{folder} is for the mainpc at {before.endpoint}, and the one at {server.endpoint} has another key; for a "
-            "profile of its own: twinhost join --profile NAME --local; to use this one for it: "
+            "separate profile: twinhost join --profile NAME --local; to use this one for it: "
             f"{join_command(folder, '--replace --local')}"
         )
 

@@ -32,7 +32,7 @@ _KINDS = {"agents": "registrations", "happenings": "events and errors", "leases"
 
 app = application("mainpc's whole state (registry, audit log, peers, the keys of that host) in one file.")
 BrokenLog = Annotated[bool, typer.Option(BROKEN_LOG, help="Accept an audit log that is incomplete or changed.")]
-Source = Annotated[str, typer.Argument(metavar="FILE", help="The archive; - stands for standard input.")]
+Source = Annotated[str, typer.Argument(metavar="FILE", help="The archive; - is standard input.")]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,7 +47,7 @@ def _options(_version: Version = False) -> None:
 
 @app.command("backup")
 def run_backup(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The archive; - stands for standard output.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The archive; - is standard output.")],
     broken_log: BrokenLog = False,
 ) -> None:
     """Write an archive, while mainpc runs."""
@@ -63,7 +63,7 @@ def run_backup(
 def run_restore(
     file: Source,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replace an existing state, which is kept beside the new one.")
+        bool, typer.Option("--replace", help="Replace an existing state, which is kept next to the new one.")
     ] = False,
     broken_log: BrokenLog = False,
 ) -> None:

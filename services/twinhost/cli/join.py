@@ -206,7 +206,7 @@ def _printable(text: str) -> str:
 def _require_free(folder: Path, secret: Path) -> None:
     if others := [path.name for path in secrets_in(folder) if path != secret]:
         raise ConfigurationError(
-            f"{folder} holds {others[0]}, and each program has a folder of its own; choose another one: "
+            f"{folder} holds {others[0]}, and each program has its own folder; choose another one: "
             "twinhost join --profile NAME --local, or enrol_program NAME --folder DIR"
         )
 

@@ -29,7 +29,7 @@ from twinhost.secure_zmq.server_address import (
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7120  # as docker-compose.yml publishes SystemDigitalTwin
 DEFAULT_FOLDER = client_folder()
-_DEFAULTS = f"default: as {ENDPOINTS_FILE} beside the key says, or else"
+_DEFAULTS = f"default: as {ENDPOINTS_FILE} next to the key says, or else"
 
 
 app = application("")

@@ -238,7 +238,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
-        """Delete a session, or what one speaker said in it, whose name is written exactly so.
+        """Delete a session, or what one speaker said in it, whose name is matched exactly.
 
         The grant `{clear_context: own}` limits that to what the caller wrote.
 
@@ -401,8 +401,7 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         return self._ask(RestoreFinished, "finish_restore", locals())
 
     def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> WatchedAttention:
-        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said
-        last.
+        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and its last list.
 
         `evidence` is for operators, and empty for others.
 
@@ -1065,9 +1064,9 @@ class UnifiedMemoryReasoningAgent(TypedClient):
         """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
 
         `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored.
-        `as_of` searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity`
-        are left out; no value of it tells whether one answers. With `keyword`, the results are memories that have it.
-        `speaker` and `keyword` are compared without case.
+        `as_of` searches as of that time: nothing newer, and "yesterday" is relative to it. Results below
+        `min_similarity` are left out; no value of it shows whether one answers the query. With `keyword`, the results
+        are memories that have it. `speaker` and `keyword` are compared without case.
 
         Limits: `query` 1 to 4,096 characters; `session_id` 1 to 256 characters; `speaker` 1 to 256 characters; `limit`
         1 to 100, 10 if omitted; `since` 1 to 64 characters or 0 to 100,000,000,000; `until` 1 to 64 characters or 0 to

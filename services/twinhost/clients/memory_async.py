@@ -232,7 +232,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> ContextCleared:
-        """Delete a session, or what one speaker said in it, whose name is written exactly so.
+        """Delete a session, or what one speaker said in it, whose name is matched exactly.
 
         See `UnifiedMemoryReasoningAgent.clear_context`.
 
@@ -390,8 +390,7 @@ class AsyncUnifiedMemoryReasoningAgent(AsyncTypedClient):
     async def get_attention(
         self, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> WatchedAttention:
-        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said
-        last.
+        """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and its last list.
 
         See `UnifiedMemoryReasoningAgent.get_attention`.
 

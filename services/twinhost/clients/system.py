@@ -102,7 +102,7 @@ class SystemDigitalTwin(FeedClient):
     def acknowledge_trouble(
         self, id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> TroubleAcknowledged:
-        """Acknowledge a trouble: until it gets worse or ends, it comes last and counts no more; an operator's action.
+        """Acknowledge a trouble: until it gets worse or ends, it comes last and no longer counts; an operator's action.
 
         Limits: `id` 1 to 256 characters.
 
@@ -213,7 +213,7 @@ class SystemDigitalTwin(FeedClient):
         return self._ask(AllAgents, "get_all_agents", locals())
 
     def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AttentionReply:
-        """Return what is wrong, since when, why, and the command that mends it; the worst first.
+        """Return what is wrong, since when, why, and the command that fixes it; the worst first.
 
         `evidence` is for operators, and empty for others.
 

@@ -100,7 +100,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
     async def acknowledge_trouble(
         self, id: str, *, deadline_s: float | None = None, request_id: str | None = None
     ) -> TroubleAcknowledged:
-        """Acknowledge a trouble: until it gets worse or ends, it comes last and counts no more; an operator's action.
+        """Acknowledge a trouble: until it gets worse or ends, it comes last and no longer counts; an operator's action.
 
         See `SystemDigitalTwin.acknowledge_trouble`.
 
@@ -208,7 +208,7 @@ class AsyncSystemDigitalTwin(AsyncFeedClient):
         return await self._ask(AllAgents, "get_all_agents", locals())
 
     async def get_attention(self, *, deadline_s: float | None = None, request_id: str | None = None) -> AttentionReply:
-        """Return what is wrong, since when, why, and the command that mends it; the worst first.
+        """Return what is wrong, since when, why, and the command that fixes it; the worst first.
 
         See `SystemDigitalTwin.get_attention`.
 

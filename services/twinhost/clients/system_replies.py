@@ -715,7 +715,7 @@ class ConditionFields(TypedDict):
 
     `name` is that of the check or of the kind of warning; after a slash it may have a part, which is told apart: the
     writer whose budget is used up. `level` is `error` if the agent can't serve because of it, and `degraded` if another
-    check fails. `command` mends it, on the agent's host.
+    check fails. `command` fixes it, on the agent's host.
     """
 
     name: str

@@ -515,7 +515,7 @@ def _email(part: _Part, folder: Path) -> EmailDestination:
     if entry.encryption == "none" and not entry.unencrypted and not is_loopback(host):
         raise part.child("encryption").error(
             f"is none, which would send every message unencrypted to {host}; use starttls or tls, or, if you trust the "
-            "network between them, set `unencrypted: true` beside it"
+            "network between them, also set `unencrypted: true`"
         )
     if bool(entry.user) != bool(entry.password_file):
         raise part.error("must have both user and password_file, or neither")

@@ -297,7 +297,7 @@ def require_web_address(
     if parts.scheme == "http" and not unencrypted and not is_loopback(parts.hostname or ""):
         raise ValueError(
             f"would send every text unencrypted to {parts.hostname}; use https, or, if you trust the network between "
-            "them, set `unencrypted: true` beside it"
+            "them, also set `unencrypted: true`"
         )
     return url
 

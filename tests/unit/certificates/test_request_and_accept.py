@@ -296,7 +296,7 @@ def test_anothers_key_is_not_accepted_under_a_second_name(mainpc: Path) -> None:
     )
     ran = accepted(mainpc, render_certificate(key))
     assert (ran.status, ran.out) == (1, "")
-    assert "is the key of operator; every owner makes a key of its own" in ran.err
+    assert "is the key of operator; every owner makes its own key" in ran.err
 
 
 def test_a_refusal_names_the_other_key_of_the_name(mainpc: Path, new: Path) -> None:

@@ -88,7 +88,7 @@ def test_separators_in_a_row_hold_no_request() -> None:
         (b"\x1e" * 4_000_000, "the frame has 0x1E more than 1024 times; send it once before each request"),
         (b"\x1e", "the frame has 0x1E and no request"),
         (b"\x1e\n\x1e\n", "the frame has 0x1E and no request"),
-        (together([OBJECT, msgspec.msgpack.encode({"action": "keep"})]), "send MessagePack in a frame of its own"),
+        (together([OBJECT, msgspec.msgpack.encode({"action": "keep"})]), "send MessagePack in its own frame"),
     ],
     ids=["too many", "doubled", "far too many", "separators alone", "nothing", "line feeds", "mixed forms"],
 )

@@ -381,7 +381,7 @@ def test_without_space_it_is_refused_with_a_sentence(bench: SafetyBench, monkeyp
 
 
 def test_a_full_volume_refuses_a_restore_but_not_the_next(bench: SafetyBench) -> None:
-    """At the part that does not fit, however small it is; nothing of it is left, and no check waits for ever."""
+    """At the part that does not fit, however small it is; nothing of it is left, and no check waits forever."""
     content = bench.backed_up()
     full_at = len(content) - 1_000
     restore_id = bench.ask("begin_restore", size=len(content))["restore_id"]

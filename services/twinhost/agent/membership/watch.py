@@ -246,7 +246,7 @@ def secure_again(host: str) -> Remedy:
 
 
 class GetAttention(Request, tag="get_attention"):
-    """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and what it said last.
+    """Return what is wrong as this host knows it: mainpc's list, or while mainpc is silent, that and its last list.
 
     `evidence` is for operators, and empty for others.
     """

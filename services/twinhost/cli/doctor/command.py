@@ -102,7 +102,7 @@ def doctor(
     Exit status 1 if a check failed, or an attack succeeded.
     """
     if intruder and insider:
-        raise typer.BadParameter("give one of them; each is a run of its own", param_hint="--insider")
+        raise typer.BadParameter("give one of them; each is a separate run", param_hint="--insider")
     form = Format.JSON if as_json else form
     title, made = "Examination", examine
     if intruder:

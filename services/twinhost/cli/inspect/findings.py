@@ -121,7 +121,7 @@ def _goes_on(handler: ast.ExceptHandler) -> bool:
 
 
 def _fails_open(handler: ast.ExceptHandler) -> ZmqUse:
-    return ZmqUse(handler.lineno, "fails-open", "goes on without security after an error", "raise")
+    return ZmqUse(handler.lineno, "fails-open", "continues without security after an error", "raise")
 
 
 def _fixed(line: int, text: str, port: str = "zmq_port") -> ZmqUse:
@@ -167,7 +167,7 @@ def _of_receive(source: AgentSource, place: NodePlace, call: ast.Call, owner: as
     if not (unknown or timed or _AT_ONCE.search(arguments)):
         serves = socket is not None and socket.kind not in _CONNECTING
         instead = f"if {name}.poll(1000): {text_of(call)}" if serves else f"{name}.rcvtimeo = 5000, before this line"
-        yield ZmqUse(call.lineno, "no-timeout", "waits for ever", instead)
+        yield ZmqUse(call.lineno, "no-timeout", "waits forever", instead)
 
 
 def _of_sockets(source: AgentSource) -> Iterator[ZmqUse]:

@@ -72,7 +72,7 @@ def search(
             min=0,
             max=1,
             callback=not_nan,
-            help="Leave out results below S. No S tells whether one answers.",
+            help="Leave out results below S. No value shows whether a result answers the query.",
         ),
     ] = 0.0,
     limit: Annotated[int, typer.Option("-n", "--limit", metavar="N", min=1, max=100, help="Results.")] = 10,

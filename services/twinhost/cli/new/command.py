@@ -67,7 +67,7 @@ def agent(
         return 0
     output.show(f"Wrote {folder}: {', '.join(written)}")
     output.show_line(f"To test it, with twinhost[agent] and pytest installed: cd {folder} && python -m pytest")
-    output.show_line(f"To run it beside a stack: {folder / 'README.md'}")
+    output.show_line(f"To run it with a stack: {folder / 'README.md'}")
     return 0
 
 

@@ -61,7 +61,7 @@ def requests_in(frame: bytes, max_bytes: int) -> list[bytes]:
     if not requests:
         raise MalformedRequest("the frame has 0x1E and no request; send a JSON object after each 0x1E (RFC 7464)")
     if not frame.isascii() and any(is_container(part[0]) for part in requests):
-        raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in a frame of its own")
+        raise MalformedRequest("the frame has 0x1E and then MessagePack; send MessagePack in its own frame")
     return requests
 
 

@@ -1,1 +1,1 @@
-"""The attention list: what is wrong, since when, why, and the command that mends it."""
+"""The attention list: what is wrong, since when, why, and the command that fixes it."""

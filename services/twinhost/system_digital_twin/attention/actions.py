@@ -9,14 +9,14 @@ from twinhost.system_digital_twin.attention.attention import Attention
 
 
 class GetAttention(Request, tag="get_attention"):
-    """Return what is wrong, since when, why, and the command that mends it; the worst first.
+    """Return what is wrong, since when, why, and the command that fixes it; the worst first.
 
     `evidence` is for operators, and empty for others.
     """
 
 
 class AcknowledgeTrouble(Request, tag="acknowledge_trouble"):
-    """Acknowledge a trouble: until it gets worse or ends, it comes last and counts no more; an operator's action."""
+    """Acknowledge a trouble: until it gets worse or ends, it comes last and no longer counts; an operator's action."""
 
     id: NAME
 

@@ -38,7 +38,7 @@ def reported_errors(severe: SevereErrors) -> Iterator[Trouble]:
             Remedy(
                 "mainpc",
                 f"./twinhost call {ITSELF} acknowledge_errors shape_id={worst['shape_id']}",
-                "acknowledges those, once their cause is mended",
+                "acknowledges those, once their cause is fixed",
             ),
         ),
         evidence=_evidence(severe.groups, shapes),

@@ -84,7 +84,7 @@ class GetContext(InSpace, tag="get_context"):
 
 
 class ClearContext(InSpace, tag="clear_context"):
-    """Delete a session, or what one speaker said in it, whose name is written exactly so.
+    """Delete a session, or what one speaker said in it, whose name is matched exactly.
 
     The grant `{clear_context: own}` limits that to what the caller wrote.
     """

@@ -33,9 +33,9 @@ class SearchMemory(InSpace, tag="search_memory"):
     """Search interactions and memories, best first; `query` is words, without any syntax, at most 4096 bytes.
 
     `since` and `until` (ISO-8601 or seconds since the epoch) bound when a result occurred, or else was stored. `as_of`
-    searches as at that time: nothing newer, and "yesterday" counts from it. Results below `min_similarity` are left
-    out; no value of it tells whether one answers. With `keyword`, the results are memories that have it. `speaker` and
-    `keyword` are compared without case.
+    searches as of that time: nothing newer, and "yesterday" is relative to it. Results below `min_similarity` are left
+    out; no value of it shows whether one answers the query. With `keyword`, the results are memories that have it.
+    `speaker` and `keyword` are compared without case.
     """
 
     query: QUERY
