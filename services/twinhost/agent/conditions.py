@@ -63,9 +63,12 @@ def bounded(conditions: Iterable[Condition]) -> list[Condition]:
 
 
 def troubles_of(
-    host: str, conditions: Iterable[Condition], kinds: Mapping[str, Kind | None] = KINDS
+    host: str, conditions: Iterable[Condition], kinds: Mapping[str, Kind | None] = KINDS, *, agent: str = ""
 ) -> Iterator[Trouble]:
-    """Yield a trouble for each name of a host's conditions; sentences that differ in a number only are one member."""
+    """Yield a trouble for each name of a host's conditions; sentences that differ in a number only are one member.
+
+    `agent` is who says them, if it is not the one that the host has for itself.
+    """
     by_name: dict[str, list[Condition]] = {}
     for condition in conditions:
         by_name.setdefault(condition.name, []).append(condition)
@@ -78,12 +81,13 @@ def troubles_of(
         commands = dict.fromkeys(condition.command for condition in said if condition.command)
         remedies = [Remedy("mainpc" if kind in _ON_MAINPC else host, command) for command in commands]
         if not remedies and kind is Kind.CHECK_FAILED:
-            remedies = [read_log(host, "shows since when")]
+            why = "shows since when"
+            remedies = [Remedy(host, "", f"the log of {agent} {why}") if agent else read_log(host, why)]
         yield Trouble(
             kind=kind,
-            subject="/".join(filter(None, (host, part if base in kinds else name))),
+            subject="/".join(filter(None, (host, agent, part if base in kinds else name))),
             host=host,
-            what=f"{host}: {first.what}{f'; and {more} more' if more else ''}",
+            what=f"{agent or host}: {first.what}{f'; and {more} more' if more else ''}",
             level=Level.BROKEN if any(condition.level == "error" for condition in said) else Level.ATTENTION,
             remedies=tuple(remedies),
             evidence=tuple((name, condition.what) for condition in said),

@@ -146,7 +146,7 @@ def _ids(item: AttentionItem) -> list[str]:
 
 def _silences(item: AttentionItem, trouble: Trouble) -> bool:
     """Return whether an item says that a host is silent, which this trouble of the host says in another way."""
-    if trouble.kind is not Kind.UNREACHABLE and trouble.subject != f"{trouble.host}/{LINK_CHECK}":
+    if trouble.kind is not Kind.UNREACHABLE and not trouble.subject.endswith(f"/{LINK_CHECK}"):
         return False
     silent = {f"{kind}:{trouble.host}" for kind in (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.MAINPC_SILENT)}
     if trouble.subject == REGISTRY_AGENT:

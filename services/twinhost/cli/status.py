@@ -103,11 +103,15 @@ class Survey:
     def found(self) -> list[Trouble]:
         """Return what the list can't know: who can't be asked from here, and what agents have not told mainpc yet."""
         troubles: list[Trouble] = []
+        config, own = self.settings.config, hosts_own(self.settings.config)
+        further = {name: agent.host.name for name, agent in config.agents.items() if name not in own}
+        places = [*config.hosts, *(f"{host}/{name}" for name, host in further.items())]
         for report in self.reports:
-            troubles += _away(report, self.settings.config.hosts)
+            troubles += _away(report, places)
             if report is not self.registry or report.listed is None:  # else its list has them
                 said = [*_failed(report), *(_warned(report) if self.listed is None else ())]
-                troubles += troubles_of(report.agent.host.name, said)
+                name = report.agent.name
+                troubles += troubles_of(report.agent.host.name, said, agent=name if name in further else "")
         if opened := [report.agent.host.name for report in self.reports if report.health and not report.health.secure]:
             first, *others = dict.fromkeys(opened)
             troubles += open_links(first, secure=False, others=others, mismatched=())
@@ -338,8 +342,8 @@ def _ask(
     return AgentReport(agent, health, document, peers, registered, hosts, failure, listed, unlisted)
 
 
-def _away(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]:
-    """Yield why an agent did not answer, if it did not; `hosts` are all."""
+def _away(report: AgentReport, places: Collection[str]) -> Iterator[Trouble]:
+    """Yield why an agent did not answer, if it did not; `places` begin the subjects of all agents' checks."""
     agent, host = report.agent, report.agent.host.name
     if report.failure is not None:
         yield Trouble(
@@ -350,7 +354,7 @@ def _away(report: AgentReport, hosts: Collection[str]) -> Iterator[Trouble]:
             level=Level.BROKEN,
             cause=report.failure.sentence,
             evidence=(("code", report.failure.code),),
-            explains=tuple(f"{Kind.CHECK_FAILED}:{other}/{attention.LINK_CHECK}" for other in hosts)
+            explains=tuple(f"{Kind.CHECK_FAILED}:{place}/{attention.LINK_CHECK}" for place in places)
             if agent.name == REGISTRY_AGENT
             else (),
         )

@@ -75,6 +75,15 @@ def test_each_writer_of_a_host_has_a_trouble_of_its_own() -> None:
     assert (len(bob.evidence), len(alice.evidence)) == (2, 1)
 
 
+def test_two_agents_of_a_host_say_what_is_wrong_with_each() -> None:
+    """The one that pc2 has for itself, and one of the user."""
+    broken = [Condition(name="store", what="it can't be written", level="error")]
+    (own,), (other,) = troubles_of("pc2", broken), troubles_of("pc2", broken, agent="greeter")
+    assert (own.id, other.id) == ("check_failed:pc2/store", "check_failed:pc2/greeter/store")
+    assert (other.what, other.host) == ("greeter: it can't be written", "pc2")
+    assert other.remedies == (Remedy("pc2", "", "the log of greeter shows since when"),)
+
+
 def test_a_host_names_whom_it_refused_by_cause_and_address() -> None:
     rows = [
         Refused(cause=cause, address="192.0.2.9", peer=peer, fingerprint="SHA256:x", count=count, first=0.0, last=60.0)

@@ -36,13 +36,19 @@ class Hosts:
         return {agent.name: agent.host.name for agent in self._settings.config.agents.values()}
 
     def agents(self) -> list[SeenAgent]:
-        return seen_agents(hosts_own(self._settings.config), self._registry, self._reports)
+        return seen_agents(self.own(), self._registry, self._reports)
 
-    def conditions(self) -> Iterator[tuple[str, Sequence[Condition]]]:
-        """Yield what the other hosts say of themselves, while they can."""
-        for agent in self._others():
-            if not self._silent(agent):
-                yield agent.host.name, self._reports.conditions(agent.name)
+    def own(self) -> dict[str, str]:
+        """Return the same of the one agent that each host has for itself."""
+        return hosts_own(self._settings.config)
+
+    def conditions(self) -> Iterator[tuple[str, str, Sequence[Condition]]]:
+        """Yield what the other agents say of themselves, while they can: the host, and the name if it has another."""
+        own = self.own()
+        for agent in self._settings.config.agents.values():
+            if agent.name != self._settings.agent.name and not self._silent(agent):
+                name = "" if agent.name in own else agent.name
+                yield agent.host.name, name, self._reports.conditions(agent.name)
 
     def clocks(self) -> Iterator[SeenClock]:
         for agent in self._others():
@@ -94,8 +100,9 @@ class Hosts:
         return revision if now - self._keys_revised_at >= patience_s else None
 
     def _others(self) -> list[Agent]:
-        own = self._settings.agent.name
-        return [agent for agent in self._settings.config.agents.values() if agent.name != own]
+        """Return the agents that the other hosts have for themselves: one for each."""
+        here, agents = self._settings.agent.name, self._settings.config.agents
+        return [agents[name] for name in self.own() if name != here]
 
     def _silent(self, agent: Agent) -> bool:
         record = self._registry.find(agent.name)

@@ -24,13 +24,16 @@ class Following:
     revision: str | None
 
 
-def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now: float) -> Iterator[Trouble]:
+def ending_keys(
+    here: str, keys: Iterable[Peer], host_of: Mapping[str, str], own: Mapping[str, str], now: float
+) -> Iterator[Trouble]:
     """Yield the keys that end within 14 days, or have ended; those of programs as one trouble.
 
     Args:
         here: the host of mainpc's agent, which refuses them, as the other hosts' agents do.
         keys: those that are listed.
         host_of: the host by the name of its agent.
+        own: the same of the one agent that each host has for itself.
         now: in seconds since the epoch.
     """
     listed, hosts = list(keys), {here, *host_of.values()}
@@ -41,7 +44,7 @@ def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now
             continue
         kind = Kind.KEY_EXPIRED if key.validity.has_ended(now) else Kind.KEY_EXPIRES
         if key.name in host_of or key.name == OPERATOR:
-            yield _ending(hosts, kind, key, host_of.get(key.name), key.validity.not_after, now)
+            yield _ending(hosts, kind, key, own.get(key.name), key.validity.not_after, now)
         else:
             programs.setdefault(kind, []).append(key)
     for kind, ending in programs.items():
@@ -55,7 +58,7 @@ def ending_keys(here: str, keys: Iterable[Peer], host_of: Mapping[str, str], now
             host=first.host,
             cause="a program whose key has expired is refused everywhere" if past else None,
             since=float(first.validity.not_after or 0) if past else None,
-            remedies=_another(first.name, first.host, first.roles, "twinhost join --replace LINE"),
+            remedies=_another(first, "twinhost join --replace LINE", many=len(names) > 1),
             evidence=tuple((key.name, key.fingerprint) for key in ending[:20]),
             members=names,
             explains=_refused(hosts, Outcome.KEY_EXPIRED, names[:_EXPLAINED] if past else ()),
@@ -99,12 +102,17 @@ def _ending(hosts: Iterable[str], kind: Kind, key: Peer, agent_of: str | None, e
 
 
 def revoked_agents(
-    here: str, host_of: Mapping[str, str], revoked: Mapping[str, str], keyed: Iterable[str]
+    here: str,
+    host_of: Mapping[str, str],
+    own: Mapping[str, str],
+    revoked: Mapping[str, str],
+    keyed: Iterable[str],
 ) -> Iterator[Trouble]:
     """Yield the hosts' agents whose last key was revoked.
 
     Args:
         host_of: the host by the name of its agent.
+        own: the same of the one agent that each host has for itself.
         revoked: a revoked fingerprint by the name of its owner.
         keyed: who has a key that is listed.
     """
@@ -119,7 +127,7 @@ def revoked_agents(
             cause="an operator revoked it",
             remedies=new_key(name, host),
             evidence=(("fingerprint", revoked[name]),),
-            explains=_consequences({here, *host_of.values()}, Outcome.KEY_REVOKED, name, host),
+            explains=_consequences({here, *host_of.values()}, Outcome.KEY_REVOKED, name, own.get(name)),
         )
 
 
@@ -144,11 +152,11 @@ def new_key(name: str, host: str) -> tuple[Remedy, ...]:
     )
 
 
-def _another(name: str, host: str, roles: Iterable[str], join: str) -> tuple[Remedy, ...]:
-    given = " ".join(f"--role {role}" for role in sorted(roles))
+def _another(key: Peer, join: str, *, many: bool) -> tuple[Remedy, ...]:
+    given = " ".join(f"--role {role}" for role in sorted(key.roles))
     return (
-        Remedy("mainpc", f"{CERTS_INIT} revoke {name}", "first"),
-        Remedy("mainpc", f"{CERTS_INIT} invite {name} --host {host} {given}", f"then, on {host}: {join}"),
+        Remedy("mainpc", f"{CERTS_INIT} revoke {key.name}", "first, and so for each of them" if many else "first"),
+        Remedy("mainpc", f"{CERTS_INIT} invite {key.name} --host {key.host} {given}", f"then, on {key.host}: {join}"),
     )
 
 

@@ -49,7 +49,9 @@ def watch_all(
         "silent_agents": lambda: silence.silent_agents(hosts.agents()),
         "unhealthy_agents": lambda: silence.unhealthy_agents(hosts.agents()),
         "conditions": lambda: troubles_of(here, health.conditions(), OWN_KINDS),
-        "conditions_of_hosts": lambda: (one for said in hosts.conditions() for one in troubles_of(*said)),
+        "conditions_of_hosts": lambda: (
+            one for host, agent, said in hosts.conditions() for one in troubles_of(host, said, agent=agent)
+        ),
         "clocks": lambda: clocks.differing_clocks(
             here, hosts.clocks(), hosts.own_clock_set_by_s(), hosts.valid_only_here
         ),
@@ -58,9 +60,9 @@ def watch_all(
         ),
     }
     of_keys: dict[str, Detector] = {
-        "ending_keys": lambda: keys.ending_keys(here, hosts.listed_keys(), host_of(), clock.time()),
+        "ending_keys": lambda: keys.ending_keys(here, hosts.listed_keys(), host_of(), hosts.own(), clock.time()),
         "revoked_agents": lambda: keys.revoked_agents(
-            here, host_of(), security.revoked, (key.name for key in hosts.listed_keys())
+            here, host_of(), hosts.own(), security.revoked, (key.name for key in hosts.listed_keys())
         ),
         "retiring_keys": lambda: keys.retiring_keys(security.contested(), foundation.keys.peers.name_of, host_of()),
         "pending_revocations": lambda: keys.pending_revocations(hosts.following(), hosts.keys_revision()),

@@ -18,6 +18,8 @@ from twinhost.system_digital_twin.trust.retirements import Retirement
 
 NOW = 1_700_000_000.0
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
+HOST_OF = {SDT: "mainpc", UMRA: "pc2", "greeter": "pc2"}
+OWN = {SDT: "mainpc", UMRA: "pc2"}
 RUN = "docker compose run --rm certs-init"
 
 
@@ -27,7 +29,7 @@ def key(name: str, left_days: float, *, host: str = "pc2") -> Peer:
 
 
 def ending(*keys: Peer) -> list[Trouble]:
-    return [*ending_keys("mainpc", keys, {SDT: "mainpc", UMRA: "pc2"}, NOW)]
+    return [*ending_keys("mainpc", keys, HOST_OF, OWN, NOW)]
 
 
 def only(troubles: Iterable[Trouble]) -> Trouble:
@@ -83,7 +85,7 @@ def test_the_keys_of_programs_are_one_trouble() -> None:
 
 def test_an_agent_whose_last_key_is_revoked_is_broken() -> None:
     hosts, revoked = {UMRA: "pc2", SDT: "mainpc"}, {UMRA: "SHA256:x", "agent-1": "SHA256:y"}
-    trouble = only(revoked_agents("mainpc", hosts, revoked, [SDT]))
+    trouble = only(revoked_agents("mainpc", hosts, OWN, revoked, [SDT]))
     assert (trouble.id, trouble.level) == (f"key_revoked:{UMRA}", Level.BROKEN)
     refused = tuple(f"refusals:{host}/key_revoked/{UMRA}" for host in ("mainpc", "pc2"))
     assert trouble.explains == (*refused, "host_silent:pc2")
@@ -91,8 +93,18 @@ def test_an_agent_whose_last_key_is_revoked_is_broken() -> None:
         ("mainpc", f"{RUN} replace {UMRA}"),
         ("mainpc", f"{RUN} invite {UMRA} --host pc2 --role agent"),
     ]
-    assert [*revoked_agents("mainpc", hosts, revoked, [SDT, UMRA])] == [], "a rotation revokes the older key"
-    assert [*revoked_agents("mainpc", hosts, {}, [SDT])] == [], "a host that never had a key has not been set up yet"
+    assert [*revoked_agents("mainpc", hosts, OWN, revoked, [SDT, UMRA])] == [], "a rotation revokes the older key"
+    assert [*revoked_agents("mainpc", hosts, OWN, {}, [SDT])] == [], (
+        "a host that never had a key has not been set up yet"
+    )
+
+
+def test_another_agents_key_does_not_explain_that_its_host_is_silent() -> None:
+    """Else it would hide it: an agent of one's own on pc2 is not what pc2 lives by."""
+    (expired,) = ending(key("greeter", -2))
+    (revoked,) = revoked_agents("mainpc", HOST_OF, OWN, {"greeter": "SHA256:x"}, [SDT, UMRA])
+    assert (expired.id, revoked.id) == ("key_expired:greeter", "key_revoked:greeter")
+    assert "host_silent:pc2" not in {*expired.explains, *revoked.explains}
 
 
 def test_a_key_that_a_newer_one_retires_is_named() -> None:

@@ -3,12 +3,20 @@
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 from tests.configuration import GRANTS_LINE, RECALL_LINE
+from twinhost.agent.clocks import ClockReport
 from twinhost.agent.troubles import Kind
 from twinhost.deployment import hosts_own
+from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.system_digital_twin.attention.hosts import Hosts
 from twinhost.system_digital_twin.attention.keys import Following, pending_revocations
+from twinhost.system_digital_twin.attention.reports import HeardClock
 from twinhost.system_digital_twin.attention.silence import SeenAgent, silent_agents, silent_hosts
 
 CONFIG = (
@@ -32,6 +40,27 @@ def test_a_host_is_not_silent_because_another_agent_is(tmp_path: Path) -> None:
         "UnifiedMemoryReasoningAgent": "pc2",
         "Camera": "pc3",
     }
+
+
+def test_a_host_with_two_agents_is_named_once(tmp_path: Path) -> None:
+    """For what is the host's; what an agent says of itself stands beside its name."""
+    path = tmp_path / "network_config.yaml"
+    path.write_text(CONFIG)
+    config = load_network_config(path, {})
+    settings = SimpleNamespace(config=config, agent=config.agent("SystemDigitalTwin"))
+    foundation: Any = SimpleNamespace(
+        settings=settings, keys=SimpleNamespace(peers=None), clock=SYSTEM_CLOCK, handshakes=Handshakes()
+    )
+    registry: Any = SimpleNamespace(find=lambda name: name, status=lambda _: "HEALTHY", has_stopped=lambda _: False)
+    report = ClockReport(ahead_s=7_200.0, within_s=0.01)
+    reports: Any = SimpleNamespace(clock=lambda _: HeardClock(report, 0.0), conditions=lambda _: ())
+    hosts = Hosts(foundation, registry, reports, Mock())
+    assert sorted(clock.host for clock in hosts.clocks()) == sorted(hosts.answering()) == ["pc2", "pc3"]
+    assert sorted((host, agent) for host, agent, _ in hosts.conditions()) == [
+        ("pc2", ""),
+        ("pc2", "Greeter"),
+        ("pc3", ""),
+    ]
 
 
 def test_an_agent_that_never_sent_heartbeats_is_not_silent() -> None:
