@@ -26,7 +26,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.attack import Attack, Finding, Verdict
 from twinhost.adversary.campaign import play_against
 from twinhost.adversary.clients import Refused
-from twinhost.adversary.members import ATTACKS, INSIDER_ROLE, AttackedByMember, tidied_up
+from twinhost.adversary.flood import Beside
+from twinhost.adversary.members import ATTACKS, INSIDER_ROLE, AttackedByMember, judged, tidied_up
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.client import Client
@@ -222,6 +223,20 @@ def test_no_attack_harms_anybody_else(campaign: Campaign) -> None:
         print(f"{finding.where}, {finding.check}: {finding.verdict}: {finding.sentence}")
     failed = [finding for finding in campaign.findings if finding.verdict is Verdict.FAILED]
     assert not failed, failed
+
+
+def beside(p99_ms: float, **answered: int) -> Beside:
+    """What a neighbour saw that has 5 ms in quiet."""
+    return Beside([5.0] * 100, [1.0] * 98 + [p99_ms] * 2, answered)
+
+
+def test_a_neighbour_that_a_flood_delays_too_long_is_harmed() -> None:
+    """By the goal, on the machine that it runs on: by how much more than without the flood; both are said."""
+    assert judged(beside(29.0, ok=9)).verdict is Verdict.OK
+    late = judged(beside(31.0, ok=9, over_budget=1))
+    assert late.verdict is Verdict.FAILED
+    assert "p99 is 31 ms, and 5 ms without the flood" in late.sentence
+    assert judged(beside(5.0, not_granted=9)).verdict is Verdict.NOT_PLAYED
 
 
 @pytest.mark.parametrize("name", [SDT, UMRA])

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from twinhost.adversary.flood import Flood, Flooding, ask_politely
+from twinhost.adversary.flood import Flood, watched
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.key_writer import render_certificate
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
@@ -20,8 +20,6 @@ LIMIT_MS = 60.0
 QUIETS = 2  # times the p99 in quiet, which is added to the limit
 WINDOWS = 4
 TEXTS = 4_000
-A_SECOND = 50  # calls of the polite one
-WINDOW_S, QUIET_S = 3.0, 1.0
 TEXT = "report {0} of the garage door says temperature {0} in the kitchen"
 SAID = {"interaction_type": "user_query", "speaker": "bob"}
 CALLS = {
@@ -40,52 +38,57 @@ ERROR = {
     "message": "disk full " * 40,
 }
 RECORD = {"content": TEXT.format("NUMBER"), "last_accessed": "2026-11-27T08:00:00+00:00"}
-FLOODS = (
-    Flood("durable reports", SDT, [{"action": "report_error", "error": ERROR}]),
-    Flood("schemas", UMRA, [{"action": "get_schema"}], in_flight=4),
-    Flood("interactions", UMRA, [{"action": "add_interaction", "session_id": "s", "content": "flat NUMBER", **SAID}]),
-    Flood("searches", UMRA, [{"action": "search_memory", "query": "garage door temperature NUMBER"}], in_flight=4),
-    Flood(
-        "contexts",
+FLOODS: dict[str, tuple[str, Flood]] = {
+    "durable reports": (SDT, Flood([{"action": "report_error", "error": ERROR}])),
+    "schemas": (UMRA, Flood([{"action": "get_schema"}], in_flight=4)),
+    "interactions": (UMRA, Flood([{"action": "add_interaction", "session_id": "s", "content": "flat NUMBER", **SAID}])),
+    "searches": (UMRA, Flood([{"action": "search_memory", "query": "garage door temperature NUMBER"}], in_flight=4)),
+    "contexts": (
         UMRA,
-        [{"action": "get_context", "session_id": "long", "max_tokens": 8_000, "query": "garage door temperature"}],
-        in_flight=4,
+        Flood(
+            [{"action": "get_context", "session_id": "long", "max_tokens": 8_000, "query": "garage door temperature"}],
+            in_flight=4,
+        ),
     ),
-    Flood(
-        "large writes",
+    "large writes": (
         UMRA,
-        [
-            {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 250_000, "number": "NUMBER"}},
-            {"action": "store_memory", "memory_id": "m-NUMBER", "content": "word " * 13_000},
-            {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 2**20}},  # refused
-        ],
-        connections=8,
-        in_flight=4,
+        Flood(
+            [
+                {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 250_000, "number": "NUMBER"}},
+                {"action": "store_memory", "memory_id": "m-NUMBER", "content": "word " * 13_000},
+                {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 2**20}},  # refused
+            ],
+            connections=8,
+            in_flight=4,
+        ),
     ),
-    Flood(
-        "syncs",
+    "syncs": (
         UMRA,
-        [{"action": "sync_memories", "memories": [{"id": f"NUMBER-{n}", **RECORD} for n in range(250)]}],
-        connections=8,
-        in_flight=4,
+        Flood(
+            [{"action": "sync_memories", "memories": [{"id": f"NUMBER-{n}", **RECORD} for n in range(250)]}],
+            connections=8,
+            in_flight=4,
+        ),
     ),
-    Flood("audits", UMRA, [{"action": "memory_audit", "limit": 100}], connections=8, in_flight=4),
-    Flood(
-        "long searches",
+    "audits": (UMRA, Flood([{"action": "memory_audit", "limit": 100}], connections=8, in_flight=4)),
+    "long searches": (
         UMRA,
-        [{"action": "search_memory", "query": "report garage door temperature kitchen says " * 80, "limit": 100}],
-        connections=8,
-        in_flight=4,
+        Flood(
+            [{"action": "search_memory", "query": "report garage door temperature kitchen says " * 80, "limit": 100}],
+            connections=8,
+            in_flight=4,
+        ),
     ),
-    Flood(
-        "largest contexts",
+    "largest contexts": (
         UMRA,
-        [{"action": "get_context", "session_id": "long", "max_tokens": 100_000, "query": "garage", "scope": "all"}],
-        connections=8,
-        in_flight=4,
+        Flood(
+            [{"action": "get_context", "session_id": "long", "max_tokens": 100_000, "query": "garage", "scope": "all"}],
+            connections=8,
+            in_flight=4,
+        ),
     ),
-    Flood("costly patterns", UMRA, [{"action": "get_error_solution", "error_message": "ab" * 32_000}], in_flight=4),
-)
+    "costly patterns": (UMRA, Flood([{"action": "get_error_solution", "error_message": "ab" * 32_000}], in_flight=4)),
+}
 
 
 def enrolled(hosts: Hosts, *names: str) -> list[KeyPair]:
@@ -131,17 +134,16 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
         yield hosts
 
 
-@pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: flood.name.replace(" ", "-"))
-def test_one_key_s_flood_leaves_others_in_time(hosts: Hosts, keys: tuple[KeyPair, KeyPair], flood: Flood) -> None:
+@pytest.mark.parametrize("name", FLOODS)
+def test_one_key_s_flood_leaves_others_in_time(hosts: Hosts, keys: tuple[KeyPair, KeyPair], name: str) -> None:
     greedy, polite = keys
-    address = address_of(hosts, flood.agent, polite)
+    agent, flood = FLOODS[name]
     seen: list[str] = []
-    for _ in range(WINDOWS):
-        quiet = ask_politely(CALLS[flood.agent], address, A_SECOND, QUIET_S)
-        with Flooding(flood, address_of(hosts, flood.agent, greedy)) as flooding:
-            flooded = ask_politely(CALLS[flood.agent], address, A_SECOND, WINDOW_S)
-        assert sum(flooding.answered.values()) > flood.connections
-        seen.append(f"{flooded} (in quiet {quiet})")
-        if flooded.p99_ms <= LIMIT_MS + QUIETS * quiet.p99_ms:
-            return
-    pytest.fail(f"beside {flood.name}: {'; '.join(seen)}")
+    with Client(address_of(hosts, agent, polite)) as client:
+        for _ in range(WINDOWS):
+            beside = watched(flood, address_of(hosts, agent, greedy), client, CALLS[agent])
+            assert beside.answered
+            seen.append(str(beside))
+            if beside.p99_ms <= LIMIT_MS + QUIETS * beside.quiet_p99_ms:
+                return
+    pytest.fail(f"beside {name}: {'; '.join(seen)}")

@@ -6,13 +6,11 @@ caller, the neighbour, sees whether it is harmed. What a member stores it remove
 
 import json
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from statistics import quantiles
 from typing import Any
 
 from twinhost.adversary.attack import (
@@ -25,6 +23,7 @@ from twinhost.adversary.attack import (
     not_played,
 )
 from twinhost.adversary.clients import Refused
+from twinhost.adversary.flood import GOAL_MS, Beside, Calls, Flood, watched
 from twinhost.adversary.zmtp import Disconnected, NoAnswer
 from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT
 from twinhost.secure_zmq.client import Client
@@ -38,17 +37,18 @@ from twinhost.secure_zmq.errors import (
     UnknownAction,
 )
 from twinhost.secure_zmq.keys import KeyOwner
+from twinhost.secure_zmq.server_address import SecuredAddress
 
 INSIDER_ROLE = "insider"
 PRIVATE = "private"
-_CALL_S = 10.0
 _PIECE = "x" * 32_768
 _TRIES_BEYOND = 1.5  # of a budget: an agent may count what it stores as less than what was sent
 _MOST_SENT = 64 * 2**20  # bytes, whatever the budget is
 _SILENT_CONNECTIONS, _SILENT_S, _FREED_WITHIN_S = 9, 6.0, 10.0
-_FLOOD_S, _FLOOD_CONNECTIONS = 3.0, 8
+_FLOOD_CONNECTIONS, _FLOOD_IN_FLIGHT = 8, 4
+_FLOOD_WINDOWS = 4  # at most: other programs on the machine may be what took a neighbour's time in one
+_NEIGHBOURS_CALLS: Calls = [("ping", {})]
 _ASK_EVERY_S = 0.05
-NEIGHBOUR_P99_S = 0.25  # of a neighbour's calls during a flood: far above what an idle machine needs
 _INVISIBLE = "\U000e0001"  # a tag character, which no screen shows
 
 
@@ -197,15 +197,8 @@ def _error_flood(target: Member) -> AttackOutcome:
     with target.client() as client, target.neighbour() as neighbour:
         before = _errors_of_others(neighbour, name)
         for number in range(kept + 50):
-            error = {
-                "error_id": f"insider-{secrets.token_hex(8)}",
-                "agent_id": name,
-                "severity": "info",
-                "error_type": "InsiderTest",
-                "message": f"number {number} of a test of this deployment's budgets",
-            }
             with suppress(OverBudget):
-                client.call("report_error", error=error)
+                client.call("report_error", error=_error(target, f"insider-{secrets.token_hex(8)}", number))
         missing = before - _errors_of_others(neighbour, name)
         own = neighbour.call("get_errors", limit=1_000, agent=name)["errors"]
     if missing:
@@ -339,38 +332,59 @@ def _false_heading(target: Member) -> AttackOutcome:
     return defended("its text is quoted under its own name, without characters that no screen shows")
 
 
+def _flood_of(target: Member) -> Flood:
+    """Return what takes an agent longest, and what it stores, within the member's budget."""
+    schema: dict[str, Any] = {"action": "get_schema"}
+    text = "report of the garage door says temperature in the kitchen "
+    here = {"session_id": "insider", "space": PRIVATE}
+    requests = {
+        REGISTRY_AGENT: (
+            {"action": "get_events", "limit": 1_000},
+            {"action": "get_errors", "limit": 1_000},
+            {"action": "report_error", "error": _error(target, "insider-NUMBER", "NUMBER")},
+        ),
+        MEMORY_AGENT: (
+            {"action": "add_interaction", "interaction_type": "code", "content": 16 * text, **here},
+            {"action": "search_memory", "query": 64 * text, "limit": 100, "space": PRIVATE},
+            {"action": "get_context", "max_tokens": 100_000, "query": text, "scope": "all", **here},
+            {"action": "memory_audit", "limit": 100, "space": PRIVATE},
+        ),
+    }
+    return Flood((schema, *requests[target.agent.name]), _FLOOD_CONNECTIONS, _FLOOD_IN_FLIGHT)
+
+
+def _error(target: Member, error_id: str, number: object) -> dict[str, str]:
+    return {
+        "error_id": error_id,
+        "agent_id": target.own_name,
+        "severity": "info",
+        "error_type": "InsiderTest",
+        "message": f"number {number} of a test of this deployment's budgets",
+    }
+
+
 def _flood(target: AttackedAgent) -> AttackOutcome:
-    """Send changes and large reads as fast as it can, while a neighbour calls now and then."""
+    """Send what takes longest as fast as it can, while a neighbour calls now and then."""
     assert isinstance(target, AttackedByMember)
-    over = time.monotonic() + _FLOOD_S
-    refused: list[str] = []
-
-    def hammer() -> None:
-        with target.client() as client:
-            while time.monotonic() < over:
-                try:
-                    client.call("get_schema", deadline_s=_CALL_S)
-                except OverBudget as refusal:
-                    refused.append(str(refusal))
-                except ConnectionRefused as end:
-                    refused.append(str(end))
-                    return
-
-    threads = [threading.Thread(target=hammer, daemon=True) for _ in range(_FLOOD_CONNECTIONS)]
-    for thread in threads:
-        thread.start()
-    took_s = []
+    assert target.own_keys is not None  # a member has a key, and knows the agent's
+    assert target.pin is not None
+    address = SecuredAddress(target.agent.endpoint, target.own_keys, target.pin)
     with target.neighbour() as neighbour:
-        while time.monotonic() < over:
-            began = time.monotonic()
-            neighbour.call("ping", deadline_s=SERVED_WITHIN_S)
-            took_s.append(time.monotonic() - began)
-            time.sleep(_ASK_EVERY_S)
-    for thread in threads:
-        thread.join(_CALL_S)
-    p99_s = quantiles(took_s, n=100, method="inclusive")[98]
-    said = f"with {_FLOOD_CONNECTIONS} connections that never pause, a neighbour's p99 is {1_000 * p99_s:.0f} ms"
-    return defended(said) if p99_s <= NEIGHBOUR_P99_S else breached(said)
+        for _ in range(_FLOOD_WINDOWS):
+            seen = watched(_flood_of(target), address, neighbour, _NEIGHBOURS_CALLS)
+            if seen.in_time:
+                break
+    return judged(seen)
+
+
+def judged(seen: Beside) -> AttackOutcome:
+    """Return whether a neighbour's calls beside a flood were in time."""
+    if not seen.answered.get("ok"):
+        return not_played(f"all of the flood was refused: {', '.join(seen.answered) or 'nothing was answered'}")
+    said = f"beside connections that never pause a neighbour's {seen}"
+    if seen.in_time:
+        return defended(said)
+    return breached(f"{said}: more than {GOAL_MS:g} ms more; try it again while nothing else keeps this machine busy")
 
 
 ATTACKS = (
