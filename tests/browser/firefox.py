@@ -62,14 +62,14 @@ class Firefox:
 
 @contextmanager
 def firefox(home: Path, theme: str) -> Iterator[Firefox]:
-    """Start Firefox with a new profile below `home`; a profile has one theme."""
+    """Start Firefox with a new profile below `home`, which asks for this theme, and for no motion."""
     assert FIREFOX is not None
     profile = home / "profile"
     profile.mkdir()
     is_light = int(theme == "light")
-    (profile / "user.js").write_text(
-        f'user_pref("layout.css.prefers-color-scheme.content-override", {is_light});\n', encoding="utf-8"
-    )
+    preferences = {"layout.css.prefers-color-scheme.content-override": is_light, "ui.prefersReducedMotion": 1}
+    lines = [f'user_pref("{name}", {value});\n' for name, value in preferences.items()]
+    (profile / "user.js").write_text("".join(lines), encoding="utf-8")
     command = [FIREFOX, "--headless", "--no-remote", "--profile", str(profile), "--remote-debugging-port", "0"]
     log = home / "log"
     with log.open("w") as file:

@@ -114,6 +114,7 @@ def test_nor_in_firefox(troubled: Watched, tmp_path: Path, theme: str) -> None:
         assert window.evaluate("matchMedia('(prefers-color-scheme: dark)').matches") == (theme == "dark")
         for width in WIDTHS:
             check(troubled, window, width)
+            assert window.evaluate("document.getAnimations().length") == 0
 
 
 def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
@@ -136,6 +137,22 @@ def test_it_is_used_by_keyboard_alone(troubled: Watched) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("#identities-table")).to_contain_text(UMRA.name)
     assert page.evaluate("document.activeElement.id") == "content"
+
+
+def test_turning_pages_by_keyboard_keeps_the_focus(troubled: Watched) -> None:
+    """Also at the last page, which has no next one."""
+    page = troubled.page
+    troubled.open("/agents")
+    shown, focused = page.locator(".pager span"), page.locator(":focus")
+    page.get_by_role("button", name="Next").focus()
+    for _ in range(2):
+        page.keyboard.press("Enter")
+        expect(shown).to_have_text("26 to 42 of 42")
+        expect(focused).to_have_text("Next")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Enter")
+    expect(shown).to_have_text("1 to 25 of 42")
+    expect(focused).to_have_text("Back")
 
 
 def test_nothing_moves_where_a_reader_asked_for_that(troubled: Watched) -> None:

@@ -2,7 +2,7 @@
 // items; of records, mainpc filters them, and sends a page at a time.
 
 import { answerTo } from "./asked.js";
-import { draw, el, keyed, setText, table } from "./dom.js";
+import { draw, el, keyed, setAttribute, setText, table } from "./dom.js";
 import { setParameters } from "./router.js";
 import { count } from "./text.js";
 
@@ -28,7 +28,7 @@ function setValue(input, value) {
 
 /** Return a text and two buttons, each of which sets a parameter to its value. */
 function newPager(caption, name, back, next) {
-  const turn = ({ currentTarget }) => setParameters({ [name]: currentTarget.value });
+  const turn = ({ currentTarget }) => currentTarget.ariaDisabled === "false" && setParameters({ [name]: currentTarget.value });
   const buttons = [back, next].map((word) => el("button", { type: "button" }, word));
   for (const button of buttons) button.addEventListener("click", turn);
   return el("nav", { class: "pager", "aria-label": `Pages: ${caption}` }, el("span", { role: "status" }), ...buttons);
@@ -39,7 +39,7 @@ function drawPager(pager, words, values) {
   const [text, ...buttons] = pager.children;
   setText(text, words);
   buttons.forEach((button, at) => {
-    button.disabled = values[at] === null;
+    setAttribute(button, "aria-disabled", String(values[at] === null)); // "disabled" would take the focus away
     button.value = values[at] ?? "";
   });
 }
