@@ -196,6 +196,13 @@ def test_a_hidden_page_no_longer_says_that_all_is_well(watched: Watched) -> None
     page.unroute("**/stream.js")
 
 
+def test_a_full_disk_is_no_forecast(watched: Watched) -> None:
+    disk = {"name": "state", "used_mb": 98_000, "free_mb": 0, "total_mb": 98_000}
+    watched.twin.measured(machine={"disks": [disk]})
+    watched.draw()
+    expect(watched.page.locator(".host-forecast").last).to_have_text("The disk of its state is full.")
+
+
 def test_every_page_says_what_is_wrong(watched: Watched) -> None:
     """In its header, which leads to the list."""
     watched.open("/keys")

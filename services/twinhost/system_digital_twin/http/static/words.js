@@ -56,13 +56,14 @@ function wordOfResource({ resource, name }) {
   return `${RESOURCES[resource] ?? plain(resource, 20)}${name ? ` (${plain(name, 40)})` : ""}`;
 }
 
-/** Return when the growing resources of a host will be full. */
+/** Return which disks of a host are full, and when its growing resources will be. */
 export function wordsOfForecasts(host) {
+  const full = (host.machine?.disks ?? []).filter((disk) => disk.free_mb < 1).map((disk) => `The disk of its ${plain(disk.name, 20)} is full.`);
   const known = (host.forecasts ?? []).filter(({ growth_mb_per_hour: growth }) => isNumber(growth));
-  if (known.length === 0) return `No forecast: ${plain(host.forecasts?.[0]?.reason, 60) || "not measured yet"}.`;
   const soon = known.filter(({ time_to_full_s: left }) => isNumber(left) && left <= WEEK_S).map((forecast) => {
     const { time_to_full_s: left, interval } = forecast;
     return `${wordOfResource(forecast)} will be full in about ${duration(left)} (${duration(interval.low)} to ${duration(interval.high)}).`;
   });
-  return soon.join(" ") || "At this rate, nothing will be full within a week.";
+  const none = `No forecast: ${plain(host.forecasts?.[0]?.reason, 60) || "not measured yet"}.`;
+  return [...full, ...soon].join(" ") || (known.length === 0 ? none : "At this rate, nothing will be full within a week.");
 }
