@@ -9,6 +9,9 @@ COMPOSE := docker compose
 # testcontainers' reaper is an image of its own, which a machine without a registry can't pull; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
 
+# dockerd, iptables and nats-server are in /usr/sbin, which the PATH of `su` or of a job may lack.
+export PATH := $(PATH):/usr/sbin
+
 # Some images set it. Hundreds of the tests' processes would each compile the whole project again.
 export PYTHONDONTWRITEBYTECODE :=
 

@@ -10,7 +10,7 @@ scripts/setup/tool_venv.sh bench
 mapfile -t packages < <(missing_compiler)
 [ -e /usr/include/zmq.h ] || packages+=(libzmq3-dev)
 command -v openssl >/dev/null || packages+=(openssl)
-PATH=$PATH:/usr/sbin command -v nats-server >/dev/null || packages+=(nats-server)
+command -v nats-server >/dev/null || packages+=(nats-server)
 [ ${#packages[@]} -gt 0 ] || exit 0
 if ! on_debian_13 || ! is_root; then
     step "Missing: ${packages[*]}; only root on Debian 13 can install them here (the report names what is missing)"

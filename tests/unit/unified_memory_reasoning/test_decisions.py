@@ -265,8 +265,9 @@ def test_a_hostile_text_is_searched_in_time(unit: str) -> None:
 
 def test_the_development_set_keeps_its_figures(tmp_path: Path) -> None:
     """Precision and recall as documented, in both halves, of what summaries list."""
-    of, figures = load(), Figures()
-    with Agent(tmp_path / "agent", DEFAULT_PATH) as agent:
+    of, figures, config = load(), Figures(), tmp_path / "network_config.yaml"
+    config.write_text(DEFAULT_PATH.read_text(encoding="utf-8").replace("embeddings: auto", "embeddings: off"))
+    with Agent(tmp_path / "agent", config) as agent:
         agent.fill(of.turns())
         measure_decisions(figures, agent, of)
     for half in HALVES:
