@@ -4,6 +4,7 @@ import base64
 import email
 import email.policy
 import json
+import socket
 import socketserver
 import ssl
 import threading
@@ -46,7 +47,8 @@ class _Serving:
 class HttpReceiver(_Serving):
     """Keeps the bodies, paths, and headers of what is posted; answers `status` and `answer`."""
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", shown: Path | None = None) -> None:
+        """Serve HTTP, or with a `certificate` HTTPS."""
         self.address = address
         self.bodies: list[dict[str, Any]] = []
         self.paths: list[str] = []
@@ -71,6 +73,8 @@ class HttpReceiver(_Serving):
                 """Say nothing."""
 
         self.server = ThreadingHTTPServer((address, 0), Handler)
+        if shown is not None:
+            self.server.socket = _encrypted(self.server.socket, shown)
 
     @property
     def titles(self) -> list[str]:
@@ -92,6 +96,12 @@ def certificate(folder: Path, address: str = "127.0.0.1") -> Path:
     path = folder / f"{address}.pem"
     path.write_bytes(signed.public_bytes(serialization.Encoding.PEM) + secret)
     return path
+
+
+def _encrypted(plain: socket.socket, shown: Path) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(shown)
+    return context.wrap_socket(plain, server_side=True)
 
 
 class _Threading(socketserver.ThreadingTCPServer):
@@ -155,9 +165,7 @@ class _SmtpSession(socketserver.StreamRequestHandler):
 
     def _encrypt(self) -> None:
         assert self.receiver.shown is not None
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.receiver.shown)
-        self.request = context.wrap_socket(self.request, server_side=True)
+        self.request = _encrypted(self.request, self.receiver.shown)
 
     def _say(self, line: str) -> None:
         self.wfile.write(f"{line}\r\n".encode())

@@ -22,9 +22,9 @@ MESSAGE = Message(
 TOKEN = "s3cret-token"
 
 
-def http(kind: Any, port: int, path: str = "/alerts/topic", **fields: Any) -> Destination:
+def http(kind: Any, port: int, path: str = "/alerts/topic", scheme: str = "http", **fields: Any) -> Destination:
     settings: dict[str, Any] = {"url_file": None, "token_file": None, "unencrypted": False}
-    url = f"http://127.0.0.1:{port}{path}"
+    url = f"{scheme}://127.0.0.1:{port}{path}"
     return Destination("c.yaml", "phone", HttpDestination(kind, url, **(settings | fields)))
 
 
@@ -113,24 +113,31 @@ def test_a_server_that_is_down_is_named() -> None:
             destination.send(MESSAGE, "id-1")
 
 
-@pytest.mark.parametrize("encryption", ["starttls", "tls"])
-def test_mail_is_encrypted_and_its_server_verified(
-    secret: Path, tmp_path: Path, encryption: Literal["starttls", "tls"], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("way", ["https", "starttls", "tls"])
+def test_a_server_is_verified_before_it_gets_anything(
+    secret: Path, tmp_path: Path, way: Literal["https", "starttls", "tls"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the message nor the password goes to a server with a certificate that nobody trusts, or of another."""
+    """Neither the message nor the secret goes to one with a certificate that nobody trusts, or of another."""
     own, other = certificate(tmp_path), certificate(tmp_path, "127.0.0.2")
     for trusted, shown, problem in ((None, own, "self-signed"), (other, other, "IP address mismatch"), (own, own, "")):
         monkeypatch.setenv("SSL_CERT_FILE", str(trusted or "/dev/null"))
-        with SmtpReceiver("", encryption, shown) as receiver:
-            destination = mail(receiver.port, encryption, user="ana", password_file=secret)
+        receiver = HttpReceiver(shown=shown) if way == "https" else SmtpReceiver("", way, shown)
+        with receiver:
+            if way == "https":
+                destination = http("webhook", receiver.port, scheme="https", token_file=secret)
+            else:
+                destination = mail(receiver.port, way, user="ana", password_file=secret)
             if problem:
                 with pytest.raises(NotTaken, match=f"CERTIFICATE_VERIFY_FAILED.*{problem}"):
                     destination.send(MESSAGE, "id-1")
-                assert (receiver.mails, receiver.logins) == ([], [])
             else:
                 destination.send(MESSAGE, "id-1")
-                assert [received["Subject"] for received in receiver.mails] == ["mainpc's disk is full"]
-                assert receiver.logins == [f"\0ana\0{TOKEN}"]
+        messages, secrets = (
+            (receiver.bodies, receiver.headers)
+            if isinstance(receiver, HttpReceiver)
+            else (receiver.mails, receiver.logins)
+        )
+        assert (len(messages), len(secrets)) == ((0, 0) if problem else (1, 1))
 
 
 def test_mail_is_not_sent_without_its_encryption(secret: Path) -> None:
