@@ -181,32 +181,28 @@ class Hosts:
 
     def beat(self, status: str) -> None:
         """Send a heartbeat to mainpc; what hinders it is shown there as silence."""
-        mainpc = self._settings.registry_agent.name
-        try:
-            if self._registered:
-                try:
-                    self._call(mainpc, "heartbeat", agent_name=self._name, status=status)
-                    return
-                except NotFound:
-                    _log.info("notify_registers_again")
-            self._call(mainpc, "register_agent", agent_name=self._name, status=status)
-            self._call(mainpc, "heartbeat", agent_name=self._name, status=status)
-            self._registered = True
-        except TwinhostError as error:
-            _log.debug("heartbeat_failed", reason=str(error))
+        self._report(status=status)
 
     def say_goodbye(self) -> None:
         """Say that this process stops."""
         if self._registered:
-            try:
-                self._call(self._settings.registry_agent.name, "heartbeat", agent_name=self._name, stopping=True)
-            except TwinhostError as error:
-                _log.debug("heartbeat_failed", reason=str(error))
+            self._report(stopping=True)
 
     def close(self) -> None:
         """Close the connections."""
         for client in self._clients.values():
             client.close()
+
+    def _report(self, **said: Any) -> None:
+        mainpc = self._settings.registry_agent.name
+        try:
+            if not self._registered:
+                self._call(mainpc, "register_agent", agent_name=self._name, **said)
+                self._registered = True
+            self._call(mainpc, "heartbeat", agent_name=self._name, **said)
+        except TwinhostError as error:
+            self._registered = self._registered and not isinstance(error, NotFound)
+            _log.debug("heartbeat_failed", reason=str(error))
 
     @property
     def _name(self) -> str:

@@ -220,7 +220,7 @@ class Rules:
         if self._last is None or now - self._heard_at >= UNHEARD_S:
             return Message("attention", _UNHEARD, f"{_UNHEARD}.", iso_time(now))
         items = self._last.items
-        lines = [f"{self._since(_news_of(item).since)}: {_news_of(item).what}" for item in items[:_SHOWN]]
+        lines = [f"{self._since(news.since)}: {news.what}" for news in map(_news_of, items[:_SHOWN])]
         if len(items) > _SHOWN:
             lines.append(f"and {len(items) - _SHOWN} more")
         first = one_line(headline(items), _MOST)

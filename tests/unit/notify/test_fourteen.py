@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from tests.receivers import HttpReceiver
-from tests.staged_troubles import STAGINGS, Deployment, Staging
+from tests.staged_troubles import BEAT_S, STAGINGS, Deployment, Staging
 from tests.unit.system_digital_twin.http.test_state import Twin
-from tests.unit.system_digital_twin.twin import SDT, Clock
+from tests.unit.system_digital_twin.twin import OPERATOR, SDT, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.layout import NOTIFIER_ROLE, NOTIFY
 from twinhost.deployment import Settings, load_settings
@@ -162,3 +162,9 @@ def test_a_cause_that_is_found_later_is_the_one_message(deployment: Notified, ea
     deployment.recover()
     deployment.pass_seconds(QUIET_S)
     assert len(deployment.told) == 2
+
+
+def test_it_registers_again_after_it_was_unregistered(deployment: Notified) -> None:
+    deployment.twin.call("unregister", OPERATOR, agent_name=NOTIFY)
+    deployment.pass_seconds(3 * BEAT_S)
+    assert deployment.twin.call("get_all_agents")["agents"][NOTIFY]["status"] == "HEALTHY"
