@@ -105,6 +105,6 @@ def test_a_killed_host_is_one_message_and_its_return_another(
     notifying.wait_until_ready()
     first, second = web.titles
     assert first.startswith(began)
-    assert second.startswith("Mended after ")
+    assert second.startswith("Resolved after ")
     assert second.endswith(first)
     assert TOKEN not in notifying.logs("notify")

@@ -137,9 +137,9 @@ def test_a_silent_agent_is_told_once_and_its_end_once(
         time.sleep(QUIET_S)
         assert len(naming(web.titles, "vision")) == 1
         vision = agent(stack, "vision")
-        wait_until(lambda: beats(vision) and naming(web.titles, "Mended"), TOLD_WITHIN_S, "the end is told")
-        (end,) = naming(web.titles, "Mended")
-        assert end.startswith("Mended after ")
+        wait_until(lambda: beats(vision) and naming(web.titles, "Resolved"), TOLD_WITHIN_S, "the end is told")
+        (end,) = naming(web.titles, "Resolved")
+        assert end.startswith("Resolved after ")
         assert end.endswith("vision on laptop does not respond")
         vision.close()
 
@@ -166,7 +166,7 @@ def test_a_mainpc_that_ends_is_told_once(
     assert len(web.titles) == 2, web.titles
     began, ended = web.titles
     assert began.startswith(MAINPC_SILENT)
-    assert ended.startswith("Mended after")
+    assert ended.startswith("Resolved after")
     assert ended.endswith(began)
 
 
@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_though_nothing_can_be_stored(
             time.sleep(QUIET_S)
     began, ended = web.titles
     assert began == "mainpc's disk is full: 0 MB of 8 MB free"
-    assert ended.startswith("Mended after ")
+    assert ended.startswith("Resolved after ")
     assert ended.endswith(began)
 
 

@@ -64,5 +64,5 @@ def test_pc2_tells_of_a_machine_that_is_off(site: Site, web: HttpReceiver) -> No
     time.sleep(QUIET_S)
     assert web.titles[:2] == ["twinhost: test", "mainpc does not answer pc2"]
     (end,) = web.titles[2:]
-    assert end.startswith("Mended after ")
+    assert end.startswith("Resolved after ")
     assert end.endswith(": mainpc does not answer pc2")

@@ -122,8 +122,8 @@ class Destination:
                 server.login(settings.user, password)
             refused = server.send_message(mail)
         if refused:  # by some; the others have it
-            return one_line(f"{settings.host} took it, but not for {', '.join(refused)}", _MAX_ANSWER)
-        return f"{settings.host} took it for {', '.join(settings.to)}"
+            return one_line(f"{settings.host} accepted it, but not for {', '.join(refused)}", _MAX_ANSWER)
+        return f"{settings.host} accepted it for {', '.join(settings.to)}"
 
     def _url(self, settings: HttpDestination) -> str:
         if settings.url_file is None:

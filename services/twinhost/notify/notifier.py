@@ -105,12 +105,12 @@ class Notifier:
 
     def _drop(self) -> None:
         if dropped := self._outbox.drop(self._destinations, self._clock.time()):
-            _log.error("messages_dropped", number=dropped, reason="nobody took them for a week, or they are for nobody")
+            _log.error("messages_dropped", number=dropped, reason="not accepted for a week, or the destination is gone")
 
     def _status(self) -> str:
         """Return what the heartbeat says: the attention list has what is not healthy."""
         if self._outbox.fault is not None:
-            return "can't store what it tells"
+            return "can't store its messages"
         now = self._clock.time()
         failing = [
             name

@@ -277,10 +277,10 @@ def lasted(seconds: float) -> str:
 
 def _title(news: News) -> str:
     if news.event == "ended":
-        return f"Mended after {lasted(news.lasted_s)}: {news.what}"
+        return f"Resolved after {lasted(news.lasted_s)}: {news.what}"
     if news.event == "passed":
         times = f", {news.times} times" if news.times > 1 else ""
-        return f"Mended already after {lasted(news.lasted_s)}{times}: {news.what}"
+        return f"Already resolved after {lasted(news.lasted_s)}{times}: {news.what}"
     return f"Changed: {news.what}" if news.event == "changed" else news.what
 
 

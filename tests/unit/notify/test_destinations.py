@@ -80,7 +80,7 @@ def test_a_topic_of_ntfy_gets_the_message() -> None:
 def test_a_mail_server_gets_the_message(secret: Path) -> None:
     with SmtpReceiver() as receiver:
         answer = mail(receiver.port, user="ana", password_file=secret).send(MESSAGE, "id-1")
-    assert answer == "127.0.0.1 took it for ana@example.org, ben@example.org"
+    assert answer == "127.0.0.1 accepted it for ana@example.org, ben@example.org"
     (received,) = receiver.mails
     assert received["Subject"] == "mainpc's disk is full"
     assert received["Message-ID"] == "<id-1@twinhost>"

@@ -140,7 +140,7 @@ def test_one_message_says_it_and_one_its_end(deployment: Notified, staging: Stag
     deployment.pass_seconds(QUIET_S)
     assert len(deployment.told) == 2, [message.title for message in deployment.told]
     ended = deployment.told[1]
-    mended = re.fullmatch(r"Mended after \S+ (?:s|min|h|d)(?: \S+ (?:min|h))?: (.*)", ended.title)
+    mended = re.fullmatch(r"Resolved after \S+ (?:s|min|h|d)(?: \S+ (?:min|h))?: (.*)", ended.title)
     assert mended is not None, ended.title
     assert mended[1] == told.title
     assert {(each["id"], each["event"]) for each in ended.body["news"]} == {(name, "ended") for name in news}

@@ -72,7 +72,7 @@ def test_what_can_not_be_stored_is_told_all_the_same(
         database.execute("CREATE TRIGGER full BEFORE INSERT ON memory BEGIN SELECT RAISE(ABORT, 'disk full'); END")
         hosts.view = View([item()])
         passes(notifier, clock, 60)
-        assert hosts.statuses[-1] == "can't store what it tells"
+        assert hosts.statuses[-1] == "can't store its messages"
         wait_until(lambda: web.titles, PATIENCE_S, "it is delivered")
         database.execute("DROP TRIGGER full")
         passes(notifier, clock, 60)

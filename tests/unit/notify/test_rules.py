@@ -101,7 +101,7 @@ def test_a_cause_of_what_was_told_is_told_and_both_end_as_one() -> None:
     assert desk.titles == ["pc2's host_silent", "mainpc's disk_full"]
     desk.passes(30)
     (end,) = desk.titles[2:]
-    assert end.startswith("Mended after ")
+    assert end.startswith("Resolved after ")
     assert end.endswith("; and 1 more")
 
 
@@ -119,7 +119,7 @@ def test_what_is_acknowledged_is_not_told_but_its_end_is() -> None:
     desk.passes(20, item())
     desk.passes(20, acknowledged)
     desk.passes(20)
-    assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Mended"]
+    assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Resolved"]
 
 
 def test_a_change_that_mainpc_announces_is_told() -> None:
@@ -138,7 +138,7 @@ def test_a_restart_repeats_nothing_and_loses_nothing() -> None:
     desk.passes(60, item())
     desk.restart()
     desk.passes(60)  # it ended meanwhile
-    assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Mended"]
+    assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Resolved"]
 
 
 def test_a_dead_mainpc_is_told_once_by_what_pc2_says() -> None:
@@ -153,7 +153,7 @@ def test_a_dead_mainpc_is_told_once_by_what_pc2_says() -> None:
     desk.passes(RETURN_S - LOOK_S, item(), item("host_silent:pc2", announced=iso_time(desk.now)))
     desk.passes(120, item())
     assert len(desk.sent) == 3
-    assert desk.titles[2].startswith("Mended after")
+    assert desk.titles[2].startswith("Resolved after")
 
 
 def test_both_hosts_silent_is_told_after_a_minute() -> None:
@@ -184,7 +184,7 @@ def test_quiet_hours_hold_back_what_is_not_broken() -> None:
     assert desk.sent == []
     desk.passes(7_200, item("key_expires:pc2", level="attention"))
     assert desk.titles == ["pc2's key_expires; and 1 more"]
-    assert "Mended already after 10 min: pc2's gpu_hot" in desk.sent[0].text
+    assert "Already resolved after 10 min: pc2's gpu_hot" in desk.sent[0].text
 
 
 @pytest.mark.parametrize(("through", "sent"), [("broken", 1), ("nothing", 0)])

@@ -86,7 +86,7 @@ function summaryOf(state) {
   }
   const hosts = many(state.hosts?.length ?? 0, "machine", "machines");
   const agents = many(state.counts?.agents ?? 0, "agent", "agents");
-  const text = items.length === 0 ? `Nothing needs attention on ${hosts}, with ${agents}.` : `${items.length === 1 ? "It" : "Each"} opens to its cause and to the command that mends it. As of ${clock(asOf, now())}.`;
+  const text = items.length === 0 ? `Nothing needs attention on ${hosts}, with ${agents}.` : `${items.length === 1 ? "It" : "Each"} opens to its cause and to the command that fixes it. As of ${clock(asOf, now())}.`;
   return { level, title: plain(headline, MOST_TEXT), text };
 }
 
@@ -117,7 +117,7 @@ function updateTrouble(element, item) {
   draw(since, item.since, (iso) => agoElement(iso, "for"));
   draw(facts, [item.since, item.host, item.cause, item.acknowledged], () => factsOf(item));
   draw(explains, item.explains, explained);
-  draw(remedies, item.remedies, (all) => (all.length > 0 ? [el("h3", {}, "To mend it"), ...all.map(remedy)] : []));
+  draw(remedies, item.remedies, (all) => (all.length > 0 ? [el("h3", {}, "To fix it"), ...all.map(remedy)] : []));
   draw(acknowledge, [item.id, !item.acknowledged], ([id, isNew]) => (isNew ? acknowledging(id) : []));
   draw(evidence, item.evidence, seen);
 }
