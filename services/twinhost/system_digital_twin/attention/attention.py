@@ -112,6 +112,8 @@ class Attention:
             roots.add(root.id)
             names = {trouble.id for trouble in explained}
             self._first |= dict.fromkeys(names, now)  # without its cause it has to last SETTLE_S anew
+            if root.kind is Kind.CLOCKS_DIFFER and root.id in self._remembered and names - absent:
+                ended.discard(root.id)  # a host that is silent because of its clock can't say it again
             if root.id in ended:
                 ended |= names & absent
         told = {name: event for name in roots - self._remembered if (event := self._news(name, now)) is not None}

@@ -229,6 +229,17 @@ def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) ->
     assert bench.told[1:] == [("trouble_ended", "gpu_hot:pc2/gpu0")]
 
 
+def test_a_silent_hosts_clock_is_the_cause_after_a_restart_too(bench: Bench) -> None:
+    """The host that refuses mainpc because of its clock can't report it again."""
+    clock = Trouble(kind=Kind.CLOCKS_DIFFER, subject="pc2", what="2 h behind", explains=("host_silent:pc2",))
+    bench.passes(10, clock, SILENT)
+    bench.restart()
+    bench.passes(GRACE_S + 60, SILENT)
+    assert (bench.ids, bench.told) == (["clocks_differ:pc2"], [("trouble_began", "clocks_differ:pc2")])
+    bench.passes(CALM_S + 2)
+    assert (bench.ids, bench.told[1:]) == ([], [("trouble_ended", "clocks_differ:pc2")])
+
+
 def test_a_host_that_came_back_during_a_restart_is_not_listed(bench: Bench) -> None:
     """The registry is on disk, so that there is nothing to wait for."""
     bench.passes(10, SILENT, HOT)
