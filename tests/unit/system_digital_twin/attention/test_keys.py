@@ -99,7 +99,7 @@ def test_an_agent_whose_last_key_is_revoked_is_broken() -> None:
     )
 
 
-def test_another_agents_key_does_not_explain_that_its_host_is_silent() -> None:
+def test_another_agents_key_does_not_explain_a_silent_host() -> None:
     """Else it would hide it: an agent of one's own on pc2 is not what pc2 lives by."""
     (expired,) = ending(key("greeter", -2))
     (revoked,) = revoked_agents("mainpc", HOST_OF, OWN, {"greeter": "SHA256:x"}, [SDT, UMRA])
