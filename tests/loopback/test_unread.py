@@ -269,9 +269,11 @@ def test_large_requests_wait_where_too_much_came(agent: ServedAgent, peer_keys: 
         guard._freed_until[NAME] = time.monotonic() + 1.0
         client.call("who_am_i")
         assert not connections.closed_count
+        before = agent.server._dispatcher.counters.requests
         client.call("large", reply_bytes=1, filler="x" * HARMLESS_BYTES, deadline_s=20)
         assert connections.closed_count
         assert time.monotonic() >= guard._freed_until[NAME]
+        assert agent.server._dispatcher.counters.requests == before + 1
 
 
 def test_what_no_key_has_proven_leaves_others_alone(

@@ -140,6 +140,29 @@ def test_a_finished_read_is_answered_though_the_commit_fails(tmp_path: Path) -> 
         assert refused["code"] == "store_unavailable"
 
 
+def test_a_read_that_ended_in_a_lost_batch_is_done_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    again = inbound(COUNT)
+    assert bench.dispatcher.answer([again]) == []
+    again.begun = bench.dispatcher.begun
+    monkeypatch.setattr(dispatch, "SLICE_S", 60.0)
+    read, refused = bench.answer([again, inbound({"action": "doom"})])
+    assert read == {"status": "ok", "before": 0, "sum": 0, "request_id": "2"}
+    assert refused["code"] == "store_unavailable"
+
+
+def test_a_read_that_saw_what_was_lost_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it handed in once more, since it is answered at once."""
+    monkeypatch.setattr(dispatch, "_GROUP_COMMIT_S", 0.0)
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.2)
+    bench, _ = broken_bench(tmp_path / "db", "commit")
+    with closing(bench):
+        bench.work_s = 0.3
+        refused, read = bench.ask({"action": "add", "amount": 5}, COUNT)
+        assert refused["code"] == "store_unavailable"
+        assert read == {"status": "ok", "before": 0, "sum": 0, "request_id": "2"}
+        assert bench.dispatcher.begun is None
+
+
 def test_a_failed_store_is_no_time_for_long_reads(bench: Bench) -> None:
     """What there is no time for is handed in again, as ever."""
     assert len(bench.ask({"action": "doom"}, COUNT, COUNT)) == 1
