@@ -15,6 +15,7 @@ from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.metrics_bench import sample
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.telemetry import AgentState
 from twinhost.agent.troubles import AttentionItem
@@ -88,7 +89,7 @@ class Deployment:
         said = {"trust_revision": self._heard.get("trust_revision"), "clock": clock, **seen, **self.report}
         self._heard = self.twin.call("heartbeat", UMRA, agent_name=UMRA.name, status="HEALTHY", **said)
         if self.twin.disk.fault() is None:  # else mainpc refuses it
-            self.twin.measured(UMRA, cpu_percent=1, latency_ms=1, **self.figures)
+            self.twin.measured(UMRA, **{"cpu_percent": 1, "latency_ms": 1, **self.figures})
 
     def pass_seconds(self, seconds: int) -> None:
         """Let time pass in which mainpc measures itself, and pc2 is heard if it answers."""
@@ -99,10 +100,14 @@ class Deployment:
 
     def beat(self) -> None:
         """Have mainpc measure itself, and pc2 send its heartbeat if it answers."""
-        self._sampler._take(sample(ram_used_mb=self.ram_used_mb))  # its thread does not run
+        self._sampler._take(self.measure())  # its thread does not run
         self._sampler._taken_at = self.clock.monotonic()
         if self.pc2_answers:
             self.hear_pc2()
+
+    def measure(self) -> HostSample:
+        """Return what mainpc measures of itself."""
+        return sample(ram_used_mb=self.ram_used_mb)
 
     def turn(self, seconds: float = 1.0) -> None:
         """Let time pass, and have the agent do what it does between requests."""

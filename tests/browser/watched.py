@@ -100,14 +100,16 @@ class Watched:
 
 
 @contextmanager
-def watch(page: Page, home: Path, hosts: Sequence[str] = (), *, measured: bool = True) -> Iterator[Watched]:
-    """Assemble the agent with further hosts, which report nothing, and open the page.
+def watch(
+    page: Page, home: Path, hosts: Sequence[str] = (), *, measured: bool = True, **limits: Any
+) -> Iterator[Watched]:
+    """Assemble the agent with further hosts, which report nothing, and these limits, and open the page.
 
     Without `measured`, mainpc does not measure itself.
     """
     clock = Clock()
     (port,) = free_ports(1)
-    environment = environment_of(home, "mainpc")
+    environment = environment_of(home, "mainpc", **limits)
     document = yaml.safe_load(Path(environment["NETWORK_CONFIG_PATH"]).read_text(encoding="utf-8"))
     document["hosts"] |= {name: {"address": name} for name in hosts}
     (home / "network_config.yaml").write_text(json.dumps(document), encoding="utf-8")
