@@ -33,8 +33,10 @@ OPEN_STACK = (
 OPEN_STACK_UNIT = "tests/containers/open stack"
 # Longest first; one that was renamed is only started later.
 LONG = (
-    *("test_two_hosts.py", "open stack", "test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py"),
+    *("test_two_hosts.py", "open stack", "test_notify.py", "test_two_machines.py", "test_doctor.py"),
+    *("test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py", "test_upgrade.py", "test_readme.py"),
     *("test_enrolment.py", "test_memory_killed.py", "test_rotation_killed.py", "test_partition.py"),
+    *("test_bring_an_agent.py", "test_attention_of_resources.py", "test_intruder.py"),
     *("test_cli_watch.py", "test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py"),
     *("test_crash_safety.py", "test_revoke_and_replace.py", "test_request_and_accept.py", "test_killed.py"),
     *("test_http_limits.py", "test_cli_lease.py", "test_installed.py", "test_vectors.py", "test_outbox_link.py"),
