@@ -25,8 +25,8 @@ from twinhost.secure_zmq.server_address import SecuredAddress, UnencryptedAddres
 
 HEARD_WITHIN_S = 1.0
 CALL_S = 1.0  # beside a subscriber that does not read
-LARGE = {"text": "x" * 50_000}
-MANY = 4_000  # of the large ones: 200 MB
+LARGE = {"text": "x" * 59_000}
+MANY = 3_000  # of the large ones: 177 MB
 FEED = Schema(closed(json.loads(json.dumps(feed_of(SDT)))))
 MOST_MORE_KB = 150_000  # what a subscriber that does not read may cost: 1,000 of them in libzmq, as many in the feed
 
