@@ -95,6 +95,21 @@ def test_without_mainpc_the_rest_is_its_consequence(hosts: Hosts) -> None:
     assert items(out) == [f"broken: {SDT} can't be asked from here"]
     assert "\n  because: no reply to health from tcp://" in out
     assert "\n  so: pc2: " in out
+    ran = twinhost(hosts, "attention")  # from pc2, before it has missed mainpc for long enough to list it, or later
+    assert (ran.status, ran.err) == (2, "")
+    assert len(items(ran.out)) == 1
+    assert f"{SDT} can't be asked from here" in ran.out
+
+    def missed() -> str | None:
+        out = twinhost(hosts, "attention").out
+        return out if out.startswith("mainpc does not answer pc2.\n") else None
+
+    listed = str(wait_until(missed, PATIENCE_S, "pc2 lists it"))
+    assert items(listed) == ["broken: mainpc does not answer pc2"]
+    assert f"\n  so: {SDT} can't be asked from here\n" in listed
+    assert listed.count("no reply to heartbeat") == 1, "nothing is said twice"
+    assert "attention acknowledge" not in listed, "nobody is there to do it"
+    hosts.processes[1].terminate()
     ran = twinhost(hosts, "attention")
     assert (ran.status, ran.out) == (2, "")
     assert ran.err.startswith("error [server_unreachable]: no reply to get_attention from tcp://")

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -19,11 +20,12 @@ from twinhost.agent.troubles import (
     list_of,
 )
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson
+from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.output import Failure, read
-from twinhost.deployment import REGISTRY_AGENT, load_settings
+from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, load_settings
 from twinhost.moments import parse_time
-from twinhost.secure_zmq.errors import TwinhostError
+from twinhost.network_config import Agent
+from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 
 attention = typer.Typer()
 LINK_CHECK = "mainpc_link"  # of an agent that can't reach mainpc, in its health document
@@ -34,22 +36,40 @@ _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: o
 def list_troubles(context: typer.Context, as_json: AsJson = False) -> int:
     """List what is wrong, or acknowledge an item.
 
-    Exit status: 0 well, 1 attention, 2 broken, or mainpc does not say; what is acknowledged does not count.
+    While mainpc does not answer, the list is that of pc2, which watches it.
+
+    Exit status: 0 well, 1 attention, 2 broken, or nobody answers; what is acknowledged does not count.
     """
     if context.invoked_subcommand is not None:
         return 0
-    settings = load_settings()
     try:
-        with settings.client(settings.registry_agent) as client:
-            listed = read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
+        judged, listed = _ask(load_settings())
     except TwinhostError as error:
         output.show_failure(Failure.of(error), as_json=as_json)
         return Level.BROKEN
     if as_json:
-        output.show_value({"status": "ok", **listed}, as_json=True)
+        output.show_value({"status": "ok", **judged}, as_json=True)
     else:
-        output.show(*shown(listed, listed["as_of"], listed))
-    return Level.of(listed["level"])
+        output.show(*shown(judged, judged["as_of"], listed))
+    return Level.of(judged["level"])
+
+
+def _ask(settings: Settings) -> tuple[AttentionList, AttentionList | None]:
+    """Return the list of mainpc, twice; or that of pc2 with the failure to ask mainpc, and None."""
+
+    def of(agent: Agent) -> AttentionList:
+        with settings.client(agent) as client:
+            return read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
+
+    registry = settings.registry_agent
+    try:
+        listed = of(registry)
+    except ServerUnreachable as error:
+        with suppress(TwinhostError):
+            listed = of(find_agent(settings.config, MEMORY_AGENT))
+            return with_found(listed, [unreachable(registry, Failure.of(error))], listed["as_of"]), None
+        raise
+    return listed, listed
 
 
 @attention.command("acknowledge")
@@ -66,6 +86,20 @@ def acknowledge(
         reply = client.call("acknowledge_trouble", deadline_s=DEADLINE_S, id=name)
     output.show_done(reply, f"{name} is acknowledged, until it gets worse or ends", as_json=as_json)
     return 0
+
+
+def unreachable(agent: Agent, failure: Failure, explains: Iterable[str] = ()) -> Trouble:
+    """Return the trouble that an agent did not answer; `explains` has the ids of what is so because of it."""
+    return Trouble(
+        kind=Kind.UNREACHABLE,
+        subject=agent.name,
+        host=agent.host.name,
+        what=f"{agent.name} can't be asked from here",
+        level=Level.BROKEN,
+        cause=failure.sentence,
+        evidence=(("code", failure.code),),
+        explains=tuple(explains),
+    )
 
 
 def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str) -> AttentionList:
@@ -120,7 +154,8 @@ def _lines(item: AttentionItem, now: str, acknowledgeable: bool) -> Iterator[Tex
     if item["cause"]:
         yield _line("because", item["cause"])
     for other in item["explains"]:
-        yield _line("so", other["what"])
+        if not item["cause"] or item["cause"] not in other["what"]:  # else it says nothing more
+            yield _line("so", other["what"])
     for remedy in item["remedies"]:
         yield _line(f"on {remedy['on']}", _command(remedy["command"], remedy["why"]))
     if settled:

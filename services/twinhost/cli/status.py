@@ -346,18 +346,8 @@ def _away(report: AgentReport, places: Collection[str]) -> Iterator[Trouble]:
     """Yield why an agent did not answer, if it did not; `places` begin the subjects of all agents' checks."""
     agent, host = report.agent, report.agent.host.name
     if report.failure is not None:
-        yield Trouble(
-            kind=Kind.UNREACHABLE,
-            subject=agent.name,
-            host=host,
-            what=f"{agent.name} can't be asked from here",
-            level=Level.BROKEN,
-            cause=report.failure.sentence,
-            evidence=(("code", report.failure.code),),
-            explains=tuple(f"{Kind.CHECK_FAILED}:{place}/{attention.LINK_CHECK}" for place in places)
-            if agent.name == REGISTRY_AGENT
-            else (),
-        )
+        links = (f"{Kind.CHECK_FAILED}:{place}/{attention.LINK_CHECK}" for place in places)
+        yield attention.unreachable(agent, report.failure, links if agent.name == REGISTRY_AGENT else ())
     if report.health is not None and report.health.agent != agent.name:
         yield Trouble(
             kind=Kind.WRONG_AGENT,
