@@ -36,13 +36,15 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     command: Annotated[str, msgspec.Meta(max_length=300)] = ""
 
 
-REFUSALS = "refusals"
+# The names of checks and warnings that others know: who explains them, or says more about them.
+LINK_CHECK, WITNESS_CHECK, LOG_CHECK = "mainpc_link", "audit_witness", "audit_log"
+AUDIT_RESTORED, BACKUP, BUDGETS, KEY_EXPIRY, REFUSALS = "audit_restored", "backup", "budgets", "key_expiry", "refusals"
 # Conditions that are a trouble of their own kind; None: mainpc has a detector that sees the same.
 KINDS: Mapping[str, Kind | None] = MappingProxyType(
     {
-        "key_expiry": None,
-        "backup": Kind.BACKUP_OLD,
-        "budgets": Kind.BUDGET_NEARLY_USED,
+        KEY_EXPIRY: None,
+        BACKUP: Kind.BACKUP_OLD,
+        BUDGETS: Kind.BUDGET_NEARLY_USED,
         REFUSALS: Kind.REFUSALS,
     }
 )

@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
-from twinhost.agent.conditions import Condition
+from twinhost.agent.conditions import BUDGETS, Condition
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.budgets import NEARLY_USED, UNBOUNDED, Budget, Budgets, Used, over_budget
 from twinhost.secure_zmq.callers import Caller
@@ -78,7 +78,7 @@ def budget_warnings(rows: Iterable[Used]) -> Iterator[Condition]:
     """Yield who has nearly used up a share, of such rows; each writer is told apart."""
     for row in near(rows):
         yield Condition(
-            name=f"budgets/{row.name}",
+            name=f"{BUDGETS}/{row.name}",
             what=f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and "
             "at 100 % is refused more; have it delete something, or raise the limit in network_config.yaml "
             "(limits.budgets)",

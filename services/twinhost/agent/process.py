@@ -19,6 +19,7 @@ import zmq
 
 from twinhost import heap
 from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
+from twinhost.agent.conditions import KEY_EXPIRY
 from twinhost.agent.disk import Disk, budget_warnings
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
@@ -340,7 +341,7 @@ def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Heal
 def _warn(health: Health, settings: Settings, config_watch: ConfigWatch, keys: HostKeys) -> None:
     health.warn("configuration", config_watch.warnings)
     health.warn("not_applied", settings.live.warnings, f"docker compose restart {settings.agent.host.name}")
-    health.warn("key_expiry", keys.expiries, f"{CERTS_INIT} verify")
+    health.warn(KEY_EXPIRY, keys.expiries, f"{CERTS_INIT} verify")
     health.warn("key_files", keys.faults)
 
 

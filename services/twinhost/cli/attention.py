@@ -9,6 +9,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from twinhost.agent.conditions import LINK_CHECK
 from twinhost.agent.troubles import (
     AttentionItem,
     AttentionList,
@@ -28,7 +29,6 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 
 attention = typer.Typer()
-LINK_CHECK = "mainpc_link"  # of an agent that can't reach mainpc, in its health document
 _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: output.GOOD}
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.conditions import Condition, troubles_of
+from twinhost.agent.conditions import LINK_CHECK, Condition, troubles_of
 from twinhost.agent.troubles import AttentionList, Kind, Level, Trouble
 from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
@@ -346,7 +346,7 @@ def _away(report: AgentReport, places: Collection[str]) -> Iterator[Trouble]:
     """Yield why an agent did not answer, if it did not; `places` begin the subjects of all agents' checks."""
     agent, host = report.agent, report.agent.host.name
     if report.failure is not None:
-        links = (f"{Kind.CHECK_FAILED}:{place}/{attention.LINK_CHECK}" for place in places)
+        links = (f"{Kind.CHECK_FAILED}:{place}/{LINK_CHECK}" for place in places)
         yield attention.unreachable(agent, report.failure, links if agent.name == REGISTRY_AGENT else ())
     if report.health is not None and report.health.agent != agent.name:
         yield Trouble(

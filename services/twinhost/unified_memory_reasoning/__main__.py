@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from twinhost.agent.assembly import Assembly, Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
+from twinhost.agent.conditions import BACKUP
 from twinhost.agent.dialects import Command, commands
 from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
@@ -300,7 +301,7 @@ def assemble(foundation: Foundation) -> Assembly:
     here = settings.agent.host.name
     record = contents.backups.record = BackupRecord(settings.state, NAME, foundation.clock)
     record.begin()
-    foundation.health.warn("backup", lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
+    foundation.health.warn(BACKUP, lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
     foundation.telemetry.register(lambda: backup_metrics(record.newest_backup()))
     foundation.health.warn("spaces", spaces.warnings)
     refusals = Refusals(database, foundation.keys.peers.name_of)

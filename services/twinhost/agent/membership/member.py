@@ -15,7 +15,15 @@ import structlog
 
 from twinhost.agent.assembly import Companion, Foundation
 from twinhost.agent.clocks import ClockReport, SetClock, report_of
-from twinhost.agent.conditions import KINDS, Condition, bounded, troubles_of
+from twinhost.agent.conditions import (
+    AUDIT_RESTORED,
+    KINDS,
+    LINK_CHECK,
+    WITNESS_CHECK,
+    Condition,
+    bounded,
+    troubles_of,
+)
 from twinhost.agent.health import Health
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
@@ -385,7 +393,6 @@ class _SampleReports:
 HEADS_FILE = "audit-heads.json"  # after the agent's name, in its state folder
 ATTENTION_FILE = "attention.json"  # likewise
 _OWN_KINDS = {name: kind for name, kind in KINDS.items() if kind is not None}  # this host has no detectors
-LINK_CHECK = "mainpc_link"  # in the health document
 _STATUSES: Mapping[str, str] = {"ok": "HEALTHY", "degraded": "DEGRADED", "error": "ERROR"}  # in the registry's words
 _NORMAL_PRIORITY = 5
 
@@ -449,9 +456,9 @@ class Membership:
         followers = [link.follower] if link.follower is not None else []
         self.companions: list[Companion] = [link, sampler, self._coordinator, *followers]
         health.add(LINK_CHECK, lambda: link.fault, essential=False)
-        health.add("audit_witness", lambda: self._witness.fault, essential=False)
+        health.add(WITNESS_CHECK, lambda: self._witness.fault, essential=False)
         health.warn("outbox", self.outbox.queue.warnings)
-        health.warn("audit_restored", self._witness.warnings)
+        health.warn(AUDIT_RESTORED, self._witness.warnings)
         health.warn("revocations_late", link.warnings)
         foundation.telemetry.register(lambda: outbox_metrics(self.outbox.queue.counts()))
         self.on_refusal = FaultReports(self.outbox).on_refusal

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from twinhost.agent.conditions import AUDIT_RESTORED, LOG_CHECK, WITNESS_CHECK
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble
 from twinhost.moments import parse_time
 from twinhost.store.audit_log.inspection import BrokenFile
 from twinhost.system_digital_twin.trust.audit import Restored
 
-WITNESS_CHECK = "audit_witness"  # the health check of both hosts that CONTRADICTED says more about
-_LOG_CHECK = "audit_log"
-_RESTORED_THERE = "audit_restored"  # the warning of the other host
 _SHOWN = 10  # lines
 _VERIFY = "./twinhost audit verify"
 _ACCEPT = Remedy("mainpc", "./twinhost audit accept", "accepts the log as it is, once its cause is known")
@@ -38,7 +36,7 @@ def changed_files(host: str, folder: Path, broken: Iterable[BrokenFile]) -> Iter
         ),
         evidence=tuple((f"{name}, line {finding.seq}", finding.sentence) for name, finding in found[:_SHOWN]),
         members=tuple(f"{name}:{finding.seq}" for name, finding in found),
-        explains=(f"{Kind.AUDIT_CONTRADICTED}:*", f"{Kind.CHECK_FAILED}:{host}/{_LOG_CHECK}"),
+        explains=(f"{Kind.AUDIT_CONTRADICTED}:*", f"{Kind.CHECK_FAILED}:{host}/{LOG_CHECK}"),
     )
 
 
@@ -75,5 +73,5 @@ def restored_log(host: str, restored: Restored | None, host_of: Mapping[str, str
             Remedy("mainpc", "./twinhost audit accept", f"acknowledges it on the other hosts, if you restored {host}"),
         ),
         members=tuple(lost),
-        explains=tuple(f"{Kind.WARNING}:{host_of.get(name, name)}/{_RESTORED_THERE}" for name in restored.lost),
+        explains=tuple(f"{Kind.WARNING}:{host_of.get(name, name)}/{AUDIT_RESTORED}" for name in restored.lost),
     )

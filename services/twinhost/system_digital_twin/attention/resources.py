@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
+from twinhost.agent.conditions import LOG_CHECK
 from twinhost.agent.host_metrics import DiskFault, GpuSample
 from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, read_log
 from twinhost.system_digital_twin.capacity.forecast import RAM_PERCENT, VRAM_PERCENT, Card
@@ -19,7 +20,7 @@ HOT_C = 90.0  # where the driver does not say when a card slows down
 STATE = "state"  # the disk of an agent's state
 _NOTHING_MB = 1.0  # with less, a database can't be written
 _BACK_PERCENT, _BACK_C, _BACK_FREE = 2, 5.0, 1.1  # below a bound that was crossed, or above that of what is free
-_NEEDS_DISK = ("disk", "store", "audit_log")  # checks of an agent
+_NEEDS_DISK = ("disk", "store", LOG_CHECK)  # checks of an agent
 _SILENCE = tuple(f"{kind}:*" for kind in (Kind.HOST_SILENT, Kind.AGENTS_SILENT, Kind.METRICS_MISSING))
 _LEASES = Remedy("mainpc", "./twinhost call mainpc list_leases", "shows who has leased how much")
 _NVIDIA_SMI = "nvidia-smi"

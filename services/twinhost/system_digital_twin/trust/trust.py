@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
+from twinhost.agent.conditions import LOG_CHECK, WITNESS_CHECK
 from twinhost.agent.refusals import Refusals
 from twinhost.agent.trust import TRUST_TOPIC
 from twinhost.network_config import NetworkConfig
@@ -46,10 +47,10 @@ class KeysAndAudit:
             )
             health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
             self._keys.quiet_s = quiet_s(settings.config)
-        health.add("audit_log", lambda: self.audit.fault, essential=False)
+        health.add(LOG_CHECK, lambda: self.audit.fault, essential=False)
         self._settings = settings
         self.witnesses = AuditWitnesses(self.audit, self._agents_elsewhere())
-        health.add("audit_witness", lambda: self.witnesses.fault, essential=False)
+        health.add(WITNESS_CHECK, lambda: self.witnesses.fault, essential=False)
         self.inspector = Inspector(self.audit, foundation.clock.monotonic)
         foundation.handshakes.listen(self._on_handshake)
         self.refusals = Refusals(

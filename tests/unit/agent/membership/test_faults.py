@@ -8,8 +8,9 @@ import pytest
 
 from tests.unit.agent.membership.outbox_bench import OutboxBench
 from tests.unit.unified_memory_reasoning.memory import SDT
+from twinhost.agent.conditions import LINK_CHECK
 from twinhost.agent.health import Health
-from twinhost.agent.membership.member import LINK_CHECK, FaultReports, registry_status
+from twinhost.agent.membership.member import FaultReports, registry_status
 from twinhost.secure_zmq.errors import InternalError, NotFound, NotGranted, RequestError
 
 
