@@ -123,16 +123,10 @@ class Inspector:
 
     def _take(self, run: _Run) -> None:
         kept = {anchor.seq for anchor in self._audit.written().files}  # others were dropped by the rotation meanwhile
-        self._read = {first: stamp for first, stamp in {**self._read, **run.stamps}.items() if first in kept}
+        self._read = {first: stamp for first, stamp in (self._read | run.stamps).items() if first in kept}
         before = self._broken
-        self._broken = {
-            first: broken
-            for first, broken in {
-                **{first: broken for first, broken in before.items() if first not in run.stamps},
-                **run.broken,
-            }.items()
-            if first in kept
-        }
+        others = {first: broken for first, broken in before.items() if first not in run.stamps}
+        self._broken = {first: broken for first, broken in (others | run.broken).items() if first in kept}
         for first, broken in self._broken.items():
             if before.get(first) != broken:
                 _log.error("audit_log_tampered", file=broken.name, reason=broken.findings.summary())
