@@ -299,12 +299,16 @@ class AttentionItem(TypedDict):
 
 
 class AttentionList(TypedDict):
-    """All that is wrong, the worst first, as of a time. `level` is `well`, `attention`, or `broken`."""
+    """All that is wrong, the worst first, as of a time. `level` is `well`, `attention`, or `broken`.
+
+    `ending` has the ids of what is not found any more, and has ended if it stays away.
+    """
 
     level: str
     headline: str
     as_of: str
     items: list[AttentionItem]
+    ending: NotRequired[list[str]]
 
 
 def item_of(trouble: Trouble, since: float, explained: Iterable[tuple[Trouble, float]] = ()) -> AttentionItem:

@@ -218,6 +218,7 @@ class WatchedAttention(Reply, frozen=True):
     headline: str = NOT_SENT
     as_of: str = NOT_SENT
     items: list[AttentionItem] = NOT_SENT
+    ending: list[str] | None = None
 
 
 class SeenHeadDocument(Part, frozen=True):

@@ -220,6 +220,7 @@ class AttentionReply(Reply, frozen=True):
     headline: str = NOT_SENT
     as_of: str = NOT_SENT
     items: list[AttentionItem] = NOT_SENT
+    ending: list[str] | None = None
 
 
 class AuditAnchor(Part, frozen=True):

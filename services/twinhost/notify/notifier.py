@@ -4,7 +4,7 @@ It is a registered agent without a port: its heartbeats show that it runs, and t
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import structlog
 
-from twinhost.agent.troubles import AttentionItem, Kind
+from twinhost.agent.troubles import Kind
 from twinhost.certificates.layout import NOTIFY
 from twinhost.deployment import MEMORY_AGENT, Settings
 from twinhost.moments import SYSTEM_CLOCK, Clock
@@ -160,7 +160,7 @@ class Hosts:
         """Return the list as it can be had now."""
         mainpc = self._settings.registry_agent.name
         try:
-            items = _items(self._call(mainpc, "get_attention"))
+            view = _view(self._call(mainpc, "get_attention"))
         except TwinhostError as error:
             fault = str(error)
             if not self._unheard:
@@ -170,9 +170,9 @@ class Hosts:
             if self._unheard:
                 _log.info("mainpc_heard")
             self._unheard = False
-            return View(items)
+            return view
         try:
-            items = _items(self._call(MEMORY_AGENT, "get_attention"))
+            items = _view(self._call(MEMORY_AGENT, "get_attention")).items
         except TwinhostError:
             return View((), fault)
         if all(item["id"] != Kind.MAINPC_SILENT for item in items):
@@ -215,9 +215,9 @@ class Hosts:
         return self._clients[agent].call(action, deadline_s=_ASK_S, **fields)
 
 
-def _items(reply: Mapping[str, Any]) -> Sequence[AttentionItem]:
+def _view(reply: Mapping[str, Any]) -> View:
     try:
-        return msgspec.convert(reply.get("items"), list[AttentionItem])
+        return msgspec.convert({"items": reply.get("items"), "ending": reply.get("ending", [])}, View)
     except msgspec.ValidationError as error:
         raise UnexpectedReply(f"the attention list has another form ({error})") from None
 

@@ -4,8 +4,9 @@
 for one. News of one moment are one message: what has begun, changed, and ended. What is in `Memory` has to outlast a
 restart; nothing is told twice that is in it.
 
-mainpc's list says itself what has settled and is no consequence (`announced`), and what is not on it has ended. While
-mainpc can't be asked, nothing ends, and pc2's list only adds what pc2 alone can know.
+mainpc's list says itself what has settled and is no consequence (`announced`), and what may come back (`ending`); what
+is neither on it nor in that has ended. While mainpc can't be asked, nothing ends, and pc2's list only adds what pc2
+alone can know.
 """
 
 from collections.abc import Iterable, Sequence
@@ -89,10 +90,14 @@ class Memory(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One look: mainpc's list, or if it can't be had, what pc2 alone can tell, and why mainpc's can't be had."""
+    """One look: mainpc's list, or if it can't be had, what pc2 alone can tell, and why mainpc's can't be had.
+
+    `ending` has the ids of what may come back before mainpc takes it as ended.
+    """
 
     items: Sequence[AttentionItem]
     fault: str | None = None
+    ending: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +142,7 @@ class Rules:
             if self._away or not 0 <= now - self._heard_at < AWAY_S:
                 self._hold_until = now + RETURN_S
             self._heard_at, self._away, self._last = now, False, view
-            self._note_ends(view.items, now)
+            self._note_ends(view, now)
             if now >= self._hold_until:
                 self._note_all(item for item in view.items if "announced" in item)
         else:
@@ -190,20 +195,23 @@ class Rules:
         if waiting is None or _beside_figures(waiting) != _beside_figures(found):
             self.memory.waiting[found.id] = found
 
-    def _note_ends(self, items: Sequence[AttentionItem], now: float) -> None:
-        roots = {item["id"] for item in items}
-        present = roots | {other["id"] for item in items for other in item["explains"]}
+    def _note_ends(self, view: View, now: float) -> None:
+        explained = {other["id"] for item in view.items for other in item["explains"]}
+        listed = explained | {item["id"] for item in view.items}
         for name, told in self.memory.told.items():
-            if name not in present and (
-                name not in self.memory.waiting or self.memory.waiting[name].event == "changed"
-            ):
-                lasted = max(0.0, now - told.since)
-                self.memory.waiting[name] = msgspec.structs.replace(told, event="ended", lasted_s=lasted)
+            if name in listed:
+                told.lasted_s = 0.0
+                continue
+            lasted_s = told.lasted_s or max(0.0, now - told.since)
+            if name in view.ending:
+                told.lasted_s = lasted_s
+            elif name not in self.memory.waiting or self.memory.waiting[name].event == "changed":
+                self.memory.waiting[name] = msgspec.structs.replace(told, event="ended", lasted_s=lasted_s)
         for name, news in list(self.memory.waiting.items()):
-            if news.event == "began" and name not in present:
-                news.event, news.lasted_s = "passed", max(0.0, now - news.since)
-            elif news.event == "began" and name not in roots:  # it has turned out to be a consequence
+            if news.event == "began" and name in explained:  # it has turned out to be a consequence
                 del self.memory.waiting[name]
+            elif news.event == "began" and name not in listed and name not in view.ending:
+                news.event, news.lasted_s = "passed", max(0.0, now - news.since)
 
     def _may_disturb(self) -> bool:
         return self._policy.quiet_lets_through == "broken" and any(

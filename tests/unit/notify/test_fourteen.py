@@ -168,3 +168,15 @@ def test_it_registers_again_after_it_was_unregistered(deployment: Notified) -> N
     deployment.twin.call("unregister", OPERATOR, agent_name=NOTIFY)
     deployment.pass_seconds(3 * BEAT_S)
     assert deployment.twin.call("get_all_agents")["agents"][NOTIFY]["status"] == "HEALTHY"
+
+
+def test_what_comes_and_goes_is_told_a_few_times(deployment: Notified) -> None:
+    """As mainpc's list takes it: each time it has to stay away for longer, until it has ended."""
+    for _ in range(30):
+        deployment.silence_pc2(30)
+        deployment.recover()
+        deployment.pass_seconds(30)
+    assert len(deployment.told) == 5
+    deployment.pass_seconds(400)
+    assert len(deployment.told) == 6
+    assert deployment.told[-1].title.startswith("Mended after ")

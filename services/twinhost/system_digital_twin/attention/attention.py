@@ -150,7 +150,10 @@ class Attention:
             there = [self._known[trouble.id] for trouble in explained if trouble.id not in self._calming]
             if there or root.id not in self._calming:
                 items.append(self._item(self._known[root.id], there))
-        return list_of(items, iso_time(self._as_of))
+        document = list_of(items, iso_time(self._as_of))
+        if self._calming:
+            document["ending"] = sorted(self._calming)
+        return document
 
     def members(self, kind: Kind) -> int:
         """Return how many members the troubles of a kind have, whoever acknowledged or explains them."""
