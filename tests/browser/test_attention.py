@@ -301,7 +301,7 @@ def test_a_key_has_a_page(watched: Watched) -> None:
 def test_a_refusal_is_named_in_words(watched: Watched) -> None:
     watched.twin.handshakes.refused(Outcome.KEY_REVOKED)
     watched.open("/refused")
-    expect(watched.page.locator("#refused-table")).to_contain_text("Revoked key")
+    expect(watched.page.locator("#refused-table")).to_contain_text("The key is revoked")
     expect(watched.page.locator("#refused-count")).to_have_text("1")
 
 

@@ -214,7 +214,7 @@ def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
     """Among the refused, with the cause in plain words and one more than before."""
 
     def unknown_keys() -> int:
-        text = opened.page.locator("#refused-table tr").filter(has_text="Unauthorised key").all_inner_texts()
+        text = opened.page.locator("#refused-table tr").filter(has_text="The key is not authorised").all_inner_texts()
         return int(re.findall(r"\d+", text[0])[0]) if text else 0
 
     opened.open("/refused")
@@ -222,7 +222,7 @@ def test_a_refused_intruder_shows(opened: Open, stack: Stack) -> None:
     before = unknown_keys()
     with Client(stack.secured("mainpc", new_pair("intruder"))) as intruder, pytest.raises(ConnectionRefused):
         intruder.call("ping")
-    expect(opened.page.locator("#refused-table")).to_contain_text("Unauthorised key", timeout=SOON_MS)
+    expect(opened.page.locator("#refused-table")).to_contain_text("The key is not authorised", timeout=SOON_MS)
     wait_until(lambda: unknown_keys() > before, PATIENCE_S, "it is counted")
 
 

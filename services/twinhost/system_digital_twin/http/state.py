@@ -10,6 +10,7 @@ import msgspec
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.health import used_documents
 from twinhost.agent.host_metrics import GpuSample, HostSample, MachineSample
+from twinhost.agent.refused_connections import WORDS
 from twinhost.agent.telemetry import AgentState
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.peers import Outcome
@@ -134,6 +135,7 @@ class StateBoard:
         hosts = [self._host(host, records, machines) for host in self._metrics.hosts()]
         leases = self._leases.all()
         since, handshakes = self._clock.time() - RECENT_S, state.handshakes if state else {}
+        refused = {cause: count for cause, count in handshakes.items() if count and cause != Outcome.ACCEPTED}
         severe = self._events.severe_since(since, SHOWN)
         latency = [host["now"]["latency_ms"] for host in hosts if host["now"]["latency_ms"] is not None]
         return {
@@ -153,7 +155,8 @@ class StateBoard:
             },
             "agents": self._agents(records),
             "sessions": self._sessions(state) if state else [],
-            "refused": _refused(handshakes),
+            "refused": refused,
+            "causes": {cause: WORDS[Outcome(cause)] for cause in refused},
             "events": [_event(event) for event in self._newest(Topic.EVENT)],
             "errors": self._errors(severe),
             "leases": _that_fit(self._lease(lease) for lease in leases),
@@ -345,10 +348,6 @@ def _that_fit(documents: Iterable[Row], most: int = MAX_ROWS) -> list[Row]:
             break
         shown.append(document)
     return shown
-
-
-def _refused(handshakes: Mapping[str, int]) -> dict[str, int]:
-    return {cause: count for cause, count in handshakes.items() if count and cause != Outcome.ACCEPTED}
 
 
 def _event(entry: Entry) -> dict[str, Any]:

@@ -124,3 +124,7 @@ export function quoted(word) {
   const escaped = (mark) => (mark === "'" || mark === "\\" ? `\\${mark}` : `\\u${mark.charCodeAt(0).toString(16).padStart(4, "0")}`);
   return `$'${word.replace(/[^ -~]|['\\]/gu, (mark) => (mark.length > 1 ? `\\U${mark.codePointAt(0).toString(16).padStart(8, "0")}` : escaped(mark)))}'`;
 }
+
+export function sentence(text) {
+  return text.replace(/^./, (first) => first.toUpperCase());
+}

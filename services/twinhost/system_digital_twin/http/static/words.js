@@ -1,4 +1,4 @@
-// Labels for statuses, causes of refusals, and severities.
+// Labels for statuses, severities, and forecasts.
 
 import { duration, isNumber, plain } from "./text.js";
 
@@ -13,28 +13,6 @@ const STATUSES = {
 export function wordOfStatus(status) {
   if (Object.hasOwn(STATUSES, status)) return STATUSES[status];
   return { tone: "warn", sign: "warn", word: plain(status, 40) || "No status" };
-}
-
-const CAUSES = {
-  key_not_authorized: ["Unauthorised key", "The key is not enrolled."],
-  key_revoked: ["Revoked key", "The key was authorised before, and then revoked."],
-  key_expired: ["Expired key", "The validity of the key has ended."],
-  key_not_yet_valid: ["Key not yet valid", "The validity of the key has not begun, or a clock is wrong."],
-  too_many_sessions: ["Too many sessions", "The key has as many connections as limits.sessions_per_key allows, or all keys together as TWINHOST_NOFILE allows."],
-  handler_fault: ["Key check failed", "The ZAP handler failed; see the log of mainpc’s agent."],
-  wrong_server_key_or_mismatched_halves: ["Wrong server key", "The client pins another server key, or the halves of its key don’t match."],
-  mechanism_mismatch: ["Security mismatch", "Only one side uses CURVE encryption."],
-  not_zmtp: ["Not a ZeroMQ client", "It used another protocol: a browser or a port scanner, perhaps."],
-  broken_off_or_plain_client: ["Handshake aborted", "The client disconnected, or does not encrypt."],
-  timed_out: ["Handshake timed out", "The client did not complete the handshake in time."],
-  oversized_handshake: ["Oversized handshake", "The client sent more bytes than a handshake has."],
-  too_many_pending_handshakes: ["Too many pending handshakes", "The oldest ones were closed."],
-};
-
-/** Return the title and the explanation of a refusal's cause. */
-export function wordsOfCause(cause) {
-  if (Object.hasOwn(CAUSES, cause)) return CAUSES[cause];
-  return [plain(cause, 60).replaceAll("_", " "), ""];
 }
 
 const SEVERITIES = {

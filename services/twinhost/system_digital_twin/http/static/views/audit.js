@@ -5,7 +5,7 @@ import { clockElement, now } from "../clock.js";
 import { badge, bdi, commandOf, draw as drawInto, el } from "../dom.js";
 import { panels } from "../panel.js";
 import { drawRecords } from "../lists.js";
-import { clock, count, many, plain } from "../text.js";
+import { clock, count, many, plain, sentence } from "../text.js";
 
 const KINDS = ["audit_tampered", "audit_contradicted", "restored"]; // of troubles
 const NO_FIELDS = ["seq", "time", "event", "prev", "hash"]; // which are shown apart
@@ -40,7 +40,7 @@ export function draw(place, state, parameters) {
   shown.audit.count(answer ? many(answer.last, "line", "lines") : "");
 }
 
-const wordsOf = (event) => plain(event, 60).replaceAll("_", " ").replace(/^./, (first) => first.toUpperCase());
+const wordsOf = (event) => sentence(plain(event, 60).replaceAll("_", " "));
 
 function reachedOf(answer) {
   if (!answer?.reached) return "";

@@ -1,24 +1,23 @@
 // Refused connections, by cause.
 
 import { el, table } from "../dom.js";
-import { barOf, panels } from "../panel.js";
-import { count } from "../text.js";
-import { wordsOfCause } from "../words.js";
+import { barOf, name, panels } from "../panel.js";
+import { count, plain, sentence } from "../text.js";
 
 export const title = () => "Refused connections";
 
-export function draw(place, { refused = {} }) {
+export function draw(place, { refused = {}, causes = {} }) {
   const shown = panels(place, [{ id: "refused", title: "Refused connections", hint: "Connections refused since mainpc’s last start, by cause." }]);
-  const causes = Object.entries(refused)
+  const counted = Object.entries(refused)
     .filter(([, times]) => times > 0)
     .sort(([, a], [, b]) => b - a);
-  shown.refused.count(count(causes.reduce((sum, [, times]) => sum + times, 0)));
-  const most = causes[0]?.[1] ?? 1;
+  shown.refused.count(count(counted.reduce((sum, [, times]) => sum + times, 0)));
+  const most = counted[0]?.[1] ?? 1;
   const columns = [
     {
       title: "Cause",
-      value: ([cause]) => wordsOfCause(cause),
-      draw: ([words, why]) => [el("bdi", { class: "name" }, words), why ? el("span", { class: "under" }, why) : null].filter(Boolean),
+      value: ([cause]) => sentence(plain(causes[cause] ?? cause)),
+      draw: name,
     },
     {
       title: "Count",
@@ -28,5 +27,5 @@ export function draw(place, { refused = {} }) {
     },
   ];
   const caption = "Refused connections by cause";
-  table(shown.refused.content, { caption, columns, keyOf: ([cause]) => cause, empty: "No connection was refused." }, causes);
+  table(shown.refused.content, { caption, columns, keyOf: ([cause]) => cause, empty: "No connection was refused." }, counted);
 }
