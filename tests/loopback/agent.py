@@ -1,7 +1,9 @@
 """A small agent on a real socket of 127.0.0.1, served by a thread, as the two real ones are by their main thread."""
 
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -149,7 +151,9 @@ class ServedAgent:
         """Wait for the end of the loop, let everything go, and return what ended the loop, if not `stop()`."""
         self.gate.set()
         self._thread.join(timeout=PATIENCE_S)
-        assert not self._thread.is_alive(), "the server's loop did not end"
+        if self._thread.is_alive() and self._thread.ident is not None:
+            where = traceback.format_stack(sys._current_frames()[self._thread.ident])
+            raise AssertionError("the server's loop did not end:\n" + "".join(where))
         self.context.term()  # ends the handler at once; stop() alone waits for its next turn
         if self.authenticator is not None:
             self.authenticator.stop()

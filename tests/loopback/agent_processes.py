@@ -66,9 +66,10 @@ class AgentProcess:
         """Return the health document; an empty one while the port does not answer."""
         assert self.running, f"{self._agent.name} ended: {self.lines[-5:]}"
         try:
-            document: dict[str, Any] = self.http("/healthz")[1]
+            status, document = self.http("/healthz")
         except (urllib.error.URLError, ConnectionError):
             return {}
+        assert isinstance(document, dict), f"{self._agent.name} answered {status}: {document}"
         return document
 
     def wait_until_serving(self) -> "AgentProcess":
