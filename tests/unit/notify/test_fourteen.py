@@ -175,8 +175,9 @@ def test_what_comes_and_goes_is_told_a_few_times(deployment: Notified) -> None:
     for _ in range(30):
         deployment.silence_pc2(30)
         deployment.recover()
-        deployment.pass_seconds(30)
-    assert len(deployment.told) == 5
+        deployment.pass_seconds(16)
+    told = len(deployment.told)
+    assert told in (3, 5, 7), "of the 60 turns, with one that has not ended yet"
     deployment.pass_seconds(400)
-    assert len(deployment.told) == 6
-    assert deployment.told[-1].title.startswith("Mended after ")
+    assert len(deployment.told) == told + 1
+    assert deployment.told[-1].title.startswith("Resolved after ")
