@@ -106,7 +106,7 @@ class Verifier:
 
     def _changed(self, seq: int, own: str) -> None:
         if seq == self._expected:
-            self._find(seq, f"line {seq} was changed: its hash does not match its content")
+            self._find(seq, f"the hash of line {seq} does not match its content")
             self._advance(seq, own)
         else:
             self._find(

@@ -104,7 +104,7 @@ def test_a_doubled_line_is_found() -> None:
 def test_a_changed_line_is_found() -> None:
     """A changed word does not fit the hash."""
     changed = LINES[4].replace("agent-4", "agent-9")
-    assert sentences([*LINES[:4], changed, *LINES[5:]]) == ["line 5 was changed: its hash does not match its content"]
+    assert sentences([*LINES[:4], changed, *LINES[5:]]) == ["the hash of line 5 does not match its content"]
 
 
 def test_a_changed_line_with_a_fitting_hash_is_found_at_the_next() -> None:
