@@ -4,8 +4,8 @@ They are counted where they are refused, with dictionary look-ups, and written e
 a flood comes from, MOST_KEPT are kept apart: where there are more, those that were refused least are counted together
 from then on.
 
-Once a peer is accepted, what was refused at the same address because of its old key, or of a lack of CURVE, is settled
-and forgotten, as is a lack of CURVE at an address that is not known.
+Once a peer is accepted, what was refused at the same address because of its old key, of a wrong pin, or of a lack of
+CURVE is settled and forgotten, as is a lack of CURVE at an address that is not known. `doctor` makes some of each.
 """
 
 import threading
@@ -153,9 +153,11 @@ class Refusals:
 
     def _settle(self, address: str, peer: str) -> None:
         with self._lock:
-            for key in [(cause, address, peer) for cause in _OLD_KEY] + [
-                (cause, where, "") for cause in _WITHOUT_CURVE for where in (address, UNKNOWN)
-            ]:
+            for key in (
+                *((cause, address, peer) for cause in _OLD_KEY),
+                *((cause, where, "") for cause in _WITHOUT_CURVE for where in (address, UNKNOWN)),
+                (Outcome.WRONG_KEYS, address, ""),
+            ):
                 if self._rows.pop(key, None) is not None:
                     self._unsaved.add(key)
                     self.changes += 1
