@@ -51,14 +51,14 @@ def test_many_texts_that_match_are_ranked_in_parts(tmp_path: Path, monkeypatch: 
     with SearchBench(tmp_path / "db") as bench:
         for number in range(100):
             bench.interaction(f"the gateway {'is open ' * (number % 5)}")
-        in_one = Search(bench.database).rank("gateway", most=100)
-        parts = sum(1 for _ in Search(bench.database).rank("gateway", most=100))
+        in_one = wholly(Search(bench.database).rank("gateway", most=1)).rows
+        parts = sum(1 for _ in Search(bench.database).rank("gateway", most=1))
         monkeypatch.setattr(index, "_RANKED_AT_ONCE", 10)
         monkeypatch.setattr(index, "_MOST_PARTS", 100)
-        assert sum(1 for _ in Search(bench.database).rank("gateway", most=100)) == parts + 10
-        found = wholly(Search(bench.database).rank("gateway", most=100)).rows
-        assert len(found) == 100
-        assert found == wholly(in_one).rows
+        assert sum(1 for _ in Search(bench.database).rank("gateway", most=1)) == parts + 10
+        found = wholly(Search(bench.database).rank("gateway", most=1)).rows
+        assert 1 < len(found) < 100  # those that fit best, of all parts
+        assert found == in_one
 
 
 def test_a_large_index_is_ranked_in_a_few_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
