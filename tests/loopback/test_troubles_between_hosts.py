@@ -159,12 +159,18 @@ def test_a_revoked_key_of_pc2_is_why_it_is_silent(hosts: TurnedHosts) -> None:
     item = found(mainpc, f"key_revoked:{UMRA}")
     assert item["what"] == f"the key of {UMRA} on pc2 is revoked, and it has no other"
     assert found(pc2, f"key_revoked:{UMRA}")["what"] == "mainpc refuses the key of pc2"
+    wait_until(
+        lambda: f"refusals:pc2/key_revoked/{UMRA}" in explained(found(pc2, f"key_revoked:{UMRA}")),
+        PATIENCE_S,
+        "pc2's agent, which asks itself, is named, and settles it once it has a new key",
+    )
     assert "mainpc_silent" not in listed(pc2)
     causes = [line["cause"] for line in pc2.logged("mainpc_disconnected")]
     assert len(causes) == len(set(causes)), "each reason is logged once"
     advised(hosts, item, "replace")
     gone(mainpc, f"key_revoked:{UMRA}", "host_silent:pc2")
     gone(pc2, f"key_revoked:{UMRA}")
+    assert not [name for name in listed(mainpc) if name.startswith("refusals:pc2")]
 
 
 def expire(hosts: Hosts, name: str) -> None:

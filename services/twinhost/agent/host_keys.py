@@ -81,6 +81,15 @@ class HostKeys:
         """Start to watch the folders."""
         self.peers.watch(*([self.own.look] if self.own else []))
 
+    def owner_of(self, fingerprint: str) -> str:
+        """Return who has a key, if it is listed, or is this host's own: its agent asks itself also once it is revoked.
+
+        Empty if that is not known.
+        """
+        if self.own is not None and fingerprint == self.own().public.fingerprint:
+            return self.own().certificate.owner.name
+        return self.peers.name_of(fingerprint)
+
     def address_of(self, agent: Agent) -> ServerAddress:
         """Return an agent's address, with this host's current key pair and the agent's current pins at each connection.
 

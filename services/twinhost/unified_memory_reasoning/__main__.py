@@ -304,7 +304,7 @@ def assemble(foundation: Foundation) -> Assembly:
     foundation.health.warn(BACKUP, lambda: _backup_warnings(here, record, foundation.clock), _BACK_UP)
     foundation.telemetry.register(lambda: backup_metrics(record.newest_backup()))
     foundation.health.warn("spaces", spaces.warnings)
-    refusals = Refusals(database, foundation.keys.peers.name_of)
+    refusals = Refusals(database, foundation.keys.owner_of)
     foundation.handshakes.listen(refusals.note)
     foundation.health.report(lambda: conditions(here, refusals.recent(), foundation.is_live))
 

@@ -10,12 +10,14 @@ mainpc uses. So what only this host can tell is `mainpc_silent`.
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 import structlog
 
+from twinhost.agent.refused_connections import subject_of_peer
 from twinhost.agent.troubles import (
     AttentionItem,
     AttentionList,
@@ -31,12 +33,13 @@ from twinhost.agent.troubles import (
     start,
 )
 from twinhost.commands import CERTS_INIT
-from twinhost.moments import Clock, iso_time
+from twinhost.moments import Clock, iso_time, parse_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, RequestError, SecurityMismatch, TwinhostError
 from twinhost.secure_zmq.key_writer import replace_file
+from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.wire import Reply, Request
 
 _log = structlog.get_logger(__name__)
@@ -78,6 +81,7 @@ class MainpcWatch:
         self._lock = threading.Lock()
         self._first: dict[str, float] = {}  # when a trouble of this host was seen first
         self._failure: TwinhostError | None = None  # of the last request, if it failed
+        self._refused_at = clock.time()  # since when mainpc has answered with such a failure
         self._kept = _Kept()
         try:
             self._kept = msgspec.json.decode(path.read_bytes(), type=_Kept)
@@ -154,6 +158,8 @@ class MainpcWatch:
 
     def _note_alive(self, failure: TwinhostError | None) -> None:
         with self._lock:
+            if _shown_by(failure) is not _shown_by(self._failure):
+                self._refused_at = self._clock.time()
             self._failure = failure
             self._heard, self._heard_at = self._clock.monotonic(), self._clock.time()
             if self._kept.silent_since is not None:
@@ -180,7 +186,8 @@ class MainpcWatch:
                     ),
                 )
             ]
-        if isinstance(self._failure, NotAuthorized | PeerNotLive):
+        shown_by = _shown_by(self._failure)
+        if shown_by is Kind.KEY_REVOKED:
             return [
                 Trouble(
                     kind=Kind.KEY_REVOKED,
@@ -188,21 +195,27 @@ class MainpcWatch:
                     host=host,
                     what=f"{mainpc} refuses the key of {host}",
                     level=Level.BROKEN,
+                    since=self._refused_at,
                     cause=cause,
+                    explains=tuple(
+                        f"{Kind.REFUSALS}:{subject_of_peer(host, name, outcome)}"  # its agent asks itself too
+                        for outcome in (Outcome.KEY_REVOKED, Outcome.KEY_EXPIRED)
+                    ),
                     remedies=(
                         Remedy(mainpc, "./twinhost attention", "shows whether it was revoked, or has expired"),
                         Remedy(mainpc, f"{CERTS_INIT} replace {name}", "makes a new key in place of a revoked one"),
                     ),
                 )
             ]
-        if isinstance(self._failure, SecurityMismatch):
-            return [link_open(mainpc if self._secure else host, other=host if self._secure else mainpc)]
+        if shown_by is Kind.LINK_OPEN:
+            open_link = link_open(mainpc if self._secure else host, other=host if self._secure else mainpc)
+            return [msgspec.structs.replace(open_link, since=self._refused_at)]
         return ()
 
     def _items(self, troubles: Iterable[Trouble]) -> Sequence[AttentionItem]:
-        now = self._clock.time()
+        now, said = self._clock.time(), _said(self._kept.shown)
         known = {trouble.id: trouble for trouble in troubles}
-        self._first = {name: self._first.get(name, now) for name in known}
+        self._first = {name: self._first.get(name, said.get(name, now)) for name in known}
         since = {name: self._first[name] if known[name].since is None else known[name].since or now for name in known}
         return [
             item_of(trouble, since[trouble.id], [(other, since[other.id]) for other in explained])
@@ -216,6 +229,22 @@ class MainpcWatch:
             replace_file(self._path, msgspec.json.encode(kept).decode())
         except OSError as error:
             _log.warning("attention_not_written", reason=str(error))
+
+
+def _shown_by(failure: TwinhostError | None) -> Kind | None:
+    """Return the kind of the trouble that a failure shows while mainpc runs."""
+    if isinstance(failure, NotAuthorized | PeerNotLive):
+        return Kind.KEY_REVOKED
+    return Kind.LINK_OPEN if isinstance(failure, SecurityMismatch) else None
+
+
+def _said(listed: AttentionList | None) -> dict[str, float]:
+    """Return since when each trouble is there, as mainpc said last."""
+    said = {}
+    for item in () if listed is None else listed["items"]:
+        with suppress(ValueError):
+            said[item["id"]] = parse_time(item["since"]).timestamp()
+    return said
 
 
 def link_open(host: str, other: str) -> Trouble:

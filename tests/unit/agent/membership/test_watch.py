@@ -12,7 +12,14 @@ from tests.unit.system_digital_twin.twin import SDT as SDT_CALLER
 from twinhost.agent.membership.watch import MAX_BYTES, MAX_ITEMS, GetAttention, MainpcWatch, WatchActions
 from twinhost.agent.troubles import Kind, Trouble, item_of
 from twinhost.moments import iso_time
-from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, StoreUnavailable
+from twinhost.secure_zmq.errors import (
+    NotAuthorized,
+    PeerNotLive,
+    SecurityMismatch,
+    ServerUnreachable,
+    StoreUnavailable,
+    TwinhostError,
+)
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 TTL_S = 15.0
@@ -123,6 +130,43 @@ def test_a_mainpc_that_refuses_is_not_silent(bench: Bench) -> None:
     bench.watch.failed(NotAuthorized("refused this key"))
     bench.is_silent(TTL_S + 1)
     assert next(iter(bench.items)) == "mainpc_silent", "now it is gone altogether"
+
+
+@pytest.mark.parametrize(
+    ("name", "failures"),
+    [
+        (f"key_revoked:{UMRA}", (NotAuthorized("refused this key"), PeerNotLive("no longer authorised"))),
+        ("link_open:mainpc", (SecurityMismatch("the other kind"),)),
+    ],
+)
+def test_a_refusal_began_when_it_came_first(bench: Bench, name: str, failures: tuple[TwinhostError, ...]) -> None:
+    """Not when somebody asks; and after an answer it begins anew."""
+    for _ in range(2):
+        bench.watch.answered()
+        bench.clock.let_pass(60)
+        began = iso_time(bench.clock.time())
+        for failure in failures:
+            bench.watch.failed(failure) if not isinstance(failure, PeerNotLive) else bench.watch.answered(failure)
+            bench.clock.let_pass(5)
+        assert bench.items[name]["since"] == began
+
+
+def test_that_its_agent_refuses_itself_is_explained(bench: Bench) -> None:
+    """It asks itself whether it is well, with the key that is revoked."""
+    refused = f"{Kind.REFUSALS}:pc2/key_revoked/{UMRA}"
+    bench.own = [Trouble(kind=Kind.REFUSALS, subject=f"pc2/key_revoked/{UMRA}", host="pc2", what="pc2: refused itself")]
+    bench.watch.failed(NotAuthorized("refused this key"))
+    (item,) = bench.items.values()
+    assert (item["id"], [other["id"] for other in item["explains"]]) == (f"key_revoked:{UMRA}", [refused])
+
+
+def test_what_mainpc_knew_began_when_it_said(bench: Bench) -> None:
+    began = iso_time(bench.clock.time())
+    bench.gets(OWN)
+    bench.clock.let_pass(3_600)
+    bench.own = [OWN]
+    bench.is_silent(TTL_S + 1)
+    assert bench.items[OWN.id]["since"] == began
 
 
 @pytest.mark.parametrize(("secure", "where"), [(True, "mainpc"), (False, "pc2")])
