@@ -19,6 +19,8 @@ from twinhost.agent.troubles import (
     by_cause,
     item_of,
     list_of,
+    read_log,
+    start,
 )
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
@@ -29,6 +31,7 @@ from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 
 attention = typer.Typer()
+_NO_ANSWER = Failure.of(ServerUnreachable("")).code
 _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: output.GOOD}
 
 
@@ -90,13 +93,15 @@ def acknowledge(
 
 def unreachable(agent: Agent, failure: Failure, explains: Iterable[str] = ()) -> Trouble:
     """Return the trouble that an agent did not answer; `explains` has the ids of what is so because of it."""
+    host, silent = agent.host.name, failure.code == _NO_ANSWER
     return Trouble(
         kind=Kind.UNREACHABLE,
         subject=agent.name,
-        host=agent.host.name,
+        host=host,
         what=f"{agent.name} can't be asked from here",
         level=Level.BROKEN,
         cause=failure.sentence,
+        remedies=(start(host), read_log(host, "shows why it ended")) if silent else (),
         evidence=(("code", failure.code),),
         explains=tuple(explains),
     )

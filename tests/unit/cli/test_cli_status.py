@@ -144,6 +144,7 @@ def test_an_agent_that_does_not_answer_is_named(hosts: TwoHosts, cli: Cli, monke
     assert (ran.status, ran.err) == (2, "")
     assert ran.out.startswith(f"{UMRA} can't be asked from here.\n\nbroken: {UMRA} can't be asked from here\n")
     assert "\n  because: no reply to health from tcp://" in ran.out
+    assert "\n  on pc2: docker compose up -d pc2  # starts its agent\n" in ran.out
     assert [row.split()[3:5] for row in rows_of(ran.out, "Agents")] == [["ok", "0"], ["no", "answer"]]
     document = json.loads(cli(hosts, "status", "--json").out)
     assert (document["code"], document["attention"]["level"]) == ("server_unreachable", "broken")
