@@ -50,7 +50,8 @@ class ChainFindings:
         older = f"; lines 1 to {self.starts_at - 1} were dropped by rotation" if self.starts_at > 1 else ""
         if not self.whole:
             first, count = self.findings[0], len(self.findings) + self.more
-            return f"the chain is broken in {count} places, first at line {first.seq}: {first.sentence}{older}"
+            places = f"{count} place{'s' if count > 1 else ''}"
+            return f"the chain is broken in {places}, first at line {first.seq}: {first.sentence}{older}"
         if not self.lines:
             return f"the log is empty, as recorded in the database{older}"
         return f"lines {self.starts_at} to {self.head.seq} are intact and end with the head in the database{older}"

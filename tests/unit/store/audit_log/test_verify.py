@@ -79,6 +79,7 @@ def test_a_log_that_was_rotated_begins_at_its_anchor() -> None:
     assert result.summary().endswith("; lines 1 to 4 were dropped by rotation")
     forged = found(LINES[4:], Anchor(5, "1" * 64))
     assert [finding.seq for finding in forged.findings] == [5]
+    assert forged.summary().startswith("the chain is broken in 1 place, first at line 5: ")
 
 
 def test_a_removed_line_is_found() -> None:
