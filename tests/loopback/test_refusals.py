@@ -14,7 +14,7 @@ from tests.identities import authorize, new_pair
 from tests.loopback.agent import ServedAgent, serving
 from tests.ports import vacant_address
 from tests.waiting import PATIENCE_S, REFUSAL_S, at_most, wait_until
-from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import (
     ConnectionRefused,
     KeyMismatch,
@@ -89,8 +89,9 @@ def test_a_plain_client_is_refused(agent: ServedAgent) -> None:
         (b"", Outcome.BROKEN_OFF),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00CURVE", Outcome.BROKEN_OFF),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f\x03\x00NULL" + bytes(48), Outcome.MECHANISM_MISMATCH),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", Outcome.NOT_ZMTP),
     ],
-    ids=["nothing", "half a greeting", "a plain client"],
+    ids=["nothing", "half a greeting", "a plain client", "a browser"],
 )
 def test_a_handshake_that_failed_has_its_address(agent: ServedAgent, said: bytes, outcome: Outcome) -> None:
     """In the log and for listeners, as the audit log is; a peer that hangs up at once may be gone too soon."""
@@ -105,6 +106,14 @@ def test_a_handshake_that_failed_has_its_address(agent: ServedAgent, said: bytes
             lambda: [line for line in lines if line["event"] == "handshake_refused"], PATIENCE_S, "it is logged"
         )
     assert line["address"] == "127.0.0.3"
+
+
+def test_a_session_that_ends_at_once_is_no_refusal(agent: ServedAgent, peer_keys: KeyPair) -> None:
+    """However short it is: its key was judged."""
+    for _ in range(50):
+        require_session(agent.secured(peer_keys), PATIENCE_S)
+    counts = agent.server_socket.handshakes.counts()
+    assert {outcome for outcome, count in counts.items() if count} == {Outcome.ACCEPTED}
 
 
 def test_a_wrong_server_pin_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:

@@ -144,6 +144,7 @@ class Authenticator(Worker):
             self.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED, reason="not a CURVE request of this domain")
             return _REFUSED
         address, raw_key = frames[3].decode(errors="replace").removeprefix("::ffff:"), frames[6]
+        self.handshakes.judged(address)
         verdict = self.peers.judge(raw_key)
         if not isinstance(verdict, Peer):  # the peer doesn't learn which refusal it is
             fingerprint = fingerprint_of(raw_key) if len(raw_key) == KEY_BYTES and any(raw_key) else "not a key"

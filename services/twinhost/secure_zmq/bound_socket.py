@@ -297,15 +297,19 @@ def _watch(
     handshakes: Handshakes,
     disconnected: Callable[[int], None],
 ) -> Watch:
-    max_sent_before_ready = MAX_SENT_BEFORE_READY_CURVE if speaks_curve(socket) else MAX_SENT_BEFORE_READY_NULL
+    shows_keys = speaks_curve(socket)
+    max_sent_before_ready = MAX_SENT_BEFORE_READY_CURVE if shows_keys else MAX_SENT_BEFORE_READY_NULL
     guard = HandshakeGuard(connections, handshakes, max_sent_before_ready)
     failed = FailedHandshakes(handshakes)
 
     def on_event(event: SocketEvent) -> None:
-        address = connections.peer_of(event.value) if event.kind is EventKind.DISCONNECTED else None
+        address = since = None
+        if event.kind is EventKind.DISCONNECTED:
+            address = connections.peer_of(event.value)
+            since = connections.unfinished_since(event.value) if shows_keys else None
         if connections.observe(event):  # before the guard, which takes the handshakes to watch from the table
             disconnected(event.value)
-        failed.observe(event, address, caused_here=guard.observe(event))
+        failed.observe(event, address, caused_here=guard.observe(event), unfinished_since=since)
 
     return Watch(connections, guard, Monitor(socket, on_event, SERVER_EVENTS))
 

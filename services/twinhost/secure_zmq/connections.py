@@ -16,6 +16,7 @@ nothing until then.
 """
 
 import threading
+import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Connection(msgspec.Struct, eq=False, gc=False):
     fingerprint: str | None = None  # of its key, proven by a message
     counted_for: str | None = None  # the key that it is counted for: assumed at first, then the proven one
     close_reason: str | None = None  # why it is to be closed, whatever its key
+    began: float = msgspec.field(default_factory=time.monotonic)  # when it was noticed
     shut: bool = False  # here; its end may not have been reported yet
     handled: int = 0  # bytes that the loop has taken from it
     unhandled: int = 0  # as of the last look of `InboundGuard`
@@ -357,6 +359,11 @@ class Connections:
         """Return the address of the connection that has, or had until its end is reported, this descriptor."""
         connection = self._open.get(fd)
         return None if connection is None else connection.peer or None
+
+    def unfinished_since(self, fd: int) -> float | None:
+        """Return when the connection with this descriptor was noticed, if it may still be in its handshake."""
+        connection = self._pending.get(fd)
+        return None if connection is None or connection.shut else connection.began
 
     def note_key(self, fd: int, address: str, fingerprint: str | None) -> Connection:
         """Note the key of a connection, from its message; return the connection."""

@@ -70,8 +70,10 @@ class HandshakeGuard(Worker):
                 self._work.set()
             case EventKind.DISCONNECTED:
                 with self._lock:
+                    closed_here = event.value in self._closed
                     self._closed.discard(event.value)
                     self._unreported = min(self._unreported, len(self._closed))
+                    return closed_here
             case EventKind.BROKEN_OFF:
                 with self._lock:
                     if self._unreported:

@@ -1,7 +1,9 @@
 """How handshakes end: each is counted by its cause, logged, and reported to who records it, such as the audit log."""
 
 import errno
+import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from twinhost.secure_zmq.peers import Outcome
 
 _log = structlog.get_logger(__name__)
 
+_MOST_JUDGED = 4_096  # addresses
+_LATE_S = 2.0  # after which the monitor reports a connection, at the latest
 MAX_WAITING = 64  # accepted keys whose record failed; beyond this the ZAP handler refuses every key
 
 HandshakeListener = Callable[[Outcome, Mapping[str, str]], None]  # the fields: peer, fingerprint, address, if known
@@ -41,6 +45,7 @@ class Handshakes:
         self._counts: Counter[Outcome] = Counter()
         self._budget = LogBudget()  # by outcome, so that many of one don't suppress the lines of another
         self._accepted_budget = LogBudget()  # by peer
+        self._judged: dict[str, float] = {}  # by address: when a key was judged last, on the ZAP handler's thread
 
     def counts(self) -> dict[str, int]:
         """Return the number of handshakes by outcome since the start."""
@@ -54,6 +59,17 @@ class Handshakes:
         While it raises for an accepted key, that key is not served, and it is called again.
         """
         self._listeners.append(listener)
+
+    def judged(self, address: str) -> None:
+        """Note that a peer got as far as to show a key."""
+        self._judged.pop(address, None)
+        if len(self._judged) >= _MOST_JUDGED:
+            del self._judged[next(iter(self._judged))]
+        self._judged[address] = time.monotonic()
+
+    def judged_since(self, address: str, began: float) -> bool:
+        """Return whether a key from an address was judged since a connection was noticed, by the monotonic clock."""
+        return self._judged.get(address, -math.inf) >= began - _LATE_S
 
     def accepted(self, peer: str, fingerprint: str, address: str) -> None:
         """Note that a key was accepted, before libzmq is answered; to be recorded after that, off the client's path."""
@@ -110,17 +126,33 @@ class Handshakes:
 class FailedHandshakes:
     """Records the failures that occur before ZAP is asked, with their address; on the monitor's thread only.
 
-    libzmq's event of a failure has no descriptor; the event of the connection's end, which follows, has one.
+    libzmq's event of a failure has no descriptor; the event of the connection's end, which follows, has one. Of
+    what does not begin as ZMTP 3 there is the end alone.
     """
 
     def __init__(self, handshakes: Handshakes) -> None:
         self._handshakes = handshakes
         self._failed: Outcome | None = None
 
-    def observe(self, event: SocketEvent, address: str | None, *, caused_here: bool) -> None:
-        """Note a server's event, and of an end the address; `caused_here`: this side caused and recorded a failure."""
+    def observe(
+        self, event: SocketEvent, address: str | None, *, caused_here: bool, unfinished_since: float | None = None
+    ) -> None:
+        """Note a server's event.
+
+        Args:
+            address: of the connection that has ended.
+            caused_here: this side caused and recorded a failure.
+            unfinished_since: when the connection that has ended was noticed, if its handshake was under way.
+        """
         if self._failed is not None:  # without an address if another event came in between
             self._handshakes.refused(self._failed, **({} if address is None else {"address": address}))
+        elif (
+            unfinished_since is not None
+            and address is not None
+            and not caused_here
+            and not self._handshakes.judged_since(address, unfinished_since)
+        ):
+            self._handshakes.refused(Outcome.NOT_ZMTP, address=address)
         self._failed = None if caused_here else failure_of(event)
 
 

@@ -103,6 +103,7 @@ def test_a_peer_that_is_accepted_again_settles_its_refusals(bench: Bench) -> Non
     for address in ("192.0.2.1", "192.0.2.9"):
         bench.refuse(address, 40, Outcome.KEY_REVOKED, fingerprint="SHA256:old")
         bench.refuse(address, 30, Outcome.BROKEN_OFF)
+        bench.refuse(address, 28, Outcome.NOT_ZMTP)
         bench.refuse(address, 25, Outcome.WRONG_KEYS)
         bench.refuse(address, 20, Outcome.KEY_NOT_AUTHORIZED)
     bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED, peer="Camera", fingerprint="SHA256:new")
@@ -116,6 +117,7 @@ def test_a_peer_that_is_accepted_again_settles_its_refusals(bench: Bench) -> Non
         ("192.0.2.1", Outcome.KEY_NOT_AUTHORIZED): 20,
         ("192.0.2.9", Outcome.KEY_REVOKED): 40,
         ("192.0.2.9", Outcome.BROKEN_OFF): 30,
+        ("192.0.2.9", Outcome.NOT_ZMTP): 28,
         ("192.0.2.9", Outcome.WRONG_KEYS): 25,
         ("192.0.2.9", Outcome.KEY_NOT_AUTHORIZED): 20,
     }
