@@ -19,7 +19,7 @@ from twinhost.secure_zmq.budgets import NEARLY_USED, UNBOUNDED, Budget, Budgets,
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.database import Database
-from twinhost.store.stored_bytes import Stored, StoredBytes
+from twinhost.store.stored_bytes import KINDS, NOT_DELETED, Stored, StoredBytes
 
 LIMITS = ("stored_bytes", "names")  # of a budget, in the order of `Stored`
 _LARGEST_PART = 16  # of a volume that the reserve takes is one of so many: small ones must be of use too
@@ -191,7 +191,9 @@ class Disk:
             (part for counted in self._counted for part in counted.by_table(name)), key=lambda part: part[1][place]
         )
         table, stored = largest
-        return f"most of it is in {table} ({stored[place]}): delete some, or ask an operator for more (limits.budgets)"
+        delete = "" if table in NOT_DELETED else "delete some, or "
+        kind = KINDS.get(table, table.replace("_", " "))
+        return f"most of it is in {kind} ({stored[place]}): {delete}ask an operator for more (limits.budgets)"
 
 
 def _together(parts: Iterable[Stored]) -> Stored:

@@ -25,10 +25,11 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.store.backup import count_readable_rows, count_rows
 from twinhost.store.damage import REPLACED
 from twinhost.store.files import new_file, part
+from twinhost.store.stored_bytes import KINDS
 
 PROGRAM = "archive"
 _CLI = "docker compose run --rm cli"
-_KINDS = {"agents": "registrations", "happenings": "events and errors", "leases": "leases"}  # by the database's table
+_KINDS = {**KINDS, "leases": "leases"}  # by the database's table
 
 app = application("mainpc's whole state (registry, audit log, peers, the keys of that host) in one file.")
 BrokenLog = Annotated[bool, typer.Option(BROKEN_LOG, help="Accept an audit log that is incomplete or changed.")]

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from twinhost.store.database import Database
 
 ROW_BYTES = 256
+KINDS = {"agents": "registrations", "happenings": "events and errors"}  # where the table's name does not say it
+NOT_DELETED = frozenset({"happenings", "replies"})  # tables whose rows no caller deletes
 _TABLE = """
 CREATE TABLE stored_bytes (
     writer TEXT NOT NULL,

@@ -1,5 +1,6 @@
 """A writer's share of the disk, and the reserve that only some actions may use."""
 
+import re
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from twinhost.schema import AGENTS, declarations_of
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable, Used
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import OverBudget, StoreUnavailable
-from twinhost.store.stored_bytes import ROW_BYTES
+from twinhost.store.stored_bytes import ROW_BYTES, Stored, StoredBytes
 
 ALICE = Caller("alice", "pc2", frozenset({"agent"}), "f1")
 BOB = Caller("bob", "pc2", frozenset({"agent"}), "f2")
@@ -70,6 +71,18 @@ def test_what_stores_less_is_not_refused(volume: Volume) -> None:
     volume.write(ALICE, "1", "UPDATE notes SET text = ? WHERE written_by = ?")
     volume.write(ALICE, "0", "DELETE FROM notes WHERE id > ? AND written_by = ?")
     volume.write(ALICE, "1")
+
+
+def test_a_caller_is_told_what_it_can_delete(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it knows the rows as: events and errors end by themselves."""
+    stored = {
+        "memory_details": "memory details (500): delete some, or ask",
+        "happenings": "events and errors (500): ask",
+    }
+    for table, said in stored.items():
+        monkeypatch.setattr(StoredBytes, "by_table", lambda *_, table=table: [(table, Stored(500, 0))])
+        with pytest.raises(OverBudget, match=re.escape(f"; most of it is in {said} an operator for more")):
+            volume.write(ALICE, "1" * 600)
 
 
 def test_names_have_a_share_too(volume: Volume) -> None:
