@@ -48,7 +48,11 @@ KINDS: Mapping[str, Kind | None] = MappingProxyType(
         REFUSALS: Kind.REFUSALS,
     }
 )
-_ON_MAINPC = (Kind.BACKUP_OLD, Kind.REFUSALS)  # the operator's key is there
+_ON_MAINPC = {  # where the operator's key is; and what the command does, if the condition does not say it
+    Kind.BACKUP_OLD: "",
+    Kind.BUDGET_NEARLY_USED: "shows who uses how much of which budget",
+    Kind.REFUSALS: "shows whose keys are authorised, to compare",
+}
 
 
 def bounded(conditions: Iterable[Condition]) -> list[Condition]:
@@ -81,7 +85,8 @@ def troubles_of(
         if kind is None:
             continue
         commands = dict.fromkeys(condition.command for condition in said if condition.command)
-        remedies = [Remedy("mainpc" if kind in _ON_MAINPC else host, command) for command in commands]
+        on, does = ("mainpc", _ON_MAINPC[kind]) if kind in _ON_MAINPC else (host, "")
+        remedies = [Remedy(on, command, does) for command in commands]
         if not remedies and kind is Kind.CHECK_FAILED:
             why = "shows since when"
             remedies = [Remedy(host, "", f"the log of {agent} {why}") if agent else read_log(host, why)]

@@ -74,14 +74,15 @@ def near(rows: Iterable[Used]) -> list[Used]:
     return [row for row in takewhile(lambda row: row.share >= NEARLY_USED, rows) if row.limit in LIMITS]
 
 
-def budget_warnings(rows: Iterable[Used]) -> Iterator[Condition]:
-    """Yield who has nearly used up a share, of such rows; each writer is told apart."""
+def budget_warnings(rows: Iterable[Used], agent: str) -> Iterator[Condition]:
+    """Yield who has nearly used up a share of an agent, of such rows; each writer is told apart."""
     for row in near(rows):
         yield Condition(
             name=f"{BUDGETS}/{row.name}",
             what=f"{row.name} uses {row.share:.0%} of its budget {row.limit} ({row.used:.0f} of {row.most:.0f}), and "
             "at 100 % is refused more; have it delete something, or raise the limit in network_config.yaml "
             "(limits.budgets)",
+            command=f"./twinhost call {agent} health",
         )
 
 

@@ -333,7 +333,7 @@ def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Heal
     disk.count(database)
     usage.register("stored_bytes", disk.stored_bytes)
     usage.register("names", disk.names)
-    health.report(lambda: budget_warnings(usage.newest))
+    health.report(lambda: budget_warnings(usage.newest, settings.agent.name))
     health.add("disk", disk.fault, essential=False)
     return budgets, usage, disk
 

@@ -70,9 +70,11 @@ def test_a_name_may_have_a_kind_or_a_detector_of_its_own() -> None:
 def test_each_writer_of_a_host_has_a_trouble_of_its_own() -> None:
     """As on mainpc: the subject is the writer, at the host."""
     rows = [Used("bob", "names", 90, 100), Used("alice", "stored_bytes", 85, 100), Used("bob", "stored_bytes", 80, 100)]
-    bob, alice = troubles_of("pc2", bounded(budget_warnings(rows)))
+    bob, alice = troubles_of("pc2", bounded(budget_warnings(rows, "Keeper")))
     assert (bob.id, alice.id) == ("budget_nearly_used:pc2/bob", "budget_nearly_used:pc2/alice")
     assert (len(bob.evidence), len(alice.evidence)) == (2, 1)
+    shown = Remedy("mainpc", "./twinhost call Keeper health", "shows who uses how much of which budget")
+    assert (bob.remedies, alice.remedies) == ((shown,), (shown,))
 
 
 def test_two_agents_of_a_host_say_what_is_wrong_with_each() -> None:

@@ -135,10 +135,10 @@ def test_the_reserve_is_a_part_of_a_small_volume_at_most(volume: Volume) -> None
 def test_health_warns_before_a_share_is_used_up(volume: Volume) -> None:
     rows = [Used("alice", "stored_bytes", 81, 100), Used("bob", "names", 79, 100), Used("bob", "errors", 100, 100)]
     rows.sort(key=lambda row: -row.share)
-    (share,) = budget_warnings(rows)
+    (share,) = budget_warnings(rows, "Keeper")
     assert share.name == "budgets/alice"
     assert share.what.startswith("alice uses 81% of its budget stored_bytes (81 of 100)")
-    assert list(budget_warnings([])) == []
+    assert list(budget_warnings([], "Keeper")) == []
 
 
 def test_a_volume_that_cannot_be_looked_at_changes_nothing(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_each_writer_is_named_with_its_largest_share() -> None:
 def test_a_budget_is_not_told_a_second_time_as_a_warning(tmp_path: Path) -> None:
     with Assembled(NAME, MIGRATIONS, assemble, environment_of(tmp_path, "mainpc")) as agent:
         agent.usage.newest = ROWS
-        agent.health.report(lambda: budget_warnings(agent.usage.newest))  # as the process adds it
+        agent.health.report(lambda: budget_warnings(agent.usage.newest, NAME))  # as the process adds it
         agent.health.warn("other", lambda: ["something else"])
         assert len(list(agent.health.conditions())) == 4
         agent.assembly.on_tick()
