@@ -550,12 +550,13 @@ class Reservations:
             return
         tried = min(free or on, key=lambda there: there.share_of(demand.holder))
         ends_at = waiter.within_share_at(tried)
+        left_mb = int(waiter.left_of_share_mb(tried))
         raise over_budget(
             demand.holder,
             "lease_share",
             tried.share_of(demand.holder),
             waiter.share,
-            f"release a lease, or ask for less than {demand.amount_mb:g} MB",
+            f"release a lease, or ask for at most {left_mb} MB" if left_mb else "release a lease",
             None if ends_at is None else self._clock.time() + ends_at - self._clock.monotonic(),
         )
 

@@ -68,7 +68,11 @@ class WaitingRequest(msgspec.Struct, kw_only=True):
 
     def exceeds_share(self, place: Place) -> bool:
         """Return whether it would give its holder more than its share of a place."""
-        return place.held_by(self.holder) + self.amount_mb > self.share * place.limit_mb
+        return self.amount_mb > self.left_of_share_mb(place)
+
+    def left_of_share_mb(self, place: Place) -> float:
+        """Return what its holder may still have of a place, in MB."""
+        return max(0.0, self.share * place.limit_mb - place.held_by(self.holder))
 
     def within_share_at(self, place: Place) -> float | None:
         """Return when enough of its holder's own leases on a place have ended; None: that is not enough."""
