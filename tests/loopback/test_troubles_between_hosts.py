@@ -280,7 +280,7 @@ def test_pc2_says_that_mainpc_is_silent(hosts: TurnedHosts) -> None:
     pc2 = hosts.start(UMRA).wait_until_serving()
     again = found(pc2, "mainpc_silent")
     assert (again["since"], "warning:mainpc/key_files" in listed(pc2)) == (item["since"], True)
-    assert attention(pc2)["headline"] == "mainpc does not answer pc2; and 1 trouble more."
+    assert attention(pc2)["headline"] == "mainpc does not answer pc2; and 1 more trouble."
     (hosts.folder(SDT) / "garbage.key").unlink()
     hosts.start(SDT).wait_until_ready()
     gone(pc2, "mainpc_silent", "warning:mainpc/key_files")

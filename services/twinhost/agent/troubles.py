@@ -377,11 +377,11 @@ def headline(items: Sequence[AttentionItem]) -> str:
         return f"Nothing new is wrong; {_many(len(items))} acknowledged."
     if len(new) == 1:
         return f"{new[0]['what']}."
-    return f"{new[0]['what']}; and {_many(len(new) - 1)} more."
+    return f"{new[0]['what']}; and {_many(len(new) - 1, 'more ')}."
 
 
-def _many(count: int) -> str:
-    return "1 trouble" if count == 1 else f"{count} troubles"
+def _many(count: int, word: str = "") -> str:
+    return f"1 {word}trouble" if count == 1 else f"{count} {word}troubles"
 
 
 _NAMED = 3  # in a sentence

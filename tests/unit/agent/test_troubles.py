@@ -41,6 +41,6 @@ def test_only_an_empty_list_is_well() -> None:
     known = item(HOT, acknowledged={"by": "operator", "at": "now"})
     assert headline([]) == "All is well."
     assert headline([item(FULL)]) == "mainpc's disk is full."
-    assert headline([item(FULL), item(HOT)]) == "mainpc's disk is full; and 1 trouble more."
+    assert headline([item(FULL), item(HOT)]) == "mainpc's disk is full; and 1 more trouble."
     assert headline([known]) == "Nothing new is wrong; 1 trouble acknowledged."
     assert [level_of(items) for items in ([], [item(HOT)], [item(HOT), item(FULL)], [known])] == [0, 1, 2, 0]

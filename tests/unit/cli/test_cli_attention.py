@@ -71,7 +71,7 @@ def test_a_cause_is_one_item_with_its_consequences(hosts: TwoHosts, cli: Cli) ->
     ran = cli(hosts, "attention")
     assert ran.status == 2
     lines = ran.out.split("\n")
-    assert lines[0] == "mainpc's disk is full: 0 MB of 98 GB free; and 1 trouble more."
+    assert lines[0] == "mainpc's disk is full: 0 MB of 98 GB free; and 1 more trouble."
     assert "  so: VisionAgent reported 3 errors" in lines
     assert [line for line in lines if line.startswith(("broken:", "attention:"))] == [
         "broken: mainpc's disk is full: 0 MB of 98 GB free",
@@ -149,7 +149,7 @@ def test_without_mainpc_what_can_be_seen_from_here_is_said(
         "broken: pc2: database is locked",
         "attention: pc2: the key of Camera ends in 2 days",
     ]
-    assert ran.out.startswith(f"{SDT} can't be asked from here; and 2 troubles more.\n")
+    assert ran.out.startswith(f"{SDT} can't be asked from here; and 2 more troubles.\n")
     assert "\n  so: pc2: no reply to heartbeat\n" in ran.out
     assert "attention acknowledge" not in ran.out  # nobody is there to do it
 

@@ -94,7 +94,7 @@ def test_a_silent_mainpc_is_named_after_the_ttl(bench: Bench) -> None:
     assert [*bench.items] == ["mainpc_silent", OWN.id, FULL.id]
     silent = bench.items["mainpc_silent"]
     assert (silent["since"][:19], silent["level"], silent["cause"]) == (heard, "broken", str(NO_ANSWER))
-    assert (document["level"], document["headline"]) == ("broken", "mainpc does not answer pc2; and 2 troubles more.")
+    assert (document["level"], document["headline"]) == ("broken", "mainpc does not answer pc2; and 2 more troubles.")
     assert [("last_known" in item) for item in document["items"]] == [False, False, True]
     assert document["items"][2]["last_known"][:19] == heard
     bench.watch.answered()
