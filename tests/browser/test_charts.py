@@ -96,7 +96,9 @@ def test_a_long_range_has_round_ticks(watched: Watched, title: str, words: str, 
     page.set_viewport_size({"width": width, "height": 900})
     page.reload()
     watched.open("/host/pc2")
-    page.get_by_role("button", name=title, exact=True).click()
+    chosen = page.get_by_role("button", name=title, exact=True)
+    watched.turn_until(chosen, title)
+    chosen.click()
     label = re.compile(rf"last {words}, between [4-9]\d % and [4-9]\d %")
 
     def is_there() -> bool:

@@ -127,7 +127,10 @@ def test_a_whole_log_is_verified_across_pages(hosts: TwoHosts, cli: Cli) -> None
     [
         (lambda lines: lines[:100] + lines[101:], "line 101 is missing"),
         (lambda lines: [*lines[:100], lines[101], lines[100], *lines[102:]], "it was moved"),
-        (lambda lines: [line.replace('"name":"agent-7"', '"name":"agent-8"') for line in lines], "was changed"),
+        (
+            lambda lines: [line.replace('"name":"agent-7"', '"name":"agent-8"') for line in lines],
+            "does not match its content",
+        ),
         (lambda lines: lines[:-1], "missing at the end"),
         (lambda lines: [*lines, "{}"], "is not a line of this log"),
     ],
