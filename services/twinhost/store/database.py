@@ -29,13 +29,20 @@ Arguments = TypeVarTuple("Arguments")
 class Database:
     """One open database; used by one thread at a time, also by another than the one that opened it."""
 
-    def __init__(self, path: Path, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        path: Path,
+        migrations: Sequence[str],
+        clock: Clock = SYSTEM_CLOCK,
+        connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
+    ) -> None:
         """Open or create the database and migrate its schema.
 
         Args:
             path: the file, whose folder must exist, or IN_MEMORY.
             migrations: SQL scripts; the n-th migrates from schema version n to n + 1.
             clock: the one that dates its rows.
+            connect: opens the only connection that writes; another one may note what is written.
 
         Raises:
             ConfigurationError: it can't be opened, is damaged, or is newer than this program.
@@ -52,7 +59,7 @@ class Database:
                 with suppress(OSError):  # SQLite says why it can't be created
                     path.touch(0o600)
             make_private(path)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute("PRAGMA synchronous=FULL")

@@ -211,7 +211,7 @@ def test_what_others_ended_before_stays_until_it_is_restored(tmp_path: Path) -> 
             details = {"key": key, "valid_from": float(number), "supersedes": supersedes}
             bench.database.execute(
                 "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
-                "written_by) VALUES (?1, ?1, CAST('[]' AS BLOB), '', 1, ?2, unixepoch(), 0, ?3)",
+                "written_by) VALUES (?1, ?1, CAST('[]' AS BLOB), '', 1, ?2, 1790000000, 0, ?3)",
                 (f"m{number}", number, name),
             )
             bench.database.execute(

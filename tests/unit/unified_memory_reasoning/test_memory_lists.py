@@ -217,7 +217,7 @@ def test_the_graph_of_an_older_volume_is_found(bench: SearchedBench) -> None:
     for number, item in enumerate([Item("entity", ("Ana", "person")), Item("observation", ("Ana", "likes tea"))]):
         bench.database.execute(
             "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
-            "written_by) VALUES (?, ?, CAST('[]' AS BLOB), ?, 1, 1, unixepoch(), 0, 'Ana')",
+            "written_by) VALUES (?, ?, CAST('[]' AS BLOB), ?, 1, 1, 1790000000, 0, 'Ana')",
             (f"m{number}", item.request["content"], GRAPH_SOURCE),
         )
         for keyword in item.request["keywords"]:

@@ -127,7 +127,7 @@ def test_older_keys_that_differ_in_case_become_one(tmp_path: Path) -> None:
     for number, key in enumerate(keys, start=1):
         database.execute(
             "INSERT INTO memories (id, content, keywords, source, strength, created, last_accessed, forgotten, "
-            "written_by) VALUES (?, 'text', CAST('[]' AS BLOB), '', 1, ?2, unixepoch(), 0, 'Ana')",
+            "written_by) VALUES (?, 'text', CAST('[]' AS BLOB), '', 1, ?2, 1790000000, 0, 'Ana')",
             (f"m{number}", number),
         )
         details = msgspec.json.encode({"key": key, "valid_from": float(number)}).decode()
