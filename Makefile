@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
+.PHONY: help up stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -54,6 +54,9 @@ check: venv ## while you work: the linters and the unit tests, in parallel (abou
 
 test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; and both as a swarm (five minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
+
+test-replay: venv ## the unit tests, with a replica of every database that repeats what was noted of it (five minutes)
+	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed --timeout 600 tests/unit $(ARGS)
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)
 	@TWINHOST_FAULTS=all .venv/bin/python -m pytest tests/faults $(ARGS)

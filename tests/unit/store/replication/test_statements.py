@@ -184,7 +184,7 @@ class Text(str):
         *(0, -1, 2**63 - 1, -(2**63), 1.0, 0.1, 1e300, float("inf"), float("-inf"), float("nan")),
         *("", "ä\0b", "\U0001f4a7", b"", b"\0\xff", bytearray(b"x"), memoryview(b"y"), True, None, Word.ONE, Text("z")),
     ],
-    ids=repr,
+    ids=lambda value: f"{type(value).__name__} {bytes(value)!r}" if isinstance(value, memoryview) else repr(value),
 )
 def test_every_value_is_repeated_exactly(value: object) -> None:
     noted = Noted(IN_MEMORY, "CREATE TABLE t (x)")
