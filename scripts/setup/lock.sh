@@ -21,9 +21,11 @@ step "Pinning the base image"
 scripts/setup/base_image.sh --pin || step "The base image's digest is unchanged"
 
 lock requirements.lock pyproject.toml --extra agent --extra cli
-# Of the extra alone: the image installs it beside requirements.lock.
-python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["meaning"], sep="\n")' |
-    lock requirements-meaning.lock -
+# Of one extra alone, which an image installs beside requirements.lock.
+for extra in meaning postgresql; do
+    python3 -c 'import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")' "$extra" |
+        lock "requirements-$extra.lock" -
+done
 lock requirements-build.lock --group build
 lock requirements-dev.lock pyproject.toml --all-extras --group dev
 lock requirements-assets.lock --group assets

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what some tests need: two browsers, shells, a C compiler with czmq's headers, the tools that make a network
-# namespace a second machine, Prometheus with promtool, and what the examples in other languages
+# namespace a second machine, Prometheus with promtool, PostgreSQL, and what the examples in other languages
 # (tests/loopback/test_examples.py) are built with. Where they can't be installed those tests are skipped, and pytest says
-# so.
+# so; those of PostgreSQL fail.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -38,6 +38,7 @@ fi
 command -v fish >/dev/null || packages+=(fish)
 command -v zsh >/dev/null || packages+=(zsh)
 command -v prometheus >/dev/null || packages+=(prometheus)
+[ -x /usr/lib/postgresql/17/bin/initdb ] || packages+=(postgresql-17)
 command -v ip >/dev/null || packages+=(iproute2)
 command -v iptables >/dev/null || packages+=(iptables)
 [ ${#packages[@]} -gt 0 ] || exit 0
@@ -46,5 +47,10 @@ if ! on_debian_13 || ! is_root; then
     exit 0
 fi
 step "Installing ${packages[*]} (about a minute)"
+# Else its package starts a server of its own, on the usual port. The tests start theirs.
+if [[ " ${packages[*]} " == *" postgresql-17 "* && ! -e /etc/postgresql-common ]]; then
+    mkdir -p /etc/postgresql-common
+    echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+fi
 install_packages "${packages[@]}"
 compile_native # venv.sh has done it where there was a compiler

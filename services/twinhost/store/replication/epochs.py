@@ -1,0 +1,105 @@
+"""Who is active: the rules by which one process at a time claims an agent's epoch, holds it, and follows its log.
+
+No clocks are compared. The active process adds a beat to its epoch each second, and answers for 3 s after it has asked
+for the last one that was added. Another process claims the epoch once it has seen the same beat for 4 s. Each counts on
+its own monotonic clock, so both may answer at one time only if these run at rates that differ by a quarter.
+
+    Candidate --claim--> Tenure: holds() until 3 s after the last beat, and never again after `end`
+
+A standby repeats transactions only as far as the active one has said that they are durable. One whose commit was
+cancelled while it waited for the second database is visible to all, and may still be lost.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from twinhost.secure_zmq.errors import ConfigurationError
+
+BEAT_S = 1.0
+HOLDS_S = 3.0
+CLAIM_AFTER_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The row of an agent's epoch, as it was read."""
+
+    number: int
+    beat: int
+    holder: str  # empty if it was released, or never held
+    durable: int  # the number of the last transaction that its holder knows to be durable
+    log: str = ""  # which log the transactions are of; empty before the first claim
+
+
+class Candidate:
+    """A process that is not active: when it may claim the epoch."""
+
+    def __init__(self) -> None:
+        self.seen: Epoch | None = None
+        self._since = 0.0
+
+    def saw(self, epoch: Epoch, now: float) -> None:
+        """Take the epoch as a query has returned it at `now`, monotonic."""
+        if self.seen is None or (self.seen.number, self.seen.beat) != (epoch.number, epoch.beat):
+            self._since = now
+        self.seen = epoch
+
+    def may_claim(self, now: float) -> bool:
+        """Return whether to claim what was seen, which fails where it has changed meanwhile."""
+        return self.seen is not None and (not self.seen.holder or now - self._since >= CLAIM_AFTER_S)
+
+
+class Tenure:
+    """An epoch that this process has claimed, and for how long it may answer."""
+
+    def __init__(self, number: int, claimed_at: float, *, begins_log: bool = False) -> None:
+        """Begin when the claim is durable.
+
+        Args:
+            number: of the epoch.
+            claimed_at: when it was asked for, monotonic.
+            begins_log: nobody has written to the log before.
+        """
+        self.number, self.begins_log = number, begins_log
+        self.durable = 0  # the last transaction that is known to be
+        self.ended: str | None = None  # why; then the process has to
+        self._confirmed_at = claimed_at
+
+    def holds(self, now: float) -> bool:
+        """Return whether an answer may leave: no other process can be active yet."""
+        return self.ended is None and now - self._confirmed_at < HOLDS_S
+
+    @property
+    def until(self) -> float:
+        """When it ends without another beat, monotonic."""
+        return self._confirmed_at + HOLDS_S
+
+    def confirmed(self, asked_at: float) -> None:
+        """Take a beat that was added; it was asked for at `asked_at`."""
+        self._confirmed_at = max(self._confirmed_at, asked_at)
+
+    def appended(self, number: int) -> None:
+        """Take a transaction that both databases have."""
+        self.durable = number
+
+    def end(self, why: str) -> None:
+        """Answer nothing any more: another process is active, or what happened to a transaction is not known."""
+        self.ended = self.ended or why
+
+
+class Numbered(Protocol):
+    """An entry of the log."""
+
+    @property
+    def seq(self) -> int: ...
+
+
+def require_next(entries: Sequence[Numbered], applied: int) -> None:
+    """Raise ConfigurationError unless entries follow, without a gap, on the last that a database has."""
+    for expected, entry in enumerate(entries, applied + 1):
+        if entry.seq != expected:
+            raise ConfigurationError(
+                f"the log goes on with transaction {entry.seq} and this database ends with {expected - 1}; "
+                "begin with a backup of the other machine"
+            )

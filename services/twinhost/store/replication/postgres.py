@@ -1,0 +1,196 @@
+"""The log in PostgreSQL, and the row that says whose turn it is: two tables, six statements, each one round trip.
+
+A transaction is appended by a statement that inserts a row only while the epoch is the caller's, and locks the epoch
+until it has ended. So a claim waits for it, and sees it; what comes after the claim inserts nothing.
+
+A commit that is cancelled while it waits for the second database succeeds, with a warning, and may be lost with the
+first. So a warning is an error here, nothing has a time limit on the server, and what the client gives up is unknown.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import class_row, scalar_row
+
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.replication.epochs import Epoch
+
+_CONNECT_S = 3
+_MOST_ENTRIES = 256  # read at a time
+# What a role or a server may have set, and may not here. A warning that the server keeps to itself can't be seen.
+_OPTIONS = (
+    "-c synchronous_commit=on -c client_min_messages=warning -c statement_timeout=0 -c lock_timeout=0 "
+    "-c transaction_timeout=0 -c idle_session_timeout=0 -c default_transaction_isolation=read\\ committed"
+)
+TABLES = """
+CREATE TABLE IF NOT EXISTS epochs (
+    agent text PRIMARY KEY,
+    epoch bigint NOT NULL DEFAULT 0,
+    beat bigint NOT NULL DEFAULT 0,
+    holder text NOT NULL DEFAULT '',
+    durable bigint NOT NULL DEFAULT 0,
+    log text NOT NULL DEFAULT ''
+);
+CREATE TABLE IF NOT EXISTS commits (
+    agent text,
+    seq bigint,
+    epoch bigint NOT NULL,
+    statements bytea NOT NULL,
+    PRIMARY KEY (agent, seq)
+);
+"""
+_LOOK = "SELECT epoch AS number, beat, holder, durable, log FROM epochs WHERE agent = %s"
+_CLAIM = (
+    "UPDATE epochs SET epoch = epoch + 1, beat = 0, holder = %s, log = CASE log WHEN '' THEN %s ELSE log END "
+    "WHERE agent = %s AND epoch = %s AND beat = %s RETURNING epoch AS number, beat, holder, durable, log"
+)
+_BEAT = "UPDATE epochs SET beat = beat + 1, durable = greatest(durable, %s) WHERE agent = %s AND epoch = %s"
+_RELEASE = (
+    "UPDATE epochs SET holder = '', beat = beat + 1, durable = greatest(durable, %s) WHERE agent = %s AND epoch = %s"
+)
+_APPEND = (
+    "INSERT INTO commits (agent, seq, epoch, statements) "
+    "SELECT agent, %s, epoch, %b FROM epochs WHERE agent = %s AND epoch = %s FOR SHARE"
+)
+_AFTER = "SELECT seq, statements FROM commits WHERE agent = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s"
+_LAST = "SELECT coalesce(max(seq), 0) FROM commits WHERE agent = %s"
+
+
+class OutcomeUnknown(Exception):
+    """The database may have done what it was asked, or not, or may lose it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One transaction of the log."""
+
+    seq: int
+    statements: bytes
+
+
+class Log:
+    """One agent's log, over one connection; used by one thread."""
+
+    def __init__(self, dsn: str, agent: str) -> None:
+        """Connect to the database that takes writes.
+
+        Raises:
+            OutcomeUnknown: none answers now.
+            ConfigurationError: it refuses for good, or the DSN allows a link that is not verified.
+        """
+        self._agent = agent
+        self._warnings: list[str] = []
+        with _asking():
+            self._connection = psycopg.connect(verified(dsn), autocommit=True)
+        self._connection.add_notice_handler(self._noticed)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def create(self) -> None:
+        """Create the tables and the agent's row, where they are missing."""
+        with self._clean():
+            self._connection.execute(TABLES)
+            self._connection.execute("INSERT INTO epochs (agent) VALUES (%s) ON CONFLICT DO NOTHING", (self._agent,))
+
+    def look(self) -> Epoch:
+        """Return the epoch as it is now.
+
+        Raises:
+            OutcomeUnknown: the database does not answer, or has no such agent.
+        """
+        with _asking(), self._connection.cursor(row_factory=class_row(Epoch)) as cursor:
+            row = cursor.execute(_LOOK, (self._agent,)).fetchone()
+        if row is None:
+            raise OutcomeUnknown(f"the database has no row of {self._agent}")
+        return row
+
+    def claim(self, seen: Epoch, holder: str, log: str) -> Epoch | None:
+        """Claim the epoch after the one that was seen, unless it has changed meanwhile; return it, or None.
+
+        Args:
+            log: names the log, if this is the first claim.
+
+        Raises:
+            OutcomeUnknown: whoever asks must not act as if it had it.
+        """
+        with self._clean(), self._connection.cursor(row_factory=class_row(Epoch)) as cursor:
+            return cursor.execute(_CLAIM, (holder, log, self._agent, seen.number, seen.beat)).fetchone()
+
+    def beat(self, epoch: int, durable: int) -> bool:
+        """Confirm an epoch; return whether it is still the caller's."""
+        return self._write(_BEAT, durable, self._agent, epoch)
+
+    def release(self, epoch: int, durable: int) -> bool:
+        """Give an epoch up, so that it can be claimed at once."""
+        return self._write(_RELEASE, durable, self._agent, epoch)
+
+    def append(self, epoch: int, seq: int, statements: bytes) -> bool:
+        """Append a transaction; return whether the epoch is still the caller's, else nothing was appended.
+
+        Raises:
+            OutcomeUnknown: it may be in the log, or not, or may be lost from it.
+        """
+        return self._write(_APPEND, seq, statements, self._agent, epoch)
+
+    def last(self) -> int:
+        """Return the number of the last transaction, 0 if there is none."""
+        with _asking(), self._connection.cursor(row_factory=scalar_row) as cursor:
+            return int(cursor.execute(_LAST, (self._agent,)).fetchone() or 0)
+
+    def after(self, applied: int, until: int) -> list[Logged]:
+        """Return the first transactions after one, up to another."""
+        with _asking(), self._connection.cursor(row_factory=class_row(Logged)) as cursor:
+            return cursor.execute(_AFTER, (self._agent, applied, until, _MOST_ENTRIES), binary=True).fetchall()
+
+    def _write(self, sql: str, *parameters: object) -> bool:
+        with self._clean():
+            return self._connection.execute(sql.encode(), parameters).rowcount == 1
+
+    @contextmanager
+    def _clean(self) -> Iterator[None]:
+        """Take an error or a warning as an unknown outcome."""
+        self._warnings.clear()
+        with _asking():
+            yield
+        if self._warnings:
+            raise OutcomeUnknown(f"the database warned: {self._warnings[0]}")
+
+    def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if diagnostic.severity_nonlocalized == "WARNING":
+            self._warnings.append(f"{diagnostic.sqlstate} {diagnostic.message_primary}")
+
+
+def verified(dsn: str) -> str:
+    """Return what a DSN connects with.
+
+    Raises:
+        ConfigurationError: it is none, or the server at its other end would not be verified.
+    """
+    try:
+        parts = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"it is no DSN of PostgreSQL ({str(error).strip()})") from None
+    hosts = [*str(parts.get("hostaddr") or "").split(","), *str(parts.get("host") or "").split(",")]
+    if any(host and not host.startswith("/") for host in hosts) and parts.get("sslmode") != "verify-full":
+        raise ConfigurationError("it does not verify the server: add sslmode=verify-full and sslrootcert=FILE")
+    if not any(hosts):
+        raise ConfigurationError("it names no host; name one, or the folder of a Unix socket: ?host=/run/postgresql")
+    settings: dict[str, str | int] = {"connect_timeout": _CONNECT_S, "target_session_attrs": "read-write"}
+    settings |= {"tcp_user_timeout": 3_000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
+    return psycopg.conninfo.make_conninfo(dsn, **settings, options=f"{parts.get('options') or ''} {_OPTIONS}".strip())
+
+
+@contextmanager
+def _asking() -> Iterator[None]:
+    try:
+        yield
+    except psycopg.Error as error:
+        raise OutcomeUnknown(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+Connect = Callable[[], Log]

@@ -1,0 +1,309 @@
+"""A database file that repeats a log, until this process is active and writes the log itself.
+
+    replica = Replica(path, functions, newest=len(migrations))
+    active = stand_by(replica, "UnifiedMemoryReasoningAgent", "pc2", connect, stop)
+    database = active.open(migrations)
+
+From then on each transaction is in the log before SQLite commits it. What can't be decided any more ends the process at
+once, without a reply: the next one claims the epoch, repeats what the log has, and so finds out.
+"""
+
+import functools
+import os
+import sqlite3
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.database import Database
+from twinhost.store.files import make_private
+from twinhost.store.replication.epochs import BEAT_S, Candidate, Tenure, require_next
+from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
+from twinhost.store.replication.statements import Entry, NotingConnection, Repeater, decoded, encoded
+from twinhost.worker import Worker
+
+_log = structlog.get_logger(__name__)
+
+EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h, as of an agent that starts again
+_LOOK_S = 0.25
+_POSITION = "CREATE TABLE IF NOT EXISTS log_position (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
+
+Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
+
+
+def monotonic() -> float:
+    """Return seconds that grow while the machine sleeps, too: another one may have become active meanwhile."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def end_process(why: str) -> NoReturn:
+    """End this process at once: nothing that is left on its stack may answer, commit, or wait."""
+    _log.critical("ended_by_log", reason=why)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_STATUS)
+
+
+class Replica:
+    """The database file of a process that is not active; used by one thread."""
+
+    def __init__(self, path: Path, functions: Functions, newest: int) -> None:
+        """Open or create it.
+
+        Args:
+            path: the file, whose folder must exist.
+            functions: what its triggers call.
+            newest: the schema version that this program knows.
+
+        Raises:
+            ConfigurationError: it can't be used.
+        """
+        self.path, self._newest = path, newest
+        try:
+            if not path.exists():
+                path.touch(0o600)
+            make_private(path)
+            self._connection = sqlite3.connect(path, isolation_level=None)
+            for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "recursive_triggers=ON"):
+                self._connection.execute(f"PRAGMA {pragma}")
+            for name, function in functions.items():
+                self._connection.create_function(name, 1, function, deterministic=True)
+            self._repeater = Repeater(self._connection)
+            self._connection.execute(_POSITION)
+            row = self._connection.execute("SELECT log, applied FROM log_position").fetchone()
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
+        self.log: str = row[0] if row else ""  # empty if it has followed none
+        self.applied: int = row[1] if row else 0
+        self.empty = self._schema_version() == 0
+
+    def join(self, log: str, applied: int) -> None:
+        """Say that the file has a log's transactions up to one."""
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.execute("DELETE FROM log_position")
+        self._connection.execute("INSERT INTO log_position VALUES (?, ?)", (log, applied))
+        self._connection.execute("COMMIT")
+        self.log, self.applied = log, applied
+
+    def require_log(self, log: str) -> None:
+        """Raise ConfigurationError if the file has what is not in this log; an empty file joins it."""
+        if self.log != log and self.empty and self.applied == 0:
+            self.join(log, 0)
+        if self.log != log:
+            raise ConfigurationError(
+                f"{self.path} was not made from this log; move it away, and begin with a backup of the other machine"
+            )
+
+    def follow(self, log: Log, until: int) -> None:
+        """Repeat the transactions up to one.
+
+        Raises:
+            OutcomeUnknown: the log can't be read now.
+            ConfigurationError: this program can't repeat them, or the log has lost some.
+        """
+        while self.applied < until:
+            entries = log.after(self.applied, until)
+            require_next(entries, self.applied)
+            if not entries:
+                raise ConfigurationError(
+                    f"the log lacks transaction {self.applied + 1}; begin with a backup of the other machine"
+                )
+            for entry in entries:
+                self._repeat(entry.seq, decoded(entry.statements))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def _repeat(self, seq: int, entry: Entry) -> None:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._repeater.repeat(entry)
+            if (version := self._schema_version()) > self._newest:
+                raise ConfigurationError(
+                    f"the log has schema version {version} and this program knows {self._newest}; "
+                    "run the same image on both machines"
+                )
+            self._connection.execute("UPDATE log_position SET applied = ?", (seq,))
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"transaction {seq} of the log fails on {self.path} ({error})") from None
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        self.applied = seq
+
+    def _schema_version(self) -> int:
+        return int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+class Active:
+    """An epoch that is held, and the log that it lets this process write."""
+
+    def __init__(self, path: Path, log: Log, tenure: Tenure, connect: Connect, end: Callable[[str], NoReturn]) -> None:
+        self.tenure = tenure
+        self._path = path
+        self._log = log
+        self._end_process = end
+        self._beats = Worker("epoch beats", functools.partial(self._beat, connect), join_timeout_s=1.0)
+        self._watch = Worker("epoch watch", self._watch_until, join_timeout_s=1.0)
+
+    def catch_up(self, replica: Replica) -> None:
+        """Repeat the rest of the log, and close the replica; the epoch is confirmed from now on.
+
+        Raises:
+            ConfigurationError: it can't be repeated here.
+        """
+        try:
+            asked_at = monotonic()
+            if not self._log.beat(self.tenure.number, 0):  # the claim may have waited for the second database
+                self._end("another process is active")
+            self.tenure.confirmed(asked_at)
+            self._beats.start()  # before the rest is repeated, which may take longer than an epoch holds
+            self._watch.start()
+            last = self._log.last()
+            if replica.applied > last and not self.tenure.begins_log:
+                raise ConfigurationError(
+                    f"{replica.path} has {replica.applied} transactions and the log {last}, which has lost some; "
+                    "restore the database of the log, or move the file away"
+                )
+            replica.follow(self._log, last)
+        except OutcomeUnknown as error:
+            self._end(str(error))
+        except ConfigurationError:
+            self.release()
+            raise
+        self.tenure.appended(replica.applied)
+        replica.close()
+        _log.info("active", epoch=self.tenure.number, transactions=replica.applied)
+
+    def open(self, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> Database:
+        """Open the database, whose transactions are appended to the log."""
+        connect = functools.partial(NotingConnection, commit=self._commit)
+        database = Database(self._path, migrations, clock, connect)
+        database.execute("PRAGMA synchronous=NORMAL")  # what a power failure takes is in the log
+        return database
+
+    def require_held(self) -> None:
+        """End the process unless an answer may leave now."""
+        if not self.tenure.holds(monotonic()):
+            self._end("the epoch could not be confirmed in time")
+
+    def release(self) -> None:
+        """Give the epoch up, after the last answer, so that a standby need not wait."""
+        for worker in (self._watch, self._beats):
+            worker.stop()
+        self.tenure.end("released")
+        try:
+            self._log.release(self.tenure.number, self.tenure.durable)
+        except OutcomeUnknown as error:
+            _log.warning("epoch_not_released", reason=str(error))
+        self._log.close()
+
+    def _commit(self, connection: NotingConnection, entry: Entry) -> None:
+        """Append a transaction, and let SQLite commit it."""
+        number = self.tenure.durable + 1
+        content = encoded(entry)
+        try:
+            appended = self._log.append(self.tenure.number, number, content)
+        except OutcomeUnknown as error:
+            self._end(f"whether transaction {number} is in the log is not known: {error}")
+        if not appended:
+            self._end("another process is active")
+        try:
+            connection.execute_unnoted("UPDATE log_position SET applied = ?", (number,))
+            connection.commit_noted()
+        except sqlite3.Error as error:
+            self._end(f"transaction {number} is in the log and SQLite failed: {error}")
+        self.tenure.appended(number)
+        self.require_held()
+
+    def _end(self, why: str) -> NoReturn:
+        self.tenure.end(why)
+        self._end_process(why)
+
+    def _beat(self, connect: Connect) -> None:
+        log: Log | None = None
+        while not self._beats.wait(BEAT_S):
+            try:
+                log = log or connect()
+                asked_at = monotonic()
+                if not log.beat(self.tenure.number, self.tenure.durable):
+                    self._end("another process is active")
+                self.tenure.confirmed(asked_at)
+            except OutcomeUnknown as error:
+                _log.warning("epoch_not_confirmed", reason=str(error))
+                if log is not None:
+                    log.close()
+                log = None
+        if log is not None:
+            log.close()
+
+    def _watch_until(self) -> None:
+        while not self._watch.wait(max(0.0, self.tenure.until - monotonic())):
+            self.require_held()
+
+
+def stand_by(
+    replica: Replica,
+    holder: str,
+    connect: Connect,
+    stop: threading.Event,
+    end: Callable[[str], NoReturn] = end_process,
+) -> Active | None:
+    """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
+
+    Args:
+        replica: the file, which is closed then.
+        holder: the name of this process's machine.
+        connect: connects to the log.
+        stop: ends the wait.
+        end: ends the process, once it is active.
+
+    Raises:
+        ConfigurationError: this program, or this file, can't follow.
+    """
+    candidate, log, said = Candidate(), None, ""
+    while not stop.is_set():
+        try:
+            log = log or connect()
+            if (tenure := _claimed(replica, candidate, log, holder)) is not None:
+                active = Active(replica.path, log, tenure, connect, end)
+                active.catch_up(replica)
+                return active
+            said = ""
+        except OutcomeUnknown as error:
+            if str(error) != said:
+                _log.warning("log_not_reached", reason=str(error))
+            said = str(error)
+            if log is not None:
+                log.close()
+            log = None
+        stop.wait(_LOOK_S)
+    if log is not None:
+        log.close()
+    return None
+
+
+def _claimed(replica: Replica, candidate: Candidate, log: Log, holder: str) -> Tenure | None:
+    """Repeat what is durable; claim the epoch if that is due, and return it if it is this process's now."""
+    epoch = log.look()
+    candidate.saw(epoch, monotonic())
+    if epoch.log:
+        replica.require_log(epoch.log)
+        replica.follow(log, epoch.durable)
+    if not candidate.may_claim(monotonic()):
+        return None
+    if not replica.log:  # a standby can't begin with nothing where the first transaction stands for what was there
+        replica.join(uuid.uuid4().hex, 0 if replica.empty else 1)
+    asked_at = monotonic()
+    claimed = log.claim(epoch, holder, replica.log)
+    return None if claimed is None else Tenure(claimed.number, asked_at, begins_log=not epoch.log)

@@ -1,0 +1,95 @@
+"""A process that stores notes with a log in PostgreSQL, as an agent does: it answers a line once its row is committed.
+
+    python -m tests.loopback.logged_agent FILE DSN HOLDER [append|commit|reply]
+
+It says `active` when it is. Each line that it then reads is a note; it answers `stored LINE`, or, to `?`, `rows N`.
+With a step, it kills itself after that step of the transaction that stores the note `die`. It logs to standard error.
+"""
+
+import os
+import signal
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from twinhost.store.database import Database
+from twinhost.store.replication.postgres import Log
+from twinhost.store.replication.replica import Active, Replica, stand_by
+from twinhost.store.replication.statements import NotingConnection
+
+AGENT = "Notes"
+MIGRATIONS = [
+    """
+    CREATE TABLE notes (id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL UNIQUE) STRICT;
+    CREATE VIRTUAL TABLE found USING fts5 (text, content = 'notes', content_rowid = 'id');
+    CREATE TRIGGER noted AFTER INSERT ON notes BEGIN
+        INSERT INTO found (rowid, text) VALUES (new.id, upper_case(new.text));
+    END;
+    """
+]
+FUNCTIONS = {"upper_case": str.upper}
+
+
+def connect(dsn: str) -> Log:
+    return Log(dsn, AGENT)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def serve(database: Database, active: Active, step: str) -> None:
+    database.define("upper_case", str.upper)
+    for line in map(str.strip, sys.stdin):
+        if line == "?":
+            rows = database.value("SELECT count(*) FROM notes")
+            active.require_held()
+            print(f"rows {rows}", flush=True)
+            continue
+        if line == "die":
+            kill_after(step)
+        with database.transaction():
+            database.execute("INSERT INTO notes (text) VALUES (?)", (line,))
+        if line == "die" and step == "reply":
+            die()
+        active.require_held()
+        print(f"stored {line}", flush=True)
+
+
+def kill_after(step: str) -> None:
+    """Have the next transaction end after a step."""
+    append, commit = Log.append, NotingConnection.commit_noted
+
+    def append_and_die(self: Log, epoch: int, seq: int, statements: bytes) -> bool:
+        append(self, epoch, seq, statements)
+        die()
+        return True
+
+    def commit_and_die(self: NotingConnection) -> None:
+        commit(self)
+        die()
+
+    if step == "append":
+        Log.append = append_and_die  # type: ignore[method-assign]
+    if step == "commit":
+        NotingConnection.commit_noted = commit_and_die  # type: ignore[method-assign]
+
+
+def main(path: str, dsn: str, holder: str, step: str = "") -> None:
+    """Stand by, and serve until the end of the input."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    replica = Replica(Path(path), FUNCTIONS, len(MIGRATIONS))
+    active = stand_by(replica, holder, partial(connect, dsn), threading.Event())
+    assert active is not None
+    database = active.open(MIGRATIONS)
+    print("active", flush=True)
+    serve(database, active, step)
+    database.close()
+    active.release()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,357 @@
+"""Two processes with one log in a real PostgreSQL: what was acknowledged is kept, and one of them answers at a time.
+
+The ledger of a process is what it has written to its standard output, which is compared with both files and the log.
+"""
+
+import os
+import queue
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.loopback.logged_agent import FUNCTIONS, MIGRATIONS, connect
+from tests.postgres import Cluster, running_cluster
+from tests.replayed import contents
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.store.replication.epochs import CLAIM_AFTER_S
+from twinhost.store.replication.postgres import OutcomeUnknown
+from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, stand_by
+
+_TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def dsn(cluster: Cluster) -> Iterator[str]:
+    dsn = cluster.new_database()
+    with closing(connect(dsn)) as log:
+        log.create()
+    yield dsn
+    cluster.set("synchronous_standby_names", "")
+
+
+class Process:
+    """One of both processes, and its ledger."""
+
+    def __init__(self, folder: Path, dsn: str, holder: str, step: str = "") -> None:
+        self.path = folder / f"{holder}.sqlite3"
+        self.errors = folder / f"{holder}.{time.monotonic_ns()}.log"
+        command = [sys.executable, "-m", "tests.loopback.logged_agent", str(self.path), dsn, holder, step]
+        with self.errors.open("w") as errors:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": "services:."},
+            )
+        self.ledger: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.strip())
+
+    def wait_for(self, line: str, seconds: float = _TAKEOVER_S) -> None:
+        """Read the answers up to one."""
+        until = time.monotonic() + seconds
+        while True:
+            answer = self._lines.get(timeout=max(0.001, until - time.monotonic()))
+            self.ledger.append(answer)
+            if answer == line:
+                return
+
+    def ask(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def store(self, *notes: str) -> None:
+        for note in notes:
+            self.ask(note)
+        self.wait_for(f"stored {notes[-1]}")
+
+    def ended(self) -> int:
+        """Return the exit status, once all answers were read."""
+        status = self.process.wait(_TAKEOVER_S)
+        self._reader.join(PATIENCE_S)
+        while not self._lines.empty():
+            self.ledger.append(self._lines.get())
+        return status
+
+    @property
+    def stored(self) -> list[str]:
+        return [line.removeprefix("stored ") for line in self.ledger if line.startswith("stored ")]
+
+    def finish(self) -> None:
+        """End it, if it runs."""
+        if self.process.poll() is None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            self.ended()
+
+
+Start = Callable[..., Process]
+
+
+@pytest.fixture
+def start(tmp_path: Path, dsn: str) -> Iterator[Start]:
+    started: list[Process] = []
+
+    def begin(holder: str, step: str = "") -> Process:
+        started.append(Process(tmp_path, dsn, holder, step))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        if process.process.poll() is None:
+            process.process.send_signal(signal.SIGCONT)
+            process.process.kill()
+            process.process.wait()
+
+
+def rows(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [text for (text,) in connection.execute("SELECT text FROM notes ORDER BY id")]
+
+
+def repeated(dsn: str, path: Path) -> dict[str, str]:
+    """Return the tables of a file that has repeated the whole log."""
+    replica = Replica(path, FUNCTIONS, len(MIGRATIONS))
+    with closing(connect(dsn)) as log, closing(replica):
+        replica.require_log(log.look().log)
+        replica.follow(log, log.last())
+        return contents(replica._connection)
+
+
+def tables(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return contents(connection)
+
+
+def numbers(cluster: Cluster, dsn: str) -> list[int]:
+    with cluster.connect(dsn) as connection:
+        return [seq for (seq,) in connection.execute("SELECT seq FROM commits ORDER BY seq")]
+
+
+def test_a_standby_has_every_row_and_takes_over(start: Start, cluster: Cluster, dsn: str, tmp_path: Path) -> None:
+    first = start("mainpc")
+    first.wait_for("active")
+    second = start("pc2")
+    first.store(*(f"note {number}" for number in range(200)))
+    wait_until(lambda: second.path.exists() and len(rows_or_none(second.path)) == 200, PATIENCE_S, "the rows are there")
+    assert second.process.poll() is None
+    assert "active" not in second.ledger
+    first.finish()
+    second.wait_for("active", PATIENCE_S)  # at once: the first has released its epoch
+    second.store("another")
+    second.finish()
+    assert rows(second.path) == [*first.stored, "another"]
+    assert tables(second.path) == repeated(dsn, tmp_path / "from nothing")
+    assert numbers(cluster, dsn) == list(range(1, 203))
+
+
+def rows_or_none(path: Path) -> list[str]:
+    try:
+        return rows(path)
+    except sqlite3.OperationalError:
+        return []
+
+
+@pytest.mark.parametrize("step", ["append", "commit", "reply"])
+def test_a_kill_at_any_step_loses_nothing(start: Start, cluster: Cluster, dsn: str, tmp_path: Path, step: str) -> None:
+    first = start("mainpc", step)
+    first.wait_for("active")
+    first.store("one", "two")
+    first.ask("die")
+    assert first.ended() == -signal.SIGKILL
+    assert first.stored == ["one", "two"]
+    assert ("die" in rows(first.path)) == (step != "append")
+    second, again = start("pc2"), start("mainpc")
+    active = next_active(second, again)
+    active.store("three")
+    assert rows(active.path) == ["one", "two", "die", "three"]  # the log has it, so it happened, once
+    active.finish()
+    other = second if active is again else again
+    other.wait_for("active")
+    assert tables(other.path) == tables(active.path) == repeated(dsn, tmp_path / "from nothing")
+    assert numbers(cluster, dsn) == [1, 2, 3, 4, 5]
+    other.finish()
+
+
+def next_active(*processes: Process) -> Process:
+    """Return whichever becomes active."""
+    until = time.monotonic() + _TAKEOVER_S
+    while time.monotonic() < until:
+        for process in processes:
+            try:
+                process.wait_for("active", 0.05)
+            except queue.Empty:
+                continue
+            return process
+    raise AssertionError("none became active")
+
+
+def test_a_process_that_was_stopped_answers_no_more(start: Start, dsn: str, tmp_path: Path) -> None:
+    first = start("mainpc")
+    first.wait_for("active")
+    first.store("one")
+    second = start("pc2")
+    first.process.send_signal(signal.SIGSTOP)
+    first.ask("?")
+    first.ask("lost")
+    second.wait_for("active")
+    second.store("two")
+    first.process.send_signal(signal.SIGCONT)
+    assert first.ended() == EXIT_STATUS
+    assert first.ledger == ["active", "stored one"]
+    second.store("three")
+    second.finish()
+    assert rows(second.path) == ["one", "two", "three"]
+    assert rows(first.path) == ["one"]
+    assert tables(second.path) == repeated(dsn, first.path)
+
+
+def test_a_fenced_process_ends_without_an_answer(start: Start, cluster: Cluster, dsn: str) -> None:
+    first = start("mainpc")
+    first.wait_for("active")
+    first.store("one")
+    with cluster.connect(dsn) as connection:
+        connection.execute("UPDATE epochs SET epoch = epoch + 1, holder = 'pc2'")
+    first.ask("lost")
+    assert first.ended() == EXIT_STATUS
+    assert first.stored == ["one"]
+    assert "another process is active" in first.errors.read_text()
+    assert numbers(cluster, dsn) == [1, 2]
+    assert rows(first.path) == ["one"]
+
+
+def test_a_cancelled_commit_is_never_answered(start: Start, cluster: Cluster, dsn: str) -> None:
+    """PostgreSQL says that it has succeeded, and warns that the second database may not have it."""
+    first = start("mainpc")
+    first.wait_for("active")
+    first.store("one")
+    cluster.set("synchronous_standby_names", "absent")
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    cancel = f"SELECT pg_cancel_backend(pid) {waiting}".encode()
+    with cluster.connect() as connection:
+        beats = f"SELECT 1 {waiting}".encode()
+        wait_until(lambda: connection.execute(beats).fetchone(), PATIENCE_S, "commits wait from now on, as a beat does")
+        first.ask("unknown")
+        wait_until(
+            lambda: (connection.execute(cancel), first.process.poll())[1] is not None, PATIENCE_S, "it has ended itself"
+        )
+    assert first.ended() == EXIT_STATUS
+    assert first.stored == ["one"]
+    assert "the database warned: 01000" in first.errors.read_text()
+    assert rows(first.path) == ["one"]
+    assert numbers(cluster, dsn) == [1, 2, 3]  # visible to all, and it may be lost with this database
+    cluster.set("synchronous_standby_names", "")
+    again = start("mainpc")
+    again.wait_for("active")
+    again.finish()
+    assert rows(again.path) == ["one", "unknown"]
+
+
+def test_an_epoch_that_can_not_be_confirmed_ends(start: Start, cluster: Cluster, dsn: str) -> None:
+    first = start("mainpc")
+    first.wait_for("active")
+    first.store("one")
+    cluster.stop()
+    try:
+        assert first.ended() == EXIT_STATUS
+    finally:
+        cluster.start()
+    assert "the epoch could not be confirmed in time" in first.errors.read_text()
+
+
+class Ended(Exception):
+    """In place of the end of a process."""
+
+
+def end(why: str) -> None:
+    raise Ended(why)
+
+
+def active_of(path: Path, dsn: str, holder: str = "mainpc") -> Active:
+    replica = Replica(path, FUNCTIONS, len(MIGRATIONS))
+    active = stand_by(replica, holder, partial(connect, dsn), threading.Event(), end)  # type: ignore[arg-type]
+    assert active is not None
+    return active
+
+
+def test_a_standby_repeats_what_is_known_to_be_durable(dsn: str, tmp_path: Path, cluster: Cluster) -> None:
+    """A transaction whose commit was cancelled is visible, and may be lost."""
+    active = active_of(tmp_path / "a", dsn)
+    with closing(active.open(MIGRATIONS)) as database, closing(connect(dsn)) as log:
+        database.define("upper_case", str.upper)
+        database.execute("INSERT INTO notes (text) VALUES ('one')")
+        replica = Replica(tmp_path / "b", FUNCTIONS, len(MIGRATIONS))
+        replica.require_log(log.look().log)
+        wait_until(lambda: log.look().durable == 2, PATIENCE_S, "the beat says so")
+        with cluster.connect(dsn) as connection:
+            connection.execute("INSERT INTO commits SELECT agent, 3, epoch, 'x' FROM commits WHERE seq = 2")
+        replica.follow(log, log.look().durable)
+        assert (replica.applied, log.last()) == (2, 3)
+        replica.close()
+    active.release()
+
+
+def test_a_file_of_another_history_is_refused(dsn: str, tmp_path: Path, cluster: Cluster) -> None:
+    for name in ("before", "other"):
+        with closing(sqlite3.connect(tmp_path / name)) as existing:
+            existing.executescript("CREATE TABLE notes (id INTEGER PRIMARY KEY, text); PRAGMA user_version = 1")
+    active = active_of(tmp_path / "before", dsn)
+    active.open(MIGRATIONS).execute("INSERT INTO notes (text) VALUES ('one')")
+    assert numbers(cluster, dsn) == [2]  # the first stands for what was there before
+    active.release()
+    with pytest.raises(ConfigurationError, match="was not made from this log; move it away"):
+        active_of(tmp_path / "other", dsn)
+    with pytest.raises(ConfigurationError, match="begin with a backup of the other machine"):
+        active_of(tmp_path / "empty", dsn)
+    with cluster.connect(dsn) as connection:
+        connection.execute("DELETE FROM commits")
+    with pytest.raises(ConfigurationError, match="which has lost some"):
+        active_of(tmp_path / "before", dsn)
+
+
+def test_a_claim_of_what_has_changed_fails(dsn: str) -> None:
+    with closing(connect(dsn)) as one, closing(connect(dsn)) as other:
+        seen = one.look()
+        claimed = one.claim(seen, "mainpc", "log")
+        assert claimed is not None
+        assert (claimed.number, claimed.holder) == (seen.number + 1, "mainpc")
+        assert other.claim(seen, "pc2", "log") is None
+        seen = other.look()
+        assert one.beat(claimed.number, 0)
+        assert other.claim(seen, "pc2", "log") is None
+
+
+def test_a_number_is_given_once(dsn: str) -> None:
+    with closing(connect(dsn)) as log:
+        claimed = log.claim(log.look(), "mainpc", "log")
+        assert claimed is not None
+        assert log.append(claimed.number, 1, b"x")
+        with pytest.raises(OutcomeUnknown, match="duplicate key"):
+            log.append(claimed.number, 1, b"y")
+        assert not log.append(claimed.number + 1, 2, b"y")
+        assert [entry.statements for entry in log.after(0, 9)] == [b"x"]
