@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,9 @@ from tests.postgres import Cluster, running_cluster
 from tests.replayed import contents
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.replication.epochs import CLAIM_AFTER_S
+from twinhost.store.replication.epochs import CLAIM_AFTER_S, Candidate
 from twinhost.store.replication.postgres import OutcomeUnknown
-from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, stand_by
+from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, _claimed, stand_by
 
 _TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine
 
@@ -306,11 +307,10 @@ def test_a_standby_repeats_what_is_known_to_be_durable(dsn: str, tmp_path: Path,
         database.define("upper_case", str.upper)
         database.execute("INSERT INTO notes (text) VALUES ('one')")
         replica = Replica(tmp_path / "b", FUNCTIONS, len(MIGRATIONS))
-        replica.require_log(log.look().log)
         wait_until(lambda: log.look().durable == 2, PATIENCE_S, "the beat says so")
         with cluster.connect(dsn) as connection:
             connection.execute("INSERT INTO commits SELECT agent, 3, epoch, 'x' FROM commits WHERE seq = 2")
-        replica.follow(log, log.look().durable)
+        assert _claimed(replica, Candidate(), log, "pc2") is None
         assert (replica.applied, log.last()) == (2, 3)
         replica.close()
     active.release()
@@ -355,3 +355,20 @@ def test_a_number_is_given_once(dsn: str) -> None:
             log.append(claimed.number, 1, b"y")
         assert not log.append(claimed.number + 1, 2, b"y")
         assert [entry.statements for entry in log.after(0, 9)] == [b"x"]
+
+
+def test_a_claim_waits_for_a_transaction_under_way(dsn: str, cluster: Cluster) -> None:
+    """Else it might not see one that is acknowledged later."""
+    waits = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE epochs%' AND wait_event_type = 'Lock'"
+    with closing(connect(dsn)) as log, closing(connect(dsn)) as other, ThreadPoolExecutor(1) as thread:
+        claimed = log.claim(log.look(), "mainpc", "log")
+        assert claimed is not None
+        log._connection.execute("BEGIN")  # an append that takes its time
+        assert log.append(claimed.number, 1, b"x")
+        claiming = thread.submit(other.claim, claimed, "pc2", "log")
+        with cluster.connect() as watching:
+            wait_until(lambda: watching.execute(waits).fetchone(), PATIENCE_S, "the claim waits")
+        log._connection.execute("COMMIT")
+        assert claiming.result(PATIENCE_S) is not None
+        assert other.last() == 1
+        assert not log.append(claimed.number, 2, b"y")

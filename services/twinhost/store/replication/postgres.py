@@ -169,12 +169,14 @@ def verified(dsn: str) -> str:
     """Return what a DSN connects with.
 
     Raises:
-        ConfigurationError: it is none, or the server at its other end would not be verified.
+        ConfigurationError: it is none, or has a password, or its server would not be verified.
     """
     try:
         parts = conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError as error:
-        raise ConfigurationError(f"it is no DSN of PostgreSQL ({str(error).strip()})") from None
+    except psycopg.ProgrammingError:  # whose message has the DSN in it
+        raise ConfigurationError("it is no DSN of PostgreSQL: postgresql://ROLE@HOST/DATABASE?…") from None
+    if parts.get("password"):
+        raise ConfigurationError("it has a password in it: write that into a file, and name this one: passfile=FILE")
     hosts = [*str(parts.get("hostaddr") or "").split(","), *str(parts.get("host") or "").split(",")]
     if any(host and not host.startswith("/") for host in hosts) and parts.get("sslmode") != "verify-full":
         raise ConfigurationError("it does not verify the server: add sslmode=verify-full and sslrootcert=FILE")

@@ -46,7 +46,7 @@ def monotonic() -> float:
 
 def end_process(why: str) -> NoReturn:
     """End this process at once: nothing that is left on its stack may answer, commit, or wait."""
-    _log.critical("ended_by_log", reason=why)
+    _log.error("ended_by_log", reason=why)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(EXIT_STATUS)
