@@ -26,7 +26,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.epochs import CLAIM_AFTER_S, Candidate
 from twinhost.store.replication.postgres import OutcomeUnknown
-from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, _claimed, stand_by
+from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, _claimed, monotonic, stand_by
+from twinhost.store.replication.statements import NotingConnection
 
 _TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine
 
@@ -372,3 +373,37 @@ def test_a_claim_waits_for_a_transaction_under_way(dsn: str, cluster: Cluster) -
         assert claiming.result(PATIENCE_S) is not None
         assert other.last() == 1
         assert not log.append(claimed.number, 2, b"y")
+
+
+def test_a_newer_schema_stops_a_standby(dsn: str, tmp_path: Path) -> None:
+    active = active_of(tmp_path / "a", dsn)
+    active.open(MIGRATIONS).close()
+    active.release()
+    with closing(Replica(tmp_path / "b", FUNCTIONS, 0)) as older:
+        with pytest.raises(ConfigurationError, match="schema version 1 and this program knows 0; run the same image"):
+            stand_by(older, "pc2", partial(connect, dsn), threading.Event())
+        assert older.applied == 0
+    assert "notes" not in tables(tmp_path / "b")
+
+
+def test_sqlite_that_fails_after_the_append_ends_it(
+    dsn: str, tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has the transaction, so it happened: no reply says that it did not."""
+    active = active_of(tmp_path / "a", dsn)
+    with closing(active.open(MIGRATIONS)) as database:
+        database.define("upper_case", str.upper)
+
+        def full(_: NotingConnection) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(NotingConnection, "commit_noted", full)
+        with pytest.raises(Ended, match="transaction 2 is in the log and SQLite failed: database or disk is full"):
+            database.execute("INSERT INTO notes (text) VALUES ('one')")
+        assert not active.tenure.holds(monotonic())
+    active.release()
+    assert rows(tmp_path / "a") == []
+    monkeypatch.undo()
+    active_of(tmp_path / "a", dsn).release()
+    assert rows(tmp_path / "a") == ["one"]
+    assert numbers(cluster, dsn) == [1, 2]

@@ -1,5 +1,8 @@
 """Which DSNs are taken: none whose server would not be verified."""
 
+import subprocess
+import sys
+
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -47,3 +50,13 @@ def test_a_server_that_is_not_verified_is_refused(dsn: str, sentence: str) -> No
     with pytest.raises(ConfigurationError, match=sentence) as refused:
         verified(dsn)
     assert "hunter2" not in str(refused.value)
+
+
+def test_an_agent_without_a_log_loads_nothing_of_it() -> None:
+    agents = ("system_digital_twin", "unified_memory_reasoning")
+    program = (
+        f"import sys; {'; '.join(f'import twinhost.{agent}.__main__' for agent in agents)}; "
+        "print([name for name in sys.modules if name.startswith(('psycopg', 'twinhost.store.replication'))])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert loaded == "[]\n"
