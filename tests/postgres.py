@@ -25,10 +25,15 @@ shared_buffers = 16MB
 class Cluster:
     """One running server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, copy_of: "Cluster | None" = None) -> None:
+        """Make a new one, or one that follows another, which has only to be told to wait for it."""
         self.folder = folder
         self._databases = 0
-        self._run("initdb", "--pgdata", folder / "data", "--auth", "trust", "--username", _USER, "--no-sync")
+        if copy_of is None:
+            self._run("initdb", "--pgdata", folder / "data", "--auth", "trust", "--username", _USER, "--no-sync")
+        else:
+            options = ("--write-recovery-conf", "--checkpoint", "fast", "--no-sync", "--username", _USER)
+            self._run("pg_basebackup", "--host", copy_of.folder, "--pgdata", folder / "data", *options)
         with (folder / "data" / "postgresql.conf").open("a") as settings:
             settings.write(f"{_SETTINGS}unix_socket_directories = '{folder}'\n")
         self.start()
@@ -38,6 +43,10 @@ class Cluster:
 
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "--pgdata", self.folder / "data", "--wait", "--mode", mode, "stop")
+
+    def promote(self) -> None:
+        """Have a copy take writes."""
+        self._run("pg_ctl", "--pgdata", self.folder / "data", "--wait", "promote")
 
     def new_database(self) -> str:
         """Create an empty database, and return its DSN."""
@@ -70,17 +79,18 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster() -> Iterator[Cluster]:
+def running_cluster(copy_of: Cluster | None = None) -> Iterator[Cluster]:
     """Run a server until the end of the block; its folder is one that its user may enter."""
     assert _PROGRAMS.is_dir(), "PostgreSQL 17 is missing: as root on Debian 13, scripts/setup/test_tools.sh installs it"
     folder = Path(tempfile.mkdtemp(prefix="twinhost-pg-"))
     try:
         if os.geteuid() == 0:
             os.chown(folder, pwd.getpwnam(_USER).pw_uid, -1)
-        cluster = Cluster(folder)
+        cluster = Cluster(folder, copy_of)
         try:
             yield cluster
         finally:
-            cluster.stop()
+            if (folder / "data" / "postmaster.pid").exists():
+                cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -116,11 +116,11 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def start(tmp_path: Path, dsn: str) -> Iterator[Start]:
+def start(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Start]:
     started: list[Process] = []
 
-    def begin(holder: str, step: str = "") -> Process:
-        started.append(Process(tmp_path, dsn, holder, step))
+    def begin(holder: str, step: str = "", dsn: str = "") -> Process:
+        started.append(Process(tmp_path, dsn or request.getfixturevalue("dsn"), holder, step))
         return started[-1]
 
     yield begin
@@ -407,3 +407,73 @@ def test_sqlite_that_fails_after_the_append_ends_it(
     active_of(tmp_path / "a", dsn).release()
     assert rows(tmp_path / "a") == ["one"]
     assert numbers(cluster, dsn) == [1, 2]
+
+
+@pytest.fixture
+def both() -> Iterator[tuple[Cluster, Cluster, str]]:
+    """Return a database, one that has to have each commit too, and a DSN of both."""
+    with running_cluster() as first, running_cluster(first) as second:
+        dsn = first.new_database()
+        with closing(connect(dsn)) as log:
+            log.create()
+        first.set("synchronous_standby_names", "*")
+        with first.connect() as watching:
+            copies = "SELECT 1 FROM pg_stat_replication WHERE sync_state = 'sync'"
+            wait_until(lambda: watching.execute(copies).fetchone(), PATIENCE_S, "each commit waits for the copy")
+        yield first, second, f"{dsn},{second.folder}"
+
+
+def test_agent_and_database_die_together(start: Start, both: tuple[Cluster, Cluster, str], tmp_path: Path) -> None:
+    """The other machine has all that was acknowledged, and goes on."""
+    first, second, dsn = both
+    mainpc = start("mainpc", dsn=dsn)
+    mainpc.wait_for("active")
+    pc2 = start("pc2", dsn=dsn)
+    mainpc.store("one")
+    for number in range(500):
+        mainpc.ask(f"note {number}")
+    mainpc.wait_for("stored note 50")
+    mainpc.process.kill()
+    first.stop()
+    mainpc.ended()
+    second.promote()
+    pc2.wait_for("active")
+    pc2.store("last")
+    pc2.finish()
+    assert len(mainpc.stored) >= 52
+    assert rows(pc2.path)[: len(mainpc.stored)] == mainpc.stored
+    assert rows(pc2.path)[-1] == "last"
+    assert tables(pc2.path) == repeated(dsn, tmp_path / "from nothing")
+
+
+def test_a_row_that_only_one_database_had_is_nowhere(
+    start: Start, both: tuple[Cluster, Cluster, str], tmp_path: Path
+) -> None:
+    """Its commit was cancelled: it was visible, and was not acknowledged."""
+    first, second, dsn = both
+    mainpc = start("mainpc", dsn=dsn)
+    mainpc.wait_for("active")
+    mainpc.store("one")
+    pc2 = start("pc2", dsn=dsn)
+    wait_until(lambda: rows_or_none(pc2.path) == ["one"], PATIENCE_S, "the standby follows")
+    second.stop()
+    mainpc.ask("lost")
+    cancel = b"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with first.connect() as connection:
+        wait_until(lambda: (connection.execute(cancel), mainpc.process.poll())[1] is not None, PATIENCE_S, "it ends")
+        moment = connection.execute("SELECT clock_timestamp() + '0.5 s'").fetchone()
+        looks = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT epoch %%' AND query_start > %s"
+        wait_until(lambda: connection.execute(looks, moment).fetchone(), PATIENCE_S, "the standby looks at it")
+    assert numbers(first, dsn.split(",", maxsplit=1)[0])[-1] == 3
+    assert mainpc.ended() == EXIT_STATUS
+    first.stop()
+    second.start()
+    second.promote()
+    pc2.wait_for("active")
+    pc2.store("two")
+    pc2.finish()
+    again = start("mainpc", dsn=dsn)
+    again.wait_for("active")
+    again.finish()
+    assert rows(pc2.path) == rows(again.path) == ["one", "two"]
+    assert tables(pc2.path) == tables(again.path) == repeated(dsn, tmp_path / "from nothing")

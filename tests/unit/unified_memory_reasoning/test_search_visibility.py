@@ -81,8 +81,8 @@ def test_what_is_deleted_between_the_parts_ends_no_search(tmp_path: Path) -> Non
         bench.say("is the kotse red, and where is it?")
         bench.say("the kotse is red")
         bench.remember("n", "the kotse is red")
-        bench.database.execute("CREATE TEMP TABLE kept_i AS SELECT * FROM interactions")
-        bench.database.execute("CREATE TEMP TABLE kept_m AS SELECT * FROM memories")
+        bench.database.execute("CREATE TABLE kept_i AS SELECT * FROM interactions")
+        bench.database.execute("CREATE TABLE kept_m AS SELECT * FROM memories")
 
         def delete() -> None:
             bench.database.execute("DELETE FROM interactions")
