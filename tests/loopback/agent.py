@@ -93,6 +93,7 @@ class ServedAgent:
         address: str | None = None,
         wrap_store: Callable[[Database], Store] = lambda database: database,
         sessions_per_key: int = SESSIONS_PER_KEY,
+        require_held: Callable[[], None] | None = None,
     ) -> None:
         """Bind and serve; without `own_keys`, an open link. Authorised keys lie in `home`, as does the database.
 
@@ -117,7 +118,7 @@ class ServedAgent:
         self.address = self.server_socket.address
         dispatcher = self._dispatcher(wrap_store(self.database))
         self.counters = dispatcher.counters
-        self.server = Server(self.server_socket, dispatcher, lambda: None)
+        self.server = Server(self.server_socket, dispatcher, lambda: None, require_held=require_held)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, name="served-agent")
         self._thread.start()

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.identities import authorize
 from tests.loopback.agent import ServedAgent
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.peers import Outcome
 
@@ -264,3 +266,33 @@ def test_the_longest_iteration_is_reported_once(agent: ServedAgent, client: Clie
     holder.join(PATIENCE_S)
     wait_until(lambda: agent.server.take_longest_turn_s() >= 0.3, PATIENCE_S, "the turn is over")  # after its reply
     assert agent.server.take_longest_turn_s() < 0.3
+
+
+class Lost(Exception):
+    """In place of the end of a process that may not answer any more."""
+
+
+@pytest.mark.parametrize("action", ["who_am_i", "total", "add", "ask_another", "no_such_action"])
+def test_no_reply_leaves_once_it_may_not(home: Path, server_keys: KeyPair, peer_keys: KeyPair, action: str) -> None:
+    """Neither to a read, nor to a change, nor a deferred one, nor an error."""
+    lost = threading.Event()
+
+    def require_held() -> None:
+        if lost.is_set():
+            raise Lost
+
+    agent = ServedAgent(home, server_keys, require_held=require_held)
+    fields: dict[str, dict[str, Any]] = {"add": {"amount": 1}, "ask_another": {"name": "it"}}
+    with Client(agent.secured(peer_keys)) as client, ThreadPoolExecutor(1) as thread:
+        assert client.call("who_am_i")["name"] == peer_keys.certificate.owner.name
+        if action != "ask_another":
+            lost.set()
+        called = thread.submit(client.call, action, deadline_s=1.0, **fields.get(action, {}))
+        if action == "ask_another":
+            wait_until(lambda: agent.asked, PATIENCE_S, "it is asked")
+            lost.set()
+            agent.asked["it"].set_result({"status": "ok"})
+        with pytest.raises(ConnectionRefused):
+            called.result()
+    agent.server.stop()
+    assert isinstance(agent.join(), Lost)

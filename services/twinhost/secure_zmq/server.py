@@ -72,8 +72,15 @@ class Server:
         on_tick: Callable[[], None],
         clock: Clock = SYSTEM_CLOCK,
         budgets: Budgets | None = None,
+        require_held: Callable[[], None] | None = None,
     ) -> None:
+        """Prepare to serve.
+
+        Args:
+            require_held: called before any reply leaves; it does not return if none may.
+        """
         budgets = budgets or Budgets()
+        self._require_held = require_held
         self._wall_time, self._monotonic = clock.time, clock.monotonic
         self._server_socket = server_socket
         self._socket = server_socket.socket
@@ -425,6 +432,8 @@ class Server:
 
     def _send(self, answered: Iterable[Answered], *, at_once: bool = True) -> None:
         failed: list[int] = []
+        if self._require_held is not None:
+            self._require_held()  # after what was read to answer, so that a reply which is late was true then
         for number in send(self._socket, self._led_to(answered, failed), at_once=at_once) + failed:
             # Disconnected, or not reading: its retry gets the stored reply.
             self._budget.log(_log.info, "reply_not_delivered", "reply_not_delivered", reason=zmq.strerror(number))
