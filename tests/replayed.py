@@ -132,8 +132,9 @@ def pytest_configure(config: pytest.Config) -> None:
         migrations: Sequence[str],
         clock: Clock = SYSTEM_CLOCK,
         connect: Callable[..., sqlite3.Connection] | None = None,
+        **options: bool,
     ) -> None:
-        original(self, path, migrations, clock, connect or Replayed)
+        original(self, path, migrations, clock, connect or Replayed, **options)
 
     Database.__init__ = opened  # type: ignore[method-assign]
 

@@ -29,6 +29,7 @@ from twinhost.store.damage import (
     findings_of,
     quarantine,
 )
+from twinhost.store.database import LOG_POSITION
 from twinhost.store.files import part
 from twinhost.worker import Worker
 
@@ -36,7 +37,7 @@ _log = structlog.get_logger(__name__)
 
 STAGED = ".restore"  # the suffix of a verified copy that waits for the next start
 SPARE_BYTES = 16 * 1024 * 1024  # that stay free on the volume, for the database itself
-_OWN_TABLES = ("replies", "stored_bytes")  # of this package, which are not a caller's data
+_OWN_TABLES = ("replies", "stored_bytes", LOG_POSITION)  # of this package, which are not a caller's data
 _VOLUME_ERRORS = (  # not the database's: a start succeeds once there is space, or the permission
     sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN,
@@ -276,12 +277,12 @@ def _check_schema(path: Path, migrations: Sequence[str]) -> None:
         for script in migrations[:version]:
             blank.executescript(script)
         expected = _objects(blank)
-    names, own = _names(present), _names(expected)
+    names, own = _names(present) - {("table", LOG_POSITION)}, _names(expected)
     if missing := own - names:
         raise MalformedRequest(f"the file lacks {_listed(missing)}; use a backup of this agent")
     if unknown := names - own:  # an added trigger would run on every later write
         raise MalformedRequest(f"the file has {_listed(unknown)}, which this agent never creates; use another backup")
-    if changed := _names(present - expected):  # so would a changed one with a known name
+    if changed := _names(present - expected) & own:  # so would a changed one with a known name
         raise MalformedRequest(f"the file has {_listed(changed)} with another definition; use another backup")
 
 

@@ -20,6 +20,7 @@ from twinhost.store.files import make_private, part
 _log = structlog.get_logger(__name__)
 
 IN_MEMORY = Path(":memory:")  # of a database without a file, which ends with its connection
+LOG_POSITION = "log_position"  # the table of a file that repeats a log, which says how far it has
 _WHAT_TO_DO = "nothing of this request was stored; free space on the agent's volume, and read its log"
 Row = TypeVar("Row")
 V = TypeVar("V")
@@ -35,6 +36,8 @@ class Database:
         migrations: Sequence[str],
         clock: Clock = SYSTEM_CLOCK,
         connect: Callable[..., sqlite3.Connection] = sqlite3.connect,
+        *,
+        logged: bool = False,
     ) -> None:
         """Open or create the database and migrate its schema.
 
@@ -43,6 +46,7 @@ class Database:
             migrations: SQL scripts; the n-th migrates from schema version n to n + 1.
             clock: the one that dates its rows.
             connect: opens the only connection that writes; another one may note what is written.
+            logged: whether a standby follows what is written; only what `connect` opens writes then.
 
         Raises:
             ConfigurationError: it can't be opened, is damaged, or is newer than this program.
@@ -52,6 +56,7 @@ class Database:
         self.migrations = tuple(migrations)
         self._changes = _Changes()
         self._pending: list[Callable[[], None]] = []
+        self.logged = logged
         self.fault: str | None = None  # why the last transaction failed; None once one has succeeded again
         self.in_transaction = False  # also where SQLite has ended it by itself, and it will be lost
         try:
@@ -67,6 +72,8 @@ class Database:
                 self._connection.execute("PRAGMA recursive_triggers=ON")  # else REPLACE deletes without the triggers
                 self._connection.execute("PRAGMA temp_store=MEMORY")  # a full disk must not fail a temporary table
                 self._migrate(migrations)
+                if not logged:  # no log has what is written from now on
+                    self._connection.execute(f"DROP TABLE IF EXISTS {LOG_POSITION}")
             except BaseException:
                 self._connection.close()  # which rolls back the transaction of a failed migration
                 raise

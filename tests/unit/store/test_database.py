@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.store.broken import no_file_beyond
 from twinhost.secure_zmq.errors import ConfigurationError, NotFound, StoreUnavailable, TransactionLost
-from twinhost.store.database import Database
+from twinhost.store.database import LOG_POSITION, Database
 
 FIRST = "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT"
 SECOND = "ALTER TABLE notes ADD COLUMN author TEXT; UPDATE notes SET author = 'unknown'"
@@ -43,6 +43,17 @@ def test_an_older_file_is_brought_up_to_date_with_its_rows(tmp_path: Path) -> No
     for _ in range(2):
         with open_with(tmp_path / "db", FIRST, SECOND) as database:
             assert database.execute("SELECT text, author FROM notes").fetchall() == [("kept", "unknown")]
+
+
+def test_a_file_that_is_written_without_its_log_leaves_it(tmp_path: Path) -> None:
+    """Else it would follow the log again from where it left it, though it has other rows by then."""
+    with closing(Database(tmp_path / "db", [FIRST], logged=True)) as database:
+        database.execute(f"CREATE TABLE {LOG_POSITION} (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT")
+    tables = "SELECT name FROM sqlite_master ORDER BY name"
+    with closing(Database(tmp_path / "db", [FIRST], logged=True)) as database:
+        assert database.execute(tables).fetchall() == [(LOG_POSITION,), ("notes",)]
+    with open_with(tmp_path / "db", FIRST) as database:
+        assert database.execute(tables).fetchall() == [("notes",)]
 
 
 def test_a_newer_file_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.store import backup as store_backup
 from twinhost.store.backup import STAGED
 from twinhost.store.damage import DAMAGED, REPLACED, damage_warning, quarantined
-from twinhost.store.database import Database
+from twinhost.store.database import LOG_POSITION, Database
 from twinhost.store.files import part
 from twinhost.unified_memory_reasoning.backup import backup
 from twinhost.unified_memory_reasoning.provenance import quarantine
@@ -319,6 +319,16 @@ def test_a_backup_of_every_version_has_the_schema_of_its_version(tmp_path: Path)
     for version in range(1, len(MIGRATIONS) + 1):
         database_of(tmp_path / "o", MIGRATIONS[:version])
         store_backup.check_copy(tmp_path / "o", MIGRATIONS, store_backup.digest_of(tmp_path / "o"))
+
+
+def test_a_backup_of_an_agent_with_a_log_can_be_restored(bench: SafetyBench, tmp_path: Path) -> None:
+    """It says how far it has the log, which the agent that it is restored to does not follow."""
+    content = database_of(tmp_path / "o", MIGRATIONS, f"CREATE TABLE {LOG_POSITION} (log TEXT, applied INTEGER) STRICT")
+    (tmp_path / "o").unlink()
+    assert LOG_POSITION not in rows_of(bench, content)
+    bench.reopen()
+    names = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+    assert bench.database.value(names, (LOG_POSITION,)) == 0
 
 
 def test_a_quarantined_database_can_be_restored(bench: SafetyBench) -> None:

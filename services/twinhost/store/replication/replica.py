@@ -23,7 +23,7 @@ import structlog
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.database import Database
+from twinhost.store.database import LOG_POSITION, Database
 from twinhost.store.files import make_private
 from twinhost.store.replication.epochs import BEAT_S, Candidate, Tenure, require_next
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h, as of an agent that starts again
 _LOOK_S = 0.25
-_POSITION = "CREATE TABLE IF NOT EXISTS log_position (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
+_POSITION = f"CREATE TABLE IF NOT EXISTS {LOG_POSITION} (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
 
 Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
 
@@ -188,7 +188,7 @@ class Active:
     def open(self, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> Database:
         """Open the database, whose transactions are appended to the log."""
         connect = functools.partial(NotingConnection, commit=self._commit)
-        database = Database(self._path, migrations, clock, connect)
+        database = Database(self._path, migrations, clock, connect, logged=True)
         database.execute("PRAGMA synchronous=NORMAL")  # what a power failure takes is in the log
         return database
 
@@ -287,7 +287,7 @@ def stand_by(
             if log is not None:
                 log.close()
             log = None
-        stop.wait(_LOOK_S)
+        time.sleep(_LOOK_S)  # a signal that sets `stop` while this thread waits for it may lock both for ever
     if log is not None:
         log.close()
     return None
