@@ -13,7 +13,7 @@ import urllib.request
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -247,7 +247,7 @@ class Hosts:
         keys = load_certificates(self.folder(by))
         return SecuredAddress(server.endpoint, keys.own_keys, keys.public_key(server.key))
 
-    def __enter__(self) -> "Hosts":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -12,7 +12,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import structlog
 import zmq
@@ -30,7 +32,7 @@ from twinhost.agent.live_config import ConfigWatch
 from twinhost.agent.log_lines import configure_logging, log_level
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
-from twinhost.agent.settings import Settings, load_settings
+from twinhost.agent.settings import DATABASE_VARIABLE, Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.commands import CERTS_INIT
@@ -65,11 +67,21 @@ from twinhost.store.files import exclusive_lock, require_no_restore
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
+if TYPE_CHECKING:  # it needs psycopg
+    from twinhost.store.replication.replica import Active
+
 _log = structlog.get_logger(__name__)
 
 _STORE_RETRY_S = 1.0  # after a store that failed
 
 Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
+_NO_REBUILDS: Mapping[str, Sequence[str]] = MappingProxyType({})
+Functions = Mapping[str, Callable[[str], str]]  # of SQL, that triggers call
+_NO_FUNCTIONS: Functions = MappingProxyType({})
+
+
+class _Stopped(Exception):
+    """The process was told to stop while it stood by."""
 
 
 def listen(
@@ -148,7 +160,8 @@ def run_agent(
     assemble: Callable[[Foundation], Assembly],
     *,
     quarantine_damage: bool = False,
-    rebuilds: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    rebuilds: Mapping[str, Sequence[str]] = _NO_REBUILDS,
+    functions: Functions = _NO_FUNCTIONS,
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
 
@@ -159,6 +172,7 @@ def run_agent(
         quarantine_damage: put a staged backup in place, and quarantine a damaged database and serve with an empty one;
             without it a damaged database stops the start.
         rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
+        functions: those of SQL that its triggers call, as `Database.define` takes them.
     """
     forbid_core_dumps()
     heap.begin()
@@ -179,7 +193,14 @@ def run_agent(
                 rebuilds if quarantine_damage else None,
                 [check],
                 log_answers=level == logging.DEBUG,
+                functions=functions,
+                stop=stop_requested,
             )
+        except _Stopped:
+            return 0
+        except StartAgain as reason:
+            print(f"{name} does not start: {reason}", file=sys.stderr)  # noqa: T201 - one sentence for a person
+            return StartAgain.EXIT_STATUS
         except (ConfigurationError, SocketMisuse, StoreUnavailable) as error:
             print(f"{name} does not start: {error}", file=sys.stderr)  # noqa: T201 - one sentence for a person
             return ConfigurationError.EXIT_STATUS
@@ -211,6 +232,8 @@ def prepare_agent(
     clock: Clock = SYSTEM_CLOCK,
     *,
     log_answers: bool = False,
+    functions: Functions = _NO_FUNCTIONS,
+    stop: threading.Event | None = None,
 ) -> Server:
     """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
 
@@ -219,12 +242,15 @@ def prepare_agent(
         rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
         further: threads besides those of the assembly.
         log_answers: log each answered request, at level debug.
+        functions: as `run_agent` takes them.
+        stop: ends the wait of a process that is not active.
 
     Raises:
+        StartAgain: its log can't be reached now.
         ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
     """
     name = settings.agent.name
-    database, replies = _open_store(settings, migrations, rebuilds, stack, clock)
+    database, replies, active = _open_store(settings, migrations, rebuilds, stack, clock, functions, stop)
     health = Health(name, settings.secure, clock)
     keys = HostKeys(settings, clock)
     handshakes, counters = Handshakes(), Counters()
@@ -305,7 +331,7 @@ def prepare_agent(
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
-    server = Server(server_socket, dispatcher, tick, clock, budgets)
+    server = Server(server_socket, dispatcher, tick, clock, budgets, active.require_held if active else None)
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
@@ -394,19 +420,40 @@ def _open_store(
     rebuilds: Mapping[str, Sequence[str]] | None,
     stack: ExitStack,
     clock: Clock,
-) -> tuple[Database, ReplyLog]:
-    """Open the agent's database, locked for as long as it runs."""
-    name, limits = settings.agent.name, settings.config.limits
+    functions: Functions,
+    stop: threading.Event | None,
+) -> "tuple[Database, ReplyLog, Active | None]":
+    """Open the agent's database, locked for as long as it runs: with a log, once this process is the active one."""
+    name, limits, active = settings.agent.name, settings.config.limits, None
     stack.callback(exclusive_lock(settings.state / f"{name}.lock"))
     require_no_restore(settings.state)
     path, schema = settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations]
-    if rebuilds is not None:
-        prepare(path, rebuilds, len(schema))
+    if settings.database is not None:
+        active = _become_active(settings, path, len(schema), functions, stop or threading.Event())
+        stack.callback(active.release)
+        database = active.open(schema, clock)
     else:
-        require_undamaged(path)
-    database = Database(path, schema, clock)
+        if rebuilds is not None:
+            prepare(path, rebuilds, len(schema))
+        else:
+            require_undamaged(path)
+        database = Database(path, schema, clock)
     stack.callback(database.close)
-    return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller)
+    return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller), active
+
+
+def _become_active(
+    settings: Settings, path: Path, newest: int, functions: Functions, stop: threading.Event
+) -> "Active":
+    try:
+        from twinhost.agent import standby  # noqa: PLC0415 - only an agent with a log needs it, and psycopg
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"{DATABASE_VARIABLE} is set and the module {error.name} is missing; install twinhost[postgresql]"
+        ) from None
+    if (active := standby.become_active(settings, path, newest, functions, stop)) is None:
+        raise _Stopped
+    return active
 
 
 def _housekeeping(

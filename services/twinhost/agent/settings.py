@@ -18,6 +18,7 @@ from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 MODELS_VARIABLE = "TWINHOST_MODELS"
+DATABASE_VARIABLE = "TWINHOST_DATABASE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Settings:
     models: Path | None = None  # the models' folder, whose disk is measured
     address: str = ""  # IPv4, on which the agent listens; an empty one is every address
     published: Mapping[str, int] = field(default_factory=dict)  # the ports that are published under other numbers
+    database: str | None = None  # the DSN of the log that a standby follows, if there is one
 
     @property
     def config(self) -> NetworkConfig:
@@ -80,7 +82,16 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     hosts = http_hosts(named, environment)
     live = LiveConfig(config, agent, environment)
     published = published_ports(agent, environment)
-    return Settings(live, agent, certificates, state, hosts, Path(models) if models else None, published=published)
+    return Settings(
+        live,
+        agent,
+        certificates,
+        state,
+        hosts,
+        Path(models) if models else None,
+        published=published,
+        database=environment.get(DATABASE_VARIABLE) or None,
+    )
 
 
 def _require_private(environment: Mapping[str, str]) -> None:

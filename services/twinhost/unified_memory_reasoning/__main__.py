@@ -391,4 +391,5 @@ def _backup_warnings(host: str, record: BackupRecord, clock: Clock) -> list[str]
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS))
+    functions = index_tables.FUNCTIONS
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS, functions=functions))

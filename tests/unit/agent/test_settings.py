@@ -52,6 +52,11 @@ def test_the_models_folder_must_be_a_folder(host: Host, tmp_path: Path) -> None:
         load_settings(SDT, {**host.environment, "TWINHOST_MODELS": str(tmp_path / "absent")})
 
 
+def test_an_empty_dsn_is_none(host: Host) -> None:
+    """As Compose has it where the variable is not set."""
+    assert load_settings(SDT, {**host.environment, "TWINHOST_DATABASE": ""}).database is None
+
+
 def test_a_host_that_is_right_has_its_settings(host: Host) -> None:
     """Agent, own key, configuration, and state folder."""
     settings = load_settings(SDT, host.environment)

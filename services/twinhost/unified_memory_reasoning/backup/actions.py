@@ -11,6 +11,7 @@ from twinhost.agent.backups import BackupRecord
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.errors import LimitReached
 from twinhost.store import damage
 from twinhost.store.backup import Rows
 from twinhost.store.database import Database
@@ -252,6 +253,11 @@ class BackupActions(Feature):
 
     @action()  # these change no row, and may be repeated
     def begin_restore(self, request: BeginRestore, caller: Caller) -> RestoreBegun:
+        if self._database.logged:
+            raise LimitReached(
+                "a standby follows this agent's log (TWINHOST_DATABASE), which a backup would not be in; restore it "
+                "while the agents run without a log, and begin another one in an empty database"
+            )
         restore_id = self._restores.begin(request.size, request.sha256)
         _log.warning("restore_begun", restore_id=restore_id, by=caller.name)
         return {"status": SUCCESS, "restore_id": restore_id, "chunk_bytes": self._chunk_bytes}

@@ -61,9 +61,13 @@ def _days_by_distance() -> Iterator[tuple[str, str, str]]:
         yield from ((f"{word} {name}", "+1 day", f"weekday {number}") for word in BEFORE_NEXT_WEEKDAY)
 
 
+FUNCTIONS = {"texts_of_passages": texts_of_passages}  # of SQL, which the triggers call
+
+
 def define_passages(database: Database) -> None:
-    """Define the function that the triggers call; before anything is written."""
-    database.define("texts_of_passages", texts_of_passages)
+    """Define the functions that the triggers call; before anything is written."""
+    for name, function in FUNCTIONS.items():
+        database.define(name, function)
 
 
 def changed(columns: str) -> str:

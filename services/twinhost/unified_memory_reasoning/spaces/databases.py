@@ -139,7 +139,8 @@ class Spaces:
         Raises:
             ConfigurationError, StoreUnavailable: a database can't be repaired, or a backup not be put in its place.
         """
-        self.access = Access(lambda: config().spaces, self.exists)
+        logged = shared.database.logged
+        self.access = Access(lambda: config().spaces, self.exists, only_shared=logged)
         self._folder = folder
         self._shared = shared
         self._clock = shared.database.clock
@@ -148,6 +149,11 @@ class Spaces:
         self._open: dict[str, OpenSpace] = {}  # the one that was used last is the last one
         self._most_open = min(MOST_OPEN, most_open_files() // _SHARE_OF_FILES)
         self._empty: OpenSpace | None = None
+        if logged and (names := sorted({*config().spaces, *self.names()})):
+            raise ConfigurationError(
+                f"the space {names[0]} is not in the log that a standby follows (TWINHOST_DATABASE); delete the space, "
+                "and remove it from network_config.yaml, or run without a log"
+            )
         shared.quarantine.on_change = self._quarantine_changed
         shared.backups.others = self
         shutil.rmtree(folder / _DELETED, ignore_errors=True)

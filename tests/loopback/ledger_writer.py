@@ -1,0 +1,43 @@
+"""A program that changes an agent's state, one call after another, and notes each in a ledger once it is acknowledged.
+
+    python -m tests.loopback.ledger_writer AGENT LEDGER
+
+It repeats a call with the same request_id until it gets the reply, and goes on until it is ended.
+"""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+from tests.ledger import Ledger
+from tests.loopback.agent_processes import SDT
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.certificates import certificates_folder, load_certificates
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConnectionRefused
+from twinhost.secure_zmq.server_address import SecuredAddress
+
+
+def main(name: str, path: str) -> None:
+    """Write until the end of this process."""
+    server, keys = load_network_config().agent(name), load_certificates(certificates_folder(os.environ))
+    ledger = Ledger(Path(path))
+    with Client(SecuredAddress(server.endpoint, keys.own_keys, keys.public_key(server.key))) as client:
+        for number in itertools.count():
+            call = f"call-{number}"
+            ledger.sent(call)
+            while True:
+                try:
+                    if name == SDT:
+                        client.call("register_agent", agent_name=call, status="HEALTHY", request_id=call, deadline_s=1)
+                    else:
+                        client.call("update_twin", user_id=call, twin_data={"a": 1}, request_id=call, deadline_s=1)
+                except ConnectionRefused:
+                    continue
+                break
+            ledger.acknowledged(call)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

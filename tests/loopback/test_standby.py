@@ -1,0 +1,314 @@
+"""Two processes of each agent with one log in a real PostgreSQL: one serves, and the other one takes over from it.
+
+Both have the same keys. Each has a state folder and ports of its own, as on two machines.
+"""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.ledger import check
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.loopback.test_agents_recovery import times_written, write
+from tests.ports import free_ports
+from tests.postgres import Cluster, running_cluster
+from tests.replayed import contents
+from tests.waiting import PATIENCE_S, wait_until
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, LimitReached, NotGranted
+from twinhost.store.replication.epochs import CLAIM_AFTER_S, HOLDS_S
+from twinhost.store.replication.postgres import Log
+from twinhost.store.replication.replica import EXIT_STATUS, Replica
+from twinhost.system_digital_twin.state_files import MIGRATIONS as SDT_MIGRATIONS
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as UMRA_MIGRATIONS
+from twinhost.unified_memory_reasoning.search.index_tables import FUNCTIONS
+
+_TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine; 5 s are promised, and measured elsewhere
+_NEWEST = {SDT: len(SDT_MIGRATIONS) + 1, UMRA: len(UMRA_MIGRATIONS) + 1}  # the stored replies come first
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
+class Machine(Hosts):
+    """What one machine has of both hosts."""
+
+    def __init__(self, root: Path, dsn: str, like: "Machine | None" = None, *, same_port: bool = False) -> None:
+        """Have keys of its own, or those of another machine; `same_port`: both processes may not serve at once."""
+        root.mkdir()
+        super().__init__(root)
+        self.dsn = dsn
+        if like is not None:
+            self.keys = like.keys
+            text = Path(like.config.source).read_text()
+            for agent in map(like.config.agent, (SDT, UMRA)):
+                before = [agent.http_port, *([] if same_port else [agent.zmq_port, agent.events_port])]
+                for port, mine in zip(before, free_ports(len(before)), strict=True):
+                    text = text.replace(f": {port},", f": {mine},").replace(f": {port}}}", f": {mine}}}")
+            (root / "network_config.yaml").write_text(text)
+            self.config = load_network_config(root / "network_config.yaml", {})
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of an agent's process."""
+        return super().environment(name) | ({"TWINHOST_DATABASE": self.dsn} if self.dsn else {})
+
+    def follow(self, name: str) -> AgentProcess:
+        """Start an agent that stands by."""
+        agent = self.start(name)
+        wait_until(lambda: agent.logged("standing_by"), PATIENCE_S, f"a second {name} stands by: {agent.lines}")
+        assert not agent.logged("active")
+        return agent
+
+    def tables(self, name: str) -> dict[str, str]:
+        """Return what an agent's file has."""
+        with closing(sqlite3.connect(self.database(name))) as connection:
+            return contents(connection)
+
+    def ledger_of(self, name: str) -> Path:
+        return self.root / f"{name}.ledger"
+
+    def write_without_end(self, name: str) -> "subprocess.Popen[str]":
+        """Start a program that writes, and keeps a ledger."""
+        environment = self.environment(name) | {"TWINHOST_CERTIFICATES": str(self.folder("operator"))}
+        program = [sys.executable, "-m", "tests.loopback.ledger_writer", name, str(self.ledger_of(name))]
+        path = os.pathsep.join((environment["PYTHONPATH"], str(Path(__file__).parents[2])))
+        return subprocess.Popen(program, env=environment | {"PYTHONPATH": path}, text=True)
+
+    def acknowledged(self, name: str) -> int:
+        return self.ledger_of(name).read_text().count('"acknowledged"') if self.ledger_of(name).exists() else 0
+
+
+@pytest.fixture
+def here(tmp_path: Path, cluster: Cluster) -> Iterator[Machine]:
+    with Machine(tmp_path / "here", cluster.new_database()) as machine:
+        yield machine
+
+
+@pytest.fixture
+def there(tmp_path: Path, here: Machine) -> Iterator[Machine]:
+    with Machine(tmp_path / "there", here.dsn, here) as machine:
+        yield machine
+
+
+def log_of(dsn: str, name: str, path: Path) -> dict[str, str]:
+    """Return the tables that the whole log makes in an empty file."""
+    with closing(Log(dsn, name)) as log, closing(Replica(path, FUNCTIONS, _NEWEST[name])) as replica:
+        replica.require_log(log.look().log)
+        replica.follow(log, log.last())
+        return contents(replica._connection)
+
+
+def written(machine: Machine, name: str) -> dict[str, int]:
+    """Return how often the calls of a ledger took effect, as the machine's file has it."""
+    twins = "SELECT user_id, revision FROM twins"
+    agents = "SELECT name, json_extract(CAST(record AS TEXT), '$.revision') FROM agents WHERE name LIKE 'call-%'"
+    with closing(sqlite3.connect(machine.database(name))) as connection:
+        return dict(connection.execute(agents if name == SDT else twins))
+
+
+@pytest.mark.parametrize("name", [SDT, UMRA])
+def test_the_standby_goes_on_where_the_active_was_killed(name: str, here: Machine, tmp_path: Path) -> None:
+    """On the same port: the standby binds it only then. The ledger is another process's."""
+    with Machine(tmp_path / "there", here.dsn, here, same_port=True) as there:
+        first = here.start(name).wait_until_serving()
+        second = there.follow(name)
+        with here.client(name) as client:
+            reply = write(name, client, "kept", request_id="r1")
+        with here.write_without_end(name) as writer:
+            try:
+                wait_until(lambda: here.acknowledged(name) > 20, PATIENCE_S, "calls are acknowledged")
+                first.kill()
+                killed_at, before = time.monotonic(), here.acknowledged(name)
+                wait_until(lambda: here.acknowledged(name) > before + 2, _TAKEOVER_S, "the standby answers")
+                print(f"{name} answered {time.monotonic() - killed_at:.2f} s after the kill")
+                wait_until(lambda: here.acknowledged(name) > before + 20, PATIENCE_S, "calls are acknowledged")
+            finally:
+                writer.kill()
+        with there.client(name) as client:
+            assert write(name, client, "kept", request_id="r1") == reply
+            assert times_written(name, client, "kept") == 1
+        assert second.terminate() == 0
+        verdict = check(here.ledger_of(name), {call: n for call, n in written(there, name).items() if call != "kept"})
+        assert verdict.whole, verdict
+        assert there.tables(name) == log_of(there.dsn, name, tmp_path / "from nothing")
+
+
+def test_a_process_that_was_stopped_does_not_reply(here: Machine, there: Machine) -> None:
+    """It is continued after another one became active: neither to what came before, nor to what came meanwhile."""
+    first = here.start(SDT).wait_until_serving()
+    second = there.follow(SDT)
+    with here.client(SDT) as client, there.client(SDT) as other, ThreadPoolExecutor(2) as threads:
+        write(SDT, client, "before")
+        first.send(signal.SIGSTOP)
+        waiting_s = _TAKEOVER_S + CLAIM_AFTER_S
+        calls = [
+            threads.submit(client.call, "get_registered_agents", deadline_s=waiting_s),
+            threads.submit(client.call, "register_agent", agent_name="lost", status="HEALTHY", deadline_s=waiting_s),
+        ]
+        wait_until(lambda: second.logged("serving"), _TAKEOVER_S, "the standby serves")
+        write(SDT, other, "after")
+        first.send(signal.SIGCONT)
+        assert first.wait() == EXIT_STATUS
+        assert first.logged("ended_by_log")
+        for call in calls:
+            with pytest.raises(ConnectionRefused):
+                call.result()
+        assert times_written(SDT, other, "before") == times_written(SDT, other, "after") == 1
+        assert times_written(SDT, other, "lost") == 0
+    again = here.follow(SDT)  # and follows what it missed
+    assert second.terminate() == 0
+    wait_until(lambda: again.logged("serving"), PATIENCE_S, "it serves again, at once")
+    with here.client(SDT) as client:
+        assert times_written(SDT, client, "after") == 1
+
+
+def test_memories_are_found_after_a_takeover(here: Machine, there: Machine) -> None:
+    """The standby has the index of words, too."""
+    first = here.start(UMRA).wait_until_serving()
+    there.follow(UMRA)
+    with here.client(UMRA) as client:
+        client.call("store_memory", content="the roses need water on Friday", keywords=["garden"])
+        client.call("add_interaction", session_id="s", interaction_type="user_query", content="my violin is in Cremona")
+    first.kill()
+    with there.client(UMRA) as client:
+        wait_until(lambda: answers(client), _TAKEOVER_S, "the standby answers")
+        for query in ("when do the roses need water", "violin"):
+            assert client.call("search_memory", query=query)["results"], query
+        assert client.call("query_memory", keywords=["garden"])["count"] == 1
+
+
+def answers(client: Client) -> bool:
+    """Return whether an agent replies within a second."""
+    with suppress(ConnectionRefused):
+        return bool(client.call("ping", deadline_s=1.0))
+    return False
+
+
+def test_without_its_database_an_idle_agent_ends(here: Machine) -> None:
+    """Within 3 s it answers nothing more, also no read; and it serves again once the database is back."""
+    with running_cluster() as cluster:
+        here.dsn = cluster.new_database()
+        agent = here.start(SDT).wait_until_serving()
+        with here.client(SDT) as client:
+            write(SDT, client)
+            cluster.stop()
+            stopped_at = time.monotonic()
+            answered_at = stopped_at
+            while answers_now(client):
+                answered_at = time.monotonic()
+            assert answered_at - stopped_at <= HOLDS_S
+        assert agent.wait() == EXIT_STATUS
+        refused = here.start(SDT)
+        assert refused.wait() == EXIT_STATUS
+        assert f"{SDT} does not start: the database of TWINHOST_DATABASE can't be used now (" in refused.lines[-1]
+        cluster.start()
+        here.start(SDT)
+        with here.client(SDT) as client:
+            wait_until(lambda: answers(client), _TAKEOVER_S, "it serves again")
+            assert times_written(SDT, client) == 1
+
+
+def answers_now(client: Client) -> bool:
+    try:
+        client.call("get_registered_agents", deadline_s=0.2)
+    except ConnectionRefused:
+        return False
+    return True
+
+
+def test_a_dsn_that_can_not_be_used_is_one_sentence(here: Machine) -> None:
+    here.dsn = "postgresql://log:hunter2@db.example/twinhost"
+    refused = here.start(SDT)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    (sentence,) = refused.lines
+    assert sentence.startswith(f"{SDT} does not start: TWINHOST_DATABASE can't be used: it has a password in it")
+    assert "hunter2" not in sentence
+
+
+def test_only_an_agent_with_a_log_loads_psycopg(here: Machine) -> None:
+    loaded = {}
+    for dsn in (here.dsn, ""):
+        here.dsn = dsn
+        agent = here.start(SDT).wait_until_serving()
+        loaded[bool(dsn)] = "psycopg" in Path(f"/proc/{agent.pid}/maps").read_text()
+        assert agent.terminate() == 0
+    assert loaded == {True: True, False: False}
+
+
+def test_a_standby_that_is_told_to_stop_does(here: Machine, there: Machine) -> None:
+    here.start(SDT).wait_until_serving()
+    standby = there.follow(SDT)
+    assert standby.terminate() == 0
+    assert not standby.logged("active")
+
+
+def test_what_the_log_does_not_have_is_refused(here: Machine) -> None:
+    """Other spaces, and a restored backup: a standby would lose them."""
+    agent = here.start(UMRA).wait_until_serving()
+    with here.client(UMRA) as client:
+        assert [space["name"] for space in client.call("list_spaces")["spaces"]] == ["shared"]
+        with pytest.raises(NotGranted, match="other spaces than `shared` are not in it"):
+            client.call("store_memory", content="a secret", space="private")
+        with pytest.raises(LimitReached, match="restore it while the agents run without a log"):
+            client.call("begin_restore", size=1, sha256="0" * 64)
+    assert agent.terminate() == 0
+    with Path(here.config.source).open("a") as config:
+        config.write("spaces: {team: {readers: [], writers: []}}\n")
+    refused = here.start(UMRA)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    assert "the space team is not in the log that a standby follows" in refused.lines[-1]
+    here.database(UMRA).with_name(f"{UMRA}.sqlite3.restore").touch()
+    refused = here.start(UMRA)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    assert "a restored backup waits beside" in refused.lines[-1]
+
+
+def test_a_volume_of_before_is_taken_along(here: Machine, there: Machine) -> None:
+    """The second machine begins with a copy of its file; without one it could not follow."""
+    dsn, here.dsn = here.dsn, ""
+    agent = here.start(SDT).wait_until_serving()
+    with here.client(SDT) as client:
+        write(SDT, client, "before")
+    assert agent.terminate() == 0
+    here.dsn = dsn
+    first = here.start(SDT).wait_until_serving()
+    refused = there.start(SDT)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    assert "this database ends with 0; begin with a backup of the other machine" in refused.lines[-1]
+    assert first.terminate() == 0
+    shutil.copy(here.database(SDT), there.database(SDT))
+    first = here.start(SDT).wait_until_serving()
+    second = there.follow(SDT)
+    with here.client(SDT) as client:
+        write(SDT, client, "after")
+    assert first.terminate() == 0
+    wait_until(lambda: second.logged("serving"), PATIENCE_S, "it serves at once")
+    with there.client(SDT) as client:
+        assert times_written(SDT, client, "before") == times_written(SDT, client, "after") == 1
+
+
+def test_who_has_run_without_the_log_does_not_follow_it(here: Machine, there: Machine) -> None:
+    first = here.start(SDT).wait_until_serving()
+    assert first.terminate() == 0
+    dsn, here.dsn = here.dsn, ""
+    alone = here.start(SDT).wait_until_serving()
+    assert alone.terminate() == 0
+    there.start(SDT).wait_until_serving()
+    here.dsn = dsn
+    refused = here.start(SDT)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    assert "was not made from this log; move it away" in refused.lines[-1]
