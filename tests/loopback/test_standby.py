@@ -141,6 +141,11 @@ def test_the_standby_goes_on_where_the_active_was_killed(name: str, here: Machin
         with there.client(name) as client:
             assert write(name, client, "kept", request_id="r1") == reply
             assert times_written(name, client, "kept") == 1
+        if name == SDT:
+            assert second.health()["checks"]["audit_log"]["ok"]
+            audit = "audit/audit-000000000001.jsonl"
+            of_both = [(machine.root / SDT / audit).read_bytes() for machine in (here, there)]
+            assert of_both[1].startswith(of_both[0])
         assert second.terminate() == 0
         verdict = check(here.ledger_of(name), {call: n for call, n in written(there, name).items() if call != "kept"})
         assert verdict.whole, verdict

@@ -1,7 +1,8 @@
 """The parts of an agent: the foundation that it is given, and the assembly that it returns."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import msgspec
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # they need the extra `agent`, which a program that only call
     from twinhost.agent.host_keys import HostKeys
     from twinhost.agent.settings import Settings
     from twinhost.agent.telemetry import Telemetry
+    from twinhost.store.replication.replica import Before
 
 
 class StartAgain(Exception):
@@ -32,6 +34,18 @@ class StartAgain(Exception):
     """
 
     EXIT_STATUS: ClassVar[int] = 75  # EX_TEMPFAIL of sysexits.h: not 0, so that `on-failure` policies act too
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """What a standby of an agent needs besides the log, so that it has all that the active process has.
+
+    `functions` are those of SQL that triggers call. `files` writes what transactions have moved to files, below the
+    state folder that it is given.
+    """
+
+    functions: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    files: "Callable[[Path], Before] | None" = None
 
 
 MAX_PAGE_BYTES = 262_144  # of a reply with a list: a peer may send many requests before it reads a reply

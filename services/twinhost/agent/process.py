@@ -20,7 +20,7 @@ import structlog
 import zmq
 
 from twinhost import heap
-from twinhost.agent.assembly import Assembly, Companion, Foundation, Publisher, StartAgain
+from twinhost.agent.assembly import Assembly, Companion, Followed, Foundation, Publisher, StartAgain
 from twinhost.agent.conditions import KEY_EXPIRY
 from twinhost.agent.disk import Disk, budget_warnings
 from twinhost.agent.health import Health, HealthActions, OperatorActions
@@ -76,8 +76,7 @@ _STORE_RETRY_S = 1.0  # after a store that failed
 
 Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
 _NO_REBUILDS: Mapping[str, Sequence[str]] = MappingProxyType({})
-Functions = Mapping[str, Callable[[str], str]]  # of SQL, that triggers call
-_NO_FUNCTIONS: Functions = MappingProxyType({})
+_LOG_ALONE = Followed()
 
 
 class _Stopped(Exception):
@@ -161,7 +160,7 @@ def run_agent(
     *,
     quarantine_damage: bool = False,
     rebuilds: Mapping[str, Sequence[str]] = _NO_REBUILDS,
-    functions: Functions = _NO_FUNCTIONS,
+    followed: Followed = _LOG_ALONE,
 ) -> int:
     """Run an agent until SIGTERM or SIGINT; return the process's exit status.
 
@@ -172,7 +171,7 @@ def run_agent(
         quarantine_damage: put a staged backup in place, and quarantine a damaged database and serve with an empty one;
             without it a damaged database stops the start.
         rebuilds: with `quarantine_damage`, how a damaged full-text index is rebuilt, as `prepare` takes it.
-        functions: those of SQL that its triggers call, as `Database.define` takes them.
+        followed: what its standby needs besides a log.
     """
     forbid_core_dumps()
     heap.begin()
@@ -193,7 +192,7 @@ def run_agent(
                 rebuilds if quarantine_damage else None,
                 [check],
                 log_answers=level == logging.DEBUG,
-                functions=functions,
+                followed=followed,
                 stop=stop_requested,
             )
         except _Stopped:
@@ -232,7 +231,7 @@ def prepare_agent(
     clock: Clock = SYSTEM_CLOCK,
     *,
     log_answers: bool = False,
-    functions: Functions = _NO_FUNCTIONS,
+    followed: Followed = _LOG_ALONE,
     stop: threading.Event | None = None,
 ) -> Server:
     """Start an agent up to its loop, which `serve_forever()` of the result runs on the caller's thread.
@@ -242,7 +241,7 @@ def prepare_agent(
         rebuilds: as `run_agent` takes them; None: a damaged database stops the start.
         further: threads besides those of the assembly.
         log_answers: log each answered request, at level debug.
-        functions: as `run_agent` takes them.
+        followed: as `run_agent` takes it.
         stop: ends the wait of a process that is not active.
 
     Raises:
@@ -250,7 +249,7 @@ def prepare_agent(
         ConfigurationError, SocketMisuse, StoreUnavailable: it can't start; the message is one sentence.
     """
     name = settings.agent.name
-    database, replies, active = _open_store(settings, migrations, rebuilds, stack, clock, functions, stop)
+    database, replies, active = _open_store(settings, migrations, rebuilds, stack, clock, followed, stop)
     health = Health(name, settings.secure, clock)
     keys = HostKeys(settings, clock)
     handshakes, counters = Handshakes(), Counters()
@@ -420,7 +419,7 @@ def _open_store(
     rebuilds: Mapping[str, Sequence[str]] | None,
     stack: ExitStack,
     clock: Clock,
-    functions: Functions,
+    followed: Followed,
     stop: threading.Event | None,
 ) -> "tuple[Database, ReplyLog, Active | None]":
     """Open the agent's database, locked for as long as it runs: with a log, once this process is the active one."""
@@ -429,7 +428,7 @@ def _open_store(
     require_no_restore(settings.state)
     path, schema = settings.state / f"{name}.sqlite3", [REPLY_LOG_SCHEMA, *migrations]
     if settings.database is not None:
-        active = _become_active(settings, path, len(schema), functions, stop or threading.Event())
+        active = _become_active(settings, path, len(schema), followed, stop or threading.Event())
         stack.callback(active.release)
         database = active.open(schema, clock)
     else:
@@ -442,16 +441,14 @@ def _open_store(
     return database, ReplyLog(database, limits.stored_replies_s, limits.stored_replies_per_caller), active
 
 
-def _become_active(
-    settings: Settings, path: Path, newest: int, functions: Functions, stop: threading.Event
-) -> "Active":
+def _become_active(settings: Settings, path: Path, newest: int, followed: Followed, stop: threading.Event) -> "Active":
     try:
         from twinhost.agent import standby  # noqa: PLC0415 - only an agent with a log needs it, and psycopg
     except ModuleNotFoundError as error:
         raise ConfigurationError(
             f"{DATABASE_VARIABLE} is set and the module {error.name} is missing; install twinhost[postgresql]"
         ) from None
-    if (active := standby.become_active(settings, path, newest, functions, stop)) is None:
+    if (active := standby.become_active(settings, path, newest, followed, stop)) is None:
         raise _Stopped
     return active
 

@@ -5,14 +5,13 @@ Only an agent with a log loads this: see `store.replication.replica`.
 
 import socket
 import threading
-from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from twinhost.agent.assembly import StartAgain
+from twinhost.agent.assembly import Followed, StartAgain
 from twinhost.agent.settings import DATABASE_VARIABLE, Settings
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.backup import STAGED
@@ -26,14 +25,15 @@ _log = structlog.get_logger(__name__)
 
 
 def become_active(
-    settings: Settings, path: Path, newest: int, functions: Mapping[str, Callable[[str], str]], stop: threading.Event
+    settings: Settings, path: Path, newest: int, followed: Followed, stop: threading.Event
 ) -> Active | None:
     """Follow the agent's log until this process is the active one; None if `stop` was set before.
 
     Args:
         path: the database file.
         newest: the schema version that this program knows.
-        functions: of SQL, as `Replica` takes them.
+        followed: what it needs besides the log.
+        stop: ends the wait.
 
     Raises:
         ConfigurationError: the DSN, the log, or the file can't be used.
@@ -57,7 +57,8 @@ def become_active(
     except OutcomeUnknown as error:
         raise StartAgain(f"the database of {DATABASE_VARIABLE} can't be used now ({error})") from None
     _log.info("standing_by", epoch=epoch.number, active=epoch.holder)
-    replica = Replica(path, functions, newest)
+    beside = {} if followed.files is None else {"before": followed.files(settings.state)}
+    replica = Replica(path, followed.functions, newest, **beside)
     try:
         return stand_by(replica, socket.gethostname(), connect, stop)
     finally:

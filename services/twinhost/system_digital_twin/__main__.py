@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Foundation
+from twinhost.agent.assembly import MAX_PAGE_BYTES, Assembly, Followed, Foundation
 from twinhost.agent.dialects import Command, commands, first_of, raw_strings
 from twinhost.agent.health import GetHealth, HealthActions, OperatorActions
 from twinhost.agent.host_sampler import SamplerThread
@@ -23,6 +23,7 @@ from twinhost.secure_zmq import wire
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.audit_log.followed import FollowedFiles
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
 from twinhost.system_digital_twin.attention.attention import Attention
@@ -56,7 +57,7 @@ from twinhost.system_digital_twin.registry.actions import (
     RegistryActions,
 )
 from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
-from twinhost.system_digital_twin.state_files import MIGRATIONS
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER, MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
@@ -288,4 +289,5 @@ def _itself(foundation: Foundation) -> AgentRecord:
 
 
 if __name__ == "__main__":
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble))
+    audit = Followed(files=lambda state: FollowedFiles(state / AUDIT_FOLDER).write)
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, followed=audit))

@@ -9,7 +9,7 @@ import msgspec
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from twinhost.agent.assembly import Assembly, Foundation
+from twinhost.agent.assembly import Assembly, Followed, Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BACKUP
 from twinhost.agent.dialects import Command, commands
@@ -391,5 +391,5 @@ def _backup_warnings(host: str, record: BackupRecord, clock: Clock) -> list[str]
 
 
 if __name__ == "__main__":
-    functions = index_tables.FUNCTIONS
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS, functions=functions))
+    followed = Followed(index_tables.FUNCTIONS)
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS, followed=followed))

@@ -268,7 +268,8 @@ CREATE TABLE audit_files (
 MIGRATION_RESTORES = "CREATE TABLE audit_restores (seq INTEGER PRIMARY KEY) STRICT;"
 _HEAD = "SELECT seq, hash FROM audit_head"
 _FILES = "SELECT first_seq AS seq, prev FROM audit_files ORDER BY first_seq"
-_PENDING = "SELECT seq, line FROM audit_outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+PENDING = "SELECT seq, line FROM audit_outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+CLEAR = "DELETE FROM audit_outbox WHERE seq <= ?"
 _ALL = -1  # no limit, in SQLite
 
 
@@ -313,12 +314,12 @@ class Ledger:
 
     def pending(self, after: int, limit: int) -> list[PendingLine]:
         """Return the lines in the outbox after line `after`, oldest first."""
-        return self._database.select(PendingLine, _PENDING, (after, limit))
+        return self._database.select(PendingLine, PENDING, (after, limit))
 
     def clear(self, last: int) -> None:
         """Remove the lines up to `last` from the outbox: a file has them."""
         with self._database.transaction():
-            self._database.execute("DELETE FROM audit_outbox WHERE seq <= ?", (last,))
+            self._database.execute(CLEAR, (last,))
 
     def restores(self) -> list[int]:
         """Return the numbers of the lines `restored`; their content is in the files."""
@@ -369,5 +370,5 @@ def read_records(database: Path) -> Records:
         return Records(
             Head(*connection.execute(_HEAD).fetchone()),
             tuple(Anchor(*row) for row in connection.execute(_FILES)),
-            tuple(PendingLine(*row) for row in connection.execute(_PENDING, (0, _ALL))),
+            tuple(PendingLine(*row) for row in connection.execute(PENDING, (0, _ALL))),
         )

@@ -37,6 +37,7 @@ _LOOK_S = 0.25
 _POSITION = f"CREATE TABLE IF NOT EXISTS {LOG_POSITION} (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
 
 Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
+Before = Callable[[sqlite3.Connection, Entry], None]  # called with the replica, and with what it is about to repeat
 
 
 def monotonic() -> float:
@@ -55,18 +56,19 @@ def end_process(why: str) -> NoReturn:
 class Replica:
     """The database file of a process that is not active; used by one thread."""
 
-    def __init__(self, path: Path, functions: Functions, newest: int) -> None:
+    def __init__(self, path: Path, functions: Functions, newest: int, before: Before = lambda *_: None) -> None:
         """Open or create it.
 
         Args:
             path: the file, whose folder must exist.
             functions: what its triggers call.
             newest: the schema version that this program knows.
+            before: writes what has to be in other files before a transaction is repeated, maybe twice.
 
         Raises:
             ConfigurationError: it can't be used.
         """
-        self.path, self._newest = path, newest
+        self.path, self._newest, self._before = path, newest, before
         try:
             if not path.exists():
                 path.touch(0o600)
@@ -125,6 +127,7 @@ class Replica:
 
     def _repeat(self, seq: int, entry: Entry) -> None:
         try:
+            self._before(self._connection, entry)
             self._connection.execute("BEGIN IMMEDIATE")
             self._repeater.repeat(entry)
             if (version := self._schema_version()) > self._newest:
