@@ -296,6 +296,7 @@ def test_a_volume_of_before_is_taken_along(here: Machine, there: Machine) -> Non
     assert "this database ends with 0; begin with a backup of the other machine" in refused.lines[-1]
     assert first.terminate() == 0
     shutil.copy(here.database(SDT), there.database(SDT))
+    shutil.copytree(here.root / SDT / "audit", there.root / SDT / "audit")
     first = here.start(SDT).wait_until_serving()
     second = there.follow(SDT)
     with here.client(SDT) as client:
@@ -304,6 +305,7 @@ def test_a_volume_of_before_is_taken_along(here: Machine, there: Machine) -> Non
     wait_until(lambda: second.logged("serving"), PATIENCE_S, "it serves at once")
     with there.client(SDT) as client:
         assert times_written(SDT, client, "before") == times_written(SDT, client, "after") == 1
+    assert second.health()["checks"]["audit_log"]["ok"]
 
 
 def test_who_has_run_without_the_log_does_not_follow_it(here: Machine, there: Machine) -> None:
