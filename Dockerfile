@@ -137,5 +137,40 @@ ENV OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
 
 
+# The database of a failover (database/run.py), which only a deployment with one builds and runs. PostgreSQL's user has the number
+# that the other containers' has, so that a key which that one made is readable by its owner alone.
+FROM ${BASE_IMAGE} AS database
+
+RUN groupadd --gid 10001 postgres \
+    && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /var/lib/postgresql --shell /usr/sbin/nologin postgres \
+    && install -d -o 10001 -g 10001 -m 0700 /certificates /var/lib/postgresql /run/postgresql
+# The base image's release decides the versions. Without the file, the package makes a server of its own.
+# hadolint ignore=DL3008
+RUN install -d /etc/postgresql-common \
+    && echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf \
+    && export DEBIAN_FRONTEND=noninteractive \
+    && apt-get update -qq \
+    && apt-get install -qq --no-install-recommends -o DPkg::Options::=--force-unsafe-io \
+        postgresql-17 postgresql-17-auto-failover pg-auto-failover-cli >/dev/null \
+    && apt-get clean \
+    && rm -rf /var/lib/apt/lists/* \
+    && echo "include '/run/postgresql/settings.conf'" >>/usr/share/postgresql/17/postgresql.conf.sample
+COPY database /app/database
+RUN chmod -R u=rwX,go=rX /app
+
+# Every connection is verified, by both ends: pg_auto_failover alone does not ask for that in all of them.
+ENV PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin \
+    PGDATA=/var/lib/postgresql/data \
+    PGSSLMODE=verify-full \
+    PGSSLROOTCERT=/certificates/ca.crt \
+    PGSSLCERT=/certificates/node.crt \
+    PGSSLKEY=/certificates/node.key \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+USER 10001:10001
+ENTRYPOINT ["python3", "/app/database/run.py"]
+
+
 # The default. TWINHOST_TARGET=agent in .env builds the other.
 FROM meaning

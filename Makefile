@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
+.PHONY: help up up-ha stack down down-ha status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -25,11 +25,18 @@ help: ## list the targets
 up: image ## install what is missing, start both hosts, wait until they are healthy, and show them
 	@scripts/setup/up.sh
 
+up-ha: engine ## start the database of a failover, two nodes and a witness; no agent uses it yet (database/README.md)
+	@scripts/setup/image.sh database-keys
+	@scripts/setup/up_ha.sh
+
 stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/deploy-to-a-swarm.md)
 	@scripts/setup/stack.sh
 
 down: ## stop both hosts; keys and state stay
-	@$(COMPOSE) --profile tools down --remove-orphans
+	@$(COMPOSE) --profile tools --profile ha down --remove-orphans
+
+down-ha: ## stop the database of a failover; its keys and state stay
+	@$(COMPOSE) rm --stop --force database-keys witness database-mainpc database-pc2
 
 status: ## both agents, as they are now
 	@./twinhost status || [ $$? = 1 ] # 1: something needs attention
@@ -104,6 +111,7 @@ workers:
 	@echo $(WORKERS)
 
 test-ready: image venv
+	@scripts/setup/image.sh database-keys
 	@scripts/setup/test_tools.sh
 
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file

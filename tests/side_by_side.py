@@ -35,6 +35,7 @@ OPEN_STACK_UNIT = "tests/containers/open stack"
 LONG = (
     *("test_two_hosts.py", "open stack", "test_notify.py", "test_two_machines.py", "test_doctor.py"),
     *("test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py", "test_upgrade.py", "test_readme.py"),
+    "test_database.py",
     *("test_enrolment.py", "test_memory_killed.py", "test_rotation_killed.py", "test_partition.py"),
     *("test_bring_an_agent.py", "test_attention_of_resources.py", "test_intruder.py"),
     *("test_cli_watch.py", "test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py"),

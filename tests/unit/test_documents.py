@@ -10,7 +10,7 @@ from scripts import write_actions, write_diagrams, write_log_events, write_troub
 from scripts.write_log_events import PACKAGE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PLACES = (".ci", "certs-init", "config", "docs", "examples", "monitoring", "scripts", "services", "tests")
+PLACES = (".ci", "certs-init", "config", "database", "docs", "examples", "monitoring", "scripts", "services", "tests")
 NOT_TEXT = {".png", ".pyc", ".svg", ".xz"}
 MAX_COLUMNS = 120
 README_MAX_LINES = 129

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""The database of a failover: two nodes that have each commit, a witness that says which takes writes, and their keys.
+
+pg_auto_failover makes them and keeps them; this gives it what it starts from. Each part is a container of its own,
+which may be killed and started again at any moment.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WITNESS = "witness"
+NODES = ("database-mainpc", "database-pc2")
+AGENTS = ("mainpc", "pc2")
+DATABASE = ROLE = "twinhost"
+
+HOME = Path("/var/lib/postgresql")  # the volume
+DATA = HOME / "data"
+CREATED = HOME / "created"
+RUN = Path("/run/postgresql")  # the socket, and what is written at each start; postgresql.conf includes settings.conf
+CERTIFICATES = Path("/certificates")
+PROGRAMS = Path("/usr/lib/postgresql/17/bin")
+TABLES = Path(__file__).with_name("tables.sql")
+
+KEYS_DAYS = 3_650
+PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
+FORMED_S = 60
+
+_REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
+_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", str(KEYS_DAYS))
+# Both are there, each has reached the state that it was told to reach, and commits are on both.
+_FORMED = (
+    "SELECT count(*) = 2 AND bool_and(reportedstate = goalstate) AND bool_or(goalstate = 'primary') "
+    "AND bool_or(goalstate = 'secondary') FROM pgautofailover.node"
+)
+
+
+def settings(name: str) -> str:
+    """Return what a server has otherwise than PostgreSQL and pg_auto_failover would set it."""
+    lines = {
+        "hba_file": f"'{RUN}/pg_hba.conf'",
+        "ident_file": f"'{RUN}/pg_ident.conf'",
+        "ssl_min_protocol_version": "'TLSv1.3'",
+        "shared_buffers": "32MB",
+        "max_connections": "50",
+        "maintenance_work_mem": "32MB",
+        "max_wal_size": "256MB",
+        "wal_keep_size": "256MB",  # for pg_rewind; pg_auto_failover takes 8 GB of a large disk
+        # A file for each day of the week, so that logs do not fill the volume.
+        "log_filename": "'%a.log'",
+        "log_truncate_on_rotation": "on",
+        "log_rotation_size": "0",
+    }
+    if name == WITNESS:
+        lines["pgautofailover.node_considered_unhealthy_timeout"] = "5s"
+        lines["pgautofailover.primary_demote_timeout"] = "7s"
+    else:
+        lines["synchronous_commit"] = "on"
+        lines["wal_sender_timeout"] = "4s"  # a standby that is cut off stops no commit for longer
+        lines["max_slot_wal_keep_size"] = "2GB"  # what is kept for one that is away; after more it needs a whole copy
+    return "".join(f"{setting} = {value}\n" for setting, value in lines.items())
+
+
+def access(name: str) -> str:
+    """Return pg_hba.conf: who may connect as what; over TCP, only with TLS and a certificate whose name is mapped."""
+    if name == WITNESS:
+        remote = [("pg_auto_failover", "autoctl_node", "nodes")]
+    else:
+        remote = [
+            (DATABASE, ROLE, "agents"),
+            # postgres is pg_rewind's: without it, a node that comes back needs a whole copy.
+            (f"replication,{DATABASE},postgres", "pgautofailover_replicator", "nodes"),
+            ("postgres", "pgautofailover_monitor", "nodes"),
+        ]
+    lines = [f"hostssl {database} {role} all cert map={names}\n" for database, role, names in remote]
+    return "".join(["local all all peer map=here\n", *lines])
+
+
+def names() -> str:
+    """Return pg_ident.conf: which certificate is good for which role."""
+    lines = ["here postgres all\n", f"nodes {WITNESS} pgautofailover_monitor\n"]
+    lines += [f"nodes {node} {role}\n" for node in NODES for role in ("autoctl_node", "pgautofailover_replicator")]
+    lines += [f"agents {agent} {ROLE}\n" for agent in AGENTS]
+    return "".join(lines)
+
+
+def creation(name: str) -> list[str]:
+    """Return the command that makes a server and has the witness know it."""
+    command = ["pg_autoctl", "create", "monitor" if name == WITNESS else "postgres", "--skip-pg-hba"]
+    command += ["--pgdata", str(DATA), "--pgctl", str(PROGRAMS / "pg_ctl"), "--hostname", name]
+    command += ["--ssl-mode", "verify-full", "--ssl-ca-file", str(CERTIFICATES / "ca.crt")]
+    command += ["--server-cert", str(CERTIFICATES / "node.crt"), "--server-key", str(CERTIFICATES / "node.key")]
+    if name != WITNESS:
+        verified = f"sslmode=verify-full&sslrootcert={CERTIFICATES}/ca.crt"
+        command += ["--name", name, "--dbname", DATABASE]
+        command += ["--monitor", f"postgres://autoctl_node@{WITNESS}:5432/pg_auto_failover?{verified}"]
+    return command
+
+
+def make_keys(folder: Path) -> list[str]:
+    """Make the CA and the certificates that are missing, each in a folder of its own; return their names.
+
+    A server's is good for both ends of a connection, an agent's for the client's alone: it can't pose as a server.
+    """
+    authority = folder / "ca"
+    missing = [name for name in ("ca", WITNESS, *NODES, *AGENTS) if not (folder / name).exists()]
+    for name in missing:
+        if name == "ca":
+            limits = ["basicConstraints=critical,CA:TRUE,pathlen:0", "keyUsage=critical,keyCertSign"]
+            _certify(authority, "ca", "twinhost database", limits)
+            continue
+        limits = ["basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature"]
+        if name in AGENTS:
+            _certify(folder / name, "agent", name, [*limits, "extendedKeyUsage=clientAuth"], authority)
+        else:
+            limits += ["extendedKeyUsage=serverAuth,clientAuth", f"subjectAltName=DNS:{name}"]
+            _certify(folder / name, "node", name, limits, authority)
+    return missing
+
+
+def _certify(folder: Path, stem: str, common_name: str, limits: list[str], authority: Path | None = None) -> None:
+    """Make a folder with a key, its certificate, and the CA's: whole or not at all."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
+        new = Path(temporary, folder.name)
+        new.mkdir(mode=0o700)
+        request = Path(temporary, "request.conf")
+        request.write_text(_REQUEST)
+        command = ["openssl", "req", "-x509", "-config", str(request), *_NEW_KEY, "-subj", f"/CN={common_name}"]
+        command += ["-keyout", str(new / f"{stem}.key"), "-out", str(new / f"{stem}.crt")]
+        for limit in limits:
+            command += ["-addext", limit]
+        if authority is not None:
+            command += ["-CA", str(authority / "ca.crt"), "-CAkey", str(authority / "ca.key")]
+            (new / "ca.crt").write_bytes((authority / "ca.crt").read_bytes())
+        subprocess.run(command, check=True, capture_output=True)
+        new.rename(folder)
+
+
+def serve(name: str) -> None:
+    """Make a server unless it was made, and become the program that runs it."""
+    _take(HOME / "lock")
+    for file, content in (("settings", settings(name)), ("pg_hba", access(name)), ("pg_ident", names())):
+        (RUN / f"{file}.conf").write_text(content)
+    (DATA / "postmaster.pid").unlink(missing_ok=True)  # of a container that was killed; the pid is another's here
+    if not CREATED.exists():
+        subprocess.run(creation(name), check=True)
+        if name != WITNESS:
+            if not (DATA / "standby.signal").exists():
+                _make_tables()
+            partition = ("timeout.network_partition_timeout", str(PARTITION_S))
+            subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
+        CREATED.touch()
+    os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
+
+
+def _take(path: Path) -> None:
+    """Keep a lock until the last process of this container has ended: two servers on one volume would destroy it."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"error: another container uses this volume ({path} is locked): stop that one first.")
+    os.set_inheritable(lock, True)  # noqa: FBT003 - it takes no keyword
+
+
+def _make_tables() -> None:
+    """Make them before the server takes connections."""
+    server = (PROGRAMS / "postgres", "--single", "-j", "-D", DATA, "-c", "exit_on_error=true", DATABASE)
+    with TABLES.open("rb") as tables:
+        subprocess.run(server, check=True, stdin=tables, stdout=subprocess.DEVNULL)
+
+
+def wait_until_formed() -> None:
+    """Wait, on the witness, until each commit is on both nodes."""
+    until = time.monotonic() + FORMED_S
+    ask = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--command", _FORMED, "pg_auto_failover")
+    while time.monotonic() < until:
+        if subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip() == "t":
+            return
+        time.sleep(0.5)
+    sys.exit(f"error: the two nodes are not a pair after {FORMED_S} s; their logs say why.")
+
+
+def main(command: str) -> None:
+    """Do what the container is for."""
+    os.umask(0o077)
+    match command:
+        case "keys":
+            sys.stdout.writelines(f"created {name}\n" for name in make_keys(CERTIFICATES))
+        case "serve":
+            serve(socket.gethostname())
+        case "formed":
+            wait_until_formed()
+        case _:
+            sys.exit("usage: run.py keys | serve | formed")
+
+
+if __name__ == "__main__":
+    main(" ".join(sys.argv[1:]))
