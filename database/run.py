@@ -59,6 +59,10 @@ def settings(name: str) -> str:
     if name == WITNESS:
         lines["pgautofailover.node_considered_unhealthy_timeout"] = "5s"
         lines["pgautofailover.primary_demote_timeout"] = "7s"
+        # A node whose machine is off or frozen refuses nothing. By default it is asked three times, for 5 s each.
+        lines["pgautofailover.health_check_period"] = "1s"
+        lines["pgautofailover.health_check_timeout"] = "2s"
+        lines["pgautofailover.health_check_retry_delay"] = "1s"
     else:
         lines["synchronous_commit"] = "on"
         lines["wal_sender_timeout"] = "4s"  # a standby that is cut off stops no commit for longer
