@@ -33,7 +33,7 @@ stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/dep
 	@scripts/setup/stack.sh
 
 down: ## stop both hosts; keys and state stay
-	@$(COMPOSE) --profile tools --profile ha down --remove-orphans
+	@$(COMPOSE) --profile '*' down --remove-orphans
 
 down-ha: ## stop the database of a failover; its keys and state stay
 	@$(COMPOSE) rm --stop --force database-keys witness database-mainpc database-pc2

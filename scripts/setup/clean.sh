@@ -9,4 +9,4 @@ if [ "${1:-}" != 1 ]; then
     read -r -p "Delete the keys and the state of both hosts? [y/N] " answer
     [ "$answer" = y ] || die "Nothing was deleted."
 fi
-docker compose --profile tools --profile ha down --volumes --remove-orphans
+docker compose --profile '*' down --volumes --remove-orphans

@@ -66,7 +66,7 @@ class Machine:
 
     def remove(self) -> None:
         """Remove everything, volumes too."""
-        done = self.run("docker compose --profile tools down --volumes --remove-orphans")
+        done = self.run("docker compose --profile '*' down --volumes --remove-orphans")
         assert done.status == 0, done.err
 
 

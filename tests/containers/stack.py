@@ -75,7 +75,7 @@ class Stack:
         self._ends.close()
         self._kept.clear()
         # With the profile: Compose leaves what only a profiled service uses, and the engine's addresses run out.
-        done = self.compose("--profile", "tools", "--profile", "ha", "down", "--volumes", "--remove-orphans")
+        done = self.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
         self.engine.close()
         assert done.status == 0, done.err
 
