@@ -25,7 +25,7 @@ help: ## list the targets
 up: image ## install what is missing, start both hosts, wait until they are healthy, and show them
 	@scripts/setup/up.sh
 
-up-ha: engine ## start the database of a failover, two nodes and a witness; no agent uses it yet (database/README.md)
+up-ha: engine ## start the database of a failover, two nodes and a witness; the agents do not use it yet (database/README.md)
 	@scripts/setup/image.sh database-keys
 	@scripts/setup/up_ha.sh
 
