@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
@@ -252,6 +253,27 @@ def test_only_an_agent_with_a_log_loads_psycopg(here: Machine) -> None:
         loaded[bool(dsn)] = "psycopg" in Path(f"/proc/{agent.pid}/maps").read_text()
         assert agent.terminate() == 0
     assert loaded == {True: True, False: False}
+
+
+def test_each_process_says_over_http_what_it_is(here: Machine, there: Machine) -> None:
+    """The standby is not ready; once it is active, health, and a metric, have the next epoch."""
+    first = here.start(SDT).wait_until_ready()
+    second = there.follow(SDT)
+    assert roles(first, second) == [("active", 1), ("standby", None)]
+    assert second.http("/healthz")[0] == 200
+    assert second.http("/readyz")[0] == 503
+    with here.client(SDT) as client:
+        assert client.call("health")["log"]["role"] == "active"
+    assert first.terminate() == 0
+    second.wait_until_ready()
+    assert roles(second) == [("active", 2)]
+    with urllib.request.urlopen(f"http://127.0.0.1:{there.config.agent(SDT).http_port}/metrics") as metrics:
+        assert b"twinhost_epoch 2.0" in metrics.read()
+
+
+def roles(*processes: AgentProcess) -> list[tuple[str, int | None]]:
+    documents = [wait_until(process.health, PATIENCE_S, "it answers")["log"] for process in processes]
+    return [(document["role"], document.get("epoch")) for document in documents]
 
 
 def test_a_standby_that_is_told_to_stop_does(here: Machine, there: Machine) -> None:

@@ -63,8 +63,16 @@ class UseDocument(TypedDict):
     share: float
 
 
+class RoleDocument(TypedDict):
+    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds."""
+
+    role: Literal["active", "standby"]
+    since: str
+    epoch: NotRequired[int]
+
+
 class HealthDocument(TypedDict):
-    """The results of an agent's checks; `warning` is present on an open link.
+    """The results of an agent's checks; `warning` is present on an open link, and `log` if a standby may follow.
 
     `usage` has the largest shares of budgets first: an operator gets those of everybody, another caller its own.
     """
@@ -80,6 +88,7 @@ class HealthDocument(TypedDict):
     warnings: list[str]
     warning: NotRequired[str]
     usage: NotRequired[list[UseDocument]]
+    log: NotRequired[RoleDocument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,7 @@ class Health:
         self._started = self._clock.monotonic()
         self._checks: dict[str, _Check] = {}
         self._warnings: list[Callable[[], Iterable[Condition]]] = []
+        self.role: RoleDocument | None = None  # where the agent has a log
 
     def add(self, name: str, probe: Probe, *, essential: bool, command: str = "") -> None:
         """Add a check; the agent can't serve while an essential one fails.
@@ -166,6 +176,8 @@ class Health:
         if not self._secure:
             document["warning"] = OPEN_LINK_WARNING
             document["warnings"].insert(0, OPEN_LINK_WARNING)
+        if self.role is not None:
+            document["log"] = self.role
         return document
 
 

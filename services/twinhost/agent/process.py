@@ -34,10 +34,10 @@ from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import DATABASE_VARIABLE, Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
-from twinhost.agent.telemetry import AgentState, Telemetry
+from twinhost.agent.telemetry import AgentState, Telemetry, epoch_metrics
 from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
-from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.network_config import Limits
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.answer_log import LoggingDispatcher
@@ -330,7 +330,7 @@ def prepare_agent(
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
-    server = Server(server_socket, dispatcher, tick, clock, budgets, active.require_held if active else None)
+    server = Server(server_socket, dispatcher, tick, clock, budgets, _held(active, health, telemetry, clock))
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
@@ -404,6 +404,16 @@ def _show(health: Health, usage: Usage, server: Server, database: Database, *, q
     health.add("store", lambda: database.fault, essential=True)
     if quarantines:
         health.add("store_damage", lambda: damage_warning(database.path), essential=False)
+
+
+def _held(active: "Active | None", health: Health, telemetry: Telemetry, clock: Clock) -> Callable[[], None] | None:
+    """Show which epoch the agent holds; return what ends the process unless it still does. None without a log."""
+    if active is None:
+        return None
+    epoch = active.tenure.number
+    health.role = {"role": "active", "since": iso_time(clock.time()), "epoch": epoch}
+    telemetry.register(lambda: epoch_metrics(epoch))
+    return active.require_held
 
 
 def _write_port(settings: Settings) -> None:

@@ -5,15 +5,20 @@ Only an agent with a log loads this: see `store.replication.replica`.
 
 import socket
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from twinhost.agent.assembly import Followed, StartAgain
+from twinhost.agent.health import RoleDocument
+from twinhost.agent.http import HttpServer
 from twinhost.agent.settings import DATABASE_VARIABLE, Settings
-from twinhost.secure_zmq.errors import ConfigurationError
+from twinhost.moments import SYSTEM_CLOCK, iso_time
+from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
@@ -60,9 +65,33 @@ def become_active(
     beside = {} if followed.files is None else {"before": followed.files(settings.state)}
     replica = Replica(path, followed.functions, newest, **beside)
     try:
-        return stand_by(replica, socket.gethostname(), connect, stop)
+        with _shown(settings):
+            return stand_by(replica, socket.gethostname(), connect, stop)
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
+
+
+@contextmanager
+def _shown(settings: Settings) -> Iterator[None]:
+    """Answer over HTTP that this process stands by, on the port that the agent will have."""
+    since = iso_time(SYSTEM_CLOCK.time())
+
+    def document() -> dict[str, Any]:
+        role: RoleDocument = {"role": "standby", "since": since}
+        now = iso_time(SYSTEM_CLOCK.time())
+        return {"status": "standby", "ready": False, "agent": settings.agent.name, "timestamp": now, "log": role}
+
+    try:
+        http = HttpServer(settings.agent.http_port, document, hosts=settings.http_hosts, address=settings.address)
+    except SocketMisuse as error:  # as where both processes are on one machine
+        _log.warning("standby_not_shown", reason=str(error))
+        yield
+        return
+    http.start()
+    try:
+        yield
+    finally:
+        http.stop()
 
 
 def _first_look(connect: Connect) -> Epoch:

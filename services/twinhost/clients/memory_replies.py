@@ -513,6 +513,14 @@ class UseDocument(Part, frozen=True):
     share: float = NOT_SENT
 
 
+class RoleDocument(Part, frozen=True):
+    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds."""
+
+    role: str = NOT_SENT
+    since: str = NOT_SENT
+    epoch: int | None = None
+
+
 class OutboxDocument(Part, frozen=True):
     """Undelivered events for mainpc; `oldest` (ISO-8601) is null if there are none.
 
@@ -561,6 +569,7 @@ class MemoryHealth(Reply, frozen=True):
     warnings: list[str] = NOT_SENT
     warning: str | None = None
     usage: list[UseDocument] | None = None
+    log: RoleDocument | None = None
     total_twins: int = NOT_SENT
     total_sessions: int = NOT_SENT
     total_interactions: int = NOT_SENT

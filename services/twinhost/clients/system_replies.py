@@ -677,8 +677,16 @@ class UseDocument(Part, frozen=True):
     share: float = NOT_SENT
 
 
+class RoleDocument(Part, frozen=True):
+    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds."""
+
+    role: str = NOT_SENT
+    since: str = NOT_SENT
+    epoch: int | None = None
+
+
 class HealthDocument(Reply, frozen=True):
-    """The results of an agent's checks; `warning` is present on an open link.
+    """The results of an agent's checks; `warning` is present on an open link, and `log` if a standby may follow.
 
     `usage` has the largest shares of budgets first: an operator gets those of everybody, another caller its own.
     """
@@ -693,6 +701,7 @@ class HealthDocument(Reply, frozen=True):
     warnings: list[str] = NOT_SENT
     warning: str | None = None
     usage: list[UseDocument] | None = None
+    log: RoleDocument | None = None
 
 
 class AuditSeenFields(TypedDict):
