@@ -33,7 +33,7 @@ from twinhost.worker import Worker
 _log = structlog.get_logger(__name__)
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h, as of an agent that starts again
-_LOOK_S = 0.25
+_LOOK_S = 0.1  # a part of the time that a takeover takes, twice
 _POSITION = f"CREATE TABLE IF NOT EXISTS {LOG_POSITION} (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
 
 Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
