@@ -14,7 +14,7 @@ INNER = {
     "mainpc": {"enrolled", "enrolled/revoked", "invites"},
     "pc2": {"trust", "trust/revoked", *FOLLOWED},
 }
-OTHER_TESTS = re.compile(r".*revoked/.+|enrolled/vouched.*|(enrolled|trust)/my-program.*\.key")
+OTHER_TESTS = re.compile(r".*revoked/.+|enrolled/vouched.*|(enrolled|trust|invites)/(my-program|insider-).*\.key")
 WRITTEN = {"mainpc": "enrolled", "pc2": "trust"}  # by the agent
 FOLDERS = {"mainpc": "server.key_secret", "pc2": "client.key_secret"}
 
