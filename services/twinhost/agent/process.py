@@ -32,13 +32,14 @@ from twinhost.agent.live_config import ConfigWatch
 from twinhost.agent.log_lines import configure_logging, log_level
 from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
-from twinhost.agent.settings import DATABASE_VARIABLE, Settings, load_settings
+from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry, epoch_metrics
 from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.network_config import Limits
+from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.answer_log import LoggingDispatcher
 from twinhost.secure_zmq.authenticator import Authenticator

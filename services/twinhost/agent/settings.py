@@ -10,7 +10,7 @@ from twinhost.agent.http import http_hosts
 from twinhost.agent.live_config import LiveConfig
 from twinhost.agent.state_folder import STATE_VARIABLE, state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
-from twinhost.network_config.load import PUBLISH_VARIABLE, published_ports
+from twinhost.network_config.load import DATABASE_VARIABLE, PUBLISH_VARIABLE, published_ports
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -18,7 +18,6 @@ from twinhost.secure_zmq.server_address import is_secure_zmq_enabled
 
 UNENCRYPTED_VARIABLE = "TWINHOST_PUBLISH_UNENCRYPTED"
 MODELS_VARIABLE = "TWINHOST_MODELS"
-DATABASE_VARIABLE = "TWINHOST_DATABASE"
 
 
 @dataclass(frozen=True, slots=True)

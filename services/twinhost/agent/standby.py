@@ -16,8 +16,9 @@ import structlog
 from twinhost.agent.assembly import Followed, StartAgain
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
-from twinhost.agent.settings import DATABASE_VARIABLE, Settings
+from twinhost.agent.settings import Settings
 from twinhost.moments import SYSTEM_CLOCK, iso_time
+from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged

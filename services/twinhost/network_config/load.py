@@ -23,6 +23,7 @@ from twinhost.network_config.model import (
     Agent,
     EmailDestination,
     Embeddings,
+    Failover,
     Forgetting,
     Host,
     HttpDestination,
@@ -60,6 +61,7 @@ except ImportError:  # PyYAML was built without it
 
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
+DATABASE_VARIABLE = "TWINHOST_DATABASE"  # the DSN of the log that standbys follow
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
 CONFIG_FILE = "network_config.yaml"
 # Next to a program's key: addresses and ports at which its machine reaches the agents.
@@ -107,6 +109,7 @@ class _ConfigFile(msgspec.Struct):
     memory: Any = None  # files of version 0.2 and before lack it
     spaces: Any = None
     notify: Any = None
+    failover: Annotated[Failover, Meta(description="automatic or manual")] = "automatic"
 
 
 class _Budgets(msgspec.Struct):
@@ -133,6 +136,12 @@ class _AgentEntry(msgspec.Struct):
     host: _Text
     key: _Stem
     ports: Any
+    standby: Any = None
+
+
+class _StandbyEntry(msgspec.Struct):
+    host: _Text
+    address: _Text = ""  # that of the host
 
 
 class _ReachedAgent(msgspec.Struct):
@@ -199,7 +208,8 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     Args:
         path: the YAML file; the default is NETWORK_CONFIG_PATH, then `default_path()`. Addresses and ports in
             `endpoints.yaml` next to the program's key replace those of the latter.
-        environment: MAINPC_IP and PC2_IP in it, if not empty, replace the hosts' addresses.
+        environment: MAINPC_IP and PC2_IP in it, if not empty, replace the hosts' addresses. Without TWINHOST_DATABASE
+            no agent has a standby.
 
     Raises:
         ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
@@ -213,14 +223,16 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
     root = _Part(str(path), _read_yaml(path))
     file = root.read(_ConfigFile)
     hosts = {name: _host(name, part, environment, reached_hosts) for name, part in root.child("hosts").children()}
-    agents = {name: _agent(name, part, hosts, reached_agents) for name, part in root.child("agents").children()}
+    agents = {
+        name: _agent(name, part, hosts, environment, reached_agents) for name, part in root.child("agents").children()
+    }
     grants = {role: _granted(role, part) for role, part in root.child("grants").children()}
     limits = _limits(root.child("limits"))
     recall = Recall() if file.recall is None else _recall(root.child("recall"), path.parent)
     memory = root.child("memory").read(Forgetting) if "memory" in root.value else BY_DAYS
     spaces = {name: _space(name, part) for name, part in root.child("spaces").children()} if file.spaces else {}
     notify = _notify(root.child("notify"), hosts, path.parent) if file.notify is not None else None
-    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory, spaces, notify)
+    return NetworkConfig(str(path), hosts, agents, limits, grants, recall, memory, spaces, notify, file.failover)
 
 
 def default_path(environment: Mapping[str, str] = os.environ) -> Path:
@@ -345,15 +357,36 @@ def _host(name: str, part: _Part, environment: Mapping[str, str], reached: "Mapp
     return replace(host, address=override)
 
 
-def _agent(name: str, part: _Part, hosts: Mapping[str, Host], reached: "Mapping[str, _Part]") -> Agent:
+def _standby(part: _Part, host: str, hosts: Mapping[str, Host], environment: Mapping[str, str]) -> Host | None:
+    """Return where an agent's standby is reached, None where no log is followed."""
+    entry = part.read(_StandbyEntry)
+    if entry.host not in hosts or entry.host == host:
+        others = ", ".join(name for name in hosts if name != host)
+        raise part.child("host").misfit(f"another host than the agent's ({others})")
+    if entry.address and not is_address(entry.address):
+        raise part.child("address").misfit("a host name or an IP address")
+    if not environment.get(DATABASE_VARIABLE):
+        return None
+    moved = environment.get(ADDRESS_VARIABLES.get(entry.host, ""))  # the host is a machine of its own
+    return replace(hosts[entry.host], address=entry.address) if entry.address and not moved else hosts[entry.host]
+
+
+def _agent(
+    name: str,
+    part: _Part,
+    hosts: Mapping[str, Host],
+    environment: Mapping[str, str],
+    reached: "Mapping[str, _Part]",
+) -> Agent:
     entry = part.read(_AgentEntry)
     if entry.host not in hosts:
         raise part.child("host").misfit(f"one of the hosts ({', '.join(hosts)})")
+    standby = None if entry.standby is None else _standby(part.child("standby"), entry.host, hosts, environment)
     if name in reached:
         part = reached[name]
         part.read(_ReachedAgent)
     ports = part.child("ports").read(_Ports)
-    return Agent(name, hosts[entry.host], entry.key, ports.zmq, ports.http, ports.events or None)
+    return Agent(name, hosts[entry.host], entry.key, ports.zmq, ports.http, ports.events or None, standby)
 
 
 def _granted(role: str, part: _Part) -> frozenset[str]:

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import time
 from pathlib import Path
@@ -31,6 +31,8 @@ _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _INTERFACE = re.compile(r"(?=.{1,15}\Z)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # in `fe80::1%eth0`
 
+Failover = Literal["automatic", "manual"]  # whether a standby becomes active by itself
+
 # What the file may have, and the words for it in an error.
 Count = Annotated[int, Meta(gt=0, le=MAX_NUMBER, description="a whole number, more than 0")]
 Seconds = Annotated[float, Meta(gt=0, le=MAX_NUMBER, description="a number of seconds, more than 0")]
@@ -54,7 +56,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent: its host, the stem of its key files, and its TCP ports."""
+    """An agent: its host, the stem of its key files, its TCP ports, and where its standby runs, if it has one."""
 
     name: str
     host: Host
@@ -62,6 +64,7 @@ class Agent:
     zmq_port: int
     http_port: int
     events_port: int | None
+    standby: Host | None = None
 
     @property
     def ports(self) -> dict[str, int]:
@@ -73,6 +76,11 @@ class Agent:
     def endpoint(self) -> str:
         """The ZeroMQ endpoint that others connect to."""
         return self.host.endpoint(self.zmq_port)
+
+    @property
+    def hosts(self) -> Sequence[Host]:
+        """Where the agent may be active: its host, then its standby's."""
+        return (self.host,) if self.standby is None else (self.host, self.standby)
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +213,7 @@ class NetworkConfig:
     memory: Forgetting = BY_DAYS
     spaces: Mapping[str, Space] = field(default_factory=dict)
     notify: Notify | None = None
+    failover: Failover = "automatic"
 
     def host(self, name: str) -> Host:
         """Return a host by name, or raise ConfigurationError."""

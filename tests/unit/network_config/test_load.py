@@ -79,6 +79,23 @@ def test_a_file_may_limit_the_sessions_of_a_key(tmp_path: Path) -> None:
     assert refused(tmp_path, wrong) == "limits.sessions_per_key must be a whole number, more than 0, not 0"
 
 
+def test_an_agent_has_a_standby_only_with_a_database(tmp_path: Path) -> None:
+    """On one machine it has an address of its own; on two, it is reached at its host's."""
+    path, database = tmp_path / "network_config.yaml", {"TWINHOST_DATABASE": "postgresql:///log"}
+    where = {"host": "pc2", "address": "mainpc-standby"}
+    path.write_text(yaml.safe_dump(changed(lambda node: node["SystemDigitalTwin"].update(standby=where), "agents")))
+    assert load_network_config(path, {}).agent("SystemDigitalTwin").standby is None
+    config = load_network_config(path, database)
+    assert config.agent("UnifiedMemoryReasoningAgent").standby is None
+    assert config.agent("SystemDigitalTwin").standby == Host("pc2", "mainpc-standby")
+    on_two = load_network_config(path, {**database, "PC2_IP": "192.0.2.2"}).agent("SystemDigitalTwin")
+    assert on_two.hosts == (Host("mainpc", "mainpc"), Host("pc2", "192.0.2.2"))
+    where["host"] = "mainpc"
+    wrong = changed(lambda node: node["SystemDigitalTwin"].update(standby=where), "agents")
+    complaint = "agents.SystemDigitalTwin.standby.host must be another host than the agent's (pc2), not 'mainpc'"
+    assert refused(tmp_path, wrong) == complaint
+
+
 def test_an_older_file_has_the_rule_days(tmp_path: Path) -> None:
     """Files of version 0.2 and before lack the section `memory`."""
     path = tmp_path / "network_config.yaml"
