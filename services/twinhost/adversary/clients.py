@@ -3,6 +3,7 @@
 import ctypes
 import os
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from twinhost.adversary.zmtp import (
     READY,
     TIMEOUT_S,
     WELCOME,
+    NoAnswer,
     RawConnection,
     encode_frame,
     metadata,
@@ -150,9 +152,19 @@ class PlainClient:
         """Return the next message as a JSON object; heartbeats are skipped."""
         return msgspec.json.decode(self._message(within_s), type=dict[str, Any])
 
-    def receive_all(self, within_s: float = TIMEOUT_S) -> list[dict[str, Any]]:
-        """Return the replies in the next message, whatever its form."""
-        return [decode_reply(part) for part in replies_in(self._message(within_s))]
+    def receive_all(self, count: int, within_s: float) -> list[dict[str, Any]]:
+        """Return so many replies, in however many messages they come; fewer where no further one comes in time."""
+        replies: list[dict[str, Any]] = []
+        until = time.monotonic() + within_s
+        while len(replies) < count:
+            try:
+                message = self._message(max(0.0, until - time.monotonic()))
+            except NoAnswer:
+                if not replies:
+                    raise
+                break
+            replies += map(decode_reply, replies_in(message))
+        return replies
 
     def _message(self, within_s: float) -> bytes:
         command = True

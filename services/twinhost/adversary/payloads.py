@@ -185,7 +185,7 @@ def _forms(target: AttackedAgent) -> AttackOutcome:
         for what, (frame, codes) in frames.items():
             try:
                 client.send(frame)
-                received = [reply.get("code") for reply in client.receive_all(2 * TIMEOUT_S)]
+                received = [reply.get("code") for reply in client.receive_all(len(codes), 2 * TIMEOUT_S)]
             except (Disconnected, NoAnswer, Refused, MalformedRequest) as end:
                 return breached(f"{what}: it got no reply ({end})")
             if received != codes:

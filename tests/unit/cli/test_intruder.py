@@ -38,7 +38,7 @@ from twinhost.adversary.zmtp import RawConnection
 from twinhost.agent.http import HostGuard
 from twinhost.cli.doctor.command import Format, show_report, target_of
 from twinhost.deployment import load_settings
-from twinhost.secure_zmq import handshake_guard, sockets
+from twinhost.secure_zmq import dispatch, handshake_guard, sockets
 from twinhost.secure_zmq.feed import Feed
 
 pytestmark = pytest.mark.thorough
@@ -474,6 +474,21 @@ def test_red_where_nonsense_is_answered_as_if_it_were_good(tmp_path: Path, name:
 def test_red_where_a_frame_is_answered_as_if_it_were_one_request(tmp_path: Path) -> None:
     with bare_router(ok) as port:
         came_through(play("malformed frames", target_at(port, tmp_path, secure=False)), "the replies are [None]")
+
+
+def test_an_agent_may_answer_a_frame_in_several_messages(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does where other callers wait, between the turns of this one."""
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    outcome = play("malformed frames", against(hosts))
+    assert outcome.verdict is Verdict.OK, outcome
+
+
+def test_red_where_a_request_of_a_frame_gets_no_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the replies that did come."""
+    monkeypatch.setattr(payloads, "TIMEOUT_S", SHORT_S / 2)
+    with bare_router(lambda _: {"status": "error", "code": "malformed_request"}) as port:
+        outcome = play("malformed frames", target_at(port, tmp_path, secure=False))
+    came_through(outcome, "a malformed request among good ones: the replies are ['malformed_request'], and")
 
 
 def test_red_where_nonsense_ends_the_agent(tmp_path: Path) -> None:
