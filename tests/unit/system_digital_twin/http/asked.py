@@ -19,6 +19,7 @@ class Asked(Twin):
     def get(self, path: str, /, **query: Any) -> Any:
         """Return the answer to a request."""
         self.telemetry.readers.request_tick = lambda: None
+        self.assembly.on_tick()  # what is due is stored; the next turn begins with the question
         client = self.client()
         answers: list[Any] = []
         asking = threading.Thread(target=lambda: answers.append(client.get(path, params=query)))
