@@ -26,7 +26,7 @@ from twinhost.certificates.join import JOIN  # noqa: E402
 from twinhost.certificates.layout import SERVER  # noqa: E402
 from twinhost.certificates.rotate import ROTATION  # noqa: E402
 from twinhost.secure_zmq.link import LINK  # noqa: E402
-from twinhost.testing.stack import Stack  # noqa: E402
+from twinhost.testing.stack import MEMORY, Stack  # noqa: E402
 
 _TRACED = ("Client.call", "Server._next_batch", "Server._answer")  # what a request is in, by the thread's outer call
 _LEFT_OUT = (  # whether they are called depends on the time, or on a C compiler; or nobody wants to know
@@ -99,14 +99,19 @@ class Walk:
     def __init__(self) -> None:
         self.on = False
         self.steps: dict[tuple[str, str, str], str] = {}  # by thread, caller and called module: the function
+        self._traced: set[FrameType] = set()  # those of _TRACED that began while it was on, and have not ended
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         name, module = frame.f_code.co_qualname, _module(frame)
+        if event == "return":
+            self._traced.discard(frame)
         if not self.on or event != "call" or module is None or "<" in name or name in _LEFT_OUT:
             return
         callers = list(_callers(frame))
+        if name in _TRACED:
+            self._traced.add(frame)
         origin = next((caller for outer in callers if (caller := _module(outer))), None)
-        if origin not in (None, module) and any(outer.f_code.co_qualname in _TRACED for outer in callers):
+        if origin not in (None, module) and not self._traced.isdisjoint(callers):
             self.steps.setdefault((threading.current_thread().name, str(origin), module), name)
 
 
@@ -132,10 +137,11 @@ def request_walk() -> str:
         threading.setprofile(None)
         with stack.client(SERVER) as client:
             client.call("register_agent", registration_data={**_REGISTRATION, "port": 1})
-            loop = next(thread for thread in threading.enumerate() if thread.name == SERVER)
-            while not _rests(loop):  # else it would be in the middle of what is traced
-                time.sleep(0.01)
+            stack.stop(MEMORY)  # whose requests would be recorded too
             walk.on = True
+            loop = next(thread for thread in threading.enumerate() if thread.name == SERVER)
+            while not _rests(loop):  # else the turn that receives the request may have begun before
+                time.sleep(0.01)
             sys.setprofile(walk.profile)
             client.call("register_agent", registration_data={**_REGISTRATION, "port": 2})
             sys.setprofile(None)

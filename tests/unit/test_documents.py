@@ -2,11 +2,13 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from scripts import write_actions, write_diagrams, write_log_events, write_troubles
+from scripts import write_actions, write_log_events, write_troubles
 from scripts.write_log_events import PACKAGE
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -146,8 +148,10 @@ def test_the_reference_of_log_events_is_current() -> None:
 
 
 def test_the_diagrams_are_current() -> None:
-    """Otherwise run: make generate."""
-    assert write_diagrams.main(["--check"]) == 0
+    """Otherwise run: make generate. In a process of its own: one of them is recorded, without a run's plug-ins."""
+    script = REPOSITORY / "scripts/write_diagrams.py"
+    ran = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_pre_commit_runs_what_make_lint_runs() -> None:
