@@ -1,9 +1,9 @@
-"""Inspect the log while it is written: at the start, hourly, once a day every file, and when a file was changed.
+"""Inspect the log while it is written: all of it at the start and hourly, and a file when another program changed it.
 
-A file is verified by itself: the database has where it begins, and the next file, or the head, has where it ends. One
-that is complete, and has not been changed since, is not read again until the daily inspection; the newest is read each
-time. Every few seconds the files' stamps are compared, so a change by another program is found soon. Reading and
-hashing take place on a thread that pauses between a few lines, because it holds the interpreter while it hashes.
+A file is verified by itself: the database has where it begins, and the next file, or the head, has where it ends. Every
+few seconds the files' stamps are compared, so a change by another program is found soon. Reading and hashing take place
+on a thread that pauses between a few lines, because it holds the interpreter while it hashes. It has the priority of
+the other threads: one of a lower priority would hold the interpreter for longer.
 """
 
 import re
@@ -20,7 +20,7 @@ from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
-INSPECT_EVERY_S, WHOLE_EVERY_S = 3_600.0, 86_400.0
+INSPECT_EVERY_S = 3_600.0
 LOOK_EVERY_S = 5.0  # at the stamps
 _LINES, _PAUSE_S = 64, 0.005  # half a millisecond of work, and the pause after it
 _SEQ = re.compile(r'\{"seq":([0-9]{1,18}),')
@@ -54,7 +54,7 @@ class Inspector:
         self._touched = 0
         self._run: _Run | None = None
         self._worker: Worker | None = None
-        self._look_at = self._inspect_at = self._whole_at = monotonic()
+        self._look_at = self._inspect_at = monotonic()
         self.intact: bool | None = None  # None until the first inspection has ended
 
     @property
@@ -88,12 +88,9 @@ class Inspector:
         if written.touched != self._touched:
             self._touched = written.touched
             due |= {newest} & stamps.keys()
-        if now >= self._whole_at:
-            self._whole_at, self._inspect_at = now + WHOLE_EVERY_S, now + INSPECT_EVERY_S
-            due = set(stamps)
-        elif now >= self._inspect_at:
+        if now >= self._inspect_at:
             self._inspect_at = now + INSPECT_EVERY_S
-            due |= {newest} & stamps.keys()
+            due = set(stamps)
         if not due:
             self.intact = not self._broken
             return
@@ -132,8 +129,6 @@ class Inspector:
                 _log.error("audit_log_tampered", file=broken.name, reason=broken.findings.summary())
         if run.stamps:
             self.intact = not self._broken
-        else:
-            self._whole_at = self._inspect_at  # it failed
 
 
 def _inspected(log: LogFiles, anchor: Anchor, end: Head, worker: Worker) -> BrokenFile | None:

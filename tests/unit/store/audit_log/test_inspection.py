@@ -11,7 +11,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.store.audit_log import inspection
 from twinhost.store.audit_log.chain import AuditEvent
 from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
-from twinhost.store.audit_log.inspection import INSPECT_EVERY_S, LOOK_EVERY_S, WHOLE_EVERY_S, Inspector
+from twinhost.store.audit_log.inspection import INSPECT_EVERY_S, LOOK_EVERY_S, Inspector
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
 
@@ -141,31 +141,20 @@ def test_own_lines_cause_no_further_reading(bench: Bench, monkeypatch: pytest.Mo
     assert bench.intact is True
 
 
-def test_what_hides_from_the_stamps_is_found_hourly(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The newest file, however its times were set."""
+@pytest.mark.parametrize("file", [0, -1])
+def test_what_hides_from_the_stamps_is_found_hourly(bench: Bench, file: int) -> None:
+    """In any file, however its times were set."""
     bench.write(100)
     bench.passes(0)
+    path = bench.files[file]
+    change(path, 1, unnoticed=True)
     written = bench.audit.written()
-    newest = bench.files[-1]
-    change(newest, 1, unnoticed=True)
-    stamp = written.log.stamp(written.files[-1].seq)
-    bench.inspector._read[written.files[-1].seq] = stamp  # as if nothing had changed
+    first = written.files[file].seq
+    bench.inspector._read[first] = written.log.stamp(first)  # as if nothing had changed
     bench.passes(LOOK_EVERY_S)
     assert bench.found == []
     bench.passes(INSPECT_EVERY_S)
-    assert [name for name, _ in bench.found] == [newest.name]
-
-
-def test_every_file_is_read_once_a_day(bench: Bench) -> None:
-    bench.write(100)
-    bench.passes(0)
-    oldest = bench.files[0]
-    change(oldest, 1, unnoticed=True)
-    bench.inspector._read[1] = bench.audit.written().log.stamp(1)
-    bench.passes(INSPECT_EVERY_S)
-    assert bench.found == []
-    bench.passes(WHOLE_EVERY_S)
-    assert [name for name, _ in bench.found] == [oldest.name]
+    assert [name for name, _ in bench.found] == [path.name]
 
 
 def test_a_finding_stays_and_is_read_no_more(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,14 +207,14 @@ def test_a_half_written_line_after_the_head_is_no_fault(bench: Bench) -> None:
     assert bench.found == []
 
 
-def test_a_daily_inspection_that_failed_is_made_within_an_hour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_hourly_inspection_that_failed_is_made_within_an_hour(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.write(100)
     bench.passes(0)
     change(bench.files[0], 1)
     bench.inspector._read[1] = bench.audit.written().log.stamp(1)
     with monkeypatch.context() as patched:
         patched.setattr(inspection, "_inspected", None)
-        bench.passes(WHOLE_EVERY_S)
+        bench.passes(INSPECT_EVERY_S)
     bench.passes(INSPECT_EVERY_S)
     assert len(bench.found) == 1
 
