@@ -27,6 +27,7 @@ from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.keys import DAY_S, Certificate, Validity, load_certificate
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.secure_zmq.silence import Silence
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 HOUR_S, MB = 3_600.0, 2**20
@@ -271,11 +272,21 @@ def _link_open(deployment: Deployment) -> float:
     return began
 
 
-def _link_cut(deployment: Deployment) -> float:
-    deployment.hear_pc2()
-    began = deployment.now
-    deployment.silence_pc2()
-    return began
+def _connections_show(silence: Silence | None) -> Callable[[Deployment], float]:
+    """Return a staging in which pc2 falls silent, and this is what its connections show."""
+
+    def stage(deployment: Deployment) -> float:
+        deployment.hear_pc2()
+        began = deployment.now
+        if silence is not None:
+            deployment.twin.keys.peers.silences = lambda _: {UMRA.name: silence}
+        deployment.silence_pc2()
+        return began
+
+    return stage
+
+
+_link_cut = _connections_show(Silence.CUT)
 
 
 def _agents_killed(*names: str) -> Callable[[Deployment], float]:
@@ -364,7 +375,11 @@ _DISK = (
     *("disk_full:mainpc", "broken", "^mainpc's disk is full: 0 MB of 98.0 GB free", "nothing can be written"),
     *("mainpc", "docker system df"),
 )
-_CUT = (_SILENT, "broken", "^pc2 does not respond", "its agent sends no heartbeats", "pc2", _UP)
+_NOT_RESPONDING = (_SILENT, "broken", "^pc2 does not respond")
+_CUT = (
+    *(*_NOT_RESPONDING, "its agent sends no heartbeats: nothing answers on its connections, so the link is cut"),
+    *("pc2", "docker compose ps -a pc2"),
+)
 _REVOKED = (
     *(f"key_revoked:{UMRA.name}", "broken", f"^the key of {UMRA.name} on pc2 is revoked, and it has no other"),
     *("an operator revoked it", "mainpc", f"{CERTS_INIT} replace {UMRA.name}"),
@@ -491,4 +506,22 @@ PAIRS = (
         mend=_and(_replace, _unregistered("planner")),
     ),
 )
-STAGINGS = (*FOURTEEN, *PAIRS)
+OTHER_SILENCES = (  # besides that of a cut link: each has a cause of its own
+    Staging(
+        "the agent of pc2 was killed",
+        _connections_show(Silence.ENDED),
+        *(*_NOT_RESPONDING, "no heartbeats: its connections were closed, so it or its container ended", "pc2", _UP),
+    ),
+    Staging(
+        "the agent of pc2 is paused",
+        _connections_show(Silence.FROZEN),
+        *(*_NOT_RESPONDING, "no heartbeats: its machine still acknowledges .* paused, or hang"),
+        *("pc2", "docker compose unpause pc2"),
+    ),
+    Staging(
+        "pc2 is silent, and its connections do not show why",
+        _connections_show(None),
+        *(*_NOT_RESPONDING, r"its agent sends no heartbeats\.?$", "pc2", _UP),
+    ),
+)
+STAGINGS = (*FOURTEEN, *PAIRS, *OTHER_SILENCES)

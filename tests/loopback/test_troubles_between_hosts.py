@@ -4,6 +4,7 @@ Each trouble is staged with both agents as real processes.
 """
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -70,6 +71,11 @@ def found(agent: AgentProcess, name: str) -> Item:
     """Wait until a trouble is on a list, and return it."""
     wait_until(lambda: name in listed(agent), PATIENCE_S, f"{name} is on the list of {agent._agent.host.name}")
     return listed(agent)[name]
+
+
+def shown(agent: AgentProcess, name: str, cause: str) -> None:
+    """Wait until the cause of a trouble has a part."""
+    wait_until(lambda: cause in str(listed(agent).get(name, {}).get("cause")), PATIENCE_S, f"{name}: {cause}")
 
 
 def gone(agent: AgentProcess, *names: str) -> None:
@@ -259,10 +265,23 @@ def test_a_killed_agent_is_silent_since_its_last_heartbeat(hosts: TurnedHosts) -
     assert {"name": "said last", "value": said} in item["evidence"]
     gone(mainpc, "warning:pc2/key_files")
     (hosts.folder(UMRA) / "garbage.key").unlink()
-    assert (item["cause"], commands(item)[0]) == ("its agent sends no heartbeats", "docker compose up -d pc2")
+    ended = "its agent sends no heartbeats: its connections were closed, so it or its container ended"
+    assert (item["cause"], commands(item)[0]) == (ended, "docker compose up -d pc2")
     assert abs(since(item) - killed) < TTL_S
     hosts.start(UMRA).wait_until_ready()
     gone(mainpc, "host_silent:pc2")
+
+
+def test_a_frozen_agent_is_told_from_one_that_ended(hosts: TurnedHosts) -> None:
+    """Each host says of the other that its machine answers; all is well once it goes on."""
+    mainpc, pc2 = hosts.start_both()
+
+    for frozen, asked, name in ((pc2, mainpc, "host_silent:pc2"), (mainpc, pc2, "mainpc_silent")):
+        frozen.send(signal.SIGSTOP)
+        shown(asked, name, "its machine still acknowledges on its connections")
+        assert commands(listed(asked)[name])[0].startswith("docker compose unpause ")
+        frozen.send(signal.SIGCONT)
+        gone(asked, name)
 
 
 def test_pc2_says_that_mainpc_is_silent(hosts: TurnedHosts) -> None:
@@ -274,6 +293,7 @@ def test_pc2_says_that_mainpc_is_silent(hosts: TurnedHosts) -> None:
     mainpc.kill()
     item = found(pc2, "mainpc_silent")
     assert (item["what"], item["level"]) == ("mainpc does not answer pc2", "broken")
+    shown(pc2, "mainpc_silent", "its connections were closed, so it or its container ended")
     assert abs(since(item) - killed) < TTL_S
     assert listed(pc2)["warning:mainpc/key_files"]["last_known"] == item["since"]
     pc2.kill()

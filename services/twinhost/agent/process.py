@@ -377,7 +377,7 @@ def _key_follower(
     """Return a function for the tick: it logs which keys expire, and keeps when each was used."""
     if not isinstance(sessions, SecuredSessions):  # an open link
         return keys.log_expiries
-    keys.peers.last_seen = sessions.last_message_of
+    keys.peers.last_seen, keys.peers.silences = sessions.last_message_of, sessions.silences
     seen = KeysSeen(settings.state / f"{settings.agent.name}.{SEEN_FILE}", sessions, keys.peers, clock)
     stack.callback(seen.save)
 

@@ -44,13 +44,13 @@ class Kind(StrEnum):
         "mainpc_silent",
         "broken",
         "As seen from pc2: SystemDigitalTwin does not answer.",
-        "Start it, or fix the network between the hosts.",
+        "The cause says what its connections show: start it, continue it, or fix the network between the hosts.",
     )
     HOST_SILENT = (
         "host_silent",
         "broken; attention until it has registered once",
         "The agent of a host sends no heartbeats, or has not registered yet.",
-        "Start it, or fix the network between the hosts.",
+        "The cause says what its connections show: start it, continue it, or fix the network between the hosts.",
     )
     HOST_STOPPED = ("host_stopped", "broken", "The agent of a host said that it stops.", "Start it.")
     UNREACHABLE = (
@@ -198,19 +198,19 @@ class Remedy(msgspec.Struct, frozen=True):
     why: str = ""
 
 
-_SERVICES = ADDRESS_VARIABLES.keys()  # the hosts whose agent docker-compose.yml has, under the host's name
+SERVICES = ADDRESS_VARIABLES.keys()  # the hosts whose agent docker-compose.yml has, under the host's name
 
 
 def start(host: str, why: str = "starts its agent") -> Remedy:
     """Return what starts the agent of a host."""
-    if host not in _SERVICES:
+    if host not in SERVICES:
         return Remedy(host, "", f"start the agent on {host}")
     return Remedy(host, f"docker compose up -d {host}", why)
 
 
 def read_log(host: str, why: str) -> Remedy:
     """Return what shows the log of a host's agent; `why` begins with a verb, as in "shows since when"."""
-    if host not in _SERVICES:
+    if host not in SERVICES:
         return Remedy(host, "", f"the log of the agent on {host} {why}")
     return Remedy(host, f"docker compose logs {host}", why)
 

@@ -28,6 +28,7 @@ _libc = ctypes.pythonapi
 _SocketAddress = ctypes.c_char * 128  # struct sockaddr_storage
 _TCP_INFO = 11  # linux/tcp.h; the module `socket` has it only on Linux
 _BYTES_ACKED_AND_RECEIVED = struct.Struct("=120xQQ")  # of struct tcp_info, since Linux 4.1
+_ANSWERS = struct.Struct("=2xBB48xII")  # of it: retransmissions, probes; since the last data and acknowledgement
 _UNSENT = 0x894B  # SIOCOUTQNSD of linux/sockios.h
 _TcpInfo = ctypes.c_char * _BYTES_ACKED_AND_RECEIVED.size
 _INET, _INET6 = int(socket.AF_INET), int(socket.AF_INET6)
@@ -102,13 +103,34 @@ class TcpCounters:
     received: int
 
 
+@dataclass(frozen=True, slots=True)
+class TcpAnswers:
+    """Whether the other machine still answers on a connection, as TCP sees it."""
+
+    unanswered: int  # retransmissions and probes since it last acknowledged something
+    since_data_ms: int  # since its program sent something
+    since_acknowledged_ms: int
+
+
 def traffic_of(fd: int) -> TcpCounters | None:
     """Return the TCP counters; None if the descriptor is not, or no longer, a TCP connection; on Linux only."""
+    content = _tcp_info(fd)
+    return None if content is None else TcpCounters(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
+
+
+def answers_of(fd: int) -> TcpAnswers | None:
+    """Return whether the other machine answers; None where `traffic_of` returns that."""
+    content = _tcp_info(fd)
+    if content is None:
+        return None
+    retransmissions, probes, since_data_ms, since_acknowledged_ms = _ANSWERS.unpack_from(content)
+    return TcpAnswers(retransmissions + probes, since_data_ms, since_acknowledged_ms)
+
+
+def _tcp_info(fd: int) -> "ctypes.Array[ctypes.c_char] | None":
     content, length = _TcpInfo(), ctypes.c_uint32(ctypes.sizeof(_TcpInfo))
     failed = _libc.getsockopt(fd, socket.IPPROTO_TCP, _TCP_INFO, content, ctypes.byref(length))
-    if failed or length.value < ctypes.sizeof(_TcpInfo):
-        return None
-    return TcpCounters(*_BYTES_ACKED_AND_RECEIVED.unpack(content))
+    return None if failed or length.value < ctypes.sizeof(_TcpInfo) else content
 
 
 def unsent(fd: int) -> int | None:

@@ -30,6 +30,8 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from twinhost.secure_zmq.silence import Silence
+
 _MAX_GUESSED_CHARACTERS = 64
 _SIMILAR = 0.55  # of 1: `store` is similar to `store_memory`
 _NO_FIELDS: Mapping[str, Any] = MappingProxyType({})
@@ -105,7 +107,9 @@ class SecurityMismatch(ConnectionRefused):
 
 
 class ServerUnreachable(ConnectionRefused):
-    """No reply within the deadline."""
+    """No reply within the deadline; `silence` is what the connections showed, if they showed anything."""
+
+    silence: Silence | None = None
 
 
 class UnexpectedReply(TwinhostError, AttributeError):

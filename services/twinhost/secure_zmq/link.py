@@ -35,6 +35,7 @@ from twinhost.secure_zmq.server_address import (
     UnencryptedAddress,
     mechanism_of,
 )
+from twinhost.secure_zmq.silence import Silence, reconnecting
 from twinhost.secure_zmq.wire import Reply
 from twinhost.state_table import StateTable, Transition
 
@@ -136,6 +137,7 @@ class Diagnosis:
         ask_mechanism: Callable[[str], str | None],
         enough: Callable[[], int] = lambda: BROKEN_OFF_BEFORE_VERDICT,
         last_seen: str = _NO_ANSWER,
+        silence: Silence | None = None,
     ) -> None:
         """Start without an event.
 
@@ -146,6 +148,7 @@ class Diagnosis:
             ask_mechanism: returns the mechanism in the greeting of the server at an address.
             enough: returns after how many broken-off handshakes in a row the pin counts as wrong.
             last_seen: why there is no session, until an event says otherwise.
+            silence: what that shows, as far as the connections before it do.
         """
         self._address = address
         self._ask_mechanism = ask_mechanism
@@ -155,7 +158,7 @@ class Diagnosis:
         self._changed = threading.Condition()
         self._verdict: ConnectionRefused | None = None
         self._absent = False  # the last request for a greeting got none
-        self.last_seen = last_seen
+        self.last_seen, self.silence = last_seen, silence
         self.state = LINK.after(LINK.first, LinkEvent.CONNECTION).then
         self.broken_off = 0  # handshakes that the other side has ended since the last session
         self.generation = 0  # sessions so far
@@ -207,31 +210,34 @@ class Diagnosis:
             "; check that the agent runs (on its machine: docker compose ps) and that its address is right "
             "(network_config.yaml, or in a profile endpoints.yaml)"
         )
-        return ServerUnreachable(
+        error = ServerUnreachable(
             f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}"
             f"{'' if last == _TOO_MANY_SESSIONS else advice}"
         )
+        error.silence = self.silence
+        return error
 
     def _note(self, event: SocketEvent) -> None:
         match event.kind:
             case EventKind.SUCCEEDED:
                 self.broken_off, self._absent, self._verdict = 0, False, None
                 self.generation += 1
+                self.silence = Silence.QUIET
                 self.change(LinkEvent.SESSION)
             case EventKind.DISCONNECTED:
                 if self.connected:
-                    self.last_seen = "the connection was lost"
+                    self.last_seen, self.silence = "the connection was lost", Silence.ENDED
                 self.change(LinkEvent.LOST)
             case EventKind.CONNECTED if self.broken_off == 0 and self.last_seen != _TOO_MANY_SESSIONS:
-                self.last_seen = _NO_HANDSHAKE
+                self.last_seen, self.silence = _NO_HANDSHAKE, Silence.FROZEN
             case EventKind.BROKEN_OFF if event.value == errno.EAGAIN:  # a peer that sends nothing is not a wrong key
-                self.last_seen = _NO_HANDSHAKE
+                self.last_seen, self.silence = _NO_HANDSHAKE, Silence.FROZEN
             case EventKind.BROKEN_OFF:
-                self.last_seen = _CLOSED_IN_HANDSHAKE
+                self.last_seen, self.silence = _CLOSED_IN_HANDSHAKE, Silence.ENDED
                 self.broken_off += 1
                 self.change(LinkEvent.CLOSED_BY_SERVER)
             case EventKind.REFUSED if event.value == _ZAP_TOO_MANY_SESSIONS:
-                self.last_seen = _TOO_MANY_SESSIONS
+                self.last_seen, self.silence = _TOO_MANY_SESSIONS, None
                 self.change(LinkEvent.TOO_MANY)
             case EventKind.WRONG_KEYS if self.connected:  # a damaged message ended a session whose keys were right
                 self.last_seen = "a damaged message ended the session"
@@ -364,6 +370,7 @@ class Link:
         targets = self._server.targets()
         self._earlier_sessions += self.diagnosis.generation
         last_seen = _TOO_MANY_SESSIONS if self.retry_at is not None else _NO_ANSWER
+        silence = reconnecting(self.diagnosis.silence)
         self.diagnosis, self.retry_at = Diagnosis.blank(), None
         if not targets:
             self._failures += 1
@@ -377,7 +384,7 @@ class Link:
         own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
         pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
         self.diagnosis = Diagnosis(
-            target.address, own, pin, self._ask_mechanism, lambda: self._enough(target), last_seen
+            target.address, own, pin, self._ask_mechanism, lambda: self._enough(target), last_seen, silence
         )
         return target
 

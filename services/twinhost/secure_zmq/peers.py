@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +22,7 @@ from twinhost.secure_zmq.certificates import (
 )
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.secure_zmq.keys import Certificate, PublicKey, fingerprint_of
+from twinhost.secure_zmq.silence import Silence
 from twinhost.worker import Waker, Worker
 
 _log = structlog.get_logger(__name__)
@@ -107,6 +108,8 @@ class AuthorizedPeers:
         self._callbacks: tuple[Callable[[], None], ...] = ()
         # When the last message of a key came, by its fingerprint, in seconds since the epoch; the sessions know.
         self.last_seen: Callable[[str], float | None] = lambda _: None
+        # Why owners of keys are silent; the sessions know that too.
+        self.silences: Callable[[Set[str]], Mapping[str, Silence]] = lambda _: {}
         self.reload()
 
     def judge(self, raw_key: bytes) -> Peer | Refusal:

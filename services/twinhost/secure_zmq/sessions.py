@@ -1,17 +1,20 @@
 """The sessions of a bound socket: who sent each message, by the key that its connection proved."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 import zmq
 
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.callers import IDENTITY_PROPERTY, UNAUTHENTICATED, Caller, Peer
 from twinhost.secure_zmq.connections import Connections, SessionLimits
+from twinhost.secure_zmq.descriptors import TcpAnswers, answers_of
 from twinhost.secure_zmq.errors import PeerNotLive
 from twinhost.secure_zmq.framing.messages import new_account
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.peers import AuthorizedPeers, Outcome, explain
 from twinhost.secure_zmq.session import Account, Session
+from twinhost.secure_zmq.silence import Silence, of_closed, of_open
 
 
 def origin(frame: zmq.Frame) -> tuple[int, str]:
@@ -31,15 +34,21 @@ class SecuredSessions:
     """
 
     def __init__(
-        self, peers: AuthorizedPeers, limits: SessionLimits | None = None, handshakes: Handshakes | None = None
+        self,
+        peers: AuthorizedPeers,
+        limits: SessionLimits | None = None,
+        handshakes: Handshakes | None = None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.connections = Connections(peers.live, limits)
         self._peers = peers
         self._handshakes = handshakes or Handshakes()
+        self._clock = clock
         self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
         self._accounts: dict[str, Account] = {}  # by owner, of all its connections
         self._ended: deque[int] = deque()
+        self._closed: dict[str, float] = {}  # by owner: how long after its last message its last connection ended
         self._last_seen: dict[str, float] = {}  # by fingerprint
         self.seen_since: float | None = None  # when that record began
 
@@ -67,6 +76,7 @@ class SecuredSessions:
             host, port = self.connections.remote_from(fd, address) or (None, 0)
             account = new_account(self._account_of(caller.name))
             self._sessions[routing_id] = Session(caller.name, fd, host, port, account, connection)
+            self._closed.pop(caller.name, None)
             if host is None:
                 self.disconnected(fd)  # it had ended before, so its end is not reported any more
         self._last_seen[caller.fingerprint] = now
@@ -119,7 +129,22 @@ class SecuredSessions:
             return
         ended = {self._ended.popleft() for _ in range(len(self._ended))}
         for routing_id in [key for key, session in self._sessions.items() if session.fd in ended]:
-            del self._sessions[routing_id]
+            session = self._sessions.pop(routing_id)
+            last_seen = self._last_seen.get(session.connection.fingerprint or "", 0.0)
+            self._closed[session.name] = self._clock.time() - last_seen
+
+    def silences(self, names: Set[str]) -> dict[str, Silence]:
+        """Return what the connections of some owners show; none of those that sent no message yet."""
+        self.forget_ended()
+        opened: dict[str, list[TcpAnswers]] = {}
+        for session in self._sessions.values():
+            if session.name in names and (answers := answers_of(session.fd)) is not None:
+                opened.setdefault(session.name, []).append(answers)
+        shown = {name: of_open(answers) for name, answers in opened.items()}
+        for name in names & self._closed.keys() - shown.keys():
+            if (silence := of_closed(self._closed[name])) is not None:
+                shown[name] = silence
+        return shown
 
     def counts(self) -> dict[str, int]:
         """Return the number of live sessions by caller's name."""

@@ -205,7 +205,9 @@ class LoopbackAgent:
         """Return the list of what is wrong, as mainpc keeps it of pc2 and of itself, and of what a test finds."""
         reports = Reports(dict, self._database.clock)
         attention = Attention(self._database, Events(self._database), grace_s=30)
-        attention.watch("silent_hosts", lambda: silent_hosts(seen_agents({UMRA: "pc2"}, self.registry, reports)))
+        attention.watch(
+            "silent_hosts", lambda: silent_hosts("mainpc", seen_agents({UMRA: "pc2"}, self.registry, reports))
+        )
         attention.watch("conditions", lambda: troubles_of("mainpc", self._health.conditions()))
         attention.watch("test", lambda: self.found)
         return attention

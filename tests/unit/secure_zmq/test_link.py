@@ -10,6 +10,7 @@ from twinhost.secure_zmq.keys import KeyPair, PublicKey
 from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT, SILENT_AFTER_S, Link, Step
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
 from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, UnencryptedAddress
+from twinhost.secure_zmq.silence import Silence
 
 ADDRESS = "tcp://mainpc:7120"
 HUNG_UP = SocketEvent(EventKind.BROKEN_OFF, errno.EPIPE, ADDRESS)
@@ -253,3 +254,21 @@ def test_without_any_key_there_is_no_session() -> None:
     with pytest.raises(WrongServerKey):
         followed.choose()
     assert not followed.link.diagnosis.connected
+
+
+def test_a_closed_session_is_told_from_a_cut_one() -> None:
+    """By how it ended, for as long as no other connection shows more; and an accepted one without a handshake."""
+    for events, shown in (
+        ([SUCCEEDED, LOST], Silence.ENDED),
+        ([SUCCEEDED], Silence.CUT),
+        ([], None),
+        ([CONNECTED], Silence.CUT),  # and now there is not even that
+    ):
+        followed = Followed(1)
+        followed.choose()
+        for event in events:
+            followed.link.feed(event)
+        followed.choose()
+        assert followed.link.diagnosis.timed_out("ping", 1.0).silence is shown
+        followed.link.feed(CONNECTED)
+        assert followed.link.diagnosis.timed_out("ping", 1.0).silence is Silence.FROZEN

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.refused_connections import subject_of_peer
+from twinhost.agent.silence import advice, shown_by
 from twinhost.agent.troubles import (
     AttentionItem,
     AttentionList,
@@ -29,7 +30,6 @@ from twinhost.agent.troubles import (
     headline,
     item_of,
     level_of,
-    read_log,
     start,
 )
 from twinhost.commands import CERTS_INIT
@@ -37,9 +37,17 @@ from twinhost.moments import Clock, iso_time, parse_time
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
-from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, RequestError, SecurityMismatch, TwinhostError
+from twinhost.secure_zmq.errors import (
+    NotAuthorized,
+    PeerNotLive,
+    RequestError,
+    SecurityMismatch,
+    ServerUnreachable,
+    TwinhostError,
+)
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.peers import Outcome
+from twinhost.secure_zmq.silence import Silence, of_closed
 from twinhost.secure_zmq.wire import Reply, Request
 
 _log = structlog.get_logger(__name__)
@@ -81,6 +89,7 @@ class MainpcWatch:
         self._lock = threading.Lock()
         self._first: dict[str, float] = {}  # when a trouble of this host was seen first
         self._failure: TwinhostError | None = None  # of the last request, if it failed
+        self._failed_after_s = 0.0  # without an answer
         self._refused_at = clock.time()  # since when mainpc has answered with such a failure
         self._kept = _Kept()
         try:
@@ -103,6 +112,8 @@ class MainpcWatch:
             self._note_alive(error)
             return
         with self._lock:
+            if self._failure is None:
+                self._failed_after_s = self._clock.monotonic() - self._heard
             if self._is_silent or not isinstance(self._failure, NotAuthorized | SecurityMismatch | PeerNotLive):
                 self._failure = error
             self._remember_since()
@@ -171,6 +182,7 @@ class MainpcWatch:
         cause = None if self._failure is None else str(self._failure)
         if self._is_silent:
             self._remember_since()
+            silence = self._silence()
             return [
                 Trouble(
                     kind=Kind.MAINPC_SILENT,
@@ -178,16 +190,13 @@ class MainpcWatch:
                     what=f"{mainpc} does not answer {host}",
                     level=Level.BROKEN,
                     since=self._heard_at,
-                    cause=cause,
-                    remedies=(
-                        start(mainpc),
-                        read_log(mainpc, "shows why it ended"),
-                        Remedy(host, "./twinhost doctor", f"checks the way to {mainpc}"),
-                    ),
+                    cause=cause if silence is None else shown_by(silence),
+                    remedies=advice(silence, mainpc, host),
+                    evidence=() if cause is None else (("last request", cause),),
                 )
             ]
-        shown_by = _shown_by(self._failure)
-        if shown_by is Kind.KEY_REVOKED:
+        kind = _shown_by(self._failure)
+        if kind is Kind.KEY_REVOKED:
             return [
                 Trouble(
                     kind=Kind.KEY_REVOKED,
@@ -207,10 +216,15 @@ class MainpcWatch:
                     ),
                 )
             ]
-        if shown_by is Kind.LINK_OPEN:
+        if kind is Kind.LINK_OPEN:
             open_link = link_open(mainpc if self._secure else host, other=host if self._secure else mainpc)
             return [msgspec.structs.replace(open_link, since=self._refused_at)]
         return ()
+
+    def _silence(self) -> Silence | None:
+        """Return what the connections to a silent mainpc show."""
+        silence = self._failure.silence if isinstance(self._failure, ServerUnreachable) else None
+        return of_closed(self._failed_after_s) if silence is Silence.ENDED else silence
 
     def _items(self, troubles: Iterable[Trouble]) -> Sequence[AttentionItem]:
         now, said = self._clock.time(), _said(self._kept.shown)

@@ -1,12 +1,14 @@
 """What the detectors of hosts, agents, links and keys judge: read anew for each look."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.conditions import Condition
 from twinhost.deployment import NO_RESPONSE, hosts_own
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.callers import Peer
+from twinhost.secure_zmq.silence import Silence, known_since
 from twinhost.system_digital_twin.attention.clocks import SeenClock
 from twinhost.system_digital_twin.attention.keys import Following
 from twinhost.system_digital_twin.attention.links import Addresses, OtherKind
@@ -27,6 +29,7 @@ class Hosts:
         self._settings, self._peers, self._clock = foundation.settings, foundation.keys.peers, foundation.clock
         self._handshakes = OtherKind(self._clock.monotonic)
         self._addresses = Addresses(self._clock.monotonic)
+        self._silences: dict[str, Silence] = {}  # of the agents that are silent, what is known of why
         self._keys_revision: str | None = None
         self._keys_revised_at = 0.0  # monotonic
         foundation.handshakes.listen(self._handshakes.observe)
@@ -36,7 +39,12 @@ class Hosts:
         return {agent.name: agent.host.name for agent in self._settings.config.agents.values()}
 
     def agents(self) -> list[SeenAgent]:
-        return seen_agents(self.own(), self._registry, self._reports)
+        seen = seen_agents(self.own(), self._registry, self._reports)
+        silent = {agent.name for agent in seen if agent.status == NO_RESPONSE}
+        shown = self._peers.silences(silent) if silent else {}
+        known = {name: known_since(self._silences.get(name), shown.get(name)) for name in silent}
+        self._silences = {name: silence for name, silence in known.items() if silence is not None}
+        return [replace(agent, silence=known.get(agent.name)) for agent in seen]
 
     def own(self) -> dict[str, str]:
         """Return the same of the one agent that each host has for itself."""

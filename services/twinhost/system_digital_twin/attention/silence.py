@@ -4,9 +4,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed, read_log, start
+from twinhost.agent.silence import advice, shown_by
+from twinhost.agent.troubles import Kind, Level, Remedy, Trouble, listed
 from twinhost.deployment import NO_RESPONSE, OK_STATUSES
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.silence import Silence
 
 _SHOWN = 20  # as evidence
 
@@ -16,8 +18,8 @@ class SeenAgent:
     """An agent as the registry has it; `last_seen` in seconds since the epoch, None: it never registered.
 
     `host` is the one whose own agent it is, None for another; `stopped`: it said that it stops; `said`: what was wrong
-    with it, as it reported last. One that registered without a `port` has sockets of its own, and may never send
-    heartbeats.
+    with it, as it reported last; `silence`: what its connections show while it is silent, None if it had none. One that
+    registered without a `port` has sockets of its own, and may never send heartbeats.
     """
 
     name: str
@@ -29,9 +31,10 @@ class SeenAgent:
     sends_heartbeats: bool = True
     said: tuple[str, ...] = ()
     has_port: bool = True
+    silence: Silence | None = None
 
 
-def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
+def silent_hosts(here: str, agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
     """Yield a trouble for each host whose own agent is silent, has stopped, or never registered."""
     for agent in agents:
         silent = agent.status == NO_RESPONSE and (agent.sends_heartbeats or agent.has_port or agent.stopped)
@@ -41,12 +44,15 @@ def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             f"{kind}:{agent.host}{rest}"
             for kind, rest in ((Kind.AGENTS_SILENT, ""), (Kind.METRICS_MISSING, ""), (Kind.FILLING, "/*"))
         )
+        remedies = advice(Silence.ENDED, agent.host, here)
         if agent.last_seen is None:
             what, cause = f"{agent.host} has not reported yet", "its agent has not registered"
         elif agent.stopped:
             what, cause = f"{agent.host} has stopped", "its agent said that it stops"
         else:
-            what, cause = f"{agent.host} does not respond", "its agent sends no heartbeats"
+            shown = f": {shown_by(agent.silence)}" if agent.silence else ""
+            what, cause = f"{agent.host} does not respond", f"its agent sends no heartbeats{shown}"
+            remedies = advice(agent.silence, agent.host, here)
         yield Trouble(
             kind=Kind.HOST_STOPPED if agent.stopped else Kind.HOST_SILENT,
             subject=agent.host,
@@ -55,10 +61,7 @@ def silent_hosts(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             level=Level.ATTENTION if agent.last_seen is None else Level.BROKEN,
             since=agent.last_seen,
             cause=cause,
-            remedies=(
-                start(agent.host),
-                read_log(agent.host, "shows why it ended, or what it can't reach"),
-            ),
+            remedies=remedies,
             evidence=(("agent", agent.name), *(("said last", sentence) for sentence in agent.said)),
             explains=explains,
         )
@@ -72,14 +75,16 @@ def silent_agents(agents: Iterable[SeenAgent]) -> Iterator[Trouble]:
             by_location.setdefault(agent.location, []).append(agent)
     for location, silent in by_location.items():
         names = tuple(agent.name for agent in silent)
-        one = len(names) == 1
+        one, silences = len(names) == 1, {agent.silence for agent in silent}
+        (silence,) = silences if len(silences) == 1 else (None,)
+        shown = shown_by(silence, many=not one) if silence else "ended, or cut off from mainpc"
         yield Trouble(
             kind=Kind.AGENTS_SILENT,
             subject=location,
             host=location,
             what=f"{listed(names)} on {location} {'does' if one else 'do'} not respond",
             since=min(agent.last_seen for agent in silent if agent.last_seen is not None),
-            cause=f"{'it sends' if one else 'they send'} no heartbeats any more: ended, or cut off from mainpc",
+            cause=f"{'it sends' if one else 'they send'} no heartbeats any more: {shown}",
             remedies=(
                 Remedy(
                     "mainpc",

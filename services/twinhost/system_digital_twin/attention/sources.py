@@ -45,7 +45,7 @@ def watch_all(
     foundation.telemetry.register(lambda: backup_metrics(backups.newest_backup()))
 
     of_hosts: dict[str, Detector] = {
-        "silent_hosts": lambda: silence.silent_hosts(hosts.agents()),
+        "silent_hosts": lambda: silence.silent_hosts(here, hosts.agents()),
         "silent_agents": lambda: silence.silent_agents(hosts.agents()),
         "unhealthy_agents": lambda: silence.unhealthy_agents(hosts.agents()),
         "conditions": lambda: troubles_of(here, health.conditions(), OWN_KINDS),

@@ -20,6 +20,7 @@ from twinhost.secure_zmq.errors import (
     StoreUnavailable,
     TwinhostError,
 )
+from twinhost.secure_zmq.silence import TIMED_OUT_S, Silence
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 TTL_S = 15.0
@@ -48,10 +49,12 @@ class Bench:
         self.watch.answered()
         self.watch.take(revision, {"status": "success", **reply})
 
-    def is_silent(self, seconds: float) -> None:
+    def is_silent(self, seconds: float, silence: Silence | None = None) -> None:
+        error = ServerUnreachable(str(NO_ANSWER))
+        error.silence = silence
         for _ in range(round(seconds)):
             self.clock.let_pass(1)
-            self.watch.failed(NO_ANSWER)
+            self.watch.failed(error)
 
     @property
     def items(self) -> dict[str, Any]:
@@ -99,6 +102,36 @@ def test_a_silent_mainpc_is_named_after_the_ttl(bench: Bench) -> None:
     assert document["items"][2]["last_known"][:19] == heard
     bench.watch.answered()
     assert [*bench.items] == [FULL.id]
+
+
+@pytest.mark.parametrize(
+    ("silence", "cause", "advised"),
+    [
+        (Silence.ENDED, "its connections were closed", "docker compose up -d mainpc"),
+        (Silence.CUT, "nothing answers on its connections", "docker compose ps -a mainpc"),
+        (Silence.FROZEN, "its machine still acknowledges", "docker compose unpause mainpc"),
+        (Silence.QUIET, "its connections were not closed", "docker compose ps -a mainpc"),
+        (None, "no reply to heartbeat", "docker compose up -d mainpc"),
+    ],
+)
+def test_the_cause_of_silence_is_what_connections_show(
+    bench: Bench, silence: Silence | None, cause: str, advised: str
+) -> None:
+    """With the command for that; the last error is evidence."""
+    bench.gets()
+    bench.is_silent(TTL_S + 1, silence)
+    item = bench.items["mainpc_silent"]
+    assert item["cause"].startswith(cause)
+    assert item["remedies"][0]["command"] == advised
+    assert item["evidence"] == [{"name": "last request", "value": str(NO_ANSWER)}]
+
+
+def test_a_connection_closed_after_a_silence_shows_nothing(bench: Bench) -> None:
+    """This side may have ended it, because of the silence: where heartbeats are rare."""
+    bench.gets()
+    bench.clock.let_pass(TIMED_OUT_S)
+    bench.is_silent(TTL_S, Silence.ENDED)
+    assert bench.items["mainpc_silent"]["cause"] == str(NO_ANSWER)
 
 
 def test_silence_outlasts_a_restart_of_pc2(bench: Bench) -> None:

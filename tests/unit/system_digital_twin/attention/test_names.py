@@ -14,6 +14,7 @@ from twinhost.deployment import hosts_own
 from twinhost.moments import SYSTEM_CLOCK
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.secure_zmq.silence import Silence
 from twinhost.system_digital_twin.attention.hosts import Hosts
 from twinhost.system_digital_twin.attention.keys import Following, pending_revocations
 from twinhost.system_digital_twin.attention.reports import HeardClock
@@ -66,10 +67,10 @@ def test_a_host_with_two_agents_is_named_once(tmp_path: Path) -> None:
 def test_an_agent_that_never_sent_heartbeats_is_not_silent() -> None:
     """It registered by itself, on sockets of its own; one that did send them, is to send them, or stopped, is."""
     agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3", sends_heartbeats=False, has_port=False)
-    assert list(silent_hosts([agent])) == []
-    (refused,) = silent_hosts([replace(agent, has_port=True)])
-    (silent,) = silent_hosts([replace(agent, sends_heartbeats=True)])
-    (stopped,) = silent_hosts([replace(agent, stopped=True)])
+    assert list(silent_hosts("mainpc", [agent])) == []
+    (refused,) = silent_hosts("mainpc", [replace(agent, has_port=True)])
+    (silent,) = silent_hosts("mainpc", [replace(agent, sends_heartbeats=True)])
+    (stopped,) = silent_hosts("mainpc", [replace(agent, stopped=True)])
     assert [one.kind for one in (refused, silent, stopped)] == [Kind.HOST_SILENT, Kind.HOST_SILENT, Kind.HOST_STOPPED]
 
 
@@ -92,13 +93,17 @@ def test_silent_agents_are_named_as_evidence() -> None:
 def test_only_hosts_of_the_stack_have_commands_of_compose() -> None:
     """Of another host it is not known how its agent is started; an agent chooses its location."""
     agent = SeenAgent("Camera", "NO_RESPONSE", 0.0, "pc3", host="pc3")
-    (silent,) = silent_hosts([agent])
+    (silent,) = silent_hosts("mainpc", [agent])
     assert [(remedy.command, remedy.why) for remedy in silent.remedies] == [
         ("", "start the agent on pc3"),
         ("", "the log of the agent on pc3 shows why it ended, or what it can't reach"),
     ]
-    (known,) = silent_hosts([replace(agent, host="pc2")])
-    assert [remedy.command for remedy in known.remedies] == ["docker compose up -d pc2", "docker compose logs pc2"]
+    (known,) = silent_hosts("mainpc", [replace(agent, host="pc2")])
+    assert [remedy.command for remedy in known.remedies] == [
+        "docker compose up -d pc2",
+        "docker compose logs pc2",
+        "./twinhost doctor",
+    ]
     (late,) = pending_revocations([Following("Camera", "x; touch /tmp/owned #", None)], "r")
     assert [remedy.command for remedy in late.remedies] == ["", "./twinhost keys list"]
 
@@ -108,3 +113,8 @@ def test_silent_agents_have_a_cause() -> None:
     (one,), (two,) = silent_agents(silent[:1]), silent_agents(silent)
     assert one.cause == "it sends no heartbeats any more: ended, or cut off from mainpc"
     assert two.cause == "they send no heartbeats any more: ended, or cut off from mainpc"
+    ended = [replace(agent, silence=Silence.ENDED) for agent in silent]
+    (all_ended,) = silent_agents(ended)
+    assert str(all_ended.cause).endswith(": their connections were closed, so they or their container ended")
+    (some,) = silent_agents([*ended, replace(silent[0], name="c", silence=Silence.CUT)])
+    assert some.cause == two.cause, "not the same of each"

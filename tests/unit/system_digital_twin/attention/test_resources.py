@@ -23,7 +23,7 @@ from twinhost.system_digital_twin.capacity.time_to_full import (
 )
 
 GB = 1_024.0
-SILENT_PC2 = next(silent_hosts([SeenAgent("umra", NO_RESPONSE, 1.0, "pc2", "pc2")]))
+SILENT_PC2 = next(silent_hosts("mainpc", [SeenAgent("umra", NO_RESPONSE, 1.0, "pc2", "pc2")]))
 
 
 def ids(troubles: Iterable[Trouble]) -> list[str]:
