@@ -5,6 +5,7 @@ Many interactions that are deleted together are gone at once, and leave the inde
 
 import random
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
 from itertools import pairwise
@@ -15,7 +16,7 @@ import pytest
 
 from tests.unit.agent.assembled import Assembled
 from tests.unit.unified_memory_reasoning.bench import migrations_before
-from tests.unit.unified_memory_reasoning.memory import SDT, assembled
+from tests.unit.unified_memory_reasoning.memory import OPERATOR, SDT, assembled
 from tests.unit.unified_memory_reasoning.older_volume import (
     INTERACTION,
     MAY,
@@ -33,7 +34,13 @@ from twinhost.unified_memory_reasoning.__main__ import NAME
 from twinhost.unified_memory_reasoning.search import index_tables, upkeep
 from twinhost.unified_memory_reasoning.search.upkeep import IndexUpkeep, keep_for_index
 
-MANY = upkeep.MOST_AT_ONCE + 40
+MANY = upkeep.MOST_AT_ONCE + 72
+
+
+@pytest.fixture(autouse=True)
+def merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a merge follow the last one at once."""
+    monkeypatch.setattr(upkeep, "_MERGED_EVERY_S", 0.0)
 
 
 def fill(agent: Assembled, count: int = MANY) -> None:
@@ -69,6 +76,11 @@ def take_out_all(agent: Assembled) -> int:
 def found(agent: Assembled, query: str) -> dict[int, str]:
     results = agent.ask("search_memory", SDT, query=query, limit=100)["results"]
     return {result["id"]: result["speaker"] for result in results}
+
+
+def found_memories(agent: Assembled, query: str) -> list[str]:
+    results = agent.ask("search_memory", SDT, query=query)["results"]
+    return [result["id"] for result in results if result["kind"] == "memory"]
 
 
 def documents(agent: Assembled, word: str) -> int:
@@ -132,12 +144,14 @@ def test_a_few_leave_the_index_at_once(agent: Assembled) -> None:
 def test_a_few_long_texts_leave_the_index_in_parts(
     agent: Assembled, monkeypatch: pytest.MonkeyPatch, filler: str, size: int, count: int
 ) -> None:
-    """At once, they would take seconds in which nobody is answered; a single one leaves it at once."""
+    """At once, they would take seconds in which nobody is answered; a single one, half a second."""
     monkeypatch.setattr(upkeep, "_BYTES_AT_ONCE", 20_000)
     long = f"{filler}zygomorphic{filler * (size // len(filler))}"
     say(agent, "Ana", long)
     clear(agent)
-    assert (waiting(agent), documents(agent, "zygomorph")) == (0, 0)
+    assert (waiting(agent), found(agent, "zygomorphic")) == (2, {})
+    take_out_all(agent)
+    assert documents(agent, "zygomorph") == 0
     for _ in range(count):
         say(agent, "Ana", long)
     clear(agent)
@@ -146,6 +160,59 @@ def test_a_few_long_texts_leave_the_index_in_parts(
     agent.assembly.on_tick()
     assert count - 3 < waiting(agent) < count + 1
     take_out_all(agent)
+    assert documents(agent, "zygomorph") == 0
+
+
+LONG = "We talked of it. " * 200
+
+
+def store(agent: Assembled, content: str) -> None:
+    assert agent.ask("store_memory", SDT, memory_id="m", content=content)["status"] == "ok"
+
+
+@pytest.mark.parametrize("change", ["another text", "another keyword", "another writer", "deletion"])
+def test_a_long_memory_s_old_words_leave_the_index_with_a_merge(agent: Assembled, change: str) -> None:
+    """No search has them from the change on; at once, they would take as long as all others of the loop."""
+    store(agent, f"{LONG} zygomorphic")
+    assert waiting(agent) == 0
+    agent.ask("reinforce_memory", SDT, memory_id="m")
+    assert waiting(agent) == 0  # nothing leaves the index
+    if change == "another text":
+        store(agent, f"{LONG} axolotl")
+    elif change == "another keyword":
+        agent.ask("store_memory", SDT, memory_id="m", content=f"{LONG} axolotl", keywords=["axolotl"])
+    elif change == "another writer":
+        agent.ask("store_memory", OPERATOR, memory_id="m", content=f"{LONG} axolotl")
+    else:
+        agent.ask("delete_memory", SDT, memory_id="m")
+    assert (waiting(agent), found_memories(agent, "zygomorphic")) == (1, [])
+    assert found_memories(agent, "axolotl") == ([] if change == "deletion" else ["m"])
+    take_out_all(agent)
+    assert documents(agent, "zygomorph") == 0
+    assert found_memories(agent, "axolotl") == ([] if change == "deletion" else ["m"])
+    agent.database.execute("INSERT INTO recall_passages (recall_passages) VALUES ('integrity-check')")
+
+
+def test_a_short_memory_s_old_words_leave_the_index_at_once(agent: Assembled) -> None:
+    store(agent, "a zygomorphic orchid")
+    store(agent, "an orchid")
+    assert (waiting(agent), documents(agent, "zygomorph")) == (0, 0)
+
+
+def test_what_is_gone_since_a_merge_began_leaves_with_the_next(
+    agent: Assembled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which begins no sooner than some minutes after the last, as each writes the whole index."""
+    monkeypatch.setattr(upkeep, "_MERGED_EVERY_S", 3_600.0)
+    for text in ("a word", "zygomorphic", "an orchid"):
+        store(agent, f"{LONG} {text}")
+        agent.assembly.on_tick()
+    for _ in range(10):
+        agent.assembly.on_tick()
+    assert waiting(agent) == 1
+    with monkeypatch.context() as later:
+        later.setattr(agent.database.clock, "monotonic", lambda: time.monotonic() + 3_601.0)
+        take_out_all(agent)
     assert documents(agent, "zygomorph") == 0
 
 

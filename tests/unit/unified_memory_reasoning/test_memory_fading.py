@@ -194,6 +194,19 @@ def test_a_pass_forgets_no_more_than_50_in_a_tick(bench: SearchedBench) -> None:
     assert bench.ask("memory_status")["last_decay"]["forgotten"] == 120
 
 
+def test_a_pass_forgets_few_long_ones_in_a_tick(bench: SearchedBench) -> None:
+    """Some 100 kB, whose words leave the index with a merge."""
+    for number in range(5):
+        bench.store(f"{number}", f"gateway {number} " * 4_000)
+    bench.clock.let_pass(200 * DAY_S)
+    left = []
+    for _ in range(4):
+        bench.memories.upkeep.decay_if_due()
+        left.append(len(bench.ids(limit=1_000)))
+    assert left == [2, 0, 0, 0]
+    assert bench.database.value("SELECT count(*) FROM recall_removed") == 1
+
+
 def test_a_synced_memory_keeps_its_dates_and_fades(bench: SearchedBench, tmp_path: Path) -> None:
     """`created` and `last_accessed` are the record's; synced again, it fades once, not twice."""
     then = bench.clock.time() - 30 * DAY_S

@@ -11,6 +11,7 @@ from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.memories.details import ENDS_ALL, ENDS_OWN, NONE, decode_details
 from twinhost.unified_memory_reasoning.memories.model import DAY_S, Fading, Idle, Kept, Memory, folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
+from twinhost.unified_memory_reasoning.search.upkeep import noted_as_gone
 
 
 class Shares:
@@ -191,7 +192,8 @@ class MemoryRows:
         if memory.deleted:
             self._live.move(live_of, None)
             self._gone.move(gone_of, written_by)
-            number = self._write_tombstone(memory, written_by, most_of_writer)
+            with noted_as_gone(self._database, _length(was)):
+                number = self._write_tombstone(memory, written_by, most_of_writer)
             self._note_changes([memory])
         elif live_of is None or was is None:
             (number,) = self.insert([memory], written_by, of_an_operator=of_an_operator)
@@ -202,7 +204,11 @@ class MemoryRows:
             if live_of != written_by:
                 self._require_room(written_by, 1, most_of_writer)
             self._live.move(live_of, written_by)
-            number = self._update(memory, written_by, was, ends, same_writer=live_of == written_by)
+            same_writer = live_of == written_by
+            with noted_as_gone(
+                self._database, 0 if same_writer and _indexed(memory) == _indexed(was) else _length(was)
+            ):
+                number = self._update(memory, written_by, was, ends, same_writer=same_writer)
             self._note_changes([memory])
         return Kept(memory, number, written_by)
 
@@ -255,9 +261,21 @@ class MemoryRows:
         )
         return [Idle(*row) for row in rows]
 
-    def fade(self, faded: Iterable[tuple[float, bool, int]]) -> None:
-        """Store the strength of memories, and whether they are forgotten, by number; `changed_since` omits that."""
-        self._database.execute_many("UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?", faded)
+    def size(self, number: int) -> int:
+        """Return how many bytes a memory's content has."""
+        return int(
+            self._database.value("SELECT length(CAST(content AS BLOB)) FROM memories WHERE number = ?", (number,))
+        )
+
+    def fade(self, faded: Iterable[tuple[float, bool, int]], leaving: int = 0) -> None:
+        """Store the strength of memories, and whether they are forgotten, by number; `changed_since` omits that.
+
+        Args:
+            faded: of each memory.
+            leaving: how many bytes the contents of those have together that are forgotten now.
+        """
+        with noted_as_gone(self._database, leaving):
+            self._database.execute_many("UPDATE memories SET strength = ?, forgotten = ? WHERE number = ?", faded)
 
     def recover(self, forgotten: Callable[[Idle], bool]) -> None:
         """Recover the forgotten memories for which `forgotten` is false, in a transaction of its own."""
@@ -392,6 +410,16 @@ class MemoryRows:
 def _ending(memory: Memory) -> tuple[object, ...]:
     """Return what decides which memories one ends."""
     return folded_key(memory.details.key), memory.starts, memory.details.supersedes
+
+
+def _indexed(memory: Memory) -> tuple[object, ...]:
+    """Return what of a memory the full-text index has, besides its writer."""
+    return memory.content, memory.keywords, memory.created, memory.details.occurred_at
+
+
+def _length(memory: Memory | None) -> int:
+    """Return how many characters of a memory the index has; none of a tombstone."""
+    return 0 if memory is None else len(memory.content) + sum(map(len, memory.keywords))
 
 
 def _require_room(count: int, most: int, of_what: str) -> None:

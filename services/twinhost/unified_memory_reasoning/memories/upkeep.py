@@ -14,7 +14,8 @@ from twinhost.unified_memory_reasoning.memories.rows import DecayPass, MemoryRow
 _WRITE_ACCESSES_EVERY_S = 5.0
 _RETRY_S = 1.0  # after a failed write
 _BATCH = 1_000  # memories that are written in one tick of the server: about 25 ms
-_MOST_FORGOTTEN = 50  # in one tick: each leaves the full-text index, which takes about 0.5 ms
+_MOST_FORGOTTEN = 50  # in one tick: each leaves the full-text index, which takes about 0.3 ms
+_BYTES_FORGOTTEN = 100_000  # in one tick, of their contents: about 12 ms
 
 
 class _UnderWay(NamedTuple):
@@ -100,7 +101,7 @@ class MemoryUpkeep:
             )
         begun = self._under_way
         idle = self._rows.idle(begun.idle_since, begun.after, _BATCH)
-        faded, read = self._faded(idle, begun)
+        faded, read, leaving = self._faded(idle, begun)
         done = DecayPass(
             begun.done.ran,
             begun.done.decayed + (len(faded) if self._fading.half_life_days is None else 0),
@@ -109,7 +110,7 @@ class MemoryUpkeep:
         ended = read == len(idle) < _BATCH
         if faded or ended:  # a slice that changes nothing costs no commit
             with self._database.transaction():
-                self._rows.fade(faded)
+                self._rows.fade(faded, leaving)
                 self._rows.note_pass(done)
         self._last_pass = done
         if ended:
@@ -118,20 +119,22 @@ class MemoryUpkeep:
             after_last = (idle[read - 1].last_accessed, idle[read - 1].number)
             self._under_way, self._decay_at = begun._replace(done=done, after=after_last), monotonic
 
-    def _faded(self, idle: Sequence[Idle], begun: _UnderWay) -> tuple[list[tuple[float, bool, int]], int]:
-        """Return what the pass changes of idle memories, and how many of them it took, in their order."""
+    def _faded(self, idle: Sequence[Idle], begun: _UnderWay) -> tuple[list[tuple[float, bool, int]], int, int]:
+        """Return what the pass changes of idle memories, how many it took, in their order, and the bytes gone."""
         faded: list[tuple[float, bool, int]] = []
-        gone = 0
+        gone = leaving = 0
         for place, row in enumerate(idle):
-            if gone == _MOST_FORGOTTEN:
-                return faded, place
+            if gone == _MOST_FORGOTTEN or leaving >= _BYTES_FORGOTTEN:
+                return faded, place, leaving
             accessed = row._replace(last_accessed=self._last_access(row))
             if accessed.last_accessed > begun.idle_since:
                 continue
             if (after := self._fading.after_pass(accessed, begun.done.ran)) is not None:
                 faded.append((*after, row.number))
-                gone += after[1]
-        return faded, len(idle)
+                if after[1]:
+                    gone += 1
+                    leaving += self._rows.size(row.number)
+        return faded, len(idle), leaving
 
     def _last_access(self, idle: Idle) -> float:
         return max(idle.last_accessed, self._accessed.get(idle.id, 0.0))

@@ -5,8 +5,8 @@ the text; of a memory, its keywords too. `about` has the words of the speaker's 
 was said, and what "yesterday" or "noong Lunes" in the passage mean; of a memory, when it occurred, or else was stored.
 A date has terms for its day (`d20260314`), its month (`m202603`), and both without the year (`y0314`, `o03`), in UTC.
 `scope` has one term for the session, the speaker, the writer and the type. Forgotten memories are not
-in the index. Deleted text leaves the file at once, and not with a later merge of segments; of many interactions that
-are deleted together, within minutes (see `upkeep`).
+in the index. A short text that is deleted leaves the file at once, and not with a later merge of segments; a long one,
+or many, within minutes (see `upkeep`).
 
 `recall_filled` says up to which number of each table the rows are not in the index yet: those of an older volume, or of
 an index that was damaged, are added later, the newest first (see `upkeep`).

@@ -1,30 +1,36 @@
 """What the full-text index has to catch up with, in parts between the requests of others.
 
-FTS5 takes 0.3 ms to remove the words of one passage so that nothing of them stays in the file, and 0.02 ms to note that
-it is gone, so that the next merge of all segments drops its words. So each of a few texts is removed at once. Many are
-kept in `recall_removed` in the transaction that deletes them; every tick notes some of them, and then merges some
-pages. No search finds them from that transaction on. A row with the id 0 stays until the merge is complete, so that a
-start continues it.
+FTS5 takes 3 ms to remove the words of one passage so that nothing of them stays in the file, and 0.02 ms to note that
+it is gone, so that the next merge of all segments drops its words. So each of a few short texts is removed at once.
+Other interactions are kept in `recall_removed` in the transaction that deletes them; every tick notes some of them, and
+then merges some pages. No search finds them from that transaction on. A long memory that is changed or deleted is noted
+in that transaction. A row with the id 0 stays until a merge is complete that began after the last of them was noted, so
+that a start continues it.
 
 Rows that are not in the index yet, of an older volume or after damage, are added the newest first, once nothing waits
 to leave it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.search.index_tables import FILL, NOT_INDEXED, TAKE_OUT
 
-MOST_AT_ONCE = 40  # interactions that leave the index in the transaction that deletes them: about 12 ms
-MOST_BYTES_AT_ONCE = 15_000  # of several: about 20 ms; a single one leaves it at once, the largest in about 80 ms
+MOST_AT_ONCE = 8  # interactions that leave the index in the transaction that deletes them: about 8 ms
+MOST_BYTES_AT_ONCE = 1_000  # of all of them, or of one memory: about 8 ms
 _AT_ONCE = 500  # in one tick of the server, and so many bytes: about 12 ms
 _BYTES_AT_ONCE = 100_000
 _PAGES_AT_ONCE = 100  # of a merge, in one tick: about 10 ms
+_MERGED_EVERY_S = 300.0  # from the beginning of a merge, which writes the whole index again, to that of the next
 _FILLED_AT_ONCE = 25_000  # bytes of what is added in one tick: about 12 ms
 
 _COLUMNS = "id, session_id, speaker, type, content, created, occurred_at, written_by"
 _SECURELY = "INSERT INTO recall_passages (recall_passages, rank) VALUES ('secure-delete', ?)"
+_TO_MERGE = "INSERT OR REPLACE INTO recall_removed VALUES (0, '', '', '', '', 0, NULL, '')"  # `created` is 0
+_BEGUN = "UPDATE recall_removed SET created = 1 WHERE id = 0"
+_COMPLETE = "DELETE FROM recall_removed WHERE id = 0 AND created = 1"
 _CHANGES = "SELECT total_changes()"
 _IN_INDEX = "id > (SELECT upto FROM recall_filled WHERE of = 'interactions')"
 _BYTES = "length(CAST(content AS BLOB))"  # a NUL ends what `length` counts of a text
@@ -35,16 +41,36 @@ _OLDER = {
 
 
 def keep_for_index(database: Database, condition: str, values: Sequence[Any]) -> None:
-    """Keep interactions that will be deleted, if they are many; inside the transaction that deletes them.
+    """Keep interactions that will be deleted, if they are many or long; inside the transaction that deletes them.
 
     Their ids are what the query `condition` selects.
     """
     chosen = f"FROM interactions WHERE id IN ({condition}) AND {_IN_INDEX}"
     some = f"SELECT count(*), total({_BYTES}) FROM (SELECT content {chosen} LIMIT {MOST_AT_ONCE + 1})"  # noqa: S608
     count, size = database.execute(some, values).fetchone()
-    if count > MOST_AT_ONCE or (count > 1 and size > MOST_BYTES_AT_ONCE):
-        database.execute("INSERT OR IGNORE INTO recall_removed VALUES (0, '', '', '', '', 0, NULL, '')")
+    if count > MOST_AT_ONCE or size > MOST_BYTES_AT_ONCE:
+        database.execute(_TO_MERGE)
         database.execute(f"INSERT INTO recall_removed SELECT {_COLUMNS} {chosen}", values)
+
+
+@contextmanager
+def noted_as_gone(database: Database, characters: int) -> Iterator[None]:
+    """Have the words of a text of this length that the block takes out of the index be noted as gone, if it is long."""
+    if characters <= MOST_BYTES_AT_ONCE:
+        yield
+        return
+    database.execute(_TO_MERGE)
+    with _noted(database):
+        yield
+
+
+@contextmanager
+def _noted(database: Database) -> Iterator[None]:
+    database.execute(_SECURELY, (0,))
+    try:
+        yield
+    finally:
+        database.execute(_SECURELY, (1,))
 
 
 class IndexUpkeep:
@@ -57,6 +83,7 @@ class IndexUpkeep:
         self._database = database
         self.not_indexed = int(database.value(NOT_INDEXED))
         self._merging = False  # whether a merge of all segments has begun
+        self._merge_at = database.clock.monotonic()  # not before
         self._failed = False  # the last call
 
     def on_tick(self) -> None:
@@ -71,12 +98,13 @@ class IndexUpkeep:
             return
         upto = dict(self._database.execute("SELECT of, upto FROM recall_filled WHERE upto > 0").fetchall())
         last = self._database.value("SELECT max(id) FROM recall_removed")
+        if last == 0 and not self._merging and self._database.clock.monotonic() < self._merge_at:
+            last = None
         if not upto and last is None:
             return
         self._failed = True
         with self._database.transaction():
             if last:
-                self._merging = False
                 self._take_out()
             elif last is not None:
                 self._merge()
@@ -107,18 +135,19 @@ class IndexUpkeep:
             if left <= 0:
                 break
             upto, left = number, left - size
-        self._database.execute(_SECURELY, (0,))
-        try:
+        with _noted(self._database):
             self._database.execute(TAKE_OUT, (upto,))
-        finally:
-            self._database.execute(_SECURELY, (1,))
         self._database.execute("DELETE FROM recall_removed WHERE id BETWEEN 1 AND ?", (upto,))
 
     def _merge(self) -> None:
-        """Merge some pages of all segments into one, which drops the words of what is gone."""
+        """Merge some pages of all segments into one, which drops the words of what was gone when that began."""
+        pages = _PAGES_AT_ONCE
+        if not self._merging:
+            self._merging, self._merge_at = True, self._database.clock.monotonic() + _MERGED_EVERY_S
+            pages = -_PAGES_AT_ONCE  # a negative number begins a merge of all
+            self._database.execute(_BEGUN)
         before = self._database.value(_CHANGES)
-        pages = _PAGES_AT_ONCE if self._merging else -_PAGES_AT_ONCE  # a negative number begins a merge of all
         self._database.execute("INSERT INTO recall_passages (recall_passages, rank) VALUES ('merge', ?)", (pages,))
-        self._merging = True
         if self._database.value(_CHANGES) - before < 2:  # as FTS5 says that there was nothing left to merge
-            self._database.execute("DELETE FROM recall_removed")
+            self._database.execute(_COMPLETE)
+            self._merging = False
