@@ -20,7 +20,7 @@ from tests.loopback.agent_processes import SDT, Hosts
 from tests.ports import free_ports
 from tests.unit.certificates.trees import certs_init
 from tests.unit.cli.running import Ran, run_process
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.agent.legacy import secure_client_socket
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
@@ -246,7 +246,7 @@ def test_status_names_an_agent_whose_heartbeats_ceased(hosts: Hosts, running: Ru
 def test_status_names_a_mute_agent_of_the_framework(hosts: Hosts, running: Running) -> None:
     """It has promised to answer, by registering with its port."""
     wait_until(lambda: status_of(hosts).status == 0, PATIENCE_S, "all is well")
-    running.process.send_signal(signal.SIGSTOP)
+    suspend(running.process.pid)
     ran = status_of(hosts)
     assert ran.status == 2
     assert f"{AGENT} can't be asked from here\n" in ran.out

@@ -22,7 +22,7 @@ import pytest
 from tests.loopback.logged_agent import FUNCTIONS, MIGRATIONS, connect
 from tests.postgres import Cluster, running_cluster
 from tests.replayed import contents
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.epochs import CLAIM_AFTER_S, Candidate
 from twinhost.store.replication.postgres import OutcomeUnknown
@@ -218,7 +218,7 @@ def test_a_process_that_was_stopped_answers_no_more(start: Start, dsn: str, tmp_
     first.wait_for("active")
     first.store("one")
     second = start("pc2")
-    first.process.send_signal(signal.SIGSTOP)
+    suspend(first.process.pid)
     first.ask("?")
     first.ask("lost")
     second.wait_for("active")

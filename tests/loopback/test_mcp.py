@@ -25,7 +25,7 @@ from mcp.shared.exceptions import MCPError
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.mcp_clients import ARGUMENTS, call, in_process, own_environment, refusal, stdio, texts
 from tests.ports import free_ports
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.cli.program import run
 from twinhost.deployment import load_settings
 from twinhost.mcp.agents import Agents
@@ -304,7 +304,7 @@ def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: P
 
     async def scene() -> None:
         async with Client(mcp_server(agents)) as client:
-            mainpc.send(signal.SIGSTOP)
+            suspend(mainpc.pid)
             try:
                 searches = [asyncio.create_task(call(client, "search_memory", query="pin")) for _ in range(2)]
                 await client.list_tools()

@@ -1,17 +1,16 @@
 """`certs-init revoke` against running agents: it returns when every host refuses the key, or says which may not."""
 
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from tests.identities import new_pair
-from tests.loopback.agent_processes import SDT, UMRA, Hosts
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificates.trees import Ran, certs_init
-from tests.waiting import PATIENCE_S, at_most, wait_until
+from tests.waiting import PATIENCE_S, at_most, suspend, wait_until
 from twinhost.certificates import acknowledgement
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import TwinhostError
@@ -102,12 +101,14 @@ def test_an_agent_of_this_machine_that_stopped_has_acknowledged(hosts: Hosts) ->
     assert host_lines(ran) == [f"mainpc: acknowledged by {SDT}", f"pc2: {UMRA} {NEXT_START}"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "suspended"])
-def test_an_agent_that_is_only_silent_has_not_acknowledged(hosts: Hosts, number: signal.Signals) -> None:
+@pytest.mark.parametrize("silence", [AgentProcess.kill, lambda agent: suspend(agent.pid)], ids=["killed", "suspended"])
+def test_an_agent_that_is_only_silent_has_not_acknowledged(
+    hosts: Hosts, silence: Callable[[AgentProcess], None]
+) -> None:
     """It said nothing to mainpc, so it may only be cut off, and serve."""
     _, pc2 = hosts.start_both()
     enrolled(hosts, SDT, UMRA)
-    pc2.send(number)
+    silence(pc2)
     ran = revoke(hosts, "third")
     assert ran.status == 1
     assert host_lines(ran)[1].startswith(f"pc2: NOT ACKNOWLEDGED: {UMRA} ")

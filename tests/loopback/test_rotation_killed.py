@@ -14,7 +14,7 @@ import pytest
 
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.unit.certificates.trees import Ran, certs_init, files
-from tests.waiting import PATIENCE_S, wait_until
+from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.certificates.layout import plan_layout
 from twinhost.certificates.rotate import rotate_server
 from twinhost.certificates.running_agents import client_of, wait_until_followed
@@ -97,7 +97,7 @@ def test_an_agent_killed_amid_a_rotation_completes_it(site: Site, whose: str, vi
 
 def test_an_agent_unknown_after_a_restart_is_waited_for(site: Site) -> None:
     """mainpc has forgotten how far pc2 follows; the key is not changed before pc2 has received the next one."""
-    site.agents[UMRA].send(signal.SIGSTOP)
+    suspend(site.agents[UMRA].pid)
     site.restart(SDT)
     site.agents[SDT].wait_until_serving()
     followed = site.hosts.keys / "pc2/trust" / f"{SDT}.next.key"

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, at_most, wait_until
+from tests.waiting import PATIENCE_S, at_most, suspend, wait_until
 from twinhost.agent import self_check
 from twinhost.agent.self_check import INTERVAL_S, SUFFIX, SelfCheck
 from twinhost.secure_zmq.certificates import load_certificates
@@ -82,7 +82,7 @@ def test_no_agent_does_not_pass(hosts: Hosts) -> None:
 def test_an_agent_that_hangs_does_not_pass(hosts: Hosts) -> None:
     """A process that is there, takes the connection, and does nothing is not healthy: a TCP probe would not see it."""
     agent = hosts.start(SDT).wait_until_serving()
-    agent.send(signal.SIGSTOP)
+    suspend(agent.pid)
     try:
         with at_most(5):
             assert check(hosts, SDT).status == 1
@@ -214,7 +214,7 @@ def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: SelfChec
     """And does again when it answers."""
     touched(checked)
     (agent,) = hosts.processes
-    agent.send(signal.SIGSTOP)
+    suspend(agent.pid)
     untouched(checked)
     agent.send(signal.SIGCONT)
     touched(checked)

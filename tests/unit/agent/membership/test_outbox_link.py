@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tests.loopback.agent_processes import HEARTBEAT_S, SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, at_most, wait_until
+from tests.waiting import PATIENCE_S, at_most, suspend, wait_until
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.membership import delivery, member
 from twinhost.agent.membership.delivery import Kind
@@ -309,7 +309,7 @@ def test_a_sample_that_may_be_undelivered_stays_pending(hosts: Hosts) -> None:
     mainpc = hosts.start(SDT).wait_until_ready()
     with queueing_agent(hosts, heartbeat_s=60) as pc2:
         pc2.waits(lambda: pc2.link.fault is None, "in touch")
-        mainpc.send(signal.SIGSTOP)
+        suspend(mainpc.pid)
         pc2.link.report(sample(7.0))
         pc2.waits(lambda: pc2.link.fault and pc2.on_disk(), "the sample is queued")
         mainpc.send(signal.SIGCONT)
