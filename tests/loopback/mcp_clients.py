@@ -10,7 +10,7 @@ from typing import Any
 from mcp import Client, StdioServerParameters
 from mcp_types import CallToolResult, TextContent
 
-from tests.loopback.agent_processes import SERVICES, Hosts
+from tests.loopback.agent_processes import SDT, SERVICES, Hosts
 from twinhost.mcp.agents import Agents
 from twinhost.mcp.server import mcp_server
 from twinhost.secure_zmq.aio import AsyncClient
@@ -24,9 +24,10 @@ def stdio(hosts: Hosts, by: str = "operator", **environment: str) -> StdioServer
 
 
 @asynccontextmanager
-async def in_process(hosts: Hosts, by: str = "operator") -> AsyncIterator[Client]:
+async def in_process(hosts: Hosts, by: str = "operator", space: str | None = None) -> AsyncIterator[Client]:
     """Yield a client of a server in this process, with the key of `by`."""
-    agents = Agents(lambda name: AsyncClient(hosts.address(name, by)), None if by == "operator" else by)
+    owner, registry = None if by == "operator" else by, hosts.config.agents[SDT]
+    agents = Agents(lambda name: AsyncClient(hosts.address(name, by)), registry, owner, space)
     try:
         async with Client(mcp_server(agents)) as client:
             yield client

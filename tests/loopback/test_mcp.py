@@ -299,7 +299,9 @@ def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: P
     folder = shutil.copytree(hosts.folder("operator"), tmp_path / "operator")
     (folder / "client.key").unlink()
     settings = load_settings({"NETWORK_CONFIG_PATH": hosts.config.source, "TWINHOST_CERTIFICATES": str(folder)})
-    agents = Agents(lambda name: cast(AsyncClient, settings.typed_client(name, asynchronous=True)))
+    agents = Agents(
+        lambda name: cast(AsyncClient, settings.typed_client(name, asynchronous=True)), settings.registry_agent
+    )
     mainpc, _ = hosts.processes
 
     async def scene() -> None:
@@ -316,6 +318,27 @@ def test_asking_for_a_missing_pin_delays_no_other_call(hosts: Hosts, tmp_path: P
         agents.close()
 
     asyncio.run(scene())
+
+
+def test_while_mainpc_does_not_answer_pc2_says_what_is_wrong(hosts: Hosts) -> None:
+    """Also before its silence counts as one; of a space too, which the list has nothing of."""
+    mainpc, _ = hosts.processes
+
+    async def scene() -> None:
+        async with in_process(hosts, UMRA, space="lab") as client:
+            mainpc.send(signal.SIGSTOP)
+            try:
+                wrong = await call(client, "get_attention")
+            finally:
+                mainpc.send(signal.SIGCONT)
+            assert wrong["level"] == "broken"
+            said = {item["id"]: item for item in wrong["items"]}
+            silent = said.get("mainpc_silent") or said[f"unreachable:{SDT}"]
+            assert silent["remedies"][0]["on"] == "mainpc"
+
+    asyncio.run(scene())
+    with hosts.client(SDT) as direct:
+        direct.call("ping", deadline_s=PATIENCE_S)
 
 
 def test_recalled_text_cannot_leave_its_fence(hosts: Hosts) -> None:

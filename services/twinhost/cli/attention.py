@@ -1,7 +1,7 @@
 """`attention`: what is wrong, and how it is acknowledged. `status` shows the same list first."""
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
 
@@ -9,29 +9,16 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from twinhost.agent.conditions import LINK_CHECK
-from twinhost.agent.troubles import (
-    AttentionItem,
-    AttentionList,
-    Kind,
-    Level,
-    Trouble,
-    by_cause,
-    item_of,
-    list_of,
-    read_log,
-    start,
-)
+from twinhost.agent.asked_lists import NO_ANSWER, unreachable, with_found
+from twinhost.agent.troubles import AttentionItem, AttentionList, Level
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.output import Failure, read
-from twinhost.deployment import MEMORY_AGENT, REGISTRY_AGENT, Settings, load_settings
-from twinhost.moments import parse_time
+from twinhost.deployment import MEMORY_AGENT, Settings, load_settings
 from twinhost.network_config import Agent
 from twinhost.secure_zmq.errors import ServerUnreachable, TwinhostError
 
 attention = typer.Typer()
-_NO_ANSWER = Failure.of(ServerUnreachable("")).code
 _STYLES = {Level.BROKEN: output.BAD, Level.ATTENTION: output.WARN, Level.WELL: output.GOOD}
 
 
@@ -70,7 +57,7 @@ def _ask(settings: Settings) -> tuple[AttentionList, AttentionList | None]:
     except ServerUnreachable as error:
         with suppress(TwinhostError):
             listed = of(find_agent(settings.config, MEMORY_AGENT))
-            return with_found(listed, [unreachable(registry, Failure.of(error))], listed["as_of"]), None
+            return with_found(listed, [unreachable(registry, NO_ANSWER, str(error))], listed["as_of"]), None
         raise
     return listed, listed
 
@@ -89,45 +76,6 @@ def acknowledge(
         reply = client.call("acknowledge_trouble", deadline_s=DEADLINE_S, id=name)
     output.show_done(reply, f"{name} is acknowledged, until it gets worse or ends", as_json=as_json)
     return 0
-
-
-def unreachable(agent: Agent, failure: Failure, explains: Iterable[str] = ()) -> Trouble:
-    """Return the trouble that an agent did not answer; `explains` has the ids of what is so because of it."""
-    host, silent = agent.host.name, failure.code == _NO_ANSWER
-    return Trouble(
-        kind=Kind.UNREACHABLE,
-        subject=agent.name,
-        host=host,
-        what=f"{agent.name} can't be asked from here",
-        level=Level.BROKEN,
-        cause=failure.sentence,
-        remedies=(start(host), read_log(host, "shows why it ended")) if silent else (),
-        evidence=(("code", failure.code),),
-        explains=tuple(explains),
-    )
-
-
-def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str) -> AttentionList:
-    """Return a list with what was found besides it.
-
-    What the list has is not added. That an agent can't be asked is explained by the silence of its host.
-
-    Args:
-        listed: what mainpc, or pc2 in its place, has found; None if neither says it.
-        found: what they can't know.
-        now: by the clock that the list is from, in ISO-8601.
-    """
-    items = list(listed["items"]) if listed else []
-    known = {name for item in items for name in _ids(item)}
-    at = parse_time(now).timestamp()
-    for trouble, explained in by_cause(trouble for trouble in found if trouble.id not in known):
-        cause = next((item for item in items if _silences(item, trouble)), None)
-        if cause is None:
-            items.append(item_of(trouble, trouble.since or at, [(other, other.since or at) for other in explained]))
-        else:
-            added = item_of(trouble, at, [(other, at) for other in (trouble, *explained)])["explains"]
-            items[items.index(cause)] = {**cause, "explains": [*cause["explains"], *added]}
-    return list_of(items, listed["as_of"] if listed else now)
 
 
 def shown(judged: AttentionList, now: str, listed: AttentionList | None) -> list[RenderableType]:
@@ -178,17 +126,3 @@ def _command(command: str, why: str) -> str:
     if command.startswith("./twinhost "):
         command = f"{PROGRAM} {command.removeprefix('./twinhost ')}"
     return f"{command}  # {why}" if command and why else command or why
-
-
-def _ids(item: AttentionItem) -> list[str]:
-    return [item["id"], *(other["id"] for other in item["explains"])]
-
-
-def _silences(item: AttentionItem, trouble: Trouble) -> bool:
-    """Return whether an item says that a host is silent, which this trouble of the host says in another way."""
-    if trouble.kind is not Kind.UNREACHABLE and not trouble.subject.endswith(f"/{LINK_CHECK}"):
-        return False
-    silent = {f"{kind}:{trouble.host}" for kind in (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.MAINPC_SILENT)}
-    if trouble.subject == REGISTRY_AGENT:
-        silent.add(Kind.MAINPC_SILENT.value)
-    return not silent.isdisjoint(_ids(item))

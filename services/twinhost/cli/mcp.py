@@ -48,7 +48,7 @@ def mcp(
         known = settings.certificates.own_keys.certificate.owner
         owner = None if "operator" in known.roles else known.name
 
-    agents = Agents(connect_async, owner, space)
+    agents = Agents(connect_async, settings.registry_agent, owner, space)
     if http is None:
         if sys.stdin.isatty():
             output.say(

@@ -11,11 +11,11 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from twinhost.agent.asked_lists import unreachable, with_found
 from twinhost.agent.conditions import LINK_CHECK, Condition, troubles_of
 from twinhost.agent.troubles import AttentionList, Kind, Level, Trouble
 from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
-from twinhost.cli.attention import with_found
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
@@ -345,9 +345,9 @@ def _ask(
 def _away(report: AgentReport, places: Collection[str]) -> Iterator[Trouble]:
     """Yield why an agent did not answer, if it did not; `places` begin the subjects of all agents' checks."""
     agent, host = report.agent, report.agent.host.name
-    if report.failure is not None:
+    if (failure := report.failure) is not None:
         links = (f"{Kind.CHECK_FAILED}:{place}/{LINK_CHECK}" for place in places)
-        yield attention.unreachable(agent, report.failure, links if agent.name == REGISTRY_AGENT else ())
+        yield unreachable(agent, failure.code, failure.sentence, links if agent.name == REGISTRY_AGENT else ())
     if report.health is not None and report.health.agent != agent.name:
         yield Trouble(
             kind=Kind.WRONG_AGENT,

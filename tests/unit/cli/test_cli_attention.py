@@ -9,9 +9,10 @@ import pytest
 
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
+from twinhost.agent.asked_lists import with_found
 from twinhost.agent.troubles import AttentionItem, AttentionList, Kind, Level, Remedy, Trouble, item_of, list_of
 from twinhost.cli import output, status
-from twinhost.cli.attention import shown, with_found
+from twinhost.cli.attention import shown
 from twinhost.moments import iso_time
 
 pytestmark = pytest.mark.thorough
