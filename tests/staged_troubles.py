@@ -387,7 +387,7 @@ _REVOKED = (
 _MANY = tuple(f"agent-{number:03}" for number in range(298))
 
 FOURTEEN = (
-    Staging("the disk of mainpc is full", _disk_full, *_DISK, hides=("disk_nearly_full:mainpc",)),
+    Staging("the disk of mainpc is full", _disk_full, *_DISK),
     Staging(
         "a line of the audit log was changed",
         _audit_changed,
@@ -489,7 +489,7 @@ PAIRS = (
         "a full disk and the silence that it causes",
         _disk_full_and_silence,
         *_DISK,
-        hides=("disk_nearly_full:mainpc", _SILENT),
+        hides=(_SILENT,),
     ),
     Staging(
         "a silent host and its silent agents",

@@ -328,6 +328,11 @@ def item_of(trouble: Trouble, since: float, explained: Iterable[tuple[Trouble, f
     }
 
 
+def consequences(item: AttentionItem) -> list[Consequence]:
+    """Return what an item explains, for people: that a full disk is nearly full goes without saying."""
+    return [other for other in item["explains"] if not other["id"].startswith(Kind.DISK_NEARLY_FULL)]
+
+
 def list_of(items: Iterable[AttentionItem], as_of: str) -> AttentionList:
     """Return a list of items: the worst first, what is acknowledged last, as of a time in ISO-8601."""
     ordered = sorted(items, key=lambda item: ("acknowledged" in item, -Level.of(item["level"]), item["since"]))

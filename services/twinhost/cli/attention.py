@@ -10,7 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from twinhost.agent.asked_lists import NO_ANSWER, unreachable, with_found
-from twinhost.agent.troubles import AttentionItem, AttentionList, Level
+from twinhost.agent.troubles import AttentionItem, AttentionList, Level, consequences
 from twinhost.cli import output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
 from twinhost.cli.output import Failure, read
@@ -106,7 +106,7 @@ def _lines(item: AttentionItem, now: str, acknowledgeable: bool) -> Iterator[Tex
         yield _line("mainpc said so last", f"{known_at}, {output.age(str(known_at), now)}")
     if item["cause"]:
         yield _line("because", item["cause"])
-    for other in item["explains"]:
+    for other in consequences(item):
         if not item["cause"] or item["cause"] not in other["what"]:  # else it says nothing more
             yield _line("so", other["what"])
     for remedy in item["remedies"]:

@@ -23,6 +23,7 @@ from twinhost.agent.troubles import (
     Remedy,
     RemedyDocument,
     Trouble,
+    consequences,
     headline,
     item_of,
     level_of,
@@ -303,7 +304,7 @@ def _news_of(item: AttentionItem) -> News:
         parse_time(item["since"]).timestamp(),
         item["host"],
         one_line(item["cause"], _MOST) if item["cause"] else None,
-        tuple(one_line(other["what"], _MOST) for other in item["explains"][:_SHOWN]),
+        tuple(one_line(other["what"], _MOST) for other in consequences(item)[:_SHOWN]),
         tuple(one_line(_command(remedy), _MOST) for remedy in item["remedies"] if remedy["command"]),
         item.get("announced"),
     )

@@ -1,6 +1,16 @@
 """The rules of the attention list: causes hide their consequences, and the headline names the worst."""
 
-from twinhost.agent.troubles import AttentionItem, Kind, Level, Trouble, by_cause, headline, level_of
+from twinhost.agent.troubles import (
+    AttentionItem,
+    Kind,
+    Level,
+    Trouble,
+    by_cause,
+    consequences,
+    headline,
+    item_of,
+    level_of,
+)
 
 FULL = Trouble(
     kind=Kind.DISK_FULL, subject="mainpc", what="mainpc's disk is full", level=Level.BROKEN, explains=("host_silent:*",)
@@ -44,3 +54,10 @@ def test_only_an_empty_list_is_well() -> None:
     assert headline([item(FULL), item(HOT)]) == "mainpc's disk is full; and 1 more trouble."
     assert headline([known]) == "Nothing new is wrong; 1 trouble acknowledged."
     assert [level_of(items) for items in ([], [item(HOT)], [item(HOT), item(FULL)], [known])] == [0, 1, 2, 0]
+
+
+def test_that_a_full_disk_is_nearly_full_goes_without_saying() -> None:
+    nearly = Trouble(kind=Kind.DISK_NEARLY_FULL, subject="mainpc", what="mainpc's disk is nearly full")
+    full = item_of(FULL, 0.0, [(nearly, 0.0), (SILENT, 0.0)])
+    assert [other["id"] for other in full["explains"]] == [nearly.id, SILENT.id], "programs see it"
+    assert [other["id"] for other in consequences(full)] == [SILENT.id]

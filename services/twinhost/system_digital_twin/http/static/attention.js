@@ -148,7 +148,8 @@ export function definitions(facts) {
   return el("dl", { class: "facts-list" }, ...facts.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, ...value))));
 }
 
-function explained(consequences) {
+function explained(explains) {
+  const consequences = explains.filter(({ id }) => !id.startsWith("disk_nearly_full:")); // of a full disk
   if (consequences.length === 0) return [];
   const rows = consequences.map(({ what, since }) => el("li", {}, bdi(what, MOST_TEXT), el("span", { class: "quiet" }, " since ", clockElement(since))));
   return [el("h3", {}, "It explains"), el("ul", {}, ...rows)];
