@@ -47,6 +47,8 @@ SOON_S = 600.0  # after its end: one that comes back by then comes and goes
 CHANGES_EVERY_S = 3_600.0  # at most, of one trouble
 _SEEN_AT_ONCE = (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.AGENTS_SILENT)  # after a start: the registry is on disk
 
+_OF_A_DAY = (Kind.ERRORS, Kind.REFUSALS)  # the first that still counts is a later one with every hour
+
 
 class _Known(msgspec.Struct, kw_only=True):
     """A trouble since it began; times are in seconds since the epoch."""
@@ -212,7 +214,7 @@ class Attention:
                 self._unwritten.add(trouble.id)
             known.trouble = trouble
             if trouble.since is not None:
-                known.since = trouble.since
+                known.since = min(known.since, trouble.since) if trouble.kind in _OF_A_DAY else trouble.since
         self._last[trouble.id] = now
 
     def _news(self, name: str, now: float) -> str | None:

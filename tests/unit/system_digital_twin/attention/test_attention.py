@@ -10,6 +10,7 @@ import pytest
 
 from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.troubles import Kind, Level, Trouble
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.errors import NotFound
 from twinhost.store.database import Database
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
@@ -227,6 +228,18 @@ def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) ->
     bench.restart()
     bench.passes(GRACE_S + 5)
     assert bench.told[1:] == [("trouble_ended", "gpu_hot:pc2/gpu0")]
+
+
+def test_since_stays_while_the_first_errors_of_a_day_pass_on(bench: Bench) -> None:
+    """Over a restart too; a host that is silent again is so since it was heard last."""
+    for trouble, moves in ((ERRORS, False), (SILENT, True)):
+        began, later = bench.clock.time(), bench.clock.time() + 3_600
+        bench.passes(10, msgspec.structs.replace(trouble, since=began))
+        bench.restart()
+        bench.passes(10, msgspec.structs.replace(trouble, since=later))
+        (item,) = bench.attention.document()["items"]
+        assert item["since"] == iso_time(later if moves else began)
+        bench.passes(CALM_S + 2)
 
 
 def test_a_silent_hosts_clock_is_the_cause_after_a_restart_too(bench: Bench) -> None:
