@@ -52,7 +52,7 @@ export function unregistering({ name: agent }) {
 export function draw(place, { agents = [], counts = {} }, parameters) {
   const shown = panels(place, [
     { id: "agents", title: "Agents", hint: "Registered agents and their last heartbeat." },
-    { id: "gone", title: "Silent for more than a day", hint: "They are no trouble any more. Unregister those that do not come back." },
+    { id: "gone", title: "Silent for more than a day", hint: "They stay on the attention list. Unregister those that do not come back." },
   ]);
   const gone = agents.filter((agent) => agent.gone);
   const here = agents.filter((agent) => !agent.gone);
