@@ -170,6 +170,15 @@ def test_an_agent_joins_two_that_run(running: Running) -> None:
             assert asked["agent"] == "Greeter", "pc2 has its address from the file"
             assert mainpc.call("get_agent_info", agent_name="Greeter")["agent_info"]["location"] == "greeter"
 
+            def change_more(document: dict[str, Any]) -> None:
+                join(document)
+                document["limits"]["max_payload_bytes"] = 1_000
+
+            running.write(change_more)
+            wait_until(lambda: greeter.health()["warnings"], PATIENCE_S, "it warns")
+            (warning,) = greeter.health()["warnings"]
+            assert warning.endswith("which Greeter applies only when it starts"), "it is no service of the stack"
+
 
 def test_limits_change_while_agents_run() -> None:
     """Connections per key, and how long an agent may be silent; in one process, as the agents' own tests run."""

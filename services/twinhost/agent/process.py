@@ -35,8 +35,10 @@ from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry, epoch_metrics
+from twinhost.agent.troubles import SERVICES
 from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
+from twinhost.deployment import hosts_own
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.network_config import Limits
 from twinhost.network_config.load import DATABASE_VARIABLE
@@ -366,7 +368,9 @@ def _bounds(settings: Settings, keys: HostKeys, database: Database, health: Heal
 
 def _warn(health: Health, settings: Settings, config_watch: ConfigWatch, keys: HostKeys) -> None:
     health.warn("configuration", config_watch.warnings)
-    health.warn("not_applied", settings.live.warnings, f"docker compose restart {settings.agent.host.name}")
+    service = hosts_own(settings.config).get(settings.agent.name)
+    again = f"docker compose restart {service}" if service in SERVICES else ""  # else it is not known how it is started
+    health.warn("not_applied", settings.live.warnings, again)
     health.warn(KEY_EXPIRY, keys.expiries, f"{CERTS_INIT} verify")
     health.warn("key_files", keys.faults)
 
