@@ -175,17 +175,17 @@ class Settings:
             ConfigurationError: it has none.
             TwinhostError: no key of the agent could be found to pin.
         """
-        if agent.events_port is None:
+        if not agent.feed_endpoints:
             raise ConfigurationError(f"{self.config.source}: {agent.name} has no `events` port; add one")
-        return self.address(agent, agent.host.endpoint(agent.events_port))
+        return self.address(agent, agent.feed_endpoints)
 
-    def address(self, agent: Agent, endpoint: str | None = None) -> ServerAddress:
-        """Return where an agent is, which follows the keys in the folder; `endpoint` replaces that of its actions."""
-        endpoint = endpoint or agent.endpoint
+    def address(self, agent: Agent, endpoints: Sequence[str] = ()) -> ServerAddress:
+        """Return where an agent is, which follows the keys in the folder; `endpoints` replace those of its actions."""
+        endpoints = endpoints or agent.endpoints
         if self.certificates is None:
-            return UnencryptedAddress(endpoint)
+            return UnencryptedAddress(endpoints[0], tuple(endpoints[1:]))
         keys = FollowedKeys(self.certificates, agent.name, self.pins(agent))
-        return FollowedAddress(endpoint, keys.own, keys.pins, agent.name)
+        return FollowedAddress(endpoints, keys.own, keys.pins, agent.name)
 
     def pins(self, agent: Agent) -> list[PublicKey]:
         """Return the keys that an agent may prove to hold; none if all known ones are expired or revoked.

@@ -1,7 +1,7 @@
 """The keys of this host: its own, which may be rotated, and the authorised keys of its peers."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -96,11 +96,11 @@ class HostKeys:
         Raises:
             KeyFileMissing, KeyFileMalformed: there is no key of that agent to pin.
         """
-        return self._address(agent, agent.endpoint)
+        return self._address(agent, agent.endpoints)
 
     def feed_address_of(self, agent: Agent) -> ServerAddress | None:
         """Return the address of an agent's event feed; None if it has none."""
-        return None if agent.events_port is None else self._address(agent, agent.host.endpoint(agent.events_port))
+        return self._address(agent, agent.feed_endpoints) if agent.feed_endpoints else None
 
     def address_at(self, name: str, endpoint: str) -> ServerAddress:
         """Return the address of an agent that is not configured here, pinned to its keys that are authorised here.
@@ -117,12 +117,12 @@ class HostKeys:
             )
         return FollowedAddress(endpoint, self.own, lambda: self.peers.pins_of(name))
 
-    def _address(self, agent: Agent, endpoint: str) -> ServerAddress:
+    def _address(self, agent: Agent, endpoints: Sequence[str]) -> ServerAddress:
         if self._certificates is None or self.own is None:
-            return UnencryptedAddress(endpoint)
+            return UnencryptedAddress(endpoints[0], tuple(endpoints[1:]))
         if not self.peers.keys_of(agent.name):
             self._certificates.public_key(agent.key)  # raises with what is wrong with the file
-        return FollowedAddress(endpoint, self.own, lambda: self.peers.pins_of(agent.name))
+        return FollowedAddress(endpoints, self.own, lambda: self.peers.pins_of(agent.name))
 
     def expiries(self) -> list[str]:
         """Return a sentence for each key that expires within 14 days, or has expired."""

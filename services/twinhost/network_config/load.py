@@ -142,10 +142,18 @@ class _AgentEntry(msgspec.Struct):
 class _StandbyEntry(msgspec.Struct):
     host: _Text
     address: _Text = ""  # that of the host
+    ports: Any = {}  # that differ from the agent's
+
+
+class _StandbyPorts(msgspec.Struct):
+    zmq: _Port = 0  # does not differ
+    http: _Port = 0
+    events: _Port = 0
 
 
 class _ReachedAgent(msgspec.Struct):
     ports: Any
+    standby: Any = None
 
 
 class _Ports(msgspec.Struct):
@@ -207,9 +215,9 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
 
     Args:
         path: the YAML file; the default is NETWORK_CONFIG_PATH, then `default_path()`. Addresses and ports in
-            `endpoints.yaml` next to the program's key replace those of the latter.
+            `endpoints.yaml` next to the program's key replace those of the latter, and say which agents have a standby.
         environment: MAINPC_IP and PC2_IP in it, if not empty, replace the hosts' addresses. Without TWINHOST_DATABASE
-            no agent has a standby.
+            no agent has a standby, but for those of `endpoints.yaml`.
 
     Raises:
         ConfigurationError: the file is missing or wrong; the message names the file and the path in it.
@@ -357,18 +365,21 @@ def _host(name: str, part: _Part, environment: Mapping[str, str], reached: "Mapp
     return replace(host, address=override)
 
 
-def _standby(part: _Part, host: str, hosts: Mapping[str, Host], environment: Mapping[str, str]) -> Host | None:
-    """Return where an agent's standby is reached, None where no log is followed."""
+def _standby(
+    part: _Part, host: str, hosts: Mapping[str, Host], environment: Mapping[str, str]
+) -> tuple[Host, Mapping[str, int]]:
+    """Return where an agent's standby is reached, and its ports that differ from the agent's."""
     entry = part.read(_StandbyEntry)
     if entry.host not in hosts or entry.host == host:
         others = ", ".join(name for name in hosts if name != host)
         raise part.child("host").misfit(f"another host than the agent's ({others})")
     if entry.address and not is_address(entry.address):
         raise part.child("address").misfit("a host name or an IP address")
-    if not environment.get(DATABASE_VARIABLE):
-        return None
     moved = environment.get(ADDRESS_VARIABLES.get(entry.host, ""))  # the host is a machine of its own
-    return replace(hosts[entry.host], address=entry.address) if entry.address and not moved else hosts[entry.host]
+    address = entry.address if entry.address and not moved else hosts[entry.host].address
+    ports = part.child("ports").read(_StandbyPorts) if entry.ports else _StandbyPorts()
+    differing = {name: port for name, port in msgspec.structs.asdict(ports).items() if port}
+    return Host(entry.host, address), differing
 
 
 def _agent(
@@ -381,12 +392,18 @@ def _agent(
     entry = part.read(_AgentEntry)
     if entry.host not in hosts:
         raise part.child("host").misfit(f"one of the hosts ({', '.join(hosts)})")
-    standby = None if entry.standby is None else _standby(part.child("standby"), entry.host, hosts, environment)
+    standby: tuple[Host, Mapping[str, int]] | None = None
+    if entry.standby is not None:
+        standby = _standby(part.child("standby"), entry.host, hosts, environment)
+    if not environment.get(DATABASE_VARIABLE):
+        standby = None
     if name in reached:
         part = reached[name]
-        part.read(_ReachedAgent)
+        if part.read(_ReachedAgent).standby is not None:
+            standby = _standby(part.child("standby"), entry.host, hosts, environment)
     ports = part.child("ports").read(_Ports)
-    return Agent(name, hosts[entry.host], entry.key, ports.zmq, ports.http, ports.events or None, standby)
+    zmq, http, events = ports.zmq, ports.http, ports.events or None
+    return Agent(name, hosts[entry.host], entry.key, zmq, http, events, *(standby or ()))
 
 
 def _granted(role: str, part: _Part) -> frozenset[str]:

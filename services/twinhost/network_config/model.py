@@ -56,7 +56,10 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent: its host, the stem of its key files, its TCP ports, and where its standby runs, if it has one."""
+    """An agent: its host, the stem of its key files, its TCP ports, and where its standby runs, if it has one.
+
+    `standby_ports` are those at which the standby is reached under other numbers.
+    """
 
     name: str
     host: Host
@@ -65,6 +68,7 @@ class Agent:
     http_port: int
     events_port: int | None
     standby: Host | None = None
+    standby_ports: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -78,9 +82,26 @@ class Agent:
         return self.host.endpoint(self.zmq_port)
 
     @property
+    def endpoints(self) -> Sequence[str]:
+        """The ZeroMQ endpoints at one of which it is active, that of its host first."""
+        return self._endpoints("zmq")
+
+    @property
+    def feed_endpoints(self) -> Sequence[str]:
+        """The same of its event feed; none where it has no feed."""
+        return () if self.events_port is None else self._endpoints("events")
+
+    @property
     def hosts(self) -> Sequence[Host]:
         """Where the agent may be active: its host, then its standby's."""
         return (self.host,) if self.standby is None else (self.host, self.standby)
+
+    def _endpoints(self, port: str) -> Sequence[str]:
+        ports = self.ports
+        first = self.host.endpoint(ports[port])
+        if self.standby is None:
+            return (first,)
+        return first, self.standby.endpoint({**ports, **self.standby_ports}[port])
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,6 +172,7 @@ class AsyncClient:
         target = self._link.next_target()
         self._connection = open_connection(target, client_context(), on_event, self._max_payload_bytes)
         loop.add_reader(self._connection.fd, self._drain)
+        self._follow_link()  # no event may come of an address at which nothing answers
 
     def _follow_link(self, waiting_since: float | None = None) -> None:
         """Do what the link decides; on the loop, after an event of the monitor, and while replies are due."""
@@ -188,8 +189,9 @@ class AsyncClient:
             if self._exchange.asked or self._link.retry_at is None:  # else the next call does it, without another wait
                 self._reconnect()
             return
-        if self._link.retry_at is not None and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(self._link.retry_at - now, self._try_again)
+        look_at = self._link.leave_at if self._link.retry_at is None else self._link.retry_at
+        if look_at is not None and self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(look_at - now, self._try_again)
         self._send()
 
     def _try_again(self) -> None:
@@ -244,7 +246,7 @@ class AsyncClient:
         waiting = [asked for asked in self._exchange.asked.values() if asked.reply is None]
         for asked in waiting:
             if asked.deadline <= now:
-                self._end(asked, self._link.diagnosis.timed_out(asked.action, asked.deadline_s))
+                self._end(asked, self._link.timed_out(asked.action, asked.deadline_s, asked.request_id))
         first = min((asked.deadline for asked in waiting if asked.deadline > now), default=math.inf)
         if first < math.inf:
             self._wait_for_deadline(first, max(first - now, _DEADLINES_EVERY_S))

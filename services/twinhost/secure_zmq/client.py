@@ -73,7 +73,8 @@ class Client:
         Args:
             action: its name, as in the server's table.
             deadline_s: seconds until ServerUnreachable, more than 0; lost connections are retried within it. By
-                default 5, and those of `wait_s` too where the request has it: the agent may wait for so long.
+                default 5, or 30 where the agent has a standby, which may have to take over; and those of `wait_s` too
+                where the request has it: the agent may wait for so long.
             request_id: only to repeat an earlier call; the default is a fresh one.
             fields: the action's fields.
 
@@ -259,7 +260,7 @@ class Client:
             now = time.monotonic()
             self._drop_if_unusable(now, exchange.due_since, expired=now >= asked.deadline)
             if now >= asked.deadline:
-                raise link.diagnosis.timed_out(asked.action, asked.deadline_s)
+                raise link.timed_out(asked.action, asked.deadline_s, asked.request_id)
         return asked.reply
 
     def _drop_if_unusable(self, now: float, waiting_since: float | None, *, expired: bool) -> None:
@@ -333,7 +334,7 @@ def require_session(server: ServerAddress, deadline_s: float) -> None:
                 if link.wait_for_session(_SLICE_MS / 1_000):
                     return
                 if (now := time.monotonic()) >= deadline:
-                    raise link.diagnosis.timed_out("the handshake", deadline_s)
+                    raise link.timed_out("the handshake", deadline_s)
                 step = link.step(now)
         finally:
             connection.close()
@@ -426,14 +427,15 @@ class Subscriber(Worker):
         try:
             for topic in self._topics:
                 connection.socket.subscribe(topic)
-            while not self.stopping and link.step(self.beat()) is Step.KEEP:
+            while not self.stopping and link.step(now := self.beat()) is Step.KEEP:
                 if link.diagnosis.connected:
                     self.fault = None
                     link.worked()
                 try:
                     frames = connection.socket.recv_multipart(DONTWAIT)
                 except zmq.Again:
-                    poller.poll(_FEED_LOOK_MS)
+                    leave_ms = _FEED_LOOK_MS if link.leave_at is None else 1 + int(1_000 * (link.leave_at - now))
+                    poller.poll(min(_FEED_LOOK_MS, leave_ms))
                     self._waker.clear()
                     continue
                 self._take(frames)

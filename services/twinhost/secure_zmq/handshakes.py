@@ -169,6 +169,8 @@ def failure_of(event: SocketEvent) -> Outcome | None:
             return Outcome.TIMED_OUT if event.value == errno.ETIMEDOUT else Outcome.BROKEN_OFF
         case EventKind.CONNECTED | EventKind.ACCEPTED | EventKind.SUCCEEDED | EventKind.DISCONNECTED:
             pass
+        case EventKind.RETRIED:  # by a client only
+            pass
         case EventKind.REFUSED:  # by the ZAP handler, which records it
             pass
         case _:

@@ -9,12 +9,15 @@ libzmq reports nothing to a client whose server key is wrong: the server closes 
 for ever. The client only sees its handshake closed several times in a row, without a success in between. An unencrypted
 server, or one that is just starting behind a port proxy, may look the same, so the greeting decides: without one there
 is no verdict, and handshakes that were closed before the first greeting don't count.
+
+A server with a standby is at one of several addresses. The client leaves one that refuses it, or where there is no
+session for a while, and gives up only once it was refused and the others were tried as well.
 """
 
 import errno
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
@@ -41,6 +44,9 @@ from twinhost.state_table import StateTable, Transition
 
 BROKEN_OFF_BEFORE_VERDICT = 3  # handshakes, 0.1 to 0.4 s apart: one may be a server that is just stopping
 SILENT_AFTER_S = 2.0  # libzmq abandons some sockets without an event; the request_id makes a second copy harmless
+TAKEOVER_S = 25.0  # how much longer a call waits by default where the server has a standby: 20 s are promised
+_ELSEWHERE_AFTER_S = 0.5  # without a session at one of several addresses
+_SLOWER = 3  # how often that doubles while TCP connections are made there: a handshake may take 4 s
 _BACKOFF_S = 0.1
 _BACKOFF_MAX_S = 2.0
 _ZAP_TRY_AGAIN = 300
@@ -93,8 +99,9 @@ class LinkEvent(Enum):
     SILENT = "no reply for 2 s, after a session"
     WITHDRAWN = "own key, pin or address was replaced"
     BACKOFF_OVER = "the backoff is over"
-    OTHER_PIN = "another pin is untried, or this one is replaced"
-    NO_OTHER = "no other pin"
+    ELSEWHERE = "no session for 0.5 s, and another address"
+    OTHER_TARGET = "another pin or address is untried, or this one is replaced"
+    NO_OTHER = "no other pin or address"
 
 
 class Step(Enum):
@@ -120,8 +127,9 @@ LINK: StateTable[LinkState, LinkEvent, Step] = StateTable(
     Transition(_S.OPEN, _E.DAMAGED, _S.CONNECTING),
     *(Transition(state, _E.SILENT, _S.CLOSED, Step.RECONNECT) for state in (*_WITHOUT_SESSION, _S.OPEN)),
     *(Transition(state, _E.WITHDRAWN, _S.CLOSED, Step.RECONNECT) for state in (*_WITHOUT_SESSION, _S.OPEN, _S.FULL)),
+    *(Transition(state, _E.ELSEWHERE, _S.CLOSED, Step.RECONNECT) for state in _WITHOUT_SESSION),
     Transition(_S.FULL, _E.BACKOFF_OVER, _S.CLOSED, Step.RECONNECT),
-    Transition(_S.REFUSED, _E.OTHER_PIN, _S.CLOSED, Step.RECONNECT),
+    Transition(_S.REFUSED, _E.OTHER_TARGET, _S.CLOSED, Step.RECONNECT),
     Transition(_S.REFUSED, _E.NO_OTHER, _S.CLOSED, Step.GIVE_UP),
 )
 
@@ -159,6 +167,7 @@ class Diagnosis:
         self._verdict: ConnectionRefused | None = None
         self._absent = False  # the last request for a greeting got none
         self.last_seen, self.silence = last_seen, silence
+        self.unreachable = False  # no TCP connection was made yet, and an attempt has failed
         self.state = LINK.after(LINK.first, LinkEvent.CONNECTION).then
         self.broken_off = 0  # handshakes that the other side has ended since the last session
         self.generation = 0  # sessions so far
@@ -175,11 +184,18 @@ class Diagnosis:
         """Whether there is a session now, as far as the monitor has reported."""
         return self.state is LinkState.OPEN
 
+    @property
+    def answering(self) -> bool:
+        """Whether something at the address has begun a handshake, which may be a slow one."""
+        return self.last_seen in {_NO_HANDSHAKE, _CLOSED_AFTER_GREETING}
+
     def feed(self, event: SocketEvent) -> None:
         """Take one monitor event and wake the waiting threads; called by the monitor's thread only."""
         closed_again = event.kind is EventKind.BROKEN_OFF and self._verdict is None
         suspicious = closed_again and self.broken_off + 1 >= self._enough() - 1
         mechanism = self._ask_mechanism(self._address) if suspicious else None
+        if event.kind is EventKind.RETRIED:
+            self.unreachable = self.last_seen == _NO_ANSWER
         with self._changed:
             self._note(event)
             if suspicious:
@@ -203,16 +219,24 @@ class Diagnosis:
         """Return the error that waiting or a retry would not change, if there is one."""
         return self._verdict
 
-    def timed_out(self, action: str, deadline_s: float) -> ServerUnreachable:
-        """Return the error for a deadline that passed without a verdict."""
+    def timed_out(
+        self, action: str, deadline_s: float, addresses: Sequence[str] = (), repeat: str = ""
+    ) -> ServerUnreachable:
+        """Return the error for a deadline that passed without a verdict.
+
+        Args:
+            addresses: all that were tried, if there are several.
+            repeat: how to repeat the request, for the end of the sentence.
+        """
         last = "it received the request and did not reply" if self.connected else self.last_seen
+        server = " or ".join(addresses) or self._address
         advice = (
             "; check that the agent runs (on its machine: docker compose ps) and that its address is right "
             "(network_config.yaml, or in a profile endpoints.yaml)"
         )
         error = ServerUnreachable(
-            f"no reply to {action} from {self._address} within {round(deadline_s, 2):g} s: {last}"
-            f"{'' if last == _TOO_MANY_SESSIONS else advice}"
+            f"no reply to {action} from {server} within {round(deadline_s, 2):g} s: {last}"
+            f"{'' if last == _TOO_MANY_SESSIONS else advice}{repeat}"
         )
         error.silence = self.silence
         return error
@@ -317,7 +341,7 @@ class Link:
     """Decides for one client, over all its connections; `feed` is for the monitor's thread, the rest for the owner's.
 
     While a server rotates its key, two of its keys are valid: they are tried in turn, each on its own socket,
-    since libzmq ignores a second connect to the same endpoint.
+    since libzmq ignores a second connect to the same endpoint. So are its addresses, if it has several.
     """
 
     def __init__(self, server: ServerAddress, ask_mechanism: Callable[[str], str | None] = mechanism_of) -> None:
@@ -325,15 +349,24 @@ class Link:
         self._ask_mechanism = ask_mechanism
         self._in_use: Target | None = None
         self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
+        self._address = server.address  # in use, or to be used next
+        self._left: dict[str, int] = {}  # how often each address was left, since the last reply
+        self._without_session: tuple[int, float] | None = None  # after how many sessions, and since when
         self._failures = 0  # errors since the last reply
         self._earlier_sessions = 0  # of the connections before this one
         self.retry_at: float | None = None  # when `step` will replace a connection that can't have a session any more
+        self.leave_at: float | None = None  # when it will go on to another address, if there is no session by then
         self.diagnosis = Diagnosis.blank()  # of the connection in use
 
     @property
     def address(self) -> str:
-        """Where the server is, such as `tcp://192.0.2.17:7230`."""
-        return self._server.address
+        """Where the server is, such as `tcp://192.0.2.17:7230`; of several addresses, the one in use."""
+        return self._address if len(self._server.addresses) > 1 else self._server.address
+
+    @property
+    def takeover_s(self) -> float:
+        """How long a takeover by its standby may take; 0 where it has none."""
+        return TAKEOVER_S if len(self._server.addresses) > 1 else 0.0
 
     @property
     def agent(self) -> str:
@@ -361,8 +394,8 @@ class Link:
     def next_target(self) -> Target:
         """Return what to connect to now; every event of that connection's monitor goes to `feed`.
 
-        If there are several targets, the first broken-off handshake of one leads to the next, so that a key rotation
-        causes no delay. No target is given up after fewer attempts than a single target gets.
+        If there are several pins, the first broken-off handshake of one leads to the next, so that a key rotation
+        causes no delay. No pin is given up after fewer attempts than a single one gets.
 
         Raises:
             WrongServerKey: no key of this server is valid now.
@@ -372,6 +405,7 @@ class Link:
         last_seen = _TOO_MANY_SESSIONS if self.retry_at is not None else _NO_ANSWER
         silence = reconnecting(self.diagnosis.silence)
         self.diagnosis, self.retry_at = Diagnosis.blank(), None
+        self.leave_at = self._without_session = None
         if not targets:
             self._failures += 1
             raise WrongServerKey(
@@ -379,7 +413,10 @@ class Link:
                 "to see what to do, run: docker compose run --rm certs-init verify"
             )
         self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
-        target = min(targets, key=lambda target: (self._broken_off[target], target != self._in_use))
+        if self._address not in self._server.addresses:
+            self._address = self._server.address
+        here = [target for target in targets if target.address == self._address]
+        target = min(here, key=lambda target: (self._broken_off[target], target != self._in_use))
         self._in_use = target
         own = target.own_keys.public.fingerprint if isinstance(target, SecuredAddress) else None
         pin = target.server_key.fingerprint if isinstance(target, SecuredAddress) else None
@@ -417,6 +454,12 @@ class Link:
         """Whether the target in use is no longer valid: our key changed, its pin was retired, or its address moved."""
         return self._in_use not in self._server.targets()
 
+    def timed_out(self, action: str, deadline_s: float, request_id: str | None = None) -> ServerUnreachable:
+        """Return the error for a deadline that passed; where a standby may take over, it says what to repeat."""
+        addresses = self._server.addresses
+        repeat = f"; to have it executed once, repeat it with request_id={request_id!r}" if request_id else ""
+        return self.diagnosis.timed_out(action, deadline_s, addresses, repeat if len(addresses) > 1 else "")
+
     def step(self, now: float, waiting_since: float | None = None) -> Step:
         """Return what to do with the connection in use.
 
@@ -432,13 +475,16 @@ class Link:
             return Step.RECONNECT
         if diagnosis.state is LinkState.REFUSED:
             error = self._final_error()
-            event = LinkEvent.NO_OTHER if error else LinkEvent.OTHER_PIN
+            event = LinkEvent.NO_OTHER if error else LinkEvent.OTHER_TARGET
         elif diagnosis.state is LinkState.FULL and now >= self._retry_at(now):
             event = LinkEvent.BACKOFF_OVER
         elif self.withdrawn():
             event = LinkEvent.WITHDRAWN
         elif waiting_since is not None and now - waiting_since >= SILENT_AFTER_S and self.had_session:
             event = LinkEvent.SILENT
+        elif self._may_leave(now):
+            self._leave()
+            event = LinkEvent.ELSEWHERE
         else:
             return Step.KEEP
         step = diagnosis.change(event)
@@ -446,6 +492,32 @@ class Link:
             self._failures += 1
             raise error
         return step
+
+    def _may_leave(self, now: float) -> bool:
+        """Return whether to try another address; the time without a session begins where this is asked for first."""
+        diagnosis, sessions = self.diagnosis, self.sessions
+        if diagnosis.state not in _WITHOUT_SESSION or len(self._server.addresses) == 1:
+            self.leave_at = None
+            return False
+        if self._without_session is None or self._without_session[0] != sessions:
+            self._without_session = sessions, now
+        times, patience_s = self._left.get(self._address, 0), _ELSEWHERE_AFTER_S
+        if diagnosis.answering:
+            patience_s *= 2 ** min(times, _SLOWER)
+        elif diagnosis.unreachable and not times:
+            patience_s = 0.0
+        self.leave_at = self._without_session[1] + patience_s
+        return now >= self.leave_at
+
+    def _leave(self) -> None:
+        """Have the next address tried next."""
+        addresses = list(self._server.addresses)
+        self._left[self._address] = self._left.get(self._address, 0) + 1
+        self._address = addresses[(addresses.index(self._address) + 1) % len(addresses)]
+
+    def _here(self) -> Sequence[Target]:
+        """Return the targets at the address in use."""
+        return [target for target in self._server.targets() if target.address == self._address]
 
     def _retry_at(self, now: float) -> float:
         """Return when the backoff is over, which begins where it is asked for first."""
@@ -458,6 +530,7 @@ class Link:
         """Note that the target in use replies."""
         self._failures = 0
         self._broken_off.clear()
+        self._left.clear()
 
     def accepts(self, reply: Reply) -> bool:
         """Note a reply; return False if it refuses our previous key: reconnect and repeat the request."""
@@ -468,26 +541,37 @@ class Link:
 
     def _final_error(self) -> ConnectionRefused | None:
         """Take the verdict on the target in use; return the error to give up with, or None to try another target."""
-        verdict, targets = self.diagnosis.verdict(), self._server.targets()
-        if verdict is None or self._in_use is None or self._in_use not in targets:
+        verdict = self.diagnosis.verdict()
+        if verdict is None or self._in_use is None or self.withdrawn():
             return None
-        if not isinstance(verdict, WrongServerKey):
-            return verdict
-        self._broken_off[self._in_use] = self._broken_off.get(self._in_use, 0) + max(1, self.diagnosis.broken_off)
-        self._in_use = None
+        if isinstance(verdict, WrongServerKey):
+            verdict = self._wrong_key(verdict, self._in_use)
+        if verdict is None:
+            return None
+        if not {*self._server.addresses} <= {self._address, *self._left}:
+            self._leave()
+            return None
+        self._left.clear()
+        if isinstance(verdict, WrongServerKey):
+            self._broken_off.clear()
+        return verdict
+
+    def _wrong_key(self, verdict: WrongServerKey, target: Target) -> WrongServerKey | None:
+        """Count broken-off handshakes; return the error once each pin at this address had its attempts."""
+        self._broken_off[target] = self._broken_off.get(target, 0) + max(1, self.diagnosis.broken_off)
+        self._in_use, targets = None, self._here()
         counts = [self._broken_off.get(target, 0) for target in targets]
         if min(counts) < BROKEN_OFF_BEFORE_VERDICT:
             return None
-        self._broken_off.clear()
         if len(targets) == 1:
             return verdict
         pins = [target.server_key.fingerprint for target in targets if isinstance(target, SecuredAddress)]
-        return wrong_server_key(self._server.address, sum(counts), *pins)
+        return wrong_server_key(self._address, sum(counts), *pins)
 
     def _enough(self, target: Target) -> int:
         """Return after how many further broken-off handshakes the next target is tried."""
         before = self._broken_off.get(target, 0)
-        if len(self._server.targets()) > 1 and not before:
+        if len(self._here()) > 1 and not before:
             return 1
         return max(1, BROKEN_OFF_BEFORE_VERDICT - before)
 

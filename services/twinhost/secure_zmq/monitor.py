@@ -19,6 +19,7 @@ class EventKind(Enum):
     """What a monitor reports."""
 
     CONNECTED = auto()  # TCP only
+    RETRIED = auto()  # no TCP connection was made, or the one before was lost
     ACCEPTED = auto()  # TCP only, by a server; value is the descriptor
     SUCCEEDED = auto()  # the handshake
     DISCONNECTED = auto()
@@ -40,6 +41,7 @@ class SocketEvent(NamedTuple):
 _EVENT = struct.Struct("=Hi")  # zmq_socket_monitor(3): a 16-bit event, a 32-bit value; the endpoint is the next frame
 _SIMPLE: dict[int, EventKind] = {  # plain numbers: looking up an enumeration's member takes ten times as long
     int(zmq.Event.CONNECTED): EventKind.CONNECTED,
+    int(zmq.Event.CONNECT_RETRIED): EventKind.RETRIED,
     int(zmq.Event.ACCEPTED): EventKind.ACCEPTED,
     int(zmq.Event.HANDSHAKE_SUCCEEDED): EventKind.SUCCEEDED,
     int(zmq.Event.DISCONNECTED): EventKind.DISCONNECTED,

@@ -78,6 +78,10 @@ class SecuredAddress:
     own_keys: KeyPair
     server_key: PublicKey
 
+    @property
+    def addresses(self) -> Sequence[str]:
+        return (self.address,)
+
     def targets(self) -> "Sequence[SecuredAddress]":
         return (self,)
 
@@ -86,14 +90,21 @@ class SecuredAddress:
 class UnencryptedAddress:
     """A server that is used without encryption and authentication; for SECURE_ZMQ=0 only.
 
+    `others` are the endpoints at which it may be instead, as where it has a standby.
+
     >>> with twinhost.Client(twinhost.UnencryptedAddress("tcp://127.0.0.1:7120")) as client:
     ...     pass
     """
 
     address: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        return (self.address, *self.others)
 
     def targets(self) -> "Sequence[UnencryptedAddress]":
-        return (self,)
+        return [UnencryptedAddress(address) for address in self.addresses] if self.others else (self,)
 
 
 Target: TypeAlias = SecuredAddress | UnencryptedAddress
@@ -127,6 +138,11 @@ class ServerAddress(Protocol):
     @property
     def address(self) -> str: ...
 
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where it may be, the preferred one first."""
+        ...
+
     def targets(self) -> Sequence[Target]:
         """Return what to try, in this order; called for every request, so it reads no file and never blocks."""
         ...
@@ -137,7 +153,7 @@ class FollowedAddress:
 
     def __init__(
         self,
-        address: Callable[[], str] | str,
+        address: Callable[[], str] | str | Sequence[str],
         own_keys: Callable[[], KeyPair],
         server_keys: Callable[[], Sequence[PublicKey]],
         agent: str = "",
@@ -145,26 +161,30 @@ class FollowedAddress:
         """Follow values that the caller keeps up to date.
 
         Args:
-            address: the endpoint, or what returns it.
+            address: the endpoint, or what returns it; several, the first one preferred, where the server may be at any.
             own_keys: returns the pair to use.
             server_keys: returns the pins that are valid now, the server's current key first, its next one second.
             agent: the server's name, for people.
 
         What is called, is so for every request, also on the monitor's thread: it must not read files, block or raise.
         """
-        self._address = address
+        self._address = [address] if isinstance(address, str) else address
         self._own_keys = own_keys
         self._server_keys = server_keys
         self.agent = agent
 
     @property
     def address(self) -> str:
-        return self._address if isinstance(self._address, str) else self._address()
+        return self.addresses[0]
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        return [self._address()] if callable(self._address) else self._address
 
     @property
     def own_keys(self) -> KeyPair:
         return self._own_keys()
 
     def targets(self) -> Sequence[SecuredAddress]:
-        address, own_keys = self.address, self._own_keys()
-        return [SecuredAddress(address, own_keys, pin) for pin in dict.fromkeys(self._server_keys())]
+        own_keys, pins = self._own_keys(), dict.fromkeys(self._server_keys())
+        return [SecuredAddress(address, own_keys, pin) for address in self.addresses for pin in pins]

@@ -87,7 +87,10 @@ def test_an_agent_has_a_standby_only_with_a_database(tmp_path: Path) -> None:
     assert load_network_config(path, {}).agent("SystemDigitalTwin").standby is None
     config = load_network_config(path, database)
     assert config.agent("UnifiedMemoryReasoningAgent").standby is None
-    assert config.agent("SystemDigitalTwin").standby == Host("pc2", "mainpc-standby")
+    agent = config.agent("SystemDigitalTwin")
+    assert agent.standby == Host("pc2", "mainpc-standby")
+    assert agent.endpoints == (agent.endpoint, "tcp://mainpc-standby:7120")
+    assert agent.feed_endpoints == (agent.host.endpoint(7150), "tcp://mainpc-standby:7150")
     on_two = load_network_config(path, {**database, "PC2_IP": "192.0.2.2"}).agent("SystemDigitalTwin")
     assert on_two.hosts == (Host("mainpc", "mainpc"), Host("pc2", "192.0.2.2"))
     where["host"] = "mainpc"

@@ -75,15 +75,17 @@ def require_in_flight(in_flight: int) -> None:
         raise ValueError(f"in_flight is {in_flight}; choose 1 to {MAX_UNANSWERED}")
 
 
-def deadline_of(deadline_s: float | None, fields: Mapping[str, Any] = MappingProxyType({})) -> float:
-    """Return the deadline of a call, in seconds; None: 5, after the `wait_s` seconds that the request lets it wait.
+def deadline_of(
+    deadline_s: float | None, fields: Mapping[str, Any] = MappingProxyType({}), takeover_s: float = 0.0
+) -> float:
+    """Return the deadline of a call, in seconds; None: 5, and what a takeover may take, and the request's `wait_s`.
 
     Raises:
         ValueError: it is not a number above 0.
     """
     if deadline_s is None:
-        wait_s = fields.get("wait_s")
-        return DEFAULT_DEADLINE_S + wait_s if _is_time(wait_s) and wait_s < math.inf else DEFAULT_DEADLINE_S
+        default_s, wait_s = DEFAULT_DEADLINE_S + takeover_s, fields.get("wait_s")
+        return default_s + wait_s if _is_time(wait_s) and wait_s < math.inf else default_s
     if not _is_time(deadline_s):
         raise ValueError(f"deadline_s is {deadline_s!r}; give it in seconds, as a number above 0")
     return deadline_s
@@ -131,6 +133,7 @@ class Exchange:
         self.look_until = 0.0  # when to stop polling for the next reply
         self.due_since: float | None = None  # since when nothing has come, though a reply, or one given up, is due
         self._link = link
+        self._takeover_s = link.takeover_s
         self._max_payload_bytes = max_payload_bytes
         self._monotonic = clock.monotonic
         self._unsent: dict[str, Asked] = {}  # in this session
@@ -156,7 +159,7 @@ class Exchange:
         """
         if self._process != _prefix:
             raise SocketMisuse("this client was made by another process, before a fork; make one in this process")
-        deadline_s = deadline_of(deadline_s, fields)
+        deadline_s = deadline_of(deadline_s, fields, self._takeover_s)
         forms = self._forms
         payload = encode_request(
             action,
