@@ -28,6 +28,7 @@ from tests.ports import free_ports
 from tests.postgres import Cluster, running_cluster
 from tests.replayed import contents
 from tests.waiting import PATIENCE_S, suspend, wait_until
+from twinhost.certificates.following import ROLE_FILE
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -59,7 +60,7 @@ class Machine(Hosts):
         super().__init__(root)
         self.dsn = dsn
         if like is not None:
-            self.keys = like.keys
+            shutil.copytree(like.keys, self.keys, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ROLE_FILE))
             text = Path(like.config.source).read_text()
             for agent in map(like.config.agent, (SDT, UMRA)):
                 before = [agent.http_port, *([] if same_port else [agent.zmq_port, agent.events_port])]

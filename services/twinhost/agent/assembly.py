@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 import msgspec
 
 from twinhost.agent.disk import Disk
+from twinhost.agent.followed_files import Places
 from twinhost.agent.health import Health, HealthActions
+from twinhost.agent.keys_seen import SEEN_FILE
 from twinhost.agent.live_config import GrantsListener
 from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.actions import Action, Translator, no_dialect
@@ -41,11 +43,18 @@ class Followed:
     """What a standby of an agent needs besides the log, so that it has all that the active process has.
 
     `functions` are those of SQL that triggers call. `files` writes what transactions have moved to files, below the
-    state folder that it is given.
+    state folder that it is given. `state_files` are those in it that the log has too, without the agent's name.
     """
 
     functions: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     files: "Callable[[Path], Before] | None" = None
+    state_files: Sequence[str] = ()
+
+    def places(self, settings: "Settings") -> Places:
+        """Return where the files are that the log has; of a secured link."""
+        assert settings.certificates is not None
+        own = tuple(f"{settings.agent.name}.{name}" for name in (SEEN_FILE, *self.state_files))
+        return Places(settings.certificates.folder, settings.agent.key, settings.state, own)
 
 
 MAX_PAGE_BYTES = 262_144  # of a reply with a list: a peer may send many requests before it reads a reply

@@ -71,6 +71,7 @@ class HostKeys:
         self.own: OwnKeys | None = None
         self._logged: dict[tuple[str, str], float] = {}  # when an expiry was logged, by event and fingerprint
         self._check_due = 0.0
+        self.keep: Callable[[], None] = lambda: None  # has a standby have the files of now, on the database's thread
         folders: list[Path] = []
         if settings.certificates is not None:
             self.own = OwnKeys(settings.certificates)

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from twinhost import heap
 from twinhost.agent.assembly import Assembly, Companion, Followed, Foundation, Publisher, StartAgain
 from twinhost.agent.conditions import KEY_EXPIRY
 from twinhost.agent.disk import Disk, budget_warnings
+from twinhost.agent.followed_files import LoggedFiles
 from twinhost.agent.health import Health, HealthActions, OperatorActions
 from twinhost.agent.healthcheck import write_port
 from twinhost.agent.host_keys import HostKeys
@@ -54,6 +56,7 @@ from twinhost.secure_zmq.bound_socket import (
 )
 from twinhost.secure_zmq.budgets import Budgets, Usage
 from twinhost.secure_zmq.callers import Grants
+from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.connections import SessionLimits, require_open_files
 from twinhost.secure_zmq.dispatch import Counters, Dispatcher
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse, StoreUnavailable
@@ -254,7 +257,7 @@ def prepare_agent(
     name = settings.agent.name
     database, replies, active = _open_store(settings, migrations, rebuilds, stack, clock, followed, stop)
     health = Health(name, settings.secure, clock)
-    keys = HostKeys(settings, clock)
+    settings, keys = _host_keys(settings, followed, database, active, clock)
     handshakes, counters = Handshakes(), Counters()
     publisher = Publisher(clock)
     telemetry = Telemetry(name, clock)
@@ -330,6 +333,7 @@ def prepare_agent(
         follow_keys()
         with telemetry.collecting(read_state, assembly.on_collect):
             assembly.on_tick()
+        keys.keep()
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
@@ -409,6 +413,20 @@ def _show(health: Health, usage: Usage, server: Server, database: Database, *, q
     health.add("store", lambda: database.fault, essential=True)
     if quarantines:
         health.add("store_damage", lambda: damage_warning(database.path), essential=False)
+
+
+def _host_keys(
+    settings: Settings, followed: Followed, database: Database, active: "Active | None", clock: Clock
+) -> tuple[Settings, HostKeys]:
+    """Return the keys as they are now; with a log, it has them."""
+    if active is None or settings.certificates is None:
+        return settings, HostKeys(settings, clock)
+    now = replace(settings, certificates=load_certificates(settings.certificates.folder))  # while it stood by
+    keys = HostKeys(now, clock)
+    files = LoggedFiles(database, followed.places(now), lambda: keys.peers.contents, lambda: now.config)
+    keys.keep = files.keep
+    files.keep()
+    return now, keys
 
 
 def _held(active: "Active | None", health: Health, telemetry: Telemetry, clock: Clock) -> Callable[[], None] | None:

@@ -4,6 +4,7 @@ Only an agent with a log loads this: see `store.replication.replica`.
 """
 
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import structlog
 
 from twinhost.agent.assembly import Followed, StartAgain
+from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
 from twinhost.agent.settings import Settings
@@ -25,7 +27,8 @@ from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Epoch
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown, verified
-from twinhost.store.replication.replica import Active, Replica, stand_by
+from twinhost.store.replication.replica import Active, Before, Replica, always, stand_by
+from twinhost.store.replication.statements import Entry
 
 _log = structlog.get_logger(__name__)
 
@@ -63,24 +66,55 @@ def become_active(
     except OutcomeUnknown as error:
         raise StartAgain(f"the database of {DATABASE_VARIABLE} can't be used now ({error})") from None
     _log.info("standing_by", epoch=epoch.number, active=epoch.holder)
-    beside = {} if followed.files is None else {"before": followed.files(settings.state)}
-    replica = Replica(path, followed.functions, newest, **beside)
+    keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)
+    replica = Replica(path, followed.functions, newest, _before(settings, followed, keys))
     try:
-        with _shown(settings):
-            return stand_by(replica, socket.gethostname(), connect, stop)
+        if keys is not None:
+            keys.begin(path)
+        with _shown(settings, keys):
+            may_claim = always if keys is None else keys.may_claim
+            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=may_claim)
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
+    if active is not None and keys is not None:
+        try:
+            keys.begin(path)
+            keys.take_over(replica.log, active.tenure.number)
+        except BaseException:
+            active.release()
+            raise
+    return active
+
+
+def _before(settings: Settings, followed: Followed, keys: FollowedFiles | None) -> Before:
+    """Return what writes all files that a transaction changes."""
+    writers = [] if followed.files is None else [followed.files(settings.state)]
+    if keys is not None:
+        writers.append(keys.write)
+
+    def write(replica: sqlite3.Connection, entry: Entry) -> None:
+        for writer in writers:
+            writer(replica, entry)
+
+    return write
 
 
 @contextmanager
-def _shown(settings: Settings) -> Iterator[None]:
+def _shown(settings: Settings, keys: FollowedFiles | None) -> Iterator[None]:
     """Answer over HTTP that this process stands by, on the port that the agent will have."""
     since = iso_time(SYSTEM_CLOCK.time())
 
     def document() -> dict[str, Any]:
         role: RoleDocument = {"role": "standby", "since": since}
         now = iso_time(SYSTEM_CLOCK.time())
-        return {"status": "standby", "ready": False, "agent": settings.agent.name, "timestamp": now, "log": role}
+        return {
+            "status": "standby",
+            "ready": False,
+            "agent": settings.agent.name,
+            "timestamp": now,
+            "warnings": [] if keys is None else keys.warnings(),
+            "log": role,
+        }
 
     try:
         http = HttpServer(settings.agent.http_port, document, hosts=settings.http_hosts, address=settings.address)

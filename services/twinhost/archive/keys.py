@@ -8,6 +8,7 @@ from pathlib import Path
 
 from twinhost.archive.file_format import KEY_FILE, KEYS, RECORDS
 from twinhost.archive.places import Places
+from twinhost.certificates.following import ROLE_FILE
 from twinhost.certificates.layout import AGENT_ROLE, SERVER, Layout, described
 from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord
 from twinhost.certificates.tree import is_revoked, joined_folders
@@ -147,7 +148,7 @@ def _add(layout: Layout, path: Path, keys: KeyFiles) -> None:
     name = f"{KEYS}/{path.relative_to(layout.root)}"
     if path.is_dir() and not path.is_symlink():
         return
-    if path.name == FAILURE_FILE or (path.name.startswith(".") and path.name.endswith(".draft")):
+    if path.name in (FAILURE_FILE, ROLE_FILE) or (path.name.startswith(".") and path.name.endswith(".draft")):
         return
     if not KEY_FILE.fullmatch(name) or path.is_symlink() or not path.is_file():
         if path.exists() or path.is_symlink():

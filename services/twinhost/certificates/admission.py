@@ -14,7 +14,6 @@ from twinhost.certificates.generate import distribute, require_not_revoked
 from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.tree import (
-    REQUESTS_FOLDER,
     is_revoked,
     keys_in,
     live_keys,
@@ -25,7 +24,7 @@ from twinhost.network_config import NetworkConfig
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE, port_variable, published_ports
 from twinhost.network_config.model import Host, is_loopback, is_unspecified
 from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
-from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, read_folders
+from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, REQUESTS_FOLDER, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import fsync_folder, replace_certificate
 from twinhost.secure_zmq.keys import (

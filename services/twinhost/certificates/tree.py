@@ -16,6 +16,7 @@ from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
     NEXT_SECRET_SUFFIX,
     NEXT_SUFFIX,
+    REQUESTS_FOLDER,
     REVOKED_FOLDER,
     TRUST_FOLDER,
     VOUCHED_FOLDER,
@@ -40,7 +41,6 @@ from twinhost.secure_zmq.keys import (
 from twinhost.store.files import COMMIT, RESTORING, require_no_restore
 
 LOCK_FILE = ".lock"
-REQUESTS_FOLDER = "requests"  # public keys that wait to be accepted
 REPLACED_PREFIX = ".replaced-"  # of the folders of keys that a restore replaced; no folder of keys begins with a dot
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _INSTALLING_SUFFIX = ".installing"  # of a whole pair that waits for its name

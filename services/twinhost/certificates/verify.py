@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.admission import pending
+from twinhost.certificates.following import ROLE_FILE
 from twinhost.certificates.generate import how_to_recover_secret
 from twinhost.certificates.layout import (
     SERVER,
@@ -19,7 +20,6 @@ from twinhost.certificates.layout import (
 from twinhost.certificates.records import JOINED_FILE, RECORD_FILE, DistributionRecord, JoinRecord, removal_notice
 from twinhost.certificates.tree import (
     LOCK_FILE,
-    REQUESTS_FOLDER,
     SHA256_HEX,
     enrolled_key,
     is_revoked,
@@ -38,6 +38,7 @@ from twinhost.secure_zmq.certificates import (
     INVITES_FOLDER,
     NEXT_SECRET_SUFFIX,
     NEXT_SUFFIX,
+    REQUESTS_FOLDER,
     REVOKED_FOLDER,
     TRUST_FOLDER,
     VOUCHED_FOLDER,
@@ -413,7 +414,7 @@ def _interrupted_join(path: Path) -> str:
 
 
 def _listing(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.name != FAILURE_FILE)
+    return sorted(path for path in folder.iterdir() if path.name not in (FAILURE_FILE, ROLE_FILE))
 
 
 def mode_and_owner(path: Path) -> list[str]:

@@ -40,6 +40,7 @@ SERVER_KEY_STEM = "server"  # SystemDigitalTwin's
 NEXT_SUFFIX = f".next{PUBLIC_SUFFIX}"
 REVOKED_FOLDER = "revoked"
 INVITES_FOLDER = "invites"
+REQUESTS_FOLDER = "requests"  # public keys that wait to be accepted
 VOUCHED_FOLDER = "vouched"  # a file for each key that mainpc authorised itself: the key or invitation that vouched
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 _PROFILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -60,6 +60,7 @@ from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY,
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER, MIGRATIONS
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
+from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 # REGISTER and DISCOVER, the requests of clients that are older than actions, translated into today's.
@@ -289,5 +290,5 @@ def _itself(foundation: Foundation) -> AgentRecord:
 
 
 if __name__ == "__main__":
-    audit = Followed(files=lambda state: FollowedFiles(state / AUDIT_FOLDER).write)
-    sys.exit(run_agent(NAME, MIGRATIONS, assemble, followed=audit))
+    followed = Followed(files=lambda state: FollowedFiles(state / AUDIT_FOLDER).write, state_files=[RETIREMENTS_FILE])
+    sys.exit(run_agent(NAME, MIGRATIONS, assemble, followed=followed))

@@ -1,5 +1,6 @@
 """What SystemDigitalTwin keeps in its state folder: the schema of its database, and the folder of its audit log."""
 
+from twinhost.agent.followed_files import MIGRATION as FOLLOWED_FILES
 from twinhost.agent.refusals import MIGRATION as REFUSALS
 from twinhost.store.audit_log.files import MIGRATION as LEDGER
 from twinhost.store.audit_log.files import MIGRATION_RESTORES as LEDGER_RESTORES
@@ -52,4 +53,5 @@ MIGRATIONS = (  # in the order in which they were added
     TROUBLES,
     REFUSALS,
     STOPPED_AGENTS,
+    FOLLOWED_FILES,
 )

@@ -13,6 +13,7 @@ from twinhost.agent.assembly import Assembly, Followed, Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BACKUP
 from twinhost.agent.dialects import Command, commands
+from twinhost.agent.followed_files import MIGRATION as FOLLOWED_FILES
 from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import Description, Membership
@@ -249,6 +250,7 @@ MIGRATIONS = (  # append only: their order is the schema version
     details.OWNERS_MIGRATION,
     coordination.MIGRATION_ENDS,
     REFUSALS_MIGRATION,
+    FOLLOWED_FILES,
 )
 REBUILDS = {"recall_passages": (index_tables.REBUILD,), "recall_words": index_before.REBUILDS}  # damaged indexes
 FEATURES = (

@@ -1,6 +1,7 @@
 """SystemDigitalTwin's key actions on real folders, without a socket: the live list decides who connects."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ class KeyBench(Asked):
     def __init__(self, root: Path, clock: Clock = SYSTEM_CLOCK) -> None:
         self.root = root
         self.clock = clock
+        self.keep: Callable[[], None] = lambda: None
         self.folder = root / "mainpc"
         self.enrolled_folder = self.folder / "enrolled"
         for folder in (self.folder, self.enrolled_folder, self.folder / "invites"):
@@ -53,6 +55,7 @@ class KeyBench(Asked):
             self.audit.record,
             LIFETIME_DAYS,
             clock=self.clock,
+            keep=self._keep,
         )
         self.actions.quiet_s = QUIET_S
         self.answer_to(
@@ -60,6 +63,9 @@ class KeyBench(Asked):
             Grants({**SHIPPED.grants, "doomed": {"doom"}}),
             65_536,
         )
+
+    def _keep(self) -> None:
+        self.keep()
 
     def list_key(self, name: str = "agent", *roles: str, validity: Validity | None = None) -> KeyPair:
         """Authorise a fresh key, as certs-init does, and have it seen."""

@@ -21,6 +21,7 @@ NOT_COUNTED = {  # tables, and what bounds them
     "audit_outbox": "it waits for the log's file only",
     "audit_restores": "a row for each restore",
     "audited_keys": "the keys that were ever authorised",
+    "followed_files": "the public files of keys",
     "full_soon": "hosts and their resources",
     "happenings_let_go": "two rows",
     "metrics_hour": "64 hosts for 30 days",

@@ -25,7 +25,7 @@ from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.database import LOG_POSITION, Database
 from twinhost.store.files import make_private
-from twinhost.store.replication.epochs import BEAT_S, Candidate, Tenure, require_next
+from twinhost.store.replication.epochs import BEAT_S, Candidate, Epoch, Tenure, require_next
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
 from twinhost.store.replication.statements import Entry, NotingConnection, Repeater, decoded, encoded
 from twinhost.worker import Worker
@@ -43,6 +43,11 @@ Before = Callable[[sqlite3.Connection, Entry], None]  # called with the replica,
 def monotonic() -> float:
     """Return seconds that grow while the machine sleeps, too: another one may have become active meanwhile."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def always(_: Epoch) -> bool:
+    """Let a process claim any epoch."""
+    return True
 
 
 def end_process(why: str) -> NoReturn:
@@ -261,6 +266,7 @@ def stand_by(
     connect: Connect,
     stop: threading.Event,
     end: Callable[[str], NoReturn] = end_process,
+    may_claim: Callable[[Epoch], bool] = always,
 ) -> Active | None:
     """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
 
@@ -270,6 +276,7 @@ def stand_by(
         connect: connects to the log.
         stop: ends the wait.
         end: ends the process, once it is active.
+        may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
 
     Raises:
         ConfigurationError: this program, or this file, can't follow.
@@ -278,7 +285,7 @@ def stand_by(
     while not stop.is_set():
         try:
             log = log or connect()
-            if (tenure := _claimed(replica, candidate, log, holder)) is not None:
+            if (tenure := _claimed(replica, candidate, log, holder, may_claim)) is not None:
                 active = Active(replica.path, log, tenure, connect, end)
                 active.catch_up(replica)
                 return active
@@ -296,14 +303,17 @@ def stand_by(
     return None
 
 
-def _claimed(replica: Replica, candidate: Candidate, log: Log, holder: str) -> Tenure | None:
+def _claimed(
+    replica: Replica, candidate: Candidate, log: Log, holder: str, may_claim: Callable[[Epoch], bool] = always
+) -> Tenure | None:
     """Repeat what is durable; claim the epoch if that is due, and return it if it is this process's now."""
     epoch = log.look()
     candidate.saw(epoch, monotonic())
+    may = may_claim(epoch)
     if epoch.log:
         replica.require_log(epoch.log)
         replica.follow(log, epoch.durable)
-    if not candidate.may_claim(monotonic()):
+    if not (may and candidate.may_claim(monotonic())):
         return None
     if not replica.log:  # a standby can't begin with nothing where the first transaction stands for what was there
         replica.join(uuid.uuid4().hex, 0 if replica.empty else 1)

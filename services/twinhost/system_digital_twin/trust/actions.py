@@ -222,6 +222,7 @@ class KeyActions(Feature):
         lifetime_days: int,
         applied: Callable[[str, str], None] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
+        keep: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve the keys.
 
@@ -230,9 +231,11 @@ class KeyActions(Feature):
             lifetime_days: of a new key.
             retirements: the older keys that newer ones may revoke.
             applied: called with a caller's name and the revision of the trust document that it has applied.
+            keep: has a standby have what the files have; called before a reply says what they have.
         """
         self._peers = peers
         self._applied = applied
+        self._keep = keep
         self._enrolled = enrolled
         self._audit = audit
         self._retirements = retirements
@@ -275,6 +278,7 @@ class KeyActions(Feature):
             self._propose(current.owner, key, current)
         if request.may_retire and key != current.public and self._peers.contents.current.get(caller.name) == current:
             self._retirements.agree(current.public.fingerprint, key.fingerprint)
+            self._keep()
         return {"status": SUCCESS, "fingerprint": key.fingerprint}
 
     @action(apart=True)
@@ -288,6 +292,7 @@ class KeyActions(Feature):
                 if invite.owner.name == certificate.owner.name:
                     self._end_if_used(invite)  # the disk was full, and that could not be recorded
         document = msgspec.structs.asdict(self._history.document())
+        self._keep()
         return cast(Confirmed, {"status": SUCCESS, "certificate": render_certificate(certificate), **document})
 
     @action(apart=True)
@@ -311,14 +316,16 @@ class KeyActions(Feature):
             self._enrolled.promote(own)
         if retired or (newer and not waiting):
             self._peers.reload()
+        self._keep()
         reply: Retired = {"status": SUCCESS, "retired": retired}
         return {**reply, "waiting": waiting} if waiting else reply
 
-    @action()
+    @action(apart=True)  # where there is a standby, it has what is answered before that leaves
     def trust(self, request: GetTrust, caller: Caller) -> TrustReply:
         if request.since is not None:
             self._applied(caller.name, request.since)
         answer = msgspec.structs.asdict(self._history.answer(request.since, request.part))
+        self._keep()
         return cast(TrustReply, {"status": SUCCESS, **answer})
 
     def revision(self) -> str:

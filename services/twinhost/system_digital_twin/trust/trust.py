@@ -44,6 +44,7 @@ class KeysAndAudit:
                 settings.config.limits.key_lifetime_days,
                 applied,
                 foundation.clock,
+                foundation.keys.keep,
             )
             health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
             self._keys.quiet_s = quiet_s(settings.config)
