@@ -3,10 +3,11 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ class Cluster:
 
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "--pgdata", self.folder / "data", "--wait", "--mode", mode, "stop")
+
+    def freeze(self) -> None:
+        """Stop all its processes, which refuse nothing then; `thaw` has to follow."""
+        self._send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(signal.SIGCONT)
+
+    def _send(self, number: int) -> None:
+        server = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(server, number)
+        for pid in (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()):
+            with suppress(OSError):
+                if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == server:
+                    os.kill(pid, number)
 
     def promote(self) -> None:
         """Have a copy take writes."""

@@ -34,7 +34,7 @@ from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, LimitReached, NotGranted
 from twinhost.store.replication.epochs import CLAIM_AFTER_S, HOLDS_S
-from twinhost.store.replication.postgres import Log
+from twinhost.store.replication.postgres import TABLES, Log
 from twinhost.store.replication.replica import EXIT_STATUS, Replica
 from twinhost.system_digital_twin.state_files import MIGRATIONS as SDT_MIGRATIONS
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as UMRA_MIGRATIONS
@@ -42,6 +42,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import FUNCTIONS
 
 _TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine; 5 s are promised, and measured elsewhere
 _QUIET_S = 0.3  # without a reply, and none comes: whoever could send one has ended
+STOP_GRACE_S = 10.0  # of docker-compose.yml
 _NEWEST = {SDT: len(SDT_MIGRATIONS) + 1, UMRA: len(UMRA_MIGRATIONS) + 1}  # the stored replies come first
 
 
@@ -247,6 +248,38 @@ def test_without_its_database_an_idle_agent_ends(here: Machine) -> None:
             assert times_written(SDT, client) == 1
 
 
+def test_both_are_stopped_while_their_database_is_frozen(here: Machine, tmp_path: Path) -> None:
+    """Within the time that the engine gives them: a frozen database refuses nothing."""
+    with running_cluster() as cluster:
+        here.dsn = cluster.new_database()
+        with Machine(tmp_path / "there", here.dsn, here) as there:
+            active = here.start(UMRA).wait_until_serving()
+            standby = there.follow(UMRA)
+            cluster.freeze()
+            began = time.monotonic()
+            try:
+                assert active.terminate() == 0
+                assert standby.terminate() == 0  # it has asked, and waits
+            finally:
+                cluster.thaw()
+            assert time.monotonic() - began < STOP_GRACE_S
+            assert active.logged("epoch_not_released")
+            assert standby.logged("log_not_reached")
+
+
+def test_the_least_role_is_enough(here: Machine, cluster: Cluster) -> None:
+    """It may create no table where they are there."""
+    with cluster.connect(here.dsn) as connection:
+        for statement in (*TABLES.split(";"), "CREATE ROLE least LOGIN"):
+            connection.execute(statement.encode())
+        connection.execute("GRANT SELECT, INSERT, UPDATE ON epochs TO least")
+        connection.execute("GRANT SELECT, INSERT ON commits TO least")
+    here.dsn = here.dsn.replace("postgres@", "least@")
+    here.start(SDT).wait_until_serving()
+    with here.client(SDT) as client:
+        write(SDT, client)
+
+
 def answers_now(client: Client) -> bool:
     try:
         client.call("get_registered_agents", deadline_s=0.2)
@@ -281,6 +314,7 @@ def test_each_process_says_over_http_what_it_is(here: Machine, there: Machine) -
     assert roles(first, second) == [("active", 1), ("standby", None)]
     assert second.http("/healthz")[0] == 200
     assert second.http("/readyz")[0] == 503
+    wait_until((there.root / f"{SDT}.healthy").exists, PATIENCE_S, "the engine's health check passes")
     with here.client(SDT) as client:
         assert client.call("health")["log"]["role"] == "active"
     assert first.terminate() == 0

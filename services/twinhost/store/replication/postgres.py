@@ -7,11 +7,14 @@ A commit that is cancelled while it waits for the second database succeeds, with
 first. So a warning is an error here, nothing has a time limit on the server, and what the client gives up is unknown.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import class_row, scalar_row
 
@@ -19,6 +22,10 @@ from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.epochs import Epoch
 
 _CONNECT_S = 3
+# How long a reply of the database may take. A frozen one refuses nothing, and its machine goes on confirming packets.
+_READ_S = 3.0
+_WRITE_S = 15.0  # a commit waits for the other node until that is known to be gone
+_RELEASE_S = 3.0  # nobody waits for it, and a process that ends has ten seconds
 _MOST_ENTRIES = 256  # read at a time
 # What a role or a server may have set, and may not here. A warning that the server keeps to itself can't be seen.
 _OPTIONS = (
@@ -58,6 +65,8 @@ _APPEND = (
 _AFTER = "SELECT seq, statements FROM commits WHERE agent = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s"
 _LAST = "SELECT coalesce(max(seq), 0) FROM commits WHERE agent = %s"
 
+_T = TypeVar("_T")
+
 
 class OutcomeUnknown(Exception):
     """The database may have done what it was asked, or not, or may lose it."""
@@ -69,6 +78,29 @@ class Logged:
 
     seq: int
     statements: bytes
+
+
+class _Connection(psycopg.Connection[Any]):
+    """One that does not wait for ever; after it has waited too long, it is of no use any more."""
+
+    replies_within_s = _READ_S
+
+    def wait(self, gen: PQGen[_T], *arguments: Any, **named: Any) -> _T:
+        return super().wait(_within(gen, self.replies_within_s), *arguments, **named)
+
+
+def _within(steps: PQGen[_T], seconds: float) -> PQGen[_T]:
+    """Yield the steps of an exchange with the server, and raise an error once it takes longer."""
+    until = time.monotonic() + seconds
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if not ready and time.monotonic() > until:
+                raise psycopg.OperationalError(f"no reply within {seconds:g} s")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return cast(_T, end.value)
 
 
 class Log:
@@ -84,7 +116,7 @@ class Log:
         self._agent = agent
         self._warnings: list[str] = []
         with _asking():
-            self._connection = psycopg.connect(verified(dsn), autocommit=True)
+            self._connection = _Connection.connect(verified(dsn), autocommit=True)
         self._connection.add_notice_handler(self._noticed)
 
     def close(self) -> None:
@@ -92,9 +124,13 @@ class Log:
         self._connection.close()
 
     def create(self) -> None:
-        """Create the tables and the agent's row, where they are missing."""
+        """Create the tables and the agent's row, where they are missing.
+
+        A role that may create none needs no right to where they are there.
+        """
         with self._clean():
-            self._connection.execute(TABLES)
+            if self._connection.execute("SELECT to_regclass('commits')").fetchone() == (None,):
+                self._connection.execute(TABLES)
             self._connection.execute("INSERT INTO epochs (agent) VALUES (%s) ON CONFLICT DO NOTHING", (self._agent,))
 
     def look(self) -> Epoch:
@@ -127,7 +163,7 @@ class Log:
 
     def release(self, epoch: int, durable: int) -> bool:
         """Give an epoch up, so that it can be claimed at once."""
-        return self._write(_RELEASE, durable, self._agent, epoch)
+        return self._write(_RELEASE, durable, self._agent, epoch, within_s=_RELEASE_S)
 
     def append(self, epoch: int, seq: int, statements: bytes) -> bool:
         """Append a transaction; return whether the epoch is still the caller's, else nothing was appended.
@@ -147,16 +183,20 @@ class Log:
         with _asking(), self._connection.cursor(row_factory=class_row(Logged)) as cursor:
             return cursor.execute(_AFTER, (self._agent, applied, until, _MOST_ENTRIES), binary=True).fetchall()
 
-    def _write(self, sql: str, *parameters: object) -> bool:
-        with self._clean():
+    def _write(self, sql: str, *parameters: object, within_s: float = _WRITE_S) -> bool:
+        with self._clean(within_s):
             return self._connection.execute(sql.encode(), parameters).rowcount == 1
 
     @contextmanager
-    def _clean(self) -> Iterator[None]:
+    def _clean(self, within_s: float = _WRITE_S) -> Iterator[None]:
         """Take an error or a warning as an unknown outcome."""
         self._warnings.clear()
-        with _asking():
-            yield
+        self._connection.replies_within_s = within_s
+        try:
+            with _asking():
+                yield
+        finally:
+            self._connection.replies_within_s = _READ_S
         if self._warnings:
             raise OutcomeUnknown(f"the database warned: {self._warnings[0]}")
 
