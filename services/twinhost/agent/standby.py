@@ -6,7 +6,7 @@ Only an agent with a log loads this: see `store.replication.replica`.
 import socket
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from twinhost.agent.assembly import Followed, StartAgain
 from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
+from twinhost.agent.self_check import INTERVAL_S, HealthyFile
 from twinhost.agent.settings import Settings
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config.load import DATABASE_VARIABLE
@@ -73,7 +74,7 @@ def become_active(
             keys.begin(path)
         with _shown(settings, keys):
             may_claim = always if keys is None else keys.may_claim
-            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=may_claim)
+            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=may_claim, on_look=_well(name))
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
     if active is not None and keys is not None:
@@ -97,6 +98,19 @@ def _before(settings: Settings, followed: Followed, keys: FollowedFiles | None) 
             writer(replica, entry)
 
     return write
+
+
+def _well(agent_name: str) -> Callable[[], None]:
+    """Return what shows the engine's health check that this process follows, as often as the active one shows it."""
+    file, due = HealthyFile(agent_name), 0.0
+
+    def on_look() -> None:
+        nonlocal due
+        if (now := SYSTEM_CLOCK.monotonic()) >= due:
+            due = now + INTERVAL_S
+            file.show(None)
+
+    return on_look
 
 
 @contextmanager

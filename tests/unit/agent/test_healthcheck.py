@@ -193,21 +193,21 @@ def checked(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(self_check, "_RETRY_S", 0.1)
     check = SelfCheck("Checked", hosts.config.agent(SDT).zmq_port, interval_s=0.1)
     check.start()
-    wait_until(check._file.exists, PATIENCE_S, "the first check")
+    wait_until(check._file._path.exists, PATIENCE_S, "the first check")
     yield check
     check.stop()
 
 
 def touched(check: SelfCheck) -> None:
-    os.utime(check._file, (0, 0))
-    wait_until(lambda: check._file.stat().st_mtime, PATIENCE_S, "the file is touched")
+    os.utime(check._file._path, (0, 0))
+    wait_until(lambda: check._file._path.stat().st_mtime, PATIENCE_S, "the file is touched")
 
 
 def untouched(check: SelfCheck) -> None:
-    wait_until(lambda: check._fault is not None, PATIENCE_S, "no check that passed is under way")
-    os.utime(check._file, (0, 0))
+    wait_until(lambda: check._file.fault is not None, PATIENCE_S, "no check that passed is under way")
+    os.utime(check._file._path, (0, 0))
     time.sleep(QUIET_S)
-    assert check._file.stat().st_mtime == 0
+    assert check._file._path.stat().st_mtime == 0
 
 
 def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: SelfCheck) -> None:
@@ -264,6 +264,6 @@ def test_the_file_is_not_written_through_a_link(hosts: Hosts, checked: SelfCheck
     os.utime(victim, (0, 0))
     link = tmp_path / "link"
     link.symlink_to(victim)
-    link.rename(checked._file)
+    link.rename(checked._file._path)
     time.sleep(QUIET_S)
     assert victim.stat().st_mtime == 0

@@ -267,6 +267,7 @@ def stand_by(
     stop: threading.Event,
     end: Callable[[str], NoReturn] = end_process,
     may_claim: Callable[[Epoch], bool] = always,
+    on_look: Callable[[], None] = lambda: None,
 ) -> Active | None:
     """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
 
@@ -277,6 +278,7 @@ def stand_by(
         stop: ends the wait.
         end: ends the process, once it is active.
         may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
+        on_look: is called after each look at the epoch, and with it at the log.
 
     Raises:
         ConfigurationError: this program, or this file, can't follow.
@@ -290,6 +292,7 @@ def stand_by(
                 active.catch_up(replica)
                 return active
             said = ""
+            on_look()
         except OutcomeUnknown as error:
             if str(error) != said:
                 _log.warning("log_not_reached", reason=str(error))
