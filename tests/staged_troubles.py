@@ -173,6 +173,7 @@ def _audit_changed(deployment: Deployment) -> float:
 def _audit_put_back(deployment: Deployment) -> None:
     path = _audit_file(deployment)
     path.write_bytes(path.read_bytes().replace(b'"event":"x', b'"event":"', 1))
+    deployment.twin.call("acknowledge_trouble", OPERATOR, id="audit_tampered:mainpc")  # else it stays
 
 
 def _restored(deployment: Deployment) -> float:

@@ -165,8 +165,8 @@ class Kind(StrEnum):
     )
     AUDIT_TAMPERED = (
         "audit_tampered",
-        "broken",
-        "Lines of the audit log were changed or removed.",
+        "broken; attention if it is intact again",
+        "Lines of the audit log were changed or removed. It stays until it is acknowledged, also if that was reverted.",
         "Find out who can write to the state of mainpc; `./twinhost audit verify` names the line.",
     )
     AUDIT_CONTRADICTED = (

@@ -14,7 +14,7 @@ import structlog
 
 from twinhost.store.audit_log.chain import Anchor, Head
 from twinhost.store.audit_log.files import LogFiles, Stamp
-from twinhost.store.audit_log.log import AuditLog, Written
+from twinhost.store.audit_log.log import AuditLog, Contradiction, Written
 from twinhost.store.audit_log.verify import ChainFindings, verify
 from twinhost.worker import Worker
 
@@ -39,6 +39,7 @@ class _Run:
     """One inspection, which its thread fills; `done` is set last."""
 
     written: Written
+    settles: Contradiction | None  # if all files are as they were written
     stamps: dict[int, Stamp | None]  # of the files to read, before they are read
     broken: dict[int, BrokenFile] = field(default_factory=dict)
     done: bool = False
@@ -52,6 +53,7 @@ class Inspector:
         self._read: dict[int, Stamp | None] = {}  # the files, as they were when they were read
         self._broken: dict[int, BrokenFile] = {}
         self._touched = 0
+        self._contradiction: Contradiction | None = None  # that the newest complete inspection knew of
         self._run: _Run | None = None
         self._worker: Worker | None = None
         self._look_at = self._inspect_at = monotonic()
@@ -88,13 +90,16 @@ class Inspector:
         if written.touched != self._touched:
             self._touched = written.touched
             due |= {newest} & stamps.keys()
-        if now >= self._inspect_at:
+        contradiction = self._audit.contradiction
+        if now >= self._inspect_at or contradiction != self._contradiction:
+            self._contradiction = contradiction
             self._inspect_at = now + INSPECT_EVERY_S
             due = set(stamps)
         if not due:
             self.intact = not self._broken
             return
-        run = self._run = _Run(written, {first: stamps[first] for first in sorted(due)})
+        settles = contradiction if due == stamps.keys() else None
+        run = self._run = _Run(written, settles, {first: stamps[first] for first in sorted(due)})
         self._worker = Worker("audit-inspection", lambda: self._inspect(run))
         try:
             self._worker.start()
@@ -129,6 +134,8 @@ class Inspector:
                 _log.error("audit_log_tampered", file=broken.name, reason=broken.findings.summary())
         if run.stamps:
             self.intact = not self._broken
+            if self.intact and run.settles is not None:
+                self._audit.settle(run.settles)
 
 
 def _inspected(log: LogFiles, anchor: Anchor, end: Head, worker: Worker) -> BrokenFile | None:

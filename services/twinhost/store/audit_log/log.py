@@ -61,6 +61,17 @@ class LogPage:
 
 
 @dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Why a file was not as the database has it, when the log was to go on in it."""
+
+    file: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the audit log's {self.file} contradicts the database: {self.why}; run: ./twinhost audit verify"
+
+
+@dataclass(frozen=True, slots=True)
 class Written:
     """What the files must have: where each begins, and the last line.
 
@@ -106,7 +117,7 @@ class AuditLog:
         self._lock = threading.Lock()
         self._notes: deque[Note] = deque()
         self._notes_lost = 0
-        self._contradiction: str | None = None
+        self.contradiction: Contradiction | None = None  # the first; until `settle`, or the next start
         self._write_fault: str | None = None
         self._size = 0  # of the newest file, as this log wrote it
         self._aligned = False  # whether the newest file is known to end where the outbox begins
@@ -146,8 +157,8 @@ class AuditLog:
 
     @property
     def fault(self) -> str | None:
-        """What is wrong with the log, for health; a contradiction stays until the next start."""
-        return self._contradiction or self._write_fault
+        """What is wrong with the log, for health."""
+        return str(self.contradiction) if self.contradiction else self._write_fault
 
     @property
     def full(self) -> bool:
@@ -197,6 +208,12 @@ class AuditLog:
             self._write_fault = f"the audit log can't be written ({error}); free space on the agent's volume"
         else:
             self._write_fault = None
+
+    def settle(self, contradiction: Contradiction) -> None:
+        """End a contradiction: all files were read since, and are as they were written; unless there are others."""
+        if self.contradiction == contradiction and {*self._files.firsts()} <= {file.seq for file in self._ledger.files}:
+            _log.info("audit_log_settled", file=contradiction.file, reason=contradiction.why)
+            self.contradiction = None
 
     def close(self) -> None:
         """Write everything, including the counts of repeated events."""
@@ -337,8 +354,6 @@ class AuditLog:
     def _report_contradiction(self, file: int, why: str) -> None:
         name = self._files.path(file).name
         _log.error("audit_log_contradicted", file=name, reason=why)
-        if self._contradiction is None:
-            self._contradiction = (
-                f"the audit log's {name} contradicts the database: {why}; run: ./twinhost audit verify"
-            )
+        if self.contradiction is None:
+            self.contradiction = Contradiction(name, why)
         self.note(AuditEvent.LOG_CONTRADICTED, file=name, reason=why)

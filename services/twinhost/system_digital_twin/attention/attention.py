@@ -93,6 +93,11 @@ class Attention:
         """The ids of what is wrong now, and of what has ended only a moment ago; for detectors that look at both."""
         return self._known.keys()
 
+    def unacknowledged(self, name: str) -> Trouble | None:
+        """Return a trouble as it was found last, if it is on the list, and nobody has acknowledged it."""
+        known = self._known.get(name)
+        return None if known is None or known.is_acknowledged else known.trouble
+
     def watch(self, name: str, detector: Detector) -> None:
         """Have a detector asked once a second; what it finds is true at that moment."""
         self._detectors.append((name, detector))

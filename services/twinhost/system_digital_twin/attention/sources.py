@@ -5,7 +5,7 @@ from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BUDGETS, KINDS, WITNESS_CHECK, troubles_of
 from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
-from twinhost.agent.troubles import Detector
+from twinhost.agent.troubles import Detector, Kind
 from twinhost.system_digital_twin.attention import (
     audit,
     budgets,
@@ -81,7 +81,13 @@ def watch_all(
         "refusals": lambda: refused_connections(here, security.refusals.recent(), foundation.is_live),
         "backups": lambda: old_backup(here, backups.newest(), clock.time(), _BACK_UP),
         "budgets": lambda: budgets.nearly_used(here, foundation.usage.newest),
-        "audit_files": lambda: audit.changed_files(here, audit_folder, security.inspector.broken),
+        "audit_log": lambda: audit.changed_log(
+            here,
+            audit_folder,
+            security.inspector,
+            security.audit.contradiction,
+            attention.unacknowledged(f"{Kind.AUDIT_TAMPERED}:{here}"),
+        ),
         "audit_witness": lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()),
         "restored": lambda: audit.restored_log(here, witnesses.restored(), host_of()),
     }

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.store.audit_log import inspection
 from twinhost.store.audit_log.chain import AuditEvent
-from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES
+from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES, LogFiles, Stamp
 from twinhost.store.audit_log.inspection import INSPECT_EVERY_S, LOOK_EVERY_S, Inspector
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
@@ -187,6 +188,41 @@ def test_a_file_put_back_as_it_was_ends_the_finding(bench: Bench) -> None:
     bench.files[0].write_bytes(content)
     bench.passes(LOOK_EVERY_S)
     assert (bench.found, bench.intact) == ([], True)
+
+
+def test_a_contradiction_ends_once_all_files_were_read(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest was longer when the log went on in it, and is as it was; a log that is not intact keeps it."""
+    bench.write(100)
+    bench.passes(0)
+    stamp = LogFiles.stamp
+
+    def longer(files: LogFiles, first: int) -> Stamp | None:
+        return replace(seen, size=seen.size + 1) if (seen := stamp(files, first)) else None
+
+    def contradicted() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(LogFiles, "stamp", longer)
+            bench.audit.record(AuditEvent.KEY_AUTHORIZED, name="x", host="pc3", fingerprint="SHA256:x")
+            bench.audit._append(bench.audit._ledger.pending(bench.audit.head.seq, 1))
+        bench.write(1)
+        assert "its size changed between two writes" in str(bench.audit.fault)
+
+    contradicted()
+    bench.passes(LOOK_EVERY_S)
+    assert (bench.intact, bench.audit.fault) == (True, None)
+    change(bench.files[0], 1)
+    contradicted()
+    bench.passes(LOOK_EVERY_S)
+    assert (bench.intact, bench.audit.contradiction is None) == (False, False)
+
+
+def test_a_file_that_is_none_of_the_logs_stays_a_fault(bench: Bench) -> None:
+    bench.write(20)
+    bench.files[0].with_name("audit-000000000099.jsonl").write_text("x")
+    bench.restart()
+    bench.passes(0)
+    assert bench.intact
+    assert "not in the database's list of files" in str(bench.audit.fault)
 
 
 def test_lines_written_during_an_inspection_are_no_fault(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

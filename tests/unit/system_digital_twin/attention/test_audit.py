@@ -1,6 +1,9 @@
 """The detectors about the audit log, and the restore that is shown until somebody explains it."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -11,9 +14,10 @@ from twinhost.agent.troubles import Kind, Level, Trouble, by_cause
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.store.audit_log.chain import AuditEvent, Head
-from twinhost.store.audit_log.inspection import BrokenFile
+from twinhost.store.audit_log.inspection import BrokenFile, Inspector
+from twinhost.store.audit_log.log import Contradiction
 from twinhost.store.audit_log.verify import ChainFinding, ChainFindings
-from twinhost.system_digital_twin.attention.audit import changed_files, contradicting_witnesses, restored_log
+from twinhost.system_digital_twin.attention.audit import changed_log, contradicting_witnesses, restored_log
 from twinhost.system_digital_twin.trust.audit import (
     RECENT_S,
     WITNESS_WITHIN_S,
@@ -36,23 +40,64 @@ def broken(*lines: int) -> BrokenFile:
     return BrokenFile(NAME, ChainFindings(9, 1, Head(9, "0" * 64), findings))
 
 
+@dataclass
+class Inspected:
+    """What the inspection of a log has found; `intact` is None until it has ended."""
+
+    broken: Sequence[BrokenFile] = ()
+    intact: bool | None = None
+
+
+def changed(
+    inspected: Inspected, contradiction: Contradiction | None = None, before: Trouble | None = None
+) -> list[Trouble]:
+    return list(changed_log("mainpc", FOLDER, cast(Inspector, inspected), contradiction, before))
+
+
 def condition(name: str, what: str) -> Condition:
     return Condition(name=name, what=what, level="degraded")
 
 
 def test_a_changed_log_names_file_line_and_command() -> None:
-    (trouble,) = changed_files("mainpc", FOLDER, [broken(4, 7)])
+    (trouble,) = changed(Inspected([broken(4, 7)], intact=False))
     assert (trouble.id, trouble.level) == ("audit_tampered:mainpc", Level.BROKEN)
     assert trouble.what == "mainpc's audit log was changed: line 4 was changed, and 1 more faults"
     assert trouble.cause == f"{FOLDER}/{NAME} is not as it was written, from line 4 on"
     assert trouble.remedies[0].command == "./twinhost audit verify"
     assert trouble.members == (f"{NAME}:4", f"{NAME}:7")
-    assert list(changed_files("mainpc", FOLDER, [])) == []
+    assert changed(Inspected(intact=True)) == []
+
+
+def test_a_change_that_was_reverted_stays_until_acknowledged() -> None:
+    """It says so, with the command; nothing of it is claimed before all of the log has been read."""
+    (trouble,) = changed(Inspected([broken(4)], intact=False))
+    assert changed(Inspected(), before=trouble) == []
+    (reverted,) = changed(Inspected(intact=True), before=trouble)
+    assert (reverted.id, reverted.level, reverted.members) == (trouble.id, Level.ATTENTION, trouble.members)
+    assert reverted.what == "mainpc's audit log was changed, and is intact again"
+    assert str(reverted.cause).startswith(trouble.what)
+    assert reverted.remedies[0].command == "./twinhost attention acknowledge audit_tampered:mainpc"
+    assert changed(Inspected(intact=True), before=reverted) == [reverted]
+    assert changed(Inspected(intact=True), before=None) == [], "it was acknowledged"
+    (again,) = changed(Inspected([broken(4)], intact=False), before=reverted)
+    assert again == trouble
+
+
+def test_a_file_that_was_changed_between_two_writes_is_named() -> None:
+    """Until all of the log has been read; then it is as any other change that was reverted."""
+    contradiction = Contradiction(NAME, "its size changed between two writes")
+    (trouble,) = changed(Inspected(intact=True), contradiction)
+    assert (trouble.level, trouble.what) == (
+        Level.BROKEN,
+        "mainpc's audit log was changed: its size changed between two writes",
+    )
+    (reverted,) = changed(Inspected(intact=True), None, trouble)
+    assert reverted.level is Level.ATTENTION
 
 
 def test_a_changed_log_explains_what_witnesses_say() -> None:
     found = [
-        *changed_files("mainpc", FOLDER, [broken(4)]),
+        *changed(Inspected([broken(4)], intact=False)),
         *contradicting_witnesses("mainpc", {"Memory": "the audit log no longer has line 4"}, HOSTS),
         *troubles_of("mainpc", [condition("audit_log", "the audit log's file contradicts the database")]),
         *troubles_of("pc2", [condition("audit_witness", "mainpc's audit log no longer has line 4")]),
