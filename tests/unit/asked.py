@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from twinhost.secure_zmq.actions import Action
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller, Grants
-from twinhost.secure_zmq.dispatch import Dispatcher
+from twinhost.secure_zmq.dispatch import Dispatcher, More
 from twinhost.secure_zmq.framing.inbound import Inbound
 from twinhost.secure_zmq.wire import Reply, Request
 from twinhost.store.database import Database
@@ -63,9 +63,10 @@ class Asked:
         batch = [Inbound(json.dumps({"action": action, **fields}).encode(), by) for action, by, fields in requests]
         return self.answer(batch)
 
-    def answer(self, batch: Iterable[Inbound]) -> list[dict[str, Any]]:
-        """Return the replies to one batch, but for those that are to come."""
-        return [json.loads(reply) for reply in self._dispatcher.answer(list(batch)) if reply]
+    def answer(self, batch: Iterable[Inbound], *, crowded: bool = False) -> list[dict[str, Any]]:
+        """Return the replies to one batch, but for those that are to come; `crowded` if others wait meanwhile."""
+        more: More = (lambda: None) if crowded else tuple
+        return [json.loads(reply) for reply in self._dispatcher.answer(list(batch), more) if reply]
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 """The store of interactions: tiers, windows, counters and summaries, whatever is added, cleared, hidden, and undone."""
 
+import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,12 @@ def cut_short(parts: InParts[int], number: int) -> None:
         pass
 
 
+def left_of(database: Database, ids: list[int]) -> list[int]:
+    """Return those interactions that there are."""
+    there = {number for (number,) in database.execute("SELECT id FROM interactions")}
+    return [number for number in ids if number in there]
+
+
 @settings(max_examples=60)
 @given(STEPS)
 def test_tiers_and_counters_follow_every_change(
@@ -103,11 +111,10 @@ def test_tiers_and_counters_follow_every_change(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contexts, "TIERS", small)
         patch.setattr(contexts, "UP_TO_TIER", (3, 7, 13))
-        rank = "WHEN place <= 3 THEN 0 WHEN place <= 7 THEN 1 WHEN place <= 13 THEN 2"
         from twinhost.unified_memory_reasoning.conversations import interactions
 
         patch.setattr(interactions, "_CLEARED_AT_ONCE", 2)
-        patch.setattr(interactions, "_RANK_AGAIN", interactions._RANK_AGAIN.replace(interactions._TIER_OF_PLACE, rank))
+        patch.setattr(interactions, "_RANK_AGAIN", interactions._rank_again((3, 7, 13)))
         database = open_database(tmp_path_factory.mktemp("db") / "db", MIGRATIONS)
         store = Interactions(database)
         for what, session_id, speaker, content, number in steps:
@@ -118,7 +125,7 @@ def test_tiers_and_counters_follow_every_change(
                     if what == "clear own":
                         cut_short(store.clear(session_id, speaker or None, ANN.name), number)
                     if what == "remove" and (ids := [row[0] for row in session(database, session_id)][::number]):
-                        store.remove(session_id, ids)
+                        wholly(store.remove(session_id, partial(left_of, database, ids)))
                     for place in range(number if what in ("add", "undone") else 0):
                         writer = (SDT, ANN)[place % 2].name
                         store.add(session_id, "user_query", content, writer, speaker=speaker, created=number - place)
@@ -421,6 +428,58 @@ def test_a_clear_that_was_cut_short_is_completed_later(
     require_alike(bench)
     speakers = bench.database.execute("SELECT DISTINCT speaker FROM context_windows WHERE session_id = 's'").fetchall()
     assert sorted(speakers) == ([] if whole else [("",), ("ann",)])
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "an addition", "a deletion", "a quarantine", "a release"])
+def test_what_is_left_is_as_if_removed_at_once(bench: ContextBench, meanwhile: str) -> None:
+    """Windows and notes are computed before, in parts; where the session changes between two, again."""
+    said = ("Shall we take the bus {}?", "We decided on plan {}.", "Yes.", "scrap that", "word {}")
+    with bench.database.transaction():
+        for session_id in ("s", "alone"):
+            for number in range(300):
+                speaker, writer = ("bob", ANN) if number % 3 else ("eve", SDT)
+                text = said[number % 5].format(number)
+                bench.interactions.add(session_id, "user_query", text, writer.name, speaker=speaker, created=number)
+    store = bench.interactions
+    chosen = {name: [row[0] for row in reversed(session(bench.database, name))][40:280:2] for name in ("s", "alone")}
+    if meanwhile == "a release":
+        bench.hide(SDT)
+
+    def change(session_id: str) -> None:
+        if meanwhile == "an addition":
+            bench.say("we decided on blue", session_id=session_id)
+        elif meanwhile == "a deletion":
+            bench.ask("delete_interactions", ANN, session_id=session_id, ids=[chosen[session_id][1] + 1])
+        elif meanwhile == "a quarantine":
+            bench.hide(SDT)
+        elif meanwhile == "a release":
+            bench.release(SDT)
+
+    parts = store.remove("s", partial(left_of, bench.database, chosen["s"]))
+    assert len(list(islice(parts, 200))) == 200
+    change("s")
+    with bench.database.transaction():
+        assert list(wholly(parts)) == chosen["s"]
+    if meanwhile in ("an addition", "a deletion"):
+        change("alone")
+    with bench.database.transaction():
+        wholly(store.remove("alone", partial(left_of, bench.database, chosen["alone"])))
+    assert kept(bench, "s") == kept(bench, "alone")
+
+
+def kept(bench: ContextBench, session_id: str) -> Any:
+    """Return a session's context and its windows, by what they have."""
+    texts = dict(bench.database.execute("SELECT id, content FROM interactions").fetchall())
+    windows = bench.database.execute(
+        "SELECT speaker, window FROM context_windows WHERE session_id = ? ORDER BY speaker", (session_id,)
+    )
+    items = [
+        (speaker, size, [(texts[number], importance) for number, importance in placed])
+        for speaker, window in windows
+        for size, placed in (json.loads(window),)
+    ]
+    shown = bench.context(session_id=session_id, max_tokens=8_000)
+    return {**shown, "last_updated": None, "dropped_ids": None, "cut_ids": None}, items
 
 
 def test_an_interaction_is_as_old_as_when_it_was_said(bench: ContextBench) -> None:

@@ -7,9 +7,10 @@ Interactions are counted by writer and speaker. The newest 50 interactions of a 
 the next 1000 tier 2, older ones tier 3; the counters have where each begins, so that no row is counted.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -67,6 +68,13 @@ _NOTED_AGAIN_UP_TO_TIER = 1
 WHOLE_SESSION = ""  # stands for the speaker of a session's own window
 
 
+class Texts(Protocol):
+    """The texts of interactions, and what is noted of one after another."""
+
+    def whole(self, brief: Utterance) -> Utterance: ...
+    def notes(self, brief: Utterance, before: Utterance | None) -> SummaryPart: ...
+
+
 class Contexts:
     """Windows by session and speaker, parts of summaries by session and writer."""
 
@@ -115,6 +123,7 @@ class Contexts:
         removed: Callable[[SummaryEntry], bool],
         windows: Mapping[str, Window],
         left: Iterable[Aged],
+        texts: Texts,
     ) -> None:
         """Remove some of what was said, except what quarantined writers wrote.
 
@@ -125,6 +134,7 @@ class Contexts:
             windows: the session's own window, and that of each speaker with anything left.
             left: what is visible in tiers 0 to 2 after that, oldest first. What the removed entries had replaced is
                 folded again from these, and noted again from tiers 0 and 1 (250 interactions).
+            texts: those of what is left, which comes without them.
         """
         self._database.execute_many(
             "DELETE FROM context_windows WHERE session_id = ? AND speaker = ?",
@@ -133,13 +143,17 @@ class Contexts:
         self._put_windows(session_id, windows)
         rows = self._database.execute(_PARTS, (session_id,)).fetchall()
         before = {written_by: self._parts.decode(part) for written_by, part in rows}
-        parts = {written_by: part.without(removed).without_lines() for written_by, part in before.items()}
+        parts = {written_by: part.without(removed) for written_by, part in before.items()}
+        lines: defaultdict[tuple[str, int], list[Utterance]] = defaultdict(list)
         last: Utterance | None = None
         for utterance, tier, written_by in left:
-            part = parts.get(written_by, SummaryPart())
-            part = part.noted(utterance.after(last)) if tier <= _NOTED_AGAIN_UP_TO_TIER else part
-            parts[written_by] = part.folded(utterance, tier) if tier else part
+            part = parts.setdefault(written_by, SummaryPart())
+            if tier <= _NOTED_AGAIN_UP_TO_TIER:
+                parts[written_by] = part.with_notes(texts.notes(utterance, last))
+            lines[written_by, tier].append(utterance)
             last = utterance
+        for name, part in parts.items():
+            parts[name] = part.with_lines(lines[name, 1], lines[name, 2], texts.whole)
         for written_by, part in parts.items():
             self._replace_part(session_id, written_by, before.get(written_by, SummaryPart()), part)
 

@@ -11,8 +11,8 @@ window, which is rebuilt from the newest 1250 visible rows. The rows stay, and c
 """
 
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -31,7 +31,7 @@ from twinhost.unified_memory_reasoning.conversations.contexts import (
     Removed,
     SessionCounts,
 )
-from twinhost.unified_memory_reasoning.conversations.summary import SummaryPart
+from twinhost.unified_memory_reasoning.conversations.summary import SummaryEntry, SummaryPart, notes_of
 from twinhost.unified_memory_reasoning.conversations.window import Window, WindowItem, window_of
 from twinhost.unified_memory_reasoning.fields import PAST, Field, Fields
 from twinhost.unified_memory_reasoning.language import importance_of
@@ -180,7 +180,8 @@ _WRITTEN = (
     "WHERE written_by = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
 )
 _ITEMS = (
-    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) ORDER BY id DESC LIMIT ?3"
+    "SELECT id, importance FROM {} WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
+    "AND id NOT IN (SELECT value FROM json_each(?4)) ORDER BY id DESC LIMIT ?3"
 )
 _VISIBLE_ITEMS, _STORED_ITEMS = _ITEMS.format("visible_interactions"), _ITEMS.format("interactions")
 _FIRST_OF_NEWEST = "(SELECT min(id) FROM (SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT ?2))"
@@ -189,33 +190,59 @@ _NEWEST = (
     f"AND id >= {_FIRST_OF_NEWEST} AND (?3 IS NULL OR speaker = ?3) ORDER BY id DESC LIMIT {MOST_NEWEST}"
 )
 _ALL_ITEMS = "SELECT id, importance, speaker FROM interactions WHERE session_id = ? ORDER BY id"
-_AGED = (
-    f"SELECT {_UTTERANCE}, tier, written_by FROM visible_interactions "  # noqa: S608
+_BRIEF = "id, type AS kind, speaker, '' AS content, importance"  # what is read without all of a long text
+_AGED = (  # as the counters have the tiers
+    f"SELECT {_BRIEF}, CASE WHEN id >= oldest_0 THEN 0 WHEN id >= oldest_1 THEN 1 ELSE 2 END AS tier, written_by "  # noqa: S608
+    "FROM visible_interactions JOIN context_sessions USING (session_id) "
     f"WHERE session_id = ?1 AND id >= {_FIRST_OF_NEWEST} ORDER BY id"
 )
 _MOVE = f"UPDATE interactions SET tier = ? WHERE id = ? RETURNING {_UTTERANCE}, tier, written_by"  # noqa: S608
-_DELETE = f"DELETE FROM interactions WHERE id IN ({{}}) RETURNING id, speaker, written_by, {AT}"  # noqa: S608
+_NAMED = "SELECT value FROM json_each(?)"
+_DELETE = f"DELETE FROM interactions WHERE id IN ({_NAMED}) RETURNING id, speaker, written_by, {AT}"  # noqa: S608
 _OF_SESSION = (
     "SELECT id FROM visible_interactions WHERE session_id = ?1 AND (?2 IS NULL OR speaker = ?2) "
     "AND (?3 IS NULL OR written_by = ?3)"
 )
 _CLEARED_AT_ONCE = 500  # rows, in one part: about 3 ms
+_BYTES_AT_ONCE = 400_000  # of their contents, in one part: about 10 ms
 _OLDEST_OF_SESSION = f"{_OF_SESSION} ORDER BY id LIMIT ?4"
-_MORE_THAN_A_PART = f"SELECT count(*) > ?4 FROM ({_OF_SESSION} LIMIT ?4 + 1)"  # noqa: S608 - of constants alone
+_SIZES = (
+    "SELECT id, length(CAST(content AS BLOB)) FROM interactions "
+    "WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id"
+)
 _OUTDATED_WINDOWS = (
     "SELECT DISTINCT speaker FROM context_windows, json_each(CAST(window AS TEXT), '$[1]') AS item "
     "WHERE session_id = ? AND NOT EXISTS (SELECT 1 FROM interactions WHERE id = json_extract(item.value, '$[0]'))"
 )
-_NAMED = "SELECT value FROM json_each(?)"
-_TIER_OF_PLACE = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(UP_TO_TIER))
-# After rows were deleted, a place is newer than before or the same: the rows after these stay in the last tier.
-_RANK_AGAIN = (
-    f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {_TIER_OF_PLACE} "  # noqa: S608
-    f"ELSE {len(UP_TO_TIER)} END AS belongs_in FROM "
-    "(SELECT id, row_number() OVER (ORDER BY id DESC) AS place FROM "
-    f"(SELECT id FROM interactions WHERE session_id = ? ORDER BY id DESC LIMIT {REBUILT_FROM}))) "
-    "WHERE id = ranked AND tier <> belongs_in"
+_NONE = "[]"  # of ids
+_STAMP = (
+    "SELECT count, (SELECT max(id) FROM interactions WHERE session_id = ?1) FROM context_sessions WHERE session_id = ?1"
 )
+_SPEAKERS = "SELECT speaker, count(*) FROM interactions WHERE id IN (SELECT value FROM json_each(?)) GROUP BY speaker"
+_NOTED_AGAIN = (  # and the one before these
+    f"SELECT {_BRIEF} FROM visible_interactions WHERE session_id = ?1 "  # noqa: S608
+    f"AND id NOT IN (SELECT value FROM json_each(?2)) ORDER BY id DESC LIMIT {UP_TO_TIER[1] + 1}"
+)
+_ONE = f"SELECT {_UTTERANCE} FROM interactions WHERE id = ?"  # noqa: S608
+
+
+def _rank_again(up_to_tier: Sequence[int]) -> str:
+    """Return the SQL that moves a session's rows to other tiers after some were deleted.
+
+    A row has the place that it had or a newer one, nearer by at most as many as were deleted: few change their tier,
+    and others are not read. The rows after these stay in the last tier.
+    """
+    tier = " ".join(f"WHEN place <= {most} THEN {tier}" for tier, most in enumerate(up_to_tier))
+    near = " OR ".join(f"place BETWEEN {most + 1} - ?2 AND {most}" for most in up_to_tier)
+    return (
+        f"UPDATE interactions SET tier = belongs_in FROM (SELECT id AS ranked, CASE {tier} END AS belongs_in FROM "  # noqa: S608
+        "(SELECT id, row_number() OVER (ORDER BY id DESC) AS place FROM "
+        f"(SELECT id FROM interactions WHERE session_id = ?1 ORDER BY id DESC LIMIT {up_to_tier[-1]})) WHERE {near}) "
+        "WHERE id = ranked AND tier <> belongs_in"
+    )
+
+
+_RANK_AGAIN = _rank_again(UP_TO_TIER)
 
 
 def _aged(tier: int, written_by: str, **utterance: Any) -> Aged:
@@ -343,52 +370,115 @@ class Interactions:
         that was cut short. If the newer decisions, errors and code of what is removed had replaced others in the
         summary, these come back from the newest 250 rows that are left.
         """
-        values = (session_id, speaker, written_by, _CLEARED_AT_ONCE)
-        cleared = 0
-        while self._database.value(_MORE_THAN_A_PART, values):
-            part = self._deleted(_OLDEST_OF_SESSION, values)
-            self._database.execute(_RANK_AGAIN, (session_id,))
-            self._counts.remove(session_id, part)
-            cleared += len(part)
-            yield
-        removed = self._deleted(_OLDEST_OF_SESSION, values)
-        if removed and speaker is written_by is None:
-            self._database.execute(_RANK_AGAIN, (session_id,))
-            left = self._counts.remove(session_id, removed)
-            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
-        elif removed:
-            self._forget(session_id, removed)
-        return cleared + len(removed)
+        values = (session_id, speaker, written_by, _CLEARED_AT_ONCE + 1)
 
-    def remove(self, session_id: str, ids: list[int]) -> None:
-        """Remove some interactions that there are in a session, inside a transaction, as `clear` does.
+        def oldest() -> list[int]:
+            return [number for (number,) in self._database.execute(_OLDEST_OF_SESSION, values)]
 
-        It takes time in proportion to their number, beside what the newest 1250 rows of the session take.
+        return len((yield from self.remove(session_id, oldest, whole=speaker is written_by is None)))
+
+    def remove(
+        self, session_id: str, chosen: Callable[[], Sequence[int]], *, whole: bool = False
+    ) -> InParts[Sequence[int]]:
+        """Remove some interactions that there are in a session, as `clear` does.
+
+        Before the last part, the windows and the notes of what is left are computed. If others change the session
+        meanwhile, the last part takes as long as that.
+
+        Args:
+            session_id: the session.
+            chosen: returns the ids of those that are left of them; asked in each part.
+            whole: whether nothing is left but what quarantined writers wrote.
+
+        Returns:
+            The ids of those that were removed.
         """
-        self._forget(session_id, self._deleted(_NAMED, (self._encoder.encode(ids).decode(),)))
+        removed: list[int] = []
+        while (part := self._first(ids := chosen())) and len(part) < len(ids):
+            self._counts.remove(session_id, self._deleted(session_id, part))
+            removed += part
+            yield
+        prepared = _Prepared((), self._whole)
+        if not whole:
+            prepared = yield from self._prepared(session_id, ids)
+            part = self._first(chosen())
+        if part and whole:
+            left = self._counts.remove(session_id, self._deleted(session_id, part))
+            self._contexts.remove(session_id, self._windows_of_hidden(session_id) if left else {})
+        elif part:
+            if prepared.stamp != self._stamp(session_id, part):
+                prepared = _Prepared((), self._whole)
+            self._forget(session_id, self._deleted(session_id, part), prepared)
+        return [*removed, *part]
 
-    def _deleted(self, condition: str, values: Sequence[Any]) -> list[Removed]:
-        """Delete the interactions whose ids fit a condition."""
-        keep_for_index(self._database, condition, values)
-        return self._database.execute(_DELETE.format(condition), values).fetchall()
+    def _first(self, ids: Sequence[int]) -> list[int]:
+        """Return those of some interactions that are removed in one part."""
+        first, left = list[int](), _BYTES_AT_ONCE
+        for number, size in self._database.execute(_SIZES, (self._list(ids),)):
+            if left <= 0 or len(first) == _CLEARED_AT_ONCE:
+                break
+            first.append(number)
+            left -= size
+        return first
 
-    def _forget(self, session_id: str, removed: list[Removed]) -> None:
+    def _stamp(self, session_id: str, ids: Sequence[int]) -> Hashable:
+        """Return what is the same as long as neither the session nor the choice of what is removed changes."""
+        return self._database.execute(_STAMP, (session_id,)).fetchone(), tuple(ids)
+
+    def _prepared(self, session_id: str, ids: Sequence[int]) -> "InParts[_Prepared]":
+        """Compute the windows and the notes of a session without some interactions, which are still there."""
+        prepared = _Prepared(self._stamp(session_id, ids), self._whole)
+        if not ids:
+            return prepared
+        without = self._list(ids)
+        removed = Counter(dict(self._database.execute(_SPEAKERS, (without,)).fetchall()))
+        outdated = (speaker for (speaker,) in self._database.execute(_OUTDATED_WINDOWS, (session_id,)).fetchall())
+        for speaker in dict.fromkeys((WHOLE_SESSION, *removed, *outdated)):
+            left = self._counts.stored_of(session_id, speaker) - removed[speaker] if speaker else REBUILT_FROM
+            window = Window()
+            for item in self._items(_STORED_ITEMS, session_id, speaker or None, left, without):
+                window = window.with_item(item)
+                yield
+            if window.items:
+                prepared.windows[speaker] = window
+        last: Utterance | None = None
+        for brief in reversed(self._database.select(Utterance, _NOTED_AGAIN, (session_id, without))):
+            prepared.notes(brief, last)
+            last = brief
+            yield
+        return prepared
+
+    def _whole(self, brief: Utterance) -> Utterance:
+        """Return an interaction with its text; without it, if it was removed meanwhile."""
+        return self._database.select_one(Utterance, _ONE, (brief.id,)) or brief
+
+    def _list(self, ids: Sequence[int]) -> str:
+        return self._encoder.encode(ids).decode()
+
+    def _deleted(self, session_id: str, ids: Sequence[int]) -> list[Removed]:
+        """Delete interactions of a session."""
+        values = (self._list(ids),)
+        keep_for_index(self._database, _NAMED, values)
+        removed = self._database.execute(_DELETE, values).fetchall()
+        self._database.execute(_RANK_AGAIN, (session_id, len(removed)))
+        return removed
+
+    def _forget(self, session_id: str, removed: list[Removed], prepared: "_Prepared") -> None:
         """Rebuild the counters, windows and summary of a session without some rows that were deleted."""
-        self._database.execute(_RANK_AGAIN, (session_id,))
         if not self._counts.remove(session_id, removed):
             self._contexts.remove(session_id, {})
             return
         speakers = {speaker for _, speaker, *_ in removed}
         speakers |= {speaker for (speaker,) in self._database.execute(_OUTDATED_WINDOWS, (session_id,))}
-        windows = {WHOLE_SESSION: self._rebuilt_window(_STORED_ITEMS, session_id, None)}
-        for speaker in speakers - {WHOLE_SESSION}:
-            if left := self._counts.stored_of(session_id, speaker):
-                windows[speaker] = self._rebuilt_window(_STORED_ITEMS, session_id, speaker, min(left, REBUILT_FROM))
+        windows = dict(prepared.windows)
+        for speaker in {WHOLE_SESSION, *speakers} - set(windows):
+            if left := self._counts.stored_of(session_id, speaker) if speaker else REBUILT_FROM:
+                windows[speaker] = self._rebuilt_window(_STORED_ITEMS, session_id, speaker or None, left)
         aged = self._database.select(_aged, _AGED, (session_id, REBUILT_FROM))
-        self._contexts.remove_some(session_id, speakers, lambda entry: not self._is_there(entry.id), windows, aged)
+        self._contexts.remove_some(session_id, speakers, self._is_gone, windows, aged, prepared)
 
-    def _is_there(self, number: int) -> bool:
-        return self._database.value("SELECT 1 FROM interactions WHERE id = ?", (number,)) is not None
+    def _is_gone(self, entry: SummaryEntry) -> bool:
+        return self._database.value("SELECT 1 FROM interactions WHERE id = ?", (entry.id,)) is None
 
     @property
     def count(self) -> int:
@@ -428,6 +518,30 @@ class Interactions:
         """Return the visible ones among a session's newest rows, or a speaker's part of them, newest first."""
         return [WindowItem(*row) for row in self._database.execute(_NEWEST, (session_id, among, speaker))]
 
-    def _rebuilt_window(self, items: str, session_id: str, speaker: str | None, most: int = REBUILT_FROM) -> Window:
-        rows = self._database.execute(items, (session_id, speaker, most)).fetchall()
-        return window_of(WindowItem(*row) for row in reversed(rows))
+    def _rebuilt_window(self, items: str, session_id: str, speaker: str | None, left: int = REBUILT_FROM) -> Window:
+        return window_of(self._items(items, session_id, speaker, left))
+
+    def _items(
+        self, items: str, session_id: str, speaker: str | None, left: int, without: str = _NONE
+    ) -> list[WindowItem]:
+        """Return the newest items of a session, or of a speaker in it who has so many, oldest first."""
+        values = (session_id, speaker, min(left, REBUILT_FROM), without)
+        return [WindowItem(*row) for row in reversed(self._database.execute(items, values).fetchall())]
+
+
+class _Prepared:
+    """Windows by speaker, and notes, of a session without what will be removed, while it is as at `stamp`."""
+
+    def __init__(self, stamp: Hashable, whole: Callable[[Utterance], Utterance]) -> None:
+        self.stamp = stamp
+        self.windows: dict[str, Window] = {}
+        self.whole = whole
+        self._notes: dict[tuple[int, int], SummaryPart] = {}  # by the interaction, and the one before it that matters
+
+    def notes(self, brief: Utterance, before: Utterance | None) -> SummaryPart:
+        """Return what is noted of an interaction after another one."""
+        key = brief.id, brief.after(before).previous_id
+        if (notes := self._notes.get(key)) is None:
+            said = self.whole(brief).after(before and self.whole(before))
+            notes = self._notes[key] = notes_of(said)
+        return notes

@@ -16,7 +16,7 @@ So lines are evicted first, and decisions and errors last. Noting or folding an 
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 import msgspec
 
@@ -83,6 +83,7 @@ class SummaryEntry(msgspec.Struct, frozen=True, array_like=True):
 
 
 Entries = tuple[SummaryEntry, ...]
+E = TypeVar("E", SummaryEntry, Utterance)
 
 
 class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
@@ -98,34 +99,19 @@ class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
 
     def noted(self, utterance: Utterance) -> "SummaryPart":
         """Return the part after something was said; the same part if there is nothing to note."""
-        if utterance.kind == "error":
-            text = one_line(error_message(utterance.content), ERROR_CHARACTERS)
-            error = SummaryEntry(utterance.id, utterance.speaker, error_kind(utterance.content), text)
-            return msgspec.structs.replace(self, errors=_newest((*self.errors, error), MOST_ERRORS))
-        if utterance.kind == "code":
-            code = SummaryEntry(
-                utterance.id, utterance.speaker, utterance.kind, one_line(utterance.content, CODE_CHARACTERS)
-            )
-            return msgspec.structs.replace(self, code=_newest((*self.code, code), MOST_CODE))
-        if utterance.kind not in _DECIDING:
-            return self
-        content = utterance.content[:DECIDING_CHARACTERS]
-        decided = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
-        decisions = tuple(
-            _decision(utterance, text, utterance.previous_id if needs_question(text, utterance.previous) else 0)
-            for text in decided
-        )
-        withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
-        if rejects(content, utterance.previous):
-            withdrawals += (_decision(utterance, content, utterance.previous_id),)
-        proposals = tuple(_decision(utterance, text) for text in (proposal_in(content),) if text)
-        if not (decisions or withdrawals or proposals):
+        return self.with_notes(notes_of(utterance))
+
+    def with_notes(self, notes: "SummaryPart") -> "SummaryPart":
+        """Return the part after something was said of which these are the notes."""
+        if notes == _NOTHING:
             return self
         return msgspec.structs.replace(
             self,
-            decisions=_newest((*self.decisions, *decisions), MOST_DECISIONS),
-            withdrawals=_newest((*self.withdrawals, *withdrawals), MOST_DECISIONS),
-            proposals=_newest((*self.proposals, *proposals), MOST_PROPOSALS),
+            code=_newest((*self.code, *notes.code), MOST_CODE),
+            errors=_newest((*self.errors, *notes.errors), MOST_ERRORS),
+            decisions=_newest((*self.decisions, *notes.decisions), MOST_DECISIONS),
+            withdrawals=_newest((*self.withdrawals, *notes.withdrawals), MOST_DECISIONS),
+            proposals=_newest((*self.proposals, *notes.proposals), MOST_PROPOSALS),
         )
 
     def folded(self, utterance: Utterance, tier: int) -> "SummaryPart":
@@ -147,9 +133,25 @@ class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
         """Return the entries that are not removed."""
         return self._where(lambda entry: not removed(entry))
 
-    def without_lines(self) -> "SummaryPart":
-        """Return the part without lines of the conversation."""
-        return msgspec.structs.replace(self, lines=(), older_lines=())
+    def with_lines(
+        self, lines: Iterable[Utterance], older: Iterable[Utterance], whole: Callable[[Utterance], Utterance]
+    ) -> "SummaryPart":
+        """Return the part with the lines that interactions of tiers 1 and 2 come to, in place of its own.
+
+        Args:
+            lines: those of tier 1, without their texts.
+            older: those of tier 2, likewise.
+            whole: returns one of them with its text.
+        """
+
+        def most(of: Iterable[Utterance], number: int, characters: int) -> Entries:
+            return tuple(_line(whole(said), characters) for said in _most_important(of, number))
+
+        return msgspec.structs.replace(
+            self,
+            lines=most(lines, MOST_LINES, LINE_CHARACTERS),
+            older_lines=most(older, MOST_OLDER_LINES, OLDER_LINE_CHARACTERS),
+        )
 
     def document(self) -> SummaryDocument:
         """Return the summary as a reply has it; of repeated errors and decisions only the last is listed."""
@@ -212,6 +214,32 @@ class SummaryPart(msgspec.Struct, frozen=True, array_like=True):
         return SummaryPart(*(tuple(entry for entry in entries if matches(entry)) for entries in lists))
 
 
+_NOTHING = SummaryPart()
+
+
+def notes_of(utterance: Utterance) -> SummaryPart:
+    """Return what is noted when something is said; it takes up to 10 ms, and depends on nothing else."""
+    if utterance.kind == "error":
+        text = one_line(error_message(utterance.content), ERROR_CHARACTERS)
+        return SummaryPart(errors=(SummaryEntry(utterance.id, utterance.speaker, error_kind(utterance.content), text),))
+    if utterance.kind == "code":
+        text = one_line(utterance.content, CODE_CHARACTERS)
+        return SummaryPart(code=(SummaryEntry(utterance.id, utterance.speaker, utterance.kind, text),))
+    if utterance.kind not in _DECIDING:
+        return _NOTHING
+    content = utterance.content[:DECIDING_CHARACTERS]
+    decided = islice(decisions_in(content, utterance.previous), MOST_OF_ONE)
+    decisions = tuple(
+        _decision(utterance, text, utterance.previous_id if needs_question(text, utterance.previous) else 0)
+        for text in decided
+    )
+    withdrawals = tuple(_decision(utterance, text) for text in (withdrawal_in(content),) if text)
+    if rejects(content, utterance.previous):
+        withdrawals += (_decision(utterance, content, utterance.previous_id),)
+    proposals = tuple(_decision(utterance, text) for text in (proposal_in(content),) if text)
+    return SummaryPart(decisions=decisions, withdrawals=withdrawals, proposals=proposals)
+
+
 def merged(parts: Iterable[SummaryPart]) -> SummaryPart:
     """Return the parts of several writers as one, with the bounds of one."""
     all_parts = list(parts)
@@ -243,12 +271,12 @@ def _newest(entries: Iterable[SummaryEntry], most: int) -> Entries:
     return tuple(sorted(by_text.values(), key=_number)[-most:])
 
 
-def _most_important(entries: Iterable[SummaryEntry], most: int) -> Entries:
+def _most_important(entries: Iterable[E], most: int) -> tuple[E, ...]:
     best = sorted(entries, key=lambda entry: (-entry.importance, -entry.id))[:most]
     return tuple(sorted(best, key=_number))
 
 
-def _number(entry: SummaryEntry) -> int:
+def _number(entry: SummaryEntry | Utterance) -> int:
     return entry.id
 
 

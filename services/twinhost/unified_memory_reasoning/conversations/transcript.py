@@ -5,7 +5,7 @@ from typing import Annotated, Literal, TypedDict
 
 import msgspec
 
-from twinhost.secure_zmq.actions import Feature, action
+from twinhost.secure_zmq.actions import Feature, InParts, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.wire import NAME
 from twinhost.store.database import Database
@@ -87,18 +87,17 @@ class TranscriptActions(Feature):
         }
 
     @action(mutates=True, from_reserve=True)
-    def delete(self, request: DeleteInteractions, caller: Caller) -> InteractionsDeleted:
+    def delete(self, request: DeleteInteractions, caller: Caller) -> InParts[InteractionsDeleted]:
+        deleted = yield from self._interactions.remove(request.session_id, lambda: self._owned(request, caller))
+        return {"status": SUCCESS, "session_id": request.session_id, "deleted": sorted(deleted)}
+
+    def _owned(self, request: DeleteInteractions, caller: Caller) -> list[int]:
+        """Return those ids that there are; raise NotGranted if one is of another caller."""
         ids = msgspec.json.encode(request.ids).decode()
         owned = self._database.execute(_OWNERS, (request.session_id, ids)).fetchall()
         for number, written_by in owned:
             caller.require_own(f"interaction {number}", written_by)
-        if owned:
-            self._interactions.remove(request.session_id, [number for number, _ in owned])
-        return {
-            "status": SUCCESS,
-            "session_id": request.session_id,
-            "deleted": sorted(number for number, _ in owned),
-        }
+        return [number for number, _ in owned]
 
     def _last(self, request: GetInteractions) -> Iterator[StoredInteraction]:
         """Yield the last interactions; each is read when it is needed, since all together may be large."""
