@@ -35,6 +35,7 @@ from twinhost.certificates.join import import_answer, join, request
 from twinhost.certificates.layout import SERVER, Layout, described, only_host, plan_layout
 from twinhost.certificates.revoke import Revocation, replace_revoked, revoke
 from twinhost.certificates.rotate import rotate_client, rotate_server
+from twinhost.certificates.standby import make_standby_folders
 from twinhost.certificates.tree import forget_failure, own_folders, record_failure
 from twinhost.certificates.verify import verify_tree
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, run, say
@@ -86,9 +87,11 @@ def _options(
 def run_make(context: typer.Context, days: Days = None) -> None:
     """Make the keys that are missing; overwrite none (the default)."""
     try:
-        layout, _ = _tree(context, days)
+        layout, config = _tree(context, days)
         for line in report(layout, make_keys(layout)):
             say(line)
+        for folder in make_standby_folders(layout, config.agents.values()):
+            say(f"{folder}: made for the standby, which has the same secret")
     except TwinhostError as error:
         record_failure(context.obj, str(error), only_host())  # for the cli, which Compose starts only after a success
         raise
