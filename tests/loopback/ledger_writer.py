@@ -1,13 +1,15 @@
 """A program that changes an agent's state, one call after another, and notes each in a ledger once it is acknowledged.
 
-    python -m tests.loopback.ledger_writer AGENT LEDGER
+    python -m tests.loopback.ledger_writer AGENT LEDGER [PREFIX ADDRESS...]
 
-It repeats a call with the same request_id until it gets the reply, and goes on until it is ended.
+It repeats a call with the same request_id until it gets the reply, at each of the addresses in turn, and goes on until
+it is ended. The names of its calls begin with PREFIX.
 """
 
 import itertools
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.ledger import Ledger
@@ -19,13 +21,19 @@ from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 
-def main(name: str, path: str) -> None:
+def main(name: str, path: str, prefix: str = "call", *addresses: str) -> None:
     """Write until the end of this process."""
     server, keys = load_network_config().agent(name), load_certificates(certificates_folder(os.environ))
     ledger = Ledger(Path(path))
-    with Client(SecuredAddress(server.endpoint, keys.own_keys, keys.public_key(server.key))) as client:
+    with ExitStack() as stack:
+        found = [
+            stack.enter_context(Client(SecuredAddress(address, keys.own_keys, keys.public_key(server.key))))
+            for address in addresses or (server.endpoint,)
+        ]
+        clients = itertools.cycle(found)
+        client = next(clients)
         for number in itertools.count():
-            call = f"call-{number}"
+            call = f"{prefix}-{number}"
             ledger.sent(call)
             while True:
                 try:
@@ -34,6 +42,7 @@ def main(name: str, path: str) -> None:
                     else:
                         client.call("update_twin", user_id=call, twin_data={"a": 1}, request_id=call, deadline_s=1)
                 except ConnectionRefused:
+                    client = next(clients)
                     continue
                 break
             ledger.acknowledged(call)

@@ -1,0 +1,269 @@
+"""Either machine may die: `make up-ha` on a machine that has nothing, and the end of each of its parts.
+
+Programs outside the containers write, each with a ledger of its own, and know both addresses of their agent. After a
+part has died, both files of the agent have each call that was acknowledged, once.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from tests.containers.checkout import Machine
+from tests.containers.stack import AGENTS, HTTP_PORTS, IMAGE, REPOSITORY, ZMQ_PORTS
+from tests.ledger import check
+from tests.ports import free_ports
+from tests.waiting import PATIENCE_S, wait_until
+
+UP_WITHIN_S = 120.0  # what a bare machine has for the images, too
+TAKEN_OVER_WITHIN_S = 4.0 + PATIENCE_S  # 5 s are promised on an idle machine
+WRITES_AGAIN_WITHIN_S = 40.0  # 20 s are promised on an idle machine
+STANDBY_VARIABLES = (
+    "MAINPC_STANDBY_HTTP_PORT",
+    "PC2_STANDBY_HTTP_PORT",
+    "MAINPC_STANDBY_ZMQ_PORT",
+    "MAINPC_STANDBY_EVENTS_PORT",
+    "PC2_STANDBY_ZMQ_PORT",
+)
+EVERY_SERVICE = (*AGENTS, "mainpc-standby", "pc2-standby", "witness", "database-mainpc", "database-pc2")
+NODES = "SELECT nodename, goalstate FROM pgautofailover.node"
+CALLS = {
+    "mainpc": "SELECT name, json_extract(CAST(record AS TEXT), '$.revision') FROM agents",
+    "pc2": "SELECT user_id, revision FROM twins",
+}
+ROWS = "import json, sqlite3, sys; print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))"
+
+
+class Pair(Machine):
+    """A checkout in which `make up-ha` has run."""
+
+    def __init__(self, folder: Path, engine: docker.DockerClient) -> None:
+        """Start all, from no volume."""
+        ports = map(str, free_ports(len(STANDBY_VARIABLES)))
+        super().__init__(folder / "checkout", dict(zip(STANDBY_VARIABLES, ports, strict=True)) | {"MINE": "kept"})
+        self._engine = engine
+        self.ledgers = folder
+        began = time.monotonic()
+        self.up_ha()
+        self.formed_s = time.monotonic() - began
+        assert self.run(f"docker compose cp certs-init:/certificates/operator {folder}").status == 0
+
+    def up_ha(self) -> None:
+        """Run what `make up-ha` runs after it has built the images."""
+        done = self.run("scripts/setup/up_ha.sh")
+        assert done.status == 0, done.out + done.err
+
+    @property
+    def lines(self) -> list[str]:
+        return (self.folder / ".env").read_text().splitlines()
+
+    def container(self, service: str) -> Container:
+        """Return a service's container, also one that has ended."""
+        project = self.variables["COMPOSE_PROJECT_NAME"]
+        labels = [f"com.docker.compose.project={project}", f"com.docker.compose.service={service}"]
+        (container,) = self._engine.containers.list(all=True, filters={"label": labels})
+        return container
+
+    def is_well(self, service: str) -> bool:
+        """Return whether the engine counts a container as healthy."""
+        state = self.container(service).attrs["State"]
+        return bool(state["Running"] and state["Health"]["Status"] == "healthy")
+
+    def published(self, service: str, ports: dict[str, int]) -> str:
+        """Return where a port of an agent or of its standby is published."""
+        return self.run(f"docker compose port {service} {ports[service.removesuffix('-standby')]}").out.strip()
+
+    def role(self, service: str) -> dict[str, Any]:
+        """Return what an agent's process says of its part; nothing while it doesn't answer."""
+        with suppress(OSError, ValueError):
+            url = f"http://{self.published(service, HTTP_PORTS)}/healthz"
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                return dict(json.load(answer).get("log", {}))
+        return {}
+
+    def calls(self, service: str, prefix: str) -> dict[str, int]:
+        """Return how often the calls of a ledger took effect, as the file of an agent or of its standby has it."""
+        host = service.removesuffix("-standby")
+        path = f"/var/lib/twinhost/{AGENTS[host]}.sqlite3"
+        command = ["docker", "exec", str(self.container(service).id), "python", "-c", ROWS, path, CALLS[host]]
+        rows = json.loads(subprocess.check_output(command))
+        return {name: int(times) for name, times in rows if name.startswith(prefix)}
+
+    def primary(self) -> str:
+        """Return the node of the database that takes writes."""
+        done = self.run(f'docker compose exec -T witness psql -XqAt -F " " -c "{NODES}" pg_auto_failover')
+        states = dict(line.split() for line in done.out.splitlines())
+        (name,) = [name for name, state in states.items() if state in ("primary", "wait_primary", "single")]
+        return name
+
+    def wait_until_formed(self) -> None:
+        """Wait until each commit is on both nodes."""
+        done = self.run("docker compose exec -T witness python3 /app/database/run.py formed")
+        assert done.status == 0, done.err
+
+
+class Writer:
+    """A program that writes to one agent, at both of its addresses."""
+
+    def __init__(self, pair: Pair, host: str, prefix: str) -> None:
+        self._pair, self._host, self._prefix = pair, host, prefix
+        self.path = pair.ledgers / f"{prefix}.ledger"
+        addresses = [f"tcp://{pair.published(service, ZMQ_PORTS)}" for service in (host, f"{host}-standby")]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.loopback.ledger_writer", AGENTS[host], str(self.path), prefix, *addresses],
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"services{os.pathsep}.",
+                "TWINHOST_CERTIFICATES": str(pair.ledgers / "operator"),
+                "NETWORK_CONFIG_PATH": str(pair.folder / "config" / "network_config.yaml"),
+            },
+        )
+        wait_until(lambda: self.acknowledged() > 20, PATIENCE_S, "calls are acknowledged")
+
+    def acknowledged(self) -> int:
+        return self.path.read_text().count('"acknowledged"') if self.path.exists() else 0
+
+    def seconds_without(self, deadline_s: float) -> float:
+        """Return after how many seconds more calls are acknowledged than one, which may have been under way."""
+        began, before = time.monotonic(), self.acknowledged()
+        wait_until(lambda: self.acknowledged() > before + 2, deadline_s, "calls are acknowledged again")
+        return time.monotonic() - began
+
+    def end(self) -> None:
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def require_whole(self) -> None:
+        """Compare the ledger with both files, once the one that follows has all of it."""
+        self.end()
+        services = (self._host, f"{self._host}-standby")
+        wait_until(
+            lambda: len({str(self._counted(service)) for service in services}) == 1, PATIENCE_S, "both are equal"
+        )
+        verdict = check(self.path, self._counted(self._host))
+        assert verdict.whole, verdict
+        assert verdict.acknowledged > 20
+
+    def _counted(self, service: str) -> dict[str, int]:
+        return self._pair.calls(service, f"{self._prefix}-")
+
+
+@contextmanager
+def writing(pair: Pair, host: str, prefix: str) -> Iterator[Writer]:
+    writer = Writer(pair, host, prefix)
+    try:
+        yield writer
+    finally:
+        writer.end()
+
+
+@pytest.fixture(scope="module")
+def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    for image in (f"{IMAGE}-ha", "twinhost-database:0.2.0"):
+        engine.images.get(image)
+    pair = None
+    folder = tmp_path_factory.mktemp("failover")
+    try:
+        pair = Pair(folder, engine)
+        yield pair
+    finally:
+        if pair is not None:
+            pair.remove()
+
+
+def test_one_command_starts_all_and_keeps_what_is_there(pair: Pair) -> None:
+    """Both agents are active and both standbys follow; run again, nothing is changed."""
+    print(f"all was healthy after {pair.formed_s:.1f} s")
+    assert pair.formed_s < UP_WITHIN_S
+    assert [service for service in EVERY_SERVICE if not pair.is_well(service)] == []
+    for host in AGENTS:
+        assert pair.role(host) | {"since": ""} == {"role": "active", "epoch": 1, "since": ""}
+        assert pair.role(f"{host}-standby")["role"] == "standby"
+    lines, containers = pair.lines, [pair.container(service).id for service in EVERY_SERVICE]
+    assert lines[:-3] == [f"{name}={value}" for name, value in pair.variables.items()]
+    assert [line.partition("=")[0] for line in lines[-3:]] == [
+        "TWINHOST_DATABASE",
+        "TWINHOST_DATABASE_KEYS",
+        "COMPOSE_PROFILES",
+    ]
+    pair.up_ha()
+    assert pair.lines == lines
+    assert [pair.container(service).id for service in EVERY_SERVICE] == containers
+
+
+@pytest.mark.parametrize("host", list(AGENTS))
+def test_the_standby_takes_over_from_an_agent_that_was_killed(host: str, pair: Pair) -> None:
+    """And the agent stands by once it is started again."""
+    standby = f"{host}-standby"
+    with writing(pair, host, f"killed-{host}") as writer:
+        pair.container(host).kill()
+        print(f"{host}: a call was acknowledged {writer.seconds_without(TAKEN_OVER_WITHIN_S):.2f} s after the kill")
+        assert pair.role(standby)["role"] == "active"
+        done = pair.run("./twinhost ping")
+        assert done.status == 0, done.err
+        pair.container(host).start()
+        wait_until(lambda: pair.role(host).get("role") == "standby", PATIENCE_S, f"{host} stands by")
+        wait_until(lambda: pair.is_well(host), PATIENCE_S, f"{host} is healthy")
+        writer.require_whole()
+
+
+@pytest.mark.parametrize("host", list(AGENTS))
+def test_an_agent_that_is_stopped_hands_over_at_once(host: str, pair: Pair) -> None:
+    """Back to where it is at home; a takeover after a kill takes the time of the silence longer."""
+    standby = f"{host}-standby"
+    if pair.role(standby).get("role") != "active":  # this test alone
+        host, standby = standby, host
+    with writing(pair, host.removesuffix("-standby"), f"stopped-{host}") as writer:
+        pair.container(standby).stop()
+        print(f"{standby}: a call was acknowledged {writer.seconds_without(TAKEN_OVER_WITHIN_S):.2f} s after the stop")
+        assert pair.role(host)["role"] == "active"
+        pair.container(standby).start()
+        wait_until(lambda: pair.role(standby).get("role") == "standby", PATIENCE_S, "it stands by")
+        writer.require_whole()
+
+
+def test_agents_go_on_after_the_primary_of_the_database_died(pair: Pair) -> None:
+    """They can confirm nothing meanwhile, and end; the engine starts them again."""
+    with writing(pair, "mainpc", "primary-mainpc") as registry, writing(pair, "pc2", "primary-pc2") as memory:
+        primary = pair.primary()
+        pair.container(primary).kill()
+        killed_at = time.monotonic()
+        for host, writer in (("mainpc", registry), ("pc2", memory)):
+            writer.seconds_without(WRITES_AGAIN_WITHIN_S)
+            print(f"{host}: a call was acknowledged {time.monotonic() - killed_at:.2f} s after the primary's kill")
+        assert pair.primary() != primary
+        pair.container(primary).start()
+        pair.wait_until_formed()
+        for writer in (registry, memory):
+            writer.require_whole()
+
+
+def test_agents_go_on_alone_with_all_that_was_stored(pair: Pair) -> None:
+    """After `make leave-ha`, nothing of the standbys and of the database is left but the keys."""
+    with writing(pair, "mainpc", "left-mainpc") as registry, writing(pair, "pc2", "left-pc2") as memory:
+        for writer in (registry, memory):
+            writer.end()
+        done = pair.run("scripts/setup/leave_ha.sh")
+        assert done.status == 0, done.out + done.err
+        for host, writer in (("mainpc", registry), ("pc2", memory)):
+            assert check(writer.path, pair.calls(host, f"left-{host}-")).whole
+            assert pair.role(host) == {}
+            assert pair.container(host).attrs["Config"]["Image"] == IMAGE
+    assert pair.lines == [f"{name}={value}" for name, value in pair.variables.items()]
+    services = pair.run("docker compose ps --all --format '{{.Service}}'").out.split()
+    assert sorted(services) == ["certs-init", *AGENTS]
+    volumes = pair.run(f"docker volume ls --quiet --filter name={pair.variables['COMPOSE_PROJECT_NAME']}_").out.split()
+    kept = {"certificates", "database-certificates", "mainpc-state", "pc2-state"}
+    assert {volume.partition("_")[2] for volume in volumes} == kept
