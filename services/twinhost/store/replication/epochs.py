@@ -26,7 +26,7 @@ class Epoch:
     """The row of an agent's epoch, as it was read."""
 
     number: int
-    beat: int
+    beat: int  # a number that none before it had
     holder: str  # empty if it was released, or never held
     durable: int  # the number of the last transaction that its holder knows to be durable
     log: str = ""  # which log the transactions are of; empty before the first claim

@@ -50,13 +50,20 @@ CREATE TABLE IF NOT EXISTS commits (
 );
 """
 _LOOK = "SELECT epoch AS number, beat, holder, durable, log FROM epochs WHERE agent = %s"
+# A beat that is lost with the first database, before the second one has it, must not come again: a standby that saw it
+# would count from there, and claim while the active process holds.
 _CLAIM = (
-    "UPDATE epochs SET epoch = epoch + 1, beat = 0, holder = %s, log = CASE log WHEN '' THEN %s ELSE log END "
+    "UPDATE epochs SET epoch = epoch + 1, beat = (random() * 9e15)::bigint, holder = %s, "
+    "log = CASE log WHEN '' THEN %s ELSE log END "
     "WHERE agent = %s AND epoch = %s AND beat = %s RETURNING epoch AS number, beat, holder, durable, log"
 )
-_BEAT = "UPDATE epochs SET beat = beat + 1, durable = greatest(durable, %s) WHERE agent = %s AND epoch = %s"
+_BEAT = (
+    "UPDATE epochs SET beat = (random() * 9e15)::bigint, durable = greatest(durable, %s) "
+    "WHERE agent = %s AND epoch = %s"
+)
 _RELEASE = (
-    "UPDATE epochs SET holder = '', beat = beat + 1, durable = greatest(durable, %s) WHERE agent = %s AND epoch = %s"
+    "UPDATE epochs SET holder = '', beat = (random() * 9e15)::bigint, durable = greatest(durable, %s) "
+    "WHERE agent = %s AND epoch = %s"
 )
 _APPEND = (
     "INSERT INTO commits (agent, seq, epoch, statements) "

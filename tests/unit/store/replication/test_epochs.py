@@ -6,12 +6,16 @@ be lost. It runs the rules that the agents run; the log and the database files a
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import count
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from twinhost.store.replication.epochs import (
+    BEAT_S,
+    CLAIM_AFTER_S,
+    HOLDS_S,
     Candidate,
     Epoch,
     Tenure,
@@ -20,6 +24,7 @@ from twinhost.store.replication.epochs import (
 
 NAMES = ("mainpc", "pc2")
 RATES = (0.9, 1.1)  # of their clocks
+BETWEEN_S = (HOLDS_S + CLAIM_AFTER_S) / 2
 OUTCOMES = st.sampled_from(
     ["done", "done", "done", "done", "lost", "cancelled"]
 )  # of a commit, for whoever has asked for it
@@ -73,6 +78,7 @@ class EitherMayDie(RuleBasedStateMachine):
         self.durable: list[Row] = []
         self.acknowledged: list[Row] = []
         self.written = 0
+        self.beats = count()
         self.processes = {name: Process(rate) for name, rate in zip(NAMES, RATES, strict=True)}
         first = self.processes[NAMES[0]]
         first.candidate.saw(self.epoch, self.clock(first))
@@ -90,7 +96,7 @@ class EitherMayDie(RuleBasedStateMachine):
     def some(self, data: st.DataObject, kind: Callable[[Process], bool]) -> Process:
         return self.processes[data.draw(st.sampled_from([name for name in NAMES if kind(self.processes[name])]))]
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 2.5, 3.0, 3.5, 4.0, 30.0]))
+    @rule(seconds=st.sampled_from([0.1, BEAT_S, HOLDS_S - BEAT_S, HOLDS_S, BETWEEN_S, CLAIM_AFTER_S, 30.0]))
     def time_passes(self, seconds: float) -> None:
         """Nobody does anything meanwhile: all are stopped, or cut off."""
         self.now += seconds
@@ -115,7 +121,7 @@ class EitherMayDie(RuleBasedStateMachine):
         self.follow(process, seen.durable)
 
     @precondition(lambda self: any(map(standing_by, self.processes.values())))
-    @rule(data=st.data(), seconds=st.sampled_from([3.5, 4.0, 4.5, 30.0]))
+    @rule(data=st.data(), seconds=st.sampled_from([BETWEEN_S, CLAIM_AFTER_S, CLAIM_AFTER_S + BEAT_S, 30.0]))
     def a_standby_takes_over(self, data: st.DataObject, seconds: float) -> None:
         """It looks, looks again after a while in which the others do nothing, and claims if it may."""
         process = self.some(data, standing_by)
@@ -157,7 +163,7 @@ class EitherMayDie(RuleBasedStateMachine):
         self.now += took
         if (seen.number, seen.beat) != (self.epoch.number, self.epoch.beat):
             return
-        self.epoch = replace(self.epoch, number=seen.number + 1, beat=0, holder="somebody")
+        self.epoch = replace(self.epoch, number=seen.number + 1, beat=next(self.beats), holder="somebody")
         self.commit(cancelled=outcome == "cancelled")
         if outcome == "done":
             process.tenure = Tenure(self.epoch.number, asked_at)
@@ -175,7 +181,7 @@ class EitherMayDie(RuleBasedStateMachine):
             process.die()
             return
         durable = max(self.epoch.durable, process.tenure.durable)
-        self.epoch = replace(self.epoch, beat=self.epoch.beat + 1, durable=durable)
+        self.epoch = replace(self.epoch, beat=next(self.beats), durable=durable)
         self.commit(cancelled=outcome == "cancelled")
         if outcome == "done":
             process.tenure.confirmed(asked_at)
@@ -225,7 +231,7 @@ class EitherMayDie(RuleBasedStateMachine):
         process = self.some(data, ready)
         assert process.tenure is not None
         if self.epoch.number == process.tenure.number:
-            self.epoch = replace(self.epoch, holder="", beat=self.epoch.beat + 1)
+            self.epoch = replace(self.epoch, holder="", beat=next(self.beats))
             self.commit()
         process.die()
 
