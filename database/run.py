@@ -66,6 +66,7 @@ def settings(name: str) -> str:
     else:
         lines["synchronous_commit"] = "on"
         lines["wal_sender_timeout"] = "4s"  # a standby that is cut off stops no commit for longer
+        lines["twinhost.witness"] = f"'{WITNESS}'"  # the agents ask whether it answers
         lines["max_slot_wal_keep_size"] = "2GB"  # what is kept for one that is away; after more it needs a whole copy
     return "".join(f"{setting} = {value}\n" for setting, value in lines.items())
 

@@ -18,6 +18,14 @@ CREATE TABLE IF NOT EXISTS commits (
     PRIMARY KEY (agent, seq)
 );
 
+CREATE TABLE IF NOT EXISTS standbys (
+    agent text,
+    name text,
+    applied bigint NOT NULL DEFAULT 0,
+    beat bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (agent, name)
+);
+
 DO $$ BEGIN IF to_regrole('twinhost') IS NULL THEN CREATE ROLE twinhost LOGIN; END IF; END $$;
 
 REVOKE ALL ON DATABASE twinhost FROM PUBLIC;
@@ -27,3 +35,5 @@ GRANT CONNECT ON DATABASE twinhost TO twinhost;
 GRANT SELECT, INSERT, UPDATE ON epochs TO twinhost;
 
 GRANT SELECT, INSERT ON commits TO twinhost;
+
+GRANT SELECT, INSERT, UPDATE ON standbys TO twinhost;

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they need the extra `agent`, which a program that only call
     from starlette.routing import BaseRoute
 
     from twinhost.agent.host_keys import HostKeys
+    from twinhost.agent.log_troubles import Watched
     from twinhost.agent.settings import Settings
     from twinhost.agent.telemetry import Telemetry
     from twinhost.store.replication.replica import Before
@@ -97,6 +98,7 @@ class Foundation:
     budgets: Budgets
     usage: Usage
     disk: Disk
+    log: "Watched | None" = None  # that a standby follows
 
     @property
     def clock(self) -> Clock:

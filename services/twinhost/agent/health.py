@@ -63,12 +63,36 @@ class UseDocument(TypedDict):
     share: float
 
 
+class StandbyDocument(TypedDict):
+    """A standby that follows: how many transactions it is behind, and for how long it has said nothing."""
+
+    name: str
+    behind: int
+    silent_s: float
+
+
+class WitnessDocument(TypedDict):
+    """The witness of the databases, and whether it answers the active process."""
+
+    name: str
+    answers: bool
+
+
 class RoleDocument(TypedDict):
-    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds."""
+    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds.
+
+    `holder` is the machine that is active, null if none is; `transactions` are those that this process has. `copies`
+    counts the databases that have each commit; it is null where only the service that runs them knows.
+    """
 
     role: Literal["active", "standby"]
     since: str
     epoch: NotRequired[int]
+    holder: NotRequired[str | None]
+    transactions: NotRequired[int]
+    standbys: NotRequired[list[StandbyDocument]]
+    copies: NotRequired[int | None]
+    witness: NotRequired[WitnessDocument]
 
 
 class HealthDocument(TypedDict):
@@ -108,7 +132,7 @@ class Health:
         self._started = self._clock.monotonic()
         self._checks: dict[str, _Check] = {}
         self._warnings: list[Callable[[], Iterable[Condition]]] = []
-        self.role: RoleDocument | None = None  # where the agent has a log
+        self.role: Callable[[], RoleDocument] | None = None  # where the agent has a log
 
     def add(self, name: str, probe: Probe, *, essential: bool, command: str = "") -> None:
         """Add a check; the agent can't serve while an essential one fails.
@@ -177,7 +201,7 @@ class Health:
             document["warning"] = OPEN_LINK_WARNING
             document["warnings"].insert(0, OPEN_LINK_WARNING)
         if self.role is not None:
-            document["log"] = self.role
+            document["log"] = self.role()
         return document
 
 

@@ -36,12 +36,12 @@ from twinhost.agent.schema import SchemaActions
 from twinhost.agent.self_check import SelfCheck
 from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
-from twinhost.agent.telemetry import AgentState, Telemetry, epoch_metrics
+from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.agent.troubles import SERVICES
 from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
 from twinhost.deployment import hosts_own
-from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.network_config import Limits
 from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.actions import Feature
@@ -74,6 +74,7 @@ from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.store.reply_log import ReplyLog
 
 if TYPE_CHECKING:  # it needs psycopg
+    from twinhost.agent.log_watch import LogWatch
     from twinhost.store.replication.replica import Active
 
 _log = structlog.get_logger(__name__)
@@ -259,11 +260,13 @@ def prepare_agent(
     health = Health(name, settings.secure, clock)
     settings, keys = _host_keys(settings, followed, database, active, clock)
     handshakes, counters = Handshakes(), Counters()
-    publisher = Publisher(clock)
-    telemetry = Telemetry(name, clock)
+    publisher, telemetry = Publisher(clock), Telemetry(name, clock)
+    log = None if active is None else _watched(active, settings, health, telemetry, clock)
     budgets, usage, disk = _bounds(settings, keys, database, health)
     assembly = assemble(
-        Foundation(settings, database, keys, handshakes, health, counters, publisher, telemetry, budgets, usage, disk)
+        Foundation(
+            settings, database, keys, handshakes, health, counters, publisher, telemetry, budgets, usage, disk, log
+        )
     )
     stack.callback(assembly.on_stop)
     grants = Grants(settings.config.grants)
@@ -306,7 +309,14 @@ def prepare_agent(
         clock=clock,
         share_of=disk.share_of,
     )
-    companions: list[Companion] = [http, config_watch, *([feed] if feed else []), *assembly.companions, *further]
+    companions: list[Companion] = [
+        http,
+        config_watch,
+        *([feed] if feed else []),
+        *assembly.companions,
+        *further,
+        *([log] if log else []),
+    ]
     vital |= {type(companion).__name__: functools.partial(getattr, companion, "responsive") for companion in companions}
 
     def change_key(pair: KeyPair) -> None:
@@ -337,7 +347,7 @@ def prepare_agent(
 
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
-    server = Server(server_socket, dispatcher, tick, clock, budgets, _held(active, health, telemetry, clock))
+    server = Server(server_socket, dispatcher, tick, clock, budgets, None if active is None else active.require_held)
     if keys.own is not None:
         keys.own.on_change = server.request_tick
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
@@ -429,14 +439,14 @@ def _host_keys(
     return now, keys
 
 
-def _held(active: "Active | None", health: Health, telemetry: Telemetry, clock: Clock) -> Callable[[], None] | None:
-    """Show which epoch the agent holds; return what ends the process unless it still does. None without a log."""
-    if active is None:
-        return None
-    epoch = active.tenure.number
-    health.role = {"role": "active", "since": iso_time(clock.time()), "epoch": epoch}
-    telemetry.register(lambda: epoch_metrics(epoch))
-    return active.require_held
+def _watched(active: "Active", settings: Settings, health: Health, telemetry: Telemetry, clock: Clock) -> "LogWatch":
+    """Show what there is of the log."""
+    from twinhost.agent.log_watch import LogWatch  # noqa: PLC0415 - only an agent with a log needs it
+
+    watch = LogWatch(active, settings, clock)
+    health.role = watch.document
+    telemetry.register(watch.metrics)
+    return watch
 
 
 def _write_port(settings: Settings) -> None:

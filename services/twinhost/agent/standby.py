@@ -9,18 +9,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import structlog
+from starlette.requests import Request
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from twinhost.agent.assembly import Followed, StartAgain
 from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
+from twinhost.agent.log_watch import role_metrics
 from twinhost.agent.self_check import INTERVAL_S, HealthyFile
 from twinhost.agent.settings import Settings
+from twinhost.agent.telemetry import Telemetry
+from twinhost.deployment import REGISTRY_AGENT
 from twinhost.moments import SYSTEM_CLOCK, iso_time
+from twinhost.network_config import Agent
 from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.store.backup import STAGED
@@ -69,12 +77,13 @@ def become_active(
     _log.info("standing_by", epoch=epoch.number, active=epoch.holder)
     keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)
     replica = Replica(path, followed.functions, newest, _before(settings, followed, keys))
+    seen = _Seen()
     try:
         if keys is not None:
             keys.begin(path)
-        with _shown(settings, keys):
-            may_claim = always if keys is None else keys.may_claim
-            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=may_claim, on_look=_well(name))
+        with _shown(settings, replica, seen, keys):
+            look = seen.before(always if keys is None else keys.may_claim)
+            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=look, on_look=_well(name))
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
     if active is not None and keys is not None:
@@ -113,25 +122,53 @@ def _well(agent_name: str) -> Callable[[], None]:
     return on_look
 
 
+class _Seen:
+    """The epoch as it was seen last."""
+
+    epoch: Epoch | None = None
+
+    def before(self, may_claim: Callable[[Epoch], bool]) -> Callable[[Epoch], bool]:
+        """Return what keeps an epoch, and then asks whether it may be claimed."""
+
+        def look(epoch: Epoch) -> bool:
+            self.epoch = epoch
+            return may_claim(epoch)
+
+        return look
+
+
 @contextmanager
-def _shown(settings: Settings, keys: FollowedFiles | None) -> Iterator[None]:
+def _shown(settings: Settings, replica: Replica, seen: "_Seen", keys: FollowedFiles | None) -> Iterator[None]:
     """Answer over HTTP that this process stands by, on the port that the agent will have."""
-    since = iso_time(SYSTEM_CLOCK.time())
+    agent, since = settings.agent, iso_time(SYSTEM_CLOCK.time())
 
     def document() -> dict[str, Any]:
-        role: RoleDocument = {"role": "standby", "since": since}
+        role: RoleDocument = {
+            "role": "standby",
+            "since": since,
+            "holder": seen.epoch.holder or None if seen.epoch else None,
+            "transactions": replica.applied,
+        }
         now = iso_time(SYSTEM_CLOCK.time())
         return {
             "status": "standby",
             "ready": False,
-            "agent": settings.agent.name,
+            "agent": agent.name,
             "timestamp": now,
             "warnings": [] if keys is None else keys.warnings(),
             "log": role,
         }
 
+    def page(_: Request) -> HTMLResponse:
+        automatic = settings.config.failover == "automatic"
+        return HTMLResponse(standby_page(agent, seen.epoch, replica.applied, automatic=automatic))
+
+    telemetry = Telemetry(agent.name)
+    telemetry.register(lambda: role_metrics(active=False, transactions=replica.applied))
     try:
-        http = HttpServer(settings.agent.http_port, document, hosts=settings.http_hosts, address=settings.address)
+        http = HttpServer(
+            agent.http_port, document, telemetry.render, [Route("/", page)], settings.http_hosts, settings.address
+        )
     except SocketMisuse as error:  # as where both processes are on one machine
         _log.warning("standby_not_shown", reason=str(error))
         yield
@@ -141,6 +178,27 @@ def _shown(settings: Settings, keys: FollowedFiles | None) -> Iterator[None]:
         yield
     finally:
         http.stop()
+
+
+def standby_page(agent: Agent, seen: Epoch | None, applied: int, *, automatic: bool) -> str:
+    """Return the page of a standby: which machine is active, and where to look there; how far this one has followed."""
+    if seen is None or not seen.holder:
+        active = f"No machine is active as {agent.name} now."
+    else:
+        holder = escape(seen.holder)
+        where = f"<code>docker compose port {holder} {agent.http_port}</code>"
+        if seen.holder == agent.host.name:
+            address = f"http://localhost:{agent.http_port}/{'' if agent.name == REGISTRY_AGENT else 'healthz'}"
+            where = f'<a href="{address}">{address}</a>'
+        active = f"{agent.name} is active on <b>{holder}</b> (epoch {seen.number}): on its machine, look at {where}."
+    behind = 0 if seen is None else max(0, seen.durable - applied)
+    count = "1 transaction" if behind == 1 else f"{behind} transactions"
+    then = "when that one falls silent" if automatic else "when somebody promotes it"
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>{agent.name}: standby</title>"
+        f"<p>{active} This process stands by, {count} behind, and takes over {then}.</p></html>\n"
+    )
 
 
 def _first_look(connect: Connect) -> Epoch:

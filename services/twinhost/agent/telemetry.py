@@ -283,11 +283,6 @@ class _StateCollector(Collector):
         yield expiry
 
 
-def epoch_metrics(epoch: int) -> Iterator[Metric]:
-    """Yield the metric of an agent that a standby may follow."""
-    yield GaugeMetricFamily("twinhost_epoch", "The epoch of the agent's log that this process holds.", epoch)
-
-
 def backup_metrics(moment: float | None) -> Iterator[Metric]:
     """Yield the metric of a host's newest backup, in seconds since the epoch; none where there is none."""
     if moment is not None:

@@ -188,6 +188,30 @@ class Kind(StrEnum):
         "An identity has used most of its budget.",
         "Delete what it no longer needs, or raise its budget in `network_config.yaml`.",
     )
+    ONE_COPY = (
+        "one_copy",
+        "attention",
+        "Only one of the two databases has what is committed: if it is lost, so is the newest.",
+        "Start the other database, or its machine; it takes what it has missed by itself.",
+    )
+    STANDBY_SILENT = (
+        "standby_silent",
+        "attention",
+        "No standby of an agent follows its log: if the active machine dies, no other one takes over.",
+        "Start the standby, or its machine; its log says what keeps it from following.",
+    )
+    STANDBY_BEHIND = (
+        "standby_behind",
+        "attention",
+        "A standby is far behind the log: a takeover waits until it has the rest.",
+        "Look at what slows its machine down.",
+    )
+    WITNESS_SILENT = (
+        "witness_silent",
+        "attention",
+        "The witness of the databases does not answer: if the one that takes writes dies now, the other one waits.",
+        "Start the witness, or fix the network to it.",
+    )
 
 
 class Remedy(msgspec.Struct, frozen=True):

@@ -513,12 +513,36 @@ class UseDocument(Part, frozen=True):
     share: float = NOT_SENT
 
 
+class StandbyDocument(Part, frozen=True):
+    """A standby that follows: how many transactions it is behind, and for how long it has said nothing."""
+
+    name: str = NOT_SENT
+    behind: int = NOT_SENT
+    silent_s: float = NOT_SENT
+
+
+class WitnessDocument(Part, frozen=True):
+    """The witness of the databases, and whether it answers the active process."""
+
+    name: str = NOT_SENT
+    answers: bool = NOT_SENT
+
+
 class RoleDocument(Part, frozen=True):
-    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds."""
+    """What a process is in the log that a standby follows; `epoch` is the one that the active process holds.
+
+    `holder` is the machine that is active, null if none is; `transactions` are those that this process has. `copies`
+    counts the databases that have each commit; it is null where only the service that runs them knows.
+    """
 
     role: str = NOT_SENT
     since: str = NOT_SENT
     epoch: int | None = None
+    holder: str | None = None
+    transactions: int | None = None
+    standbys: list[StandbyDocument] | None = None
+    copies: int | None = None
+    witness: WitnessDocument | None = None
 
 
 class OutboxDocument(Part, frozen=True):

@@ -1,6 +1,7 @@
 """An agent as it is assembled from its settings, without a socket and without its threads."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.dispatch import Counters
 from twinhost.secure_zmq.framing.inbound import Inbound, Job
 from twinhost.secure_zmq.handshakes import Handshakes
+from twinhost.store.replication.looks import LogState
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 
 
@@ -44,6 +46,15 @@ def environment_of(home: Path, folder: str, *, secure: bool = True, **limits: An
         "TWINHOST_CERTIFICATES": str(home / "certificates" / folder),
         "TWINHOST_STATE": str(home / "state"),
     }
+
+
+@dataclass
+class SeenLog:
+    """What is seen of the log that standbys follow; nothing, until a test has it."""
+
+    state: LogState | None = None
+    holder: str = "mainpc"
+    witness_fault: str | None = None
 
 
 class Assembled(Asked):
@@ -71,6 +82,7 @@ class Assembled(Asked):
         self.usage = Usage(budgets, self.keys.peers.caller_named)
         self.disk = Disk(settings.state, budgets, settings.config.limits.disk_reserve_bytes, clock)
         self.disk.count(self.database)
+        self.log = SeenLog()
         self.assembly = assemble(
             Foundation(
                 settings,
@@ -84,6 +96,7 @@ class Assembled(Asked):
                 budgets,
                 self.usage,
                 self.disk,
+                self.log,
             )
         )
         self.answer_to(

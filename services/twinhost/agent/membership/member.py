@@ -28,6 +28,7 @@ from twinhost.agent.health import Health
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.live_config import MAINPC_AGENT
+from twinhost.agent.log_troubles import log_troubles
 from twinhost.agent.membership.audit_witness import AuditWitness, WitnessActions
 from twinhost.agent.membership.coordination import Coordinator, ForwardedRequest, find_addresses
 from twinhost.agent.membership.delivery import CALL_DEADLINE_S, TRANSIENT, DeliveryQueue, Kind, Sender
@@ -35,6 +36,7 @@ from twinhost.agent.membership.gauges import outbox_metrics
 from twinhost.agent.membership.outbox import Outbox
 from twinhost.agent.membership.watch import MainpcWatch, WatchActions
 from twinhost.agent.memory_figures import MemoryFigures
+from twinhost.agent.troubles import Trouble
 from twinhost.agent.trust import TRUST_TOPIC, TrustFolder
 from twinhost.moments import SYSTEM_CLOCK, Clock, parse_time
 from twinhost.network_config import Agent
@@ -425,11 +427,15 @@ class Membership:
         def conditions() -> Iterable[Condition]:
             return health.conditions(without=(LINK_CHECK,))
 
+        def own_troubles() -> Iterable[Trouble]:
+            yield from troubles_of(host, conditions(), _OWN_KINDS)
+            yield from log_troubles(foundation.log, settings.config)
+
         self.watch = MainpcWatch(
             settings.state / f"{settings.agent.name}.{ATTENTION_FILE}",
             settings.agent,
             mainpc_agent,
-            lambda: troubles_of(host, conditions(), _OWN_KINDS),
+            own_troubles,
             lambda: settings.config.limits.registration_ttl_s,
             foundation.clock,
             secure=settings.secure,

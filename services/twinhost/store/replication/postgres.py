@@ -7,6 +7,8 @@ A commit that is cancelled while it waits for the second database succeeds, with
 first. So a warning is an error here, nothing has a time limit on the server, and what the client gives up is unknown.
 """
 
+import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from psycopg.rows import class_row, scalar_row
 
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.epochs import Epoch
+from twinhost.store.replication.looks import AgentEpoch, Look, Standby
 
 _CONNECT_S = 3
 # How long a reply of the database may take. A frozen one refuses nothing, and its machine goes on confirming packets.
@@ -48,6 +51,13 @@ CREATE TABLE IF NOT EXISTS commits (
     statements bytea NOT NULL,
     PRIMARY KEY (agent, seq)
 );
+CREATE TABLE IF NOT EXISTS standbys (
+    agent text,
+    name text,
+    applied bigint NOT NULL DEFAULT 0,
+    beat bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (agent, name)
+);
 """
 _LOOK = "SELECT epoch AS number, beat, holder, durable, log FROM epochs WHERE agent = %s"
 # A beat that is lost with the first database, before the second one has it, must not come again: a standby that saw it
@@ -71,6 +81,15 @@ _APPEND = (
 )
 _AFTER = "SELECT seq, statements FROM commits WHERE agent = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s"
 _LAST = "SELECT coalesce(max(seq), 0) FROM commits WHERE agent = %s"
+_ALL_EPOCHS = "SELECT agent, epoch AS number, beat, holder, durable FROM epochs WHERE epoch > 0 ORDER BY agent"
+_ALL_STANDBYS = "SELECT agent, name, applied, beat FROM standbys ORDER BY agent, name"
+# What any role may read. The witness is what database/run.py says of it; another database has no such setting.
+_SETTINGS = (
+    "SELECT current_setting('synchronous_standby_names') AS synchronous, "
+    "current_setting('twinhost.witness', true) AS witness"
+)
+_PORT = 5432
+_ASK_FOR_TLS = b"\0\0\0\x08\x04\xd2\x16\x2f"  # SSLRequest
 
 _T = TypeVar("_T")
 
@@ -190,6 +209,20 @@ class Log:
         with _asking(), self._connection.cursor(row_factory=class_row(Logged)) as cursor:
             return cursor.execute(_AFTER, (self._agent, applied, until, _MOST_ENTRIES), binary=True).fetchall()
 
+    def look_around(self) -> Look:
+        """Return what there is of all agents' logs, and of the databases that have it."""
+        with _asking():
+            with self._connection.cursor(row_factory=class_row(AgentEpoch)) as cursor:
+                epochs = cursor.execute(_ALL_EPOCHS).fetchall()
+            with self._connection.cursor(row_factory=class_row(Standby)) as cursor:
+                standbys = cursor.execute(_ALL_STANDBYS).fetchall()
+            with self._connection.cursor() as cursor:
+                row = cursor.execute(_SETTINGS).fetchone()
+        synchronous, witness = row or ("", None)
+        info = self._connection.info
+        others = [host for host in info.get_parameters().get("host", "").split(",") if host != info.host]
+        return Look(epochs, standbys, synchronous, witness or None, others)
+
     def _write(self, sql: str, *parameters: object, within_s: float = _WRITE_S) -> bool:
         with self._clean(within_s):
             return self._connection.execute(sql.encode(), parameters).rowcount == 1
@@ -232,6 +265,26 @@ def verified(dsn: str) -> str:
     settings: dict[str, str | int] = {"connect_timeout": _CONNECT_S, "target_session_attrs": "read-write"}
     settings |= {"tcp_user_timeout": 3_000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
     return psycopg.conninfo.make_conninfo(dsn, **settings, options=f"{parts.get('options') or ''} {_OPTIONS}".strip())
+
+
+def witness_fault(witness: str, dsn: str) -> str | None:
+    """Return why a witness does not answer; None if it does, with a certificate that the DSN verifies.
+
+    Nobody logs in, which an agent may not: the connection ends after the certificate, and the witness logs nothing.
+    """
+    host, _, port = witness.partition(":")
+    authorities = str(conninfo_to_dict(dsn).get("sslrootcert") or "")
+    try:
+        context = ssl.create_default_context(cafile=authorities or None)
+        with socket.create_connection((host, int(port or _PORT)), _CONNECT_S) as connection:
+            connection.sendall(_ASK_FOR_TLS)
+            if connection.recv(1) != b"S":
+                return "what answers there is no PostgreSQL with TLS"
+            with context.wrap_socket(connection, server_hostname=host) as encrypted:
+                encrypted.unwrap()
+    except OSError as error:  # one of TLS too
+        return error.strerror or str(error) or type(error).__name__
+    return None
 
 
 @contextmanager

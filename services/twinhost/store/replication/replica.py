@@ -161,6 +161,7 @@ class Active:
         self._path = path
         self._log = log
         self._end_process = end
+        self.on_beat: Callable[[Log], None] = lambda _: None  # on the beats' thread, after each that was added
         self._beats = Worker("epoch beats", functools.partial(self._beat, connect), join_timeout_s=1.0)
         self._watch = Worker("epoch watch", self._watch_until, join_timeout_s=1.0)
 
@@ -247,6 +248,7 @@ class Active:
                 if not log.beat(self.tenure.number, self.tenure.durable):
                     self._end("another process is active")
                 self.tenure.confirmed(asked_at)
+                self.on_beat(log)
             except OutcomeUnknown as error:
                 _log.warning("epoch_not_confirmed", reason=str(error))
                 if log is not None:

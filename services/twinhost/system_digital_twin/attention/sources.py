@@ -3,6 +3,7 @@
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BUDGETS, KINDS, WITNESS_CHECK, troubles_of
+from twinhost.agent.log_troubles import log_troubles
 from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
 from twinhost.agent.troubles import Detector, Kind
@@ -91,5 +92,8 @@ def watch_all(
         "audit_witness": lambda: audit.contradicting_witnesses(here, witnesses.faults, host_of()),
         "restored": lambda: audit.restored_log(here, witnesses.restored(), host_of()),
     }
-    for name, detector in (of_hosts | (of_keys if settings.secure else {}) | of_machines | of_records).items():
+    detectors = of_hosts | (of_keys if settings.secure else {}) | of_machines | of_records
+    if foundation.log is not None:
+        detectors |= {"log": lambda: log_troubles(foundation.log, settings.config)}
+    for name, detector in detectors.items():
         attention.watch(name, detector)
