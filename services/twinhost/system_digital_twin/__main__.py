@@ -58,6 +58,7 @@ from twinhost.system_digital_twin.registry.actions import (
 )
 from twinhost.system_digital_twin.registry.registry import AGENT_TOPIC, HEALTHY, AgentEvent, AgentRecord, Registry
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER, MIGRATIONS
+from twinhost.system_digital_twin.takeovers import Takeovers
 from twinhost.system_digital_twin.trust.actions import KeyActions, TrustEvent
 from twinhost.system_digital_twin.trust.audit import AuditActions
 from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE
@@ -154,7 +155,10 @@ def assemble(foundation: Foundation) -> Assembly:
     watched = Hosts(foundation, registry, said, security)
     machines = Machines(foundation, registry, metrics, reservations, forecasts)
     watch_all(attention, foundation, watched, machines, events, security)
-    state = StateBoard(foundation, registry, metrics, leases, events, forecasts, reservations, attention, said)
+    takeovers = Takeovers(foundation, events)
+    state = StateBoard(
+        foundation, registry, metrics, leases, events, forecasts, reservations, attention, said, takeovers
+    )
     features: tuple[Feature, ...] = (
         RegistryActions(
             registry,
@@ -189,6 +193,7 @@ def assemble(foundation: Foundation) -> Assembly:
             events.on_tick()
             security.on_tick()
             forecasts.on_tick()
+            takeovers.on_tick()
         finally:  # what can't be stored is a trouble
             attention.on_tick()
 

@@ -20,6 +20,7 @@ from twinhost.system_digital_twin.metrics.history import MIGRATION as METRICS_HI
 from twinhost.system_digital_twin.metrics.vram_reports import MIGRATION as VRAM_REPORTS
 from twinhost.system_digital_twin.registry.registry import MIGRATION as REGISTRY
 from twinhost.system_digital_twin.registry.registry import MIGRATION_STOPPED as STOPPED_AGENTS
+from twinhost.system_digital_twin.takeovers import MIGRATION as HOLDERS
 from twinhost.system_digital_twin.trust.audit import MIGRATION as KEY_AUDIT
 
 _HOLDER = "json_extract(CAST({{0}}.record AS TEXT), '$.{}')"
@@ -54,4 +55,5 @@ MIGRATIONS = (  # in the order in which they were added
     REFUSALS,
     STOPPED_AGENTS,
     FOLLOWED_FILES,
+    HOLDERS,
 )

@@ -24,6 +24,7 @@ from twinhost.system_digital_twin.events.events import Entry, Events, Topic
 from twinhost.system_digital_twin.metrics.history import rounded
 from twinhost.system_digital_twin.metrics.metrics import Metrics
 from twinhost.system_digital_twin.registry.registry import AgentRecord, Registry
+from twinhost.system_digital_twin.takeovers import Takeovers
 
 SHOWN = 50  # events, errors, and requests that wait for memory
 MAX_ROWS = 300  # agents, sessions, and leases; the page shows no more of each
@@ -96,6 +97,7 @@ class StateBoard:
         reservations: Reservations,
         attention: Attention,
         said: Reports,
+        takeovers: Takeovers,
     ) -> None:
         self.snapshot = Snapshot(0, b"{}")
         self._settings = foundation.settings
@@ -111,6 +113,7 @@ class StateBoard:
         self._reservations = reservations
         self._attention = attention
         self._said = said
+        self._takeovers = takeovers
         self._counted_at, self._requests, self._messages_per_s = 0.0, 0, 0.0
         self.draw()  # an empty document would look like a system without problems
 
@@ -137,6 +140,7 @@ class StateBoard:
         since, handshakes = self._clock.time() - RECENT_S, state.handshakes if state else {}
         refused = {cause: count for cause, count in handshakes.items() if count and cause != Outcome.ACCEPTED}
         severe = self._events.severe_since(since, SHOWN)
+        failover = self._takeovers.document()
         latency = [host["now"]["latency_ms"] for host in hosts if host["now"]["latency_ms"] is not None]
         return {
             "time": health["timestamp"],
@@ -163,6 +167,7 @@ class StateBoard:
             "waiting": _that_fit(self._waiting(wait) for wait in self._reservations.queue(SHOWN)),
             "memory": self._memory(),
             "usage": used_documents(state.usage if state else ()),
+            **({} if failover is None else {"failover": failover}),
             "counts": {
                 "agents": len(records),
                 "sessions": len(state.peers) if state else 0,

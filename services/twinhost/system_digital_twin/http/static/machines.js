@@ -77,7 +77,7 @@ export function marksOf({ errors = [], events = [], agents = [], leases = [], ag
     const told = (type) => events.filter((event) => event.type === type && event.data?.host === name);
     return [
       ...ofKind("lease", leases.filter((lease) => lease.host === name).map((lease) => lease.since)),
-      ...ofKind("start", told("agent_started").map((event) => event.time)),
+      ...ofKind("start", [...told("agent_started"), ...told("took_over")].map((event) => event.time)),
       ...ofKind("trouble", told("trouble_began").map((event) => event.data.since)),
       ...ofKind("error", errors.filter((error) => isSevere(error) && hostOf.get(error.agent) === name).map((error) => error.time)),
       ...(own === agent && isNumber(uptime) ? [{ kind: "start", time: now() / 1000 - uptime }] : []),

@@ -40,7 +40,7 @@ export function draw(place, state, parameters) {
   for (const button of ranges.children) setAttribute(button, "aria-pressed", String(button.value === range));
   const { course, fault, ...time } = range === LIVE ? live(host) : past(name, range);
   const means = range === LIVE ? "" : "Means of a minute, or of an hour for ranges above a day; the figures are of now. ";
-  setText(hint, fault ?? `${means}Dotted: a severe error (red), a trouble (amber), a start of its agent (grey), a lease that is held (blue).`);
+  setText(hint, fault ?? `${means}Dotted: a severe error (red), a trouble (amber), a start of its agent or a takeover (grey), a lease that is held (blue).`);
   updateHost(machine, host, { ...time, course, marks: marksOf(state)(host), level: levelOfHost(state, name) });
   drawFigures(figures.lastChild, host, course);
   const shown = panels(parts, [{ id: "agents", title: "Agents" }, { id: "identities", title: "Keys" }, { id: "leases", title: "Leases" }], "h3");

@@ -2,6 +2,7 @@
 
 import { drawAttention } from "../attention.js";
 import { draw as drawInto, el } from "../dom.js";
+import { drawFailover } from "../failover.js";
 import { drawMachines } from "../machines.js";
 import { addressOf } from "../router.js";
 import { count } from "../text.js";
@@ -12,11 +13,13 @@ export function draw(place, state, parameters) {
   drawInto(place, "overview", () => [
     el("section", { "aria-label": "What needs attention" }),
     el("section", { id: "machines", "aria-labelledby": "machines-title" }, el("h2", { id: "machines-title", class: "unseen" }, "Machines"), el("div", { class: "hosts", id: "hosts" })),
+    el("section", { id: "failover", "aria-labelledby": "failover-title", hidden: true }),
     el("nav", { class: "tiles", "aria-label": "What there is" }),
   ]);
-  const [attention, machines, tiles] = place.children;
+  const [attention, machines, failover, tiles] = place.children;
   drawAttention(attention, state, parameters);
   drawMachines(machines.lastChild, state);
+  drawFailover(failover, state);
   drawInto(tiles, figuresOf(state), (figures) => figures.map(([view, title, figure]) => el("a", { href: addressOf(view) }, el("b", {}, figure), el("span", {}, title))));
 }
 
