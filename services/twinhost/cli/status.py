@@ -18,7 +18,7 @@ from twinhost.cli import attention, output
 from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
-from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents
+from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents, RoleDocument
 from twinhost.deployment import (
     MEMORY_AGENT,
     NO_RESPONSE,
@@ -435,7 +435,7 @@ def _document(survey: Survey, judged: AttentionList, level: Level) -> dict[str, 
 
 
 def _view(survey: Survey) -> list[RenderableType]:
-    parts: list[RenderableType] = [_link(survey), _agents_table(survey)]
+    parts: list[RenderableType] = [_link(survey), *_failover(survey), _agents_table(survey)]
     if survey.registry.hosts is not None:
         parts.append(machines_table(survey.registry.hosts))
     if used := [row for report in survey.reports for row in _used(report)]:
@@ -464,6 +464,30 @@ def _link(survey: Survey) -> Text:
     return output.words(
         output.styled("Link", output.HEADING), sentence if answered else f"no agent answered {asked_as}"
     )
+
+
+def _failover(survey: Survey) -> Iterator[Text]:
+    """Yield a line for each agent with a standby: which machine is active, what follows, and how safe the log is."""
+    for report in survey.reports:
+        log = report.health.log if report.health else None
+        if log is None or log.holder is None:
+            continue
+        where = f"{report.agent.name} is active on {log.holder} since {log.since} (epoch {log.epoch});"
+        yield output.words(output.styled("Failover", output.HEADING), where, *_safety(log))
+
+
+def _safety(log: RoleDocument) -> Iterator[output.Cell]:
+    if log.standbys is None:  # it has only begun
+        return
+    for standby in log.standbys:
+        yield f"standby {standby.name} is {standby.behind} transactions behind;"
+    if not log.standbys:
+        yield output.styled("no standby follows;", output.BAD)
+    if log.copies is not None:
+        copies = "1 copy;" if log.copies == 1 else f"{log.copies} copies;"
+        yield output.styled(copies, output.BAD) if log.copies == 1 else copies
+    if log.witness is not None:
+        yield "witness well" if log.witness.answers else output.styled("witness silent", output.WARN)
 
 
 def _agents_table(survey: Survey) -> RenderableType:
