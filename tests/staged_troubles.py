@@ -5,18 +5,19 @@ that come, or stay away. What must be said of it stands beside it, for the page,
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.unit.agent.assembled import environment_of
+from tests.unit.agent.assembled import SeenLog, environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.metrics_bench import sample
-from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
+from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.host_metrics import HostSample
 from twinhost.agent.host_sampler import SamplerThread
+from twinhost.agent.live_config import LiveConfig
 from twinhost.agent.telemetry import AgentState
 from twinhost.agent.troubles import AttentionItem
 from twinhost.certificates.layout import Layout, plan_layout
@@ -24,10 +25,12 @@ from twinhost.certificates.revoke import replace_revoked, revoke
 from twinhost.moments import iso_time
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.network_config.model import Host
 from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.keys import DAY_S, Certificate, Validity, load_certificate
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.silence import Silence
+from twinhost.store.replication.looks import AgentLog, Follower, LogState
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 HOUR_S, MB = 3_600.0, 2**20
@@ -136,6 +139,34 @@ class Deployment:
         self.twin.handshakes.accepted(UMRA.name, self.fingerprint, PC2_ADDRESS)
         self.twin.handshakes.record()
         self.pc2_answers = True
+
+
+def stage_log(
+    live: LiveConfig, log: SeenLog, copies: int = 2, silent: Collection[str] = (), behind: int = 0, fault: str = ""
+) -> None:
+    """Have both agents a standby, and mainpc see how many copies there are, who is silent, and the witness."""
+    config, agents, seen = live.current, {}, {}
+    for number, agent in enumerate(config.agents.values()):
+        home, other = agent.host.name, next(name for name in config.hosts if name != agent.host.name)
+        agents[agent.name] = replace(agent, standby=Host(other, f"{home}-standby"))
+        standby = Follower(f"{home}-standby", behind, 90.0 if agent.name in silent else 0.0)
+        seen[agent.name] = AgentLog(agent.name, 3 + number, home, 4_711, 0.0, (standby,))
+    live.current = replace(config, agents=agents)
+    log.state, log.witness_fault = LogState(seen, copies, "witness", ("database-pc2",)), fault or None
+
+
+def _log(copies: int = 2, silent: Collection[str] = (), fault: str = "") -> Callable[[Deployment], float]:
+    def stage(deployment: Deployment) -> float:
+        began = deployment.now
+        stage_log(deployment.twin.live, deployment.twin.log, copies, silent, fault=fault)
+        deployment.pass_seconds(BEAT_S)
+        return began
+
+    return stage
+
+
+def _log_well(deployment: Deployment) -> None:
+    _log()(deployment)
 
 
 def _disk_full(deployment: Deployment) -> float:
@@ -525,4 +556,36 @@ OTHER_SILENCES = (  # besides that of a cut link: each has a cause of its own
         *(*_NOT_RESPONDING, r"its agent sends no heartbeats\.?$", "pc2", _UP),
     ),
 )
-STAGINGS = (*FOURTEEN, *PAIRS, *OTHER_SILENCES)
+_FOLLOWS_NOT = f"^no standby of {SDT.name} follows, so nothing takes over from mainpc"
+OF_THE_LOG = (
+    Staging(
+        "one database has what is committed",
+        _log(copies=1),
+        *("one_copy", "attention", "^the log has one copy", "database-pc2 is away", "pc2"),
+        "docker compose up -d database-pc2",
+        mend=_log_well,
+    ),
+    Staging(
+        "no standby follows",
+        _log(silent=(SDT.name,)),
+        *(f"standby_silent:{SDT.name}", "attention", _FOLLOWS_NOT, "mainpc-standby has said nothing for 90 s", "pc2"),
+        "docker compose up -d mainpc-standby",
+        mend=_log_well,
+    ),
+    Staging(
+        "a machine is off: its database, and its standby",
+        _log(copies=1, silent=(SDT.name,)),
+        *("one_copy", "attention", "^the log has one copy", "nothing on pc2 follows: it may be off", "pc2"),
+        "docker compose up -d database-pc2",
+        hides=(f"standby_silent:{SDT.name}",),
+        mend=_log_well,
+    ),
+    Staging(
+        "the witness is silent",
+        _log(fault="Connection refused"),
+        *("witness_silent", "attention", "^the witness of the databases does not answer mainpc", "Connection refused"),
+        *("witness", "docker compose up -d witness"),
+        mend=_log_well,
+    ),
+)
+STAGINGS = (*FOURTEEN, *PAIRS, *OTHER_SILENCES, *OF_THE_LOG)

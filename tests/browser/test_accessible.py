@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.firefox import FIREFOX, Firefox, firefox
 from tests.browser.watched import Watched, watch
+from tests.staged_troubles import stage_log
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.peers import Outcome
@@ -64,6 +65,7 @@ def troubled(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iter
         event = {"event_id": "e", "event_type": "moved", "source_agent": "agent-000", "data": {"to": "x" * 300}}
         it.twin.call("publish_event", OPERATOR, event=event)
         it.twin.call("heartbeat", agent_name=UMRA.name, memory=MEMORY)
+        stage_log(it.twin.live, it.twin.log, copies=1, silent=("SystemDigitalTwin",))
         it.twin.handshakes.refused(Outcome.KEY_NOT_AUTHORIZED)
         it.twin.health.warn("meaning", lambda: ["a key ends soon"])
         it.silence(20)

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.watched import PATIENCE_MS, Watched, watch
+from tests.staged_troubles import stage_log
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.http import state as state_module
@@ -211,6 +212,23 @@ def test_every_page_says_what_is_wrong(watched: Watched) -> None:
     expect(watched.page.locator("#level")).to_have_text(SILENT, timeout=PATIENCE_MS)
     watched.page.locator("#level").click()
     expect(watched.page.locator("#summary-title")).to_be_visible()
+
+
+def test_the_overview_shows_where_each_agent_is_active(watched: Watched) -> None:
+    """With what follows it, the copies, of which one is red, and the witness; nothing where there is no log."""
+    section = watched.page.locator("#failover")
+    expect(section).to_be_hidden()
+    stage_log(watched.twin.live, watched.twin.log, behind=7)
+    watched.draw()
+    row = section.get_by_role("row").filter(has_text="SystemDigitalTwin")
+    for words in ("mainpc", "3", "4,711", "mainpc-standby 7 transactions behind"):
+        expect(row).to_contain_text(words)
+    expect(section.locator(".badge.good")).to_have_text(["2 copies", "Witness well"])
+    stage_log(watched.twin.live, watched.twin.log, copies=1, silent=("SystemDigitalTwin",), fault="timed out")
+    watched.draw()
+    expect(section.locator(".badge.bad")).to_have_text("1 copy")
+    expect(section.locator("p .badge.warn")).to_have_text("Witness silent")
+    expect(row.locator(".badge.warn")).to_have_text("none follows")
 
 
 def test_a_lease_shows_its_card(watched: Watched) -> None:

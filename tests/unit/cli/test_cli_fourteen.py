@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 import yaml
 
-from tests.staged_troubles import FOURTEEN, STAGINGS, Deployment, Staging
+from tests.staged_troubles import FOURTEEN, OF_THE_LOG, STAGINGS, Deployment, Staging
 from tests.unit.certificates.trees import certs_init
 from tests.unit.cli.running import Ran
 from tests.unit.system_digital_twin.http.test_state import Twin
@@ -85,7 +85,7 @@ def run(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> Status:
 
 def test_there_are_fourteen() -> None:
     assert len({staging.name for staging in FOURTEEN}) == len(FOURTEEN) == 14
-    assert len(STAGINGS) == 20
+    assert len(STAGINGS) == 20 + len(OF_THE_LOG) == 24
 
 
 def test_a_deployment_begins_well(deployment: Deployment, run: Status) -> None:

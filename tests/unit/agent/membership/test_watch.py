@@ -7,6 +7,8 @@ import msgspec
 import pytest
 
 from tests.configuration import SHIPPED
+from tests.staged_troubles import stage_log
+from tests.unit.agent.assembled import Assembled, environment_of
 from tests.unit.system_digital_twin.twin import OPERATOR, Clock
 from tests.unit.system_digital_twin.twin import SDT as SDT_CALLER
 from twinhost.agent.membership.watch import MAX_BYTES, MAX_ITEMS, GetAttention, MainpcWatch, WatchActions
@@ -21,6 +23,7 @@ from twinhost.secure_zmq.errors import (
     TwinhostError,
 )
 from twinhost.secure_zmq.silence import TIMED_OUT_S, Silence
+from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS, assemble
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 TTL_S = 15.0
@@ -259,3 +262,15 @@ def test_a_disk_that_is_full_loses_nothing_in_memory(bench: Bench) -> None:
     bench.gets(FULL)
     bench.is_silent(TTL_S + 1)
     assert [*bench.items] == ["mainpc_silent", FULL.id]
+
+
+def test_without_mainpc_pc2_says_what_is_wrong_with_the_log(tmp_path: Path) -> None:
+    """As mainpc would, under the same ids; mainpc's standby has no database to say it from, or is not there."""
+    clock = Clock()
+    with Assembled(UMRA, MIGRATIONS, assemble, environment_of(tmp_path, "pc2"), clock) as agent:
+        stage_log(agent.live, agent.log, copies=1, silent=("SystemDigitalTwin",))
+        clock.let_pass(60.0)
+        items = agent.ask("get_attention", OPERATOR)["items"]
+    silent, one_copy = (item for item in items if item["kind"] != "check_failed")  # it has no other thread here
+    assert (silent["id"], one_copy["id"]) == ("mainpc_silent", "one_copy")
+    assert [other["id"] for other in one_copy["explains"]] == ["standby_silent:SystemDigitalTwin"]

@@ -2,7 +2,7 @@
 
 import { agoElement } from "./clock.js";
 import { absent, badge, bdi, draw, el, table } from "./dom.js";
-import { count, many, plain } from "./text.js";
+import { count, many } from "./text.js";
 
 const AGENTS = {
   caption: "Where each agent is active",
@@ -31,9 +31,9 @@ const AGENTS = {
 export function drawFailover(place, { failover }) {
   place.hidden = !failover;
   if (!failover) return;
-  draw(place, "failover", () => [el("h2", { id: "failover-title" }, "Failover"), el("p", { class: "safety" }), el("div")]);
-  const [, safety, agents] = place.children;
-  draw(safety, [failover.copies, failover.witness], () => [copies(failover.copies), " ", witness(failover.witness)]);
+  draw(place, "failover", () => [el("h2", { id: "failover-title" }, "Failover"), el("p", { class: "hint" }), el("div")]);
+  const [, copiesAndWitness, agents] = place.children;
+  draw(copiesAndWitness, [failover.copies, failover.witness], () => [copies(failover.copies), " ", witness(failover.witness)]);
   table(agents, AGENTS, failover.agents);
 }
 
@@ -44,5 +44,5 @@ function copies(number) {
 
 function witness(one) {
   if (!one) return absent("no witness");
-  return one.answers ? badge("good", "ok", "Witness well") : badge("warn", "warn", `Witness ${plain(one.name, 40)} silent`);
+  return one.answers ? badge("good", "ok", "Witness well") : badge("warn", "warn", "Witness silent");
 }

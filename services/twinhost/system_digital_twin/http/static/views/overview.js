@@ -13,7 +13,7 @@ export function draw(place, state, parameters) {
   drawInto(place, "overview", () => [
     el("section", { "aria-label": "What needs attention" }),
     el("section", { id: "machines", "aria-labelledby": "machines-title" }, el("h2", { id: "machines-title", class: "unseen" }, "Machines"), el("div", { class: "hosts", id: "hosts" })),
-    el("section", { id: "failover", "aria-labelledby": "failover-title", hidden: true }),
+    el("section", { id: "failover", class: "panel", "aria-labelledby": "failover-title", hidden: true }),
     el("nav", { class: "tiles", "aria-label": "What there is" }),
   ]);
   const [attention, machines, failover, tiles] = place.children;
