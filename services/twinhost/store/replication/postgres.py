@@ -273,9 +273,9 @@ def witness_fault(witness: str, dsn: str) -> str | None:
     Nobody logs in, which an agent may not: the connection ends after the certificate, and the witness logs nothing.
     """
     host, _, port = witness.partition(":")
-    authorities = str(conninfo_to_dict(dsn).get("sslrootcert") or "")
+    authorities = conninfo_to_dict(dsn).get("sslrootcert")
     try:
-        context = ssl.create_default_context(cafile=authorities or None)
+        context = ssl.create_default_context(cafile=None if authorities in (None, "system") else str(authorities))
         with socket.create_connection((host, int(port or _PORT)), _CONNECT_S) as connection:
             connection.sendall(_ASK_FOR_TLS)
             if connection.recv(1) != b"S":

@@ -37,7 +37,7 @@ def test_a_standby_is_behind_what_is_durable() -> None:
     assert Looks().take(ahead, 0.0).agents["SDT"].standbys[0].behind == 0
 
 
-def test_whose_beat_stands_still_is_silent_and_back_with_the_next() -> None:
+def test_whose_beat_stands_still_is_silent_until_the_next() -> None:
     looks = Looks()
     looks.take(LOOK, 50.0)
     log = looks.take(LOOK, 50.0 + SILENT_AFTER_S).agents["SDT"]
