@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 import structlog
 
@@ -25,6 +25,13 @@ _WHAT_TO_DO = "nothing of this request was stored; free space on the agent's vol
 Row = TypeVar("Row")
 V = TypeVar("V")
 Arguments = TypeVarTuple("Arguments")
+
+
+class Others(Protocol):
+    """Opens and removes further databases of an agent, so that its log has what is written to them."""
+
+    def open_other(self, path: Path, migrations: Sequence[str], clock: Clock) -> "Database": ...
+    def remove_other(self, path: Path) -> None: ...
 
 
 class Database:
@@ -57,6 +64,7 @@ class Database:
         self._changes = _Changes()
         self._pending: list[Callable[[], None]] = []
         self.logged = logged
+        self.others: Others | None = None  # with a log
         self.fault: str | None = None  # why the last transaction failed; None once one has succeeded again
         self.in_transaction = False  # also where SQLite has ended it by itself, and it will be lost
         try:

@@ -19,13 +19,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import structlog
 
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.database import LOG_POSITION, Database
+from twinhost.store.database import Database
 from twinhost.store.files import make_private
 from twinhost.store.replication.epochs import BEAT_S, Candidate, Epoch, Tenure, require_next
+from twinhost.store.replication.others import POSITION, OtherDatabases, begin, path_of
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
 from twinhost.store.replication.statements import Entry, NotingConnection, Repeater, decoded, encoded
 from twinhost.worker import Worker
@@ -34,7 +36,6 @@ _log = structlog.get_logger(__name__)
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h, as of an agent that starts again
 _LOOK_S = 0.1  # a part of the time that a takeover takes, twice
-_POSITION = f"CREATE TABLE IF NOT EXISTS {LOG_POSITION} (log TEXT NOT NULL, applied INTEGER NOT NULL) STRICT"
 
 Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
 Before = Callable[[sqlite3.Connection, Entry], None]  # called with the replica, and with what it is about to repeat
@@ -74,6 +75,7 @@ class Replica:
             ConfigurationError: it can't be used.
         """
         self.path, self._newest, self._before = path, newest, before
+        self._others = OtherDatabases(path, functions, newest)
         try:
             if not path.exists():
                 path.touch(0o600)
@@ -84,7 +86,7 @@ class Replica:
             for name, function in functions.items():
                 self._connection.create_function(name, 1, function, deterministic=True)
             self._repeater = Repeater(self._connection)
-            self._connection.execute(_POSITION)
+            self._connection.execute(POSITION)
             row = self._connection.execute("SELECT log, applied FROM log_position").fetchone()
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
@@ -93,7 +95,9 @@ class Replica:
         self.empty = self._schema_version() == 0
 
     def join(self, log: str, applied: int) -> None:
-        """Say that the file has a log's transactions up to one."""
+        """Say that the file has a log's transactions up to one; those beside it too, if the log begins with them."""
+        if applied:
+            self._others.begin_with(log, applied)
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.execute("DELETE FROM log_position")
         self._connection.execute("INSERT INTO log_position VALUES (?, ?)", (log, applied))
@@ -127,12 +131,16 @@ class Replica:
                 self._repeat(entry.seq, decoded(entry.statements))
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and those beside it."""
+        self._others.close()
         self._connection.close()
 
     def _repeat(self, seq: int, entry: Entry) -> None:
         try:
             self._before(self._connection, entry)
+            if entry.database:
+                self._others.repeat(self.log, seq, entry)
+                entry = Entry(entry.sqlite, {}, [])
             self._connection.execute("BEGIN IMMEDIATE")
             self._repeater.repeat(entry)
             if (version := self._schema_version()) > self._newest:
@@ -142,7 +150,7 @@ class Replica:
                 )
             self._connection.execute("UPDATE log_position SET applied = ?", (seq,))
             self._connection.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise ConfigurationError(f"transaction {seq} of the log fails on {self.path} ({error})") from None
         finally:
             if self._connection.in_transaction:
@@ -160,6 +168,8 @@ class Active:
         self.tenure = tenure
         self._path = path
         self._log = log
+        self._log_name = ""
+        self._appending = threading.Lock()
         self._end_process = end
         self.on_beat: Callable[[Log], None] = lambda _: None  # on the beats' thread, after each that was added
         self._beats = Worker("epoch beats", functools.partial(self._beat, connect), join_timeout_s=1.0)
@@ -191,6 +201,7 @@ class Active:
             self.release()
             raise
         self.tenure.appended(replica.applied)
+        self._log_name = replica.log
         replica.close()
         _log.info("active", epoch=self.tenure.number, transactions=replica.applied)
 
@@ -199,7 +210,34 @@ class Active:
         connect = functools.partial(NotingConnection, commit=self._commit)
         database = Database(self._path, migrations, clock, connect, logged=True)
         database.execute("PRAGMA synchronous=NORMAL")  # what a power failure takes is in the log
+        database.others = self
         return database
+
+    def open_other(self, path: Path, migrations: Sequence[str], clock: Clock) -> Database:
+        """Open another database of the agent, which is made if it is missing; it is in the log too.
+
+        Raises:
+            ConfigurationError: it can't be opened, or is not of this log.
+        """
+        name = self._name_of(path)
+        try:
+            begin(path, self._log_name)
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
+        commit = functools.partial(self._commit, database=name)
+        return Database(path, migrations, clock, functools.partial(NotingConnection, commit=commit), logged=True)
+
+    def remove_other(self, path: Path) -> None:
+        """Say in the log that another database of the agent is removed, before it is."""
+        with self._appending:
+            number = self._append(Entry(sqlite3.sqlite_version, {}, [], self._name_of(path)))
+            self.tenure.appended(number)
+        self.require_held()
+
+    def _name_of(self, path: Path) -> str:
+        name = path.relative_to(self._path.parent).as_posix()
+        path_of(self._path, name)
+        return name
 
     def require_held(self) -> None:
         """End the process unless an answer may leave now."""
@@ -217,8 +255,19 @@ class Active:
             _log.warning("epoch_not_released", reason=str(error))
         self._log.close()
 
-    def _commit(self, connection: NotingConnection, entry: Entry) -> None:
+    def _commit(self, connection: NotingConnection, entry: Entry, database: str = "") -> None:
         """Append a transaction, and let SQLite commit it."""
+        with self._appending:  # several databases may commit at once, each on a thread
+            number = self._append(msgspec.structs.replace(entry, database=database))
+            try:
+                connection.execute_unnoted("UPDATE log_position SET applied = ?", (number,))
+                connection.commit_noted()
+            except sqlite3.Error as error:
+                self._end(f"transaction {number} is in the log and SQLite failed: {error}")
+            self.tenure.appended(number)
+        self.require_held()
+
+    def _append(self, entry: Entry) -> int:
         number = self.tenure.durable + 1
         content = encoded(entry)
         try:
@@ -227,13 +276,7 @@ class Active:
             self._end(f"whether transaction {number} is in the log is not known: {error}")
         if not appended:
             self._end("another process is active")
-        try:
-            connection.execute_unnoted("UPDATE log_position SET applied = ?", (number,))
-            connection.commit_noted()
-        except sqlite3.Error as error:
-            self._end(f"transaction {number} is in the log and SQLite failed: {error}")
-        self.tenure.appended(number)
-        self.require_held()
+        return number
 
     def _end(self, why: str) -> NoReturn:
         self.tenure.end(why)

@@ -50,6 +50,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True):
     sqlite: str
     views: dict[str, str]  # the temporary ones that it reads, by name
     statements: list[Statement]
+    database: str = ""  # not the agent's own, but one beside it; without statements, it is removed
 
 
 Commit = Callable[["NotingConnection", Entry], None]

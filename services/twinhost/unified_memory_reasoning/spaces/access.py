@@ -61,16 +61,10 @@ class Access:
     may forward could read everybody's private space.
     """
 
-    def __init__(
-        self, declared: Callable[[], Mapping[str, Space]], exists: Callable[[str], bool], *, only_shared: bool = False
-    ) -> None:
-        """Take what returns the declared spaces, and what says whether a space that was one is still stored.
-
-        `only_shared`: every other one is refused, since a standby would not have it.
-        """
+    def __init__(self, declared: Callable[[], Mapping[str, Space]], exists: Callable[[str], bool]) -> None:
+        """Take what returns the declared spaces, and what says whether a space that was one is still stored."""
         self._declared = declared
         self._exists = exists
-        self._only_shared = only_shared
 
     def require(self, asked: str, caller: Caller, *, writes: bool) -> str:
         """Return the name of the space that a caller asks for: `shared`, `private:NAME`, or a declared one.
@@ -84,11 +78,6 @@ class Access:
             raise NotGranted(
                 "on an open link (SECURE_ZMQ=0) nobody is authenticated, so `shared` is the only space; "
                 "leave `space` out, or use encrypted links - at `$.space`"
-            )
-        if self._only_shared:
-            raise NotGranted(
-                "this agent has a log that a standby follows (TWINHOST_DATABASE), and other spaces than `shared` are "
-                "not in it; leave `space` out - at `$.space`"
             )
         name = private_space(caller.name) if asked == PRIVATE else asked
         if not self._reads(name, caller):
@@ -106,7 +95,7 @@ class Access:
     def usable(self, caller: Caller) -> Iterator[Usable]:
         """Yield the spaces that a caller may read, its own private one too, which may have nothing yet."""
         yield Usable(SHARED)
-        if not caller.authenticated or self._only_shared:
+        if not caller.authenticated:
             return
         yield Usable(private_space(caller.name))
         for name in sorted(self._declared()):

@@ -25,7 +25,7 @@ from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, Sto
 from twinhost.secure_zmq.key_writer import fsync_folder
 from twinhost.secure_zmq.wire import Answer, Request
 from twinhost.store.backup import number_of, prepare
-from twinhost.store.damage import connect_to_read, damage_warning
+from twinhost.store.damage import connect_to_read, damage_warning, require_undamaged
 from twinhost.store.database import IN_MEMORY, Database
 from twinhost.store.reply_log import ReplyLog
 from twinhost.unified_memory_reasoning.contents import Contents
@@ -139,8 +139,7 @@ class Spaces:
         Raises:
             ConfigurationError, StoreUnavailable: a database can't be repaired, or a backup not be put in its place.
         """
-        logged = shared.database.logged
-        self.access = Access(lambda: config().spaces, self.exists, only_shared=logged)
+        self.access = Access(lambda: config().spaces, self.exists)
         self._folder = folder
         self._shared = shared
         self._clock = shared.database.clock
@@ -149,16 +148,14 @@ class Spaces:
         self._open: dict[str, OpenSpace] = {}  # the one that was used last is the last one
         self._most_open = min(MOST_OPEN, most_open_files() // _SHARE_OF_FILES)
         self._empty: OpenSpace | None = None
-        if logged and (names := sorted({*config().spaces, *self.names()})):
-            raise ConfigurationError(
-                f"the space {names[0]} is not in the log that a standby follows (TWINHOST_DATABASE); delete the space, "
-                "and remove it from network_config.yaml, or run without a log"
-            )
         shared.quarantine.on_change = self._quarantine_changed
         shared.backups.others = self
         shutil.rmtree(folder / _DELETED, ignore_errors=True)
         for name in self.names():
-            prepare(self.path(name), making.rebuilds, len(making.migrations))
+            if shared.database.logged:  # a change past the log would be this machine's alone
+                require_undamaged(self.path(name))
+            else:
+                prepare(self.path(name), making.rebuilds, len(making.migrations))
         self.stored = StoredInSpaces({name: self.path(name) for name in self.names()})
         self._damaged = [name for name in self.names() if self._is_damaged(name)]  # which only a start finds
 
@@ -258,6 +255,8 @@ class Spaces:
         if name in self._open:
             self._close(name)
         folder, deleted = self.path(name).parent, self._folder / _DELETED
+        if self._shared.database.others is not None and folder.exists():
+            self._shared.database.others.remove_other(self.path(name))
         try:
             shutil.rmtree(deleted, ignore_errors=True)
             folder.rename(deleted)  # at once: a crash leaves all of it, or nothing of it under its name
@@ -382,7 +381,9 @@ class Spaces:
 
     def _made(self, path: Path) -> OpenSpace:
         limits = self._config().limits
-        store = Database(path, self._making.migrations, self._clock)
+        others = self._shared.database.others if path != IN_MEMORY else None
+        open_it = Database if others is None else others.open_other
+        store = open_it(path, self._making.migrations, self._clock)
         try:
             replies = ReplyLog(store, limits.stored_replies_s, limits.stored_replies_per_caller)
             return OpenSpace(store, self._making.contents(store), replies)
