@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.loopback.agent_processes import SDT, AgentProcess
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess
 from tests.loopback.test_standby import _TAKEOVER_S, Machine, answers
 from tests.postgres import Cluster, running_cluster
 from tests.waiting import PATIENCE_S, wait_until
@@ -60,9 +60,9 @@ def pair(tmp_path: Path, cluster: Cluster) -> Iterator[Pair]:
         yield Pair(here, there, first)
 
 
-def client_with(machine: Machine, keys: KeyPair) -> Client:
-    """Return a client of the machine's SystemDigitalTwin with a pair of its own."""
-    server = machine.config.agent(SDT)
+def client_with(machine: Machine, keys: KeyPair, agent: str = SDT) -> Client:
+    """Return a client of an agent of the machine with a pair of its own."""
+    server = machine.config.agent(agent)
     pin = load_certificates(machine.folder("operator")).public_key(server.key)
     return Client(SecuredAddress(server.endpoint, keys, pin))
 
@@ -74,9 +74,9 @@ def new_invitation(machine: Machine) -> Invitation:
     return invitation
 
 
-def accepted(machine: Machine, keys: KeyPair) -> bool:
+def accepted(machine: Machine, keys: KeyPair, agent: str = SDT) -> bool:
     """Return whether a key is accepted at a handshake, whatever its holder may do."""
-    with client_with(machine, keys) as client:
+    with client_with(machine, keys, agent) as client:
         try:
             client.call("get_peers", deadline_s=PATIENCE_S)
         except (NotAuthorized, PeerNotLive):
@@ -130,6 +130,27 @@ def test_a_revocation_that_was_acknowledged_holds(pair: Pair) -> None:
     assert HostAnswer("mainpc", f"acknowledged by {SDT}") in answers_
     pair.take_over()
     assert not accepted(pair.there, keys)
+
+
+def test_pc2_s_standby_refuses_what_pc2_has_acknowledged(tmp_path: Path, cluster: Cluster) -> None:
+    """It reaches no SystemDigitalTwin, so it knows only what the log has."""
+    with (
+        Machine(tmp_path / "here", cluster.new_database()) as here,
+        Machine(tmp_path / "there", here.dsn, here) as there,
+    ):
+        here.start(SDT).wait_until_serving()
+        first = here.start(UMRA).wait_until_ready()
+        there.follow(UMRA)
+        keys = enrol(here, new_invitation(here).token)
+        wait_until(lambda: accepted(here, keys, UMRA), PATIENCE_S, "pc2 accepts it")
+        layout = plan_layout(here.keys, here.config, None)
+        fingerprints = [target.fingerprint for target in revoke(layout, OWNER.name).revoked]
+        answers_ = wait_until_acknowledged(layout, here.config, fingerprints, [])
+        assert HostAnswer("pc2", f"acknowledged by {UMRA}") in answers_
+        first.kill()
+        with there.client(UMRA) as client:
+            wait_until(lambda: answers(client), _TAKEOVER_S, "the standby answers")
+        assert not accepted(there, keys, UMRA)
 
 
 def test_who_comes_back_has_the_log_s_keys_and_each_revocation(pair: Pair) -> None:

@@ -7,6 +7,7 @@ it has read, and nothing when both are equal. A standby never removes a revocati
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,7 @@ _PUT = "INSERT INTO followed_files VALUES (?, ?) ON CONFLICT (path) DO UPDATE SE
 _REMOVE = "DELETE FROM followed_files WHERE path = ?"
 _HAS_TABLE = "SELECT 1 FROM sqlite_schema WHERE name = 'followed_files'"
 
+SETTLES_S = 5.0  # a tick comes each second
 _KEYS, _STATE, _CONFIGURATION = "keys", "state", "configuration"  # where a path begins
 _SECRET = "secret-key"  # noqa: S105 - the field of a secret, whatever the file's name
 # In the order in which they are read: a revocation moves a file, which is then found twice, and not nowhere.
@@ -140,6 +142,21 @@ class LoggedFiles:
         self._database, self._places, self._keys, self._configuration = database, places, keys, configuration
         self._recorded: dict[str, str] = dict(database.execute(_ROWS))
         self._looks: Looks | None = None
+        self._turn = threading.Condition()
+        self._asked = self._kept = 0  # how often another thread has asked, and up to which one the log has it
+
+    def settle(self, request: Callable[[], None]) -> None:
+        """Have the log what the files have, on another thread; `request` has this one's owner call `keep` soon.
+
+        Raises:
+            StoreUnavailable: it does not within SETTLES_S.
+        """
+        with self._turn:
+            self._asked = asked = self._asked + 1
+        request()
+        with self._turn:
+            if not self._turn.wait_for(lambda: self._kept >= asked, SETTLES_S):
+                raise StoreUnavailable("the keys could not be written to the log; this is tried again")
 
     def keep(self) -> None:
         """Have the log what the files have: what was read of them before this call is in it when it returns.
@@ -147,6 +164,13 @@ class LoggedFiles:
         Raises:
             StoreUnavailable: it is not; the next call tries again.
         """
+        asked = self._asked
+        self._keep()
+        with self._turn:
+            self._kept = asked
+            self._turn.notify_all()
+
+    def _keep(self) -> None:
         configuration = self._configuration()
         seen = self._keys(), configuration, self._places.times()
         if self._looks is not None and not self._looks.may_have_changed(seen):

@@ -436,6 +436,8 @@ def _host_keys(
     files = LoggedFiles(database, followed.places(now), lambda: keys.peers.contents, lambda: now.config)
     keys.keep = files.keep
     files.keep()
+    if (own := keys.own) is not None:
+        keys.settle = lambda: files.settle(own.on_change)
     return now, keys
 
 

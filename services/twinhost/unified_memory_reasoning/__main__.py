@@ -16,7 +16,7 @@ from twinhost.agent.dialects import Command, commands
 from twinhost.agent.followed_files import MIGRATION as FOLLOWED_FILES
 from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
 from twinhost.agent.membership.audit_witness import WitnessActions
-from twinhost.agent.membership.member import Description, Membership
+from twinhost.agent.membership.member import HEADS_FILE, Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.membership.watch import WatchActions
 from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
@@ -393,5 +393,5 @@ def _backup_warnings(host: str, record: BackupRecord, clock: Clock) -> list[str]
 
 
 if __name__ == "__main__":
-    followed = Followed(index_tables.FUNCTIONS)
+    followed = Followed(index_tables.FUNCTIONS, state_files=[HEADS_FILE])
     sys.exit(run_agent(NAME, MIGRATIONS, assemble, quarantine_damage=True, rebuilds=REBUILDS, followed=followed))

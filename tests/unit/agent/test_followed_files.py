@@ -1,6 +1,8 @@
 """What an agent's log has of the files beside its database, and what a standby makes of it."""
 
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from tests.configuration import SHIPPED
 from tests.new_database import open_database
 from tests.unit.system_digital_twin.key_bench import KeyBench
+from tests.waiting import PATIENCE_S
 from twinhost.agent.followed_files import MIGRATION, FollowedFiles, LoggedFiles, Places
 from twinhost.certificates.following import BEFORE_ANY, active_elsewhere, role_of, write_role
 from twinhost.network_config import NetworkConfig
@@ -117,6 +120,23 @@ def test_what_can_not_be_stored_is_tried_again(here: Machine) -> None:
     here.database.execute("PRAGMA query_only = 0")
     here.files.keep()
     assert "keys/other.key" in here.rows()
+
+
+def test_another_thread_waits_until_the_log_has_it(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was kept before it asked does not count."""
+    here.files.keep()
+    write_certificate(OTHER.certificate, here.keys / "other.key")
+    asked = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        settled = thread.submit(here.files.settle, asked.set)
+        assert asked.wait(PATIENCE_S)
+        assert not settled.done()
+        here.files.keep()
+        settled.result(PATIENCE_S)
+    assert "keys/other.key" in here.rows()
+    monkeypatch.setattr("twinhost.agent.followed_files.SETTLES_S", 0.01)
+    with pytest.raises(StoreUnavailable):
+        here.files.settle(lambda: None)
 
 
 def test_a_standby_takes_what_the_log_has_and_keeps_revocations(here: Machine, there: Machine) -> None:

@@ -118,6 +118,7 @@ class MainpcLink(Worker):
         self._conditions = conditions
         self._watch = watch
         self.figures: Callable[[], MemoryFigures | None] = lambda: None  # of its memory, which a heartbeat reports too
+        self.settle: Callable[[], None] = lambda: None  # called before a revision of the folder is reported
         self._set_clock = SetClock(clock)
         self._clock_report: ClockReport | None = None  # of the last heartbeat
         self._trust_revision: str | None = None  # of the folder
@@ -334,6 +335,7 @@ class MainpcLink(Worker):
         document = self._trust.document()
         if document.revision != revision:  # after a restart they may be equal
             document = self._trust.follow(partial(client.call, "get_trust", deadline_s=CALL_DEADLINE_S), document)
+        self.settle()  # whoever takes over from this agent refuses what mainpc is told that it refuses
         self._trust_revision = document.revision
         return True
 
@@ -456,6 +458,7 @@ class Membership:
             feed,
             foundation.clock,
         )
+        link.settle = foundation.keys.settle
         sampler = SamplerThread.of(foundation, link.report)
         addresses = find_addresses(settings, foundation.keys)
         self._coordinator = Coordinator(mainpc, addresses, limits.max_payload_bytes, foundation.clock)

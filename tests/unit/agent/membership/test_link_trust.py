@@ -15,6 +15,7 @@ from twinhost.agent.membership.member import MainpcLink
 from twinhost.agent.trust import TrustDocument, TrustFolder, document_of, fetch_document
 from twinhost.secure_zmq.certificates import FolderContents, load_certificates, read_folders
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import render_certificate, write_revocation
 from twinhost.secure_zmq.keys import load_certificate
 from twinhost.secure_zmq.server_address import SecuredAddress
@@ -152,6 +153,24 @@ def test_the_document_is_fetched_when_it_is_another_one(hosts: Hosts, tmp_path: 
     mainpc.document = {**GOOD, "revision": None}
     link._turn(cast(Client, mainpc))
     assert mainpc.calls[8:] == ["heartbeat"]
+
+
+def test_a_revision_is_acknowledged_once_a_standby_has_it(hosts: Hosts, tmp_path: Path) -> None:
+    """While the log can't be written, the link says so; it acknowledges the revision after that."""
+    mainpc = LyingMainpc(GOOD)
+    link, _ = turns(hosts, tmp_path / "trust", mainpc, 0)
+
+    def fail() -> None:
+        raise StoreUnavailable("the keys could not be written to the log")
+
+    link.settle = fail
+    for _ in range(3):
+        link._turn(cast(Client, mainpc))
+    assert "guest" in received(tmp_path / "trust").current
+    assert (link._trust_revision, "to the log" in (link.fault or "")) == (None, True)
+    link.settle = lambda: None
+    link._turn(cast(Client, mainpc))
+    assert link._trust_revision == "r"
 
 
 def test_a_link_that_starts_with_the_document_fetches_nothing(hosts: Hosts, tmp_path: Path) -> None:
