@@ -177,7 +177,7 @@ RUN install -d /etc/postgresql-common \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
     && echo "include '/run/postgresql/settings.conf'" >>/usr/share/postgresql/17/postgresql.conf.sample
-COPY database /app/database
+COPY database services/twinhost/store/replication/tables.sql /app/database/
 RUN chmod -R u=rwX,go=rX /app
 
 # Every connection is verified, by both ends: pg_auto_failover alone does not ask for that in all of them.

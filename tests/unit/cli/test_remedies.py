@@ -160,7 +160,12 @@ def test_a_command_that_is_advised_exists(command: str) -> None:
             service, *arguments = [word for word in words[4:] if word != "-T"]
             assert service in services
             parse(PROGRAMS[service], arguments)
-        case ["up", "-d", service] | ["ps", "-a", service] | ["logs" | "restart" | "unpause", service] | ["exec", service, *_]:
+        case (
+            ["up", "-d", service]
+            | ["ps", "-a", service]
+            | ["logs" | "restart" | "unpause", service]
+            | ["exec", service, *_]
+        ):
             assert service in services
         case ["cp", source, "."]:
             assert source.partition(":")[0] in services

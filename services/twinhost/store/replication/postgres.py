@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -35,30 +36,8 @@ _OPTIONS = (
     "-c synchronous_commit=on -c client_min_messages=warning -c statement_timeout=0 -c lock_timeout=0 "
     "-c transaction_timeout=0 -c idle_session_timeout=0 -c default_transaction_isolation=read\\ committed"
 )
-TABLES = """
-CREATE TABLE IF NOT EXISTS epochs (
-    agent text PRIMARY KEY,
-    epoch bigint NOT NULL DEFAULT 0,
-    beat bigint NOT NULL DEFAULT 0,
-    holder text NOT NULL DEFAULT '',
-    durable bigint NOT NULL DEFAULT 0,
-    log text NOT NULL DEFAULT ''
-);
-CREATE TABLE IF NOT EXISTS commits (
-    agent text,
-    seq bigint,
-    epoch bigint NOT NULL,
-    statements bytea NOT NULL,
-    PRIMARY KEY (agent, seq)
-);
-CREATE TABLE IF NOT EXISTS standbys (
-    agent text,
-    name text,
-    applied bigint NOT NULL DEFAULT 0,
-    beat bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (agent, name)
-);
-"""
+# What an agent makes where it is missing; a database of the agents alone is given their role besides (database/run.py).
+TABLES = Path(__file__).with_name("tables.sql").read_text().partition("-- The one role of the agents")[0]
 _LOOK = "SELECT epoch AS number, beat, holder, durable, log FROM epochs WHERE agent = %s"
 # A beat that is lost with the first database, before the second one has it, must not come again: a standby that saw it
 # would count from there, and claim while the active process holds.

@@ -1,5 +1,5 @@
--- The log of the agents, and the one role of theirs: it appends, and moves an epoch; it changes and deletes no transaction.
--- Read by PostgreSQL's single-user mode, where an empty line ends a statement.
+-- The log of the agents, in its one declaration: an agent makes what is missing, as far as the role of its DSN may.
+-- PostgreSQL's single-user mode reads it too, where an empty line ends a statement.
 
 CREATE TABLE IF NOT EXISTS epochs (
     agent text PRIMARY KEY,
@@ -25,6 +25,9 @@ CREATE TABLE IF NOT EXISTS standbys (
     beat bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (agent, name)
 );
+
+-- The one role of the agents, in a database of their own: it appends, and moves an epoch; it changes and deletes no
+-- transaction.
 
 DO $$ BEGIN IF to_regrole('twinhost') IS NULL THEN CREATE ROLE twinhost LOGIN; END IF; END $$;
 
