@@ -91,20 +91,22 @@ def delivered(stack: Stack) -> int:
 def test_a_killed_host_is_one_message_and_its_return_another(
     notifying: Stack, web: HttpReceiver, host: str, began: str | tuple[str, ...]
 ) -> None:
-    """In time; also if the process was killed in between."""
-    web.bodies.clear()
+    """In time; also if the process was killed in between. A busy machine may have other troubles."""
+
+    def events() -> list[str]:
+        news = [news for body in web.bodies for news in body["news"]]
+        return [each["event"] for each in news if each["what"].startswith(began)]
+
     notifying.start_service("notify")
     wait_until(lambda: "notify" in notifying.twinhost("agents").out, TOLD_WITHIN_S, "it has registered")
     before = delivered(notifying)
+    web.bodies.clear()
     notifying.compose("kill", host)
-    wait_until(lambda: web.titles, TOLD_WITHIN_S, "it is told")
-    wait_until(lambda: delivered(notifying) > before, PATIENCE_S, "it is kept as delivered")
+    wait_until(events, TOLD_WITHIN_S, "it is told")
+    wait_until(lambda: delivered(notifying) - before >= len(web.bodies), PATIENCE_S, "it is kept as delivered")
     notifying.compose("kill", "notify")
     notifying.compose("start", host, "notify")
-    wait_until(lambda: len(web.titles) > 1, TOLD_WITHIN_S, "its return is told")
+    wait_until(lambda: len(events()) > 1, TOLD_WITHIN_S, "its return is told")
     notifying.wait_until_ready()
-    first, second = web.titles
-    assert first.startswith(began)
-    assert second.startswith("Resolved after ")
-    assert second.endswith(first)
+    assert events() == ["began", "ended"]
     assert TOKEN not in notifying.logs("notify")
