@@ -37,6 +37,8 @@ ERROR = {
     "error_type": "E",
     "message": "disk full " * 40,
 }
+LARGE_TEXT = " ".join(f"word{number}" for number in range(7_000))  # of 62 kB
+OWN_TURNS = 1_300  # of the greedy key in one session
 RECORD = {"content": TEXT.format("NUMBER"), "last_accessed": "2026-11-27T08:00:00+00:00"}
 FLOODS: dict[str, tuple[str, Flood]] = {
     "durable reports": (SDT, Flood([{"action": "report_error", "error": ERROR}])),
@@ -57,6 +59,39 @@ FLOODS: dict[str, tuple[str, Flood]] = {
                 {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 250_000, "number": "NUMBER"}},
                 {"action": "store_memory", "memory_id": "m-NUMBER", "content": "word " * 13_000},
                 {"action": "update_twin", "user_id": "u", "twin_data": {"text": "x" * 2**20}},  # refused
+            ],
+            connections=8,
+            in_flight=4,
+        ),
+    ),
+    "memories over others": (
+        UMRA,
+        Flood(
+            [{"action": "store_memory", "memory_id": "same", "content": f"NUMBER {LARGE_TEXT}"}],
+            connections=8,
+            in_flight=4,
+        ),
+    ),
+    "many memories at once": (
+        UMRA,
+        Flood(
+            [
+                {
+                    "action": "store_memory",
+                    "content": "NUMBER",
+                    "also": [{"content": TEXT.format(f"{n} NUMBER")} for n in range(900)],
+                }
+            ],
+            connections=8,
+            in_flight=4,
+        ),
+    ),
+    "deletions": (
+        UMRA,
+        Flood(
+            [
+                {"action": "add_interaction", "session_id": "own", "content": "NUMBER", **SAID, "speaker": "gone"},
+                {"action": "clear_context", "session_id": "own", "speaker": "gone"},
             ],
             connections=8,
             in_flight=4,
@@ -123,6 +158,8 @@ def keys(hosts: Hosts) -> tuple[KeyPair, KeyPair]:
         said = ({"session_id": "long", "content": TEXT.format(number), **SAID} for number in range(TEXTS))
         assert all(client.map(("add_interaction", fields) for fields in said))
     with Client(address_of(hosts, UMRA, greedy)) as client:
+        turns = ({"session_id": "own", "content": TEXT.format(number), **SAID} for number in range(OWN_TURNS))
+        assert all(client.map(("add_interaction", fields) for fields in turns))
         for number in range(8):
             client.call("add_error_pattern", error_type="E", pattern=f"(a|b)*a(a|b){{{300 + number}}}c")
     return greedy, polite

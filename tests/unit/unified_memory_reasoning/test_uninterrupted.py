@@ -112,3 +112,14 @@ def test_no_part_of_a_request_holds_the_loop(agent: Assembled, monkeypatch: pyte
         if seen[-1] <= LIMIT_S:
             return
     pytest.fail(f"{case}: {[round(1_000 * seconds) for seconds in seen]} ms")
+
+
+def test_what_also_says_is_read_before_it_is_stored(agent: Assembled, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "SLICE_S", 0.0)
+    body = {"action": "store_memory", "content": "a", "also": [{"content": f"lamp {n} is red"} for n in range(20)]}
+    inbound, parts = Inbound(json.dumps(body).encode(), SDT), 0
+    while not (replies := agent.answer([inbound], crowded=True)):
+        assert agent.database.value("SELECT count(*) FROM memories WHERE content LIKE 'lamp %'") == 0
+        inbound.begun, parts = agent.begun, parts + 1
+    assert (len(replies[0]["also"]), parts) == (20, 20)
+    assert agent.database.value("SELECT count(*) FROM memories WHERE content LIKE 'lamp %'") == 20

@@ -12,6 +12,7 @@ from twinhost.secure_zmq.actions import Feature, InParts, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
+from twinhost.unified_memory_reasoning.memories.audit import text_marks
 from twinhost.unified_memory_reasoning.memories.details import DETAILS
 from twinhost.unified_memory_reasoning.memories.memories import Changes, Memories, Merged, Present
 from twinhost.unified_memory_reasoning.memories.messages import (
@@ -60,7 +61,8 @@ class MemoryActions(Feature):
         self._max_brief_bytes = max_reply_bytes - _ENVELOPE_BYTES
 
     @action(mutates=True)
-    def store(self, request: StoreMemory, caller: Caller) -> MemoryStored:
+    def store(self, request: StoreMemory, caller: Caller) -> InParts[MemoryStored]:
+        marks = yield from text_marks(memory.content for memory in request.also or () if memory.key is None)
         changes = msgspec.structs.replace(_changes(request, self._clock), strength=request.strength)
         entry, new, conflicts, disputed_by = self._memories.put(request.name, changes, caller)
         stored: MemoryStored = {
@@ -74,7 +76,8 @@ class MemoryActions(Feature):
         if disputed_by:
             stored["disputed_by"] = list(disputed_by)
         if request.also:
-            stored["also"] = self._memories.add([_changes(memory, self._clock) for memory in request.also], caller)
+            also = [_changes(memory, self._clock) for memory in request.also]
+            stored["also"] = self._memories.add(also, caller, marks)
         return stored
 
     @action()

@@ -6,7 +6,7 @@ and if neither supersedes the other, at once or later.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, islice, product
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -56,6 +56,9 @@ _SUPERSEDES = (
 )
 
 
+_NONE: Mapping[str, list[str]] = {}
+
+
 class BriefMemory(TypedDict):
     """A memory in a list; `since` (ISO-8601) is when it was stored, expired, or became due; the content may be cut."""
 
@@ -90,12 +93,12 @@ class MemoryAudit:
         """Delete the marks of a memory that is changed."""
         self._database.execute("DELETE FROM memory_claims WHERE number = ?", (number,))
 
-    def mark_new(self, memories: Sequence[tuple[int, str | None, str]]) -> None:
+    def mark_new(self, memories: Sequence[tuple[int, str | None, str]], known: Mapping[str, list[str]] = _NONE) -> None:
         """Store the marks of memories that have none, by number, key and content, ascending; inside a transaction.
 
-        Of many long ones, the last are marked later: see `index_older`.
+        Of many long ones, the last are marked later: see `index_older`. What `text_marks` has returned is not computed.
         """
-        marked = self._mark(memories)
+        marked = self._mark(memories, known)
         if marked < len(memories):  # after a crash, or if they are rolled back, `index_older` looks for them in vain
             self._indexed = min(self._indexed, memories[marked][0] - 1)
             self._newest = max(self._newest, memories[-1][0])
@@ -116,13 +119,14 @@ class MemoryAudit:
                     upto = unmarked[marked - 1][0]
         self._indexed = upto
 
-    def _mark(self, memories: Sequence[tuple[int, str | None, str]]) -> int:
+    def _mark(self, memories: Sequence[tuple[int, str | None, str]], known: Mapping[str, list[str]] = _NONE) -> int:
         """Store the marks of some memories, at least one, and return of how many."""
         left, marks, marked = _CHARACTERS_AT_ONCE, list[tuple[str, int]](), 0
         for number, key, content in memories:
             if left <= 0:
                 break
-            marks += [(mark, number) for mark in (["k"] if key is not None else _marks_of(content))]
+            of_text = ["k"] if key is not None else known.get(content) or _marks_of(content)
+            marks += [(mark, number) for mark in of_text]
             left -= 0 if key is not None else _AROUND_CHARACTERS + min(len(content), MAX_CLAIMING_CHARACTERS)
             marked += 1
         self._database.execute_many("INSERT OR IGNORE INTO memory_claims VALUES (?, ?)", marks)
@@ -231,6 +235,18 @@ def _brief(id: str, content: str, written_by: str, since: float) -> BriefMemory:
         "written_by": written_by,
         "since": iso_time(since),
     }
+
+
+def text_marks(contents: Iterable[str]) -> InParts[dict[str, list[str]]]:
+    """Return the marks of some texts without a key, by text: as many as are marked with one request."""
+    left, marks = _CHARACTERS_AT_ONCE, dict[str, list[str]]()
+    for content in contents:
+        if left <= 0:
+            break
+        marks[content] = _marks_of(content)
+        left -= _AROUND_CHARACTERS + min(len(content), MAX_CLAIMING_CHARACTERS)
+        yield
+    return marks
 
 
 def _marks_of(content: str) -> list[str]:

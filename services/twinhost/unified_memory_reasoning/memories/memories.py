@@ -5,7 +5,7 @@ it, also by a sync. `written_by` is the caller who stored the current body.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -134,8 +134,8 @@ class Memories(MemoryReads):
         )
         return self._put(memory, caller, before, new=False)
 
-    def add(self, several: Sequence[Changes], caller: Caller) -> list[str]:
-        """Store memories, each with a new id, and return their ids.
+    def add(self, several: Sequence[Changes], caller: Caller, marks: Mapping[str, list[str]]) -> list[str]:
+        """Store memories, each with a new id, and return their ids; `marks` are those of their texts (see `audit`).
 
         Raises:
             LimitReached: there would be too many memories, or too many of this writer; none is stored.
@@ -152,7 +152,8 @@ class Memories(MemoryReads):
             memories.append(_new(None, changes, details, now, now))
         numbers = self._rows.insert(memories, caller.name, of_an_operator=caller.operator)
         self._audit.mark_new(
-            [(number, memory.details.key, memory.content) for number, memory in zip(numbers, memories, strict=True)]
+            [(number, memory.details.key, memory.content) for number, memory in zip(numbers, memories, strict=True)],
+            marks,
         )
         return [memory.id for memory in memories]
 

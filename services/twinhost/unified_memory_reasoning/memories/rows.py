@@ -29,14 +29,14 @@ class Shares:
         """Return how many rows a writer has."""
         return self._rows.get(writer, 0)
 
-    def move(self, before: str | None, after: str | None) -> None:
-        """Count a row that moved from one writer to another; None: it was added, or removed."""
-        self._shift(before, after)
-        self._database.on_rollback(lambda: self._shift(after, before))
+    def move(self, before: str | None, after: str | None, rows: int = 1) -> None:
+        """Count rows that moved from one writer to another; None: they were added, or removed."""
+        self._shift(before, after, rows)
+        self._database.on_rollback(self._shift, after, before, rows)
 
-    def _shift(self, before: str | None, after: str | None) -> None:
-        self._add(before, -1)
-        self._add(after, 1)
+    def _shift(self, before: str | None, after: str | None, rows: int) -> None:
+        self._add(before, -rows)
+        self._add(after, rows)
 
     def _add(self, writer: str | None, change: int) -> None:
         if writer is None:
@@ -219,8 +219,7 @@ class MemoryRows:
             LimitReached: there would be too many memories, or too many of this writer; an operator has no quota.
         """
         self.require_room(written_by, len(memories), of_an_operator=of_an_operator)
-        for _ in memories:
-            self._live.move(None, written_by)
+        self._live.move(None, written_by, len(memories))
         first = 1 + (self._database.value("SELECT seq FROM sqlite_sequence WHERE name = 'memories'") or 0)
         numbers = range(first, first + len(memories))
         numbered = list(zip(numbers, memories, strict=True))
