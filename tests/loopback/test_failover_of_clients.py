@@ -12,10 +12,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import mcp
 import pytest
 import yaml
 
+import twinhost
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess
+from tests.loopback.mcp_clients import call, stdio
+from tests.loopback.test_join import Laptop
+from tests.loopback.test_join import nowhere as nowhere  # noqa: PLC0414 - a fixture
 from tests.loopback.test_standby import Machine
 from tests.postgres import Cluster, running_cluster
 from tests.waiting import PATIENCE_S, wait_until
@@ -223,3 +228,40 @@ def test_an_agent_follows_mainpc_to_its_standby(machines: TwoMachines) -> None:
     with machines.client(SDT) as client:
         agents = {agent["name"]: agent["status"] for agent in client.call("get_registered_agents")["agents"]}
     assert agents[UMRA] == "HEALTHY"
+
+
+def test_a_joined_program_and_its_commands_fail_over(
+    machines: TwoMachines, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a variable, or a file of the checkout: `join` wrote where the standbys are, as the agents registered."""
+    active, laptop = machines.start(SDT, UMRA), Laptop(machines.here, nowhere, capsys)
+    laptop.join("reader")
+    for name in (SDT, UMRA):
+        known, configured = load_network_config().agent(name), machines.here.config.agent(name)
+        assert known.endpoints == configured.endpoints
+        assert known.feed_endpoints == configured.feed_endpoints
+    for process in active.values():
+        process.kill()
+    assert laptop.run("ping").status == 0  # it waits for the takeover
+    with twinhost.connect(name="reader") as deployment:
+        assert deployment.memory.call("store_memory", content="the kettle is blue")["status"] == "ok"
+        assert deployment.system.call("ping")["message"] == "pong"
+    refreshed = laptop.run("join", "--refresh")
+    assert (refreshed.status, refreshed.err) == (0, "")
+    assert f"{SDT} answered at {machines.there.config.agent(SDT).endpoint}" in refreshed.out
+    for name in (SDT, UMRA):  # there the machines are configured the other way round
+        assert {*load_network_config().agent(name).endpoints} == {*machines.here.config.agent(name).endpoints}
+
+
+def test_an_mcp_server_fails_over(machines: TwoMachines) -> None:
+    """It runs on; the model's tool call is late, and nothing else."""
+    active = machines.start(SDT, UMRA)
+
+    async def remember() -> list[Any]:
+        async with mcp.Client(stdio(machines.here)) as client:
+            await call(client, "remember", content="the kettle is blue")
+            active[UMRA].kill()
+            await call(client, "remember", content="the kettle is on the stove")
+            return list((await call(client, "search_memory", query="kettle"))["results"])
+
+    assert len(asyncio.run(remember())) == 2

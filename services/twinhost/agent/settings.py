@@ -32,6 +32,7 @@ class Settings:
     models: Path | None = None  # the models' folder, whose disk is measured
     address: str = ""  # IPv4, on which the agent listens; an empty one is every address
     published: Mapping[str, int] = field(default_factory=dict)  # the ports that are published under other numbers
+    standby_published: Mapping[str, int] = field(default_factory=dict)  # the same of its standby
     database: str | None = None  # the DSN of the log that a standby follows, if there is one
 
     @property
@@ -41,8 +42,17 @@ class Settings:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the agent's registration says about where programs outside the containers reach it."""
-        return {"published_ports": dict(self.published)} if self.published else {}
+        """What the agent's registration says about where programs outside the containers reach it, and its standby.
+
+        It is the same whichever of the two processes is active.
+        """
+        found: dict[str, Any] = {"published_ports": dict(self.published)} if self.published else {}
+        if (standby := self.agent.standby) is not None:
+            ports = {**self.agent.ports, **self.agent.standby_ports}
+            found["standby"] = {"host": standby.name, "address": standby.address, "ports": ports}
+            if self.standby_published:
+                found["standby"]["published_ports"] = dict(self.standby_published)
+        return found
 
     @property
     def disks(self) -> dict[str, Path]:
@@ -80,7 +90,7 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
     named = [name for host in config.hosts.values() for name in (host.name, host.address)]
     hosts = http_hosts(named, environment)
     live = LiveConfig(config, agent, environment)
-    published = published_ports(agent, environment)
+    published, standby_published = (published_ports(agent, environment, standby=which) for which in (False, True))
     return Settings(
         live,
         agent,
@@ -89,6 +99,7 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
         hosts,
         Path(models) if models else None,
         published=published,
+        standby_published=standby_published,
         database=environment.get(DATABASE_VARIABLE) or None,
     )
 

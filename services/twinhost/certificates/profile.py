@@ -23,8 +23,8 @@ from twinhost.certificates.records import JoinRecord
 from twinhost.certificates.tree import LOCK_FILE, locked
 from twinhost.commands import CERTS_INIT_PIPED
 from twinhost.deployment import MEMORY_AGENT
-from twinhost.network_config.load import CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
-from twinhost.network_config.model import Host, is_address, is_local_only
+from twinhost.network_config.load import CLIENT_PORTS, CONFIG_FILE, ENDPOINTS_FILE, is_stem, load_network_config
+from twinhost.network_config.model import Agent, Host, is_address, is_local_only
 from twinhost.secure_zmq.callers import CONFIRM_KEY
 from twinhost.secure_zmq.certificates import (
     FOLDER_VARIABLE,
@@ -53,6 +53,7 @@ from twinhost.secure_zmq.wire import Reply
 
 AUTHORISED_WITHIN_S = 5.0  # mainpc knows a new key within 0.1 s, the other agents soon after
 _ANSWERED_WITHIN_S = 2.0
+_OF_MAINPC = 1  # of `_candidates`: where mainpc is, at the published port
 _UNKNOWN_PORT = 1  # of HTTP, which an agent need not register and a client does not use
 _HEADER = "# Written by `twinhost join`; `twinhost join --refresh` writes it again.\n"
 _UNUSED = f"""\
@@ -138,7 +139,8 @@ def refresh_profile(folder: Path) -> list[Reached]:
     certificates, config = load_certificates(folder), load_network_config(environment={FOLDER_VARIABLE: str(folder)})
     layout, server = program_layout(folder), config.agent(SERVER)
     try:
-        material = read_answer(_ask(certificates, SERVER, server.endpoint, CONFIRM_KEY))
+        answer, answered_at = _ask_any(certificates, SERVER, server.endpoints, CONFIRM_KEY)
+        material = read_answer(answer)
     except WrongServerKey:
         pin = folder / f"{SERVER_KEY_STEM}{PUBLIC_SUFFIX}"
         raise WrongServerKey(
@@ -150,7 +152,8 @@ def refresh_profile(folder: Path) -> list[Reached]:
         place = layout.place_of(certificates.own_keys.certificate.owner)
         put_in_place(layout, place, certificates.own_keys, material)
     known = {name: AgentPlace(agent.host.address, agent.ports) for name, agent in config.agents.items()}
-    return write_agents(folder, known)
+    answering = next(place for place in _places_of(server) if place.endpoint == answered_at)
+    return write_agents(folder, {**known, SERVER: answering})
 
 
 def require_same_mainpc(folder: Path, server: AgentPlace) -> None:
@@ -161,12 +164,11 @@ def require_same_mainpc(folder: Path, server: AgentPlace) -> None:
     if not secrets_in(folder) or not os.path.lexists(folder / CONFIG_FILE):
         return
     agent = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER)
-    before = AgentPlace(agent.host.address, agent.ports)
-    answering = _first_that_answers(load_certificates(folder), SERVER, [server, before])
+    answering = first_that_answers(load_certificates(folder), SERVER, [server, *_places_of(agent)])
     if answering is not None and answering.endpoint != server.endpoint:
         raise ConfigurationError(
-            f"{folder} is for the mainpc at {before.endpoint}, and the one at {server.endpoint} has another key; for a "
-            "separate profile: twinhost join --profile NAME --local; to use this one for it: "
+            f"{folder} is for the mainpc at {answering.endpoint}; the one at {server.endpoint} has another key; for "
+            "a separate profile: twinhost join --profile NAME --local; to use this one for it: "
             f"{join_command(folder, '--replace --local')}"
         )
 
@@ -226,6 +228,7 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
 
     Where agents are known to be is tried first; that of SystemDigitalTwin is used as it is. An agent that registered an
     address of loopback or of the link is left out, unless mainpc is reached at one: it would be a port of this machine.
+    Of two processes, where an agent has a standby, one answers; the other is reached in the same way.
 
     Raises:
         ConnectionRefused, RequestError: mainpc does not answer, or refuses the key.
@@ -244,10 +247,10 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
         if _is_port(events := registration.metadata.get("events_port")):
             ports["events"] = events
         registered = AgentPlace(address, ports)
-        reached_at = _reached_at(certificates, registration, registered, known)
-        if reached_at is None and not _may_be_tried(registered, known[SERVER]):
+        found = _find(certificates, registration, registered, server, known.get(name))
+        if found.answering is None and not _may_be_tried(registered, server):
             continue
-        place = reached_at or registered
+        place = found.home
         addresses = (registered.address, place.address)
         location = registration.location
         names = (location, name, f"{name}@{location}")  # no agent has an @ in its name
@@ -255,8 +258,8 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
         hosts[host] = addresses
         stem = SERVER_KEY_STEM if name == SERVER else name
         agents[name] = {"host": host, "key": stem, "ports": dict(registered.ports)}
-        endpoints[name] = {"ports": {**registered.ports, **place.ports}}
-        reached.append(Reached(name, place.endpoint, reached_at is not None))
+        endpoints[name] = {"ports": {**registered.ports, **place.ports}, **found.standby_entry()}
+        reached.append(Reached(name, (found.answering or place).endpoint, found.answering is not None))
     theirs = {name: {"address": address} for name, (address, _) in hosts.items()}
     ours = {name: {"address": address} for name, (_, address) in hosts.items()}
     replace_file(folder / ENDPOINTS_FILE, _yaml({"hosts": ours, "agents": endpoints}))
@@ -264,19 +267,95 @@ def write_agents(folder: Path, known: Mapping[str, AgentPlace]) -> list[Reached]
     return reached
 
 
-def _reached_at(
-    certificates: Certificates, registration: _Registration, registered: AgentPlace, known: Mapping[str, AgentPlace]
-) -> AgentPlace | None:
-    """Return where a registered agent is reached; None if it answers nowhere."""
-    server, moved = known[SERVER], _published(registration.metadata)
-    published = {**registered.ports, **moved}
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Where an agent is reached: at home, or where its standby is; one of them answers, or none."""
+
+    home: AgentPlace
+    answering: AgentPlace | None
+    standby: AgentPlace | None = None
+    standby_host: str = ""
+
+    def standby_entry(self) -> dict[str, Any]:
+        """Return what the endpoints file has about the standby."""
+        if self.standby is None:
+            return {}
+        entry = {"host": self.standby_host, "address": self.standby.address, "ports": dict(self.standby.ports)}
+        return {"standby": entry}
+
+
+def _find(
+    certificates: Certificates,
+    registration: _Registration,
+    registered: AgentPlace,
+    server: AgentPlace,
+    known: AgentPlace | None,
+) -> _Found:
+    """Return where a registered agent is reached, and its standby; `known` is tried first."""
+    homes = _candidates(registered, _published(registration.metadata), server)
+    standby = _standby_of(registration.metadata)
+    standbys = [] if standby is None else _candidates(standby.place, standby.published, server)
     if registration.name == SERVER:
-        by_published = server.ports["zmq"] == published["zmq"]  # and not between containers
-        return replace(server, ports={**server.ports, **moved}) if by_published else server
-    elsewhere = [AgentPlace(address, published) for address in (registered.address, server.address)]
-    beside_mainpc = AgentPlace(server.address, registered.ports)
-    places = [place for place in (*elsewhere, registered, beside_mainpc) if _may_be_tried(place, server)]
-    return _first_that_answers(certificates, registration.name, [known.get(registration.name), *places])
+        answering: AgentPlace | None = server
+    else:
+        places = [place for place in (*homes, *standbys) if _may_be_tried(place, server)]
+        answering = first_that_answers(certificates, registration.name, [known, *places])
+    if answering is None:
+        return _Found(registered, None)
+    home, beside = answering, None
+    if standby is not None:
+        home, beside = _both(answering, homes, standbys)
+    if registration.name == SERVER and home.ports["zmq"] == homes[0].ports["zmq"]:  # and not between containers
+        home = replace(home, ports={**home.ports, **_published(registration.metadata)})
+    if standby is None or beside is None or not _may_be_tried(beside, server):
+        return _Found(home, answering)
+    return _Found(home, answering, beside, standby.host)
+
+
+def _both(
+    answering: AgentPlace, homes: Sequence[AgentPlace], standbys: Sequence[AgentPlace]
+) -> tuple[AgentPlace, AgentPlace]:
+    """Return home and standby, one of which answers: an address that was registered counts before mainpc's."""
+    for number in (0, 2, _OF_MAINPC, 3):
+        home, standby = homes[number], standbys[number]
+        if answering.endpoint == home.endpoint:
+            return answering, standby
+        if answering.endpoint == standby.endpoint:
+            return home, standby
+    return answering, standbys[_OF_MAINPC]
+
+
+def _candidates(registered: AgentPlace, published: Mapping[str, int], server: AgentPlace) -> list[AgentPlace]:
+    """Return where an agent may be reached that registered a place; those of its standby have the same order."""
+    both, addresses = {**registered.ports, **published}, (registered.address, server.address)
+    return [AgentPlace(address, ports) for ports in (both, registered.ports) for address in addresses]
+
+
+@dataclass(frozen=True, slots=True)
+class _RegisteredStandby:
+    host: str
+    place: AgentPlace
+    published: Mapping[str, int]
+
+
+def _standby_of(metadata: Mapping[str, Any]) -> _RegisteredStandby | None:
+    """Return where an agent registered that its standby is; None for what is no such place."""
+    standby = metadata.get("standby")
+    if not isinstance(standby, dict):
+        return None
+    host, address, ports = (standby.get(name) for name in ("host", "address", "ports"))
+    if not (isinstance(host, str) and isinstance(address, str) and is_address(address) and isinstance(ports, dict)):
+        return None
+    own = {name: port for name in CLIENT_PORTS if _is_port(port := ports.get(name))}
+    return _RegisteredStandby(host, AgentPlace(address, own), _published(standby)) if "zmq" in own else None
+
+
+def _places_of(agent: Agent) -> list[AgentPlace]:
+    """Return where an agent is, and its standby, as the profile has it."""
+    places = [AgentPlace(agent.host.address, agent.ports)]
+    if agent.standby is not None:
+        places.append(AgentPlace(agent.standby.address, {**agent.ports, **agent.standby_ports}))
+    return places
 
 
 def _may_be_tried(place: AgentPlace, server: AgentPlace) -> bool:
@@ -296,7 +375,7 @@ def _published(metadata: Mapping[str, Any]) -> dict[str, int]:
     """Return the ports that an agent registered as published under other numbers; what is no port is left out."""
     ports = metadata.get("published_ports")
     published = ports if isinstance(ports, dict) else {}
-    return {name: port for name in ("zmq", "events") if _is_port(port := published.get(name))}
+    return {name: port for name in CLIENT_PORTS if _is_port(port := published.get(name))}
 
 
 def _yaml(document: Mapping[str, Any]) -> str:
@@ -308,9 +387,7 @@ def _is_port(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65_536
 
 
-def _first_that_answers(
-    certificates: Certificates, name: str, places: Sequence[AgentPlace | None]
-) -> AgentPlace | None:
+def first_that_answers(certificates: Certificates, name: str, places: Sequence[AgentPlace | None]) -> AgentPlace | None:
     """Return the first place at which a server has the agent's key, whatever it answers."""
     for place in {place.endpoint: place for place in places if place is not None}.values():
         try:
@@ -326,12 +403,19 @@ def _first_that_answers(
 
 def _ask(certificates: Certificates, name: str, endpoint: str, action: str, deadline_s: float | None = None) -> Reply:
     """Call an agent with the profile's key; wait until the agent knows that key."""
+    return _ask_any(certificates, name, [endpoint], action, deadline_s)[0]
+
+
+def _ask_any(
+    certificates: Certificates, name: str, endpoints: Sequence[str], action: str, deadline_s: float | None = None
+) -> tuple[Reply, str]:
+    """Call it at whichever of several endpoints it is; return where, too."""
     own, pins = certificates.own_keys, pins_of(certificates.folder, name)
     ends = time.monotonic() + AUTHORISED_WITHIN_S
-    with Client(FollowedAddress(endpoint, lambda: own, lambda: pins)) as client:
+    with Client(FollowedAddress(endpoints, lambda: own, lambda: pins)) as client:
         while True:
             try:
-                return client.call(action, deadline_s=deadline_s)
+                return client.call(action, deadline_s=deadline_s), client.address
             except NotAuthorized:
                 if time.monotonic() > ends:
                     raise

@@ -27,6 +27,7 @@ from twinhost.certificates.layout import AGENT_ROLE, SERVER, Identity, Layout, d
 from twinhost.certificates.profile import (
     AgentPlace,
     Reached,
+    first_that_answers,
     join_profile,
     own_folder,
     refresh_profile,
@@ -45,6 +46,7 @@ from twinhost.secure_zmq.certificates import (
     PROFILES_FOLDER,
     client_folder,
     join_command,
+    load_certificates,
     profile_folder,
     secrets_in,
 )
@@ -171,7 +173,7 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
     with own_folder(folder):
         _require_free(folder, secret)
         if not may_replace:
-            require_same_mainpc(folder, known[SERVER])
+            require_same_mainpc(folder, known[SERVER][0])
         if secret.exists():
             owner = load_key_pair(secret).certificate.owner  # the machine's name may have changed since
         local = [Identity(owner, owner.name, ".")]
@@ -183,7 +185,11 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
                 checkout, *accept, request_fingerprint(certificate), typed=render_certificate(certificate)
             )
             server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
-        return _Report(folder, write_agents(folder, known), "is authorised", server.public.fingerprint)
+        places = {agent: published[0] for agent, published in known.items()}
+        if len(known[SERVER]) > 1:  # mainpc's own process, or its standby
+            active = first_that_answers(load_certificates(folder), SERVER, known[SERVER])
+            places[SERVER] = active or places[SERVER]
+        return _Report(folder, write_agents(folder, places), "is authorised", server.public.fingerprint)
 
 
 def _name_of(folder: Path) -> str:
@@ -228,23 +234,23 @@ def _moved_aside(secret: Path) -> Iterator[None]:
     replaced.unlink(missing_ok=True)
 
 
-def _published(checkout: Path, config: NetworkConfig) -> dict[str, AgentPlace]:
-    """Return where this machine publishes the agents' ports.
+def _published(checkout: Path, config: NetworkConfig) -> dict[str, list[AgentPlace]]:
+    """Return where this machine publishes the ports of each agent, and then those of its standby.
 
     Raises:
         ConfigurationError: mainpc does not run here.
     """
     listed = _compose(checkout, "ps", "--format", "json").splitlines()
     containers = [json.loads(line) for line in listed if line.startswith("{")]
-    places: dict[str, AgentPlace] = {}
+    places: dict[str, list[AgentPlace]] = {}
     for agent in config.agents.values():
-        for container in containers:
-            if container["Service"] == agent.host.name:
+        services = agent.host.name, f"{agent.host.name}-standby"
+        for container in sorted(containers, key=lambda container: str(container["Service"])):
+            if container["Service"] in services:
                 publishers = {port["TargetPort"]: port for port in container["Publishers"] if port["PublishedPort"]}
                 if agent.zmq_port in publishers:
-                    places[agent.name] = AgentPlace(
-                        _reachable(publishers[agent.zmq_port]["URL"]), _ports(agent, publishers)
-                    )
+                    address = _reachable(publishers[agent.zmq_port]["URL"])
+                    places.setdefault(agent.name, []).append(AgentPlace(address, _ports(agent, publishers)))
     if SERVER not in places:
         raise ConfigurationError("mainpc does not run on this machine, or publishes no port; start it with: make up")
     return places

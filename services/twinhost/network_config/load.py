@@ -63,6 +63,7 @@ PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 DATABASE_VARIABLE = "TWINHOST_DATABASE"  # the DSN of the log that standbys follow
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
+CLIENT_PORTS = ("zmq", "events")  # those of an agent that a program connects to
 CONFIG_FILE = "network_config.yaml"
 # Next to a program's key: addresses and ports at which its machine reaches the agents.
 ENDPOINTS_FILE = "endpoints.yaml"
@@ -154,6 +155,12 @@ class _StandbyPorts(msgspec.Struct):
 class _ReachedAgent(msgspec.Struct):
     ports: Any
     standby: Any = None
+
+
+class _ReachedStandby(msgspec.Struct):
+    host: _Text
+    address: _Text
+    ports: Any
 
 
 class _Ports(msgspec.Struct):
@@ -257,19 +264,22 @@ def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
 
 
-def published_ports(agent: Agent, environment: Mapping[str, str] = os.environ) -> dict[str, int]:
+def published_ports(
+    agent: Agent, environment: Mapping[str, str] = os.environ, *, standby: bool = False
+) -> dict[str, int]:
     """Return the ports, by name, that docker-compose.yml publishes under other numbers than the agent's own.
 
     Its variables say so, such as PC2_ZMQ_PORT; a port that the engine chooses (0) is not known here.
     """
-    texts = {name: environment.get(port_variable(agent, name), "") for name in ("zmq", "events") if name in agent.ports}
-    ports = {name: int(text) for name, text in texts.items() if _PORT.fullmatch(text)}
-    return {name: port for name, port in ports.items() if 0 < port < 65_536 and port != agent.ports[name]}
+    own = {**agent.ports, **agent.standby_ports} if standby else agent.ports
+    texts = {name: environment.get(port_variable(agent, name, standby=standby), "") for name in CLIENT_PORTS}
+    ports = {name: int(text) for name, text in texts.items() if name in own and _PORT.fullmatch(text)}
+    return {name: port for name, port in ports.items() if 0 < port < 65_536 and port != own[name]}
 
 
-def port_variable(agent: Agent, name: str) -> str:
-    """Return the variable of docker-compose.yml under whose number a port of an agent's host is published."""
-    return f"{agent.host.name}_{name}_PORT".upper()
+def port_variable(agent: Agent, name: str, *, standby: bool = False) -> str:
+    """Return the variable of docker-compose.yml under whose number a port of an agent, or its standby, is published."""
+    return f"{agent.host.name}_{'STANDBY_' if standby else ''}{name}_PORT".upper()
 
 
 def is_stem(text: str) -> bool:
@@ -377,9 +387,20 @@ def _standby(
         raise part.child("address").misfit("a host name or an IP address")
     moved = environment.get(ADDRESS_VARIABLES.get(entry.host, ""))  # the host is a machine of its own
     address = entry.address if entry.address and not moved else hosts[entry.host].address
-    ports = part.child("ports").read(_StandbyPorts) if entry.ports else _StandbyPorts()
-    differing = {name: port for name, port in msgspec.structs.asdict(ports).items() if port}
-    return Host(entry.host, address), differing
+    return Host(entry.host, address), _standby_ports(part.child("ports")) if entry.ports else {}
+
+
+def _reached_standby(part: _Part) -> tuple[Host, Mapping[str, int]]:
+    """Return the same from an endpoints file, which may have a host of its own for it."""
+    entry = part.read(_ReachedStandby)
+    if not is_address(entry.address):
+        raise part.child("address").misfit("a host name or an IP address")
+    return Host(entry.host, entry.address), _standby_ports(part.child("ports"))
+
+
+def _standby_ports(part: _Part) -> Mapping[str, int]:
+    ports = msgspec.structs.asdict(part.read(_StandbyPorts))
+    return {name: port for name, port in ports.items() if port}
 
 
 def _agent(
@@ -400,7 +421,7 @@ def _agent(
     if name in reached:
         part = reached[name]
         if part.read(_ReachedAgent).standby is not None:
-            standby = _standby(part.child("standby"), entry.host, hosts, environment)
+            standby = _reached_standby(part.child("standby"))
     ports = part.child("ports").read(_Ports)
     zmq, http, events = ports.zmq, ports.http, ports.events or None
     return Agent(name, hosts[entry.host], entry.key, zmq, http, events, *(standby or ()))

@@ -189,3 +189,16 @@ def test_the_state_folder_has_a_default(host: Host) -> None:
         except ConfigurationError as refusal:  # a machine that has no such folder
             state = Path(str(refusal).split()[0])
         assert state == Path("/var/lib/twinhost")
+
+
+def test_an_agent_registers_where_its_standby_is(host: Host) -> None:
+    """The same from either process; without a log there is none."""
+    host.environment["MAINPC_STANDBY_ZMQ_PORT"] = "7121"
+    assert load_settings(SDT, host.environment).metadata == {}
+    host.environment["TWINHOST_DATABASE"] = "postgresql:///log"
+    ports = {"zmq": 7120, "http": 8120, "events": 7150}
+    standby = {"host": "pc2", "address": "mainpc-standby", "ports": ports, "published_ports": {"zmq": 7121}}
+    assert load_settings(SDT, host.environment).metadata == {"standby": standby}
+    host.configure("standby: {host: pc2, address: mainpc-standby}", "standby: {host: pc2, ports: {zmq: 7122}}")
+    standby |= {"address": "pc2", "ports": ports | {"zmq": 7122}, "published_ports": {"zmq": 7121}}
+    assert load_settings(SDT, host.environment).metadata == {"standby": standby}

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from twinhost.certificates import profile
 from twinhost.certificates.layout import SERVER
 from twinhost.certificates.profile import AgentPlace, own_folder, write_agents
+from twinhost.network_config import load_network_config
+from twinhost.secure_zmq.certificates import FOLDER_VARIABLE
 from twinhost.secure_zmq.errors import KeyFileExposed, ServerUnreachable
 
 TRAPS = ["127.0.0.1", "localhost", "::1", "0.0.0.0", "169.254.169.254", "trap.example", "mapped.example"]
@@ -68,3 +71,76 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.undo()
     with own_folder(folder):
         pass
+
+
+REGISTERED = {"host": "pc2", "address": "mainpc-standby", "ports": {"zmq": 7120, "http": 8120, "events": 7150}}
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what SystemDigitalTwin registered with, which is to be changed; its containers' names are unknown here."""
+    metadata: dict[str, Any] = {"events_port": 7150, "standby": dict(REGISTERED)}
+    agent = {"name": SERVER, "location": "mainpc", "host": "mainpc", "port": 7120, "metadata": metadata}
+    monkeypatch.setattr(profile, "_ask", lambda *_: {"agents": [agent]})
+    monkeypatch.setattr(profile, "load_certificates", lambda _: None)
+    return metadata
+
+
+def written(folder: Path, mainpc: AgentPlace) -> tuple[Sequence[str], Sequence[str]]:
+    """Write a profile, by what mainpc answers at a place; return where it has the agent, and its feed."""
+    write_agents(folder, {SERVER: mainpc})
+    agent = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER)
+    return agent.endpoints, agent.feed_endpoints
+
+
+@pytest.mark.parametrize("answers", [7120, 7121], ids=["home", "standby"])
+def test_beside_mainpc_its_standby_has_the_published_ports(
+    registered: dict[str, Any], tmp_path: Path, answers: int
+) -> None:
+    """As with `make up-ha`; the profile is the same, whichever of the two has answered."""
+    registered["standby"]["published_ports"] = {"zmq": 7121, "events": 7151}
+    zmq, feed = written(tmp_path, AgentPlace("192.0.2.10", {"zmq": answers}))
+    assert zmq == ("tcp://192.0.2.10:7120", "tcp://192.0.2.10:7121")
+    assert feed == ("tcp://192.0.2.10:7150", "tcp://192.0.2.10:7151")
+
+
+def test_on_another_machine_the_standby_has_its_address(registered: dict[str, Any], tmp_path: Path) -> None:
+    """Where mainpc is reached as it has registered, so is its standby."""
+    registered["standby"]["address"] = "192.0.2.20"
+    zmq, _ = written(tmp_path, AgentPlace("mainpc", {"zmq": 7120}))
+    assert zmq == ("tcp://mainpc:7120", "tcp://192.0.2.20:7120")
+    zmq, _ = written(tmp_path, AgentPlace("192.0.2.20", {"zmq": 7120}))  # and the other way round
+    assert zmq == ("tcp://mainpc:7120", "tcp://192.0.2.20:7120")
+
+
+def test_a_standby_that_came_later_is_learnt_by_a_refresh(registered: dict[str, Any], tmp_path: Path) -> None:
+    """And one that is gone is forgotten."""
+    standby, at = registered.pop("standby"), AgentPlace("mainpc", {"zmq": 7120})
+    assert written(tmp_path, at)[0] == ("tcp://mainpc:7120",)
+    registered["standby"] = standby
+    assert written(tmp_path, at)[0] == ("tcp://mainpc:7120", "tcp://mainpc-standby:7120")
+    del registered["standby"]
+    assert written(tmp_path, at)[0] == ("tcp://mainpc:7120",)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "pc2",
+        {},
+        {**REGISTERED, "address": "a b"},
+        {**REGISTERED, "address": 7},
+        {**REGISTERED, "host": ["pc2"]},
+        {**REGISTERED, "ports": {"zmq": "7120"}},
+        {**REGISTERED, "ports": {"zmq": 70_000}},
+        {**REGISTERED, "ports": [7120]},
+        {**REGISTERED, "address": "127.0.0.1"},
+    ],
+    ids=str,
+)
+def test_a_registered_standby_that_is_none_is_left_out(
+    registered: dict[str, Any], tmp_path: Path, wrong: object
+) -> None:
+    """Or one on this machine, where mainpc is on another."""
+    registered["standby"] = wrong
+    assert written(tmp_path, AgentPlace("mainpc", {"zmq": 7120}))[0] == ("tcp://mainpc:7120",)

@@ -249,3 +249,35 @@ def test_an_address_that_leads_a_host_to_itself_is_known(address: str) -> None:
 def test_any_other_address_may_be_another_hosts(address: str) -> None:
     """Private networks too: the hosts are in one."""
     assert not is_local_only(address)
+
+
+STANDBY = """
+hosts: {mainpc: {address: 127.0.0.1}}
+agents:
+  SystemDigitalTwin:
+    ports: {zmq: 17120, events: 17150, http: 18120}
+    standby: {host: pc2, address: 192.0.2.2, ports: {zmq: 17121}}
+"""
+
+
+def test_an_endpoints_file_is_enough_to_know_a_standby(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable that an agent needs; a port that is not named is that of the agent."""
+    monkeypatch.setenv("TWINHOST_CERTIFICATES", str(tmp_path))
+    (tmp_path / "endpoints.yaml").write_text(STANDBY)
+    agent = load_network_config(environment={"TWINHOST_CERTIFICATES": str(tmp_path)}).agent("SystemDigitalTwin")
+    assert agent.endpoints == ("tcp://127.0.0.1:17120", "tcp://192.0.2.2:17121")
+    assert agent.feed_endpoints == ("tcp://127.0.0.1:17150", "tcp://192.0.2.2:17150")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ("address: a b", r"agents\.SystemDigitalTwin\.standby\.address must be a host name"),
+        ("address: 192.0.2.2, port: 1", r"agents\.SystemDigitalTwin\.standby has the unknown key 'port'"),
+    ],
+    ids=["address", "key"],
+)
+def test_a_wrong_standby_of_an_endpoints_file_is_refused(tmp_path: Path, wrong: str, complaint: str) -> None:
+    (tmp_path / "endpoints.yaml").write_text(STANDBY.replace("address: 192.0.2.2", wrong))
+    with pytest.raises(ConfigurationError, match=complaint):
+        load_network_config(environment={"TWINHOST_CERTIFICATES": str(tmp_path)})
