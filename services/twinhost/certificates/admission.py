@@ -10,6 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from twinhost.certificates.bundle import Invitation, TrustMaterial, material_of, request_fingerprint
+from twinhost.certificates.following import require_active
 from twinhost.certificates.generate import distribute, require_not_revoked
 from twinhost.certificates.layout import SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
@@ -37,6 +38,8 @@ from twinhost.secure_zmq.keys import (
     load_certificate,
 )
 from twinhost.state_table import StateTable, Transition
+
+PENDING = "pending"  # the command that only reads
 
 
 class Standing(Enum):
@@ -115,6 +118,8 @@ def server_folder(layout: Layout, command: str) -> Path:
         )
     if not folder.is_dir():
         raise ConfigurationError(f"{folder} is missing; run: {layout.command()}")
+    if command != PENDING:
+        require_active(folder, SERVER, command)
     return folder
 
 
@@ -136,12 +141,12 @@ def invite(layout: Layout, config: NetworkConfig, owner: KeyOwner, minutes: int,
         not_after = now + minutes * 60
         token = KeyPair.generate(owner, Validity(now, not_after))
         replace_certificate(token.certificate, folder / INVITES_FOLDER / f"{owner.name}{PUBLIC_SUFFIX}")
-    return Invitation(_published(config), server_key, token, not_after)
+    return Invitation(_published(layout, config), server_key, token, not_after)
 
 
 def pending(layout: Layout) -> list[PendingEntry]:
     """Return the invitations that nobody used yet, expired ones too, and the requests that were kept."""
-    folder, now = server_folder(layout, "pending"), layout.clock.time()
+    folder, now = server_folder(layout, PENDING), layout.clock.time()
     return [
         *(
             PendingEntry("invitation", key.certificate, expired=key.certificate.validity.has_ended(now))
@@ -262,12 +267,14 @@ def _by_default(host: Host) -> bool:
     return variable is not None and not os.environ.get(variable) and not set(host.address) & set(".:")
 
 
-def _published(config: NetworkConfig) -> str:
+def _published(layout: Layout, config: NetworkConfig) -> str:
     """Return mainpc's address and port for an invitation, as docker-compose.yml publishes a port that was moved.
 
     One that was not is the same on its container, whose name other containers know.
     """
     server = config.agent(SERVER)
+    if SERVER in layout.standbys and server.standby is not None:
+        server = replace(server, host=server.standby)
     port = published_ports(server).get("zmq")
     if port is None:
         return server.host.authority(server.zmq_port)

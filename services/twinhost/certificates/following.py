@@ -44,6 +44,15 @@ def write_role(folder: Path, role: FolderRole) -> None:
     replace_file(folder / ROLE_FILE, msgspec.json.encode(role).decode(), 0o644)
 
 
+def require_active(folder: Path, agent: str, command: str) -> None:
+    """Raise ConfigurationError where a folder's agent follows another machine's, whose keys are to be changed there."""
+    if (active := active_elsewhere(folder)) is not None:
+        raise ConfigurationError(
+            f"{agent} is active on {active}, whose keys {folder} only follows; run {command} there, or once it is "
+            "active here"
+        )
+
+
 def active_elsewhere(folder: Path) -> str | None:
     """Return the machine that a folder's agent follows; None if it follows none."""
     role = role_of(folder)

@@ -127,6 +127,8 @@ def _own_pair(layout: Layout, identity: Identity) -> KeyPresence:
             raise KeyMismatch(f"{secret_file} is not the key of {identity.owner.name}; run: {layout.command('verify')}")
         revoked = is_revoked(layout, pair.certificate)
         return KeyPresence(identity, "revoked" if revoked else "already present", pair.certificate)
+    if identity.owner.name in layout.standbys:  # it comes from the agent's machine: a second one would be another agent
+        return KeyPresence(identity, *_known_certificate(layout, identity))
     _require_free(layout, identity, secret_file)
     pair = KeyPair.generate(identity.owner, layout.new_validity())
     if not write_key_pair(pair, secret_file):

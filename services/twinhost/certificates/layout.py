@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from twinhost.certificates.following import active_elsewhere, role_of
 from twinhost.commands import CERTIFICATES_VOLUME, certs_init_command
 from twinhost.moments import SYSTEM_CLOCK, Clock
-from twinhost.network_config import NetworkConfig
+from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.certificates import NEXT_SECRET_SUFFIX
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.keys import DAY_S, PUBLIC_SUFFIX, SECRET_SUFFIX, KeyOwner, Validity
@@ -41,6 +42,7 @@ class Layout:
     remote: Sequence[Identity]  # only their public keys do
     server_host: str  # SystemDigitalTwin's
     lifetime_days: int  # of a new key
+    standbys: frozenset[str] = frozenset()  # the agents in `local` that this machine is only the standby's of
     newcomers: str | None = None  # the folder of all enrolled owners; None: each has one of its own name
     clock: Clock = SYSTEM_CLOCK
 
@@ -86,7 +88,8 @@ class Layout:
         return folder / f"{identity.stem}{PUBLIC_SUFFIX}"
 
     def public_files(self, identity: Identity) -> list[Path]:
-        return [self.public_file(folder, identity) for folder in self.folders]
+        """Return where a public key belongs; what follows another machine's folder has its files from there."""
+        return [self.public_file(folder, identity) for folder in self.folders if active_elsewhere(folder) is None]
 
 
 def described(owner: KeyOwner) -> str:
@@ -141,7 +144,8 @@ def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Lay
             raise ConfigurationError(
                 f"{config.source}: two keys would share a {what} ({', '.join(values)}); give each its own"
             )
-    here = [identity for identity in identities if only_host in (None, identity.owner.host)]
+    standbys = frozenset(agent.name for agent in config.agents.values() if _has_standby(root, agent, only_host))
+    here = [item for item in identities if only_host in (None, item.owner.host) or item.owner.name in standbys]
     if not here:
         raise ConfigurationError(
             f"{config.source}: no agent runs on {only_host}, so it needs no key; set {HOST_VARIABLE} to an agent's host"
@@ -153,4 +157,11 @@ def plan_layout(root: Path, config: NetworkConfig, only_host: str | None) -> Lay
         [identity for identity in identities if identity not in here],
         server.host.name if server else "",
         config.limits.key_lifetime_days,
+        standbys,
     )
+
+
+def _has_standby(root: Path, agent: Agent, only_host: str | None) -> bool:
+    """Return whether a tree has the keys of an agent's standby; its secret came from the agent's machine."""
+    here = only_host is not None and agent.standby is not None and agent.standby.name == only_host
+    return here and role_of(root / agent.host.name) is not None

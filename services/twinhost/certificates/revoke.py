@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.admission import server_folder
+from twinhost.certificates.following import require_active
 from twinhost.certificates.generate import complete
 from twinhost.certificates.layout import FINGERPRINT, SERVER, Identity, Layout, described, to_rotate
 from twinhost.certificates.records import DistributionRecord
@@ -118,6 +119,7 @@ def replace_revoked(layout: Layout, name: str) -> KeyPair:
             f"{layout.command('invite', name, '--host', 'HOST', '--role', 'ROLE')}, and there: "
             f"{layout.command('join', '--replace', '-', piped=True)}"
         )
+    require_active(layout.root / identity.folder, name, "replace")
     with locked(layout):
         pair = load_key_pair(layout.secret_file(identity))
         if is_revoked(layout, pair.certificate):

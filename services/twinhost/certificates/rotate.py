@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from twinhost.certificates.bundle import read_answer
+from twinhost.certificates.following import require_active
 from twinhost.certificates.layout import OPERATOR, SERVER, Identity, Layout, Say, to_rotate
 from twinhost.certificates.records import DistributionRecord
 from twinhost.certificates.running_agents import (
@@ -106,7 +107,9 @@ def rotate_client(layout: Layout, config: NetworkConfig, name: str, say: Say) ->
         raise ConfigurationError(f"{SERVER}'s key is rotated by: {to_rotate(SERVER, layout.root)}")
     with ExitStack() as lock:
         lock.enter_context(locked(layout))
-        _Rotation(layout, config, _place_of(layout, name), say).run(lock)
+        place = _place_of(layout, name)
+        require_active(layout.root / place.folder, name, "rotate")
+        _Rotation(layout, config, place, say).run(lock)
 
 
 def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
@@ -119,6 +122,7 @@ def rotate_server(layout: Layout, config: NetworkConfig, say: Say) -> None:
     place, operator = layout.identity_of(SERVER), layout.identity_of(OPERATOR)
     if place is None or operator is None or layout.server_folder is None:
         raise ConfigurationError(f"the secret of {SERVER} is not in this tree; run this on mainpc")
+    require_active(layout.server_folder, SERVER, "rotate")
     asker = load_key_pair(layout.secret_file(operator))
     with ExitStack() as lock:
         lock.enter_context(locked(layout))

@@ -29,7 +29,7 @@ _TRUST = f"{CERTS_INIT_PIPED} trust -"
 
 def client_of(agent: Agent, own_keys: KeyPair, pins: Sequence[PublicKey]) -> Client:
     """Return a client of an agent that may have any of these keys."""
-    return Client(FollowedAddress(agent.endpoint, lambda: own_keys, lambda: pins))
+    return Client(FollowedAddress(agent.endpoints, lambda: own_keys, lambda: pins))
 
 
 def is_reached(agent: Agent, own_keys: KeyPair, pin: PublicKey) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twinhost.certificates.admission import pending
-from twinhost.certificates.following import ROLE_FILE
+from twinhost.certificates.following import ROLE_FILE, active_elsewhere, role_of
 from twinhost.certificates.generate import how_to_recover_secret
 from twinhost.certificates.layout import (
     SERVER,
@@ -99,7 +99,8 @@ class _TreeCheck:
         joined, replaced = joined_folders(layout), replaced_folders(layout.root)
         for folder in layout.folders if own_folders(layout) != joined or not joined else ():
             if folder.is_dir() and not folder.is_symlink():
-                yield from self._folder(folder)
+                kept = layout.server_folder if folder.name == layout.server_host else None
+                yield from self._joined(folder, kept) if _is_standbys(layout, folder) else self._folder(folder)
             else:
                 yield f"{folder} is missing, or not a folder; run: {layout.command()}"
         for folder in joined:
@@ -156,14 +157,14 @@ class _TreeCheck:
             if path not in self._removed:
                 yield from self._public(path, identity)
 
-    def _joined(self, folder: Path) -> Iterator[str]:
-        """Check a folder that `join`, `request`, or `export-host` made."""
+    def _joined(self, folder: Path, server_folder: Path | None = None) -> Iterator[str]:
+        """Check a folder that `join`, `request`, or `export-host` made, or that follows another machine's."""
         yield from mode_and_owner(folder)
         secrets = [path for path in _listing(folder) if path.name.endswith(SECRET_SUFFIX)]
         if all(path.name.endswith(NEXT_SECRET_SUFFIX) for path in secrets):
             yield from map(_interrupted_join, secrets)
         for path in _listing(folder):
-            inner = _inner_folder(None, path)
+            inner = _inner_folder(server_folder, path)
             if inner is not None:
                 yield from inner
                 continue
@@ -188,8 +189,8 @@ class _TreeCheck:
         if identity is not None:
             yield from mode_and_owner(path)
             yield from _another_owner(path, certificate, identity.owner)
-        elif self._record is not None and self._record.was_distributed(path, certificate):
-            yield from mode_and_owner(path)
+        elif (self._record is not None and self._record.was_distributed(path, certificate)) or role_of(path.parent):
+            yield from mode_and_owner(path)  # the other machine's record may have it
         else:
             yield _misplaced(path)
 
@@ -411,6 +412,12 @@ def _interrupted_join(path: Path) -> str:
         f"{path} belongs to an interrupted join; run join again with the same line, or remove it: "
         f"{remove_command(path)}"
     )
+
+
+def _is_standbys(layout: Layout, folder: Path) -> bool:
+    """Return whether a folder's files came from another machine."""
+    own = (identity.owner.name for identity in layout.local if identity.folder == folder.name)
+    return active_elsewhere(folder) is not None or not layout.standbys.isdisjoint(own)
 
 
 def _listing(folder: Path) -> list[Path]:

@@ -35,17 +35,30 @@ from twinhost.certificates.join import import_answer, join, request
 from twinhost.certificates.layout import SERVER, Layout, described, only_host, plan_layout
 from twinhost.certificates.revoke import Revocation, replace_revoked, revoke
 from twinhost.certificates.rotate import rotate_client, rotate_server
-from twinhost.certificates.standby import make_standby_folders
+from twinhost.certificates.standby import STANDBYS_VOLUME, make_standby_folders
+from twinhost.certificates.standby_secrets import (
+    give_to_standbys,
+    secret_for_standby,
+    take_secret,
+    where_active,
+)
 from twinhost.certificates.tree import forget_failure, own_folders, record_failure
 from twinhost.certificates.verify import verify_tree
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, ask, note, read_line, run, say
-from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED, remove_command
+from twinhost.commands import CERTIFICATES_VOLUME, CERTS_INIT, CERTS_INIT_PIPED, remove_command
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import certificates_folder
 from twinhost.secure_zmq.errors import ConfigurationError, TwinhostError
 from twinhost.secure_zmq.key_writer import render_certificate
-from twinhost.secure_zmq.keys import MAX_KEY_FILE_BYTES, Certificate, KeyOwner, format_moment, parse_certificate
+from twinhost.secure_zmq.keys import (
+    MAX_KEY_FILE_BYTES,
+    Certificate,
+    KeyOwner,
+    format_moment,
+    load_key_pair,
+    parse_certificate,
+)
 
 PROGRAM = "certs-init"
 DEFAULT_MINUTES, MAX_MINUTES = 15, 7 * 24 * 60
@@ -87,11 +100,12 @@ def _options(
 def run_make(context: typer.Context, days: Days = None) -> None:
     """Make the keys that are missing; overwrite none (the default)."""
     try:
-        layout, config = _tree(context, days)
+        layout, config = _tree(context, days, wherever_active=False)
         for line in report(layout, make_keys(layout)):
             say(line)
         for folder in make_standby_folders(layout, config.agents.values()):
             say(f"{folder}: made for the standby, which has the same secret")
+        _give_to_standbys(layout, config)
     except TwinhostError as error:
         record_failure(context.obj, str(error), only_host())  # for the cli, which Compose starts only after a success
         raise
@@ -293,6 +307,7 @@ def run_rotate_server(context: typer.Context, days: Days = None) -> None:
     """On mainpc: replace SystemDigitalTwin's key."""
     layout, config = _tree(context, days)
     rotate_server(layout, config, say)
+    _give_to_standbys(layout, config, SERVER)
 
 
 @_rotate.command("client")
@@ -304,6 +319,7 @@ def run_rotate_client(
     """Where its secret is: replace any other key."""
     layout, config = _tree(context, days)
     rotate_client(layout, config, name, say)
+    _give_to_standbys(layout, config, name)
 
 
 @commands.command("revoke")
@@ -363,7 +379,9 @@ def run_replace(
     days: Days = None,
 ) -> None:
     """Make a new key in place of a revoked one of this tree."""
-    pair = replace_revoked(_tree(context, days)[0], name)
+    layout, config = _tree(context, days)
+    pair = replace_revoked(layout, name)
+    _give_to_standbys(layout, config, name)
     say(f"{described(pair.certificate.owner)} has the key {pair.public.fingerprint} now")
     note("mainpc notifies other machines of it; an agent on this one uses it at once, or from its next start.")
 
@@ -392,6 +410,48 @@ def run_export_host(
         note(f"Once it is there, remove it here: {remove_command(folder)}")
 
 
+@commands.command("export-standby")
+def run_export_standby(
+    context: typer.Context,
+    agent: Annotated[str, typer.Argument(metavar="AGENT", help="As in network_config.yaml.")],
+) -> None:
+    """Print an agent's secret, for the machine of its standby."""
+    if sys.stdout.isatty():
+        raise ConfigurationError("a secret is not shown on a terminal; pipe it to import-standby, by ssh")
+    layout, config = _tree(context)
+    sys.stdout.write(secret_for_standby(layout, config, agent))
+    note(f"Warning: this is the secret of {agent}; whoever reads it can impersonate it.")
+    note(f"On the machine of the standby, to read it: {CERTS_INIT_PIPED} import-standby -")
+
+
+@commands.command("import-standby")
+def run_import_standby(
+    context: typer.Context,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="What export-standby printed; - is standard input.")],
+) -> None:
+    """On a standby's machine: take its agent's secret, again after a rotation."""
+    layout, config = _tree(context)
+    source, text = _read("import-standby", file, MAX_KEY_FILE_BYTES) if file == STANDARD_STREAM else _secret_in(file)
+    folder = take_secret(layout, config, only_host(), text, source)
+    say(f"{folder} has the secret of the agent whose standby runs here; start it again if it runs")
+
+
+def _secret_in(file: str) -> tuple[str, str]:
+    pair = load_key_pair(Path(file))
+    return file, render_certificate(pair.certificate, pair.secret_z85)
+
+
+def _give_to_standbys(layout: Layout, config: NetworkConfig, changed: str = "") -> None:
+    """Have the standbys of one machine have the agents' newest secrets; of two, say what to do after a change."""
+    if only_host() is None:
+        others = CERTIFICATES_VOLUME if layout.root == STANDBYS_VOLUME else STANDBYS_VOLUME
+        for folder in give_to_standbys(layout, config.agents, others):
+            say(f"{folder}: has the agent's new secret too")
+    elif (agent := config.agents.get(changed)) is not None and agent.standby is not None:
+        export = layout.command("export-standby", agent.name, piped=True)
+        note(f"Its standby on {agent.standby.name} can't take over until it has the new secret, from: {export}")
+
+
 def _requested_key(layout: Layout, file: str) -> tuple[str, Certificate]:
     """Return the request in a file, or the one that was kept under that name, after its name in an error."""
     if file != STANDARD_STREAM and not Path(file).exists():
@@ -417,10 +477,17 @@ def _read(command: str, file: str, limit_bytes: int) -> tuple[str, str]:
     return "standard input", content.decode("ascii")
 
 
-def _tree(context: typer.Context, days: int | None = None) -> tuple[Layout, NetworkConfig]:
-    """Return the tree that a command works on, and its configuration; new keys are valid for `days`."""
+def _tree(
+    context: typer.Context, days: int | None = None, *, wherever_active: bool = True
+) -> tuple[Layout, NetworkConfig]:
+    """Return the tree that a command works on, and its configuration; new keys are valid for `days`.
+
+    With `wherever_active`, it is the standbys' on this machine, where SystemDigitalTwin is active there.
+    """
     config = load_network_config()
     layout = plan_layout(context.obj, config, only_host())
+    if wherever_active and only_host() is None and layout.root == CERTIFICATES_VOLUME:
+        layout = where_active(layout, STANDBYS_VOLUME)
     return layout if days is None else replace(layout, lifetime_days=days), config
 
 

@@ -193,17 +193,27 @@ def load_key_pair(path: Path) -> KeyPair:
             f"{path} has mode {mode & 0o777:04o}, so others can use the secret; run: {protect_command(path)}"
         )
     try:
-        sections = parse_zcert(str(path), text)
-        certificate = _certificate(str(path), sections)
-    except KeyFileMalformed as error:
-        raise KeyFileMalformed(f"{error}; {_to_verify(path)}") from None
+        return parse_key_pair(text, str(path))
+    except (KeyFileMalformed, KeyMismatch) as error:
+        raise type(error)(f"{error}; {_to_verify(path)}") from None
+
+
+def parse_key_pair(text: str, source: str) -> KeyPair:
+    """Read the text of a secret key file.
+
+    Raises:
+        KeyFileMalformed: it does not have that format.
+        KeyMismatch: its halves are not one pair.
+    """
+    sections = parse_zcert(source, text)
+    certificate = _certificate(source, sections)
     secret = sections["curve"].get("secret-key")
     if secret is None:
-        raise KeyFileMalformed(f"{path} has no secret-key; {_to_verify(path)}")
+        raise KeyFileMalformed(f"{source} has no secret-key")
     try:
         return KeyPair(certificate, _characters(secret))
     except (KeyFileMalformed, KeyMismatch) as error:
-        raise type(error)(f"{path}: {error}; {_to_verify(path)}") from None
+        raise type(error)(f"{source}: {error}") from None
 
 
 def format_moment(seconds: int) -> str:

@@ -1,0 +1,167 @@
+"""The keys of a standby's machine: how the agent's secret comes there, and what certs-init changes there, and when."""
+
+import stat
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from tests.unit.certificates.trees import Ran, certs_init, files, secrets
+from twinhost.certificates.bundle import parse_invitation
+from twinhost.certificates.following import BEFORE_ANY, FolderRole, active_elsewhere, role_of, write_role
+from twinhost.certificates.layout import plan_layout
+from twinhost.certificates.standby_secrets import give_to_standbys, where_active
+from twinhost.certificates.tree import install_secret
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.keys import KeyPair, load_key_pair
+
+SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
+LOG = MappingProxyType({"TWINHOST_DATABASE": "postgresql:///twinhost?host=/run"})
+FOLLOWS, ACTIVE = FolderRole("log", 3, "mainpc"), FolderRole("log", 4, "")
+INVITE = ("invite", "somebody", "--host", "pc3", "--role", "agent")
+
+
+class Machines:
+    """The trees of both machines, with a log."""
+
+    def __init__(self, root: Path) -> None:
+        self.mainpc, self.pc2 = root / "mainpc", root / "pc2"
+        for host in ("mainpc", "pc2"):
+            assert self.run(host).status == 0
+        for one, other, stem in (
+            ("mainpc", "pc2", "server"),
+            ("mainpc", "pc2", "operator"),
+            ("pc2", "mainpc", "client"),
+        ):
+            assert self.run(other, "trust", "-", stdin=self.run(one, "public", stem).out).status == 0
+
+    def run(self, host: str, *arguments: str, stdin: str = "") -> Ran:
+        return certs_init(getattr(self, host), *arguments, host=host, stdin=stdin.encode(), settings=LOG)
+
+    def copy(self) -> Ran:
+        """Have pc2 take the secret of SystemDigitalTwin."""
+        exported = self.run("mainpc", "export-standby", SDT)
+        assert exported.status == 0, exported.err
+        return self.run("pc2", "import-standby", "-", stdin=exported.out)
+
+    @property
+    def folder(self) -> Path:
+        """SystemDigitalTwin's on pc2."""
+        return self.pc2 / "mainpc"
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Machines:
+    return Machines(tmp_path)
+
+
+def test_the_secret_goes_to_the_standby_by_one_pipe(machines: Machines) -> None:
+    """Both have one key pair then; nobody else can read it, and the folder begins no log."""
+    ran = machines.copy()
+    assert ran.status == 0, ran.err
+    there, here = (root / "mainpc/server.key_secret" for root in (machines.pc2, machines.mainpc))
+    assert load_key_pair(there) == load_key_pair(here)
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    assert role_of(machines.folder) == BEFORE_ANY
+    for tree in ("mainpc", "pc2"):
+        verified = machines.run(tree, "verify")
+        assert verified.status == 0, verified.out
+
+
+def test_a_standby_s_tree_refuses_changes_until_it_is_active(machines: Machines) -> None:
+    machines.copy()
+    write_role(machines.folder, FOLLOWS)
+    before = files(machines.folder)
+    for command in (INVITE, ("revoke", UMRA), ("reject", "somebody"), ("accept", "x", "--fingerprint", "y")):
+        ran = machines.run("pc2", *command)
+        assert ran.status == 1
+        assert f"{SDT} is active on mainpc, whose keys {machines.folder} only follows" in ran.err
+    assert machines.run("pc2", "pending").out == "nothing is pending\n"
+    assert machines.run("pc2").status == 0
+    assert files(machines.folder) == before
+
+
+def test_an_active_standby_s_tree_enrols_and_revokes(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of an invitation has the standby's address; and each key of pc2 goes to its folder."""
+    machines.copy()
+    write_role(machines.folder, ACTIVE)
+    assert machines.run("pc2").status == 0
+    assert (machines.folder / "client.key").exists()
+    ran = machines.run("pc2", *INVITE)
+    assert ran.status == 0, ran.err
+    assert parse_invitation(ran.out).authority.startswith("mainpc-standby:")
+    assert "invitation somebody" in machines.run("pc2", "pending").out
+    monkeypatch.setattr("twinhost.cli.certs_init.wait_until_acknowledged", lambda *_: [])
+    assert machines.run("pc2", "revoke", UMRA).status == 0
+    assert list((machines.folder / "revoked").glob("*.key"))
+    assert secrets(machines.pc2).keys() == {"mainpc/server.key_secret", "pc2/client.key_secret"}
+
+
+def test_certs_init_makes_no_second_secret_of_an_agent(machines: Machines) -> None:
+    """Neither before the first one has come, nor if it is lost."""
+    assert not machines.folder.exists()
+    machines.copy()
+    (machines.folder / "server.key_secret").unlink()
+    assert machines.run("pc2").status == 0
+    assert not (machines.folder / "server.key_secret").exists()
+
+
+def test_another_secret_takes_the_place_of_the_first(machines: Machines) -> None:
+    """As after a rotation; but not of one that is in use here."""
+    machines.copy()
+    place = plan_layout(machines.mainpc, load_network_config(DEFAULT_PATH, LOG), "mainpc").local[0]
+    layout = plan_layout(machines.mainpc, load_network_config(DEFAULT_PATH, LOG), "mainpc")
+    install_secret(layout, place, KeyPair.generate(place.owner))
+    assert machines.copy().status == 0
+    newest = load_key_pair(machines.folder / "server.key_secret")
+    assert newest == load_key_pair(machines.mainpc / "mainpc/server.key_secret")
+    write_role(machines.folder, ACTIVE)
+    refused = machines.copy()
+    assert (refused.status, "is active here" in refused.err) == (1, True)
+
+
+def test_a_secret_goes_to_no_other_machine(machines: Machines, tmp_path: Path) -> None:
+    text = machines.run("mainpc", "export-standby", SDT).out
+    for host, root, why in (("mainpc", "mainpc", "has its standby on pc2, and this is"), ("", "one", "all hosts are")):
+        ran = certs_init(tmp_path / root, "import-standby", "-", host=host, stdin=text.encode(), settings=LOG)
+        assert (ran.status, why in ran.err) == (1, True), ran.err
+    public = (machines.mainpc / "mainpc/server.key").read_text()
+    ran = machines.run("pc2", "import-standby", "-", stdin=public)
+    assert (ran.status, "has no secret-key" in ran.err) == (1, True)
+
+
+def test_a_secret_is_given_by_the_active_machine_alone(machines: Machines) -> None:
+    machines.copy()
+    write_role(machines.folder, FOLLOWS)
+    ran = machines.run("pc2", "export-standby", SDT)
+    assert (ran.status, "is active on mainpc" in ran.err, ran.out) == (1, True, "")
+    ran = machines.run("pc2", "rotate", "server")
+    assert ran.status == 1
+    ran = certs_init(machines.mainpc, "export-standby", SDT, host="mainpc")
+    assert (ran.status, "names no standby" in ran.err, ran.out) == (1, True, "")
+
+
+def test_on_one_machine_the_follower_gets_the_active_s_secret(tmp_path: Path) -> None:
+    """And certs-init works where SystemDigitalTwin is active."""
+    config = load_network_config(DEFAULT_PATH, LOG)
+    root, standbys = tmp_path / "tree", tmp_path / "standbys"
+    assert certs_init(root, settings=LOG).status == 0
+    layout = plan_layout(root, config, None)
+    for host in ("mainpc", "pc2"):
+        (standbys / host).mkdir(parents=True)
+        write_role(standbys / host, FOLLOWS)
+    assert give_to_standbys(layout, config.agents, standbys) == [standbys / "mainpc", standbys / "pc2"]
+    assert give_to_standbys(layout, config.agents, standbys) == []
+    for place in layout.local[:2]:
+        assert load_key_pair(standbys / place.folder / f"{place.stem}.key_secret") == load_key_pair(
+            layout.secret_file(place)
+        )
+    assert where_active(layout, standbys) is layout
+    write_role(root / "mainpc", FolderRole("log", 4, "mainpc-standby"))
+    write_role(standbys / "mainpc", ACTIVE)
+    there = where_active(layout, standbys)
+    assert (there.root, there.server_folder) == (standbys, standbys / "mainpc")
+    assert {place.owner.name for place in there.local} == {SDT, UMRA}
+    assert active_elsewhere(root / "mainpc") == "mainpc-standby"
+    assert give_to_standbys(layout, config.agents, standbys) == []
