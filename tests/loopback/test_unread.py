@@ -331,6 +331,7 @@ def unread(agent: ServedAgent, keys: KeyPair) -> Iterator["zmq.Socket[bytes]"]:
     """A connection that takes in as little as can be of what it doesn't read."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger, socket.rcvhwm, socket.rcvbuf, socket.rcvtimeo = 0, 1, 4_096, int(1_000 * PATIENCE_S)
+        socket.reconnect_ivl = -1  # a connection that is closed has ended
         socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
         socket.curve_serverkey = agent.public_key.z85
         socket.connect(agent.address)
