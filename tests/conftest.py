@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 _MEMORY = Path("/dev/shm")
 _ENOUGH_BYTES = 4 << 30
@@ -23,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
     # Of the engine's client and Compose, started a thousand times: a fifth of their CPU time is garbage collection.
     os.environ.setdefault("GOGC", "400")
+    # Else each traceback is rendered in colour, with every local: on a busy machine a server was late for that.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*structlog.get_config()["processors"][:-1], plain])
     if _shares(config):
         config.option.testrunuid = config.option.testrunuid or uuid.uuid4().hex
 
