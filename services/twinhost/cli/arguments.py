@@ -11,6 +11,7 @@ import typer
 
 from twinhost.network_config import Agent, NetworkConfig
 from twinhost.secure_zmq.framing.exchange import DEFAULT_DEADLINE_S
+from twinhost.secure_zmq.link import TAKEOVER_S
 from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 
 # The installed script, or the one beside docker-compose.yml that starts a container.
@@ -54,7 +55,8 @@ Deadline = Annotated[
     number(
         "--deadline",
         "SECONDS",
-        f"How long to wait for a reply; by default {DEFAULT_DEADLINE_S:g}, and as much longer as `wait_s` says.",
+        f"How long to wait for a reply; by default {DEFAULT_DEADLINE_S:g}; {DEFAULT_DEADLINE_S + TAKEOVER_S:g} if the "
+        "agent has a standby; and as much longer as `wait_s` says.",
         0.001,
         MAX_SECONDS,
     ),
@@ -66,7 +68,6 @@ RequestId = Annotated[
         "--request-id", metavar="ID", callback=_request_id, help="Repeat an earlier call: it is not executed twice."
     ),
 ]
-DEADLINE_S = DEFAULT_DEADLINE_S
 
 
 def find_agent(config: NetworkConfig, wanted: str) -> Agent:

@@ -12,7 +12,7 @@ from rich.text import Text
 from twinhost.agent.asked_lists import NO_ANSWER, unreachable, with_found
 from twinhost.agent.troubles import AttentionItem, AttentionList, Level, consequences
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
+from twinhost.cli.arguments import PROGRAM, AsJson, find_agent
 from twinhost.cli.output import Failure, read
 from twinhost.deployment import MEMORY_AGENT, Settings, load_settings
 from twinhost.network_config import Agent
@@ -49,7 +49,7 @@ def _ask(settings: Settings) -> tuple[AttentionList, AttentionList | None]:
 
     def of(agent: Agent) -> AttentionList:
         with settings.client(agent) as client:
-            return read(client.call("get_attention", deadline_s=DEADLINE_S), AttentionList)
+            return read(client.call("get_attention"), AttentionList)
 
     registry = settings.registry_agent
     try:
@@ -73,7 +73,7 @@ def acknowledge(
     """
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
-        reply = client.call("acknowledge_trouble", deadline_s=DEADLINE_S, id=name)
+        reply = client.call("acknowledge_trouble", id=name)
     output.show_done(reply, f"{name} is acknowledged, until it gets worse or ends", as_json=as_json)
     return 0
 

@@ -15,7 +15,7 @@ import msgspec
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import AsJson
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.memory_replies import AuditHeads, AuditLogAccepted
 from twinhost.deployment import Settings, load_settings
@@ -32,7 +32,6 @@ DEFAULT_LINES = 20
 MAX_LINES = 100_000
 MAX_PAGE_LINES = 2_000
 MAX_VALUE_CHARACTERS = 72  # shown to people; a fingerprint has 50
-PAGE_DEADLINE_S = DEADLINE_S
 _WITNESS_DEADLINE_S = 3.0
 _POLL_EVERY_S = 1.0
 _POLL_DEADLINE_S = 2.0  # short, because the next poll follows anyway
@@ -157,7 +156,7 @@ class AuditReader:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.deadline_s = PAGE_DEADLINE_S
+        self.deadline_s: float | None = None
         self._limit = MAX_PAGE_LINES
 
     def page(self, after_seq: int = 0, position: str | None = None) -> AuditPage:

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Deadline, RequestId, find_agent, parse_fields
+from twinhost.cli.arguments import PROGRAM, AsJson, Deadline, RequestId, find_agent, parse_fields
 from twinhost.cli.completion import actions, agents
 from twinhost.cli.output import OPEN_LINK, Failure
 from twinhost.cli.schemas.requests import RequestSchema, schema_from, schema_of_agent
@@ -129,7 +129,7 @@ def _measure(settings: Settings, agent: Agent, count: int) -> RoundTrips | Failu
             times: list[float] = []
             for _ in range(count + 1):
                 started = time.perf_counter()
-                client.call("ping", deadline_s=DEADLINE_S)
+                client.call("ping")
                 times.append(round((time.perf_counter() - started) * 1_000, 3))
     except TwinhostError as error:
         return Failure.of(error)

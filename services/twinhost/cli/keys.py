@@ -12,7 +12,7 @@ from rich.text import Text
 from twinhost.certificates.acknowledgement import Follower, followers
 from twinhost.certificates.layout import described
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import AsJson
 from twinhost.cli.key_changes import add_changes
 from twinhost.cli.output import Failure, ListedPeers, days, duration, not_seen, read, seconds_between
 from twinhost.cli.status import own_sockets
@@ -165,7 +165,7 @@ def _ask(settings: Settings) -> tuple[dict[str, KeyReport], list[Failure]]:
             continue
         try:
             with settings.client(agent) as client:
-                peers = read(client.call("get_peers", deadline_s=DEADLINE_S), ListedPeers)
+                peers = read(client.call("get_peers"), ListedPeers)
                 now = read(client.call("ping"), PingReply).timestamp
                 reports[agent.name] = KeyReport(agent.host.name, peers, now)
         except NotGranted as error:
@@ -197,8 +197,8 @@ def _ask_for_unacknowledged(
     others = {name: report for name, report in by_agent.items() if name != registry.name}
     try:
         with settings.client(registry) as client:
-            trust = client.call("get_trust", deadline_s=DEADLINE_S)
-            agents = client.call("get_registered_agents", deadline_s=DEADLINE_S)["agents"]
+            trust = client.call("get_trust")
+            agents = client.call("get_registered_agents")["agents"]
         return unacknowledged(mainpc, others, followers(trust, agents, settings.config), trust["revision"])
     except TwinhostError as error:
         failures.append(Failure.of(error).about(registry.name))

@@ -10,7 +10,7 @@ import typer
 
 from twinhost import connect
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, MAX_SECONDS, number
+from twinhost.cli.arguments import MAX_SECONDS, number
 from twinhost.cli.machines import ask_hosts, on_this_machine
 from twinhost.cli.output import Failure
 from twinhost.deployment import REGISTRY_AGENT
@@ -85,7 +85,7 @@ def environment_of(leases: list[Reply]) -> dict[str, str]:
 def _own_host(client: Client) -> str:
     """Return the host in the key; if it is not measured, such as the machine's own name, the host on this machine."""
     own = load_certificates().own_keys.certificate.owner.host if is_secure_zmq_enabled() else None
-    hosts = ask_hosts(client, DEADLINE_S)
+    hosts = ask_hosts(client)
     if own is not None and (hosts is None or own in hosts):
         return own
     if here := on_this_machine(hosts or {}):

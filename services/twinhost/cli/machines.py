@@ -39,7 +39,7 @@ class _MetricsReply(msgspec.Struct):
 Figures = Mapping[str, HostFigures]  # by host
 
 
-def ask_hosts(client: Client, deadline_s: float) -> Figures | None:
+def ask_hosts(client: Client, deadline_s: float | None = None) -> Figures | None:
     """Return the current metrics of every host, or None if the caller's role has no grant for them."""
     try:
         return read(client.call("get_metrics", deadline_s=deadline_s), _MetricsReply).metrics.hosts

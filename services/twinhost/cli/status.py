@@ -15,7 +15,7 @@ from twinhost.agent.asked_lists import unreachable, with_found
 from twinhost.agent.conditions import LINK_CHECK, Condition, troubles_of
 from twinhost.agent.troubles import AttentionList, Kind, Level, Trouble
 from twinhost.cli import attention, output
-from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, Wait, find_agent
+from twinhost.cli.arguments import PROGRAM, AsJson, Wait, find_agent
 from twinhost.cli.machines import Figures, ask_hosts, machines_table
 from twinhost.cli.output import OPEN_LINK, Failure, ListedPeers, age, duration, read, seconds_between
 from twinhost.clients.system_replies import AgentInfo, HealthDocument, RegisteredAgents, RoleDocument
@@ -170,8 +170,8 @@ def list_agents(context: typer.Context, as_json: AsJson = False) -> int:
         return 0
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
-        reply = client.call("get_registered_agents", deadline_s=DEADLINE_S)
-        now = str(client.call("ping", deadline_s=DEADLINE_S)["timestamp"])  # of the clock that `last_seen` is from
+        reply = client.call("get_registered_agents")
+        now = str(client.call("ping")["timestamp"])  # of the clock that `last_seen` is from
     registered = read(reply, RegisteredAgents).agents
     if as_json:
         output.show_value({"status": "ok", "agents": reply["agents"]}, as_json=True)
@@ -199,10 +199,10 @@ def unregister(
     settings = load_settings()
     with settings.client(settings.registry_agent) as client:
         if name is not None:
-            reply = client.call("unregister", deadline_s=DEADLINE_S, agent_name=name)
+            reply = client.call("unregister", agent_name=name)
             output.show_done(reply, f"{name} is no longer registered", as_json=as_json)
             return 0
-        registered = read(client.call("get_registered_agents", deadline_s=DEADLINE_S), RegisteredAgents).agents
+        registered = read(client.call("get_registered_agents"), RegisteredAgents).agents
         silent = [
             agent.name
             for agent in registered
@@ -212,7 +212,7 @@ def unregister(
         ]
         for each in silent:
             with suppress(NotFound):  # somebody else was quicker
-                client.call("unregister", deadline_s=DEADLINE_S, agent_name=each)
+                client.call("unregister", agent_name=each)
     agents_are = "agent is" if len(silent) == 1 else "agents are"
     output.show_done(
         {"status": "ok", "unregistered": silent}, f"{len(silent)} {agents_are} no longer registered", as_json=as_json

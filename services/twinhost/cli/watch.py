@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, number, parse_fields
+from twinhost.cli.arguments import AsJson, number, parse_fields
 from twinhost.cli.output import Failure, printable, read, to_json
 from twinhost.clients.event_order import TOPICS, EventGap, EventOrder, StoredPage, follow
 from twinhost.deployment import REGISTRY_AGENT, load_settings
@@ -81,7 +81,7 @@ def publish(
         "ttl": ttl,
     }
     with settings.client(settings.registry_agent) as client:
-        reply = client.call("publish_event", deadline_s=DEADLINE_S, event=event)
+        reply = client.call("publish_event", event=event)
     output.show_done(reply, f"event {event['event_id']} is stored with the number {reply['seq']}", as_json=as_json)
     return 0
 
@@ -115,10 +115,10 @@ def errors(
     with settings.client(settings.registry_agent) as client:
         if shape is None and text is None:
             chosen |= {"acknowledged": acknowledged}
-            reply = client.call("get_error_counts", deadline_s=DEADLINE_S, limit=limit, **chosen)
+            reply = client.call("get_error_counts", limit=limit, **chosen)
         else:
             chosen |= {"shape_id": shape, "text": text, "acknowledged": None if acknowledged else False}
-            reply = client.call("get_errors", deadline_s=DEADLINE_S, limit=limit, **chosen)
+            reply = client.call("get_errors", limit=limit, **chosen)
     if as_json:
         output.show_value(reply, as_json=True)
     elif "groups" in reply:

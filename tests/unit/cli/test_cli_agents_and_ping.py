@@ -9,8 +9,8 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
-from twinhost.cli import status
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER
+from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.key_writer import replace_certificate, write_revocation
 
 
@@ -48,7 +48,7 @@ def test_agents_as_json_is_the_registry_whole(hosts: TwoHosts, cli: Cli) -> None
 
 def test_agents_needs_mainpc(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its answer there is no list, and no empty one either."""
-    monkeypatch.setattr(status, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     hosts.write_config(1, hosts.pc2.port)
     ran = cli(hosts, "agents")
     assert (ran.status, ran.out) == (1, "")

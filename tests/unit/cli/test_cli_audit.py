@@ -11,7 +11,7 @@ import pytest
 from tests.unit.cli.loopback_agents import UMRA, TwoHosts
 from tests.unit.cli.running import COMMAND, Cli, process_environment
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.cli import audit
+from twinhost.secure_zmq.framing import exchange
 from twinhost.store.audit_log.chain import AuditEvent
 
 pytestmark = pytest.mark.thorough
@@ -162,7 +162,7 @@ def test_an_agent_that_is_away_is_one_sentence(
     hosts: TwoHosts, cli: Cli, command: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And no traceback."""
-    monkeypatch.setattr(audit, "PAGE_DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     hosts.mainpc.stop()
     ran = cli(hosts, "audit", command)
     assert (ran.status, ran.out) == (1, "")

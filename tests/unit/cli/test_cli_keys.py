@@ -9,10 +9,10 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, LoopbackAgent, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
-from twinhost.cli import keys
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.certificates import INVITES_FOLDER, REVOKED_FOLDER
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 from twinhost.secure_zmq.server_address import SecuredAddress
@@ -203,7 +203,7 @@ def test_an_agent_that_can_not_be_asked_is_a_warning(
     hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other's list is shown, and the exit status says that something may be missing."""
-    monkeypatch.setattr(keys, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     hosts.pc2.stop()
     ran = cli(hosts, "keys", "list")
     assert ran.status == 1

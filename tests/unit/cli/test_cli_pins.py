@@ -10,9 +10,9 @@ from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, StartHosts, TwoHosts
 from tests.unit.cli.running import Cli
 from twinhost.agent.trust import TrustDocument, TrustFolder
-from twinhost.cli import keys
 from twinhost.deployment import load_settings
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER, TRUST_FOLDER
+from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.key_writer import render_certificate, replace_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, KeyOwner, KeyPair, Validity
 
@@ -137,7 +137,7 @@ def test_without_mainpc_the_others_whose_key_is_here_are_shown(
     hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who can't be asked hides nobody."""
-    monkeypatch.setattr(keys, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     hosts.mainpc.stop()
     ran = cli(hosts, "keys", "list", "--json")
     assert (ran.status, json.loads(ran.out)["code"]) == (1, "server_unreachable")

@@ -11,7 +11,7 @@ import pytest
 from tests.identities import new_pair
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli
-from twinhost.cli import call
+from twinhost.secure_zmq.framing import exchange
 from twinhost.secure_zmq.key_writer import replace_certificate
 
 pytestmark = pytest.mark.thorough
@@ -67,7 +67,7 @@ def test_a_silent_failure_is_one_sentence(
 ) -> None:
     """With its code for programs, and what to do for people; never a bare time-out."""
     sabotage, code, words = CAUSES[cause]
-    monkeypatch.setattr(call, "DEADLINE_S", 2.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 2.0)
     sabotage(hosts, monkeypatch)
     told_once(cli, hosts, code, *words)
 
@@ -80,14 +80,14 @@ def test_a_curve_client_of_a_plain_agent_is_reported(open_hosts: TwoHosts, cli: 
 
 def test_a_mute_peer_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes the connection and says nothing."""
-    monkeypatch.setattr(call, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     with _mute(hosts):
         told_once(cli, hosts, "server_unreachable", "no handshake followed", "another program listens on that port")
 
 
 def test_an_unreachable_server_is_reported(hosts: TwoHosts, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even a TCP connection."""
-    monkeypatch.setattr(call, "DEADLINE_S", 1.0)
+    monkeypatch.setattr(exchange, "DEFAULT_DEADLINE_S", 1.0)
     hosts.mainpc.stop()
     told_once(cli, hosts, "server_unreachable", "nothing answered at that address", "check that the agent runs")
 

@@ -16,7 +16,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson
+from twinhost.cli.arguments import AsJson
 from twinhost.cli.memory.importing import Importer, read_items
 from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
 from twinhost.cli.output import Progress, parse_moment, printable, read
@@ -88,7 +88,7 @@ def restore(
     if not yes:
         raise typer.BadParameter("it replaces the whole memory of pc2; confirm it", param_hint="--yes")
     with memory_client() as (client, settings), _source(file) as (source, size):
-        before = started_at(client, DEADLINE_S)
+        before = started_at(client)
         with output.progress("restore") as progress:
             rows = send_backup(client, source, size, settings.config.limits.max_payload_bytes, progress)
         if as_json:
@@ -149,7 +149,7 @@ def quarantine(
     Nothing is deleted.
     """
     with memory_client() as (client, _):
-        reply = client.call("quarantine_memory", deadline_s=DEADLINE_S, name=name, reason=reason)
+        reply = client.call("quarantine_memory", name=name, reason=reason)
     output.show_done(
         reply, f"what {name} wrote is hidden; to show it again: ./twinhost memory release {name}", as_json=as_json
     )
@@ -160,7 +160,7 @@ def quarantine(
 def release(name: Name, as_json: AsJson = False) -> int:
     """Release what a caller wrote from quarantine."""
     with memory_client() as (client, _):
-        reply = client.call("release_memory", deadline_s=DEADLINE_S, name=name)
+        reply = client.call("release_memory", name=name)
     output.show_done(reply, f"what {name} wrote is shown again", as_json=as_json)
     return 0
 
@@ -303,7 +303,7 @@ def _polls(complaint: str) -> Iterator[None]:
     raise ServerUnreachable(f"{complaint} within {_MADE_WITHIN_S:g} s; see the agent's log: docker compose logs pc2")
 
 
-def started_at(client: Client, deadline_s: float) -> float:
+def started_at(client: Client, deadline_s: float | None = None) -> float:
     """Return when an agent's process started, by its own clock, in seconds since the epoch."""
     health = read(client.call("health", deadline_s=deadline_s), HealthDocument)
     moment = parse_moment(health.timestamp)

@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, AsJson, Space, not_nan
+from twinhost.cli.arguments import AsJson, Space, not_nan
 from twinhost.cli.memory.importing import CallersEntries, PageOfEntries
 from twinhost.cli.output import parse_moment, printable, read, to_json
 from twinhost.clients.memory_replies import (
@@ -84,7 +84,7 @@ def search(
     times = {"since": since, "until": until, "as_of": as_of}
     fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters, **times}
     with memory_client() as (client, _):
-        reply = client.call("search_memory", deadline_s=DEADLINE_S, **fields, **_in(space))
+        reply = client.call("search_memory", **fields, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -146,7 +146,7 @@ def context(
     fields: dict[str, Any] = {"session_id": session, "max_tokens": max_tokens, "speaker": speaker}
     fields |= {"query": " ".join(query) if query else None, "scope": "all" if everywhere else "session"}
     with memory_client() as (client, _):
-        reply = client.call("get_context", deadline_s=DEADLINE_S, **fields, **_in(space))
+        reply = client.call("get_context", **fields, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -169,7 +169,7 @@ def audit(
     changed.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_audit", deadline_s=DEADLINE_S, limit=limit, **_in(space))
+        reply = client.call("memory_audit", limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -205,9 +205,9 @@ def history(
 
     With --id: those of a memory, and of what superseded it or was superseded by it.
     """
-    named = {"memory_id": key} if by_id else {"key": key}
+    named: dict[str, Any] = {"memory_id": key} if by_id else {"key": key}
     with memory_client() as (client, _):
-        reply = client.call("memory_history", deadline_s=DEADLINE_S, **named, **_in(space))
+        reply = client.call("memory_history", **named, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -230,7 +230,7 @@ def by(
     It is shown in quarantine too.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_by", deadline_s=DEADLINE_S, name=name, limit=limit, **_in(space))
+        reply = client.call("memory_by", name=name, limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -261,7 +261,7 @@ def twin(
 ) -> int:
     """Show who changed a user's twin, newest first."""
     with memory_client() as (client, _):
-        reply = client.call("get_twin_history", deadline_s=DEADLINE_S, user_id=user, limit=limit, **_in(space))
+        reply = client.call("get_twin_history", user_id=user, limit=limit, **_in(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 import twinhost
 from twinhost.certificates.layout import AGENT_ROLE
 from twinhost.cli import output
-from twinhost.cli.arguments import DEADLINE_S, PROGRAM, AsJson, find_agent
+from twinhost.cli.arguments import PROGRAM, AsJson, find_agent
 from twinhost.cli.completion import agents_and_actions
 from twinhost.cli.output import printable, to_json
 from twinhost.cli.schemas.requests import Field, RequestSchema, schema_from, schema_of_agent
@@ -161,7 +161,7 @@ def _schemas_of_others(
     for agent in [agent for agent in agents if not named or agent in named]:
         try:
             with load_settings().client(agent) as client:
-                schema = schema_from(client, agent.name, DEADLINE_S if named else _UNNAMED_DEADLINE_S)
+                schema = schema_from(client, agent.name, None if named else _UNNAMED_DEADLINE_S)
         except TwinhostError as error:
             if named:
                 raise
