@@ -160,7 +160,10 @@ def test_who_comes_back_has_the_log_s_keys_and_each_revocation(pair: Pair) -> No
     layout = plan_layout(pair.here.keys, pair.here.config, None)
     revoke(layout, OWNER.name)
     there = plan_layout(pair.there.keys, pair.there.config, None)
-    revoke(there, "operator")
+    fingerprints = [target.fingerprint for target in revoke(there, "operator").revoked]
+    assert HostAnswer("mainpc", f"acknowledged by {SDT}") in wait_until_acknowledged(
+        there, pair.there.config, fingerprints, []
+    )
     invitation = invite(there, pair.there.config, KeyOwner("late", "pc3", frozenset({"agent"})), 15)
     wait_until(lambda: accepted(pair.there, invitation.token), PATIENCE_S, "it knows of the invitation")
     again = pair.here.follow(SDT)

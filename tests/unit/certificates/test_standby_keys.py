@@ -1,5 +1,6 @@
 """The keys of a standby's machine: how the agent's secret comes there, and what certs-init changes there, and when."""
 
+import shutil
 import stat
 from pathlib import Path
 from types import MappingProxyType
@@ -165,3 +166,27 @@ def test_on_one_machine_the_follower_gets_the_active_s_secret(tmp_path: Path) ->
     assert {place.owner.name for place in there.local} == {SDT, UMRA}
     assert active_elsewhere(root / "mainpc") == "mainpc-standby"
     assert give_to_standbys(layout, config.agents, standbys) == []
+
+
+def test_the_same_commands_work_on_the_tree_that_is_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one machine; `make` completes the machine's own tree, and a new secret goes to the other one."""
+    root, standbys = tmp_path / "tree", tmp_path / "standbys"
+    monkeypatch.setattr("twinhost.cli.certs_init.CERTIFICATES_VOLUME", root)
+    monkeypatch.setattr("twinhost.cli.certs_init.STANDBYS_VOLUME", standbys)
+    monkeypatch.setattr("twinhost.cli.certs_init.wait_until_acknowledged", lambda *_: [])
+    assert certs_init(root, settings=LOG).status == 0
+    for host in ("mainpc", "pc2"):
+        shutil.copytree(root / host, standbys / host)
+        write_role(standbys / host, FOLLOWS)
+    assert certs_init(root, *INVITE, settings=LOG).status == 0
+    assert (root / "mainpc/invites/somebody.key").exists()
+    write_role(root / "mainpc", FolderRole("log", 4, "mainpc-standby"))
+    write_role(standbys / "mainpc", ACTIVE)
+    before = files(root / "mainpc")
+    assert certs_init(root, *INVITE, settings=LOG).status == 0
+    assert (standbys / "mainpc/invites/somebody.key").exists()
+    assert certs_init(root, "revoke", UMRA, settings=LOG).status == 0
+    assert list((standbys / "mainpc/revoked").glob("*.key"))
+    assert certs_init(root, settings=LOG).status == 0
+    assert files(root / "mainpc") == before
+    assert not (standbys / "operator").exists()
