@@ -4,6 +4,7 @@ The active process is killed right after each reply. Each machine has a folder o
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ from twinhost.certificates.bundle import Invitation
 from twinhost.certificates.following import active_elsewhere
 from twinhost.certificates.layout import plan_layout
 from twinhost.certificates.revoke import revoke
+from twinhost.network_config import NetworkConfig
+from twinhost.network_config.model import Host
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
@@ -130,6 +133,28 @@ def test_a_revocation_that_was_acknowledged_holds(pair: Pair) -> None:
     assert HostAnswer("mainpc", f"acknowledged by {SDT}") in answers_
     pair.take_over()
     assert not accepted(pair.there, keys)
+
+
+def at_both_addresses(pair: Pair) -> NetworkConfig:
+    """Return a configuration in which SystemDigitalTwin is on either machine."""
+    agent, there = pair.here.config.agent(SDT), pair.there.config.agent(SDT)
+    both = replace(agent, standby=Host("pc2", "127.0.0.1"), standby_ports={"zmq": there.zmq_port})
+    return replace(pair.here.config, agents={**pair.here.config.agents, SDT: both})
+
+
+def test_certs_init_asks_the_machine_that_is_active(pair: Pair) -> None:
+    """And doesn't take a dead one for a stopped one, whose folder has the revocation at its next start."""
+    config, tree = at_both_addresses(pair), plan_layout(pair.there.keys, pair.there.config, None)
+    keys = enrol(pair.here, new_invitation(pair.here).token)
+    pair.take_over()
+    fingerprints = [target.fingerprint for target in revoke(tree, OWNER.name).revoked]
+    assert HostAnswer("mainpc", f"acknowledged by {SDT}") in wait_until_acknowledged(tree, config, fingerprints, [])
+    assert not accepted(pair.there, keys)
+    for process in pair.there.processes:
+        process.kill()
+    answer = wait_until_acknowledged(tree, config, fingerprints, [])[0]
+    assert (answer.host, answer.missing) == ("mainpc", True)
+    assert "did not answer" in answer.sentence
 
 
 def test_pc2_s_standby_refuses_what_pc2_has_acknowledged(tmp_path: Path, cluster: Cluster) -> None:

@@ -113,7 +113,7 @@ class _Wait:
     def _asked(self) -> list[HostAnswer]:
         """Return what mainpc knows of the hosts, or what is known without it where it does not run."""
         refused: TwinhostError = ServerUnreachable("this tree has no valid operator key")
-        for pair in [] if _has_no_address(self.server) else self._pairs():
+        for pair in [] if self.server.standby is None and _has_no_address(self.server) else self._pairs():
             try:
                 with client_of(self.server, pair, pins_of(self.folder, SERVER)) as client:
                     trust = client.call("get_trust", deadline_s=self._deadline_s())
@@ -200,13 +200,16 @@ class _Wait:
         return any(identity.owner.name == name for identity in self.layout.local)
 
     def _is_stopped(self, agent: Agent, *, again: bool = False) -> bool:
+        if agent.standby is not None:  # it may become active, and have no key of this tree
+            return False
         if again or agent.name not in self.stopped:
             self.stopped[agent.name] = _nothing_listens(agent)
         return self.stopped[agent.name]
 
     def _deadline_s(self) -> float:
         """Return a call's deadline in seconds; the last look, which begins at the end, has time to connect too."""
-        longest_s = _CALL_S if self.server.name in self.stopped else _FIRST_CALL_S
+        known = self.server.name in self.stopped or self.server.standby is not None
+        longest_s = _CALL_S if known else _FIRST_CALL_S
         return max(_FIRST_CALL_S, min(longest_s, self.until - self.clock.monotonic()))
 
 

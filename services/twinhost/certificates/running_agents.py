@@ -18,7 +18,7 @@ from twinhost.secure_zmq.errors import (
     WrongServerKey,
 )
 from twinhost.secure_zmq.keys import KeyPair, PublicKey, parse_certificate
-from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress
+from twinhost.secure_zmq.server_address import FollowedAddress
 
 DEADLINE_S = 10.0  # of a call that must succeed
 PROBE_S = 3.0  # of one that may fail
@@ -149,7 +149,7 @@ def _log_of(agent: Agent) -> str:
 def _refusal(agent: Agent, own_keys: KeyPair, pin: PublicKey, deadline_s: float) -> ConnectionRefused | None:
     """Return why an agent with exactly this key does not answer; None where it does."""
     try:
-        with Client(SecuredAddress(agent.endpoint, own_keys, pin)) as client:
+        with client_of(agent, own_keys, [pin]) as client:
             client.call("ping", deadline_s=deadline_s)
     except ConnectionRefused as error:
         return error
