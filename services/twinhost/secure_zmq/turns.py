@@ -71,7 +71,7 @@ class Turns:
         self._used = 0.0  # by the one that was served last, before that
 
     def __bool__(self) -> bool:
-        return any(queue.lines for queue in self._queues.values())
+        return bool(self._queues) and any(queue.lines for queue in self._queues.values())  # asked thrice a request
 
     def only_of(self, caller: Caller | None) -> bool:
         """Return whether all that waits is of this identity."""
