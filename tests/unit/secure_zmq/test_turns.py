@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 
+import pytest
 from msgspec import structs
 
 from twinhost.secure_zmq.actions import Action, InParts
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller
+from twinhost.secure_zmq.dispatch import SLICE_S
 from twinhost.secure_zmq.errors import OverBudget, PeerNotLive
 from twinhost.secure_zmq.framing.inbound import Batch, Inbound, Job, Return
+from twinhost.secure_zmq.server import Server
 from twinhost.secure_zmq.turns import BESIDE_PAYLOAD, Turns
 from twinhost.secure_zmq.wire import Answer, Request
 
@@ -196,3 +199,18 @@ def test_who_asks_for_little_at_a_time_gains_nothing() -> None:
         turns.charge([(caller(name), 0.005 if name == "long" else 0.001)])
         names.append(name)
     assert names.count("long") >= 8
+
+
+@pytest.mark.parametrize(("names", "since_s", "waits"), [(1, SLICE_S, True), (2, 0.0, True), (2, SLICE_S, False)])
+def test_a_change_of_several_waits_for_no_more(names: int, since_s: float, waits: bool) -> None:
+    """Of one identity, and at first, a commit takes in what arrives; then the others have waited long enough."""
+    batch = batch_of(*((f"agent-{number}", "a", number) for number in range(names)))
+    server = Server.__new__(Server)
+    server.turns, server._answering_since = Turns(Budgets()), 10.0
+    received: list[Batch] = []
+    values = {"_monotonic": lambda: 10.0 + since_s, "_receive": lambda further, *_: received.append(further)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setattr(server, name, value, raising=False)
+        assert (server._receive_further(batch) is not None) is waits
+    assert bool(received) is waits
