@@ -6,6 +6,7 @@ The ledger of a process is what it has written to its standard output, which is 
 import os
 import queue
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,13 +20,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.loopback.logged_agent import FUNCTIONS, MIGRATIONS, connect
+from tests.loopback.logged_agent import AGENT, FUNCTIONS, MIGRATIONS, connect
 from tests.postgres import Cluster, running_cluster
 from tests.replayed import contents
 from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.secure_zmq.errors import ConfigurationError
-from twinhost.store.replication.epochs import CLAIM_AFTER_S, Candidate
-from twinhost.store.replication.postgres import OutcomeUnknown
+from twinhost.store.replication.epochs import BEAT_S, CLAIM_AFTER_S, HOLDS_S, Candidate
+from twinhost.store.replication.postgres import Databases, OutcomeUnknown
 from twinhost.store.replication.replica import EXIT_STATUS, Active, Replica, _claimed, monotonic, stand_by
 from twinhost.store.replication.statements import NotingConnection
 
@@ -45,6 +46,20 @@ def dsn(cluster: Cluster) -> Iterator[str]:
         log.create()
     yield dsn
     cluster.set("synchronous_standby_names", "")
+
+
+def test_a_database_that_is_frozen_is_asked_first_once(cluster: Cluster, dsn: str, tmp_path: Path) -> None:
+    """Else an active process that connects again to beat would lose its epoch each time."""
+    with closing(socket.socket(socket.AF_UNIX)) as frozen:
+        frozen.bind(str(tmp_path / ".s.PGSQL.5432"))
+        frozen.listen()
+        databases = Databases(dsn.replace("?host=", f"?host={tmp_path},"), AGENT)
+        waited = []
+        for _ in range(2):
+            began = time.monotonic()
+            databases().close()
+            waited.append(time.monotonic() - began)
+    assert waited[1] < HOLDS_S - BEAT_S < waited[0]
 
 
 class Process:

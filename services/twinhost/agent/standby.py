@@ -8,7 +8,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Epoch
-from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown, verified
+from twinhost.store.replication.postgres import Connect, Databases, OutcomeUnknown, verified
 from twinhost.store.replication.replica import Active, Before, Replica, always, stand_by
 from twinhost.store.replication.statements import Entry
 
@@ -69,7 +68,7 @@ def become_active(
             f"{DATABASE_VARIABLE}, and begin another log in an empty database"
         )
     require_undamaged(path)
-    connect = partial(Log, dsn, name)
+    connect = Databases(dsn, name)
     try:
         epoch = _first_look(connect)
     except OutcomeUnknown as error:

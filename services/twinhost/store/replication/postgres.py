@@ -124,6 +124,11 @@ class Log:
             self._connection = _Connection.connect(verified(dsn), autocommit=True)
         self._connection.add_notice_handler(self._noticed)
 
+    @property
+    def host(self) -> str:
+        """Which one of the DSN's hosts it is connected to."""
+        return self._connection.info.host
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
@@ -275,3 +280,32 @@ def _asking() -> Iterator[None]:
 
 
 Connect = Callable[[], Log]
+
+
+class Databases:
+    """Connects to the one of the DSN's databases that takes writes, and asks first the one that it was the last time.
+
+    One that is frozen takes as long to give up as an epoch holds, so whoever asked it first each time would be active
+    for no longer than that.
+    """
+
+    def __init__(self, dsn: str, agent: str) -> None:
+        self._dsn, self._agent = dsn, agent
+
+    def __call__(self) -> Log:
+        """Connect; it raises what `Log` does."""
+        log = Log(self._dsn, self._agent)
+        self._dsn = _beginning_with(log.host, self._dsn)
+        return log
+
+
+def _beginning_with(host: str, dsn: str) -> str:
+    """Return a DSN whose hosts, with what it says of each, are in an order that begins with one."""
+    parts = conninfo_to_dict(dsn)
+    lists = {name: str(parts[name]).split(",") for name in ("host", "hostaddr", "port") if parts.get(name)}
+    hosts = lists.get("host", [])
+    if host not in hosts:
+        return dsn
+    first = hosts.index(host)
+    turned = {name: ",".join(of[first:] + of[:first]) for name, of in lists.items() if len(of) == len(hosts)}
+    return psycopg.conninfo.make_conninfo(dsn, **turned)
