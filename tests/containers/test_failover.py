@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.containers.stack import AGENTS, HTTP_PORTS, IMAGE, REPOSITORY, ZMQ_PO
 from tests.ledger import check
 from tests.ports import free_ports
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.store.replication.epochs import HOLDS_S
 
 UP_WITHIN_S = 120.0  # what a bare machine has for the images, too
 TAKEN_OVER_WITHIN_S = 4.0 + PATIENCE_S  # 5 s are promised on an idle machine
@@ -37,6 +39,10 @@ STANDBY_VARIABLES = (
     "PC2_STANDBY_ZMQ_PORT",
 )
 EVERY_SERVICE = (*AGENTS, "mainpc-standby", "pc2-standby", "witness", "database-mainpc", "database-pc2")
+MACHINES = {
+    "mainpc": ("mainpc", "pc2-standby", "database-mainpc"),
+    "pc2": ("pc2", "mainpc-standby", "database-pc2"),
+}
 NODES = "SELECT nodename, goalstate FROM pgautofailover.node"
 CALLS = {
     "mainpc": "SELECT name, json_extract(CAST(record AS TEXT), '$.revision') FROM agents",
@@ -80,6 +86,11 @@ class Pair(Machine):
         state = self.container(service).attrs["State"]
         return bool(state["Running"] and state["Health"]["Status"] == "healthy")
 
+    def kill(self, services: Sequence[str]) -> None:
+        """End containers at once."""
+        ids = [str(self.container(service).id) for service in services]
+        subprocess.run(["docker", "kill", *ids], check=True, stdout=subprocess.DEVNULL)
+
     def published(self, service: str, ports: dict[str, int]) -> str:
         """Return where a port of an agent or of its standby is published."""
         return self.run(f"docker compose port {service} {ports[service.removesuffix('-standby')]}").out.strip()
@@ -91,6 +102,11 @@ class Pair(Machine):
             with urllib.request.urlopen(url, timeout=2) as answer:
                 return dict(json.load(answer).get("log", {}))
         return {}
+
+    def epochs(self) -> set[tuple[str, int]]:
+        """Return which processes are active, and in which epoch of their agent."""
+        roles = {service: self.role(service) for host in AGENTS for service in (host, f"{host}-standby")}
+        return {(service, role["epoch"]) for service, role in roles.items() if role.get("role") == "active"}
 
     def calls(self, service: str, prefix: str) -> dict[str, int]:
         """Return how often the calls of a ledger took effect, as the file of an agent or of its standby has it."""
@@ -117,7 +133,7 @@ class Writer:
     """A program that writes to one agent, at both of its addresses."""
 
     def __init__(self, pair: Pair, host: str, prefix: str) -> None:
-        self._pair, self._host, self._prefix = pair, host, prefix
+        self._pair, self.host, self._prefix = pair, host, prefix
         self.path = pair.ledgers / f"{prefix}.ledger"
         addresses = [f"tcp://{pair.published(service, ZMQ_PORTS)}" for service in (host, f"{host}-standby")]
         self._process = subprocess.Popen(
@@ -148,11 +164,11 @@ class Writer:
     def require_whole(self) -> None:
         """Compare the ledger with both files, once the one that follows has all of it."""
         self.end()
-        services = (self._host, f"{self._host}-standby")
+        services = (self.host, f"{self.host}-standby")
         wait_until(
             lambda: len({str(self._counted(service)) for service in services}) == 1, PATIENCE_S, "both are equal"
         )
-        verdict = check(self.path, self._counted(self._host))
+        verdict = check(self.path, self._counted(self.host))
         assert verdict.whole, verdict
         assert verdict.acknowledged > 20
 
@@ -234,20 +250,84 @@ def test_an_agent_that_is_stopped_hands_over_at_once(host: str, pair: Pair) -> N
         writer.require_whole()
 
 
-def test_agents_go_on_after_the_primary_of_the_database_died(pair: Pair) -> None:
+@pytest.mark.parametrize("host", list(AGENTS))
+def test_the_standby_takes_over_from_an_agent_that_is_frozen(host: str, pair: Pair) -> None:
+    """Continued, it confirms nothing any more: it ends without a reply, and the engine starts it as a standby."""
+    frozen, other = (host, f"{host}-standby") if pair.role(host)["role"] == "active" else (f"{host}-standby", host)
+    with writing(pair, host, f"frozen-{host}") as writer:
+        pair.container(frozen).pause()
+        try:
+            seconds = writer.seconds_without(TAKEN_OVER_WITHIN_S)
+            print(f"{host}: a call was acknowledged {seconds:.2f} s after it was frozen")
+        finally:
+            pair.container(frozen).unpause()
+        assert pair.role(other)["role"] == "active"
+        wait_until(lambda: pair.role(frozen).get("role") == "standby", PATIENCE_S, "it stands by")
+        writer.require_whole()
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_agents_go_on_without_the_primary_of_the_database(how: str, pair: Pair) -> None:
     """They can confirm nothing meanwhile, and end; the engine starts them again."""
-    with writing(pair, "mainpc", "primary-mainpc") as registry, writing(pair, "pc2", "primary-pc2") as memory:
+    with writing(pair, "mainpc", f"primary-{how}-mainpc") as one, writing(pair, "pc2", f"primary-{how}-pc2") as two:
         primary = pair.primary()
-        pair.container(primary).kill()
-        killed_at = time.monotonic()
-        for host, writer in (("mainpc", registry), ("pc2", memory)):
-            writer.seconds_without(WRITES_AGAIN_WITHIN_S)
-            print(f"{host}: a call was acknowledged {time.monotonic() - killed_at:.2f} s after the primary's kill")
+        if how == "killed":
+            pair.container(primary).kill()
+        else:
+            pair.container(primary).pause()
+        _require_that_both_go_on(f"the database's primary was {how}", one, two)
         assert pair.primary() != primary
-        pair.container(primary).start()
+        epochs = pair.epochs()
+        time.sleep(2 * HOLDS_S)
+        assert pair.epochs() == epochs  # who is active stays so, also where the first database of the DSN is frozen
+        if how == "killed":
+            pair.container(primary).start()
+        else:
+            pair.container(primary).unpause()
         pair.wait_until_formed()
-        for writer in (registry, memory):
+        for writer in (one, two):
             writer.require_whole()
+
+
+@pytest.mark.parametrize("machine", list(MACHINES))
+def test_agents_go_on_without_a_machine(machine: str, pair: Pair) -> None:
+    """All that is on it is gone at once: an agent, the other one's standby, and a node of the database."""
+    gone = f"without-{machine}"
+    with writing(pair, "mainpc", f"{gone}-mainpc") as one, writing(pair, "pc2", f"{gone}-pc2") as two:
+        of_database = "primary" if pair.primary() in MACHINES[machine] else "standby"
+        pair.kill(MACHINES[machine])
+        _require_that_both_go_on(f"{machine}, with the database's {of_database}, died", one, two)
+        for service in MACHINES[machine]:
+            pair.container(service).start()
+        pair.wait_until_formed()
+        for host in AGENTS:
+            roles = [pair.role(service) for service in (host, f"{host}-standby")]
+            assert sorted(role["role"] for role in roles) == ["active", "standby"]
+        for writer in (one, two):
+            writer.require_whole()
+
+
+def _require_that_both_go_on(after: str, *writers: Writer) -> None:
+    """Print how long each had no reply; what happened has just happened."""
+    began = time.monotonic()
+    with ThreadPoolExecutor(len(writers)) as threads:
+        waits = [threads.submit(writer.seconds_without, WRITES_AGAIN_WITHIN_S) for writer in writers]
+        for writer, wait in zip(writers, waits, strict=True):
+            print(f"{writer.host}: a call was acknowledged {wait.result():.2f} s after {after}")
+    assert time.monotonic() - began < WRITES_AGAIN_WITHIN_S
+
+
+def test_all_is_there_after_make_down_and_make_up(pair: Pair) -> None:
+    """Every process has ended; the volumes are what is left."""
+    with writing(pair, "mainpc", "down-mainpc") as one, writing(pair, "pc2", "down-pc2") as two:
+        for writer in (one, two):
+            writer.end()
+        for command in ("docker compose --profile '*' down --remove-orphans", "scripts/setup/up.sh"):
+            done = pair.run(command)
+            assert done.status == 0, done.out + done.err
+        for writer in (one, two):
+            writer.require_whole()
+        assert [pair.role(host)["role"] for host in AGENTS] == ["active", "active"]
 
 
 def test_agents_go_on_alone_with_all_that_was_stored(pair: Pair) -> None:

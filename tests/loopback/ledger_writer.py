@@ -9,6 +9,7 @@ it is ended. The names of its calls begin with PREFIX.
 import itertools
 import os
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from twinhost.secure_zmq.certificates import certificates_folder, load_certifica
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConnectionRefused
 from twinhost.secure_zmq.server_address import SecuredAddress
+
+_PAUSE_S = 0.02  # a registry has room for 10,000 names
 
 
 def main(name: str, path: str, prefix: str = "call", *addresses: str) -> None:
@@ -46,6 +49,7 @@ def main(name: str, path: str, prefix: str = "call", *addresses: str) -> None:
                     continue
                 break
             ledger.acknowledged(call)
+            time.sleep(_PAUSE_S)
 
 
 if __name__ == "__main__":
