@@ -5,6 +5,7 @@ The active process is killed amid their calls. Nobody repeats one: the client do
 
 import asyncio
 import itertools
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -243,6 +244,8 @@ def test_a_joined_program_and_its_commands_fail_over(
     for process in active.values():
         process.kill()
     assert laptop.run("ping").status == 0  # it waits for the takeover
+    doctor = json.loads(laptop.run("doctor", "--json").out)
+    assert [finding for finding in doctor["checks"] if "port" in finding["check"] and finding["verdict"] != "ok"] == []
     with twinhost.connect(name="reader") as deployment:
         assert deployment.memory.call("store_memory", content="the kettle is blue")["status"] == "ok"
         assert deployment.system.call("ping")["message"] == "pong"

@@ -47,9 +47,8 @@ class Settings:
         It is the same whichever of the two processes is active.
         """
         found: dict[str, Any] = {"published_ports": dict(self.published)} if self.published else {}
-        if (standby := self.agent.standby) is not None:
-            ports = {**self.agent.ports, **self.agent.standby_ports}
-            found["standby"] = {"host": standby.name, "address": standby.address, "ports": ports}
+        for place in self.agent.places[1:]:
+            found["standby"] = {"host": place.host.name, "address": place.host.address, "ports": place.ports}
             if self.standby_published:
                 found["standby"]["published_ports"] = dict(self.standby_published)
         return found

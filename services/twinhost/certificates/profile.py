@@ -352,10 +352,7 @@ def _standby_of(metadata: Mapping[str, Any]) -> _RegisteredStandby | None:
 
 def _places_of(agent: Agent) -> list[AgentPlace]:
     """Return where an agent is, and its standby, as the profile has it."""
-    places = [AgentPlace(agent.host.address, agent.ports)]
-    if agent.standby is not None:
-        places.append(AgentPlace(agent.standby.address, {**agent.ports, **agent.standby_ports}))
-    return places
+    return [AgentPlace(place.host.address, place.ports) for place in agent.places]
 
 
 def _may_be_tried(place: AgentPlace, server: AgentPlace) -> bool:

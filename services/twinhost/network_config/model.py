@@ -82,26 +82,29 @@ class Agent:
         return self.host.endpoint(self.zmq_port)
 
     @property
+    def places(self) -> "Sequence[Agent]":
+        """The agent as it is reached where it may be active: at its host, and at its standby's."""
+        if self.standby is None:
+            return (self,)
+        ports = {**self.ports, **self.standby_ports}
+        there = Agent(self.name, self.standby, self.key, ports["zmq"], ports["http"], ports.get("events"))
+        return replace(self, standby=None, standby_ports={}), there
+
+    @property
     def endpoints(self) -> Sequence[str]:
         """The ZeroMQ endpoints at one of which it is active, that of its host first."""
-        return self._endpoints("zmq")
+        return tuple(place.endpoint for place in self.places)
 
     @property
     def feed_endpoints(self) -> Sequence[str]:
         """The same of its event feed; none where it has no feed."""
-        return () if self.events_port is None else self._endpoints("events")
+        ports = ((place.host, place.events_port) for place in self.places)
+        return tuple(host.endpoint(port) for host, port in ports if port is not None)
 
     @property
     def hosts(self) -> Sequence[Host]:
         """Where the agent may be active: its host, then its standby's."""
         return (self.host,) if self.standby is None else (self.host, self.standby)
-
-    def _endpoints(self, port: str) -> Sequence[str]:
-        ports = self.ports
-        first = self.host.endpoint(ports[port])
-        if self.standby is None:
-            return (first,)
-        return first, self.standby.endpoint({**ports, **self.standby_ports}[port])
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from twinhost.cli.doctor.link import (
     examine_network,
     examine_refusals,
     refusals_not_tried,
+    where_it_answers,
 )
 from twinhost.cli.output import Failure, printable
 from twinhost.cli.standalone import read_line
@@ -228,7 +229,7 @@ def _examine_agents(settings: Settings, asked: Sequence[AgentAnswers]) -> Iterat
 
 
 def _examine_agent(settings: Settings, answers: AgentAnswers) -> Iterator[Finding]:
-    agent, reached = answers.agent, True
+    agent, reached = where_it_answers(answers.agent), True
     for finding in examine_network(agent, settings.secure):
         reached = reached and not (finding.check in (RESOLVES, PORT) and finding.verdict is Verdict.FAILED)
         yield finding

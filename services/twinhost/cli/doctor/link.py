@@ -47,6 +47,14 @@ _EXPECTED_REFUSALS: Mapping[type[ConnectionRefused], str] = {
 _NO_KEYS = "SECURE_ZMQ=0 here: there are no keys to try"
 
 
+def where_it_answers(agent: Agent) -> Agent:
+    """Return an agent as it is reached where it is active: at its host, if it answers nowhere, or has no standby."""
+    home, *others = agent.places
+    if others and mechanism_of(home.endpoint) is None:
+        return next((place for place in others if mechanism_of(place.endpoint)), home)
+    return home
+
+
 def examine_network(agent: Agent, secure: bool) -> Iterator[Finding]:
     """Check an agent's address and ports, and the greeting that it sends."""
     resolved = _resolve(agent)
