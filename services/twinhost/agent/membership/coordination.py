@@ -302,7 +302,7 @@ def _unreachable(agent_name: str, cause: str) -> AgentUnreachable:
     _log.info("agent_not_reached", agent=agent_name[:64], cause=cause)
     return AgentUnreachable(
         f"{agent_name[:64]} did not answer at its address within {DEADLINE_S:g} s; check that it runs, and its "
-        "registered address, with: ./twinhost agents"
+        "registered address, with: ./twinhost agents; repeated with its request_id, a request is executed once"
     )
 
 
