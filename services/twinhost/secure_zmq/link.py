@@ -413,8 +413,8 @@ class Link:
                 "to see what to do, run: docker compose run --rm certs-init verify"
             )
         self._broken_off = {target: self._broken_off.get(target, 0) for target in targets}
-        if self._address not in self._server.addresses:
-            self._address = self._server.address
+        if self._address not in {target.address for target in targets}:
+            self._address = targets[0].address
         here = [target for target in targets if target.address == self._address]
         target = min(here, key=lambda target: (self._broken_off[target], target != self._in_use))
         self._in_use = target
