@@ -8,6 +8,7 @@ It uses CURVE with `--secure`, or where SECURE_ZMQ is 1 in the environment. Key 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from twinhost.secure_zmq.certificates import FOLDER_VARIABLE, client_folder, loa
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.server_address import (
     SECURE_ZMQ_VARIABLE,
-    SecuredAddress,
+    FollowedAddress,
     ServerAddress,
     UnencryptedAddress,
     is_secure_zmq_enabled,
@@ -65,14 +66,17 @@ def main(
 
 def _address(certificates: Path, host: str | None, port: int | None, *, secure: bool) -> ServerAddress:
     default_host, default_port = DEFAULT_HOST, DEFAULT_PORT
+    standby: Sequence[str] = ()
     if (certificates / ENDPOINTS_FILE).exists():
         twin = load_network_config(environment={FOLDER_VARIABLE: str(certificates)}).agent("SystemDigitalTwin")
         default_host, default_port = twin.host.address, twin.zmq_port
+        standby = twin.endpoints[1:] if host is None and port is None else ()
     endpoint = Host("SystemDigitalTwin", host or default_host).endpoint(port or default_port)
     if not secure and not (SECURE_ZMQ_VARIABLE in os.environ and is_secure_zmq_enabled()):
-        return UnencryptedAddress(endpoint)
+        return UnencryptedAddress(endpoint, tuple(standby))
     keys = load_certificates(certificates)
-    return SecuredAddress(endpoint, keys.own_keys, keys.public_key())
+    pin = keys.public_key()
+    return FollowedAddress((endpoint, *standby), lambda: keys.own_keys, lambda: (pin,))
 
 
 def _show(reply: dict[str, object]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.configuration import GRANTS_LINE, RECALL_LINE
+from tests.ports import free_ports
 from tests.unit.cli.loopback_agents import PAYLOAD_BYTES, UMRA, TwoHosts
 from tests.unit.cli.running import Ran
 from twinhost.secure_zmq.keys import load_certificate
@@ -97,12 +98,15 @@ def test_the_environment_makes_the_client_secure(hosts: TwoHosts) -> None:
     assert "set it to 1" in run_script("secure_sdt_client.py", *port_of(hosts), SECURE_ZMQ="yes", **settings).err
 
 
-def test_the_client_finds_key_and_address_by_default(hosts: TwoHosts, tmp_path: Path) -> None:
-    """In the user's configuration folder, where enrol_program.py puts them."""
+@pytest.mark.parametrize("taken_over", [False, True], ids=["home", "standby"])
+def test_the_client_finds_key_and_address_by_default(hosts: TwoHosts, tmp_path: Path, taken_over: bool) -> None:
+    """In the user's configuration folder, where enrol_program.py puts them; also the address of a standby."""
     shutil.copytree(hosts.folders["operator"], tmp_path / "twinhost")
+    home = free_ports(1)[0] if taken_over else hosts.mainpc.port
+    standby = f"{{host: pc2, address: 127.0.0.1, ports: {{zmq: {hosts.mainpc.port}}}}}"
     (tmp_path / "twinhost" / "endpoints.yaml").write_text(
         "hosts: {mainpc: {address: 127.0.0.1}}\n"
-        f"agents: {{SystemDigitalTwin: {{ports: {{zmq: {hosts.mainpc.port}, http: 8120}}}}}}\n"
+        f"agents: {{SystemDigitalTwin: {{ports: {{zmq: {home}, http: 8120}}, standby: {standby}}}}}\n"
     )
     ran = run_script("secure_sdt_client.py", "--secure", XDG_CONFIG_HOME=str(tmp_path), TWINHOST_CERTIFICATES="")
     assert (ran.status, json_documents(ran.out)[0]["message"]) == (0, "pong"), ran.err
