@@ -142,6 +142,7 @@ class LoggedFiles:
         self._database, self._places, self._keys, self._configuration = database, places, keys, configuration
         self._recorded: dict[str, str] = dict(database.execute(_ROWS))
         self._looks: Looks | None = None
+        self._listed: object = None  # the list of keys that was made before the files were read last
         self._turn = threading.Condition()
         self._asked = self._kept = 0  # how often another thread has asked, and up to which one the log has it
 
@@ -158,6 +159,11 @@ class LoggedFiles:
             if not self._turn.wait_for(lambda: self._kept >= asked, SETTLES_S):
                 raise StoreUnavailable("the keys could not be written to the log; this is tried again")
 
+    def keep_listed(self) -> None:
+        """Have the log what the list of keys was made from, without a look at the files if it has; else as `keep`."""
+        if self._keys() is not self._listed:
+            self.keep()
+
     def keep(self) -> None:
         """Have the log what the files have: what was read of them before this call is in it when it returns.
 
@@ -172,8 +178,10 @@ class LoggedFiles:
 
     def _keep(self) -> None:
         configuration = self._configuration()
-        seen = self._keys(), configuration, self._places.times()
+        listed = self._keys()
+        seen = listed, configuration, self._places.times()
         if self._looks is not None and not self._looks.may_have_changed(seen):
+            self._listed = listed  # an equal one
             return
         looks, self._looks = self._looks or Looks(seen), None
         try:
@@ -189,7 +197,7 @@ class LoggedFiles:
             self._recorded.update(put)
             for path in gone:
                 del self._recorded[path]
-        self._looks = looks
+        self._looks, self._listed = looks, listed
 
 
 class FollowedFiles:

@@ -72,6 +72,7 @@ class HostKeys:
         self._logged: dict[tuple[str, str], float] = {}  # when an expiry was logged, by event and fingerprint
         self._check_due = 0.0
         self.keep: Callable[[], None] = lambda: None  # has a standby have the files of now, on the database's thread
+        self.keep_listed: Callable[[], None] = lambda: None  # the same of what `peers` was read from
         self.settle: Callable[[], None] = lambda: None  # the same, on any other thread
         folders: list[Path] = []
         if settings.certificates is not None:

@@ -434,7 +434,7 @@ def _host_keys(
     now = replace(settings, certificates=load_certificates(settings.certificates.folder))  # while it stood by
     keys = HostKeys(now, clock)
     files = LoggedFiles(database, followed.places(now), lambda: keys.peers.contents, lambda: now.config)
-    keys.keep = files.keep
+    keys.keep, keys.keep_listed = files.keep, files.keep_listed
     files.keep()
     if (own := keys.own) is not None:
         keys.settle = lambda: files.settle(own.on_change)

@@ -110,6 +110,19 @@ def test_an_equal_folder_is_not_written_again(here: Machine) -> None:
     assert here.database.total_changes == before
 
 
+def test_a_list_that_is_in_the_log_costs_no_look_at_the_files(here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a change of keys every agent asks for the list: the files are read once."""
+    here.contents = object()
+    here.files.keep_listed()
+    with monkeypatch.context() as patch:
+        patch.setattr(Places, "times", lambda _: pytest.fail("the files were looked at"))
+        here.files.keep_listed()
+    write_certificate(OTHER.certificate, here.keys / "other.key")
+    here.contents = object()
+    here.files.keep_listed()
+    assert "keys/other.key" in here.rows()
+
+
 def test_what_can_not_be_stored_is_tried_again(here: Machine) -> None:
     here.files.keep()
     write_certificate(OTHER.certificate, here.keys / "other.key")
@@ -229,7 +242,8 @@ class TestKeyActions:
         database: Database = open_database(bench.root / "files.sqlite3", [MIGRATION])
         places = Places(bench.folder, "server", bench.root, ())
         config: NetworkConfig = SHIPPED
-        bench.keep = LoggedFiles(database, places, lambda: bench.peers.contents, lambda: config).keep
+        files = LoggedFiles(database, places, lambda: bench.peers.contents, lambda: config)
+        bench.keep_listed = files.keep_listed
         agent, stolen = bench.list_key(), bench.list_key("stolen")
         bench.revoke(stolen)
         assert bench.ask("get_trust", agent)["revoked"] == [stolen.public.fingerprint]
@@ -243,6 +257,6 @@ class TestKeyActions:
         def fail() -> None:
             raise StoreUnavailable("the store failed")
 
-        bench.keep = fail
+        bench.keep = bench.keep_listed = fail
         for action in ("get_trust", "confirm_key", "retire_keys"):
             assert bench.ask(action, agent)["code"] == "store_unavailable", action

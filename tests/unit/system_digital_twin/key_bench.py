@@ -34,6 +34,7 @@ class KeyBench(Asked):
         self.root = root
         self.clock = clock
         self.keep: Callable[[], None] = lambda: None
+        self.keep_listed: Callable[[], None] = lambda: None
         self.folder = root / "mainpc"
         self.enrolled_folder = self.folder / "enrolled"
         for folder in (self.folder, self.enrolled_folder, self.folder / "invites"):
@@ -56,6 +57,7 @@ class KeyBench(Asked):
             LIFETIME_DAYS,
             clock=self.clock,
             keep=self._keep,
+            keep_listed=self._keep_listed,
         )
         self.actions.quiet_s = QUIET_S
         self.answer_to(
@@ -66,6 +68,9 @@ class KeyBench(Asked):
 
     def _keep(self) -> None:
         self.keep()
+
+    def _keep_listed(self) -> None:
+        self.keep_listed()
 
     def list_key(self, name: str = "agent", *roles: str, validity: Validity | None = None) -> KeyPair:
         """Authorise a fresh key, as certs-init does, and have it seen."""

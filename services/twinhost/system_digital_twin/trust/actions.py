@@ -223,6 +223,7 @@ class KeyActions(Feature):
         applied: Callable[[str, str], None] = lambda *_: None,
         clock: Clock = SYSTEM_CLOCK,
         keep: Callable[[], None] = lambda: None,
+        keep_listed: Callable[[], None] = lambda: None,
     ) -> None:
         """Serve the keys.
 
@@ -232,10 +233,11 @@ class KeyActions(Feature):
             retirements: the older keys that newer ones may revoke.
             applied: called with a caller's name and the revision of the trust document that it has applied.
             keep: has a standby have what the files have; called before a reply says what they have.
+            keep_listed: the same of the files that the list of keys was read from.
         """
         self._peers = peers
         self._applied = applied
-        self._keep = keep
+        self._keep, self._keep_listed = keep, keep_listed
         self._enrolled = enrolled
         self._audit = audit
         self._retirements = retirements
@@ -325,7 +327,7 @@ class KeyActions(Feature):
         if request.since is not None:
             self._applied(caller.name, request.since)
         answer = msgspec.structs.asdict(self._history.answer(request.since, request.part))
-        self._keep()
+        self._keep_listed()
         return cast(TrustReply, {"status": SUCCESS, **answer})
 
     def revision(self) -> str:

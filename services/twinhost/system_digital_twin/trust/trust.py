@@ -45,6 +45,7 @@ class KeysAndAudit:
                 applied,
                 foundation.clock,
                 foundation.keys.keep,
+                foundation.keys.keep_listed,
             )
             health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
             self._keys.quiet_s = quiet_s(settings.config)
