@@ -13,10 +13,11 @@ import pytest
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess
 from tests.loopback.test_standby import _TAKEOVER_S, Machine, answers
 from tests.postgres import Cluster, running_cluster
+from tests.unit.certificates.trees import Ran, certs_init
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.acknowledgement import HostAnswer, wait_until_acknowledged
 from twinhost.certificates.admission import invite
-from twinhost.certificates.bundle import Invitation
+from twinhost.certificates.bundle import Invitation, request_fingerprint
 from twinhost.certificates.following import active_elsewhere
 from twinhost.certificates.layout import plan_layout
 from twinhost.certificates.revoke import revoke
@@ -25,7 +26,7 @@ from twinhost.network_config.model import Host
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
-from twinhost.secure_zmq.key_writer import write_key_pair
+from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
@@ -155,6 +156,38 @@ def test_certs_init_asks_the_machine_that_is_active(pair: Pair) -> None:
     answer = wait_until_acknowledged(tree, config, fingerprints, [])[0]
     assert (answer.host, answer.missing) == ("mainpc", True)
     assert "did not answer" in answer.sentence
+
+
+def test_the_commands_of_one_machine_go_where_it_is_active(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, where certs-init has a volume of the standbys' folders beside its own."""
+    monkeypatch.setattr("twinhost.cli.certs_init.CERTIFICATES_VOLUME", pair.here.keys)
+    monkeypatch.setattr("twinhost.cli.certs_init.STANDBYS_VOLUME", pair.there.keys)
+    config, port = pair.here.root / "both.yaml", pair.there.config.agent(SDT).zmq_port
+    standby = f"standby: {{host: pc2, address: 127.0.0.1, ports: {{zmq: {port}}}}}, ports:"
+    config.write_text(Path(pair.here.config.source).read_text().replace("ports:", standby, 1))
+
+    def run(*arguments: str, given: str = "") -> Ran:
+        settings = {"TWINHOST_DATABASE": pair.here.dsn}
+        return certs_init(pair.here.keys, *arguments, stdin=given.encode(), config=str(config), settings=settings)
+
+    pair.take_over()
+    again = pair.here.follow(SDT)
+    wait_until(lambda: active_elsewhere(pair.here.folder(SDT)), PATIENCE_S, f"it follows: {again.lines}")
+    guest = KeyPair.generate(OWNER)
+    ran = run(
+        "accept",
+        "-",
+        "--fingerprint",
+        request_fingerprint(guest.certificate),
+        given=render_certificate(guest.certificate),
+    )
+    assert ran.status == 0, ran.err
+    wait_until(lambda: accepted(pair.there, guest), PATIENCE_S, "the guest is let in")
+    ran = run("revoke", OWNER.name)
+    assert f"mainpc: acknowledged by {SDT}" in ran.out, ran.out + ran.err
+    assert not accepted(pair.there, guest)
+    revoked = pair.here.folder(SDT) / "revoked" / revoked_file_name(guest.public.fingerprint)
+    wait_until(revoked.exists, PATIENCE_S, "the folder that follows has the revocation")
 
 
 def test_pc2_s_standby_refuses_what_pc2_has_acknowledged(tmp_path: Path, cluster: Cluster) -> None:
