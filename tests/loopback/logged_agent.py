@@ -3,20 +3,29 @@
     python -m tests.loopback.logged_agent FILE DSN HOLDER [append|commit|reply]
 
 It says `active` when it is. Each line that it then reads is a note; it answers `stored LINE`, or, to `?`, `rows N`.
-With a step, it kills itself after that step of the transaction that stores the note `die`. It logs to standard error.
+With a step, it kills itself after that step of the transaction that stores the note `die`; or after a function of
+`twinhost.store.replication.snapshots`, at its n-th call: `NAME:N`. It logs to standard error.
+
+Of its log, MUCH transactions are much, for which it looks often. The folder `files` beside the database is in its
+snapshots.
 """
 
 import os
+import shutil
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import structlog
 
 from twinhost.store.database import Database
-from twinhost.store.replication.postgres import Log
+from twinhost.store.replication import postgres, snapshots
+from twinhost.store.replication.epochs import Candidate
+from twinhost.store.replication.postgres import Extent, Log
 from twinhost.store.replication.replica import Active, Replica, stand_by
 from twinhost.store.replication.statements import NotingConnection
 
@@ -78,11 +87,39 @@ def kill_after(step: str) -> None:
         NotingConnection.commit_noted = commit_and_die  # type: ignore[method-assign]
 
 
+@contextmanager
+def beside(state: Path, copy: Path) -> Iterator[None]:
+    yield
+    if (state / "files").exists():
+        shutil.copytree(state / "files", copy / "files")
+
+
+def kill_in_snapshot(name: str, number: int) -> None:
+    """Have this process end after a call of a function that snapshots use."""
+    owner = postgres.NewSnapshot if hasattr(postgres.NewSnapshot, name) else Log if hasattr(Log, name) else snapshots
+    function, calls = getattr(owner, name), []
+
+    def call_and_die(*arguments: object, **options: object) -> object:
+        result = function(*arguments, **options)
+        calls.append(name)
+        if len(calls) == number:
+            die()
+        return result
+
+    setattr(owner, name, call_and_die)
+
+
 def main(path: str, dsn: str, holder: str, step: str = "") -> None:
     """Stand by, and serve until the end of the input."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    replica = Replica(Path(path), FUNCTIONS, len(MIGRATIONS))
-    active = stand_by(replica, holder, partial(connect, dsn), threading.Event())
+    if "MUCH" in os.environ:
+        snapshots._MUCH, snapshots._LOOK_S = Extent(int(os.environ["MUCH"]), 1 << 30), 0.05
+    snapshots._PART_BYTES = 4_096
+    name, _, number = step.partition(":")
+    if number:
+        kill_in_snapshot(name, int(number))
+    replica = Replica(Path(path), FUNCTIONS, len(MIGRATIONS), beside=beside)
+    active = stand_by(replica, Candidate(holder), partial(connect, dsn), threading.Event())
     assert active is not None
     database = active.open(MIGRATIONS)
     print("active", flush=True)

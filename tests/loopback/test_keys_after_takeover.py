@@ -4,7 +4,9 @@ The active process is killed right after each reply. Each machine has a folder o
 """
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +31,10 @@ from twinhost.secure_zmq.errors import NotAuthorized, NotGranted, PeerNotLive
 from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name, write_key_pair
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.store.audit_log.copies import copied_log
+from twinhost.store.replication.postgres import Log
+from twinhost.store.replication.snapshots import write_snapshot
+from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 OWNER = KeyOwner("somebody", "pc3", frozenset({"agent"}))
 
@@ -108,6 +114,29 @@ def test_a_key_that_was_confirmed_is_accepted(pair: Pair) -> None:
     pair.take_over()
     assert accepted(pair.there, keys)
     assert not accepted(pair.there, invitation.token)
+
+
+def test_a_machine_that_begins_with_a_snapshot_has_the_keys(tmp_path: Path, cluster: Cluster) -> None:
+    """Its folder was made before the key was enrolled, and the log after the snapshot has nothing of it."""
+    with (
+        Machine(tmp_path / "here", cluster.new_database()) as here,
+        Machine(tmp_path / "there", here.dsn, here) as there,
+    ):
+        first = here.start(SDT).wait_until_serving()
+        keys = enrol(here, new_invitation(here).token)
+        with closing(Log(here.dsn, SDT)) as log, cluster.connect(here.dsn) as connection:
+            state = here.root / SDT
+            copied = partial(copied_log, state / AUDIT_FOLDER)
+            seq = write_snapshot(
+                here.database(SDT), lambda _, copy: copied(copy / AUDIT_FOLDER, copy / f"{SDT}.sqlite3"), log
+            )
+            connection.execute("DELETE FROM commits WHERE seq <= %s", (seq,))
+        second = there.follow(SDT)
+        wait_until(lambda: second.logged("snapshot_joined"), PATIENCE_S, "it begins with the snapshot")
+        of_both = [{file.name for file in machine.folder(SDT).glob("enrolled/*.key")} for machine in (here, there)]
+        assert of_both[0] == of_both[1] != set()
+        Pair(here, there, first).take_over()
+        assert accepted(there, keys)
 
 
 def test_a_key_that_was_retired_is_refused(pair: Pair) -> None:

@@ -134,10 +134,9 @@ def test_spaces_of_before_the_log_are_taken_along(here: Machine, there: Machine)
         store(client, "violin", *SPACES)
     assert agent.terminate() == 0
     here.dsn = dsn
-    assert here.start(UMRA).wait_until_serving().terminate() == 0
-    shutil.copytree(here.root / UMRA, there.root / UMRA, dirs_exist_ok=True)
     first = here.start(UMRA).wait_until_serving()
-    there.follow(UMRA)
+    second = there.follow(UMRA)
+    wait_until(lambda: second.logged("snapshot_joined"), PATIENCE_S, "the other machine begins with a snapshot")
     with here.client(UMRA) as client:
         store(client, "cello", *SPACES)
     first.kill()
@@ -145,6 +144,11 @@ def test_spaces_of_before_the_log_are_taken_along(here: Machine, there: Machine)
         wait_until(lambda: answers(client), _TAKEOVER_S, "the standby answers")
         for keyword in ("violin", "cello"):
             assert found(client, keyword) == {"shared": 0, "private": 1, "team": 1}
+    assert second.terminate() == 0
+    replica = Replica(here.database(UMRA), FUNCTIONS, _NEWEST[UMRA])
+    with closing(Log(dsn, UMRA)) as log, closing(replica):
+        replica.follow(log, log.last())
+    assert tables_of(here.root / UMRA) == tables_of(there.root / UMRA)
 
 
 def test_a_space_that_is_not_of_the_log_is_not_served(here: Machine) -> None:

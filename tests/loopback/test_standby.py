@@ -5,6 +5,7 @@ Both have the same keys. Each has a state folder and ports of its own, as on two
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -33,14 +34,18 @@ from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, LimitReached
+from twinhost.store.audit_log.followed import FollowedFiles
+from twinhost.store.database import LOG_POSITION, Database
 from twinhost.store.replication.epochs import CLAIM_AFTER_S, HOLDS_S
 from twinhost.store.replication.postgres import TABLES, Log
 from twinhost.store.replication.replica import EXIT_STATUS, Replica
+from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin.state_files import MIGRATIONS as SDT_MIGRATIONS
 from twinhost.unified_memory_reasoning.__main__ import MIGRATIONS as UMRA_MIGRATIONS
 from twinhost.unified_memory_reasoning.search.index_tables import FUNCTIONS
 
 _TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine; 5 s are promised, and measured elsewhere
+TABLES_FILE = Path("services/twinhost/store/replication/tables.sql")
 _QUIET_S = 0.3  # without a reply, and none comes: whoever could send one has ended
 STOP_GRACE_S = 10.0  # of docker-compose.yml
 _NEWEST = {SDT: len(SDT_MIGRATIONS) + 1, UMRA: len(UMRA_MIGRATIONS) + 1}  # the stored replies come first
@@ -72,7 +77,8 @@ class Machine(Hosts):
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the environment of an agent's process."""
-        return super().environment(name) | ({"TWINHOST_DATABASE": self.dsn} if self.dsn else {})
+        own = {"TWINHOST_PROCESS": self.root.name}
+        return super().environment(name) | ({"TWINHOST_DATABASE": self.dsn, **own} if self.dsn else {})
 
     def follow(self, name: str) -> AgentProcess:
         """Start an agent that stands by."""
@@ -267,17 +273,21 @@ def test_both_are_stopped_while_their_database_is_frozen(here: Machine, tmp_path
             assert standby.logged("log_not_reached")
 
 
-def test_the_least_role_is_enough(here: Machine, cluster: Cluster) -> None:
+def test_the_least_role_is_enough(here: Machine, there: Machine, cluster: Cluster) -> None:
     """It may create no table where they are there."""
     with cluster.connect(here.dsn) as connection:
-        for statement in (*TABLES.split(";"), "CREATE ROLE least LOGIN"):
-            connection.execute(statement.encode())
-        connection.execute("GRANT SELECT, INSERT, UPDATE ON epochs TO least")
-        connection.execute("GRANT SELECT, INSERT ON commits TO least")
+        grants = re.findall(r"^GRANT [^;]+ TO twinhost;", TABLES_FILE.read_text(), re.MULTILINE)
+        for statement in (TABLES, "CREATE ROLE least LOGIN", *grants):
+            if "CONNECT" not in statement:
+                connection.execute(statement.replace("TO twinhost", "TO least").encode())
     here.dsn = here.dsn.replace("postgres@", "least@")
-    here.start(SDT).wait_until_serving()
+    first = here.start(SDT).wait_until_serving()
     with here.client(SDT) as client:
         write(SDT, client)
+    there.dsn = here.dsn
+    second = there.follow(SDT)
+    assert first.terminate() == 0
+    wait_until(lambda: second.logged("serving"), PATIENCE_S, "it serves at once")
 
 
 def answers_now(client: Client) -> bool:
@@ -351,30 +361,104 @@ def test_what_the_log_does_not_have_is_refused(here: Machine) -> None:
     assert "a restored backup waits beside" in refused.lines[-1]
 
 
-def test_a_volume_of_before_is_taken_along(here: Machine, there: Machine) -> None:
-    """The second machine begins with a copy of its file; without one it could not follow."""
+def caught_up(machine: Machine) -> tuple[dict[str, str], dict[str, bytes]]:
+    """Return the tables of mainpc's agent, and its audit log, once a machine whose process has ended has all."""
+    folder = machine.root / SDT
+    replica = Replica(machine.database(SDT), FUNCTIONS, _NEWEST[SDT], FollowedFiles(folder / "audit").write)
+    with closing(Log(machine.dsn, SDT)) as log, closing(replica):
+        replica.follow(log, log.last())
+    return machine.tables(SDT), {file.name: file.read_bytes() for file in (folder / "audit").iterdir()}
+
+
+def joined(first: Machine, second: Machine) -> None:
+    """Have a second machine begin with a snapshot of the first one, and be active in its place; stop both."""
+    active = first.start(SDT).wait_until_serving()
+    standby = second.start(SDT)
+    wait_until(lambda: standby.logged("snapshot_joined"), PATIENCE_S, "it begins with a snapshot")
+    with first.client(SDT) as client:
+        write(SDT, client, "after")
+    assert active.terminate() == 0
+    wait_until(lambda: standby.logged("serving"), PATIENCE_S, "it serves at once")
+    with second.client(SDT) as client:
+        assert [times_written(SDT, client, name) for name in ("a", "b", "c")] == [1, 1, 1]
+    assert standby.health()["checks"]["audit_log"]["ok"]
+    assert standby.terminate() == 0
+    assert caught_up(first) == caught_up(second)
+
+
+def test_a_deployment_gets_standbys_and_leaves_them(here: Machine, there: Machine, cluster: Cluster) -> None:
+    """From a volume of before to a log, back to one machine alone, and to another log: no row and no line differs."""
     dsn, here.dsn = here.dsn, ""
     agent = here.start(SDT).wait_until_serving()
     with here.client(SDT) as client:
-        write(SDT, client, "before")
+        for name in ("a", "b", "c"):
+            write(SDT, client, name)
     assert agent.terminate() == 0
     here.dsn = dsn
-    first = here.start(SDT).wait_until_serving()
-    refused = there.start(SDT)
-    assert refused.wait() == ConfigurationError.EXIT_STATUS
-    assert "this database ends with 0; begin with a backup of the other machine" in refused.lines[-1]
-    assert first.terminate() == 0
-    shutil.copy(here.database(SDT), there.database(SDT))
-    shutil.copytree(here.root / SDT / "audit", there.root / SDT / "audit")
+    joined(here, there)
+
+    with_log, lines = caught_up(here)
+    here.dsn = ""
+    Database(here.database(SDT), [REPLY_LOG_SCHEMA, *SDT_MIGRATIONS]).close()  # as an agent without a log opens it
+    del with_log[LOG_POSITION]
+    assert here.tables(SDT) == with_log
+    agent = here.start(SDT).wait_until_serving()
+    with here.client(SDT) as client:
+        assert [times_written(SDT, client, name) for name in ("a", "after")] == [1, 1]
+        write(SDT, client, "alone")
+    assert agent.health()["checks"]["audit_log"]["ok"]
+    assert agent.terminate() == 0
+    for name, content in lines.items():
+        assert (here.root / SDT / "audit" / name).read_bytes().startswith(content)
+
+    here.dsn = there.dsn = cluster.new_database()
+    joined(here, there)
+    with closing(sqlite3.connect(there.database(SDT))) as connection:
+        assert connection.execute("SELECT count(*) FROM agents WHERE name = 'alone'").fetchone() == (1,)
+    assert len(list((there.root / SDT).glob("*.sqlite3.replaced-*Z"))) == 1  # it was of the first log
+    assert len(list((there.root / SDT).glob("audit.replaced-*Z"))) == 1
+
+
+def test_who_followed_last_does_not_serve_alone(here: Machine, there: Machine) -> None:
+    """It may lack what the other machine has, and revocations; the one that was active last serves."""
     first = here.start(SDT).wait_until_serving()
     second = there.follow(SDT)
-    with here.client(SDT) as client:
-        write(SDT, client, "after")
+    wait_until((there.folder(SDT) / ROLE_FILE).exists, PATIENCE_S, "it follows")
+    assert second.terminate() == 0
     assert first.terminate() == 0
-    wait_until(lambda: second.logged("serving"), PATIENCE_S, "it serves at once")
-    with there.client(SDT) as client:
-        assert times_written(SDT, client, "before") == times_written(SDT, client, "after") == 1
-    assert second.health()["checks"]["audit_log"]["ok"]
+    here.dsn = there.dsn = ""
+    refused = there.start(SDT)
+    assert refused.wait() == ConfigurationError.EXIT_STATUS
+    assert f"{SDT} was active on here last, which these files and keys follow: start it there" in refused.lines[-1]
+    here.start(SDT).wait_until_serving()
+
+
+def test_where_the_disk_is_full_the_standby_goes_on(here: Machine, there: Machine) -> None:
+    """PostgreSQL has the transaction that the full disk does not; the process says what to do, and then follows."""
+    with here.small_volume(SDT) as volume:
+        first = here.start(SDT).wait_until_serving()
+        second = there.follow(SDT)
+        with here.client(SDT) as client:
+            write(SDT, client, "before")
+            volume.fill()
+            with suppress(ConnectionRefused):
+                for number in range(1_000):
+                    write(SDT, client, f"call-{number}", deadline_s=CLAIM_AFTER_S)
+        assert first.wait() == EXIT_STATUS
+        (ended,) = first.logged("ended_by_log")
+        assert "is in the log and SQLite failed: database or disk is full" in ended["reason"]
+        wait_until(lambda: second.logged("serving"), _TAKEOVER_S, "the standby serves")
+        with there.client(SDT) as client:
+            assert times_written(SDT, client, "before") == 1
+        refused = here.start(SDT)
+        assert refused.wait() == ConfigurationError.EXIT_STATUS
+        assert "(database or disk is full); free space on its volume" in refused.lines[-1]
+        volume.empty()
+        again = here.follow(SDT)
+        assert second.terminate() == 0
+        wait_until(lambda: again.logged("serving"), PATIENCE_S, "it serves at once")
+        assert again.terminate() == 0
+        assert caught_up(here) == caught_up(there)
 
 
 def test_who_has_run_without_the_log_does_not_follow_it(here: Machine, there: Machine) -> None:
@@ -387,4 +471,4 @@ def test_who_has_run_without_the_log_does_not_follow_it(here: Machine, there: Ma
     here.dsn = dsn
     refused = here.start(SDT)
     assert refused.wait() == ConfigurationError.EXIT_STATUS
-    assert "was not made from this log; move it away" in refused.lines[-1]
+    assert "was not made from this log; move it away to begin with a snapshot" in refused.lines[-1]

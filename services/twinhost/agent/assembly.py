@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # they need the extra `agent`, which a program that only call
     from twinhost.agent.settings import Settings
     from twinhost.agent.telemetry import Telemetry
     from twinhost.store.replication.replica import Before
+    from twinhost.store.replication.snapshots import Beside
 
 
 class StartAgain(Exception):
@@ -44,11 +45,13 @@ class Followed:
     """What a standby of an agent needs besides the log, so that it has all that the active process has.
 
     `functions` are those of SQL that triggers call. `files` writes what transactions have moved to files, below the
-    state folder that it is given. `state_files` are those in it that the log has too, without the agent's name.
+    state folder that it is given, and `beside` copies these files into a snapshot. `state_files` are those in that
+    folder which the log has too, without the agent's name.
     """
 
     functions: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     files: "Callable[[Path], Before] | None" = None
+    beside: "Beside | None" = None
     state_files: Sequence[str] = ()
 
     def places(self, settings: "Settings") -> Places:

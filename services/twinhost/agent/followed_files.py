@@ -222,6 +222,15 @@ class FollowedFiles:
             has_table = replica.execute(_HAS_TABLE).fetchone() is not None  # else it is older than this
             self._rows = dict(replica.execute(_ROWS)) if has_table else {}
 
+    def join(self, database: Path) -> None:
+        """Have the files what a snapshot has, which the replica begins with.
+
+        Raises:
+            ConfigurationError: they can't be written.
+        """
+        self.begin(database)
+        self._align()
+
     def write(self, _: "sqlite3.Connection", entry: "Entry") -> None:
         """Write the files that a transaction changes, before the replica repeats it.
 
@@ -250,7 +259,7 @@ class FollowedFiles:
         role = self._role
         began_here = role is None or not role.active
         self._newest_here = began_here and (
-            not epoch.log if role is None else (role.log, role.epoch) == (epoch.log, epoch.number)
+            not epoch.log or (role is not None and (role.log, role.epoch) == (epoch.log, epoch.number))
         )
         if not self._newest_here and epoch.log:
             active = epoch.holder or (role.active if role is not None else "") or "the other machine"

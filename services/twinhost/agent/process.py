@@ -38,6 +38,7 @@ from twinhost.agent.settings import Settings, load_settings
 from twinhost.agent.subscriptions import SubscriptionActions
 from twinhost.agent.telemetry import AgentState, Telemetry
 from twinhost.agent.troubles import SERVICES
+from twinhost.certificates.following import ROLE_FILE, active_elsewhere
 from twinhost.commands import CERTS_INIT
 from twinhost.core_dumps import forbid_core_dumps
 from twinhost.deployment import hosts_own
@@ -339,6 +340,7 @@ def prepare_agent(
         )
 
     def on_tick() -> None:
+        _give_way(active)
         _follow_limits(settings.config.limits, replies, session_limits, disk)
         follow_keys()
         with telemetry.collecting(read_state, assembly.on_collect):
@@ -348,8 +350,7 @@ def prepare_agent(
     opened_with = settings.certificates.own_keys if settings.certificates else None
     tick = _housekeeping(database, replies, on_tick, vital, _own_key_follower(keys, opened_with, change_key))
     server = Server(server_socket, dispatcher, tick, clock, budgets, None if active is None else active.require_held)
-    if keys.own is not None:
-        keys.own.on_change = server.request_tick
+    _wake(keys, active, server.request_tick)
     config_watch.on_change = telemetry.readers.request_tick = server.request_tick
     _show(health, usage, server, database, quarantines=rebuilds is not None)
     publisher.feed = feed
@@ -429,7 +430,15 @@ def _host_keys(
     settings: Settings, followed: Followed, database: Database, active: "Active | None", clock: Clock
 ) -> tuple[Settings, HostKeys]:
     """Return the keys as they are now; with a log, it has them."""
-    if active is None or settings.certificates is None:
+    if settings.certificates is None:
+        return settings, HostKeys(settings, clock)
+    if active is None:
+        if (other := active_elsewhere(settings.certificates.folder)) is not None:
+            raise ConfigurationError(
+                f"{settings.agent.name} was active on {other} last, which these files and keys follow: start it there, "
+                f"or here with {DATABASE_VARIABLE}; to lose what that machine has alone, delete "
+                f"{settings.certificates.folder / ROLE_FILE}"
+            )
         return settings, HostKeys(settings, clock)
     now = replace(settings, certificates=load_certificates(settings.certificates.folder))  # while it stood by
     keys = HostKeys(now, clock)
@@ -449,6 +458,20 @@ def _watched(active: "Active", settings: Settings, health: Health, telemetry: Te
     health.role = watch.document
     telemetry.register(watch.metrics)
     return watch
+
+
+def _wake(keys: HostKeys, active: "Active | None", request_tick: Callable[[], None]) -> None:
+    """Have what other threads notice be taken at once."""
+    if active is not None:
+        active.on_successor = request_tick
+    if keys.own is not None:
+        keys.own.on_change = request_tick
+
+
+def _give_way(active: "Active | None") -> None:
+    """End this process, after its replies, if an operator has asked for another one to be active."""
+    if active is not None and active.successor:
+        raise StartAgain(f"{active.successor} is to be active")
 
 
 def _write_port(settings: Settings) -> None:

@@ -3,7 +3,6 @@
 Only an agent with a log loads this: see `store.replication.replica`.
 """
 
-import socket
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -28,14 +27,15 @@ from twinhost.agent.telemetry import Telemetry
 from twinhost.deployment import REGISTRY_AGENT
 from twinhost.moments import SYSTEM_CLOCK, iso_time
 from twinhost.network_config import Agent
-from twinhost.network_config.load import DATABASE_VARIABLE
+from twinhost.network_config.load import DATABASE_VARIABLE, process_name
 from twinhost.secure_zmq.errors import ConfigurationError, SocketMisuse
 from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
-from twinhost.store.replication.epochs import Epoch
+from twinhost.store.replication.epochs import Candidate, Epoch
 from twinhost.store.replication.postgres import Connect, Databases, OutcomeUnknown, verified
 from twinhost.store.replication.replica import Active, Before, Replica, always, stand_by
+from twinhost.store.replication.snapshots import nothing_beside
 from twinhost.store.replication.statements import Entry
 
 _log = structlog.get_logger(__name__)
@@ -75,14 +75,17 @@ def become_active(
         raise StartAgain(f"the database of {DATABASE_VARIABLE} can't be used now ({error})") from None
     _log.info("standing_by", epoch=epoch.number, active=epoch.holder)
     keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)
-    replica = Replica(path, followed.functions, newest, _before(settings, followed, keys))
+    beside = followed.beside or nothing_beside
+    candidate = Candidate(process_name(), manual=settings.config.failover == "manual")
+    replica = Replica(path, followed.functions, newest, _before(settings, followed, keys), beside)
     seen = _Seen()
     try:
         if keys is not None:
             keys.begin(path)
+            replica.on_join = keys.join
         with _shown(settings, replica, seen, keys):
             look = seen.before(always if keys is None else keys.may_claim)
-            active = stand_by(replica, socket.gethostname(), connect, stop, may_claim=look, on_look=_well(name))
+            active = stand_by(replica, candidate, connect, stop, may_claim=look, on_look=_well(name))
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
     if active is not None and keys is not None:

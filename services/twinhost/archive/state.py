@@ -3,9 +3,7 @@
 `Contents` counts what they and the keys contain, for a person to compare.
 """
 
-import os
 import sqlite3
-import stat
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from twinhost.certificates.tree import enrolled_folder, is_revoked, keys_in
 from twinhost.secure_zmq.errors import ConfigurationError, MalformedRequest, StoreUnavailable
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.store.audit_log.chain import LINE, AuditEvent
-from twinhost.store.audit_log.files import LogFiles, Records, read_records
+from twinhost.store.audit_log.copies import audit_records, copied_log
+from twinhost.store.audit_log.files import LogFiles
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.audit_log.verify import ChainFindings, Verifier
 from twinhost.store.backup import Copy, copy_database, count_rows, require_space
@@ -29,8 +28,6 @@ from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 BROKEN_LOG = "--broken-audit"  # accepts an incomplete or changed log
 _PAGE_LINES = 2_000
-_BEYOND = 10**18  # a line's number has at most 18 digits
-_LINE_BYTES = 65_536  # read at once; a file may be malformed
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +42,6 @@ class StateCopy:
 def copy_state(places: Places, folder: Path) -> StateCopy:
     """Copy the database and the audit log that belongs to it into an empty folder of the same volume.
 
-    The log's files are linked, except the newest: its copy ends at the line that the database copy names as the newest.
-    They are linked before the database is copied and again after it, so that none that the copy names is missing.
-
     Raises:
         ConfigurationError: there is no state, or a file of the log is not a regular file.
         StoreUnavailable: the database can't be copied.
@@ -58,20 +52,9 @@ def copy_state(places: Places, folder: Path) -> StateCopy:
         )
     size = sum(path.stat().st_size for path in (part(places.database, suffix) for suffix in PARTS) if path.exists())
     require_space(places.state, size)
-    log = folder / AUDIT_FOLDER
-    log.mkdir(mode=0o700)
-    _link_files(places.audit, log)
-    moment_s = int(places.layout.clock.time())
-    database = copy_database(places.database, folder / DATABASE)
-    _link_files(places.audit, log)
-    records = _audit_records(folder / DATABASE)
-    known = {anchor.seq for anchor in records.files}
-    files = LogFiles(log)
-    for first in files.firsts():
-        if first not in known:  # started after the copy
-            files.drop(first)
-    if known and files.path(max(known)).exists():
-        _cut(files.path(max(known)), records.head.seq)
+    with copied_log(places.audit, folder / AUDIT_FOLDER, folder / DATABASE):
+        moment_s = int(places.layout.clock.time())
+        database = copy_database(places.database, folder / DATABASE)
     return StateCopy(folder, moment_s, database)
 
 
@@ -83,7 +66,7 @@ def check_audit(database: Path, log: Path) -> ChainFindings:
     Raises:
         MalformedRequest: there is a file that the database does not know.
     """
-    records = _audit_records(database)
+    records = audit_records(database)
     files = LogFiles(log)
     if unknown := set(files.firsts()) - {anchor.seq for anchor in records.files}:
         name = files.path(min(unknown)).name
@@ -100,50 +83,6 @@ def check_audit(database: Path, log: Path) -> ChainFindings:
         if waiting.seq > last:
             verifier.feed(waiting.line.decode("ascii", "replace"))
     return verifier.finish(records.head)
-
-
-def _audit_records(database: Path) -> Records:
-    try:
-        records = read_records(database)
-    except (sqlite3.Error, TypeError) as error:
-        raise MalformedRequest(
-            f"the database has no record of its audit log ({error}); back up again, or restore another backup"
-        ) from None
-    if not all(0 <= seq < _BEYOND for seq in (records.head.seq, *(anchor.seq for anchor in records.files))):
-        raise MalformedRequest(
-            "the database gives its audit log numbers that no line can have; back up again, or restore another backup"
-        )
-    return records
-
-
-def _link_files(source: Path, target: Path) -> None:
-    originals, copies = LogFiles(source), LogFiles(target)
-    for first in originals.firsts() if source.is_dir() else ():
-        if not os.path.lexists(copies.path(first)):
-            try:
-                copies.path(first).hardlink_to(originals.path(first))
-            except FileNotFoundError:  # removed since
-                continue
-            # The agent can write there, and this process can read every key.
-            if not stat.S_ISREG(copies.path(first).lstat().st_mode):
-                raise ConfigurationError(
-                    f"{originals.path(first)} is not a regular file, so not part of the audit log; remove it"
-                )
-
-
-def _cut(path: Path, last: int) -> None:
-    """Replace a file by a copy that ends with the line `last`, or earlier if that is not written yet."""
-    cut = path.with_suffix(".cut")
-    cut.touch(0o600)
-    with path.open("rb") as whole, cut.open("wb") as copy:
-        while line := whole.readline(_LINE_BYTES):
-            match = LINE.fullmatch(line.decode("ascii", "replace").rstrip("\n"))
-            if match is not None and int(match["seq"]) > last:
-                break
-            if not line.endswith(b"\n") and len(line) < _LINE_BYTES:  # it is being written now
-                break
-            copy.write(line)
-    cut.replace(path)
 
 
 def _lines(files: LogFiles, first: int) -> Iterator[str]:

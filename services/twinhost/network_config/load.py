@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import time
@@ -62,6 +63,7 @@ except ImportError:  # PyYAML was built without it
 PATH_VARIABLE = "NETWORK_CONFIG_PATH"
 ADDRESS_VARIABLES = {"mainpc": "MAINPC_IP", "pc2": "PC2_IP"}
 DATABASE_VARIABLE = "TWINHOST_DATABASE"  # the DSN of the log that standbys follow
+PROCESS_VARIABLE = "TWINHOST_PROCESS"  # the name of this process in that log, where the host's is not its own
 PUBLISH_VARIABLE = "TWINHOST_PUBLISH_ADDRESS"  # the address at which docker-compose.yml publishes ports
 CLIENT_PORTS = ("zmq", "events")  # those of an agent that a program connects to
 CONFIG_FILE = "network_config.yaml"
@@ -262,6 +264,11 @@ def default_path(environment: Mapping[str, str] = os.environ) -> Path:
     if environment.get(PROFILE_VARIABLE) and not environment.get(FOLDER_VARIABLE):
         return own
     return next((path for path in candidates if os.path.isfile(path)), users)  # noqa: PTH113 - never raises
+
+
+def process_name(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the name by which this process is known in the log: unique among those of one agent."""
+    return environment.get(PROCESS_VARIABLE) or socket.gethostname()
 
 
 def published_ports(

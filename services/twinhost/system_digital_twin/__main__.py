@@ -23,6 +23,7 @@ from twinhost.secure_zmq import wire
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.store.audit_log.copies import copied_log
 from twinhost.store.audit_log.followed import FollowedFiles
 from twinhost.system_digital_twin import ITSELF, SUCCESS
 from twinhost.system_digital_twin.attention.actions import AttentionActions
@@ -295,5 +296,9 @@ def _itself(foundation: Foundation) -> AgentRecord:
 
 
 if __name__ == "__main__":
-    followed = Followed(files=lambda state: FollowedFiles(state / AUDIT_FOLDER).write, state_files=[RETIREMENTS_FILE])
+    followed = Followed(
+        files=lambda state: FollowedFiles(state / AUDIT_FOLDER).write,
+        beside=lambda state, copy: copied_log(state / AUDIT_FOLDER, copy / AUDIT_FOLDER, copy / f"{NAME}.sqlite3"),
+        state_files=[RETIREMENTS_FILE],
+    )
     sys.exit(run_agent(NAME, MIGRATIONS, assemble, followed=followed))

@@ -7,6 +7,9 @@ if these run at rates that differ by 23 %.
 
     Candidate --claim--> Tenure: holds() until 2.5 s after the last beat, and never again after `end`
 
+An epoch that was released is for anybody, or for the process whose turn it is: another one waits 4 s then, too. With
+`failover: manual`, it waits for its turn.
+
 A standby repeats transactions only as far as the active one has said that they are durable. One whose commit was
 cancelled while it waited for the second database is visible to all, and may still be lost.
 """
@@ -31,12 +34,20 @@ class Epoch:
     holder: str  # empty if it was released, or never held
     durable: int  # the number of the last transaction that its holder knows to be durable
     log: str = ""  # which log the transactions are of; empty before the first claim
+    turn: str = ""  # the process that was last active, or is to be the next one; empty: any
 
 
 class Candidate:
     """A process that is not active: when it may claim the epoch."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "", *, manual: bool = False) -> None:
+        """Begin.
+
+        Args:
+            name: the process's own.
+            manual: it claims only if it was the last active one, or was promoted.
+        """
+        self.name, self.manual = name, manual
         self.seen: Epoch | None = None
         self._since = 0.0
 
@@ -48,22 +59,32 @@ class Candidate:
 
     def may_claim(self, now: float) -> bool:
         """Return whether to claim what was seen, which fails where it has changed meanwhile."""
-        return self.seen is not None and (not self.seen.holder or now - self._since >= CLAIM_AFTER_S)
+        if self.seen is None:
+            return False
+        own_turn = self.seen.turn in ("", self.name)
+        return (own_turn and not self.seen.holder) or (self.is_silent(now) and (own_turn or not self.manual))
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether nothing has changed for so long that no process answers any more."""
+        return self.seen is not None and now - self._since >= CLAIM_AFTER_S
+
+    def silent_s(self, now: float) -> float:
+        """Return for how long nothing has changed."""
+        return now - self._since
 
 
 class Tenure:
     """An epoch that this process has claimed, and for how long it may answer."""
 
-    def __init__(self, number: int, claimed_at: float, *, begins_log: bool = False) -> None:
+    def __init__(self, number: int, claimed_at: float, durable: int = 0) -> None:
         """Begin when the claim is durable.
 
         Args:
             number: of the epoch.
             claimed_at: when it was asked for, monotonic.
-            begins_log: nobody has written to the log before.
+            durable: the last transaction that the epoch before has known to be.
         """
-        self.number, self.begins_log = number, begins_log
-        self.durable = 0  # the last transaction that is known to be
+        self.number, self.durable = number, durable
         self.ended: str | None = None  # why; then the process has to
         self._confirmed_at = claimed_at
 
@@ -89,6 +110,10 @@ class Tenure:
         self.ended = self.ended or why
 
 
+class Behind(Exception):
+    """A database ends before the log begins, which was trimmed."""
+
+
 class Numbered(Protocol):
     """An entry of the log."""
 
@@ -97,10 +122,13 @@ class Numbered(Protocol):
 
 
 def require_next(entries: Sequence[Numbered], applied: int) -> None:
-    """Raise ConfigurationError unless entries follow, without a gap, on the last that a database has."""
+    """Check that entries follow, without a gap, on the last that a database has.
+
+    Raises:
+        Behind: the first does not.
+        ConfigurationError: another one does not.
+    """
     for expected, entry in enumerate(entries, applied + 1):
         if entry.seq != expected:
-            raise ConfigurationError(
-                f"the log goes on with transaction {entry.seq} and this database ends with {expected - 1}; "
-                "begin with a backup of the other machine"
-            )
+            what = f"the log goes on with transaction {entry.seq} after {expected - 1}"
+            raise Behind(what) if entry is entries[0] else ConfigurationError(f"{what}: it has lost some")

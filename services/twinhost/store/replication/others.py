@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.secure_zmq.key_writer import fsync_folder
+from twinhost.store.damage import REPLACED
 from twinhost.store.database import LOG_POSITION
 from twinhost.store.files import make_private
 from twinhost.store.replication.statements import Entry, Repeater
@@ -70,12 +71,11 @@ class OtherDatabases:
         Raises:
             ConfigurationError: one can't be used.
         """
-        for path in self._own.parent.glob("*/*/*.sqlite3"):
-            if not path.parent.name.startswith("."):
-                try:
-                    begin(path, log, applied)
-                except (OSError, sqlite3.Error) as error:
-                    raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
+        for path in others_of(self._own):
+            try:
+                begin(path, log, applied)
+            except (OSError, sqlite3.Error) as error:
+                raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
 
     def close(self) -> None:
         """Close all; one that is used again is opened again."""
@@ -98,6 +98,12 @@ class OtherDatabases:
     def _close(self, name: str) -> None:
         del self._repeaters[name]
         self._open.pop(name).close()
+
+
+def others_of(own: Path) -> list[Path]:
+    """Return the databases besides an agent's own, but not those that were removed, or moved aside."""
+    found = own.parent.glob("*/*/*.sqlite3")
+    return sorted(path for path in found if path.parent.name[0] != "." and f".{REPLACED}-" not in path.parts[-3])
 
 
 def begin(path: Path, log: str, applied: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The log in PostgreSQL, and the row that says whose turn it is: two tables, six statements, each one round trip.
+"""The log in PostgreSQL, and the row that says whose turn it is; what is asked for each transaction is one round trip.
 
 A transaction is appended by a statement that inserts a row only while the epoch is the caller's, and locks the epoch
 until it has ended. So a claim waits for it, and sees it; what comes after the claim inserts nothing.
@@ -29,6 +29,7 @@ _CONNECT_S = 3
 # How long a reply of the database may take. A frozen one refuses nothing, and its machine goes on confirming packets.
 _READ_S = 3.0
 _WRITE_S = 15.0  # a commit waits for the other node until that is known to be gone
+_MUCH_S = 120.0  # of a snapshot, or what is trimmed
 _RELEASE_S = 3.0  # nobody waits for it, and a process that ends has ten seconds
 _MOST_ENTRIES = 256  # read at a time
 # What a role or a server may have set, and may not here. A warning that the server keeps to itself can't be seen.
@@ -38,22 +39,25 @@ _OPTIONS = (
 )
 # What an agent makes where it is missing; a database of the agents alone is given their role besides (database/run.py).
 TABLES = Path(__file__).with_name("tables.sql").read_text().partition("-- The one role of the agents")[0]
-_LOOK = "SELECT epoch AS number, beat, holder, durable, log FROM epochs WHERE agent = %s"
+_MISSING = "SELECT 1 WHERE to_regclass('snapshots') IS NULL"
+_LOCK = "SELECT pg_advisory_xact_lock(7120);"  # the agents of a database may begin at once
+_LOOK = "SELECT epoch AS number, beat, holder, durable, log, turn FROM epochs WHERE agent = %s"
 # A beat that is lost with the first database, before the second one has it, must not come again: a standby that saw it
 # would count from there, and claim while the active process holds.
 _CLAIM = (
-    "UPDATE epochs SET epoch = epoch + 1, beat = (random() * 9e15)::bigint, holder = %s, "
-    "log = CASE log WHEN '' THEN %s ELSE log END "
-    "WHERE agent = %s AND epoch = %s AND beat = %s RETURNING epoch AS number, beat, holder, durable, log"
+    "UPDATE epochs SET epoch = epoch + 1, beat = (random() * 9e15)::bigint, holder = %s, turn = %s, "
+    "durable = CASE log WHEN '' THEN %s ELSE durable END, log = CASE log WHEN '' THEN %s ELSE log END "
+    "WHERE agent = %s AND epoch = %s AND beat = %s RETURNING epoch AS number, beat, holder, durable, log, turn"
 )
 _BEAT = (
     "UPDATE epochs SET beat = (random() * 9e15)::bigint, durable = greatest(durable, %s) "
-    "WHERE agent = %s AND epoch = %s"
+    "WHERE agent = %s AND epoch = %s RETURNING turn"
 )
 _RELEASE = (
-    "UPDATE epochs SET holder = '', beat = (random() * 9e15)::bigint, durable = greatest(durable, %s) "
-    "WHERE agent = %s AND epoch = %s"
+    "UPDATE epochs SET holder = '', beat = (random() * 9e15)::bigint, durable = greatest(durable, %s), "
+    "turn = CASE WHEN turn = holder AND NOT %s THEN '' ELSE turn END WHERE agent = %s AND epoch = %s"
 )
+_GIVE_TURN = "UPDATE epochs SET turn = %s WHERE agent = %s AND epoch = %s AND beat = %s"
 _APPEND = (
     "INSERT INTO commits (agent, seq, epoch, statements) "
     "SELECT agent, %s, epoch, %b FROM epochs WHERE agent = %s AND epoch = %s FOR SHARE"
@@ -69,6 +73,24 @@ _SETTINGS = (
 )
 _PORT = 5432
 _ASK_FOR_TLS = b"\0\0\0\x08\x04\xd2\x16\x2f"  # SSLRequest
+_FIRST = "SELECT coalesce(min(seq), 0) FROM commits WHERE agent = %s"
+_SIZE = (
+    "SELECT count(*) AS transactions, coalesce(sum(octet_length(statements)), 0)::bigint AS size_bytes FROM commits "
+    "WHERE agent = %s AND seq > %s"
+)
+# Not worth a wait for the second database, which another one says the next second.
+_STAND = (
+    "INSERT INTO standbys (agent, name, applied) SELECT %s, %s, %s FROM set_config('synchronous_commit', 'off', true) "
+    "ON CONFLICT (agent, name) DO UPDATE SET applied = excluded.applied, beat = standbys.beat + 1"
+)
+_STANDBYS = "SELECT name, applied, beat FROM standbys WHERE agent = %s ORDER BY name"
+_NEWEST_SNAPSHOT = "SELECT coalesce(max(seq), 0) FROM snapshots WHERE agent = %s AND part = 0"
+_ADD_PART = "INSERT INTO snapshots (agent, seq, part, content) VALUES (%s, %s, %s, %b)"
+_COMPLETE = (
+    "INSERT INTO snapshots (agent, seq, part, content) "
+    "SELECT agent, %s, 0, %b FROM epochs WHERE agent = %s AND log = %s"
+)
+_READ_PART = "SELECT content FROM snapshots WHERE agent = %s AND seq = %s AND part = %s"
 
 _T = TypeVar("_T")
 
@@ -108,6 +130,23 @@ def _within(steps: PQGen[_T], seconds: float) -> PQGen[_T]:
         return cast(_T, end.value)
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A process that stands by, or did: a beat that grows says that it still does."""
+
+    name: str
+    applied: int
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """How much of a log there is."""
+
+    transactions: int
+    size_bytes: int
+
+
 class Log:
     """One agent's log, over one connection; used by one thread."""
 
@@ -139,8 +178,8 @@ class Log:
         A role that may create none needs no right to where they are there.
         """
         with self._clean():
-            if self._connection.execute("SELECT to_regclass('commits')").fetchone() == (None,):
-                self._connection.execute(TABLES)
+            if self._connection.execute(_MISSING).fetchone():
+                self._connection.execute(f"{_LOCK}{TABLES}".encode())
             self._connection.execute("INSERT INTO epochs (agent) VALUES (%s) ON CONFLICT DO NOTHING", (self._agent,))
 
     def look(self) -> Epoch:
@@ -155,25 +194,36 @@ class Log:
             raise OutcomeUnknown(f"the database has no row of {self._agent}")
         return row
 
-    def claim(self, seen: Epoch, holder: str, log: str) -> Epoch | None:
+    def claim(self, seen: Epoch, holder: str, log: str, applied: int = 0) -> Epoch | None:
         """Claim the epoch after the one that was seen, unless it has changed meanwhile; return it, or None.
 
         Args:
-            log: names the log, if this is the first claim.
+            log, applied: if this is the first claim, the log's name, and 1 if it begins with a file that has data.
 
         Raises:
             OutcomeUnknown: whoever asks must not act as if it had it.
         """
         with self._clean(), self._connection.cursor(row_factory=class_row(Epoch)) as cursor:
-            return cursor.execute(_CLAIM, (holder, log, self._agent, seen.number, seen.beat)).fetchone()
+            values = (holder, holder, applied, log, self._agent, seen.number, seen.beat)
+            return cursor.execute(_CLAIM, values).fetchone()
 
-    def beat(self, epoch: int, durable: int) -> bool:
-        """Confirm an epoch; return whether it is still the caller's."""
-        return self._write(_BEAT, durable, self._agent, epoch)
+    def beat(self, epoch: int, durable: int) -> str | None:
+        """Confirm an epoch; return whose turn it is, or None if the epoch is not the caller's any more."""
+        with self._clean(), self._connection.cursor(row_factory=scalar_row) as cursor:
+            turn: str | None = cursor.execute(_BEAT, (durable, self._agent, epoch)).fetchone()
+            return turn
 
-    def release(self, epoch: int, durable: int) -> bool:
-        """Give an epoch up, so that it can be claimed at once."""
-        return self._write(_RELEASE, durable, self._agent, epoch, within_s=_RELEASE_S)
+    def release(self, epoch: int, durable: int, *, keeps_turn: bool = False) -> bool:
+        """Give an epoch up, so that it can be claimed at once: by any process, unless it is another one's turn.
+
+        Args:
+            keeps_turn: only this process is to claim it, unless another one is promoted.
+        """
+        return self._write(_RELEASE, durable, keeps_turn, self._agent, epoch, within_s=_RELEASE_S)
+
+    def give_turn(self, seen: Epoch, name: str) -> bool:
+        """Have another process be the next one, unless the epoch has changed meanwhile; return whether it is."""
+        return self._write(_GIVE_TURN, name, self._agent, seen.number, seen.beat)
 
     def append(self, epoch: int, seq: int, statements: bytes) -> bool:
         """Append a transaction; return whether the epoch is still the caller's, else nothing was appended.
@@ -185,13 +235,65 @@ class Log:
 
     def last(self) -> int:
         """Return the number of the last transaction, 0 if there is none."""
-        with _asking(), self._connection.cursor(row_factory=scalar_row) as cursor:
-            return int(cursor.execute(_LAST, (self._agent,)).fetchone() or 0)
+        return self._number(_LAST, self._agent)
+
+    def first(self) -> int:
+        """Return the number of the first transaction, 0 if there is none."""
+        return self._number(_FIRST, self._agent)
+
+    def size_after(self, applied: int) -> Extent:
+        """Return how much of the log comes after a transaction."""
+        with _asking(), self._connection.cursor(row_factory=class_row(Extent)) as cursor:
+            return cursor.execute(_SIZE, (self._agent, applied)).fetchone() or Extent(0, 0)
+
+    def stand(self, name: str, applied: int) -> None:
+        """Say how far a process that stands by has repeated the log."""
+        self._write(_STAND, self._agent, name, applied)
+
+    def standbys(self) -> list[Standing]:
+        """Return what the processes that stand by, or did, have said last."""
+        with _asking(), self._connection.cursor(row_factory=class_row(Standing)) as cursor:
+            return cursor.execute(_STANDBYS, (self._agent,)).fetchall()
+
+    def newest_snapshot(self) -> int:
+        """Return the position of the newest snapshot, 0 if there is none."""
+        return self._number(_NEWEST_SNAPSHOT, self._agent)
+
+    @contextmanager
+    def new_snapshot(self, seq: int, log: str) -> Iterator["NewSnapshot"]:
+        """Write a snapshot: all that the block adds, or nothing.
+
+        Raises:
+            OutcomeUnknown: it may be there, or not.
+        """
+        with self._clean(_MUCH_S), self._connection.transaction():
+            yield NewSnapshot(self._connection, self._agent, seq, log)
+
+    @contextmanager
+    def snapshot(self, seq: int) -> Iterator[Callable[[int], bytes]]:
+        """Yield a function that returns a part of a snapshot by its number, none if it does not exist."""
+
+        def part(number: int) -> bytes:
+            content: bytes | None = cursor.execute(_READ_PART, (self._agent, seq, number), binary=True).fetchone()
+            return content or b""
+
+        with _asking(), self._connection.transaction(), self._connection.cursor(row_factory=scalar_row) as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")  # it may be deleted meanwhile
+            yield part
+
+    def trim(self) -> None:
+        """Delete what comes before the newest snapshot but one, and all snapshots but the newest."""
+        with self._clean(_MUCH_S):
+            self._connection.execute("SELECT trim_log(%s)", (self._agent,))
 
     def after(self, applied: int, until: int) -> list[Logged]:
         """Return the first transactions after one, up to another."""
         with _asking(), self._connection.cursor(row_factory=class_row(Logged)) as cursor:
             return cursor.execute(_AFTER, (self._agent, applied, until, _MOST_ENTRIES), binary=True).fetchall()
+
+    def _number(self, sql: str, *parameters: object) -> int:
+        with _asking(), self._connection.cursor(row_factory=scalar_row) as cursor:
+            return int(cursor.execute(sql.encode(), parameters).fetchone() or 0)
 
     def look_around(self) -> Look:
         """Return what there is of all agents' logs, and of the databases that have it."""
@@ -227,6 +329,29 @@ class Log:
     def _noticed(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if diagnostic.severity_nonlocalized == "WARNING":
             self._warnings.append(f"{diagnostic.sqlstate} {diagnostic.message_primary}")
+
+
+class NewSnapshot:
+    """A snapshot that is being written, in a transaction."""
+
+    def __init__(self, connection: "psycopg.Connection[tuple[object, ...]]", agent: str, seq: int, log: str) -> None:
+        self._connection, self._agent, self._seq, self._log = connection, agent, seq, log
+        self.parts = 0
+
+    def add(self, content: bytes) -> None:
+        """Add the next part; the first one has number 1."""
+        self.parts += 1
+        self._connection.execute(_ADD_PART.encode(), (self._agent, self._seq, self.parts, content))
+
+    def complete(self, content: bytes) -> None:
+        """Add part 0, which says that all are there.
+
+        Raises:
+            OutcomeUnknown: the database has another log meanwhile.
+        """
+        done = self._connection.execute(_COMPLETE.encode(), (self._seq, content, self._agent, self._log))
+        if done.rowcount != 1:
+            raise OutcomeUnknown("the log is another one")
 
 
 def verified(dsn: str) -> str:

@@ -1,7 +1,7 @@
 """A database file that repeats a log, until this process is active and writes the log itself.
 
     replica = Replica(path, functions, newest=len(migrations))
-    active = stand_by(replica, "UnifiedMemoryReasoningAgent", "pc2", connect, stop)
+    active = stand_by(replica, Candidate("pc2"), connect, stop)
     database = active.open(migrations)
 
 From then on each transaction is in the log before SQLite commits it. What can't be decided any more ends the process at
@@ -25,16 +25,18 @@ import structlog
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.database import Database
-from twinhost.store.files import make_private
-from twinhost.store.replication.epochs import BEAT_S, Candidate, Epoch, Tenure, require_next
+from twinhost.store.files import PARTS, make_private, part
+from twinhost.store.replication.epochs import BEAT_S, Behind, Candidate, Epoch, Tenure, require_next
 from twinhost.store.replication.others import POSITION, OtherDatabases, begin, path_of
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
+from twinhost.store.replication.snapshots import Beside, Keeper, join_snapshot, nothing_beside, remove_leftovers
 from twinhost.store.replication.statements import Entry, NotingConnection, Repeater, decoded, encoded
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
 
 EXIT_STATUS = 75  # EX_TEMPFAIL of sysexits.h, as of an agent that starts again
+SAYS_S = 1.0
 _LOOK_S = 0.1  # a part of the time that a takeover takes, twice
 
 Functions = Mapping[str, Callable[[str], str]]  # of SQL, as `Database.define` takes them
@@ -62,7 +64,14 @@ def end_process(why: str) -> NoReturn:
 class Replica:
     """The database file of a process that is not active; used by one thread."""
 
-    def __init__(self, path: Path, functions: Functions, newest: int, before: Before = lambda *_: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        functions: Functions,
+        newest: int,
+        before: Before = lambda *_: None,
+        beside: Beside = nothing_beside,
+    ) -> None:
         """Open or create it.
 
         Args:
@@ -70,12 +79,20 @@ class Replica:
             functions: what its triggers call.
             newest: the schema version that this program knows.
             before: writes what has to be in other files before a transaction is repeated, maybe twice.
+            beside: copies these files into a snapshot.
 
         Raises:
             ConfigurationError: it can't be used.
         """
-        self.path, self._newest, self._before = path, newest, before
+        self.path, self._functions, self._newest, self._before, self.beside = path, functions, newest, before, beside
         self._others = OtherDatabases(path, functions, newest)
+        self.on_join: Callable[[Path], None] = lambda _: None  # called with a snapshot, before the file is one
+        self.lock = threading.Lock()  # held while the files are replaced
+        remove_leftovers(path)
+        self._open()
+
+    def _open(self) -> None:
+        path = self.path
         try:
             if not path.exists():
                 path.touch(0o600)
@@ -83,7 +100,7 @@ class Replica:
             self._connection = sqlite3.connect(path, isolation_level=None)
             for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "recursive_triggers=ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
-            for name, function in functions.items():
+            for name, function in self._functions.items():
                 self._connection.create_function(name, 1, function, deterministic=True)
             self._repeater = Repeater(self._connection)
             self._connection.execute(POSITION)
@@ -92,7 +109,11 @@ class Replica:
             raise ConfigurationError(f"{path} can't be used as a database ({error})") from None
         self.log: str = row[0] if row else ""  # empty if it has followed none
         self.applied: int = row[1] if row else 0
-        self.empty = self._schema_version() == 0
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has nothing of an agent."""
+        return self._schema_version() == 0
 
     def join(self, log: str, applied: int) -> None:
         """Say that the file has a log's transactions up to one; those beside it too, if the log begins with them."""
@@ -109,24 +130,38 @@ class Replica:
         if self.log != log and self.empty and self.applied == 0:
             self.join(log, 0)
         if self.log != log:
-            raise ConfigurationError(
-                f"{self.path} was not made from this log; move it away, and begin with a backup of the other machine"
-            )
+            raise ConfigurationError(f"{self.path} was not made from this log; move it away to begin with a snapshot")
+
+    def begin_with(self, log: Log, snapshot: int, name: str) -> None:
+        """Replace the file, and what is beside it, by a snapshot of a log; what is not of this log is kept aside.
+
+        Raises:
+            ConfigurationError: it can't be used.
+            OutcomeUnknown: it can't be read now.
+        """
+        with self.lock:
+            of_nobody = self.empty
+            self.close()
+            try:
+                for suffix in PARTS if of_nobody else ():
+                    part(self.path, suffix).unlink(missing_ok=True)
+                join_snapshot(self.path, log, snapshot, self._newest, self.on_join, keeps=self.log != name)
+            finally:
+                self._open()
 
     def follow(self, log: Log, until: int) -> None:
         """Repeat the transactions up to one.
 
         Raises:
             OutcomeUnknown: the log can't be read now.
+            Behind: it begins later.
             ConfigurationError: this program can't repeat them, or the log has lost some.
         """
         while self.applied < until:
             entries = log.after(self.applied, until)
             require_next(entries, self.applied)
             if not entries:
-                raise ConfigurationError(
-                    f"the log lacks transaction {self.applied + 1}; begin with a backup of the other machine"
-                )
+                raise Behind(f"the log has no transaction after {self.applied}")
             for entry in entries:
                 self._repeat(entry.seq, decoded(entry.statements))
 
@@ -151,7 +186,11 @@ class Replica:
             self._connection.execute("UPDATE log_position SET applied = ?", (seq,))
             self._connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(f"transaction {seq} of the log fails on {self.path} ({error})") from None
+            is_full = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+            raise ConfigurationError(
+                f"transaction {seq} of the log fails on {self.path} ({error})"
+                + ("; free space on its volume" if is_full else "")
+            ) from None
         finally:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
@@ -164,10 +203,21 @@ class Replica:
 class Active:
     """An epoch that is held, and the log that it lets this process write."""
 
-    def __init__(self, path: Path, log: Log, tenure: Tenure, connect: Connect, end: Callable[[str], NoReturn]) -> None:
+    def __init__(
+        self,
+        candidate: Candidate,
+        log: Log,
+        tenure: Tenure,
+        connect: Connect,
+        keeper: Keeper,
+        end: Callable[[str], NoReturn],
+    ) -> None:
         self.tenure = tenure
-        self._path = path
+        self.successor = ""  # the process that an operator has asked to be active instead; this one is to end
+        self.on_successor: Callable[[], None] = lambda: None  # called on another thread
+        self._candidate = candidate
         self._log = log
+        self._keeper = keeper
         self._log_name = ""
         self._appending = threading.Lock()
         self._end_process = end
@@ -183,26 +233,30 @@ class Active:
         """
         try:
             asked_at = monotonic()
-            if not self._log.beat(self.tenure.number, 0):  # the claim may have waited for the second database
+            if self._log.beat(self.tenure.number, 0) is None:  # the claim may have waited for the second database
                 self._end("another process is active")
             self.tenure.confirmed(asked_at)
             self._beats.start()  # before the rest is repeated, which may take longer than an epoch holds
             self._watch.start()
-            last = self._log.last()
-            if replica.applied > last and not self.tenure.begins_log:
+            last = max(self._log.last(), self.tenure.durable)
+            if replica.applied > last:
                 raise ConfigurationError(
                     f"{replica.path} has {replica.applied} transactions and the log {last}, which has lost some; "
                     "restore the database of the log, or move the file away"
                 )
             replica.follow(self._log, last)
-        except OutcomeUnknown as error:
+        except (OutcomeUnknown, Behind) as error:
             self._end(str(error))
         except ConfigurationError:
             self.release()
             raise
         self.tenure.appended(replica.applied)
+        self._path = replica.path
         self._log_name = replica.log
         replica.close()
+        self._keeper.active = True
+        if not self._keeper.started:
+            self._keeper.start()
         _log.info("active", epoch=self.tenure.number, transactions=replica.applied)
 
     def open(self, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> Database:
@@ -246,11 +300,11 @@ class Active:
 
     def release(self) -> None:
         """Give the epoch up, after the last answer, so that a standby need not wait."""
-        for worker in (self._watch, self._beats):
+        for worker in (self._watch, self._beats, self._keeper):
             worker.stop()
         self.tenure.end("released")
         try:
-            self._log.release(self.tenure.number, self.tenure.durable)
+            self._log.release(self.tenure.number, self.tenure.durable, keeps_turn=self._candidate.manual)
         except OutcomeUnknown as error:
             _log.warning("epoch_not_released", reason=str(error))
         self._log.close()
@@ -288,9 +342,13 @@ class Active:
             try:
                 log = log or connect()
                 asked_at = monotonic()
-                if not log.beat(self.tenure.number, self.tenure.durable):
+                turn = log.beat(self.tenure.number, self.tenure.durable)
+                if turn is None:
                     self._end("another process is active")
                 self.tenure.confirmed(asked_at)
+                if turn != self._candidate.name and not self.successor:
+                    self.successor = turn
+                    self.on_successor()
                 self.on_beat(log)
             except OutcomeUnknown as error:
                 _log.warning("epoch_not_confirmed", reason=str(error))
@@ -307,7 +365,7 @@ class Active:
 
 def stand_by(
     replica: Replica,
-    holder: str,
+    candidate: Candidate,
     connect: Connect,
     stop: threading.Event,
     end: Callable[[str], NoReturn] = end_process,
@@ -318,7 +376,7 @@ def stand_by(
 
     Args:
         replica: the file, which is closed then.
-        holder: the name of this process's machine.
+        candidate: says when this process may claim the epoch.
         connect: connects to the log.
         stop: ends the wait.
         end: ends the process, once it is active.
@@ -328,43 +386,86 @@ def stand_by(
     Raises:
         ConfigurationError: this program, or this file, can't follow.
     """
-    candidate, log, said = Candidate(), None, ""
-    while not stop.is_set():
-        try:
-            log = log or connect()
-            if (tenure := _claimed(replica, candidate, log, holder, may_claim)) is not None:
-                active = Active(replica.path, log, tenure, connect, end)
-                active.catch_up(replica)
-                return active
-            said = ""
-            on_look()
-        except OutcomeUnknown as error:
-            if str(error) != said:
-                _log.warning("log_not_reached", reason=str(error))
-            said = str(error)
-            if log is not None:
-                log.close()
-            log = None
-        time.sleep(_LOOK_S)  # a signal that sets `stop` while this thread waits for it may lock both for ever
+    keeper = Keeper(replica.path, replica.beside, connect, replica.lock)
+    standing = _Standing(candidate.name)
+    log, said, active = None, "", None
+    try:
+        while not stop.is_set():
+            try:
+                log = log or connect()
+                if (tenure := _claimed(replica, candidate, log, may_claim)) is not None:
+                    active = Active(candidate, log, tenure, connect, keeper, end)
+                    active.catch_up(replica)
+                    return active
+                standing.say(log, replica.applied)
+                said = ""
+                on_look()
+            except OutcomeUnknown as error:
+                if str(error) != said:
+                    _log.warning("log_not_reached", reason=str(error))
+                said = str(error)
+                if log is not None:
+                    log.close()
+                log = None
+            if replica.log and not keeper.started:
+                keeper.start()
+            time.sleep(_LOOK_S)  # a signal that sets `stop` while this thread waits for it may lock both for ever
+    finally:
+        if active is None:
+            keeper.request_stop()
     if log is not None:
         log.close()
     return None
 
 
+class _Standing:
+    """Says every SAYS_S how far this process has repeated the log."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._due = name, 0.0
+
+    def say(self, log: Log, applied: int) -> None:
+        if (now := monotonic()) >= self._due:
+            self._due = now + SAYS_S
+            log.stand(self._name, applied)
+
+
 def _claimed(
-    replica: Replica, candidate: Candidate, log: Log, holder: str, may_claim: Callable[[Epoch], bool] = always
+    replica: Replica, candidate: Candidate, log: Log, may_claim: Callable[[Epoch], bool] = always
 ) -> Tenure | None:
     """Repeat what is durable; claim the epoch if that is due, and return it if it is this process's now."""
     epoch = log.look()
     candidate.saw(epoch, monotonic())
     may = may_claim(epoch)
-    if epoch.log:
-        replica.require_log(epoch.log)
-        replica.follow(log, epoch.durable)
+    if epoch.log and not _followed(replica, log, epoch):
+        return None
     if not (may and candidate.may_claim(monotonic())):
         return None
-    if not replica.log:  # a standby can't begin with nothing where the first transaction stands for what was there
+    if not replica.log:  # a file that has data begins with a snapshot, for which the first transaction stands
         replica.join(uuid.uuid4().hex, 0 if replica.empty else 1)
     asked_at = monotonic()
-    claimed = log.claim(epoch, holder, replica.log)
-    return None if claimed is None else Tenure(claimed.number, asked_at, begins_log=not epoch.log)
+    claimed = log.claim(epoch, candidate.name, replica.log, replica.applied)
+    return None if claimed is None else Tenure(claimed.number, asked_at, claimed.durable)
+
+
+def _followed(replica: Replica, log: Log, epoch: Epoch) -> bool:
+    """Repeat what is durable, beginning with a snapshot if need be; return whether this process has it all."""
+    if replica.log != epoch.log:
+        goes_back = epoch.durable == 0 or log.first() == 1
+        if (replica.empty and goes_back) or not (replica.empty or replica.log):
+            replica.require_log(epoch.log)  # it joins, or has run without a log
+        elif newest := log.newest_snapshot():
+            replica.begin_with(log, newest, epoch.log)
+        elif goes_back:
+            replica.require_log(epoch.log)
+        else:
+            return False
+    try:
+        replica.follow(log, epoch.durable)
+    except Behind as behind:
+        newest = log.newest_snapshot()
+        if newest <= replica.applied:
+            raise ConfigurationError(f"{behind}: it has lost some; restore its database") from None
+        replica.begin_with(log, newest, epoch.log)
+        return False
+    return True

@@ -7,7 +7,8 @@ CREATE TABLE IF NOT EXISTS epochs (
     beat bigint NOT NULL DEFAULT 0,
     holder text NOT NULL DEFAULT '',
     durable bigint NOT NULL DEFAULT 0,
-    log text NOT NULL DEFAULT ''
+    log text NOT NULL DEFAULT '',
+    turn text NOT NULL DEFAULT ''
 );
 
 CREATE TABLE IF NOT EXISTS commits (
@@ -26,8 +27,30 @@ CREATE TABLE IF NOT EXISTS standbys (
     PRIMARY KEY (agent, name)
 );
 
--- The one role of the agents, in a database of their own: it appends, and moves an epoch; it changes and deletes no
--- transaction.
+-- An agent's files at one position. Part 0 comes last, and says that all are there.
+
+CREATE TABLE IF NOT EXISTS snapshots (
+    agent text,
+    seq bigint,
+    part integer,
+    content bytea NOT NULL,
+    PRIMARY KEY (agent, seq, part)
+);
+
+-- Only this deletes: what is older than the newest snapshot but one, so that a standby that is a little late goes on with
+-- the log.
+
+CREATE OR REPLACE FUNCTION trim_log(of_agent text) RETURNS void LANGUAGE sql SECURITY DEFINER BEGIN ATOMIC
+    DELETE FROM commits WHERE agent = of_agent AND seq <= (
+        SELECT seq FROM snapshots WHERE agent = of_agent AND part = 0 ORDER BY seq DESC LIMIT 1 OFFSET 1);
+    DELETE FROM snapshots WHERE agent = of_agent AND seq < (
+        SELECT max(seq) FROM snapshots WHERE agent = of_agent AND part = 0);
+END;
+
+REVOKE EXECUTE ON FUNCTION trim_log FROM PUBLIC;
+
+-- The one role of the agents, in a database of their own: it appends, and moves an epoch; it changes no
+-- transaction, and deletes none that a snapshot doesn't have.
 
 DO $$ BEGIN IF to_regrole('twinhost') IS NULL THEN CREATE ROLE twinhost LOGIN; END IF; END $$;
 
@@ -37,6 +60,8 @@ GRANT CONNECT ON DATABASE twinhost TO twinhost;
 
 GRANT SELECT, INSERT, UPDATE ON epochs TO twinhost;
 
-GRANT SELECT, INSERT ON commits TO twinhost;
-
 GRANT SELECT, INSERT, UPDATE ON standbys TO twinhost;
+
+GRANT SELECT, INSERT ON commits, snapshots TO twinhost;
+
+GRANT EXECUTE ON FUNCTION trim_log TO twinhost;

@@ -41,6 +41,7 @@ class Row:
 class Process:
     """What one process has: its file, which outlives it, and what it knows, which doesn't."""
 
+    name: str
     rate: float  # of its clock
     file: list[Row] = field(default_factory=list)
     candidate: Candidate = field(default_factory=Candidate)
@@ -48,8 +49,9 @@ class Process:
     caught_up: bool = False
     appended: Row | None = None  # and not yet committed in the file
 
-    def die(self) -> None:
-        self.candidate, self.tenure, self.caught_up, self.appended = Candidate(), None, False, None
+    def die(self, *, manual: bool = False) -> None:
+        self.candidate = Candidate(self.name, manual=manual)
+        self.tenure, self.caught_up, self.appended = None, False, None
 
 
 def standing_by(process: Process) -> bool:
@@ -79,7 +81,9 @@ class EitherMayDie(RuleBasedStateMachine):
         self.acknowledged: list[Row] = []
         self.written = 0
         self.beats = count()
-        self.processes = {name: Process(rate) for name, rate in zip(NAMES, RATES, strict=True)}
+        self.processes = {name: Process(name, rate) for name, rate in zip(NAMES, RATES, strict=True)}
+        for process in self.processes.values():
+            process.die()
         first = self.processes[NAMES[0]]
         first.candidate.saw(self.epoch, self.clock(first))
         assert first.candidate.may_claim(self.clock(first)), "nobody holds it"
@@ -101,10 +105,18 @@ class EitherMayDie(RuleBasedStateMachine):
         """Nobody does anything meanwhile: all are stopped, or cut off."""
         self.now += seconds
 
-    @rule(name=st.sampled_from(NAMES), chance=st.integers(0, 4))
-    def a_process_dies(self, name: str, chance: int) -> None:
+    @rule(name=st.sampled_from(NAMES), chance=st.integers(0, 4), manual=st.booleans())
+    def a_process_dies(self, name: str, chance: int, manual: bool) -> None:
+        """It starts again, with the configuration of now."""
         if chance == 0:
-            self.processes[name].die()
+            self.processes[name].die(manual=manual)
+
+    @rule(name=st.sampled_from(NAMES), chance=st.integers(0, 2))
+    def an_operator_gives_the_turn(self, name: str, chance: int) -> None:
+        """At any moment: the commands look first, which no safety hangs on."""
+        if chance == 0:
+            self.epoch = replace(self.epoch, turn=name)
+            self.commit()
 
     @precondition(lambda self: len(self.visible) > len(self.durable) or self.epoch != self.durable_epoch)
     @rule()
@@ -163,10 +175,13 @@ class EitherMayDie(RuleBasedStateMachine):
         self.now += took
         if (seen.number, seen.beat) != (self.epoch.number, self.epoch.beat):
             return
-        self.epoch = replace(self.epoch, number=seen.number + 1, beat=next(self.beats), holder="somebody")
+        if process.candidate.manual:
+            assert seen.turn in ("", process.name), "it was not its turn"
+        beat = next(self.beats)
+        self.epoch = replace(self.epoch, number=seen.number + 1, beat=beat, holder=process.name, turn=process.name)
         self.commit(cancelled=outcome == "cancelled")
         if outcome == "done":
-            process.tenure = Tenure(self.epoch.number, asked_at)
+            process.tenure = Tenure(self.epoch.number, asked_at, self.epoch.durable)
 
     @precondition(lambda self: any(map(active, self.processes.values())))
     @rule(data=st.data(), took=st.sampled_from([0.0, 0.5, 5.0]), outcome=OUTCOMES)
@@ -231,7 +246,8 @@ class EitherMayDie(RuleBasedStateMachine):
         process = self.some(data, ready)
         assert process.tenure is not None
         if self.epoch.number == process.tenure.number:
-            self.epoch = replace(self.epoch, holder="", beat=next(self.beats))
+            kept = process.candidate.manual or self.epoch.turn != process.name
+            self.epoch = replace(self.epoch, holder="", beat=next(self.beats), turn=self.epoch.turn if kept else "")
             self.commit()
         process.die()
 
