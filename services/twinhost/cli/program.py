@@ -43,6 +43,8 @@ COMMANDS = {  # in the order of --help: the module, and the first sentence of it
     "keys": ("twinhost.cli.keys", "The keys that the agents know."),
     "audit": ("twinhost.cli.audit", "The audit log of mainpc, read with the operator's key."),
     "memory": ("twinhost.cli.memory", "The memory of pc2: search, audit, backup, quarantine."),
+    "switchover": ("twinhost.cli.failover", "Have the standby of an agent be active in its place."),
+    "promote": ("twinhost.cli.failover", "Have the standby of an agent be active if no process is."),
     "notify": ("twinhost.cli.notify", "Messages about what is wrong: send them, or test the ways out."),
     "new": ("twinhost.cli.new.command", "Begin an agent of your own."),
 }
