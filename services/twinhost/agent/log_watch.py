@@ -3,7 +3,6 @@
 Only an agent with a log loads this.
 """
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from twinhost.agent.health import RoleDocument, StandbyDocument
 from twinhost.moments import Clock, iso_time
+from twinhost.network_config.load import process_name
 from twinhost.store.replication.looks import LOOK_EVERY_S, Follower, LogState, Looks
 from twinhost.store.replication.postgres import Log, OutcomeUnknown, witness_fault
 from twinhost.store.replication.replica import Active, monotonic
@@ -35,7 +35,7 @@ class LogWatch(Worker):
         self._dsn, self._agent = settings.database or "", settings.agent.name
         self._looks, self._looked_at, self._failed = Looks(), float("-inf"), ""
         self._active, self._since = active, iso_time(clock.time())
-        self.holder = socket.gethostname()
+        self.holder = process_name()
         self.state: LogState | None = None  # before the first look
         self.witness_fault: str | None = None
         self._witness: str | None = None  # which the state has once it was asked
