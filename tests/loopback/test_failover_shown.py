@@ -20,6 +20,7 @@ from tests.postgres import Cluster, running_cluster
 from tests.unit.cli.running import run_process
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.looks import SILENT_AFTER_S
 from twinhost.store.replication.postgres import witness_fault
 
@@ -97,7 +98,7 @@ def standing_by(cluster: Cluster, dsn: str, agent: str, name: str) -> Iterator[C
 
 
 def log_of(agent: AgentProcess) -> dict[str, Any]:
-    document: dict[str, Any] = agent.health()["log"]
+    document: dict[str, Any] = agent.health().get("log", {})  # nothing while its port does not answer
     return document
 
 
@@ -182,7 +183,7 @@ def test_a_standby_says_over_http_who_is_active(here: Machine, tmp_path: Path) -
 
         def followed() -> bool:
             log = log_of(second)
-            return bool(log["holder"] == holder and log["transactions"] > 0)
+            return bool(log.get("holder") == holder and log["transactions"] > 0)
 
         wait_until(followed, SOON_S, "it follows")
         port = there.config.agent(SDT).http_port
@@ -191,6 +192,28 @@ def test_a_standby_says_over_http_who_is_active(here: Machine, tmp_path: Path) -
             assert f"{SDT} is active on <b>{holder}</b> (epoch 1)" in answer.read().decode()
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             assert "\ntwinhost_log_active 0.0\n" in answer.read().decode()
+
+
+def test_why_a_standby_ended_is_on_the_list(here: Machine, tmp_path: Path) -> None:
+    """The active process says it, until the standby follows."""
+    here.start(SDT).wait_until_ready()
+    with Machine(tmp_path / "there", here.dsn, here) as there, here.client(SDT) as client:
+        there.database(SDT).parent.mkdir(exist_ok=True)
+        staged = there.database(SDT).with_name(f"{SDT}.sqlite3.restore")
+        staged.touch()
+        refused = there.start(SDT)
+        assert refused.wait() == ConfigurationError.EXIT_STATUS
+        wait_until(lambda: "a restored backup waits" in cause_of(client), SOON_S, "it is quoted")
+        assert cause_of(client).startswith("there ended: ")
+        staged.unlink()
+        there.follow(SDT)
+        wait_until(lambda: f"standby_silent:{SDT}" not in items(client), SOON_S, "it follows")
+
+
+def cause_of(client: Client) -> str:
+    """Return why no standby follows."""
+    causes = [item["cause"] for item in client.call("get_attention")["items"] if item["kind"] == "standby_silent"]
+    return str(causes[0]) if causes else ""
 
 
 def test_a_witness_is_known_by_its_certificate(witness: Witness, tmp_path: Path) -> None:

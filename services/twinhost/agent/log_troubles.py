@@ -54,12 +54,19 @@ def _standby_silent(agent: Agent, log: "AgentLog") -> Trouble:
     last = min(log.standbys, key=lambda standby: standby.silent_s, default=None)
     service = last.name if last else _other(agent, log.holder)
     host = _machine(agent, service)
+    cause = f"{service} has never followed it"
+    if last is not None:
+        cause = (
+            f"{last.name} ended: {last.fault}"
+            if last.fault
+            else f"{last.name} has said nothing for {last.silent_s:.0f} s"
+        )
     return Trouble(
         kind=Kind.STANDBY_SILENT,
         subject=agent.name,
         host=host,
         what=f"no standby of {agent.name} follows, so nothing takes over from {log.holder or 'it'}",
-        cause=f"{last.name} has said nothing for {last.silent_s:.0f} s" if last else f"{service} has never followed it",
+        cause=cause,
         remedies=(
             Remedy(host, f"docker compose up -d {service}", "starts it"),
             Remedy(host, f"docker compose logs {service}", "shows what keeps it from following"),

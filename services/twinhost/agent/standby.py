@@ -6,7 +6,7 @@ Only an agent with a log loads this: see `store.replication.replica`.
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -56,19 +56,31 @@ def become_active(
         ConfigurationError: the DSN, the log, or the file can't be used.
         StartAgain: PostgreSQL does not answer, or refuses.
     """
-    dsn, name = settings.database, settings.agent.name
+    dsn = settings.database
     assert dsn is not None
     try:
         verified(dsn)
     except ConfigurationError as error:
         raise ConfigurationError(f"{DATABASE_VARIABLE} can't be used: {error}") from None
+    connect = Databases(dsn, settings.agent.name)
+    try:
+        return _followed_until_active(settings, path, newest, followed, connect, stop)
+    except ConfigurationError as error:
+        with suppress(OutcomeUnknown), closing(connect()) as log:  # so that the active process can say it
+            log.give_up(process_name(), str(error))
+        raise
+
+
+def _followed_until_active(
+    settings: Settings, path: Path, newest: int, followed: Followed, connect: Connect, stop: threading.Event
+) -> Active | None:
+    name = settings.agent.name
     if part(path, STAGED).exists():
         raise ConfigurationError(
             f"a restored backup waits beside {path}, which the log would not have; start once without "
             f"{DATABASE_VARIABLE}, and begin another log in an empty database"
         )
     require_undamaged(path)
-    connect = Databases(dsn, name)
     try:
         epoch = _first_look(connect)
     except OutcomeUnknown as error:

@@ -55,6 +55,14 @@ def test_a_missing_standby_is_named_with_its_machine(
     assert found(state(holder, standbys)) == [(f"standby_silent:{SDT}", host, f"docker compose up -d {service}")]
 
 
+def test_a_standby_that_said_why_it_ended_is_quoted() -> None:
+    ended = replace(HERE, fault="run the same image on both machines")
+    (trouble,) = log_troubles(SeenLog(state(standbys=[ended])), CONFIG)
+    assert trouble.cause == "mainpc-standby ended: run the same image on both machines"
+    (trouble,) = log_troubles(SeenLog(state(standbys=[GONE])), CONFIG)
+    assert trouble.cause == "mainpc-standby has said nothing for 60 s"
+
+
 def test_a_standby_is_missed_only_after_a_while() -> None:
     assert found(replace(state(), settled=False)) == []
 

@@ -26,12 +26,13 @@ class AgentEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """What a standby of an agent wrote last: how far it has followed; its beat grows while it runs."""
+    """What a standby of an agent wrote last: how far it has followed, or why it can't; its beat grows while it runs."""
 
     agent: str
     name: str
     applied: int
     beat: int
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A standby: how many transactions it is behind, and for how long it has said nothing."""
+    """A standby: how many transactions it is behind, for how long it has said nothing, and why it ended, if it said."""
 
     name: str
     behind: int
     silent_s: float
+    fault: str = ""
 
     @property
     def follows(self) -> bool:
-        return self.silent_s < SILENT_AFTER_S
+        return not self.fault and self.silent_s < SILENT_AFTER_S
 
     @property
     def lags(self) -> bool:
@@ -122,7 +124,12 @@ class Looks:
         agents = {}
         for epoch in look.epochs:
             standbys = tuple(
-                Follower(one.name, max(0, epoch.durable - one.applied), silent_s(one.beat, epoch.agent, one.name))
+                Follower(
+                    one.name,
+                    max(0, epoch.durable - one.applied),
+                    silent_s(one.beat, epoch.agent, one.name),
+                    one.fault,
+                )
                 for one in look.standbys
                 if one.agent == epoch.agent and one.name != epoch.holder
             )

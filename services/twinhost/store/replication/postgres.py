@@ -65,7 +65,7 @@ _APPEND = (
 _AFTER = "SELECT seq, statements FROM commits WHERE agent = %s AND seq > %s AND seq <= %s ORDER BY seq LIMIT %s"
 _LAST = "SELECT coalesce(max(seq), 0) FROM commits WHERE agent = %s"
 _ALL_EPOCHS = "SELECT agent, epoch AS number, beat, holder, durable FROM epochs WHERE epoch > 0 ORDER BY agent"
-_ALL_STANDBYS = "SELECT agent, name, applied, beat FROM standbys ORDER BY agent, name"
+_ALL_STANDBYS = "SELECT agent, name, applied, beat, fault FROM standbys ORDER BY agent, name"
 # What any role may read. The witness is what database/run.py says of it; another database has no such setting.
 _SETTINGS = (
     "SELECT current_setting('synchronous_standby_names') AS synchronous, "
@@ -81,7 +81,12 @@ _SIZE = (
 # Not worth a wait for the second database, which another one says the next second.
 _STAND = (
     "INSERT INTO standbys (agent, name, applied) SELECT %s, %s, %s FROM set_config('synchronous_commit', 'off', true) "
-    "ON CONFLICT (agent, name) DO UPDATE SET applied = excluded.applied, beat = standbys.beat + 1"
+    "ON CONFLICT (agent, name) DO UPDATE SET applied = excluded.applied, beat = standbys.beat + 1, "
+    "fault = ''"
+)
+_GIVE_UP = (
+    "INSERT INTO standbys (agent, name, fault) VALUES (%s, %s, %s) "
+    "ON CONFLICT (agent, name) DO UPDATE SET fault = excluded.fault"
 )
 _STANDBYS = "SELECT name, applied, beat FROM standbys WHERE agent = %s ORDER BY name"
 _NEWEST_SNAPSHOT = "SELECT coalesce(max(seq), 0) FROM snapshots WHERE agent = %s AND part = 0"
@@ -249,6 +254,10 @@ class Log:
     def stand(self, name: str, applied: int) -> None:
         """Say how far a process that stands by has repeated the log."""
         self._write(_STAND, self._agent, name, applied)
+
+    def give_up(self, name: str, why: str) -> None:
+        """Say why a process can't stand by, until it says again how far it has come."""
+        self._write(_GIVE_UP, self._agent, name, why)
 
     def standbys(self) -> list[Standing]:
         """Return what the processes that stand by, or did, have said last."""

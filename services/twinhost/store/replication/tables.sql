@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS standbys (
     name text,
     applied bigint NOT NULL DEFAULT 0,
     beat bigint NOT NULL DEFAULT 0,
+    fault text NOT NULL DEFAULT '',
     PRIMARY KEY (agent, name)
 );
 

@@ -54,6 +54,13 @@ def test_who_is_active_is_no_standby_any_more() -> None:
     assert Looks().take(took_over, 0.0).agents["SDT"].standbys == ()
 
 
+def test_who_says_that_it_ended_does_not_follow() -> None:
+    """Also where it was there a moment ago: it is started again and again."""
+    ended = replace(LOOK, standbys=[replace(STANDBY, fault="its disk is full")])
+    log = Looks().take(ended, 0.0).agents["SDT"]
+    assert (log.following, log.standbys[0].fault) == ([], "its disk is full")
+
+
 def test_a_row_of_another_agent_is_not_counted() -> None:
     look = replace(LOOK, standbys=[replace(STANDBY, agent="UMRA")])
     assert Looks().take(look, 0.0).agents["SDT"].standbys == ()
