@@ -282,6 +282,7 @@ def test_a_frozen_agent_is_told_from_one_that_ended(hosts: TurnedHosts) -> None:
         assert commands(listed(asked)[name])[0].startswith("docker compose unpause ")
         frozen.send(signal.SIGCONT)
         gone(asked, name)
+        assert frozen.running, "it goes on, and is not started again"
 
 
 def test_pc2_says_that_mainpc_is_silent(hosts: TurnedHosts) -> None:

@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # it needs psycopg
 _log = structlog.get_logger(__name__)
 
 _STORE_RETRY_S = 1.0  # after a store that failed
+_STOOD_STILL_S = 2.5  # between two ticks; the threads that beat do so every 2 s at least
 
 Vital = dict[str, Callable[[], bool]]  # the threads without which the process must end
 _NO_REBUILDS: Mapping[str, Sequence[str]] = MappingProxyType({})
@@ -529,12 +530,17 @@ def _housekeeping(
     follow_own_key: Callable[[], None],
 ) -> Callable[[], None]:
     store_due, freed = 0.0, heap.Heap()
+    ticked = judged_from = database.clock.monotonic()
 
     def tick() -> None:
-        nonlocal store_due
-        freed.on_tick(database.clock.monotonic())
+        nonlocal store_due, ticked, judged_from
+        now = database.clock.monotonic()
+        freed.on_tick(now)
+        if now - ticked > _STOOD_STILL_S:  # paused, maybe: the other threads stood still as well, and go on now
+            judged_from = now + _STOOD_STILL_S
+        ticked = now
         for what, lives in vital.items():
-            if not lives():
+            if now >= judged_from and not lives():
                 raise RuntimeError(f"{what} died; the process ends, so that it is restarted completely")
         follow_own_key()
         try:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.ports import free_ports
+from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent import process
 from twinhost.agent.assembly import Companion
 from twinhost.agent.health import Health
@@ -78,6 +79,24 @@ def test_a_companion_that_died_ends_the_loop(store: Store) -> None:
     with pytest.raises(RuntimeError, match="HttpServer died; the process ends, so that it is restarted completely"):
         tick()
     assert store.ticks == 1
+
+
+def test_a_process_that_was_paused_goes_on(tmp_path: Path) -> None:
+    """Its loop may be the first to run again; a thread that has died is found seconds later."""
+    clock, responsive = Clock(), False
+    database = Database(tmp_path / "db", [*REPLY_LOG_MIGRATIONS], clock)
+    replies = ReplyLog(database, keep_s=0, keep_per_caller=10)
+    tick = process._housekeeping(database, replies, lambda: None, {"Subscriber": lambda: responsive}, lambda: None)
+    clock.let_pass(60)
+    tick()
+    responsive = True
+    clock.let_pass(1)
+    tick()
+    responsive = False
+    clock.let_pass(2)
+    with pytest.raises(RuntimeError, match="Subscriber died"):
+        tick()
+    database.close()
 
 
 def test_a_store_that_works_again_is_found_out_without_a_request(store: Store) -> None:
