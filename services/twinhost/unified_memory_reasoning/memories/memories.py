@@ -140,6 +140,7 @@ class Memories(MemoryReads):
         Raises:
             LimitReached: there would be too many memories, or too many of this writer; none is stored.
         """
+        self._rows.require_room(caller.name, len(several), of_an_operator=caller.operator)  # before any work on them
         now = now_ms(self.clock)
         starts: dict[str | None, float] = {}  # of the last value of each key
         memories: list[Memory] = []
