@@ -24,6 +24,7 @@ NOT_COUNTED = {  # tables, and what bounds them
     "followed_files": "the public files of keys",
     "full_soon": "hosts and their resources",
     "happenings_let_go": "two rows",
+    "holders": "one row for each agent",
     "metrics_hour": "64 hosts for 30 days",
     "metrics_minute": "64 hosts for a day",
     "refusals": "200 rows, and one for each cause",
