@@ -266,6 +266,25 @@ def test_the_standby_takes_over_from_an_agent_that_is_frozen(host: str, pair: Pa
         writer.require_whole()
 
 
+@pytest.mark.parametrize("host", list(AGENTS))
+def test_an_operator_switches_over_and_back(host: str, pair: Pair) -> None:
+    """The engine starts the one that has handed over, which stands by; a promotion is refused while one is active."""
+    with writing(pair, host, f"switched-{host}") as writer:
+        for _ in range(2):
+            (before,) = [service for service in (host, f"{host}-standby") if pair.role(service).get("role") == "active"]
+            (after,) = {host, f"{host}-standby"} - {before}
+            done = pair.run(f"./twinhost switchover {host}")
+            assert done.status == 0, done.err
+            print(done.out.strip())
+            assert f"{AGENTS[host]} is active on {after} after" in done.out
+            writer.seconds_without(TAKEN_OVER_WITHIN_S)
+            wait_until(lambda: pair.role(before).get("role") == "standby", PATIENCE_S, "it stands by")  # noqa: B023
+            refused = pair.run(f"./twinhost promote {host} --to {before}")
+            assert refused.status == 1
+            assert f"is active on {after}, which has just confirmed it" in refused.err
+        writer.require_whole()
+
+
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_agents_go_on_without_the_primary_of_the_database(how: str, pair: Pair) -> None:
     """They can confirm nothing meanwhile, and end; the engine starts them again."""
