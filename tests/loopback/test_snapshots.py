@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 
@@ -31,6 +32,7 @@ from twinhost.store.database import Database
 from twinhost.store.replication.postgres import OutcomeUnknown
 from twinhost.store.replication.replica import Replica, _followed
 from twinhost.store.replication.snapshots import nothing_beside, write_snapshot
+from twinhost.store.replication.statements import decoded, encoded
 
 MUCH = {"MUCH": "20"}
 TABLES = Path("services/twinhost/store/replication/tables.sql")
@@ -140,6 +142,27 @@ def test_a_file_of_another_log_is_kept_aside(start: Start, dsn: str, tmp_path: P
     assert rows(kept) == ["of another log"]
     assert (kept.with_name(kept.name.replace("notes.sqlite3", "files")) / "audit").read_text() == "of pc2\n"
     assert (second.path.parent / "files/audit").read_text() == "of mainpc\n"
+
+
+def test_another_sqlite_begins_with_a_snapshot(start: Start, dsn: str, cluster: Cluster) -> None:  # noqa: F811
+    """As after an upgrade: whoever has all, and is active, makes it; the other one can't repeat what was written."""
+    first = start("mainpc")
+    first.wait_for("active")
+    first.store("one")
+    first.finish()
+    with cluster.connect(dsn) as connection, closing(connect(dsn)) as log:
+        for entry in log.after(0, 2):
+            older = msgspec.structs.replace(decoded(entry.statements), sqlite="3.0.0")
+            connection.execute("UPDATE commits SET statements = %b WHERE seq = %s", (encoded(older), entry.seq))
+    refused = start("pc2")
+    assert refused.ended() == 1
+    assert "the log was written with SQLite 3.0.0" in refused.errors.read_text()
+    again = start("mainpc")
+    again.wait_for("active")
+    wait_until(lambda: snapshots_of(cluster, dsn) == [2], PATIENCE_S, "there is a snapshot")
+    again.store("two")
+    second = start("pc2")
+    wait_until(has_rows(second, 2), PATIENCE_S, "the standby follows")
 
 
 def test_an_empty_file_waits_for_the_first_snapshot(dsn: str, tmp_path: Path) -> None:  # noqa: F811

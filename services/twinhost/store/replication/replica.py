@@ -30,7 +30,7 @@ from twinhost.store.replication.epochs import BEAT_S, Behind, Candidate, Epoch, 
 from twinhost.store.replication.others import POSITION, OtherDatabases, begin, path_of
 from twinhost.store.replication.postgres import Connect, Log, OutcomeUnknown
 from twinhost.store.replication.snapshots import Beside, Keeper, join_snapshot, nothing_beside, remove_leftovers
-from twinhost.store.replication.statements import Entry, NotingConnection, Repeater, decoded, encoded
+from twinhost.store.replication.statements import Entry, NotingConnection, OtherSqlite, Repeater, decoded, encoded
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -462,10 +462,12 @@ def _followed(replica: Replica, log: Log, epoch: Epoch) -> bool:
             return False
     try:
         replica.follow(log, epoch.durable)
-    except Behind as behind:
+    except (Behind, OtherSqlite) as reason:
         newest = log.newest_snapshot()
         if newest <= replica.applied:
-            raise ConfigurationError(f"{behind}: it has lost some; restore its database") from None
+            if isinstance(reason, OtherSqlite):
+                raise
+            raise ConfigurationError(f"{reason}: it has lost some; restore its database") from None
         replica.begin_with(log, newest, epoch.log)
         return False
     return True

@@ -25,6 +25,7 @@ from twinhost.store.database import LOG_POSITION
 from twinhost.store.files import PARTS, part
 from twinhost.store.replication.others import others_of
 from twinhost.store.replication.postgres import Connect, Extent, Log, OutcomeUnknown
+from twinhost.store.replication.statements import OtherSqlite, decoded
 from twinhost.worker import Worker
 
 _log = structlog.get_logger(__name__)
@@ -174,6 +175,8 @@ class Keeper(Worker):
     def _is_due(self, log: Log) -> bool:
         if not (newest := log.newest_snapshot()) and log.first() != 1:
             return position_of(self._path)[1] > 0  # the log begins with what was there before
+        if self.active and _goes_on_with_another_sqlite(log, newest):
+            return True
         patience = 2 if self.active else 1
         extent = log.size_after(newest)
         size_bytes = max(_MUCH.size_bytes, sum(file.stat().st_size for file in _parts_of(self._path)))
@@ -188,6 +191,16 @@ class Keeper(Worker):
                 _log.warning("snapshot_not_made", reason=str(error))
             if self.wait(_LOOK_S):
                 return
+
+
+def _goes_on_with_another_sqlite(log: Log, snapshot: int) -> bool:
+    """Return whether a standby with this process's SQLite could not repeat what comes after a snapshot."""
+    try:
+        for entry in log.after(snapshot, snapshot + 1):
+            decoded(entry.statements)
+    except OtherSqlite:
+        return True
+    return False
 
 
 class _Parts:

@@ -37,6 +37,10 @@ _TEMPORARY_VIEW = re.compile(r"\s*create\s+temp(?:orary)?\s+view\s+(?:if\s+not\s
 _NAMES = re.compile(r"\w+")
 
 
+class OtherSqlite(ConfigurationError):
+    """Another version of SQLite has written a transaction, which may leave other rows here."""
+
+
 class Statement(msgspec.Struct, frozen=True, array_like=True):
     """One statement as it ran, with the parameters of each time."""
 
@@ -65,11 +69,11 @@ def decoded(entry: bytes) -> Entry:
     """Return a transaction of the log.
 
     Raises:
-        ConfigurationError: another version of SQLite wrote it.
+        OtherSqlite: another version of SQLite wrote it.
     """
     decoded_entry = _decoder.decode(entry)
     if decoded_entry.sqlite != sqlite3.sqlite_version:
-        raise ConfigurationError(
+        raise OtherSqlite(
             f"the log was written with SQLite {decoded_entry.sqlite} and this program has {sqlite3.sqlite_version}; "
             "run the same image on both machines"
         )
