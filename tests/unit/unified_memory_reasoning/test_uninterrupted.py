@@ -20,7 +20,7 @@ from twinhost.secure_zmq import dispatch
 from twinhost.secure_zmq.dispatch import SLICE_S
 from twinhost.secure_zmq.framing.inbound import Inbound
 
-LIMIT_S = 0.045
+LIMIT_S = 0.07
 TRIES = 3  # of which the best counts
 LARGEST = 65_000  # characters
 _words = random.Random(7)
