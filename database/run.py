@@ -33,10 +33,12 @@ FORMED_S = 60
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", str(KEYS_DAYS))
-# Both are there, each has reached the state that it was told to reach, and commits are on both.
+# Both are there, each has reached the state that it was told to reach, and commits are on both. What they reported
+# before the witness was started says nothing of nodes that were stopped with it.
 _FORMED = (
     "SELECT count(*) = 2 AND bool_and(reportedstate = goalstate) AND bool_or(goalstate = 'primary') "
-    "AND bool_or(goalstate = 'secondary') FROM pgautofailover.node"
+    "AND bool_or(goalstate = 'secondary') "
+    "AND bool_and(reportedpgisrunning AND reporttime > pg_postmaster_start_time()) FROM pgautofailover.node"
 )
 
 
