@@ -88,7 +88,6 @@ _GIVE_UP = (
     "INSERT INTO standbys (agent, name, fault) VALUES (%s, %s, %s) "
     "ON CONFLICT (agent, name) DO UPDATE SET fault = excluded.fault"
 )
-_STANDBYS = "SELECT name, applied, beat FROM standbys WHERE agent = %s ORDER BY name"
 _NEWEST_SNAPSHOT = "SELECT coalesce(max(seq), 0) FROM snapshots WHERE agent = %s AND part = 0"
 _ADD_PART = "INSERT INTO snapshots (agent, seq, part, content) VALUES (%s, %s, %s, %b)"
 _COMPLETE = (
@@ -133,15 +132,6 @@ def _within(steps: PQGen[_T], seconds: float) -> PQGen[_T]:
             wanted = steps.send(ready)
     except StopIteration as end:
         return cast(_T, end.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """A process that stands by, or did: a beat that grows says that it still does."""
-
-    name: str
-    applied: int
-    beat: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,10 +249,10 @@ class Log:
         """Say why a process can't stand by, until it says again how far it has come."""
         self._write(_GIVE_UP, self._agent, name, why)
 
-    def standbys(self) -> list[Standing]:
-        """Return what the processes that stand by, or did, have said last."""
-        with _asking(), self._connection.cursor(row_factory=class_row(Standing)) as cursor:
-            return cursor.execute(_STANDBYS, (self._agent,)).fetchall()
+    def standbys(self) -> list[Standby]:
+        """Return what the agent's processes that stand by, or did, have said last."""
+        with _asking():
+            return [standby for standby in self._all_standbys() if standby.agent == self._agent]
 
     def newest_snapshot(self) -> int:
         """Return the position of the newest snapshot, 0 if there is none."""
@@ -309,14 +299,17 @@ class Log:
         with _asking():
             with self._connection.cursor(row_factory=class_row(AgentEpoch)) as cursor:
                 epochs = cursor.execute(_ALL_EPOCHS).fetchall()
-            with self._connection.cursor(row_factory=class_row(Standby)) as cursor:
-                standbys = cursor.execute(_ALL_STANDBYS).fetchall()
+            standbys = self._all_standbys()
             with self._connection.cursor() as cursor:
                 row = cursor.execute(_SETTINGS).fetchone()
         synchronous, witness = row or ("", None)
         info = self._connection.info
         others = [host for host in info.get_parameters().get("host", "").split(",") if host != info.host]
         return Look(epochs, standbys, synchronous, witness or None, others)
+
+    def _all_standbys(self) -> list[Standby]:
+        with self._connection.cursor(row_factory=class_row(Standby)) as cursor:
+            return cursor.execute(_ALL_STANDBYS).fetchall()
 
     def _write(self, sql: str, *parameters: object, within_s: float = _WRITE_S) -> bool:
         with self._clean(within_s):
