@@ -18,7 +18,7 @@ def seen(holder: str, epoch: int, silent_s: float = 0.0) -> LogState:
 
 
 def takeovers(twin: Twin) -> list[Any]:
-    return [event["data"] for event in twin.call("get_events", OPERATOR, event_type="took_over")["events"]]
+    return [event["data"] for event in twin.call("get_events", OPERATOR, type="took_over")["events"]]
 
 
 def test_the_page_shows_where_each_agent_is_active(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""The page on standbys, followed: what is killed, and what status, the page, and the attention list say of it."""
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import docker
+import pytest
+
+from tests.containers.stack import AGENTS, HTTP_PORTS, IMAGE
+from tests.containers.test_failover import TAKEN_OVER_WITHIN_S, WRITES_AGAIN_WITHIN_S, Pair
+from tests.waiting import PATIENCE_S, wait_until
+
+SOON_S = TAKEN_OVER_WITHIN_S + PATIENCE_S
+
+
+@pytest.fixture(scope="module")
+def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    for image in (f"{IMAGE}-ha", "twinhost-database:0.2.0"):
+        engine.images.get(image)
+    pair = Pair(tmp_path_factory.mktemp("shown"), engine)
+    yield pair
+    pair.remove()
+
+
+def get(pair: Pair, service: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{pair.published(service, HTTP_PORTS)}{path}", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def failover(pair: Pair) -> dict[str, Any]:
+    """Return what mainpc's page shows, from the process that is active; nothing while none is."""
+    for service in ("mainpc", "mainpc-standby"):
+        with suppress(OSError, ValueError, KeyError):
+            return dict(json.loads(get(pair, service, "/api/state"))["failover"])
+    return {"agents": [], "copies": None}
+
+
+def row(pair: Pair, agent: str) -> dict[str, Any]:
+    rows = {row["agent"]: row for row in failover(pair)["agents"]}
+    return dict(rows.get(agent, {"holder": "", "standbys": []}))
+
+
+def items(pair: Pair) -> set[str]:
+    return {item["id"] for item in json.loads(pair.run("./twinhost attention --json").out).get("items", ())}
+
+
+def shown(what: str, condition: Callable[[], object], deadline_s: float = SOON_S) -> None:
+    wait_until(condition, deadline_s, what)
+
+
+def test_all_of_it_is_shown(pair: Pair) -> None:
+    """Either machine is asked for both agents; a standby's page names the active one."""
+    for host, agent in AGENTS.items():
+        shown(f"{host}'s standby is seen", lambda: row(pair, agent)["standbys"])  # noqa: B023
+    document = failover(pair)
+    assert (document["copies"], document["witness"]) == (2, {"name": "witness", "answers": True})
+    said = " ".join(pair.run("./twinhost status").out.split())
+    for host, agent in AGENTS.items():
+        assert f"Failover {agent} is active on {host} since " in said
+        assert re.search(
+            rf"\(epoch 1\); standby {host}-standby is \d+ transactions behind; 2 copies; witness well", said
+        )
+        assert f"{agent} is active on <b>{host}</b> (epoch 1)" in get(pair, f"{host}-standby", "/")
+    assert items(pair) == set()
+
+
+def test_a_killed_memory_moves_and_misses_its_standby(pair: Pair) -> None:
+    agent = AGENTS["pc2"]
+    assert pair.run("docker compose kill pc2").status == 0
+    shown("it moved", lambda: row(pair, agent)["holder"] == "pc2-standby")
+    assert row(pair, agent)["moved_from"] == "pc2"
+    shown("its standby is missed", lambda: f"standby_silent:{agent}" in items(pair))
+    assert pair.run("docker compose up -d pc2").status == 0
+    shown("it is followed again", lambda: [one["name"] for one in row(pair, agent)["standbys"]] == ["pc2"])
+    events = json.loads(pair.run("./twinhost call SystemDigitalTwin get_events type=took_over --json").out)
+    moved = [(one["data"]["agent"], one["data"]["from"], one["data"]["to"]) for one in events["events"]]
+    assert moved == [(agent, "pc2", "pc2-standby")]
+
+
+def test_one_copy_is_shown_until_the_database_is_back(pair: Pair) -> None:
+    """Commits wait until it is known to be gone, so the agents end meanwhile; either machine may be active then."""
+    secondary = next(name for name in ("database-mainpc", "database-pc2") if name != pair.primary())
+    assert pair.run(f"docker compose kill {secondary}").status == 0
+    shown("one copy is left", lambda: failover(pair)["copies"] == 1, WRITES_AGAIN_WITHIN_S)
+    assert "one_copy" in items(pair)
+    assert "1 copy;" in " ".join(pair.run("./twinhost status").out.split())
+    assert pair.run(f"docker compose up -d {secondary}").status == 0
+    pair.wait_until_formed()
+    shown("there are two", lambda: failover(pair)["copies"] == 2)
+
+
+def test_a_killed_witness_is_missed(pair: Pair) -> None:
+    assert pair.run("docker compose kill witness").status == 0
+    shown("it is missed", lambda: "witness_silent" in items(pair))
+    assert pair.run("docker compose up -d witness").status == 0
+    shown("it answers", lambda: failover(pair).get("witness") == {"name": "witness", "answers": True})
+    assert "witness_silent" not in items(pair)
+    logged = pair.run("docker compose exec -T witness sh -c 'cat /var/lib/postgresql/data/log/*'").out
+    assert "no pg_hba.conf entry" not in logged, "nobody logs in to look whether it answers"
+
+
+def test_a_killed_mainpc_is_on_the_standbys_page(pair: Pair) -> None:
+    agent = AGENTS["mainpc"]
+    if row(pair, agent)["holder"] != "mainpc":
+        assert pair.run("docker compose restart mainpc-standby").status == 0
+        shown("it is at home", lambda: row(pair, agent)["holder"] == "mainpc")
+    assert pair.run("docker compose kill mainpc").status == 0
+    shown("it moved", lambda: row(pair, agent)["holder"] == "mainpc-standby")
+    assert row(pair, agent)["moved_from"] == "mainpc"
+    assert f"{agent} is active on mainpc-standby" in " ".join(pair.run("./twinhost status").out.split())
+    assert pair.run("docker compose up -d mainpc").status == 0
+    shown("it stands by", lambda: "is active on <b>mainpc-standby</b>" in standby_page(pair))
+
+
+def standby_page(pair: Pair) -> str:
+    with suppress(OSError):
+        return get(pair, "mainpc", "/")
+    return ""
