@@ -366,3 +366,17 @@ def test_agents_go_on_alone_with_all_that_was_stored(pair: Pair) -> None:
     volumes = pair.run(f"docker volume ls --quiet --filter name={pair.variables['COMPOSE_PROJECT_NAME']}_").out.split()
     kept = {"certificates", "database-certificates", "mainpc-state", "pc2-state"}
     assert {volume.partition("_")[2] for volume in volumes} == kept
+
+
+def test_who_has_left_can_come_back(pair: Pair) -> None:
+    """With all that was stored, which the standbys get too."""
+    before = {host: pair.calls(host, "left-") for host in AGENTS}
+    pair.up_ha()
+    for host in AGENTS:
+        assert (pair.role(host)["role"], pair.role(host)["epoch"]) == ("active", 1)
+        assert pair.calls(f"{host}-standby", "left-") == before[host]
+        with writing(pair, host, f"back-{host}") as writer:
+            pair.container(host).kill()
+            writer.seconds_without(TAKEN_OVER_WITHIN_S)
+            pair.container(host).start()
+            writer.require_whole()
