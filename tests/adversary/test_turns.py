@@ -86,6 +86,19 @@ FLOODS: dict[str, tuple[str, Flood]] = {
             in_flight=4,
         ),
     ),
+    "as many bytes at once as a message may have": (
+        UMRA,
+        Flood(
+            [
+                {
+                    "action": "store_memory",
+                    "content": "NUMBER",
+                    "also": [{"content": f"{n} NUMBER {'word ' * 800}"} for n in range(900)],
+                }
+            ],
+            connections=2,
+        ),
+    ),
     "deletions": (
         UMRA,
         Flood(

@@ -7,13 +7,14 @@ another identity is dropped for it.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
-from twinhost.moments import iso_time
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import OverBudget
 
@@ -37,6 +38,8 @@ class Budget:
     leased on each card and of each machine's RAM, each for `lease_s` at the longest unless it is renewed, with a
     priority of at most `lease_priority`. A claim of an operation lasts for `lease_s` too, and it and what is forwarded
     have at most that priority. `turns` is its part of the agent's time beside others who ask at the same moment.
+    `at_once_bytes` is what it may store within a minute by requests that store several memories as a whole, during
+    which nobody else is served.
     """
 
     unsent_bytes: Amount = 16 * _MIB
@@ -49,6 +52,7 @@ class Budget:
     lease_s: Duration = 86_400.0
     lease_priority: Level = 100
     turns: Weight = 1.0
+    at_once_bytes: Amount = 16 * _MIB
 
 
 LIMITS_OF_BUDGET = tuple(limit.name for limit in fields(Budget))
@@ -59,6 +63,7 @@ UNBOUNDED = Budget(  # of operators, and of the open link, whose callers are all
     names=_MOST,
     lease_share=1.0,
     lease_priority=1_000,
+    at_once_bytes=_MOST,
 )
 
 
@@ -111,9 +116,35 @@ class Budgets:
             raise over_budget(caller.name, limit, used, most, remedy, until)
 
 
+class PerMinute:
+    """What each identity has had of one limit within the last minute; on the thread of the loop."""
+
+    def __init__(self, budgets: Budgets, limit: str, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._budgets, self._limit, self._clock = budgets, limit, clock
+        self._had: dict[str, deque[tuple[float, float]]] = {}  # by name: when, by the monotonic clock, and how much
+
+    def take(self, caller: Caller, amount: float, remedy: str) -> None:
+        """Count what a caller has now, or raise OverBudget; `remedy` is as of `Budgets.require`."""
+        used, now = self.used().get(caller.name, 0.0), self._clock.monotonic()
+        had = self._had.get(caller.name)
+        until = self._clock.time() + had[0][0] + _MINUTE_S - now if had else None
+        self._budgets.require(caller, self._limit, used, amount, remedy, until)
+        self._had.setdefault(caller.name, deque()).append((now, amount))
+
+    def used(self) -> dict[str, float]:
+        """Return how much each identity has had, of those that had some."""
+        since = self._clock.monotonic() - _MINUTE_S
+        for had in self._had.values():
+            while had and had[0][0] <= since:
+                had.popleft()
+        self._had = {name: had for name, had in self._had.items() if had}
+        return {name: sum(amount for _, amount in had) for name, had in self._had.items()}
+
+
 SHOWN = 20  # rows of use, the largest shares: in a health document, on the page, and as metrics
 NEARLY_USED = 0.8  # of a budget: from then on its use is told
 _MOST_KNOWN = 1_024
+_MINUTE_S = 60.0
 _READ_EVERY_S = 1.0
 
 

@@ -28,6 +28,7 @@ from twinhost.agent.schema import SchemaActions
 from twinhost.agent.telemetry import backup_metrics
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import action
+from twinhost.secure_zmq.budgets import PerMinute
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import NotFound, StoreUnavailable
 from twinhost.secure_zmq.wire import Answer, Request
@@ -287,7 +288,9 @@ def assemble(foundation: Foundation) -> Assembly:
     if meaning is not None:
         foundation.health.warn("meaning", meaning.warnings)
         foundation.telemetry.register(lambda: meaning_metrics(meaning.document()))
-    options = Options.of(config, foundation.is_live, lambda: foundation.disk.fault() is None)
+    at_once = PerMinute(foundation.budgets, "at_once_bytes", foundation.clock)
+    foundation.usage.register("at_once_bytes", at_once.used)
+    options = Options.of(config, foundation.is_live, lambda: foundation.disk.fault() is None, at_once)
     contents = Contents(database, options, meaning, member.publish)
 
     def contents_of(space: Database) -> Contents:

@@ -7,6 +7,7 @@ from typing import Any
 from twinhost.agent.assembly import MAX_PAGE_BYTES
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.budgets import PerMinute
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning import coordination
 from twinhost.unified_memory_reasoning.backup.actions import BackupActions
@@ -42,14 +43,21 @@ class Options:
     page_bytes: int  # of a reply with a list
     is_live: Callable[[str], bool]  # whether a key of an identity is authorised now
     has_space: Callable[[], bool] = lambda: True  # whether more than the reserve of the disk is free
+    at_once: PerMinute | None = None  # what identities have stored by requests for several memories
 
     @classmethod
-    def of(cls, config: NetworkConfig, is_live: Callable[[str], bool], has_space: Callable[[], bool]) -> "Options":
+    def of(
+        cls,
+        config: NetworkConfig,
+        is_live: Callable[[str], bool],
+        has_space: Callable[[], bool],
+        at_once: PerMinute | None = None,
+    ) -> "Options":
         """Return those of a configuration, as it is at the start."""
         memory, recall, max_bytes = config.memory, config.recall, config.limits.max_payload_bytes
         fading = Fading(memory.memory_half_life_days if memory.forgetting == "days" else None)
         tokens, page_bytes = tokens_by(recall.tokenizer), min(max_bytes, MAX_PAGE_BYTES)
-        return cls(fading, recall.word_pairs, tokens, max_bytes, page_bytes, is_live, has_space)
+        return cls(fading, recall.word_pairs, tokens, max_bytes, page_bytes, is_live, has_space, at_once)
 
 
 class Contents:
@@ -104,7 +112,7 @@ class Contents:
             *ContextActions(self.interactions, self._search, options.tokens, options.max_bytes, accessed).actions(),
             *TranscriptActions(self.database, self.interactions, options.page_bytes).actions(),
             *SearchActions(self._search, options.page_bytes, accessed).actions(),
-            *MemoryActions(self.memories, options.page_bytes).actions(),
+            *MemoryActions(self.memories, options.page_bytes, options.at_once).actions(),
             *ErrorPatternActions(self.patterns, self.proposals, options.page_bytes).actions(),
             *ProvenanceActions(self.quarantine, self.written_by, operators_bytes).actions(),
             *self.backups.actions(),

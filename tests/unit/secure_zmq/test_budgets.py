@@ -2,7 +2,8 @@
 
 import pytest
 
-from twinhost.secure_zmq.budgets import UNBOUNDED, Budget, Budgets, BudgetTable, Usage
+from tests.unit.unified_memory_reasoning.memory_model_bench import SetableClock
+from twinhost.secure_zmq.budgets import UNBOUNDED, Budget, Budgets, BudgetTable, PerMinute, Usage
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.errors import OverBudget, error_from_reply
 
@@ -63,3 +64,21 @@ def test_the_largest_share_is_listed_first() -> None:
         ("alice", "events", 0.5),
         ("alice", "errors", 0.2),
     ]
+
+
+def test_what_was_had_counts_for_a_minute() -> None:
+    """Then there is room again, as the refusal says; nothing is kept of an identity that has had nothing since."""
+    clock = SetableClock()
+    had = PerMinute(_budgets(everybody=Budget(at_once_bytes=10)), "at_once_bytes", clock)
+    had.take(_ALICE, 6, "wait")
+    clock.let_pass(30)
+    had.take(_ALICE, 4, "wait")
+    had.take(_LENT, 10, "wait")
+    with pytest.raises(OverBudget, match="at_once_bytes of 10") as refusal:
+        had.take(_ALICE, 1, "wait")
+    assert refusal.value.used == 10
+    clock.let_pass(30)
+    had.take(_ALICE, 6, "wait")
+    assert had.used() == {"alice": 10, "lent": 10}
+    clock.let_pass(60)
+    assert had.used() == {}

@@ -62,6 +62,23 @@ def test_one_agent_takes_its_share_of_the_disk_and_no_more(
     assert agent.ask(action, POLITE, **fields)["status"] == "ok"
 
 
+def test_what_is_stored_at_once_is_bounded_in_a_minute(tmp_path: Path) -> None:
+    """Nobody is served during such a commit; single memories, and other agents, go on."""
+    with assembled(tmp_path, budgets={"everybody": {"at_once_bytes": 2_000}}) as agent:
+        several = {"content": "x", "also": [{"content": "y" * 600}]}
+        assert agent.ask("store_memory", FLOODER, **several)["new"]
+        reply = agent.ask("store_memory", FLOODER, **several)
+        assert (reply["code"], reply["budget"], reply["used"], reply["limit"]) == (
+            "over_budget",
+            "at_once_bytes",
+            1_624,
+            2_000,
+        )
+        assert str(reply["until"]) in str(reply["error"])
+        assert agent.ask("store_memory", FLOODER, content="y" * 600)["new"]
+        assert agent.ask("store_memory", POLITE, **several)["new"]
+
+
 def test_what_was_deleted_may_be_stored_again(agent: Assembled) -> None:
     """By the agent itself, over budget too."""
     assert _flood(agent, "add_interaction", **INTERACTION)[-1]["code"] == "over_budget"

@@ -9,6 +9,7 @@ import msgspec
 from twinhost.agent.request_times import past_seconds_of, seconds_of
 from twinhost.moments import Clock, iso_time
 from twinhost.secure_zmq.actions import Feature, InParts, action
+from twinhost.secure_zmq.budgets import PerMinute
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest
 from twinhost.unified_memory_reasoning import SUCCESS, page_of
@@ -48,20 +49,25 @@ from twinhost.unified_memory_reasoning.spaces.access import InSpace
 
 MAX_SYNC_REPLY_BYTES = 65_536  # of memories in the reply to a sync, which is stored for retries
 _ENVELOPE_BYTES = 1_024  # of a reply, without the memories in brief
+_BESIDE_CONTENT = 1_024  # bytes for which each memory of several counts, besides its content: as long as these take
 _MAX_AHEAD_S = 300.0  # of this host's clock: a record from the future would replace every later one
 
 
 class MemoryActions(Feature):
     """Stores, returns and merges memories."""
 
-    def __init__(self, memories: Memories, max_reply_bytes: int) -> None:
+    def __init__(self, memories: Memories, max_reply_bytes: int, at_once: PerMinute | None = None) -> None:
         self._memories = memories
+        self._at_once = at_once
         self._clock = memories.clock
         self._max_bytes = max_reply_bytes // 2  # of memories; the rest of a reply is smaller
         self._max_brief_bytes = max_reply_bytes - _ENVELOPE_BYTES
 
     @action(mutates=True)
     def store(self, request: StoreMemory, caller: Caller) -> InParts[MemoryStored]:
+        if request.also and self._at_once is not None:
+            size = sum(_BESIDE_CONTENT + len(memory.content.encode()) for memory in request.also)
+            self._at_once.take(caller, size, "store fewer at once, or one by one")
         marks = yield from text_marks(memory.content for memory in request.also or () if memory.key is None)
         changes = msgspec.structs.replace(_changes(request, self._clock), strength=request.strength)
         entry, new, conflicts, disputed_by = self._memories.put(request.name, changes, caller)
