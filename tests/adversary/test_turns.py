@@ -86,14 +86,14 @@ FLOODS: dict[str, tuple[str, Flood]] = {
             in_flight=4,
         ),
     ),
-    "as many bytes at once as a message may have": (
+    "megabytes of memories at once": (
         UMRA,
         Flood(
             [
                 {
                     "action": "store_memory",
                     "content": "NUMBER",
-                    "also": [{"content": f"{n} NUMBER {'word ' * 800}"} for n in range(900)],
+                    "also": [{"content": f"{n} NUMBER {'word ' * 800}"} for n in range(400)],
                 }
             ],
             connections=2,
