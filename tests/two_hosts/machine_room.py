@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a veth pair, and an engine in each: two machines for the network."""
+"""Network namespaces at one switch, and an engine in each: two machines for the network, or three."""
 
 import os
 import shutil
@@ -6,13 +6,14 @@ import signal
 import subprocess
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from tests.waiting import wait_until
 
 ADDRESSES = {"mainpc": "192.0.2.10", "pc2": "192.0.2.20"}  # as in docs/how-to/set-up-two-machines.md
+WITH_WITNESS = {**ADDRESSES, "witness": "192.0.2.30"}  # as in docs/how-to/run-with-standbys.md
 PREFIX_BITS = 24
 ENGINE_STARTS_WITHIN_S = 60.0
 ENGINE_ENDS_WITHIN_S = 60.0
@@ -20,36 +21,42 @@ NEEDED = ("ip", "nsenter", "iptables", "dockerd", "docker")
 
 
 class MachineRoom:
-    """Both machines and the cable between them; `close()` leaves nothing behind."""
+    """The machines and the switch between them; `close()` leaves nothing behind."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, addresses: Mapping[str, str] = ADDRESSES) -> None:
         suffix = uuid.uuid4().hex[:6]
-        self.machines = {host: Namespace(f"{host}-{suffix}", folder / host, ADDRESSES[host]) for host in ADDRESSES}
-        self._image = folder / "image.tar"
+        self.machines = {host: Namespace(f"{host}-{suffix}", folder / host, addresses[host]) for host in addresses}
+        self._switch = f"switch-{suffix}"
+        self._images = folder / "images.tar"
 
-    def open(self, image: str) -> None:
-        """Lay the cable, start both engines, and bring an image of this machine's engine to each.
+    def open(self, *images: str) -> None:
+        """Lay the cables, start the engines, and bring images of this machine's engine to each.
 
         Raises:
             AssertionError: a step was refused, or an engine did not start; what it said is in it.
         """
-        mainpc, pc2 = self.machines.values()
-        for machine in (mainpc, pc2):
+        switch = ["ip", "-n", self._switch, "link"]
+        run("ip", "netns", "add", self._switch)
+        run(*switch, "add", "bridge", "type", "bridge")
+        run(*switch, "set", "bridge", "up")
+        for host, machine in self.machines.items():
             run("ip", "netns", "add", machine.name)
-        run("ip", "link", "add", mainpc.interface, "netns", mainpc.name, "type", "veth",
-            "peer", "name", pc2.interface, "netns", pc2.name)  # fmt: skip
-        run("docker", "save", "--output", str(self._image), image)
-        starts = [threading.Thread(target=machine.open, args=(self._image,)) for machine in (mainpc, pc2)]
+            run("ip", "link", "add", machine.interface, "netns", machine.name, "type", "veth",
+                "peer", "name", host, "netns", self._switch)  # fmt: skip
+            run(*switch, "set", host, "master", "bridge", "up")
+        run("docker", "save", "--output", str(self._images), *images)
+        starts = [threading.Thread(target=machine.open, args=(self._images,)) for machine in self.machines.values()]
         for start in starts:
             start.start()
         for start in starts:
             start.join()
-        self._image.unlink()
-        for machine in (mainpc, pc2):
+        self._images.unlink()
+        for machine in self.machines.values():
             assert machine.opened, f"{machine.name} did not come up; its engine's last lines:\n{machine.log_tail()}"
 
     def close(self) -> None:
-        with ExitStack() as stack:  # what fails at one machine keeps nothing from the other
+        with ExitStack() as stack:  # what fails at one machine keeps nothing from the others
+            stack.callback(subprocess.run, ["ip", "netns", "delete", self._switch], check=False, capture_output=True)
             for machine in self.machines.values():
                 stack.callback(machine.close)
 
@@ -75,14 +82,14 @@ class Namespace:
         """The folder in which the engine keeps its volumes."""
         return self._folder / "data/volumes"
 
-    def open(self, image: Path) -> None:
-        """Bring the network up, start the engine, and load an image."""
+    def open(self, images: Path) -> None:
+        """Bring the network up, start the engine, and load images."""
         self._folder.mkdir()
         self.enter("ip", "link", "set", "lo", "up")
         self.enter("ip", "address", "add", f"{self.address}/{PREFIX_BITS}", "dev", self.interface)
         self.enter("ip", "link", "set", self.interface, "up")
         self.start_engine()
-        self.docker("load", "--input", str(image))
+        self.docker("load", "--input", str(images))
         self.opened = True
 
     def start_engine(self) -> None:

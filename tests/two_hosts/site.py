@@ -28,12 +28,11 @@ class Site:
         self.room, self._folder = room, folder
         shown = shown_settings()
         assert {shown["MAINPC_IP"], shown["PC2_IP"]} == set(ADDRESSES.values())
-        own = {
-            host: {**shown, "TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": ADDRESSES[host]} for host in ADDRESSES
-        }
-        self.checkouts = {
-            host: Machine(folder / host, own[host], room.machines[host].docker_host) for host in ADDRESSES
-        }
+        self.checkouts = {}
+        for host, machine in room.machines.items():
+            own = {**shown, "TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": machine.address}
+            (folder / host).mkdir()
+            self.checkouts[host] = Machine(folder / host / "twinhost", own, machine.docker_host)
         self.walk = Walk(self.checkouts)
 
     def keys(self) -> Path:
