@@ -15,7 +15,8 @@ setting() {
     if [ -n "${!1+set}" ]; then
         printf '%s' "${!1}"
     elif [ -f .env ]; then
-        sed -n "s/^$1=[\"']\{0,1\}\([^\"']*\).*/\1/p" .env | tail -n 1
+        sed -n -e "s/^$1=[\"']\([^\"']*\).*/\1/p" -e t -e "s/^$1=//" -e 't plain' -e d -e ':plain' \
+            -e 's/[[:space:]]\{1,\}#.*//' -e 's/[[:space:]]*$//p' .env | tail -n 1
     fi
 }
 
