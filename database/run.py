@@ -6,6 +6,7 @@ which may be killed and started again at any moment.
 """
 
 import fcntl
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 WITNESS = "witness"
 NODES = ("database-mainpc", "database-pc2")
 AGENTS = ("mainpc", "pc2")
+HOLDERS = {"mainpc": ("database-mainpc", "mainpc"), "pc2": ("database-pc2", "pc2"), "witness": (WITNESS,)}  # by machine
 DATABASE = ROLE = "twinhost"
 
 HOME = Path("/var/lib/postgresql")  # the volume
@@ -28,6 +30,7 @@ PROGRAMS = Path("/usr/lib/postgresql/17/bin")
 TABLES = Path(__file__).with_name("tables.sql")
 
 KEYS_DAYS = 3_650
+MAX_KEYS_BYTES = 65_536
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
 FORMED_S = 60
 
@@ -130,6 +133,62 @@ def make_keys(folder: Path) -> list[str]:
     return missing
 
 
+def keys_for(folder: Path, machine: str) -> dict[str, dict[str, str]]:
+    """Return the files of each folder that another machine needs, by folder; they are made if they are missing."""
+    make_keys(folder)
+    return {
+        name: {path.name: path.read_text("ascii") for path in sorted((folder / name).iterdir())}
+        for name in HOLDERS[machine]
+    }
+
+
+def take_keys(folder: Path, machine: str, text: str) -> list[str]:
+    """Write the folders that mainpc's machine made for this one, and return their names; none is overwritten.
+
+    One that is there with the same keys stays; one with others stays too, and then nothing is written.
+    """
+    wanted = {name: _files_of(name) for name in HOLDERS[machine]}
+    try:
+        given: dict[str, dict[str, str]] = json.loads(text)
+        fit = {name: set(files) for name, files in given.items()} == wanted
+        texts = all(isinstance(content, str) for files in given.values() for content in files.values())
+    except (ValueError, AttributeError, TypeError):
+        fit = texts = False
+    if not (fit and texts):
+        sys.exit(f"error: these are not the keys of {machine}, so nothing was written.")
+    new = {}
+    for name, files in given.items():
+        if not (folder / name).exists():
+            new[name] = files
+        elif any((folder / name / file).read_text("ascii") != content for file, content in files.items()):
+            sys.exit(
+                f"error: this machine has other keys of {name}, of another database, so nothing was written; their "
+                "volume is database-certificates."
+            )
+    for name, files in new.items():
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".making-") as temporary:
+            draft = Path(temporary, name)
+            draft.mkdir(mode=0o700)
+            for file, content in files.items():
+                (draft / file).write_text(content, "ascii")
+            draft.rename(folder / name)
+    return list(new)
+
+
+def _files_of(name: str) -> set[str]:
+    stem = "agent" if name in AGENTS else "node"
+    return {"ca.crt", f"{stem}.crt", f"{stem}.key"}
+
+
+def require_keys(folder: Path, machine: str) -> None:
+    """Fail where this machine has not got its keys yet, which are made on mainpc's."""
+    if missing := [name for name in HOLDERS[machine] if not (folder / name).exists()]:
+        sys.exit(
+            f"error: {machine} has no keys of the database ({', '.join(missing)}), which are made on mainpc's machine. "
+            f"Run there: make -s ha-keys FOR={machine} | ssh {machine} make -C twinhost/ join-ha"
+        )
+
+
 def _certify(folder: Path, stem: str, common_name: str, limits: list[str], authority: Path | None = None) -> None:
     """Make a folder with a key, its certificate, and the CA's: whole or not at all."""
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
@@ -193,19 +252,37 @@ def wait_until_formed() -> None:
     sys.exit(f"error: the two nodes are not a pair after {FORMED_S} s; their logs say why.")
 
 
-def main(command: str) -> None:
+def keys(command: list[str], machine: str) -> None:
+    """Make or take the keys of this machine, or make another's; `machine` is empty where all are one."""
+    if machine not in ("", *HOLDERS):
+        sys.exit(f"error: TWINHOST_HOST is {machine!r}; set it to one of {', '.join(HOLDERS)} in .env.")
+    match command:
+        case [] if machine in ("", "mainpc"):
+            sys.stdout.writelines(f"created {name}\n" for name in make_keys(CERTIFICATES))
+        case []:
+            require_keys(CERTIFICATES, machine)
+        case ["for", other] if machine == "mainpc" and other in HOLDERS and other != machine:
+            json.dump(keys_for(CERTIFICATES, other), sys.stdout)
+        case ["take"] if machine in HOLDERS and machine != "mainpc":
+            text = sys.stdin.read(MAX_KEYS_BYTES)
+            sys.stdout.writelines(f"took {name}\n" for name in take_keys(CERTIFICATES, machine, text))
+        case _:
+            sys.exit("usage: keys | keys for pc2 | keys for witness, on mainpc; keys take, on these two")
+
+
+def main(command: list[str]) -> None:
     """Do what the container is for."""
     os.umask(0o077)
     match command:
-        case "keys":
-            sys.stdout.writelines(f"created {name}\n" for name in make_keys(CERTIFICATES))
-        case "serve":
+        case ["keys", *rest]:
+            keys(rest, os.environ.get("TWINHOST_HOST", ""))
+        case ["serve"]:
             serve(socket.gethostname())
-        case "formed":
+        case ["formed"]:
             wait_until_formed()
         case _:
             sys.exit("usage: run.py keys | serve | formed")
 
 
 if __name__ == "__main__":
-    main(" ".join(sys.argv[1:]))
+    main(sys.argv[1:])

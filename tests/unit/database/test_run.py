@@ -1,12 +1,26 @@
 """What the servers of a failover's database start from: settings, who may connect as what, and certificates."""
 
+import json
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from database import run
-from database.run import AGENTS, NODES, WITNESS, access, creation, make_keys, names, settings
+from database.run import (
+    AGENTS,
+    NODES,
+    WITNESS,
+    access,
+    creation,
+    keys_for,
+    make_keys,
+    names,
+    require_keys,
+    settings,
+    take_keys,
+)
 
 SERVERS = (WITNESS, *NODES)
 
@@ -118,3 +132,62 @@ def _as_authority(keys: Path, folder: Path) -> Path:
     for suffix in ("crt", "key"):
         (authority / f"ca.{suffix}").write_bytes((keys / f"witness/node.{suffix}").read_bytes())
     return authority
+
+
+def taken(folder: Path, machine: str, given: object) -> list[str]:
+    return take_keys(folder, machine, json.dumps(given))
+
+
+@pytest.mark.parametrize(("machine", "folders"), [("pc2", ["database-pc2", "pc2"]), ("witness", ["witness"])])
+def test_a_machine_gets_its_keys_alone(machine: str, folders: list[str], keys: Path, tmp_path: Path) -> None:
+    """No key of the CA's, and none of another machine's; the same keys again change nothing."""
+    given = keys_for(keys, machine)
+    with pytest.raises(SystemExit, match=f"FOR={machine} "):
+        require_keys(tmp_path, machine)
+    assert taken(tmp_path, machine, given) == folders
+    require_keys(tmp_path, machine)
+    there = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {path: (keys / path).read_bytes() for path in there}
+    assert {path.parts[0] for path in there} == set(folders)
+    assert stat.S_IMODE((tmp_path / folders[0]).stat().st_mode) == 0o700
+    assert taken(tmp_path, machine, given) == []
+
+
+def test_keys_that_are_there_are_not_overwritten(keys: Path, tmp_path: Path) -> None:
+    other = tmp_path / "of another database"
+    other.mkdir()
+    taken(tmp_path, "pc2", keys_for(keys, "pc2"))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(SystemExit, match="other keys of database-pc2"):
+        taken(tmp_path, "pc2", keys_for(other, "pc2"))
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda given: {"witness": given["pc2"]},
+        lambda given: given | {"../ca": given["pc2"]},
+        lambda given: given | {"pc2": given["pc2"] | {"../../node.key": "x"}},
+        lambda given: given | {"pc2": given["pc2"] | {"agent.key": 1}},
+        lambda given: {name: files for name, files in given.items() if name != "pc2"},
+        lambda _: ["pc2"],
+        lambda _: "",
+    ],
+)
+def test_what_is_no_machines_keys_writes_nothing(
+    spoil: Callable[[dict[str, dict[str, str]]], object], keys: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SystemExit, match="not the keys of pc2, so nothing was written"):
+        taken(tmp_path, "pc2", spoil(keys_for(keys, "pc2")))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("machine", "command"),
+    [("pc2", ["for", "witness"]), ("", ["for", "pc2"]), ("mainpc", ["for", "mainpc"]), ("mainpc", ["take"])],
+)
+def test_keys_are_made_on_mainpcs_machine_alone(machine: str, command: list[str]) -> None:
+    """Elsewhere another CA would be made, whose certificates no other machine verifies."""
+    with pytest.raises(SystemExit, match="usage"):
+        run.keys(command, machine)
