@@ -1,11 +1,12 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up up-ha leave-ha stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
+.PHONY: help up up-ha ha-keys join-ha leave-ha stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
 COMPOSE := docker compose
 WITH_STANDBYS := TWINHOST_DATABASE=1 # any database: docker-compose.yml selects the image that has a client of one
+HA_IMAGES = $(if $(shell grep -sw ^TWINHOST_HOST=witness .env),,certs-init) database-keys # a witness has no agent
 
 # testcontainers' reaper is an image of its own, which a machine without a registry can't pull; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true
@@ -27,8 +28,16 @@ up: image ## install what is missing, start both hosts, wait until they are heal
 	@scripts/setup/up.sh
 
 up-ha: engine ## the same with a standby of each agent, and a database with two nodes and a witness: either machine may die
-	@$(WITH_STANDBYS) scripts/setup/image.sh certs-init database-keys
+	@$(WITH_STANDBYS) scripts/setup/image.sh $(HA_IMAGES)
 	@scripts/setup/up_ha.sh
+
+join-ha: engine ## the same on one machine of three, with the keys that it reads from `make ha-keys` on another one
+	@$(WITH_STANDBYS) scripts/setup/image.sh $(HA_IMAGES) </dev/null
+	@scripts/setup/up_ha.sh --with-keys
+
+ha-keys: engine ## print what another machine of three needs of this one (FOR=pc2), for `make join-ha` there
+	@$(WITH_STANDBYS) scripts/setup/image.sh $(HA_IMAGES) >&2
+	@scripts/setup/ha_keys.sh "$$FOR"
 
 stack: ## deploy both hosts to a Docker Swarm, from its manager (docs/how-to/deploy-to-a-swarm.md)
 	@scripts/setup/stack.sh
@@ -61,7 +70,7 @@ test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also w
 check: venv ## while you work: the linters and the unit tests, in parallel (about a minute; no container)
 	@scripts/setup/check.sh $(ARGS)
 
-test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; and both as a swarm (five minutes)
+test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; both as a swarm; and three with standbys (eight minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
 
 test-replay: venv ## the unit tests, with a replica of every database that repeats what was noted of it (half as long again as without)

@@ -1,8 +1,15 @@
 # shellcheck shell=bash
 # Sourced by the scripts that start, set up, and leave standbys: their services, their volumes, and their lines in .env.
 
+# What of it this machine has: all, or, where TWINHOST_HOST says that it is one of three, its part.
 # shellcheck disable=SC2034 # the scripts that source this use them
-readonly STANDBYS=(mainpc-standby pc2-standby) DATABASE=(witness database-mainpc database-pc2)
+case $(setting TWINHOST_HOST) in
+    mainpc) STANDBYS=(pc2-standby) DATABASE=(database-mainpc) PROFILE=ha-mainpc ;;
+    pc2) STANDBYS=(mainpc-standby) DATABASE=(database-pc2) PROFILE=ha-pc2 ;;
+    witness) STANDBYS=() DATABASE=(witness) PROFILE=ha-witness ;;
+    *) STANDBYS=(mainpc-standby pc2-standby) DATABASE=(witness database-mainpc database-pc2) PROFILE=ha ;;
+esac
+readonly STANDBYS DATABASE PROFILE
 # What repeats what the agents have; the keys of the database stay.
 # shellcheck disable=SC2034
 readonly STANDBY_VOLUMES=(standby-certificates mainpc-standby-state pc2-standby-state
@@ -24,6 +31,6 @@ require_ha_settings_in_file() {
     done
 }
 
-# with_profile LIST, without_profile LIST: the profiles of Compose, separated by commas, with and without `ha`.
-with_profile() { printf '%s' "$(without_profile "$1"),ha" | sed 's/^,//'; }
-without_profile() { tr ',' '\n' <<<"$1" | { grep -vx -e ha -e '' || true; } | paste -sd ,; }
+# with_profile LIST, without_profile LIST: the profiles of Compose, separated by commas, with and without this machine's.
+with_profile() { printf '%s' "$(without_profile "$1"),$PROFILE" | sed 's/^,//'; }
+without_profile() { tr ',' '\n' <<<"$1" | { grep -vx -e "$PROFILE" -e '' || true; } | paste -sd ,; }

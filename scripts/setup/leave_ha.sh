@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 readonly ACTIVE_TIMEOUT_S=60
 
 require_ha_settings_in_file
+[ -z "$(setting TWINHOST_HOST)" ] || die "This is for one machine that has all. Once one of several had left, its agent's standby on another one would become active too, so nothing was changed."
 [ -n "$(setting TWINHOST_DATABASE)" ] || die "No standby is set up here: TWINHOST_DATABASE is not in .env."
 
 # is_active SERVICE PORT: whether it says so; it has all that was acknowledged then.

@@ -14,6 +14,7 @@ host=$(docker compose config --format json certs-init |
 case $host in
     '') hosts=(mainpc pc2) ;;
     mainpc | pc2) hosts=("$host") ;;
+    witness) hosts=() ;;
     *) die "TWINHOST_HOST is '$host'; set it to mainpc or pc2, or leave it empty for both on this machine." ;;
 esac
 
@@ -42,17 +43,26 @@ start() {
 
 start_database() {
     step "Starting the database of a failover"
-    docker compose up --detach "${DATABASE[@]}"
-    docker compose exec -T witness python3 /app/database/run.py formed && return
+    if [ -z "$host" ]; then
+        docker compose up --detach "${DATABASE[@]}"
+        docker compose exec -T witness python3 /app/database/run.py formed && return
+    else # the other machines may be off, or not set up yet
+        ! docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${DATABASE[@]}" || return 0
+    fi
     docker compose ps --all "${DATABASE[@]}" >&2
     docker compose --ansi never logs --tail 8 "${DATABASE[@]}" >&2
+    docker compose --progress quiet run --rm -T --no-deps database-keys >/dev/null || true # keeps no log, either
     die "The database is not ready: the lines above say why."
 }
 
 ! has_own_database || start_database
+if [ "$host" = witness ]; then
+    step "The witness runs"
+    exit
+fi
 step "Making the keys and starting ${hosts[*]}"
 start "${hosts[@]}"
-if [ -z "$host" ] && [ -n "$(setting TWINHOST_DATABASE)" ]; then
+if has_own_database || { [ -z "$host" ] && [ -n "$(setting TWINHOST_DATABASE)" ]; }; then
     step "Starting ${STANDBYS[*]}"
     start "${STANDBYS[@]}" # after the agents, which are active as long as nothing fails
 fi

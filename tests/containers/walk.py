@@ -51,7 +51,9 @@ class Walk:
             self.wait_until_registered()
         pasted = f"{self._line}\n" if "join -" in filled else ""
         done = self.machines[host].run(filled, pasted)
-        needs_attention = done.status == 1 and filled.endswith("cli status")  # such as that a key was refused before
+        needs_attention = done.status == 1 and filled.endswith(
+            ("cli status", "/twinhost status")
+        )  # such as that a key was refused before
         assert done.status == 0 or needs_attention, f"{host}$ {filled}\n{done.out}\n{done.err}"
         self._line = next((line for line in done.out.splitlines() if line.startswith("twinhost://")), self._line)
         if "join-token" in command:

@@ -103,8 +103,9 @@ def run_make(context: typer.Context, days: Days = None) -> None:
         layout, config = _tree(context, days, wherever_active=False)
         for line in report(layout, make_keys(layout)):
             say(line)
-        for folder in make_standby_folders(layout, config.agents.values()):
-            say(f"{folder}: made for the standby, which has the same secret")
+        if only_host() is None:  # of several machines, another one has the standby
+            for folder in make_standby_folders(layout, config.agents.values()):
+                say(f"{folder}: made for the standby, which has the same secret")
         _give_to_standbys(layout, config)
     except TwinhostError as error:
         record_failure(context.obj, str(error), only_host())  # for the cli, which Compose starts only after a success

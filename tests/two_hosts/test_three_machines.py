@@ -1,0 +1,254 @@
+"""mainpc, pc2 and a witness, an engine each: standbys by three commands of their page, and the end of a machine."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.containers.stack import AGENTS, EVENTS_PORT, HTTP_PORTS, IMAGE, REPOSITORY, ZMQ_PORTS
+from tests.containers.test_failover import CALLS, ROWS
+from tests.containers.walk import TWO_MACHINES
+from tests.ledger import check
+from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_not
+from tests.two_hosts.site import Site
+from tests.waiting import PATIENCE_S, wait_until
+
+PAGE = (REPOSITORY / "docs/how-to/run-with-standbys.md").read_text(encoding="utf-8")
+IMAGES = (IMAGE, f"{IMAGE}-ha", "twinhost-database:0.2.0")
+BEFORE = 20  # calls that are acknowledged
+GOES_ON_WITHIN_S = 60.0  # 20 s are promised on an idle machine
+BACK_WITHIN_S = 120.0
+STANDBYS = {"mainpc": "pc2", "pc2": "mainpc"}  # where each agent's is
+DATABASE_PORT = 5432
+
+pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent, pytest.mark.timeout(900)]
+
+
+class Three(Site):
+    """The machines after the steps of both pages; the images are there, so nothing is built."""
+
+    def __init__(self, room: MachineRoom, folder: Path) -> None:
+        super().__init__(room, folder)
+        self.ledgers = folder
+        engines = []
+        for host, checkout in self.checkouts.items():
+            (checkout.folder / "scripts/setup/image.sh").write_text("#!/bin/sh\n")
+            engines.append(f"{host}) DOCKER_HOST={room.machines[host].docker_host} ;;")
+        self.ssh = (
+            f"ssh() {{ host=$1; shift; (case $host in {' '.join(engines)} esac; export DOCKER_HOST; "
+            f'unset COMPOSE_PROJECT_NAME; cd "{folder}/$host" && "$@"); }}'
+        )
+
+    def follow(self) -> None:
+        """Follow the page on two machines, and then, with data of before, that on three."""
+        self.walk.follow(TWO_MACHINES)
+        self.wait_until_back()
+        (start, section) = re.findall(r"## Set it up on three machines\n(.*?)```\n(TWINHOST_HOST=.*?)```", PAGE, re.S)[
+            0
+        ]
+        assert "```" not in start
+        shown = dict(line.split("#")[0].strip().split("=") for line in section.splitlines())
+        assert {shown[f"{host.upper()}_IP"] for host in WITH_WITNESS} == set(WITH_WITNESS.values())
+        for host, checkout in self.checkouts.items():
+            checkout.set({**shown, "TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": WITH_WITNESS[host]})
+        self.checkouts["mainpc"].run(self.ssh)
+        self.walk.follow(PAGE)
+
+    def role(self, machine: str, service: str) -> dict[str, object]:
+        """Return what an agent's process says of its part; nothing while it doesn't answer."""
+        port = HTTP_PORTS[service.removesuffix("-standby")]
+        url = f"http://127.0.0.1:{port}/healthz"
+        look = f"import urllib.request as u; print(u.urlopen('{url}', timeout=2).read().decode())"
+        done = self.room.machines[machine].docker("exec", f"twinhost-{service}-1", "python", "-c", look, check=False)
+        with suppress(ValueError):
+            return dict(json.loads(done.stdout).get("log", {}))
+        return {}
+
+    def calls(self, machine: str, service: str, prefix: str) -> dict[str, int]:
+        """Return how often the calls of a ledger took effect, as the file of one process has it."""
+        host = service.removesuffix("-standby")
+        path = f"/var/lib/twinhost/{AGENTS[host]}.sqlite3"
+        command = ["exec", f"twinhost-{service}-1", "python", "-c", ROWS, path, CALLS[host]]
+        rows = json.loads(self.room.machines[machine].docker(*command).stdout)
+        return {name: int(times) for name, times in rows if name.startswith(f"{prefix}-")}
+
+    def both_follow(self) -> bool:
+        """Return whether each agent is active on one machine, and followed on the other."""
+        for host, other in STANDBYS.items():
+            roles = {self.role(host, host).get("role"), self.role(other, f"{host}-standby").get("role")}
+            if roles != {"active", "standby"}:
+                return False
+        return True
+
+    def copies(self) -> object:
+        """Return how many databases have each change of mainpc's agent, as its active process says."""
+        roles = [self.role("mainpc", "mainpc"), self.role("pc2", "mainpc-standby")]
+        return next((role.get("copies") for role in roles if role.get("role") == "active"), None)
+
+    def power_off(self, host: str) -> None:
+        """End every process of a machine at once, without a word to the others."""
+        machine = self.room.machines[host]
+        machine.enter("ip", "link", "set", machine.interface, "down")
+        machine.docker("kill", *machine.docker("ps", "--quiet").stdout.split())
+
+    def power_on(self, host: str) -> None:
+        machine = self.room.machines[host]
+        machine.enter("ip", "link", "set", machine.interface, "up")
+        assert self.checkouts[host].run("make up-ha").status == 0
+
+
+class Writer:
+    """A client on one machine that writes to one agent, at both of its addresses."""
+
+    def __init__(self, three: Three, machine: str, host: str) -> None:
+        self.three, self.host, self.prefix = three, host, f"at-{machine}-{host}"
+        self.path = three.ledgers / f"{self.prefix}.ledger"
+        addresses = [f"tcp://{WITH_WITNESS[at]}:{ZMQ_PORTS[host]}" for at in (host, STANDBYS[host])]
+        command = [sys.executable, "-m", "tests.loopback.ledger_writer", AGENTS[host], str(self.path), self.prefix]
+        self._process = subprocess.Popen(
+            three.room.machines[machine].command([*command, *addresses]),
+            cwd=REPOSITORY,
+            env={
+                **os.environ,
+                "PYTHONPATH": f"services{os.pathsep}.",
+                "TWINHOST_CERTIFICATES": str(three.keys()),
+                "NETWORK_CONFIG_PATH": str(three.checkouts["mainpc"].folder / "config/network_config.yaml"),
+            },
+        )
+
+    def acknowledged(self) -> int:
+        return self.path.read_text().count('"acknowledged"') if self.path.exists() else 0
+
+    def wait_for_more(self, deadline_s: float) -> None:
+        goal = self.acknowledged() + BEFORE
+        wait_until(lambda: self.acknowledged() >= goal, deadline_s, f"calls of {self.host} are acknowledged")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def found(self, at: tuple[str, str]) -> dict[str, int]:
+        machine, service = at
+        return self.three.calls(machine, service, self.prefix)
+
+    def require_whole(self) -> None:
+        """Compare the ledger with both files, once the one that follows has all of it."""
+        places = ((self.host, self.host), (STANDBYS[self.host], f"{self.host}-standby"))
+        wait_until(lambda: len({str(self.found(at)) for at in places}) == 1, PATIENCE_S, "both have the same")
+        verdict = check(self.path, self.found(places[0]))
+        assert verdict.whole, verdict
+        assert verdict.acknowledged > BEFORE
+
+
+@contextmanager
+def writing(three: Three, machine: str) -> Iterator[list[Writer]]:
+    writers = [Writer(three, machine, host) for host in AGENTS]
+    try:
+        yield writers
+    finally:
+        for writer in writers:
+            writer.end()
+
+
+@pytest.fixture(scope="module")
+def three(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Three]:
+    if reason := why_not():
+        pytest.skip(reason)
+    with closing(MachineRoom(tmp_path_factory.mktemp("three"), WITH_WITNESS)) as room:
+        room.open(*IMAGES)
+        three = Three(room, tmp_path_factory.mktemp("site"))
+        three.follow()
+        yield three
+
+
+def test_three_commands_set_it_up(three: Three) -> None:
+    """Each machine has its part, both agents a standby, each change two copies; what was stored before is there."""
+    wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    parts = {host: {host, f"{other}-standby", f"database-{host}"} for host, other in STANDBYS.items()}
+    for host, services in {**parts, "witness": {"witness"}}.items():
+        running = three.room.machines[host].docker("ps", "--format", "{{.Names}}").stdout.split()
+        assert set(running) == {f"twinhost-{service}-1" for service in services}
+    assert [three.role(host, host)["role"] for host in AGENTS] == ["active", "active"]
+    wait_until(lambda: three.copies() == 2, PATIENCE_S, "two copies")
+    assert three.role("mainpc", "mainpc")["witness"] == {"name": "witness", "answers": True}
+
+
+def test_only_secured_ports_are_published(three: Three) -> None:
+    """On the machine's address: a standby has its agent's numbers there; HTTP stays on loopback."""
+    of_mainpc, of_pc2 = {ZMQ_PORTS["mainpc"], EVENTS_PORT}, {ZMQ_PORTS["pc2"]}
+    both = of_mainpc | of_pc2 | {DATABASE_PORT}
+    for host, expected in {"mainpc": both, "pc2": both, "witness": {DATABASE_PORT}}.items():
+        found = re.findall(r"LISTEN\s+\d+\s+\d+\s+(\S+):(\d+)", three.room.machines[host].enter("ss", "-tlnH"))
+        assert {int(port) for address, port in found if address == WITH_WITNESS[host]} == expected
+        assert {address for address, _ in found} <= {WITH_WITNESS[host], "127.0.0.1", "127.0.0.11", "[::1]"}
+
+
+def test_each_machine_has_the_secrets_of_its_part(three: Three) -> None:
+    """The CA's key stays on mainpc; an agent's is where it may be active, once."""
+    expected = {
+        "mainpc": {"ca/ca.key", "database-mainpc/node.key", "mainpc/agent.key"},
+        "pc2": {"database-pc2/node.key", "pc2/agent.key"},
+        "witness": {"witness/node.key"},
+    }
+    copies = {"database-pc2/node.key", "pc2/agent.key", "witness/node.key"}  # mainpc's, which made them
+    for host, machine in three.room.machines.items():
+        folder = machine.volumes / "twinhost_database-certificates/_data"
+        found = {str(path.relative_to(folder)) for path in folder.rglob("*.key")}
+        assert found == expected[host] | (copies if host == "mainpc" else set())
+        secrets = [path.parent.name for path in machine.volumes.rglob("*.key_secret")]
+        agents = [] if host == "witness" else ["mainpc", "pc2"]
+        assert sorted(secrets) == sorted([*agents, "operator"] if host == "mainpc" else agents)
+
+
+def test_keys_of_another_database_are_refused(three: Three) -> None:
+    """What a machine has is not overwritten; the same keys again change nothing."""
+    again = three.checkouts["mainpc"].run("make -s ha-keys FOR=witness | ssh witness make -C twinhost/ join-ha")
+    assert again.status == 0, again.err
+    given = three.checkouts["mainpc"].run("make -s ha-keys FOR=witness").out
+    other = subprocess.check_output(["base64", "--decode"], input=given.split()[1].encode()).decode()
+    tampered = json.loads(other)
+    tampered["witness"]["node.key"] = "another"
+    take = "docker compose run --rm -T --no-deps database-keys keys take"
+    refused = three.checkouts["witness"].run(take, json.dumps(tampered))
+    assert refused.status != 0
+    assert "other keys of witness" in refused.err
+    assert three.checkouts["witness"].run(take, other).out == ""
+
+
+@pytest.mark.parametrize("host", list(STANDBYS))
+def test_a_client_goes_on_when_a_machine_is_off(host: str, three: Three) -> None:
+    """A client at the other one; both have all that was acknowledged, once, after the first one is back."""
+    other = STANDBYS[host]
+    with writing(three, other) as writers:
+        for writer in writers:
+            writer.wait_for_more(PATIENCE_S)
+        three.power_off(host)
+        began = time.monotonic()
+        for writer in writers:
+            writer.wait_for_more(GOES_ON_WITHIN_S)
+            print(f"{host} off: {BEFORE} calls of {writer.host} acknowledged after {time.monotonic() - began:.1f} s")
+        assert three.role(other, f"{host}-standby")["role"] == "active"
+        three.power_on(host)
+        wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby again")
+        wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases again")
+        for writer in writers:
+            writer.wait_for_more(PATIENCE_S)
+            writer.end()
+            writer.require_whole()
+
+
+def test_one_machine_alone_does_not_leave(three: Three) -> None:
+    """The standby on the other one would take over meanwhile, and each would be the agent."""
+    before = (three.checkouts["mainpc"].folder / ".env").read_text()
+    left = three.checkouts["mainpc"].run("make leave-ha")
+    assert left.status != 0
+    assert "nothing was changed" in left.err
+    assert (three.checkouts["mainpc"].folder / ".env").read_text() == before

@@ -1,0 +1,76 @@
+"""What `make up-ha` takes from .env and writes into it, where this is one machine of three; no engine is asked."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.two_hosts.machine_room import WITH_WITNESS
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ADDRESSES = {f"{host.upper()}_IP": address for host, address in WITH_WITNESS.items()}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One whose engine never answers, so that the script ends after it has written .env."""
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "bin/docker").chmod(0o755)
+    return tmp_path
+
+
+def up_ha(checkout: Path, settings: dict[str, str], *options: str, given: str = "") -> tuple[str, dict[str, str]]:
+    """Return what the script says, and what is in .env then."""
+    file = checkout / ".env"
+    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    done = subprocess.run(
+        [checkout / "scripts/setup/up_ha.sh", *options],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert done.returncode != 0
+    return done.stderr, dict(line.split("=", 1) for line in file.read_text().splitlines())
+
+
+def of(host: str) -> dict[str, str]:
+    comment = "                # as the page shows it"
+    return {"TWINHOST_HOST": host + comment, "TWINHOST_PUBLISH_ADDRESS": WITH_WITNESS[host]} | ADDRESSES
+
+
+@pytest.mark.parametrize("host", list(WITH_WITNESS))
+def test_a_machine_has_its_part_and_the_agents_ports(host: str, checkout: Path) -> None:
+    """Nothing else has them there, and clients expect a standby at them; `.env` may say otherwise."""
+    settings = of(host) | {"COMPOSE_PROFILES": "notify", "PC2_STANDBY_ZMQ_PORT": "9"}
+    _, written = up_ha(checkout, settings)
+    assert {name: written[name] for name in settings} == settings | {"COMPOSE_PROFILES": f"notify,ha-{host}"}
+    assert (written["MAINPC_STANDBY_ZMQ_PORT"], written["MAINPC_STANDBY_EVENTS_PORT"]) == ("7120", "7150")
+    assert up_ha(checkout, written)[1] == written
+
+
+def test_one_machine_that_has_all_keeps_its_ports(checkout: Path) -> None:
+    assert set(up_ha(checkout, {})[1]) == {"TWINHOST_DATABASE", "TWINHOST_DATABASE_KEYS", "COMPOSE_PROFILES"}
+
+
+@pytest.mark.parametrize("name", [*ADDRESSES, "TWINHOST_PUBLISH_ADDRESS"])
+@pytest.mark.parametrize("value", ["", "witness.example"])
+def test_a_machine_needs_every_address(name: str, value: str, checkout: Path) -> None:
+    """A container takes no name of another machine, and an agent that is published nowhere reaches none."""
+    settings = of("pc2") | {name: value}
+    said, written = up_ha(checkout, settings)
+    assert f"need {name} in .env, an IP address" in said
+    assert written == settings
+
+
+@pytest.mark.parametrize("given", ["", "\n", "a secret\n"])
+def test_nothing_is_written_without_the_keys(given: str, checkout: Path) -> None:
+    settings = of("witness")
+    said, written = up_ha(checkout, settings, "--with-keys", given=given)
+    assert "error: " in said
+    assert written == settings
