@@ -1,6 +1,6 @@
 # The two commands are `make up` and `make test`; `make` alone lists the rest. Whatever takes more than a line is in scripts/.
 .DEFAULT_GOAL := help
-.PHONY: help up up-ha ha-keys join-ha leave-ha stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
+.PHONY: help up up-ha ha-keys join-ha leave-ha stack down status logs keys backup restore test check test-replay test-two-hosts test-faults test-failover test-adversary fuzz soak audit sbom repeatable bench bench-smoke bench-recall bench-scale bench-graph workers test-ready lint generate screenshots install wheel image engine venv setup lock clean
 SHELL := /bin/bash
 ARGS ?=
 
@@ -78,6 +78,9 @@ test-replay: venv ## the unit tests, with a replica of every database that repea
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)
 	@TWINHOST_FAULTS=all .venv/bin/python -m pytest tests/faults $(ARGS)
+
+test-failover: test-ready ## failures of a deployment with standbys, while others keep ledgers (half an hour; REPEAT=20: each 20 times)
+	@TWINHOST_FAILOVER=all .venv/bin/python -m pytest tests/failover $(ARGS)
 
 test-adversary: venv ## every attack, while clients work: their p99, and mainpc's memory (five minutes)
 	@.venv/bin/python -m pytest -s tests/adversary/full_siege.py $(ARGS)

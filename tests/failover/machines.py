@@ -1,0 +1,172 @@
+"""Three machines of one Compose project, and what can happen to them: a process, a machine, or a link goes."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.containers.checkout import Machine as Checkout
+from tests.containers.test_failover import STANDBY_VARIABLES
+from tests.ports import free_ports
+from tests.waiting import wait_until
+
+MACHINES = {
+    "mainpc": ("mainpc", "pc2-standby", "database-mainpc"),
+    "pc2": ("pc2", "mainpc-standby", "database-pc2"),
+    "third": ("witness",),
+}
+PROCESSES_OF = {
+    "SystemDigitalTwin": ("mainpc", "mainpc-standby"),
+    "UnifiedMemoryReasoningAgent": ("pc2", "pc2-standby"),
+}
+NODES = ("database-mainpc", "database-pc2")
+_HTTP = {"SystemDigitalTwin": 8120, "UnifiedMemoryReasoningAgent": 8230}
+_STATES = "SELECT nodename || ' ' || reportedstate || ' ' || goalstate FROM pgautofailover.node"
+_HEALTH = """
+import sys, urllib.request
+with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/healthz", timeout=2) as answer:
+    print(answer.read().decode())
+"""
+WHOLE_WITHIN_S = 120.0
+_LOOK_S = 0.3
+
+
+@dataclass(frozen=True)
+class Machines:
+    """A deployment that `make up-ha` has started."""
+
+    checkout: Checkout
+
+    @classmethod
+    @contextmanager
+    def started(cls, folder: Path) -> "Iterator[Machines]":
+        """Run `make up-ha` in a checkout of its own, and remove everything at the end."""
+        ports = map(str, free_ports(len(STANDBY_VARIABLES)))
+        checkout = Checkout(folder / "checkout", dict(zip(STANDBY_VARIABLES, ports, strict=True)))
+        try:
+            done = checkout.run("scripts/setup/up_ha.sh")
+            assert done.status == 0, done.out + done.err
+            yield cls(checkout)
+        finally:
+            checkout.remove()
+
+    def container(self, service: str) -> str:
+        """Return the id of a service's container; a stopped one too."""
+        project = self.checkout.variables["COMPOSE_PROJECT_NAME"]
+        filters = [f"label=com.docker.compose.project={project}", f"label=com.docker.compose.service={service}"]
+        command = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
+        listed = _run(
+            *command,
+            *(word for one in filters for word in ("--filter", one)),
+            "--filter",
+            "label=com.docker.compose.oneoff=False",
+        )
+        return listed.strip()
+
+    def execute(self, service: str, *command: str) -> str:
+        """Run a command in a container, and return what it printed; fail where that fails."""
+        return _run("docker", "exec", self.container(service), *command)
+
+    def health(self, service: str) -> dict[str, Any]:
+        """Return the health document of an agent's process; an empty one where it does not answer."""
+        agent = next(name for name, services in PROCESSES_OF.items() if service in services)
+        command = ["docker", "exec", self.container(service), "python", "-c", _HEALTH, str(_HTTP[agent])]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else {}
+
+    def role(self, service: str) -> str:
+        """Return whether an agent's process is `active` or `standby`; empty where it does not say."""
+        return str(self.health(service).get("log", {}).get("role", ""))
+
+    def with_role(self, agent: str, role: str) -> str:
+        """Return the service of an agent that has a role now; empty where none has."""
+        return next((service for service in PROCESSES_OF[agent] if self.role(service) == role), "")
+
+    def node(self, state: str) -> str:
+        """Return the database node in a state; empty where none is in it."""
+        return next((name for name, reported, _ in self._nodes() if reported == state), "")
+
+    def _nodes(self) -> list[tuple[str, str, str]]:
+        rows = self.execute("witness", "psql", "-XqAt", "-c", _STATES, "pg_auto_failover").splitlines()
+        return [(name, reported, goal) for name, reported, goal in (row.split() for row in rows)]
+
+    def whole(self) -> bool:
+        """Return whether each commit is on both nodes, and each agent has both its processes."""
+        try:
+            states = sorted((reported, goal) for _, reported, goal in self._nodes())
+        except AssertionError:
+            return False
+        return states == [("primary", "primary"), ("secondary", "secondary")] and all(
+            sorted(map(self.role, services)) == ["active", "standby"] for services in PROCESSES_OF.values()
+        )
+
+    def wait_until_whole(self) -> None:
+        wait_until(self.whole, WHOLE_WITHIN_S, "every process has its role, and each commit is on both nodes")
+
+    def kill(self, services: Iterable[str]) -> None:
+        """End containers at once, as a power failure does; the engine does not start them again."""
+        _run("docker", "kill", *map(self.container, services))
+
+    def start(self, services: Iterable[str]) -> None:
+        _run("docker", "start", *map(self.container, services))
+
+    def signal(self, services: Iterable[str], name: str) -> None:
+        """Send a signal to all processes of containers, as SIGSTOP and SIGCONT."""
+        for service in services:
+            groups = _run("docker", "top", self.container(service), "-eo", "pid").split()[1:]
+            _run("kill", f"-{name}", *groups)
+
+    @contextmanager
+    def cut(self, hearers: Sequence[str], speakers: Sequence[str]) -> Iterator[None]:
+        """Drop what processes would hear of others; to cut a link whole, cut it both ways.
+
+        A process that is started again meanwhile has another namespace, and soon the rules too.
+        """
+        applied: dict[str, str] = {}  # the pid of each hearer that has them
+        ended = threading.Event()
+
+        def apply() -> None:
+            for hearer in hearers:
+                pid = self._pid(hearer)
+                if pid not in ("0", applied.get(hearer)):
+                    for address in (address for speaker in speakers for address in self._addresses(speaker)):
+                        _iptables(pid, "-I", "PREROUTING", "-s", address, "-j", "DROP")
+                    applied[hearer] = pid
+
+        def follow() -> None:
+            while not ended.wait(_LOOK_S):
+                with suppress(AssertionError):  # it has just ended again
+                    apply()
+
+        apply()
+        follower = threading.Thread(target=follow)
+        follower.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            follower.join()
+            for hearer in hearers:
+                with suppress(AssertionError):
+                    _iptables(self._pid(hearer), "-F", "PREROUTING")
+
+    def _pid(self, service: str) -> str:
+        return _run("docker", "inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()
+
+    def _addresses(self, service: str) -> list[str]:
+        shown = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+        return _run("docker", "inspect", "--format", shown, self.container(service)).split()
+
+
+def _iptables(pid: str, *rule: str) -> None:
+    _run("nsenter", f"--net=/proc/{pid}/ns/net", "iptables", "-w", "-t", "raw", *rule)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
