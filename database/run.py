@@ -33,6 +33,7 @@ KEYS_DAYS = 3_650
 MAX_KEYS_BYTES = 65_536
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
 FORMED_S = 60
+_NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", str(KEYS_DAYS))
@@ -241,6 +242,14 @@ def _make_tables() -> None:
         subprocess.run(server, check=True, stdin=tables, stdout=subprocess.DEVNULL)
 
 
+def update_tables() -> None:
+    """Make what a newer version has more of, on the node that takes writes; the other one gets it from there."""
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", DATABASE)
+    follows = subprocess.run((*ask, "--command", "SELECT pg_is_in_recovery()"), check=True, capture_output=True)
+    if follows.stdout.strip() == b"f":
+        subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
+
+
 def wait_until_formed() -> None:
     """Wait, on the witness, until each commit is on both nodes."""
     until = time.monotonic() + FORMED_S
@@ -280,8 +289,10 @@ def main(command: list[str]) -> None:
             serve(socket.gethostname())
         case ["formed"]:
             wait_until_formed()
+        case ["tables"]:
+            update_tables()
         case _:
-            sys.exit("usage: run.py keys | serve | formed")
+            sys.exit("usage: run.py keys | serve | formed | tables")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,17 @@ def test_an_agent_can_append_and_no_more(pair: Pair) -> None:
         assert "permission denied" in done.err or "must be owner" in done.err, done.err
 
 
+def test_tables_of_an_older_version_get_what_is_new(pair: Pair) -> None:
+    """At the next `make up`, which asks both nodes; the one that follows has it from the other."""
+    pair.ask(pair.node("primary"), "ALTER TABLE epochs DROP COLUMN turn")
+    for node in NODES:
+        done = pair.stack.execute(node, "python3", "/app/database/run.py", "tables")
+        assert (done.status, done.out, done.err) == (0, "", "")
+    agent = f"host={pair.node('primary')} user=twinhost dbname=twinhost {AS_MAINPC}"
+    done = pair.connect(agent, "SELECT turn FROM epochs")
+    assert (done.status, done.err) == (0, "")
+
+
 def test_a_volume_has_one_server(pair: Pair) -> None:
     done = pair.stack.compose("run", "--rm", "-T", "--no-deps", pair.node("secondary"))
     assert done.status == 1

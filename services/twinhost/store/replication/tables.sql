@@ -11,6 +11,8 @@ CREATE TABLE IF NOT EXISTS epochs (
     turn text NOT NULL DEFAULT ''
 );
 
+ALTER TABLE epochs ADD COLUMN IF NOT EXISTS turn text NOT NULL DEFAULT '';
+
 CREATE TABLE IF NOT EXISTS commits (
     agent text,
     seq bigint,
