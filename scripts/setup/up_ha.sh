@@ -14,6 +14,8 @@ if [ -n "$host" ]; then
     for name in MAINPC_IP PC2_IP WITNESS_IP TWINHOST_PUBLISH_ADDRESS; do
         [[ $(setting "$name") =~ ^[0-9.]+$|: ]] || die "Standbys on real machines need $name in .env, an IP address (docs/how-to/run-with-standbys.md)."
     done
+else
+    [ -z "$(setting WITNESS_IP)" ] || die "WITNESS_IP in .env is for three machines, and TWINHOST_HOST does not say which this is: set it, or remove both."
 fi
 
 # read_keys: the lines of ha_keys.sh; each part is taken by the program whose it is, which overwrites none.
@@ -21,8 +23,8 @@ read_keys() {
     local kind content taken=
     while read -r kind content; do
         case $kind in
-            agent) base64 --decode <<<"$content" | docker compose --progress quiet run --rm -T certs-init import-standby - ;;
-            database) base64 --decode <<<"$content" | docker compose --progress quiet run --rm -T --no-deps database-keys keys take ;;
+            agent) printf '%s' "$content" | base64 --decode | docker compose --progress quiet run --rm -T certs-init import-standby - ;;
+            database) printf '%s' "$content" | base64 --decode | docker compose --progress quiet run --rm -T --no-deps database-keys keys take ;;
             *) die "This is not what \`make ha-keys\` prints, and nothing was started." ;;
         esac
         taken=1

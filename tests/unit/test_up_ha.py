@@ -58,6 +58,13 @@ def test_one_machine_that_has_all_keeps_its_ports(checkout: Path) -> None:
     assert set(up_ha(checkout, {})[1]) == {"TWINHOST_DATABASE", "TWINHOST_DATABASE_KEYS", "COMPOSE_PROFILES"}
 
 
+def test_one_of_three_says_which_it_is(checkout: Path) -> None:
+    """Else all parts of the database would be published on one machine, under one port."""
+    said, written = up_ha(checkout, ADDRESSES)
+    assert "TWINHOST_HOST does not say which this is" in said
+    assert written == ADDRESSES
+
+
 @pytest.mark.parametrize("name", [*ADDRESSES, "TWINHOST_PUBLISH_ADDRESS"])
 @pytest.mark.parametrize("value", ["", "witness.example"])
 def test_a_machine_needs_every_address(name: str, value: str, checkout: Path) -> None:
