@@ -8,6 +8,7 @@ is checked here, by this project's code.
 import base64
 import contextlib
 import hashlib
+import math
 import os
 import stat
 import string
@@ -87,24 +88,30 @@ class Validity:
 
     not_before: int | None = None
     not_after: int | None = None
+    _begins: float = field(init=False, repr=False, compare=False)  # within the clock tolerance
+    _ends: float = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if any(moment is not None and not 0 <= moment <= _LATEST for moment in (self.not_before, self.not_after)):
             raise KeyFileMalformed("not_before and not_after must be in the years 1970 to 9999")
         if self.not_before is not None and self.not_after is not None and self.not_after <= self.not_before:
             raise KeyFileMalformed("not_after must be later than not_before")
+        begins = -math.inf if self.not_before is None else self.not_before - CLOCK_TOLERANCE_S
+        ends = math.inf if self.not_after is None else self.not_after + CLOCK_TOLERANCE_S
+        object.__setattr__(self, "_begins", begins)
+        object.__setattr__(self, "_ends", ends)
 
     def has_begun(self, now: float) -> bool:
         """Return whether `now` is at or after `not_before`, within the clock tolerance."""
-        return self.not_before is None or now >= self.not_before - CLOCK_TOLERANCE_S
+        return now >= self._begins
 
     def has_ended(self, now: float) -> bool:
         """Return whether it has expired at `now`, beyond the clock tolerance."""
-        return self.not_after is not None and now > self.not_after + CLOCK_TOLERANCE_S
+        return now > self._ends
 
     def holds(self, now: float) -> bool:
         """Return whether it is valid at `now`; asked for every message."""
-        return self.has_begun(now) and not self.has_ended(now)
+        return self._begins <= now <= self._ends
 
     def ends_soon(self, now: float) -> bool:
         """Return whether a warning is due: within 14 days of the end, or after it."""
