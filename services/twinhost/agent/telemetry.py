@@ -124,8 +124,9 @@ class Telemetry:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         GCCollector(self._registry)
-        self._requests = _RequestCollector()
-        self._registry.register(self._requests)
+        requests = _RequestCollector()
+        self._registry.register(requests)
+        self.answered = requests.count
         self._state = _StateCollector(agent)
         self._registry.register(self._state)
         self.readers = Readers(clock)
@@ -139,17 +140,6 @@ class Telemetry:
         gathered = Gathered()
         self.register(lambda: gathered.latest)
         return gathered
-
-    def answered(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
-        """Count requests; on the server's thread.
-
-        Args:
-            action: of the requests; None if it can't be read, or is no action.
-            outcome: `ok`, or an error code.
-            seconds: how long each took.
-            number: how many requests.
-        """
-        self._requests.count(action or UNKNOWN_ACTION, outcome, seconds, number)
 
     @property
     def state(self) -> AgentState | None:
@@ -185,7 +175,7 @@ class Telemetry:
 
 @dataclass(slots=True)
 class _Durations:
-    """One action's requests: the number in each bucket, the last without an upper bound, and the sum."""
+    """Requests with one outcome: the number in each bucket, the last without an upper bound, and the sum."""
 
     buckets: list[int] = field(default_factory=lambda: [0] * (len(_BUCKETS_S) + 1))
     sum_s: float = 0.0
@@ -195,16 +185,21 @@ class _RequestCollector(Collector):
     """Plain numbers, written by the server's thread only: the library's own counters took a sixth of a request."""
 
     def __init__(self) -> None:
-        self._outcomes: dict[tuple[str, str], int] = {}
-        self._durations: dict[str, _Durations] = {}
+        self._durations: dict[tuple[str, str], _Durations] = {}
 
-    def count(self, action: str, outcome: str, seconds: float, number: int) -> None:
-        """Count requests that took equally long."""
-        key = action, outcome
-        self._outcomes[key] = self._outcomes.get(key, 0) + number
-        durations = self._durations.get(action)
+    def count(self, action: str | None, outcome: str, seconds: float, number: int = 1) -> None:
+        """Count requests; on the server's thread.
+
+        Args:
+            action: of the requests; None if it can't be read, or is no action.
+            outcome: `ok`, or an error code.
+            seconds: how long each took.
+            number: how many requests.
+        """
+        key = action or UNKNOWN_ACTION, outcome
+        durations = self._durations.get(key)
         if durations is None:
-            durations = self._durations[action] = _Durations()
+            durations = self._durations[key] = _Durations()
         durations.buckets[bisect_left(_BUCKETS_S, seconds)] += number
         durations.sum_s += seconds * number
 
@@ -212,19 +207,22 @@ class _RequestCollector(Collector):
         requests = CounterMetricFamily(
             "twinhost_requests", "Requests answered, by action and outcome.", labels=["action", "outcome"]
         )
-        for labels, number in self._outcomes.copy().items():  # in one step: the server's thread continues to count
-            requests.add_metric(labels, number)
+        by_action: dict[str, list[tuple[list[int], float]]] = {}
+        for (action, outcome), durations in self._durations.copy().items():  # in one step: the server's thread goes on
+            buckets = durations.buckets.copy()
+            requests.add_metric([action, outcome], sum(buckets))
+            by_action.setdefault(action, []).append((buckets, durations.sum_s))
         yield requests
-        durations = HistogramMetricFamily(
+        taken = HistogramMetricFamily(
             "twinhost_request_duration_seconds",
             "From receiving a request to its durable reply.",
             labels=["action"],
         )
         bounds = [*map(floatToGoString, _BUCKETS_S), "+Inf"]
-        for action, taken in self._durations.copy().items():
-            counts = accumulate(taken.buckets.copy())
-            durations.add_metric([action], list(zip(bounds, counts, strict=True)), taken.sum_s)
-        yield durations
+        for action, parts in by_action.items():
+            counts = accumulate(map(sum, zip(*(buckets for buckets, _ in parts), strict=True)))
+            taken.add_metric([action], list(zip(bounds, counts, strict=True)), sum(sum_s for _, sum_s in parts))
+        yield taken
 
 
 class _StateCollector(Collector):
