@@ -319,7 +319,7 @@ class RekeyRequests:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._waiting: tuple[KeyPair, Future[float]] | None = None
+        self.waiting: tuple[KeyPair, Future[float]] | None = None
         self._ended = False
 
     def ask(self, own_keys: KeyPair) -> "Future[float]":
@@ -329,22 +329,18 @@ class RekeyRequests:
             SocketMisuse: another change waits, or the loop has ended.
         """
         with self._lock:
-            if self._ended or self._waiting is not None:
+            if self._ended or self.waiting is not None:
                 raise SocketMisuse(
                     "the key can't be changed: the server is stopping, or another change is under way; try again"
                 )
             future: Future[float] = Future()
-            self._waiting = own_keys, future
+            self.waiting = own_keys, future
             return future
-
-    @property
-    def waiting(self) -> bool:
-        return self._waiting is not None
 
     def carry_out(self, rekey: Callable[[KeyPair], None]) -> None:
         """Make the waiting change, on the loop's thread; an error goes to the one who asked, and ends the loop."""
         with self._lock:
-            waiting, self._waiting = self._waiting, None
+            waiting, self.waiting = self.waiting, None
         if waiting is None:
             return
         own_keys, future = waiting
@@ -360,6 +356,6 @@ class RekeyRequests:
         """Accept no more changes; a waiting one is cancelled."""
         with self._lock:
             self._ended = True
-            if self._waiting is not None:
-                self._waiting[1].cancel()
-                self._waiting = None
+            if self.waiting is not None:
+                self.waiting[1].cancel()
+                self.waiting = None

@@ -204,7 +204,7 @@ class Dispatcher:
                 None; their replies follow those of the batch.
         """
         started = time.perf_counter()
-        replies = self._answer_all(batch, more)
+        replies = self._answer_all(batch, more, started)
         self._report(time.perf_counter() - started)
         return replies
 
@@ -234,32 +234,33 @@ class Dispatcher:
 
     def _report(self, seconds: float) -> None:
         """Report the batch's outcomes to the listener; all have the same duration, so equal ones are one call."""
-        if (number := len(self._outcomes)) and self._outcomes.count(self._outcomes[0]) == number:
-            self._on_answer(*self._outcomes[0], seconds, number)
+        outcomes = self._outcomes
+        if outcomes and outcomes.count(outcomes[0]) == len(outcomes):
+            self._on_answer(*outcomes[0], seconds, len(outcomes))
             return
-        for (action, outcome), number in Counter(self._outcomes).items():
+        for (action, outcome), number in Counter(outcomes).items():
             self._on_answer(action, outcome, seconds, number)
 
-    def _answer_all(self, batch: Sequence[Inbound], more: More) -> list[bytes]:
+    def _answer_all(self, batch: Sequence[Inbound], more: More, started: float) -> list[bytes]:
         self._outcomes.clear()
-        self._deferred.clear()
         self.spent.clear()
-        self._changing.clear()
         self.begun = None
         self.counters.requests += len(batch)
         self.counters.last_request_time = self._wall_time()
-        replies = self._read_plainly(batch)
+        replies = self._read_plainly(batch, started)
         if replies is None:
             jobs = self._read(batch)
             for job in jobs:
                 if job.action.mutates:
                     return self._change_and_charge(jobs, more)
             replies = self._answer_some(jobs)
-        self.counters.requests -= len(batch) - len(replies)
+        if len(replies) < len(batch):
+            self.counters.requests -= len(batch) - len(replies)
         return replies
 
     def _change_and_charge(self, jobs: "list[Job | Unread]", more: More) -> list[bytes]:
         """Answer a batch as `_change` does; those who change something spend the commit too, each its share."""
+        self._changing.clear()
         began = time.perf_counter()
         replies = self._change(jobs, more)
         left = time.perf_counter() - began - sum(seconds for _, seconds in self.spent)
@@ -337,7 +338,7 @@ class Dispatcher:
                 other.end(why)
         return [(other.lost, other.places) for other in others if other.lost is not None]
 
-    def _read_plainly(self, batch: Sequence[Inbound]) -> list[bytes] | None:
+    def _read_plainly(self, batch: Sequence[Inbound], started: float) -> list[bytes] | None:
         """Answer a batch of plain reads, without what other requests need; None where one of them is something else.
 
         Without it, a server that has nothing but such reads to do answers a tenth fewer of them.
@@ -357,13 +358,12 @@ class Dispatcher:
             if handler is None:
                 return None
             reads.append((inbound, caller, request, handler))
-        return self._answer_plainly(reads)
+        return self._answer_plainly(reads, started)
 
-    def _answer_plainly(self, reads: "list[tuple[Inbound, Caller, Request, _Handler]]") -> list[bytes]:
+    def _answer_plainly(self, reads: "list[tuple[Inbound, Caller, Request, _Handler]]", now: float) -> list[bytes]:
         """Return the replies to those plain reads for which there is time, one at least."""
         replies: list[bytes] = []
-        clock = time.perf_counter
-        now = since = clock()
+        clock, since = time.perf_counter, now
         until, served = now + SLICE_S, reads[0][1]
         for inbound, caller, request, (handle, outcome) in reads:
             if caller is not served:

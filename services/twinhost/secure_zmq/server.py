@@ -5,7 +5,6 @@ have arrived by then; requests that only read are answered in small batches, so 
 batch is received.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -108,7 +107,7 @@ class Server:
         self._most_in_turn = MAX_READS  # of those that wait: as many as there is time for
         self._pace = Pace()
         self._room = 1  # messages of the next batch: after single requests, no second receive is tried
-        self._stop = threading.Event()
+        self._stopping = False
         self._heartbeat = Heartbeat(_STALLED_AFTER_S)
         self._longest_turn_s = 0.0
 
@@ -130,7 +129,7 @@ class Server:
 
     def stop(self) -> None:
         """Have the loop end after the requests that have arrived; may be called from any thread."""
-        self._stop.set()
+        self._stopping = True
         self._waker.wake()
 
     def request_tick(self) -> None:
@@ -165,9 +164,9 @@ class Server:
         ticked_at = turned_at = self._monotonic()
         flags = 0
         try:
-            while not self._stop.is_set():
+            while not self._stopping:
                 batch = self._next_batch(flags)
-                busy_since = self._monotonic()
+                busy_since = self._answering_since = self._monotonic()
                 self._pace.note(busy_since - turned_at)
                 self._answer(batch)
                 turned_at = self._heartbeat.beat()
@@ -181,11 +180,12 @@ class Server:
                         self._tick_s = _TICK_S
                 if self._deferred:  # after the tick, which may have finished some
                     self._answer_deferred()
-                self._longest_turn_s = max(self._longest_turn_s, self._monotonic() - busy_since)
+                if (turn_s := self._monotonic() - busy_since) > self._longest_turn_s:
+                    self._longest_turn_s = turn_s
                 if self._rekeying.waiting:
                     self._drain(DONTWAIT)
                     self._rekeying.carry_out(self._server_socket.rekey)
-                if batch.returns or self.turns:
+                if batch.returns or self.turns.waiting:
                     self._tick_s, flags = _TICK_S, 0
                 else:
                     flags = self._rest(ticked_at)
@@ -215,13 +215,14 @@ class Server:
         drained_by = self._monotonic() + _DRAIN_S
         while self._monotonic() < drained_by:
             batch = self._next_batch(flags)
-            if not batch.returns and not self.turns:
+            if not batch.returns and not self.turns.waiting:
                 break
+            self._answering_since = self._monotonic()
             self._answer(batch)
 
     def _next_batch(self, flags: int) -> Batch:
         """Receive a batch; where requests wait, keep what has arrived, and return those whose turn it is."""
-        if not self.turns:
+        if not self.turns.waiting:
             return self._receive_batch(flags)
         self._keep_arrived()
         return self._still_valid(self.turns.next(self._most_in_turn, MAX_BATCH_BYTES))
@@ -249,10 +250,13 @@ class Server:
 
     def _receive_batch(self, flags: int) -> Batch:
         batch = Batch()
-        came = len(self._receive(batch, self._room, flags))
+        self._receive(batch, self._room, flags)
+        came = len(batch.inbounds)
         if came >= MAX_READS and len({back.route[0] for back in batch.returns}) > 1:
             self._receive(batch, MAX_READS_OF_MANY, DONTWAIT)
-        self._room = max(1, min(MAX_READS, 2 * came if came == self._room else came))
+        if came == self._room:
+            came *= 2
+        self._room = 1 if came < 1 else min(came, MAX_READS)
         return batch
 
     def _receive_further(self, batch: Batch) -> list[Inbound] | None:
@@ -262,7 +266,7 @@ class Server:
             return None
         room = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns))
         further = Batch()
-        if self.turns:
+        if self.turns.waiting:
             self._keep_arrived()
             if self._refused.returns or not self.turns.only_of(first) or not batch.only_of(first):
                 return None
@@ -275,9 +279,8 @@ class Server:
         batch.extend(further)
         return further.inbounds
 
-    def _receive(self, batch: Batch, room: int, flags: int, max_bytes: int = MAX_BATCH_BYTES) -> list[Inbound]:
-        """Receive what has arrived, until the batch holds `room` messages or enough bytes; return what came."""
-        known = len(batch.returns)
+    def _receive(self, batch: Batch, room: int, flags: int, max_bytes: int = MAX_BATCH_BYTES) -> None:
+        """Receive what has arrived, until the batch holds `room` messages or enough bytes."""
         look_us = self._pace.look_us if room <= _FEW else 0
         freed = 0
         while (most := room - len(batch.returns)) > 0 and batch.size < max_bytes:
@@ -295,7 +298,6 @@ class Server:
             elif not (received[-1][1].more or batch.returns[-1].together):
                 break
             flags = DONTWAIT
-        return batch.inbounds[known:]
 
     def _add(self, routing_id: bytes, frame: zmq.Frame, batch: Batch, now: float) -> None:
         """Add the requests of one message, received now, to a batch; all its frames arrive together."""
@@ -358,7 +360,7 @@ class Server:
     def _answer(self, batch: Batch) -> None:
         if batch.returns:
             answered = self._answer_what_fits(batch)
-            if self.turns or answered < len(batch.returns):
+            if self.turns.waiting or answered < len(batch.returns):
                 self._most_in_turn = max(1, min(2 * answered, MAX_READS_OF_MANY))
                 self.turns.put_back(batch, answered, self._dispatcher.begun)
                 self.turns.charge(self._dispatcher.spent)
@@ -369,7 +371,6 @@ class Server:
 
     def _answer_what_fits(self, batch: Batch) -> int:
         """Answer what there is time for; return how many that are."""
-        self._answering_since = self._monotonic()
         replies = self._dispatcher.answer(batch.inbounds, lambda: self._receive_further(batch))
         deferred = self._dispatcher.take_deferred()
         answered = zip(batch.returns, replies, strict=False)
@@ -442,10 +443,9 @@ class Server:
         """Yield each reply to its caller, and not to another peer that has chosen the same routing-id by then."""
         leads_to = self._sessions.leads_to
         for back, reply in answered:
-            session = back.session
-            if not leads_to(back.route[0], session):
+            if not leads_to(back.route[0], back.session):
                 failed.append(zmq.EHOSTUNREACH)
-            elif session is None or len(reply) <= UNCOUNTED_BYTES:
+            elif len(reply) <= UNCOUNTED_BYTES or (session := back.session) is None:
                 yield back.route, reply, None
             elif session.account.of_owner + len(reply) <= LOOK_FROM_BYTES or self.backlog.fits(session, len(reply)):
                 yield back.route, reply, session.account

@@ -69,9 +69,7 @@ class Turns:
         self._budgets = budgets
         self._queues: dict[str, _Queue] = {}  # of identities whose requests wait, or who are ahead of those that do
         self._used = 0.0  # by the one that was served last, before that
-
-    def __bool__(self) -> bool:
-        return bool(self._queues) and any(queue.lines for queue in self._queues.values())  # asked thrice a request
+        self.waiting = 0  # requests
 
     def only_of(self, caller: Caller | None) -> bool:
         """Return whether all that waits is of this identity."""
@@ -97,6 +95,7 @@ class Turns:
         queue = self._queue_of(inbound.caller)
         queue.line(back).append((back, inbound))
         queue.size += _size_of(inbound)
+        self.waiting += 1
 
     def put_back(self, batch: Batch, begin: int, begun: Job | None = None) -> None:
         """Keep what there was no time for, before what else its callers have here; the first one may have begun."""
@@ -112,6 +111,7 @@ class Turns:
             if (route := back.route[0]) not in served:  # its connection was not reached: it comes before the others
                 queue.lines = {route: queue.lines.pop(route), **queue.lines}
             queue.size += _size_of(inbound)
+            self.waiting += 1
 
     def next(self, most: int, max_bytes: int) -> Batch:
         """Return up to `most` requests, and no further one once they have `max_bytes`, of those who used the least.
@@ -125,6 +125,7 @@ class Turns:
             if queue.used - self._used > SLICE_S:
                 break
             queue.take(batch, most, max_bytes)
+        self.waiting -= len(batch.returns)
         return batch
 
     def charge(self, spent: Iterable[tuple[Caller | None, float]]) -> None:
@@ -132,7 +133,7 @@ class Turns:
         for caller, seconds in spent:
             if (queue := self._queues.get(name_of(caller))) is not None:
                 queue.used += seconds / queue.turns
-        if not self:
+        if not self.waiting:
             self._queues = {}
         elif not all(queue.lines for queue in self._queues.values()):
             kept = ((name, queue) for name, queue in self._queues.items() if queue.lines or queue.used > self._used)

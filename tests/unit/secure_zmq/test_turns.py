@@ -101,7 +101,7 @@ def test_connections_of_an_identity_take_turns() -> None:
     turns.keep(batch_of(*many("peer", 4, "a"), *many("peer", 2, "b")))
     assert [number for _, number in taken(turns, 4)] == [0, 1, 0, 1]
     assert [number for _, number in taken(turns, 4)] == [2, 3]
-    assert not turns
+    assert not turns.waiting
 
 
 def test_what_was_not_reached_stays_first() -> None:
@@ -129,11 +129,11 @@ def test_what_is_refused_anyway_does_not_wait() -> None:
     batch = Batch()
     batch.add(Return([b"a"], None), Inbound(b"1", None, PeerNotLive("the key is not valid")))
     assert turns.keep(batch).inbounds == batch.inbounds
-    assert not turns
+    assert not turns.waiting
 
 
 def _all(turns: Turns) -> Iterable[tuple[str, int]]:
-    while turns:
+    while turns.waiting:
         yield from taken(turns, 1)
         turns.charge([])
 

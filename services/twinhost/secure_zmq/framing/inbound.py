@@ -70,7 +70,8 @@ class Batch:
         self.together = False  # whether there is a frame whose replies travel in one
 
     def add(self, back: Return, inbound: Inbound) -> None:
-        self.together |= back.together
+        if back.together:
+            self.together = True
         self.returns.append(back)
         self.inbounds.append(inbound)
         self.size += len(inbound.payload)

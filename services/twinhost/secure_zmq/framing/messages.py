@@ -82,15 +82,12 @@ class Pace:
 
     def __init__(self) -> None:
         self._usual_us = self._pause_us = 4.0 * LOOK_US  # a moving average; what a pause of any length counts as
+        self.look_us = 0  # how long to look for the next message before sleeping; 0 where it hardly comes so soon
 
     def note(self, waited_s: float) -> None:
         """Note how many seconds it took until messages came."""
         self._usual_us += (min(1e6 * waited_s, self._pause_us) - self._usual_us) / 4
-
-    @property
-    def look_us(self) -> int:
-        """How long to look for the next message before sleeping, in µs; 0 where it is unlikely to come so soon."""
-        return LOOK_US if self._usual_us < LOOK_US else 0
+        self.look_us = LOOK_US if self._usual_us < LOOK_US else 0
 
 
 def receive(socket: "zmq.Socket[bytes]", most: int, max_bytes: int, flags: int, look_us: int = 0) -> Received:

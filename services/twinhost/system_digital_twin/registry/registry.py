@@ -237,7 +237,7 @@ class Registry:
             "script_path": record.script_path,
             "metadata": record.metadata,
             "registered_by": record.registered_by,
-            "trust_revision": self.trust_revision(record.name),
+            "trust_revision": self._trust.get(record.name),
             "revision": record.revision,
         }
 
