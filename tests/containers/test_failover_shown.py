@@ -62,7 +62,7 @@ def test_all_of_it_is_shown(pair: Pair) -> None:
     for host, agent in AGENTS.items():
         assert f"Failover {agent} is active on {host} since " in said
         assert re.search(
-            rf"\(epoch 1\); standby {host}-standby is \d+ transactions behind; 2 copies; witness well", said
+            rf"\(epoch 1\); standby {host}-standby is \d+ transactions? behind; 2 copies; witness well", said
         )
         assert f"{agent} is active on <b>{host}</b> (epoch 1)" in get(pair, f"{host}-standby", "/")
     assert items(pair) == set()
@@ -87,7 +87,7 @@ def test_one_copy_is_shown_until_the_database_is_back(pair: Pair) -> None:
     assert pair.run(f"docker compose kill {secondary}").status == 0
     shown("one copy is left", lambda: failover(pair)["copies"] == 1, WRITES_AGAIN_WITHIN_S)
     assert "one_copy" in items(pair)
-    assert "1 copy;" in " ".join(pair.run("./twinhost status").out.split())
+    assert "; 1 copy" in " ".join(pair.run("./twinhost status").out.split())
     assert pair.run(f"docker compose up -d {secondary}").status == 0
     pair.wait_until_formed()
     shown("there are two", lambda: failover(pair)["copies"] == 2)

@@ -54,7 +54,7 @@ def _standby_silent(agent: Agent, log: "AgentLog") -> Trouble:
     last = min(log.standbys, key=lambda standby: standby.silent_s, default=None)
     service = last.name if last else _other(agent, log.holder)
     host = _machine(agent, service)
-    cause = f"{service} has never followed it"
+    cause = f"{service} has not begun to follow the log of {agent.name}"
     if last is not None:
         cause = (
             f"{last.name} ended: {last.fault}"

@@ -137,9 +137,9 @@ def styled(content: str, style: str) -> Text:
     return Text(printable(content), style)
 
 
-def words(*pieces: Cell) -> Text:
-    """Return several pieces with spaces between them."""
-    return Text(" ").join(_text(piece) for piece in pieces)
+def words(*pieces: Cell, between: str = " ") -> Text:
+    """Return several pieces with something between them."""
+    return Text(between).join(_text(piece) for piece in pieces)
 
 
 def unfolded(*texts: Text) -> RenderableType:

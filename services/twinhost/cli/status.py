@@ -472,20 +472,20 @@ def _failover(survey: Survey) -> Iterator[Text]:
         log = report.health.log if report.health else None
         if log is None or log.holder is None:
             continue
-        where = f"{report.agent.name} is active on {log.holder} since {log.since} (epoch {log.epoch});"
-        yield output.words(output.styled("Failover", output.HEADING), where, *_safety(log))
+        where = f"{report.agent.name} is active on {log.holder} since {log.since} (epoch {log.epoch})"
+        said = output.words(where, *_safety(log), between="; ")
+        yield output.words(output.styled("Failover", output.HEADING), said)
 
 
 def _safety(log: RoleDocument) -> Iterator[output.Cell]:
     if log.standbys is None:  # it has only begun
         return
     for standby in log.standbys:
-        yield f"standby {standby.name} is {standby.behind} transactions behind;"
+        yield f"standby {standby.name} is {standby.behind} transaction{'s' * (standby.behind != 1)} behind"
     if not log.standbys:
-        yield output.styled("no standby follows;", output.BAD)
+        yield output.styled("no standby follows", output.BAD)
     if log.copies is not None:
-        copies = "1 copy;" if log.copies == 1 else f"{log.copies} copies;"
-        yield output.styled(copies, output.BAD) if log.copies == 1 else copies
+        yield output.styled("1 copy", output.BAD) if log.copies == 1 else f"{log.copies} copies"
     if log.witness is not None:
         yield "witness well" if log.witness.answers else output.styled("witness silent", output.WARN)
 

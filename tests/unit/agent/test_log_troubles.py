@@ -55,6 +55,11 @@ def test_a_missing_standby_is_named_with_its_machine(
     assert found(state(holder, standbys)) == [(f"standby_silent:{SDT}", host, f"docker compose up -d {service}")]
 
 
+def test_a_standby_that_was_never_seen_is_named_with_the_log() -> None:
+    (trouble,) = log_troubles(SeenLog(state("mainpc-standby"), holder="mainpc-standby"), CONFIG)
+    assert trouble.cause == f"mainpc has not begun to follow the log of {SDT}"
+
+
 def test_a_standby_that_said_why_it_ended_is_quoted() -> None:
     ended = replace(HERE, fault="run the same image on both machines")
     (trouble,) = log_troubles(SeenLog(state(standbys=[ended])), CONFIG)

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,13 @@ from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
 from twinhost.agent.host_metrics import GpuSample, HostSample
 from twinhost.cli import status
-from twinhost.clients.system_replies import HealthDocument, UseDocument
+from twinhost.clients.system_replies import (
+    HealthDocument,
+    RoleDocument,
+    StandbyDocument,
+    UseDocument,
+    WitnessDocument,
+)
 from twinhost.deployment import load_settings
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
@@ -332,3 +339,32 @@ def test_budgets_of_which_more_than_half_is_used_are_listed(hosts: TwoHosts) -> 
         ["mainpc", "a", "names", "2100000000", "4000000000", "52%"],
     ]
     assert status._used(status.AgentReport(agent, health=HealthDocument(status="ok"))) == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({}, ""),
+        ({"standbys": [], "copies": 1}, "; no standby follows; 1 copy"),
+        (
+            {
+                "standbys": [StandbyDocument(name="two", behind=1)],
+                "copies": 2,
+                "witness": WitnessDocument(answers=True),
+            },
+            "; standby two is 1 transaction behind; 2 copies; witness well",
+        ),
+        (
+            {"standbys": [StandbyDocument(name="two", behind=0)], "witness": WitnessDocument(answers=False)},
+            "; standby two is 0 transactions behind; witness silent",
+        ),
+    ],
+    ids=["begun", "no witness", "well", "no copies"],
+)
+def test_a_line_about_failover_ends_with_what_is_known(hosts: TwoHosts, seen: dict[str, Any], said: str) -> None:
+    settings = load_settings(hosts.environment)
+    agent = settings.registry_agent
+    log = RoleDocument(holder="mainpc", since="noon", epoch=1, **seen)
+    report = status.AgentReport(agent, health=HealthDocument(status="ok", log=log))
+    (line,) = status._failover(status.Survey(settings, {agent.name: report}))
+    assert line.plain == f"Failover {agent.name} is active on mainpc since noon (epoch 1){said}"
