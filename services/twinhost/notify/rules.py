@@ -188,7 +188,8 @@ class Rules:
             if waiting is not None and waiting.event == "ended":  # nobody heard of the end, so it goes on
                 waiting = None
                 del self.memory.waiting[found.id]
-                told.announced = found.announced
+                if Level.of(found.level) <= Level.of(told.level):
+                    told.announced = found.announced
             if not _is_worse(found, told):
                 told.announced = told.announced or found.announced  # which pc2 did not know
                 return

@@ -203,6 +203,15 @@ def test_a_trouble_that_comes_back_unheard_goes_on() -> None:
     assert desk.titles == ["mainpc's disk_full"]
 
 
+def test_what_comes_back_worse_before_its_end_was_sent_is_told() -> None:
+    desk = Desk(Policy(quiet_hours=(time(12, 1), time(13))))
+    desk.passes(60, item(level="attention"))
+    desk.passes(120)
+    assert len(desk.sent) == 1
+    desk.passes(20, item(announced=iso_time(desk.now)))
+    assert desk.titles[1:] == ["Changed: mainpc's disk_full"]
+
+
 def test_what_comes_and_goes_all_day_is_bounded() -> None:
     """A begin and an end a minute are 2880 a day; the messages say how often."""
     desk = Desk()
