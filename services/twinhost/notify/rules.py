@@ -4,6 +4,9 @@
 for one. News of one moment are one message: what has begun, changed, and ended. What is in `Memory` has to outlast a
 restart; nothing is told twice that is in it.
 
+A trouble that comes and goes is limited by itself, so that it never delays another one. What is limited is not left
+out: it goes into the next message, with how often it came back.
+
 mainpc's list says itself what has settled and is no consequence (`announced`), and what may come back (`ending`); what
 is neither on it nor in that has ended. While mainpc can't be asked, nothing ends, and pc2's list only adds what pc2
 alone can know.
@@ -27,6 +30,7 @@ from twinhost.agent.troubles import (
     headline,
     item_of,
     level_of,
+    times,
 )
 from twinhost.fence import one_line
 from twinhost.moments import iso_time, parse_time
@@ -35,19 +39,38 @@ GATHER_S = 5.0  # in which news that belong together become one message
 RETURN_S = 25.0  # after mainpc was away: so long its list may have agents as silent that could not reach it
 AWAY_S = 10.0  # without an answer of mainpc, it was away
 UNHEARD_S = 45.0  # without one, and pc2 does not say why: that is told, within a minute
-BURST, ONE_EVERY_S = 10.0, 360.0  # messages at once, and how often another one after these
 _DAY_S = 86_400.0
-_SHOWN = 10  # of several news in one message
+_SHOWN = 10  # in full, of several news in one message
 _UNHEARD = "mainpc can't be asked what is wrong"
 _MOST = 300  # characters of a sentence
 
 Event = Literal["began", "changed", "ended", "passed"]
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many messages at once, then one every so many seconds. Its only state is when all may be sent again."""
+
+    at_once: int
+    every_s: float
+
+    def allows(self, full_at: float, now: float) -> bool:
+        """Return whether a message may be sent; if `full_at` is too far ahead, the clock was set back since."""
+        return not self.at_once - 1 < (full_at - now) / self.every_s < self.at_once + 1
+
+    def spent(self, full_at: float, now: float) -> float:
+        """Return when all may be sent again after a message now, which may be one more than allowed."""
+        return min(max(full_at, now) + self.every_s, now + self.at_once * self.every_s)
+
+
+OF_A_CAUSE = Limit(8, 1_800.0)  # four begins and ends: somebody is trying to fix it
+OF_ALL = Limit(30, 120.0)  # only what is broken goes beyond it
+
+
 class News(msgspec.Struct):
     """What there is to tell of one trouble; times are in seconds since the epoch.
 
-    `passed` is what began and ended before anybody was told, and `times` how often.
+    `passed` is what began and ended before anybody was told; `times` is how often it began lately.
     """
 
     event: Event
@@ -78,14 +101,22 @@ class Message(msgspec.Struct):
     news: list[News] = []
 
 
+class Pace(msgspec.Struct):
+    """The limit of one cause, and what is to be known until it is full again: how often it began, and its level."""
+
+    full_at: float = 0.0
+    times: int = 0
+    broken: bool = False  # and told so
+
+
 class Memory(msgspec.Struct):
-    """What outlasts a restart: what was told, what waits to be, and how many messages may be sent at once."""
+    """What outlasts a restart: what was told, what waits to be, and the limits, by cause and of all messages."""
 
     told: dict[str, News] = {}
     waiting: dict[str, News] = {}
-    waiting_since: float = 0.0
-    allowed: float = BURST
-    allowed_at: float = 0.0
+    waiting_since: float = 0.0  # of what may be sent now; 0.0 if nothing may be
+    paces: dict[str, Pace] = {}
+    full_at: float = 0.0
     digest_day: str = ""
 
 
@@ -138,7 +169,7 @@ class Rules:
 
     def see(self, view: View, now: float) -> None:
         """Take one look at the list."""
-        waited = bool(self.memory.waiting)
+        self._forget(now)
         if view.fault is None:
             if self._away or not 0 <= now - self._heard_at < AWAY_S:
                 self._hold_until = now + RETURN_S
@@ -150,29 +181,54 @@ class Rules:
             self._heard_at = min(self._heard_at, now)
             unheard = now - self._heard_at >= UNHEARD_S
             self._note_all(view.items or ([self._mainpc_silent(view.fault)] if unheard else ()))
-        if self.memory.waiting and not waited:
-            self.memory.waiting_since = now
 
     def due(self, now: float) -> Message | None:
         """Return the message that is to be sent now, which is then told."""
         memory = self.memory
-        allowed = min(BURST, memory.allowed + max(0.0, now - memory.allowed_at) / ONE_EVERY_S)
         if self._digest_is_due(now):
             memory.digest_day = self._policy.local(now).date().isoformat()
             return self._digest(now)
-        if not memory.waiting or 0 <= now - memory.waiting_since < GATHER_S or allowed < 1:
+        held = {name for name, news in memory.waiting.items() if not self._may_go(news, now)}
+        if len(held) == len(memory.waiting):
+            memory.waiting_since = 0.0
             return None
-        if self._policy.is_quiet(now) and not self._may_disturb():
+        memory.waiting_since = memory.waiting_since or now
+        if 0 <= now - memory.waiting_since < GATHER_S:
             return None
-        memory.allowed, memory.allowed_at = allowed - 1, now
-        news = list(memory.waiting.values())
-        memory.waiting = {}
+        order = {"changed": 0, "began": 0, "passed": 1, "ended": 2}
+        news = sorted(  # what is held goes along, at the end
+            memory.waiting.values(),
+            key=lambda each: (each.id in held, order[each.event], -Level.of(each.level), each.since),
+        )
+        memory.waiting, memory.waiting_since = {}, 0.0
+        memory.full_at = OF_ALL.spent(memory.full_at, now)
         for each in news:
+            pace = self._pace(each.id)
+            pace.full_at = OF_A_CAUSE.spent(pace.full_at, now)
+            pace.broken |= _is_urgent(each)
             if each.event in ("began", "changed"):
                 memory.told[each.id] = each
             elif each.event == "ended":
                 memory.told.pop(each.id, None)
         return self._message(news, now)
+
+    def _may_go(self, news: News, now: float) -> bool:
+        """Return whether a message may be sent for this alone: that it is broken now is told whatever was before."""
+        pace, urgent = self._pace(news.id), _is_urgent(news)
+        if not OF_A_CAUSE.allows(pace.full_at, now) and not (urgent and not pace.broken):
+            return False
+        if self._policy.is_quiet(now):
+            return urgent and self._policy.quiet_lets_through == "broken"
+        return urgent or OF_ALL.allows(self.memory.full_at, now)
+
+    def _pace(self, name: str) -> Pace:
+        return self.memory.paces.setdefault(name, Pace(times=int(name in self.memory.told)))
+
+    def _forget(self, now: float) -> None:
+        """Forget the limits that are full: what begins then is new."""
+        for name in [name for name, pace in self.memory.paces.items() if pace.full_at <= now]:
+            if name not in self.memory.waiting:
+                del self.memory.paces[name]
 
     def _note_all(self, items: Iterable[AttentionItem]) -> None:
         for item in items:
@@ -181,19 +237,20 @@ class Rules:
 
     def _note(self, found: News) -> None:
         told, waiting = self.memory.told.get(found.id), self.memory.waiting.get(found.id)
-        if told is None:
-            if waiting is not None:
-                found.times = waiting.times + (waiting.event == "passed")
-        else:
-            if waiting is not None and waiting.event == "ended":  # nobody heard of the end, so it goes on
-                waiting = None
-                del self.memory.waiting[found.id]
-                if Level.of(found.level) <= Level.of(told.level):
-                    told.announced = found.announced
+        begins = told is None and (waiting is None or waiting.event == "passed")
+        if told is not None and waiting is not None and waiting.event == "ended":  # nobody heard of it, so it goes on
+            waiting, begins = None, True
+            del self.memory.waiting[found.id]
+            if Level.of(found.level) <= Level.of(told.level):
+                told.announced = found.announced
+        if begins:
+            self._pace(found.id).times += 1
+        if told is not None:
             if not _is_worse(found, told):
                 told.announced = told.announced or found.announced  # which pc2 did not know
                 return
             found.event = "changed"
+        found.times = self._pace(found.id).times
         if waiting is None or _beside_figures(waiting) != _beside_figures(found):
             self.memory.waiting[found.id] = found
 
@@ -208,17 +265,14 @@ class Rules:
             if name in view.ending:
                 told.lasted_s = lasted_s
             elif name not in self.memory.waiting or self.memory.waiting[name].event == "changed":
-                self.memory.waiting[name] = msgspec.structs.replace(told, event="ended", lasted_s=lasted_s)
+                self.memory.waiting[name] = msgspec.structs.replace(
+                    told, event="ended", lasted_s=lasted_s, times=self._pace(name).times
+                )
         for name, news in list(self.memory.waiting.items()):
             if news.event == "began" and name in explained:  # it has turned out to be a consequence
                 del self.memory.waiting[name]
             elif news.event == "began" and name not in listed and name not in view.ending:
                 news.event, news.lasted_s = "passed", max(0.0, now - news.since)
-
-    def _may_disturb(self) -> bool:
-        return self._policy.quiet_lets_through == "broken" and any(
-            news.event in ("began", "changed") and news.level == "broken" for news in self.memory.waiting.values()
-        )
 
     def _digest_is_due(self, now: float) -> bool:
         local = self._policy.local(now)
@@ -237,21 +291,20 @@ class Rules:
         return Message(level_of(items).name.lower(), f"{day}: {first}", "\n".join([first, *lines]), iso_time(now))
 
     def _message(self, news: list[News], now: float) -> Message:
-        order = {"changed": 0, "began": 0, "passed": 1, "ended": 2}
-        news.sort(key=lambda each: (order[each.event], -Level.of(each.level), each.since))
         begun = (Level.of(each.level) for each in news if each.event in ("began", "changed"))
         level = max(begun, default=Level.WELL).name.lower()
         title = _title(news[0]) + (f"; and {len(news) - 1} more" if len(news) > 1 else "")
         parts = [self._paragraph(each) for each in news[:_SHOWN]]
-        if len(news) > _SHOWN:
-            parts.append(f"And {len(news) - _SHOWN} more; see ./twinhost status.")
+        if more := news[_SHOWN:]:
+            named = (f"- {_title(each)}" for each in more)
+            parts.append("\n".join([f"And {len(more)} more, which ./twinhost status explains:", *named]))
         return Message(level, title, "\n\n".join(parts), iso_time(now), news)
 
     def _paragraph(self, news: News) -> str:
+        returned = f" It came back {times(news.times - 1)}." if news.times > 1 else ""
         if news.event in ("ended", "passed"):
-            return f"{_title(news)}."
-        times = f", {news.times} times" if news.times > 1 else ""
-        lines = [f"{news.what}.", f"{news.level.capitalize()} {self._since(news.since)}{times}."]
+            return f"{_title(news)}.{returned}"
+        lines = [f"{news.what}.", f"{news.level.capitalize()} {self._since(news.since)}.{returned}"]
         if news.cause:
             lines.append(f"Cause: {news.cause}.")
         if news.explains:
@@ -289,8 +342,7 @@ def _title(news: News) -> str:
     if news.event == "ended":
         return f"Resolved after {lasted(news.lasted_s)}: {news.what}"
     if news.event == "passed":
-        times = f", {news.times} times" if news.times > 1 else ""
-        return f"Already resolved after {lasted(news.lasted_s)}{times}: {news.what}"
+        return f"Already resolved after {lasted(news.lasted_s)}: {news.what}"
     return f"Changed: {news.what}" if news.event == "changed" else news.what
 
 
@@ -314,6 +366,10 @@ def _news_of(item: AttentionItem) -> News:
 def _command(remedy: RemedyDocument) -> str:
     why = f" ({remedy['why']})" if remedy["why"] else ""
     return f"On {remedy['on']}: {remedy['command']}{why}"
+
+
+def _is_urgent(news: News) -> bool:
+    return news.event in ("began", "changed") and Level.of(news.level) is Level.BROKEN
 
 
 def _beside_figures(news: News) -> tuple[object, ...]:

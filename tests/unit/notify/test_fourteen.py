@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.receivers import HttpReceiver
-from tests.staged_troubles import BEAT_S, STAGINGS, Deployment, Staging
+from tests.staged_troubles import BEAT_S, FOURTEEN, PAIRS, STAGINGS, Deployment, Staging
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, Clock
 from tests.waiting import PATIENCE_S, wait_until
@@ -117,11 +117,29 @@ def notified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notifi
 @pytest.mark.parametrize("staging", STAGINGS, ids=lambda staging: staging.name)
 def test_one_message_says_it_and_one_its_end(deployment: Notified, staging: Staging) -> None:
     """In time: what, since when, where, why, and the command; nothing of what it explains, and nothing twice."""
-    staged_at = deployment.now
-    began = staging.stage(deployment)
-    deployment.wait_for(1, round(WITH_A_TTL_S))
+    stage_and_mend(deployment, staging, QUIET_S)
+
+
+def test_one_after_the_other_each_has_its_message(deployment: Notified) -> None:
+    """In time, on a bad afternoon: no trouble waits because there were many before, nor shares another one's message.
+
+    The brute force is the last, since a day passes until it ends.
+    """
+    began = deployment.now
+    for staging in sorted((*FOURTEEN, *PAIRS), key=lambda staging: staging.name == "brute force"):
+        stage_and_mend(deployment, staging)
+        assert deployment.now - began < 3_600 or staging.name == "brute force"
     deployment.pass_seconds(QUIET_S)
-    (told,) = deployment.told
+    assert len(deployment.told) == 2 * len((*FOURTEEN, *PAIRS))
+
+
+def stage_and_mend(deployment: Notified, staging: Staging, quiet_s: int = 0) -> None:
+    """Require one message about a trouble, which says all of it, and one that says it is over; then time may pass."""
+    before, staged_at = len(deployment.told), deployment.now
+    began = staging.stage(deployment)
+    deployment.wait_for(before + 1, round(WITH_A_TTL_S))
+    deployment.pass_seconds(quiet_s)
+    (told,) = deployment.told[before:]
     assert told.at - staged_at <= (WITH_A_TTL_S if SILENCE & {*staging.hides, staging.id} else TOLD_WITHIN_S)
     staging.require_what(told.title)
     assert told.body["level"] == staging.level
@@ -131,15 +149,16 @@ def test_one_message_says_it_and_one_its_end(deployment: Notified, staging: Stag
     said = told.body["text"].split("\n\n")[0].splitlines()
     staging.require_what(said[0])
     since = datetime.fromtimestamp(news[staging.id]["since"], UTC)
-    assert said[1] == f"{staging.level.capitalize()} since {since:%Y-%m-%d %H:%M} UTC."
+    since_when = f"{staging.level.capitalize()} since {since:%Y-%m-%d %H:%M} UTC."
+    assert said[1] in (since_when, f"{since_when} It came back once.")
     staging.require_cause(said[2].removeprefix("Cause: "))
     assert any(line.startswith(f"On {staging.on}: {staging.command} (") for line in said)
 
     staging.mend(deployment)
-    deployment.wait_for(2, MENDED_WITHIN_S)
-    deployment.pass_seconds(QUIET_S)
-    assert len(deployment.told) == 2, [message.title for message in deployment.told]
-    ended = deployment.told[1]
+    deployment.wait_for(before + 2, MENDED_WITHIN_S)
+    deployment.pass_seconds(quiet_s)
+    assert len(deployment.told) == before + 2, [message.title for message in deployment.told[before:]]
+    ended = deployment.told[-1]
     mended = re.fullmatch(r"Resolved after \S+ (?:s|min|h|d)(?: \S+ (?:min|h))?: (.*)", ended.title)
     assert mended is not None, ended.title
     assert mended[1] == told.title
@@ -178,6 +197,7 @@ def test_what_comes_and_goes_is_told_a_few_times(deployment: Notified) -> None:
         deployment.pass_seconds(16)
     told = len(deployment.told)
     assert told in (3, 5, 7), "of the 60 turns, with one that has not ended yet"
+    assert "It came back " in deployment.told[-1].body["text"]
     deployment.pass_seconds(400)
     assert len(deployment.told) == told + 1
     assert deployment.told[-1].title.startswith("Resolved after ")

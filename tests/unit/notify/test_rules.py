@@ -1,5 +1,6 @@
 """When which message is sent, over simulated time; `test_fourteen` has what mainpc's agent finds."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, time
 from typing import Literal
@@ -9,12 +10,26 @@ import msgspec
 import pytest
 
 from twinhost.agent.troubles import AttentionItem, Consequence, Kind
-from twinhost.moments import iso_time
+from twinhost.moments import iso_time, parse_time
 from twinhost.notify import rules
-from twinhost.notify.rules import AWAY_S, BURST, GATHER_S, RETURN_S, UNHEARD_S, Memory, Message, Policy, Rules, View
+from twinhost.notify.rules import (
+    AWAY_S,
+    GATHER_S,
+    OF_A_CAUSE,
+    OF_ALL,
+    RETURN_S,
+    UNHEARD_S,
+    Memory,
+    Message,
+    Policy,
+    Rules,
+    View,
+)
 
 NOON = datetime(2026, 5, 1, 12, 0, tzinfo=UTC).timestamp()
 LOOK_S = 2.0
+HOUR_S = 3_600.0
+AT_ONCE_S = GATHER_S + 2 * LOOK_S
 
 
 def item(name: str = "disk_full:mainpc", **fields: object) -> AttentionItem:
@@ -61,9 +76,26 @@ class Desk:
             if (message := self.rules.due(self.now)) is not None:
                 self.sent.append(message)
 
+    def flaps(self, times: int, every_s: float, *items: AttentionItem, always: Sequence[AttentionItem] = ()) -> None:
+        """Let items come and go, each for half of the time; others are there all the time."""
+        for _ in range(times):
+            came = iso_time(self.now)
+            self.passes(
+                every_s / 2, *(msgspec.convert(one | {"announced": came}, AttentionItem) for one in items), *always
+            )
+            self.passes(every_s / 2, *always)
+
     @property
     def titles(self) -> list[str]:
         return [message.title for message in self.sent]
+
+    def told(self, name: str) -> list[float]:
+        """Return when a message said that something began."""
+        return [
+            parse_time(message.at).timestamp()
+            for message in self.sent
+            if any(news.id == name and news.event == "began" for news in message.news)
+        ]
 
 
 def explained(*names: str) -> Sequence[Consequence]:
@@ -203,6 +235,90 @@ def test_a_trouble_that_comes_back_unheard_goes_on() -> None:
     assert desk.titles == ["mainpc's disk_full"]
 
 
+def test_many_one_after_the_other_are_told_each_in_time() -> None:
+    """What began and ended before, as on a bad afternoon, delays nothing; nor does the level."""
+    desk = Desk()
+    for number in range(14):
+        name = f"disk_full:host-{number}"
+        began = desk.now
+        desk.passes(40, item(name, level="broken" if number % 2 else "attention"))
+        assert [at - began <= AT_ONCE_S for at in desk.told(name)] == [True], name
+        desk.passes(20)
+        assert desk.titles[-1].startswith("Resolved after")
+    assert len(desk.sent) == 28
+
+
+def test_what_flaps_is_told_a_few_times_and_says_so() -> None:
+    desk = Desk()
+    desk.flaps(100, HOUR_S / 100, item())
+    assert OF_A_CAUSE.at_once <= len(desk.sent) <= OF_A_CAUSE.at_once + 2
+    assert "It came back once." in desk.sent[2].text
+    told = [int(said) for message in desk.sent for said in re.findall(r"It came back (\d+) times\.", message.text)]
+    assert told == sorted(told)
+    assert told[-1] >= 50
+    desk.flaps(2_300, HOUR_S / 100, item())
+    assert len(desk.sent) <= OF_A_CAUSE.at_once + 24 * HOUR_S / OF_A_CAUSE.every_s
+
+
+def test_what_flaps_delays_nothing_else() -> None:
+    desk = Desk()
+    desk.flaps(100, HOUR_S / 100, item())
+    for number in range(5):
+        name, began = f"gpu_hot:host-{number}", desk.now
+        desk.flaps(2, HOUR_S / 100, item(), always=[item(name, level="attention")])
+        assert [at - began <= AT_ONCE_S for at in desk.told(name)] == [True]
+        assert [title for title in desk.titles if title.startswith(f"host-{number}'s gpu_hot")], "not below the other"
+
+
+def test_what_flaps_together_is_told_together() -> None:
+    """However many there are: what waits for its limit goes along with the next message."""
+    desk = Desk()
+    many = [item(f"disk_full:host-{number}") for number in range(20)]
+    for number in range(400):
+        desk.flaps(1, 36, *(one for place, one in enumerate(many) if (number + place) % 3))
+    assert len(desk.sent) <= 20 * OF_A_CAUSE.at_once / 4
+
+
+def test_a_storm_is_one_message_that_names_all() -> None:
+    desk = Desk()
+    names = [f"agents_silent:host-{number}" for number in range(300)]
+    desk.passes(2, *map(item, names[:150]))
+    desk.passes(60, *map(item, names))
+    (message,) = desk.sent
+    assert message.title == "host-0's agents_silent; and 299 more"
+    assert all(f"host-{number}'s agents_silent" in message.text for number in range(300))
+    assert len(message.news) == 300
+
+
+def test_a_storm_that_goes_on_shares_messages_and_loses_nothing() -> None:
+    """A cause every 2 s for ten minutes; what is broken does not wait for the others."""
+    desk = Desk()
+    found: list[AttentionItem] = []
+    for number in range(300):
+        found.append(item(f"gpu_hot:host-{number}", level="attention"))
+        desk.passes(LOOK_S, *found)
+    assert len(desk.sent) <= OF_ALL.at_once + 600 / OF_ALL.every_s
+    began = desk.now
+    desk.passes(20, *found, item("disk_full:pc2"))
+    assert [at - began <= AT_ONCE_S for at in desk.told("disk_full:pc2")] == [True]
+    desk.passes(OF_ALL.every_s + AT_ONCE_S, *found, item("disk_full:pc2"))
+    assert {news.id for message in desk.sent for news in message.news} == {
+        *(one["id"] for one in found),
+        "disk_full:pc2",
+    }
+
+
+def test_what_becomes_broken_is_told_whatever_was_before() -> None:
+    """Once: after that, it is limited as any other."""
+    desk = Desk()
+    desk.flaps(100, HOUR_S / 100, item(level="attention"))
+    sent = len(desk.sent)
+    desk.flaps(1, 2 * AT_ONCE_S, item(level="broken"))
+    assert [message.level for message in desk.sent[sent:]] == ["broken"]
+    desk.flaps(10, HOUR_S / 100, item(level="broken"))
+    assert len(desk.sent) == sent + 1
+
+
 def test_what_comes_back_worse_before_its_end_was_sent_is_told() -> None:
     desk = Desk(Policy(quiet_hours=(time(12, 1), time(13))))
     desk.passes(60, item(level="attention"))
@@ -212,14 +328,31 @@ def test_what_comes_back_worse_before_its_end_was_sent_is_told() -> None:
     assert desk.titles[1:] == ["Changed: mainpc's disk_full"]
 
 
-def test_what_comes_and_goes_all_day_is_bounded() -> None:
-    """A begin and an end a minute are 2880 a day; the messages say how often."""
+def test_a_limit_is_not_stretched_by_a_clock_that_is_set_back() -> None:
     desk = Desk()
-    for minute in range(1_440):
-        desk.passes(30, item(announced=iso_time(NOON + minute * 60)))
-        desk.passes(30)
-    assert len(desk.sent) <= BURST + 24 * 10
-    assert any("times" in message.text for message in desk.sent)
+    desk.flaps(20, HOUR_S / 100, item(level="attention"))
+    sent = len(desk.sent)
+    desk.now -= 12 * HOUR_S
+    desk.passes(RETURN_S + HOUR_S, item(level="attention", announced=iso_time(desk.now)))
+    assert len(desk.sent) > sent
+
+
+def test_what_an_earlier_version_kept_is_read() -> None:
+    """Its limit counted all messages, and had none left."""
+    told = {
+        "event": "began",
+        "id": "gpu_hot:pc2",
+        "kind": "gpu_hot",
+        "level": "attention",
+        "what": "hot",
+        "since": NOON,
+    }
+    record = {"told": {"gpu_hot:pc2": told}, "waiting_since": NOON, "allowed": 0.0, "allowed_at": NOON}
+    desk = Desk()
+    desk.rules = Rules(desk.policy, msgspec.convert(record, Memory), desk.now)
+    desk.passes(RETURN_S + LOOK_S)
+    desk.passes(20, item())
+    assert [title.partition(" ")[0] for title in desk.titles] == ["Resolved", "mainpc's"]
 
 
 def test_a_digest_comes_every_day_at_its_time() -> None:
