@@ -4,6 +4,7 @@ import asyncio
 import concurrent.futures
 import re
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +20,14 @@ from twinhost.secure_zmq.aio import AsyncClient
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized, PeerNotLive, SecurityMismatch, ServerUnreachable, WrongServerKey
 from twinhost.secure_zmq.keys import KeyPair, PublicKey
+from twinhost.secure_zmq.link import BROKEN_OFF_BEFORE_VERDICT
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.server_address import FollowedAddress, ServerAddress
 from twinhost.secure_zmq.wire import Reply
 
 IN_FLIGHT = 32
 CHANGES = 3
+RETRIES_S = 1.0  # of libzmq, which would be several
 SWITCH_S = 1.0  # for a restarted server to be found under its next key; 0.3 s is usual
 
 
@@ -178,6 +181,27 @@ def test_the_next_key_is_found_quickly(home: Path, server_keys: KeyPair, peer_ke
             next_life(coming)
             with soon(SWITCH_S):
                 assert client.call("add", amount=1, deadline_s=PATIENCE_S)["total"] == 1
+
+
+@both
+@pytest.mark.parametrize("knows", [True, False])
+def test_a_client_at_rest_does_not_insist_on_an_old_pin(
+    home: Path, server_keys: KeyPair, peer_keys: KeyPair, kind: Kind, knows: bool
+) -> None:
+    """libzmq would try it again several times a second, for as long as nobody calls; the next call connects anew."""
+    coming = next_key()
+    with lives(home, server_keys) as next_life:
+        trust = Trust(next_life(None).address, peer_keys, server_keys.public)
+        with kind(trust.server) as client:
+            client.call("who_am_i", deadline_s=PATIENCE_S)
+            if knows:
+                trust.pins = (coming.public,)
+            agent = next_life(coming)
+            refused = 0 if knows else agent.counted(Outcome.WRONG_KEYS, BROKEN_OFF_BEFORE_VERDICT)
+            time.sleep(RETRIES_S)
+            assert agent.counted(Outcome.WRONG_KEYS, at_least=0) == refused <= BROKEN_OFF_BEFORE_VERDICT
+            trust.pins = (coming.public,)
+            assert client.call("who_am_i", deadline_s=PATIENCE_S)["status"] == "ok"
 
 
 @both

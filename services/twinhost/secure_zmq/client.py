@@ -63,6 +63,7 @@ class Client:
         self._connection: ClientSocket | None = None
         self._closing = False  # no Event: a signal handler that closes may have interrupted one that holds its lock
         self._lock = threading.RLock()  # of the connection: a socket must not be closed while another thread is in it
+        self._dropping = False  # whether a thread is to close it
         self._used = False
 
     def call(
@@ -282,9 +283,23 @@ class Client:
 
     def _connect(self) -> ClientSocket:
         target = self._link.next_target()
-        self._connection = open_connection(target, client_context(), self._link.feed, self._max_payload_bytes)
+        self._connection = open_connection(target, client_context(), self._observe, self._max_payload_bytes)
         self._connection.socket.rcvtimeo = _SLICE_MS
         return self._connection
+
+    def _observe(self, event: SocketEvent) -> None:
+        """Take an event, on the monitor's thread, which can't close its own socket."""
+        self._link.feed(event)
+        if self._link.hopeless and not self._dropping:
+            self._dropping = True
+            threading.Thread(target=self._drop_hopeless, name="refused-connection", daemon=True).start()
+
+    def _drop_hopeless(self) -> None:
+        """Close a connection that libzmq would try again several times a second, if no call has done so."""
+        with self._lock:
+            self._dropping = False
+            if self._link.hopeless:
+                self._drop()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -450,6 +450,12 @@ class Link:
         """Whether the connection in use has had a session."""
         return self.diagnosis.generation > 0
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the connection in use can have no session any more; on any thread."""
+        diagnosis = self.diagnosis
+        return not diagnosis.connected and (diagnosis.verdict() is not None or self.withdrawn())
+
     def withdrawn(self) -> bool:
         """Whether the target in use is no longer valid: our key changed, its pin was retired, or its address moved."""
         return self._in_use not in self._server.targets()
