@@ -7,7 +7,8 @@ _SHOWN = {
     Silence.ENDED: "{its} connections were closed, so {it} or {its} container ended",
     Silence.CUT: "nothing answers on {its} connections, so the link is cut, or {its} machine is off",
     Silence.FROZEN: "{its} machine still acknowledges on {its} connections, so {it} must be paused, or hang",
-    Silence.QUIET: "{its} connections were not closed, so the link is cut, a machine is off, or a program hangs",
+    Silence.QUIET: "{its} connections were still open when {it} fell silent, so the link is cut, a machine is off, or "
+    "a program hangs",
 }
 
 

@@ -141,9 +141,7 @@ class SecuredSessions:
             if session.name in names and (answers := answers_of(session.fd)) is not None:
                 opened.setdefault(session.name, []).append(answers)
         shown = {name: of_open(answers) for name, answers in opened.items()}
-        for name in names & self._closed.keys() - shown.keys():
-            if (silence := of_closed(self._closed[name])) is not None:
-                shown[name] = silence
+        shown |= {name: of_closed(self._closed[name]) for name in names & self._closed.keys() - shown.keys()}
         return shown
 
     def counts(self) -> dict[str, int]:

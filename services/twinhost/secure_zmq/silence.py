@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # only servers load it
     from twinhost.secure_zmq.descriptors import TcpAnswers
 
-TIMED_OUT_S = 9.0  # without a message: libzmq, or TCP, may have ended the connection on this side
+TIMED_OUT_S = 9.0  # without a message: libzmq, or TCP, may have ended the connection, or a reset answered a keepalive
 _LATER_MS = 1_000  # than the last data: no acknowledgement of a reply, but the answer to a keepalive
 
 
@@ -17,7 +17,7 @@ class Silence(Enum):
     ENDED = auto()  # the other side closed them
     CUT = auto()  # nothing acknowledges on them, or they can't be made
     FROZEN = auto()  # its machine acknowledges, and its program says nothing
-    QUIET = auto()  # they are open: one of the last two
+    QUIET = auto()  # they were open when it fell silent: one of the last two
 
 
 def of_open(connections: "Iterable[TcpAnswers]") -> Silence:
@@ -28,9 +28,9 @@ def of_open(connections: "Iterable[TcpAnswers]") -> Silence:
     return Silence.CUT if any(one.unanswered for one in seen) else Silence.QUIET
 
 
-def of_closed(quiet_s: float) -> Silence | None:
+def of_closed(quiet_s: float) -> Silence:
     """Return what it shows that the last connection ended so long after its last message."""
-    return Silence.ENDED if quiet_s < TIMED_OUT_S else None
+    return Silence.ENDED if quiet_s < TIMED_OUT_S else Silence.QUIET
 
 
 def reconnecting(before: Silence | None) -> Silence | None:
