@@ -5,7 +5,8 @@ a flood comes from, MOST_KEPT are kept apart: where there are more, those that w
 from then on.
 
 Once a peer is accepted, what was refused at the same address because of its old key, of a wrong pin, or of a lack of
-CURVE is settled and forgotten, as is a lack of CURVE at an address that is not known. `doctor` makes some of each.
+CURVE is settled and forgotten, as is a lack of CURVE at an address that is not known. `doctor` makes some of each. So
+is a lack of CURVE right after that: an agent that was paused finds a peer's attempts of the meantime with the last one.
 """
 
 import threading
@@ -34,6 +35,7 @@ _WITHOUT_CURVE = (Outcome.MECHANISM_MISMATCH, Outcome.BROKEN_OFF, Outcome.NOT_ZM
 _HOURS = 24
 _HOUR_S = 3_600.0
 _SAVE_EVERY_S = 5.0
+LATE_S = 5.0  # after a peer was accepted, as above
 
 _Key = tuple[Outcome, str, str]
 
@@ -73,6 +75,7 @@ class Refusals:
             for cause, address, peer, record in database.execute("SELECT cause, address, peer, record FROM refusals")
             if cause in Outcome.__members__.values()
         }
+        self._accepted: dict[str, float] = {}  # by address: when a peer was accepted last, by the monotonic clock
         self._unsaved: set[_Key] = set()
         self._save_at = 0.0
         self.changes = 0  # grows with each
@@ -86,6 +89,8 @@ class Refusals:
         peer = fields.get("peer") or (self._owner_of(fingerprint) if fingerprint else "")
         key = outcome, fields.get("address", UNKNOWN), peer
         with self._lock:
+            if outcome in _WITHOUT_CURVE and self._is_late(key[1]):
+                return
             if key not in self._rows and len(self._rows) >= MOST_KEPT:
                 self._merge_the_least(now)
             row = self._rows.setdefault(key, _Row(now, now, {}))
@@ -151,8 +156,16 @@ class Refusals:
                 self._unsaved |= unsaved
             raise
 
+    def _is_late(self, address: str) -> bool:
+        return self._clock.monotonic() - self._accepted.get(address, -LATE_S) < LATE_S
+
     def _settle(self, address: str, peer: str) -> None:
         with self._lock:
+            for where in (address, UNKNOWN):
+                self._accepted.pop(where, None)
+                self._accepted[where] = self._clock.monotonic()
+            if len(self._accepted) > MOST_KEPT:
+                del self._accepted[next(iter(self._accepted))]
             for key in (
                 *((cause, address, peer) for cause in _OLD_KEY),
                 *((cause, where, "") for cause in _WITHOUT_CURVE for where in (address, UNKNOWN)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.system_digital_twin.twin import Clock
-from twinhost.agent.refusals import MIGRATION, MOST_KEPT, OTHERS, UNKNOWN, Refusals
+from twinhost.agent.refusals import LATE_S, MIGRATION, MOST_KEPT, OTHERS, UNKNOWN, Refusals
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.store.database import Database
@@ -148,8 +148,24 @@ def test_who_is_accepted_settles_what_came_from_nowhere(bench: Bench) -> None:
     assert [(one.cause, one.address, one.count) for one in bench.refusals.recent()] == [
         (Outcome.WRONG_KEYS, UNKNOWN, 12)
     ]
+    bench.clock.let_pass(LATE_S)
     bench.refusals.note(Outcome.BROKEN_OFF, {})
     assert {one.cause: one.count for one in bench.refusals.recent()}[Outcome.BROKEN_OFF] == 1
+
+
+def test_attempts_while_an_agent_was_paused_are_settled(bench: Bench) -> None:
+    """It finds them all at once, those that were given up beside the last one, in any order."""
+    for where in ({"address": "192.0.2.1"}, {}):
+        bench.refuse("192.0.2.1", 1, Outcome.ACCEPTED, peer="notify", fingerprint="SHA256:x")
+        for _ in range(12):
+            bench.refusals.note(Outcome.BROKEN_OFF, where)
+    bench.refuse("192.0.2.1", 12)  # a key that is not authorised is none of them
+    bench.refuse("192.0.2.9", 3, Outcome.BROKEN_OFF)
+    assert bench.counts == {("192.0.2.1", ""): 12, ("192.0.2.9", ""): 3}
+    bench.clock.let_pass(LATE_S)
+    bench.refuse("192.0.2.1", 2, Outcome.BROKEN_OFF)
+    late = {(one.address, one.cause): one.count for one in bench.refusals.recent()}
+    assert late["192.0.2.1", Outcome.BROKEN_OFF] == 2
 
 
 def test_a_clock_that_jumps_ahead_and_back_hides_none(bench: Bench) -> None:
