@@ -5,7 +5,6 @@ Exit status: 0 written; with `--check`, 1 where a module is out of date, and not
 """
 
 import argparse
-import ast
 import functools
 import re
 import subprocess
@@ -22,6 +21,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "services")]
 
 from twinhost.cli.schemas.document import Node, Replies, Schema  # noqa: E402  (after the path)
 from twinhost.cli.schemas.python_source import (  # noqa: E402
+    AWAITED,
     NOT_ARGUMENTS,
     Argument,
     Classes,
@@ -175,18 +175,17 @@ class AgentClasses(Classes):
         text = self.source(asynchronous=asynchronous)
         used = sorted(set(re.findall(r"\b[A-Z]\w+\b", text)) & self.written.names, key=str.casefold)
         typing = [name for name in ("Any", "Literal", "overload") if re.search(rf"\b{name}\b", text)]
-        base, iterator = (f"Async{agent.base}", "AsyncIterator") if asynchronous else (agent.base, "Iterator")
+        aio = [f"Async{agent.base}", *(name for name in (AWAITED, "iterated") if f" = {name}(" in text)]
         imports = {
-            "aio" if asynchronous else agent.base_module: [base],
+            **({"aio": aio, agent.module: [agent.name]} if asynchronous else {agent.base_module: [agent.base]}),
             f"{agent.module}_replies": used,
-            "typed": [base] if agent.base_module == "typed" and not asynchronous else [],
         }
-        abstract = [name for name in sorted(("Iterable", iterator)) if f"{name}[" in text]
+        abstract = [name for name in ("Iterable", "Iterator") if f"{name}[" in text]
         in_flight = "CHANGES_IN_FLIGHT"
         defaults = f"from twinhost.secure_zmq.client import {in_flight}\n" if in_flight in text else ""
         errors = "from twinhost.secure_zmq.errors import TwinhostError\n" if "TwinhostError" in text else ""
         if "**given(" in text:
-            imports["typed"].append("given")
+            imports.setdefault("typed", []).append("given")
         lines = [
             f"from twinhost.clients.{module} import {', '.join(names)}"
             for module, names in sorted(imports.items())
@@ -194,26 +193,47 @@ class AgentClasses(Classes):
         ]
         return (
             f'"""The typed client of {agent.name}{" for asyncio" if asynchronous else ""}.\n\n{MARK}\n"""\n\n'
-            f"from collections.abc import {', '.join(abstract)}\n"
-            f"from typing import {', '.join(typing)}\n\n" + "\n".join(lines) + f"\n{defaults}{errors}\n\n{text}\n"
+            + (f"from collections.abc import {', '.join(abstract)}\n" if abstract else "")
+            + f"from typing import {', '.join(typing)}\n\n"
+            + "\n".join(lines)
+            + f"\n{defaults}{errors}\n\n{text}\n"
         )
+
+    def paragraphs(self, *, asynchronous: bool) -> Sequence[str]:
+        examples = ["Examples there are for blocking programs: await each call, and iterate with `async for`."]
+        return [*super().paragraphs(asynchronous=asynchronous), *(examples if asynchronous else [])]
 
     def name_of(self, action: str) -> str:
         return method_name(self._agent, action, self.requests.actions)
 
-    def methods(self, action: str, *, asynchronous: bool) -> Iterator[str]:
+    def methods(self, action: str) -> Iterator[str]:
         if action in CHOSEN_BY:
-            yield from self._chosen(action, *CHOSEN_BY[action], asynchronous=asynchronous)
+            yield from self._chosen(action, *CHOSEN_BY[action])
         else:
-            yield from super().methods(action, asynchronous=asynchronous)
+            yield from super().methods(action)
         if action in PAGES:
             yield ""
-            yield from self._iterator(action, PAGES[action], asynchronous=asynchronous)
+            yield from self._iterator(action, PAGES[action])
         if action in MANY:
             yield ""
-            yield from self._many(action, *MANY[action], asynchronous=asynchronous)
+            yield from self._many(action, *MANY[action])
 
-    def _many(self, action: str, name: str, items: str, title: str, *, asynchronous: bool) -> Iterator[str]:
+    def awaited(self, action: str) -> Iterator[str]:
+        if action in CHOSEN_BY:
+            yield ""
+            yield from self._chosen(action, *CHOSEN_BY[action], asynchronous=True)
+            yield ""
+        else:
+            yield from super().awaited(action)
+        if action in PAGES:
+            name = iterator_name(self.name_of(action))
+            yield f"    {name} = iterated({self.agent}.{name})"
+        if action in MANY:
+            yield ""
+            yield from self._many(action, *MANY[action], asynchronous=True)
+            yield ""
+
+    def _many(self, action: str, name: str, items: str, title: str, *, asynchronous: bool = False) -> Iterator[str]:
         reply = self.reply_types.reply(self.replies[action], action)
         fields = self.requests.properties_of(action).items()
         one = Node(
@@ -242,12 +262,13 @@ class AgentClasses(Classes):
             "not stored again, for as long as the agent keeps its replies. `deadline_s` is for each of them.",
         ]
         if asynchronous:
-            paragraphs = [paragraphs[0], f"See `{self.agent}.{name}`."]
-        yield docstring(paragraphs, 2, self.written.width, self.example(name, asynchronous=asynchronous))
+            yield docstring([f"See `{self.agent}.{name}`."], 2, self.written.width)
+        else:
+            yield docstring(paragraphs, 2, self.written.width, self.example(f"{self.agent}.{name}"))
         options = "in_flight=in_flight, deadline_s=deadline_s, request_id=request_id"
         yield f'        return {wait}self._ask_many({reply}, "{action}", {items}, return_exceptions, {options})'
 
-    def _chosen(self, action: str, field: str, value: str, *, asynchronous: bool) -> Iterator[str]:
+    def _chosen(self, action: str, field: str, value: str, *, asynchronous: bool = False) -> Iterator[str]:
         name, arguments = self.name_of(action), self.arguments(action)
         default, other = (self.reply_types.reply([kind], action) for kind in self.replies[action])
         (chosen,) = (argument for argument in arguments if argument.name == field)
@@ -258,15 +279,16 @@ class AgentClasses(Classes):
             narrowed = [narrow if argument is chosen else argument for argument in arguments]
             yield f"{self.head(name, narrowed, reply, asynchronous=asynchronous, by_name=True)} ..."
         yield self.head(name, arguments, f"{default} | {other}", asynchronous=asynchronous)
-        yield self.docstring(action, asynchronous=asynchronous)
+        see = docstring([f"See `{self.agent}.{name}`."], 2, self.written.width)
+        yield see if asynchronous else self.docstring(action)
         wait = "await " if asynchronous else ""
         yield f'        if {field} == "{value}":'
         yield f'            return {wait}self._ask({other}, "{action}", locals())'
         yield f'        return {wait}self._ask({default}, "{action}", locals())'
 
-    def _iterator(self, action: str, pages: Pages, *, asynchronous: bool) -> Iterator[str]:
+    def _iterator(self, action: str, pages: Pages) -> Iterator[str]:
         method = self.name_of(action)
-        kind, prefix = self.reply_types.reply(self.replies[action], action), "Async" if asynchronous else ""
+        kind = self.reply_types.reply(self.replies[action], action)
         arguments = [
             Argument(field.name, field.type.removesuffix(" | None"), required=True)
             if field.name == pages.needs
@@ -275,9 +297,9 @@ class AgentClasses(Classes):
             if field.name not in (pages.cursor, *pages.without)
         ]
         name = iterator_name(method)
-        yield self.head(name, arguments, f"{prefix}Iterator[{pages.row}]", repeatable=False)
+        yield self.head(name, arguments, f"Iterator[{pages.row}]", repeatable=False)
         doc = f"Yield what `{method}` returns, page by page: `limit` is a page's size, `deadline_s` for each page."
-        yield docstring([doc], 2, self.written.width, self.example(name, asynchronous=asynchronous))
+        yield docstring([doc], 2, self.written.width, self.example(f"{self.agent}.{name}"))
         identity = f", lambda row: {pages.identity}" if pages.identity else ""
         page_of = f"lambda page: ({pages.rows}, {pages.following})"
         yield f'        return self._pages({kind}, "{action}", locals(), "{pages.cursor}", {page_of}{identity})'
@@ -292,10 +314,8 @@ class AgentClasses(Classes):
         ]
         return f">>> reply = {self._agent.variable}.{name}({', '.join(shown)})"
 
-    def example(self, name: str, *, asynchronous: bool) -> str:
-        title = f"{self.agent}.{name}" if name else self.agent
-        text = _examples().get(title) or self.call(name)
-        return for_asyncio(text, self._agent.variable) if asynchronous else text
+    def example(self, name: str) -> str:
+        return _examples().get(name) or self.call(name.rpartition(".")[2])
 
 
 @functools.cache
@@ -303,42 +323,6 @@ def _examples() -> dict[str, str]:
     """Return the examples by class and method."""
     _, *parts = re.split(r"^# (.+)\n", EXAMPLES.read_text(encoding="utf-8"), flags=re.M)
     return {title: text.strip() for title, text in zip(parts[::2], parts[1::2], strict=True)}
-
-
-def for_asyncio(example: str, variable: str) -> str:
-    """Return an example of the blocking client as one of the client for asyncio."""
-    return "\n".join(_awaited(line, variable) for line in example.splitlines())
-
-
-def _awaited(line: str, variable: str) -> str:
-    """Await each call of a method in a line of an example; an iterator is iterated with `async for`."""
-    prompt, source = line[:4], line[4:]
-    if prompt not in (">>> ", "... ") or variable not in source:
-        return line
-    source = re.sub(rf"\bfor (\w+) in (?={variable}\.(iter_|events))", r"async for \1 in ", source)
-    source = re.sub(rf"\bwith (.+) as {variable}", rf"async with \1 as {variable}", source)
-    source = source.replace("connect(", "connect_async(")
-    source = re.sub(rf"\blist\(({variable}\.(iter_|events)\w*\(.*\))\)", r"[row async for row in \1]", source)
-    try:
-        tree = ast.parse(source if prompt == ">>> " else source.strip())
-    except SyntaxError:  # the head of a block
-        return prompt + source
-    shift = len(source) - len(source.lstrip()) if prompt == "... " else 0
-    calls = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and isinstance(node.func.value, ast.Name)
-        and node.func.value.id == variable
-        and not node.func.attr.startswith(("iter_", "events", "close"))
-    ]
-    whole = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.Expr)]
-    for call in sorted(calls, key=lambda call: -call.col_offset):
-        start, end = call.col_offset + shift, (call.end_col_offset or 0) + shift
-        awaited = f"await {source[start:end]}"
-        source = source[:start] + (awaited if call in whole else f"({awaited})") + source[end:]
-    return prompt + source
 
 
 def _formatted(text: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import doctest
 import inspect
 import io
+import re
 from typing import Any
 
 _PARSER, _CHECKER = doctest.DocTestParser(), doctest.OutputChecker()
@@ -54,3 +55,39 @@ def _printed(source: str, names: dict[str, Any], loop: asyncio.AbstractEventLoop
         except Exception as error:  # noqa: BLE001 - an example may show an error
             return f"{type(error).__module__}.{type(error).__qualname__}: {error}\n"
     return printed.getvalue()
+
+
+def for_asyncio(example: str, variable: str) -> str:
+    """Return an example of the blocking client as one of the client for asyncio."""
+    return "\n".join(_awaited(line, variable) for line in example.splitlines())
+
+
+def _awaited(line: str, variable: str) -> str:
+    """Await each call of a method in a line of an example; an iterator is iterated with `async for`."""
+    prompt, source = line[:4], line[4:]
+    if prompt not in (">>> ", "... ") or variable not in source:
+        return line
+    source = re.sub(rf"\bfor (\w+) in (?={variable}\.(iter_|events))", r"async for \1 in ", source)
+    source = re.sub(rf"\bwith (.+) as {variable}", rf"async with \1 as {variable}", source)
+    source = source.replace("connect(", "connect_async(")
+    source = re.sub(rf"\blist\(({variable}\.(iter_|events)\w*\(.*\))\)", r"[row async for row in \1]", source)
+    try:
+        tree = ast.parse(source if prompt == ">>> " else source.strip())
+    except SyntaxError:  # the head of a block
+        return prompt + source
+    shift = len(source) - len(source.lstrip()) if prompt == "... " else 0
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == variable
+        and not node.func.attr.startswith(("iter_", "events", "close"))
+    ]
+    whole = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign | ast.Expr)]
+    for call in sorted(calls, key=lambda call: -call.col_offset):
+        start, end = call.col_offset + shift, (call.end_col_offset or 0) + shift
+        awaited = f"await {source[start:end]}"
+        source = source[:start] + (awaited if call in whole else f"({awaited})") + source[end:]
+    return prompt + source

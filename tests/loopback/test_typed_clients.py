@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 import twinhost
-from tests.docstrings import documented, failures_of, has_example
+from tests.docstrings import documented, failures_of, for_asyncio, has_example
 from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.loopback.test_cli_watch import kept
@@ -101,15 +101,19 @@ async def taken(events: AsyncIterator[T], count: int) -> list[T]:
 def test_every_method_has_an_example_that_runs(
     both: Hosts, asynchronous: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So each is called at least once; the agents are real."""
+    """So each is called at least once; the agents are real. Those for asyncio are the same ones, awaited."""
     set_environment(monkeypatch, both)
     loop = asyncio.new_event_loop()
     make = (async_system_of(both), AsyncUnifiedMemoryReasoningAgent(both.address(UMRA)))
-    clients = make if asynchronous else (system_of(both), memory_of(both))
-    for variable, client in zip(("system", "memory"), clients, strict=True):
+    blocking = (system_of(both), memory_of(both))
+    clients = make if asynchronous else blocking
+    for variable, client, same in zip(("system", "memory"), clients, blocking, strict=True):
         kind = type(client)
         methods = [name for name in dir(kind) if not name.startswith("_") and name not in dir(twinhost.Client)]
         docstrings = {name: inspect.getdoc(getattr(kind, name, kind)) or "" for name in ["", *methods]}
+        for name in methods if asynchronous else ():
+            if "async" not in docstrings[name] and "await" not in docstrings[name]:
+                docstrings[name] = for_asyncio(inspect.getdoc(getattr(same, name)) or "", variable)
         assert [name for name in methods if f"{variable}.{name}(" not in docstrings[name]] == []
         names = {"twinhost": twinhost, variable: client}
         assert [each for text in docstrings.values() for each in failures_of(text, dict(names), loop)] == []

@@ -2,10 +2,22 @@
 
 import asyncio
 import contextlib
+import inspect
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from functools import partial, wraps
+from types import GenericAlias
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 from twinhost.clients.event_order import EventOrder, FeedItem, Patience, Steps
 from twinhost.clients.events import SystemEvent, checked, published, typed_events
@@ -30,6 +42,31 @@ from twinhost.secure_zmq.server_address import ServerAddress
 R = TypeVar("R", bound=Reply)
 Row = TypeVar("Row")
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+def awaited(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
+    """Return a blocking client's method, which returns what `_ask` or `call` does, for one where that is awaited."""
+
+    @wraps(method)
+    async def asked(self: Any, /, *args: P.args, **fields: P.kwargs) -> T:
+        result: Any = method(self, *args, **fields)
+        return cast(T, await result)
+
+    return asked
+
+
+def iterated(method: Callable[Concatenate[Any, P], Iterator[T]]) -> Callable[Concatenate[Any, P], AsyncIterator[T]]:
+    """Return the iterator over pages of a blocking client for one whose `_pages` is iterated with `async for`."""
+
+    @wraps(method)
+    def pages(self: Any, /, *args: P.args, **fields: P.kwargs) -> AsyncIterator[T]:
+        return cast(AsyncIterator[T], method(self, *args, **fields))
+
+    signature = inspect.signature(method)
+    rows = GenericAlias(AsyncIterator, get_args(signature.return_annotation))
+    vars(pages)["__signature__"] = signature.replace(return_annotation=rows)
+    return pages
 
 
 class AsyncTypedClient(AsyncClient):

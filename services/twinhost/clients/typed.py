@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from functools import cache
-from types import FunctionType
+from inspect import unwrap
+from types import CodeType, FunctionType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from twinhost.clients.replies import Reply, read
@@ -117,7 +118,7 @@ def fields_of(method: FunctionType) -> Set[str]:
 
 
 def _arguments(method: FunctionType) -> tuple[str, ...]:
-    code = method.__code__
+    code: CodeType = unwrap(method).__code__
     return code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
 
 

@@ -15,6 +15,7 @@ from tests.unit.cli.bare_agents import bare_router
 from twinhost.cli import program
 from twinhost.cli.schemas.client import module_of
 from twinhost.cli.schemas.document import MAX_ACTIONS, MAX_DEPTH
+from twinhost.clients.typed import actions_of
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError, UnexpectedReply
 
@@ -88,7 +89,8 @@ def test_no_text_of_a_schema_becomes_code(text: str, words: list[str]) -> None:
     nested = {"inner": {"$ref": f"{REFERENCE}Inner"}, "mood": field, "data": bytes_field}
     described = {**having(**nested), "title": text, "description": text}
     module = module_of("Greeter", reply(described, described, others={"Inner": inner}))
-    assert other_statements(module) == ["_agent_name = 'Greeter'"] * 2
+    name = "_agent_name = 'Greeter'"
+    assert other_statements(module) == [name, name, "greet = awaited(Greeter.greet)"]
     names: dict[str, Any] = {"__name__": "greeter_client"}
     exec(compile(module, "greeter_client", "exec"), names)
     words_of = next(
@@ -216,6 +218,15 @@ def test_fields_named_as_types_of_python_hide_none() -> None:
     assert names["Greeter"].list.__annotations__["others"] == list[str] | None
     exec(compile(module_of("Greeter", reply(result=having(inner=having(**lists)))), "greeter_client", "exec"), names)
     assert names["Greet2"].__annotations__["others"] == list[str] | None
+
+
+@pytest.mark.parametrize("name", ["Greeter", "awaited"])
+def test_an_action_named_as_what_is_used_hides_it_from_none(name: str) -> None:
+    schema = reply(action=name)
+    schema["requests"]["discriminator"]["mapping"]["zoom"] = f"{REFERENCE}Greet"
+    names: dict[str, Any] = {"__name__": __name__}
+    exec(compile(module_of("Greeter", schema), "greeter_client", "exec"), names)
+    assert set(actions_of(names["AsyncGreeter"])) == {name, "zoom"}
 
 
 @pytest.fixture

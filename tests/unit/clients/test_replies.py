@@ -126,21 +126,3 @@ def test_a_method_without_an_example_of_its_own_gets_one() -> None:
     assert classes.call("ping") == ">>> reply = memory.ping()"
     assert classes.call("search") == ">>> reply = memory.search('my-query')"
     assert classes.call("resolve_conflict") == ">>> reply = memory.resolve_conflict('my-op-id', priority=1)"
-
-
-@pytest.mark.parametrize(
-    ("line", "awaited"),
-    [
-        (">>> memory.ping().agent", ">>> (await memory.ping()).agent"),
-        (">>> page = memory.query(limit=1)", ">>> page = await memory.query(limit=1)"),
-        (">>> [each.id for each in memory.iter_query()]", ">>> [each.id async for each in memory.iter_query()]"),
-        (
-            ">>> [each.id for each in memory.query().memories]",
-            ">>> [each.id for each in (await memory.query()).memories]",
-        ),
-        ("...     memory.ping()", "...     await memory.ping()"),
-        ("'pong'", "'pong'"),
-    ],
-)
-def test_an_example_becomes_one_for_asyncio(line: str, awaited: str) -> None:
-    assert write_clients.for_asyncio(line, "memory") == awaited

@@ -12,7 +12,7 @@ import typer
 from twinhost.cli import output
 from twinhost.cli.arguments import Deadline, find_agent
 from twinhost.cli.schemas.document import Replies, checked
-from twinhost.cli.schemas.python_source import PARAGRAPHS, Classes, WrittenTypes, checked_name
+from twinhost.cli.schemas.python_source import AWAITED, Classes, WrittenTypes, checked_name
 from twinhost.cli.schemas.requests import checked_requests
 from twinhost.deployment import load_settings
 from twinhost.secure_zmq.errors import ConfigurationError, UnknownAction
@@ -63,7 +63,8 @@ class _AgentClasses(Classes):
 
     def paragraphs(self, *, asynchronous: bool) -> Sequence[str]:
         prefix, connect = ("Async", "connect_async") if asynchronous else ("", "connect")
-        return (f'Made by `twinhost.{connect}("{self.agent}", client={prefix}{self.agent})`.', *PARAGRAPHS)
+        about, *others = super().paragraphs(asynchronous=asynchronous)
+        return [about, f'Made by `twinhost.{connect}("{self.agent}", client={prefix}{self.agent})`.', *others]
 
 
 def module_of(agent: str, reply: Mapping[str, Any]) -> str:
@@ -95,7 +96,7 @@ def _imports(body: str) -> str:
     used |= {word for node in quoted if isinstance(node, ast.Constant) for word in re.findall(r"\w+", str(node.value))}
     modules = {
         "typing": ["Any", "Literal", "NotRequired", "TypedDict"],
-        "twinhost.clients.aio": ["AsyncTypedClient"],
+        "twinhost.clients.aio": ["AsyncTypedClient", AWAITED],
         "twinhost.clients.replies": ["NOT_SENT", "Part", "Reply"],
         "twinhost.clients.typed": ["TypedClient", "given"],
     }

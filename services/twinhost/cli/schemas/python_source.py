@@ -29,6 +29,7 @@ PARAGRAPHS = (
     "`wait_s`; `request_id` is only to repeat an earlier call.",
     "Raises UnexpectedReply for a reply that does not fit this version, and what `call` raises.",
 )
+AWAITED = "awaited"  # of twinhost.clients.aio: makes a method for asyncio of a blocking one
 NOT_ARGUMENTS = ("request_id", "on_behalf_of", "accepts", "traceparent")  # of every request
 _ADDED = ("request_id", "ignored_fields", "accepts")  # to every reply, by the dispatcher
 _REFUSAL = "Refusal"  # the title of the error reply, which every action has
@@ -289,7 +290,7 @@ class Argument:
 
 
 class Classes:
-    """The two classes of one agent."""
+    """The two classes of one agent; that for asyncio has the methods of the blocking one, and awaits them."""
 
     base = "TypedClient"
 
@@ -324,29 +325,33 @@ class Classes:
         Raises:
             ConfigurationError: a name in the schema can't be one in Python.
         """
-        prefix, how = ("Async", " from asyncio") if asynchronous else ("", "")
-        paragraphs = [
-            f"Calls {self.agent}{how}: a method for each action.",
-            *self.paragraphs(asynchronous=asynchronous),
-        ]
+        name, base = (f"Async{self.agent}", f"Async{self.base}") if asynchronous else (self.agent, self.base)
         lines = [
-            f"class {prefix}{self.agent}({prefix}{self.base}):",
-            docstring(paragraphs, 1, self.written.width, self.example("", asynchronous=asynchronous)),
+            f"class {name}({base}):",
+            docstring(self.paragraphs(asynchronous=asynchronous), 1, self.written.width, self.example(name)),
             "",
             f"    _agent_name = {literal(self.agent)}",
         ]
         if renamed := {name: action for action in self.requests.actions if (name := self.name_of(action)) != action}:
             lines.append(f"    _renamed = {tuple(renamed.items())!r}  # methods, and their actions")
+        if asynchronous:
+            names_used = (AWAITED, self.agent)  # a method of such a name comes after those whose lines need it
+            lines.append("")
+            for action in sorted(self.requests.actions, key=names_used.__contains__):
+                lines += self.awaited(action)
+            return "\n".join(lines)
         for action in self.requests.actions:
-            lines += ["", *self.methods(action, asynchronous=asynchronous)]
+            lines += ["", *self.methods(action)]
         return "\n".join(lines)
 
     def paragraphs(self, *, asynchronous: bool) -> Sequence[str]:
-        """Return what the docstring of a class has after its first paragraph."""
-        return PARAGRAPHS
+        """Return the paragraphs of the docstring of a class."""
+        if asynchronous:
+            return [f"Calls {self.agent} from asyncio: the methods of `{self.agent}`, awaited."]
+        return [f"Calls {self.agent}: a method for each action.", *PARAGRAPHS]
 
-    def example(self, name: str, *, asynchronous: bool) -> str:
-        """Return an example of a method, or of the class; by default there is none."""
+    def example(self, name: str) -> str:
+        """Return the example of a class; by default there is none."""
         return ""
 
     def name_of(self, action: str) -> str:
@@ -363,18 +368,22 @@ class Classes:
                 arguments.append(Argument(name, text if field in required else f"{text} | None", field in required))
         return arguments
 
-    def methods(self, action: str, *, asynchronous: bool) -> Iterator[str]:
+    def awaited(self, action: str) -> Iterator[str]:
+        """Yield the lines of an action's method for asyncio."""
+        name = self.name_of(action)
+        yield f"    {name} = {AWAITED}({self.agent}.{name})"
+
+    def methods(self, action: str) -> Iterator[str]:
         """Yield the lines of an action's method."""
         arguments, results = self.arguments(action), self.replies.get(action, ())
         typed = bool(results) and all(map(self.reply_types.has_fields, results))
         reply = self.reply_types.reply(results, action) if typed else self.written.python("dict[str, Any]")
-        yield self.head(self.name_of(action), arguments, reply, asynchronous=asynchronous)
-        yield self.docstring(action, asynchronous=asynchronous)
-        wait = "await " if asynchronous else ""
+        yield self.head(self.name_of(action), arguments, reply)
+        yield self.docstring(action)
         if typed:
-            yield f'        return {wait}self._ask({reply}, "{action}", locals())'
+            yield f'        return self._ask({reply}, "{action}", locals())'
         else:
-            yield f'        return {wait}self.call("{action}", **given(locals()))'
+            yield f'        return self.call("{action}", **given(locals()))'
 
     def head(
         self,
@@ -408,15 +417,12 @@ class Classes:
             return f"{start}\n        {whole}\n    {end}"
         return "\n".join([start, *(f"        {text}," for text in texts), f"    {end}"])
 
-    def docstring(self, action: str, *, asynchronous: bool) -> str:
+    def docstring(self, action: str) -> str:
         """Return the docstring of an action's method."""
-        name = self.name_of(action)
         paragraphs = paragraphs_of(self.requests.description(action), f"Call `{action}`.")
         if limits := list(self._limits(action)):
             paragraphs.append(f"Limits: {'; '.join(limits)}.")
-        if asynchronous and paragraphs[1:]:
-            paragraphs = [paragraphs[0], f"See `{self.agent}.{name}`."]
-        return docstring(paragraphs, 2, self.written.width, self.example(name, asynchronous=asynchronous))
+        return docstring(paragraphs, 2, self.written.width, self.example(f"{self.agent}.{self.name_of(action)}"))
 
     def _limits(self, action: str) -> Iterator[str]:
         for field in self.requests.fields(action):
