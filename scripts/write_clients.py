@@ -113,11 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def modules() -> dict[Path, str]:
     """Return the text of each generated module."""
     texts = {}
-    for agent in AGENTS:
-        classes = classes_of(agent)
+    every = {agent: classes_of(agent) for agent in AGENTS}
+    for agent, classes in every.items():
         for suffix, asynchronous in (("", False), ("_async", True)):
             texts[FOLDER / f"{agent.module}{suffix}.py"] = _formatted(classes.module(asynchronous=asynchronous))
-        texts[FOLDER / f"{agent.module}_replies.py"] = _formatted(_types(agent, classes.written))
+    first, second = (classes.written.texts for classes in every.values())
+    shared = {name: text for name, text in first.items() if second.get(name) == text}
+    texts[FOLDER / "shared_replies.py"] = _formatted(_types("every agent", shared, ()))
+    for agent, classes in every.items():
+        own = {name: text for name, text in classes.written.texts.items() if name not in shared}
+        texts[FOLDER / f"{agent.module}_replies.py"] = _formatted(_types(agent.name, own, shared))
     return texts
 
 
@@ -131,15 +136,16 @@ def read(document: Mapping[str, Any], kind: type[S]) -> S:
     return msgspec.json.decode(msgspec.json.encode(document), type=kind)
 
 
-def _types(agent: Agent, written: WrittenTypes) -> str:
-    """Return the module of an agent's types."""
-    names = [
-        name for name in ("Any", "Literal", "NotRequired", "TypedDict") if re.search(rf"\b{name}\b", written.source)
-    ]
+def _types(agent: str, types: Mapping[str, str], shared: Iterable[str]) -> str:
+    """Return the module of an agent's types; `shared` are those that it imports, and exports as its own."""
+    source = "\n\n\n".join(types.values())
+    names = [name for name in ("Any", "Literal", "NotRequired", "TypedDict") if re.search(rf"\b{name}\b", source)]
     return (
-        f'"""The replies of {agent.name}, and the objects in requests to it.\n\n{MARK}\n"""\n\n'
-        f"from typing import {', '.join(names)}\n\n"
-        f"from twinhost.clients.replies import NOT_SENT, Part, Reply\n\n\n{written.source}\n"
+        f'"""The replies of {agent}, and the objects in requests to it.\n\n{MARK}\n"""\n\n'
+        + (f"from typing import {', '.join(names)}\n\n" if names else "")
+        + "from twinhost.clients.replies import NOT_SENT, Part, Reply\n"
+        + "".join(f"from twinhost.clients.shared_replies import {name} as {name}\n" for name in sorted(shared))
+        + f"\n\n{source}\n"
     )
 
 
@@ -173,7 +179,7 @@ class AgentClasses(Classes):
         """Return the module with one of the classes."""
         agent = self._agent
         text = self.source(asynchronous=asynchronous)
-        used = sorted(set(re.findall(r"\b[A-Z]\w+\b", text)) & self.written.names, key=str.casefold)
+        used = sorted(set(re.findall(r"\b[A-Z]\w+\b", text)) & set(self.written.texts), key=str.casefold)
         typing = [name for name in ("Any", "Literal", "overload") if re.search(rf"\b{name}\b", text)]
         aio = [f"Async{agent.base}", *(name for name in (AWAITED, "iterated") if f" = {name}(" in text)]
         imports = {

@@ -24,7 +24,7 @@ import twinhost.clients
 from twinhost.agent.health import Ping
 from twinhost.agent.schema import replies_schema, requests_schema
 from twinhost.cli.schemas.client import module_of
-from twinhost.clients import memory_replies, system_replies
+from twinhost.clients import memory_replies, shared_replies, system_replies
 from twinhost.clients.replies import Part as ReplyPart
 from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.wire import Request
@@ -133,7 +133,7 @@ def _described(name: str, found: Any) -> Iterator[str]:
 
 def _types(module: ModuleType) -> Iterator[str]:
     for name, found in vars(module).items():
-        if getattr(found, "__module__", None) != module.__name__:
+        if getattr(found, "__module__", None) not in (module.__name__, shared_replies.__name__):
             continue
         defaults = (
             dict(zip(found.__struct_fields__, found.__struct_defaults__, strict=True))

@@ -74,18 +74,13 @@ class WrittenTypes:
         self.width = width
         self._hidden = _IN_ANNOTATIONS.intersection(reserved)
         self._reserved = {*_OF_THE_MODULE, *dir(builtins), *keyword.kwlist, *reserved}
-        self._texts: dict[str, str] = {}
+        self.texts: dict[str, str] = {}
         self._names: dict[tuple[Any, ...], str] = {}
 
     @property
     def source(self) -> str:
         """All types."""
-        return "\n\n\n".join(self._texts.values())
-
-    @property
-    def names(self) -> set[str]:
-        """The names of all types."""
-        return set(self._texts)
+        return "\n\n\n".join(self.texts.values())
 
     def python(self, text: str) -> str:
         """Return an annotation of ours, where the types of Python are not hidden by a field or a method."""
@@ -95,7 +90,7 @@ class WrittenTypes:
 
     def annotation(self, text: str) -> str:
         """Return an annotation as it is written before the types that it names."""
-        unfinished = set(self._names.values()) - set(self._texts)
+        unfinished = set(self._names.values()) - set(self.texts)
         return literal(text) if unfinished.intersection(re.findall(r"\w+", text)) else text
 
     def write(self, kinds: Sequence[Node], base: str, default: str, lines: Lines) -> str:
@@ -107,7 +102,7 @@ class WrittenTypes:
         key = (base, *map(msgspec.json.encode, kinds))
         if key in self._names:
             return self._names[key]
-        if len(self._names) >= MAX_TYPES or len(self._names) - len(self._texts) > MAX_DEPTH:
+        if len(self._names) >= MAX_TYPES or len(self._names) - len(self.texts) > MAX_DEPTH:
             raise ConfigurationError(
                 f"a client of this agent would need more than {MAX_TYPES:,} types, or more than {MAX_DEPTH} in one "
                 "another; make its schema smaller, or use twinhost.connect() and call()"
@@ -118,7 +113,7 @@ class WrittenTypes:
             name, number = f"{wanted}{number}", number + 1
         self._names[key] = name
         text = docstring(paragraphs_of(kinds[0].description or "", default), 1, self.width)
-        self._texts[name] = "\n".join([f"class {name}({base}):", text, "", *lines()])
+        self.texts[name] = "\n".join([f"class {name}({base}):", text, "", *lines()])
         return name
 
 
