@@ -34,7 +34,7 @@ shell of the host, in the folder of `docker-compose.yml`, and not in a container
 `./twinhost attention acknowledge ID` has an item come last, and count no more for the exit status, the headline, and
 the metrics, until it gets worse or ends. Beginning and end of each cause are [events](system-digital-twin.md):
 `trouble_began`, `trouble_changed` (it got worse), and `trouble_ended`; a consequence has none while its cause lasts.
-The end is told once it has been well for 10 s, and for up to 5 min where the trouble comes and goes.
+The end is reported once it has been well for 10 s, and for up to 5 min where the trouble comes and goes.
 
 | kind | level | what it means | what to do |
 |---|---|---|---|

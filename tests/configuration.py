@@ -7,7 +7,6 @@ from twinhost.network_config.load import DEFAULT_PATH
 
 
 def item_of(grant: str) -> str | dict[str, str]:
-    """Return a grant as an item of the file."""
     name, limited, limit = grant.partition(":")
     return {name: limit} if limited else grant
 

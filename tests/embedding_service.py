@@ -50,7 +50,6 @@ class EmbeddingService(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/v1/embeddings"
 
     def texts(self) -> list[str]:
-        """Return every text that was sent."""
         return [text for body in self.asked for text in body["input"]]
 
     def __enter__(self) -> Self:

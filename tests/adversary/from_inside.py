@@ -32,7 +32,6 @@ class Inside:
 
 
 def attacks(inside: Inside) -> tuple[Attack, ...]:
-    """Return the attacks on this mainpc."""
     return (
         Attack("revoked key", "it gets in no more, and its session is closed", lambda at: _revoked(inside, at)),
         Attack("expired key", "it gets in no more, and its session is closed", lambda at: _expired(inside, at)),

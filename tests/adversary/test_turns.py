@@ -151,7 +151,6 @@ def enrolled(hosts: Hosts, *names: str) -> list[KeyPair]:
 
 
 def address_of(hosts: Hosts, agent: str, pair: KeyPair) -> SecuredAddress:
-    """Return how a key reaches an agent."""
     server = hosts.address(agent)
     assert isinstance(server, SecuredAddress)
     return SecuredAddress(server.address, pair, server.server_key)

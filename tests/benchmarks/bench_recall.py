@@ -202,7 +202,6 @@ class Agent(Assembled):
         super().__exit__(*error)
 
     def context(self, session_id: str, most: int, question: Question, scope: str = "session") -> str:
-        """Return the text of a session's context for a question."""
         reply = self.read("get_context", session_id=session_id, query=question.question, max_tokens=most, scope=scope)
         return str(reply["context"]["text"])
 
@@ -219,7 +218,6 @@ class Agent(Assembled):
 
 
 def measure_search(figures: Figures, ways: Mapping[str, Ask], questions: Sequence[Question]) -> None:
-    """Ask every question in every way."""
     for way, ask in ways.items():
         asked = [(question, *timed(ask, question)) for question in questions]
         for k, kind in itertools.product(AT, ("", *get_args(Kind))):
@@ -369,7 +367,6 @@ def measure_wordings(figures: Figures, agent: Agent, of: RecallSet) -> None:
 
 
 def measure(of: RecallSet, folder: Path, config: Path, tokens_of: CountTokens | None) -> Figures:
-    """Return all figures of the written set."""
     figures, turns = Figures(), of.turns()
     folder.mkdir()
     with Agent(folder / "sessions", config) as agent:

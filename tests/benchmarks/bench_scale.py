@@ -245,7 +245,6 @@ def _apart(stage: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
 
 
 def _both(milliseconds: Milliseconds) -> str:
-    """Return p50 and p99."""
     p99 = sorted(milliseconds)[int(0.99 * len(milliseconds))]
     return f"{statistics.median(milliseconds):.1f}, {p99:.1f}"
 

@@ -182,7 +182,6 @@ class LoadedMainpc:
         return sum(agent["status"] == "NO_RESPONSE" for agent in agents.values())
 
     def operator(self) -> Client:
-        """Return a client with the operator's key."""
         return self.hosts.client(SDT)
 
     def read(self, path: str, times: int = 5) -> tuple[int, float]:

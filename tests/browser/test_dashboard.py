@@ -59,7 +59,6 @@ class Open:
         return loads(self.page, self.url) and not any(NETWORK_CHANGED in failure for failure in failures)
 
     def open(self, address: str) -> None:
-        """Open a page of the page."""
         self.page.evaluate("address => { location.hash = address; }", address)
 
     def wait_until_live(self) -> None:

@@ -79,7 +79,6 @@ class Watched:
         self.twin.call("report_error", OPERATOR, error={**error, "severity": severity})
 
     def open(self, address: str) -> None:
-        """Open a page of the page."""
         self.page.evaluate("address => { location.hash = address; }", address)
         self.draw()
 

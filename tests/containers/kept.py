@@ -57,7 +57,6 @@ class Kept:
         return self.execute(*self._program, *arguments, given=given)
 
     def shell(self, script: str, given: str = "") -> Finished:
-        """Run a shell script."""
         return self.execute("sh", "-c", script, given=given)
 
     def keys(self, name: str, copies: Path) -> Certificates:

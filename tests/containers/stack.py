@@ -66,7 +66,6 @@ class Stack:
         self._compose.start()
 
     def start_service(self, service: str) -> None:
-        """Start one more service."""
         self._compose.services = [service]
         self._compose.start()
 
@@ -92,15 +91,12 @@ class Stack:
         return container
 
     def networks(self, names: Iterable[str]) -> list[Network]:
-        """Return networks by name."""
         return [self.engine.networks.get(name) for name in names]
 
     def logs(self, service: str) -> str:
-        """Return all that a service has logged."""
         return self.container(service).logs().decode(errors="replace")
 
     def events(self, service: str) -> list[dict[str, Any]]:
-        """Return a service's log as events."""
         return [json.loads(line) for line in self.logs(service).splitlines() if line.startswith("{")]
 
     def execute(self, service: str, *command: str) -> Finished:

@@ -25,7 +25,6 @@ def project(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def keys(project: Stack) -> Stack:
-    """The project without keys."""
     emptied = project.run_shell("certs-init", "find /certificates -mindepth 1 -delete")
     assert emptied.status == 0, emptied.err
     return project

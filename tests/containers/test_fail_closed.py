@@ -55,7 +55,6 @@ class Room:
 
 @pytest.fixture(scope="module")
 def rooms(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Room]]:
-    """A room for each host."""
     with ExitStack() as ends:
         made: dict[str, Room] = {}
         for host in MODULES:

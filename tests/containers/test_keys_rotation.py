@@ -60,7 +60,6 @@ class Keys:
         return None
 
     def pair(self, folder: str) -> KeyPair:
-        """Return the pair that a folder has now."""
         return load_certificates(self.copy() / folder).own_keys
 
 

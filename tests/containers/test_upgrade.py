@@ -81,7 +81,6 @@ class Site(Walk):
                 assert "run the newer version, or restore a backup" in refused.out + refused.err
 
     def remembered(self) -> set[str]:
-        """Return what the memory has."""
         done = self.machine.run("docker compose run --rm -T cli call pc2 query_memory limit=100 --json")
         return {memory["content"] for memory in json.loads(done.out)["memories"]}
 

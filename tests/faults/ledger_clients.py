@@ -167,7 +167,6 @@ class LedgerClients:
         return [sentence for client in self.all for sentence in client.failures]
 
     def of(self, host: str) -> list[LedgerClient]:
-        """Return the clients of one agent."""
         return [client for client in self.all if client.host == host]
 
     def wait_for_more(self, deadline_s: float, which: Iterable[LedgerClient] | None = None) -> None:
@@ -185,7 +184,6 @@ class LedgerClients:
         return sum(client.require_whole(times) for client in self.all)
 
     def only(self, host: str) -> "LedgerClients":
-        """Return the clients of one agent, as all there are."""
         some = copy.copy(self)
         some.all = self.of(host)
         return some

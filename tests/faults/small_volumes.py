@@ -68,7 +68,6 @@ def fill(stack: Stack, host: str, folder: str) -> None:
 
 
 def give_back(stack: Stack, host: str, folder: str) -> None:
-    """Give the space back."""
     done = stack.execute(host, "rm", f"{folder}/{FILLER}")
     assert done.status == 0, done.err
 

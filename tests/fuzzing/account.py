@@ -31,7 +31,6 @@ class Report:
         return asdict(self)
 
     def line(self) -> str:
-        """Return one line for people."""
         return (
             f"{self.target}: {self.inputs:,} inputs ({self.engine}, seed {self.seed}) in {self.seconds:.0f} s, slowest "
             f"{self.slowest_ms:.0f} ms, memory {self.growth_mb:+.1f} MB, corpus {self.corpus_sha256[:16]}, "

@@ -32,7 +32,6 @@ _VALIDITIES = (Validity(), Validity(1_700_000_000, 1_800_000_000), Validity(not_
 
 
 def request_decoders() -> list[RequestDecoder]:
-    """Return the decoders of both agents' requests."""
     types = [[each.request for each in declarations_of(agent).values()] for agent in AGENTS]
     return [RequestDecoder(each, PAYLOAD_LIMIT) for each in types]
 

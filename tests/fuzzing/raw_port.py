@@ -102,7 +102,6 @@ class _Side:
         self._good.start()
 
     def send(self, inputs: int) -> None:
-        """Send so many inputs, most of them side by side."""
         sealed = inputs // _SEALED_SHARE if self.secure else 0
         self._send_recordings(inputs - sealed)
         while sealed > 0:

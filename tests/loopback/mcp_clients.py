@@ -52,7 +52,6 @@ async def refusal(client: Client, tool: str, **arguments: Any) -> str:
 
 
 def texts(result: CallToolResult) -> list[str]:
-    """Return the texts of a result."""
     return [each.text for each in result.content if isinstance(each, TextContent)]
 
 

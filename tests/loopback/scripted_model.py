@@ -43,5 +43,4 @@ def call_of(tool: str, **arguments: Any) -> list[TResponseOutputItem]:
 
 @function_tool
 def price_of(thing: str) -> str:
-    """Return the price of a thing."""
     return f"{thing}: 40 euros " + "." * 70_000

@@ -70,7 +70,6 @@ def sharing(client: Client) -> TwinhostStore:
 
 @pytest.fixture(params=["oracle", "ours"])
 def store(request: pytest.FixtureRequest) -> BaseStore:
-    """One of the two stores."""
     if request.param == "oracle":
         return InMemoryStore()
     ours: BaseStore = request.getfixturevalue("ours")

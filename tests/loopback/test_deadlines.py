@@ -94,6 +94,6 @@ def test_the_command_line_waits_as_long_as_the_agent(hosts: Hosts) -> None:
     ran = subprocess.run(words, env=hosts.environment(SDT), capture_output=True, text=True, timeout=60, check=False)
     assert ran.returncode == 1
     # On a busy machine the agent may answer while the client, as every 2 s, connects again. The request that comes then
-    # waits anew, and the client to its own deadline.
+    # waits again, and the client to its own deadline.
     ends = ("error [limit_reached]: ", f"within {exchange.DEFAULT_DEADLINE_S + wait_s:g} s: it received the request")
     assert any(end in ran.stderr for end in ends), ran.stderr

@@ -65,7 +65,6 @@ def _is_received(client: Client, subscriber: Subscriber, topics: Sequence[bytes]
 
 
 def publish(client: Client, event_id: str, source: str = UMRA, **fields: Any) -> int:
-    """Publish an event, and return its number."""
     event = {"event_id": event_id, "event_type": "t", "source_agent": source, **fields}
     return int(client.call("publish_event", event=event)["seq"])
 

@@ -79,7 +79,6 @@ def decoded(frame: bytes) -> Any:
 
 
 def documents(frame: bytes) -> list[dict[str, Any]]:
-    """Return the replies in a frame."""
     return [json.loads(part) for part in replies_in(frame)]
 
 

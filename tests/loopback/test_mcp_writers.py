@@ -46,7 +46,6 @@ class Site:
             self._start_relay()
 
     def end(self) -> None:
-        """End the relay."""
         self._relay.kill()
         self._relay.communicate()
 

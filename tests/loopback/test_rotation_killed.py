@@ -43,7 +43,6 @@ class Site:
         return certs_init(self.hosts.keys, "rotate", *KINDS[whose], config=self.hosts.config.source)
 
     def pair(self, whose: str) -> KeyPair:
-        """Return the pair that is in use."""
         return load_certificates(self.hosts.folder(whose)).own_keys
 
     def restart(self, name: str) -> None:

@@ -91,7 +91,6 @@ def collected(agent: ServedAgent) -> Iterator[tuple[str, ServerSocket, Collector
 
 @pytest.fixture
 def neighbour(agent: ServedAgent, home: Path) -> KeyPair:
-    """Another key holder's keys."""
     keys = new_pair("neighbour", "pc3")
     authorize(home, keys)
     agent.peers.reload()

@@ -30,7 +30,6 @@ class Asked:
     database: Database
 
     def answer_to(self, actions: Iterable[Action[Any]], grants: Grants, max_bytes: int, **options: Any) -> None:
-        """Answer these actions from now on."""
         replies = ReplyLog(self.database, keep_s=600, keep_per_caller=1_000)
         self._dispatcher = Dispatcher(actions, grants, self.database, replies, max_bytes, **options)
 

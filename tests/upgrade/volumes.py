@@ -44,7 +44,6 @@ class Volumes:
         return list(self._document["retried"])
 
     def unpack(self, folder: Path) -> None:
-        """Unpack all folders, as this user's."""
         with tarfile.open(self.archive) as archive:
             archive.extractall(folder, filter="data")
 

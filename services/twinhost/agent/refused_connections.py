@@ -34,7 +34,7 @@ WORDS = {
     Outcome.TOO_MANY_PENDING: "too many handshakes at once",
 }
 _SHOWN = 20  # addresses, as evidence
-_MOST_ADDRESSES = 20  # of a cause; more are one member, so that a flood from many is told once
+_MOST_ADDRESSES = 20  # of a cause; more are one member, so that a flood from many is reported once
 _MINUTE_S, _DAY_S = 60.0, 86_400.0
 
 

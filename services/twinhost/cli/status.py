@@ -101,7 +101,7 @@ class Survey:
         return self.list_from.listed if self.list_from else None
 
     def found(self) -> list[Trouble]:
-        """Return what the list can't know: who can't be asked from here, and what agents have not told mainpc yet."""
+        """Return what the list can't know: who can't be asked from here, and what agents have not reported yet."""
         troubles: list[Trouble] = []
         config, own = self.settings.config, hosts_own(self.settings.config)
         further = {name: agent.host.name for name, agent in config.agents.items() if name not in own}

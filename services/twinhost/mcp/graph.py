@@ -95,7 +95,6 @@ class Item(_Identified):
     __slots__ = ()
 
     def __new__(cls, kind: Kind, parts: tuple[str, ...]) -> Self:
-        """Return the item with these parts."""
         identity = parts[:1] if kind == "entity" else parts
         return super().__new__(cls, kind, parts, f"{GRAPH}:{kind}:{_digest(*identity)}")
 
@@ -405,7 +404,6 @@ def _has(values: Mapping[str, list[Value]], item: Item) -> bool:
 
 
 def _removed(values: Mapping[str, list[Value]], items: list[Item]) -> Removed:
-    """Return which items are there to be removed."""
     by_presence: dict[bool, list[Item]] = {True: [], False: []}
     for item in items:
         by_presence[_has(values, item)].append(item)

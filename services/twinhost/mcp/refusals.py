@@ -71,7 +71,6 @@ def _of_arguments(tool: Tool, arguments: Mapping[str, Any], sentence: str) -> st
 
 
 def _at(schema: Schema, path: str) -> Schema:
-    """Return the schema of what is at a path."""
     part = schema
     for name, index in _STEP.findall(path):
         wanted = "items" if index else "properties"

@@ -555,7 +555,6 @@ def _notify(part: _Part, hosts: Mapping[str, Host], folder: Path) -> Notify:
 
 
 def _time_in(part: _Part, text: str) -> time:
-    """Return a time of day."""
     if not (found := _TIME.fullmatch(text.strip())):
         range_of = ', or from one to another: "22:00-07:00"' if part.path.endswith("quiet_hours") else ""
         raise part.misfit(f"{_time_of_day}{range_of}")

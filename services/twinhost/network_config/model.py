@@ -210,10 +210,10 @@ class EmailDestination:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Who is told what is wrong, and when; `host` is where the process `notify` runs, which sends the messages.
+    """Who is notified of what is wrong, and when; `host` is where the process `notify` runs, which sends the messages.
 
-    In `quiet_hours`, from one time of day to another, only what is broken is told, or nothing. At the time `digest` a
-    message is sent every day, also if all is well.
+    In `quiet_hours`, from one time of day to another, only what is broken is reported, or nothing. At the time `digest`
+    a message is sent every day, also if all is well.
     """
 
     host: str

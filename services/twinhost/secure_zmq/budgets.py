@@ -142,7 +142,7 @@ class PerMinute:
 
 
 SHOWN = 20  # rows of use, the largest shares: in a health document, on the page, and as metrics
-NEARLY_USED = 0.8  # of a budget: from then on its use is told
+NEARLY_USED = 0.8  # of a budget: from then on its use is reported
 _MOST_KNOWN = 1_024
 _MINUTE_S = 60.0
 _READ_EVERY_S = 1.0

@@ -185,7 +185,6 @@ class SessionLimits:
             self._count_unassigned(connection.peer, 1)
 
     def _assign(self, connection: Connection, fingerprint: str | None) -> None:
-        """Assign another key to a connection, or none."""
         before, connection.counted_for = connection.counted_for, fingerprint
         if before is None:
             self._count_unassigned(connection.peer, -1)

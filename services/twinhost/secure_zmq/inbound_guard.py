@@ -10,7 +10,7 @@ that the connection was closed here. So for two seconds the loop frees what come
 small, and closes what that came over.
 
 The comparison is inexact by what libzmq takes for itself, such as heartbeats and headers: the first 64 KiB of each
-connection don't count, and they begin anew with each request. So a connection that sends heartbeats for days, and no
+connection don't count, and they begin again with each request. So a connection that sends heartbeats for days, and no
 request, may count; it is closed at the worst, and its client reconnects. On Linux only; an open link has no budgets.
 """
 

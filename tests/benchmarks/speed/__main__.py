@@ -71,7 +71,6 @@ def main() -> int:
 
 
 def machine() -> str:
-    """Return the class of this machine."""
     memory = round(psutil.virtual_memory().total / 2**30)
     system = f"{platform.system()} on {platform.machine()}, Python {platform.python_version()}"
     return f"{psutil.cpu_count()} cores, {memory} GiB, {system}"

@@ -41,7 +41,6 @@ class Line:
 
 
 def lines(measured: Measured) -> list[Line]:
-    """Return a line for every goal."""
     return [Line(goal, goal.values(measured.figures)) for goal in GOALS]
 
 

@@ -43,7 +43,6 @@ class Served:
         return answer.status, {name.lower(): value for name, value in answer.getheaders()}, content
 
     def status(self, path: str) -> tuple[int, Any]:
-        """Return the status and the document's own."""
         status, _, content = self.ask(path)
         return status, json.loads(content)["status"]
 

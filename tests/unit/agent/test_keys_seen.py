@@ -40,7 +40,6 @@ class Bench:
         self.peers.reload()
 
     def start(self, clock: Clock | None = None) -> tuple[KeysSeen, SecuredSessions]:
-        """Do what a start of the agent does."""
         sessions = SecuredSessions(self.peers)
         return KeysSeen(self.path, sessions, self.peers, clock or SYSTEM_CLOCK), sessions
 

@@ -140,7 +140,7 @@ def test_what_an_older_version_kept_as_settled_is_forgotten(bench: Bench) -> Non
 
 
 def test_who_is_accepted_settles_what_came_from_nowhere(bench: Bench) -> None:
-    """A check of a port ends before a busy agent has its address; what keeps coming counts anew."""
+    """A check of a port ends before a busy agent has its address; what keeps coming counts again."""
     for outcome in (Outcome.BROKEN_OFF, Outcome.MECHANISM_MISMATCH, Outcome.WRONG_KEYS):
         for _ in range(12):
             bench.refusals.note(outcome, {})

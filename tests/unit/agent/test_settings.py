@@ -112,7 +112,6 @@ Damage = Callable[[Host], object]
 
 
 def variable(name: str, value: str) -> Damage:
-    """Return a damage: an environment variable with another value."""
     return lambda host: host.environment.update({name: value})
 
 

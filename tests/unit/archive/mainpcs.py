@@ -53,7 +53,6 @@ class Mainpc:
 
     @property
     def fingerprint(self) -> str:
-        """mainpc's own key."""
         return load_key_pair(self.keys / "mainpc/server.key_secret").public.fingerprint
 
     def make(self, agents: int = 3) -> "Mainpc":
@@ -118,7 +117,6 @@ class Mainpc:
         }
 
     def key_files(self) -> dict[str, tuple[int, bytes]]:
-        """Return those of mainpc's own keys."""
         mine = ("certificates/mainpc/", "certificates/operator/")
         return {name: file for name, file in self.files().items() if name.startswith(mine)}
 
@@ -126,7 +124,6 @@ class Mainpc:
         return [name for name in self.files() if name.endswith(SECRET_SUFFIX)]
 
     def registered(self) -> list[str]:
-        """Return who is in the registry."""
         with closing(Database(self.database, MIGRATIONS)) as database:
             return [name for (name,) in database.execute("SELECT name FROM agents ORDER BY name")]
 
@@ -137,7 +134,6 @@ class Mainpc:
 
 
 def add_agent(database: Database, audit: AuditLog, name: str) -> None:
-    """Register one more, and log it."""
     with database.transaction():
         Registry(database, 60).put(_agent(name))
         audit.record(AuditEvent.KEY_AUTHORIZED, name=name, host="pc2")

@@ -41,7 +41,6 @@ FIELDS = st.sampled_from(["name", "size", "mode", "sha256", "more"])
 
 
 def parse(content: bytes) -> Manifest | None:
-    """Return the manifest; None where it is refused."""
     with suppress(MalformedRequest):
         return parse_manifest(content)
     return None

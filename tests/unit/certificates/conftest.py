@@ -19,6 +19,5 @@ def nothing_listens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree that is right."""
     assert trees.certs_init(tmp_path / "tree").status == 0
     return tmp_path / "tree"

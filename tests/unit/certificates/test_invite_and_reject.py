@@ -20,7 +20,6 @@ SENSOR = ("Sensor", "--host", "pc3", "--role", "agent")
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """mainpc's tree."""
     assert certs_init(tmp_path / "tree", host="mainpc").status == 0
     return tmp_path / "tree"
 

@@ -103,7 +103,6 @@ def dies_at(step: int, function: Callable[..., object], *arguments: object) -> b
 
 
 def start_certs_init(root: Path) -> "subprocess.Popen[str]":
-    """Start certs-init as a process of its own."""
     return subprocess.Popen(
         [sys.executable, str(ENTRY_POINT), "--root", str(root)],
         env={**os.environ, **environment_of()},

@@ -140,7 +140,6 @@ def chain(length: int, *, branches: str = "a") -> dict[str, Any]:
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """Return a list of lists."""
     node: dict[str, Any] = {"type": "integer"}
     for _ in range(levels):
         node = {"type": "array", "items": node}

@@ -13,7 +13,6 @@ from twinhost.cli.program import COMMANDS, program
 
 
 def commands_below(group: Any, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
-    """Return every command and group by its words."""
     found = {path: group}
     context = typer.Context(group, resilient_parsing=True)
     for name in getattr(group, "commands", ()):

@@ -89,7 +89,6 @@ def branches(node: ast.expr, function: ast.AST) -> Iterator[ast.expr]:
 
 
 def command_of(call: ast.Call) -> ast.expr | None:
-    """Return the argument of a call that is a command."""
     name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
     place = {"Remedy": 1, "warn": 2, "old_backup": 3}.get(name)
     if place is not None and len(call.args) > place:

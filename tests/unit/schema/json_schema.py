@@ -54,7 +54,6 @@ class Schema:
         self.root = root
 
     def allows(self, value: Any, schema: dict[str, Any] | bool | None = None) -> bool:
-        """Return whether a value is an instance."""
         if isinstance(schema, bool):
             return schema
         schema = self.root if schema is None else schema
@@ -148,7 +147,6 @@ def places(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 def replaced(value: Any, path: tuple[str | int, ...], by: Any) -> Any:
-    """Return a copy with another value at a path."""
     if not path:
         return by
     copy = value.copy()

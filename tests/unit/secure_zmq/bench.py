@@ -95,7 +95,6 @@ class Bench:
         )
 
     def close(self) -> None:
-        """Close the file."""
         self.database.close()
 
     def rows(self) -> int:
@@ -108,7 +107,6 @@ class Bench:
         return self.answer([inbound(message, caller) for message in messages])
 
     def answer(self, batch: Sequence[Inbound]) -> list[dict[str, Any]]:
-        """Return the replies to one batch."""
         return [json.loads(reply) for reply in self.dispatcher.answer(batch)]
 
     def handed_in_again(self, message: dict[str, Any], caller: Caller = AGENT) -> Iterator[None]:

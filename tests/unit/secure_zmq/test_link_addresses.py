@@ -131,7 +131,7 @@ def test_a_refusal_is_final_once_the_other_was_tried(kind: EventKind, value: int
         followed.link.step(followed.now)
     followed.choose()
     followed.report(kind, value=value)
-    assert followed.link.step(followed.now) is Step.RECONNECT  # for the next call all begins anew
+    assert followed.link.step(followed.now) is Step.RECONNECT  # for the next call all begins again
 
 
 def test_a_wrong_key_is_final_once_both_were_tried() -> None:

@@ -59,11 +59,9 @@ class EventBench(Asked):
         self.answer_to([*actions, *SubscriptionActions(self.grants, SUCCESS).actions()], self.grants, MAX_REPLY_BYTES)
 
     def publish(self, event_id: str = "e", caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Publish an event of the caller's own."""
         return self.ask("publish_event", caller, event=event(event_id, **{"source_agent": caller.name, **fields}))
 
     def report(self, error_id: str = "x", caller: Caller = UMRA, **fields: Any) -> dict[str, Any]:
-        """Report an error of the caller's own."""
         return self.ask("report_error", caller, error=error(error_id, **{"agent_id": caller.name, **fields}))
 
     def ids(self, **fields: Any) -> list[str]:
@@ -86,12 +84,10 @@ class EventBench(Asked):
 
 
 def event(event_id: str = "e", **fields: Any) -> dict[str, Any]:
-    """Return an event as it is published."""
     return {"event_id": event_id, "event_type": "model_loaded", "source_agent": UMRA.name, **fields}
 
 
 def error(error_id: str = "x", **fields: Any) -> dict[str, Any]:
-    """Return an error as it is reported."""
     return {
         "error_id": error_id,
         "agent_id": UMRA.name,

@@ -127,7 +127,6 @@ class KeyBench(Asked):
         return self.ask(action, by, public_key=pair.public.z85.decode(), **fields)
 
     def tick(self) -> None:
-        """Do what the loop's tick does with the keys."""
         self.actions.on_tick()
 
     def enrol(self, token: KeyPair, pair: KeyPair | None = None) -> KeyPair:

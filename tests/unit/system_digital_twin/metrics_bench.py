@@ -36,12 +36,10 @@ def sample(**changed: Any) -> HostSample:
 
 
 def with_gpu(used_mb: float, total_mb: float, **changed: Any) -> HostSample:
-    """Return a sample of a host with one GPU."""
     return with_gpus((used_mb, total_mb), **changed)
 
 
 def with_gpus(*used_and_total_mb: tuple[float, float], uuids: Sequence[str] = (), **changed: Any) -> HostSample:
-    """Return a sample of a host with several GPUs."""
     gpus = [
         GpuSample(index=index, name="GPU", used_mb=used_mb, total_mb=total_mb, uuid=uuids[index] if uuids else None)
         for index, (used_mb, total_mb) in enumerate(used_and_total_mb)
@@ -58,7 +56,6 @@ class Pending:
         self._deferred = deferred
 
     def reply(self) -> dict[str, Any] | None:
-        """Return the reply, or None while there is none."""
         if not self._deferred.answer.done():
             return None
         reply: dict[str, Any] = json.loads(self._dispatcher.settle(self._deferred))
@@ -156,13 +153,11 @@ class MetricsBench(Asked):
         return Pending(self._dispatcher, deferred)
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
-        """Return a table as the file has it."""
         rows: list[tuple[Any, ...]] = self.database.execute(f"SELECT * FROM {table}").fetchall()
         return rows
 
 
 def names(leases: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the leases' ids."""
     return [lease["lease_id"] for lease in leases]
 
 

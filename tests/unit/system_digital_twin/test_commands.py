@@ -24,7 +24,6 @@ def agent(tmp_path: Path) -> Iterator[Assembled]:
 
 
 def command(agent: Assembled, word: str, caller: Caller = UMRA, **payload: Any) -> dict[str, Any]:
-    """Return the answer to a command."""
     answer: dict[str, Any] = agent.send(json.dumps({"command": word, "payload": payload}).encode(), caller)
     return answer
 

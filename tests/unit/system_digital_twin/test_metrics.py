@@ -81,7 +81,7 @@ def test_the_newest_60_are_in_memory(bench: MetricsBench) -> None:
 
 
 def test_samples_stay_in_order_when_the_clock_is_set_back(bench: MetricsBench, clock: Clock) -> None:
-    """Dated anew by the clock as it is now, so a chart of them has its width, and a late one finds its place."""
+    """Dated again by the clock as it is now, so a chart of them has its width, and a late one finds its place."""
     for cpu in (1.0, 2.0):
         bench.metrics.ingest_once("pc2", sample(wall=cpu, cpu_percent=cpu))
         clock.let_pass(INTERVAL_S)

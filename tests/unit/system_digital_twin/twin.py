@@ -39,7 +39,6 @@ class Clock(moments.Clock):
         self._monotonic = lambda: now
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass, on both clocks."""
         self._passed_s += seconds
 
     def set_wall_clock(self, by_seconds: float) -> None:

@@ -38,7 +38,6 @@ class Bench(Asked):
         self.serve(self.make())
 
     def make(self) -> Iterable[Action[Any]]:
-        """Make the stores; return the actions on them."""
         raise NotImplementedError
 
     def serve(self, actions: Iterable[Action[Any]], grants: Grants = EVERYTHING, **options: Any) -> None:
@@ -46,5 +45,4 @@ class Bench(Asked):
         self.answer_to(actions, grants, self._max_bytes, **options)
 
     def rows(self, table: str) -> int:
-        """Return how many rows a table has."""
         return int(self.database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])

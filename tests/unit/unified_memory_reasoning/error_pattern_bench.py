@@ -56,7 +56,6 @@ class ErrorPatternBench(Bench):
         self.database.after_commit(lambda: self.published.append((kind, data)))  # as the outbox does
 
     def add(self, pattern: str, solution: str | None = None, caller: Caller = ALICE, **fields: Any) -> int:
-        """Add a pattern and return its number."""
         fields = {"error_type": "E", "pattern": pattern, "solution": solution, **fields}
         reply = self.ask("add_error_pattern", caller, **fields)
         assert reply["status"] == "ok", reply
@@ -66,7 +65,6 @@ class ErrorPatternBench(Bench):
         return super().rows(table)
 
     def look_up(self, message: str, caller: Caller = ALICE) -> dict[str, Any]:
-        """Return what is known of a message."""
         return self.ask("get_error_solution", caller, error_message=message)
 
     def report(self, pattern_id: int, caller: Caller = ALICE, *, success: bool, times: int = 1) -> dict[str, Any]:

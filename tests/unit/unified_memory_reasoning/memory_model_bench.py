@@ -40,7 +40,6 @@ class SetableClock(Clock):
         self._set_by_s = 0.0
 
     def let_pass(self, seconds: float) -> None:
-        """Let time pass, on both clocks."""
         self._passed_s += seconds
 
     def set_wall_clock(self, by_seconds: float) -> None:
@@ -114,7 +113,6 @@ class MemoryBench(Bench):
         return reply
 
     def get(self, memory_id: str = "m") -> dict[str, Any]:
-        """Return a memory as it is answered."""
         memory: dict[str, Any] = self.ask("get_memory", memory_id=memory_id)["memory"]
         return memory
 
@@ -137,7 +135,6 @@ class MemoryBench(Bench):
         return {each.pop("id"): {**each, "written_by": None} for each in self.all()}
 
     def sync_to(self, other: "MemoryBench", caller: Caller = OPERATOR) -> dict[str, Any]:
-        """Sync all that this store has to another."""
         return other.ask("sync_memories", caller, memories=self.all())
 
     def decay(self, passes: int = 1) -> None:

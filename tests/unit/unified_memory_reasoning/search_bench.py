@@ -35,7 +35,6 @@ class SearchBench(Bench):
         self.serve(self.make())
 
     def ask(self, action: str = "search_memory", caller: Caller | None = None, **fields: Any) -> dict[str, Any]:
-        """Return the reply to one search."""
         reply = super().ask(action, caller, **fields)
         assert len(json.dumps(reply, ensure_ascii=False, separators=(",", ":")).encode()) <= MAX_REPLY_BYTES
         return reply

@@ -318,7 +318,6 @@ def terms_of_new_index(bench: SearchBench) -> list[tuple[Any, ...]]:
 
 
 def statements_of(script: str) -> list[str]:
-    """Return the statements of a script."""
     statements, part = [], ""
     for line in script.splitlines(keepends=True):
         part += line

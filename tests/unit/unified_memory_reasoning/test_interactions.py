@@ -90,13 +90,11 @@ def require_consistent(store: Interactions, database: Database, small: tuple[int
 
 
 def cut_short(parts: InParts[int], number: int) -> None:
-    """Do some parts, as before a crash."""
     for _ in islice(parts, number):
         pass
 
 
 def left_of(database: Database, ids: list[int]) -> list[int]:
-    """Return those interactions that there are."""
     there = {number for (number,) in database.execute("SELECT id FROM interactions")}
     return [number for number in ids if number in there]
 

@@ -130,7 +130,6 @@ def both_of(folder: Path, clock: SetableClock) -> Iterator[tuple[MemoryBench, Me
 
 
 def take(stores: tuple[MemoryBench, MemoryBench], step: tuple[str, int, str, str, float]) -> None:
-    """Do one thing to one of the stores."""
     what, which, memory_id, content, seconds = step
     store = stores[which]
     store.clock.let_pass(seconds)

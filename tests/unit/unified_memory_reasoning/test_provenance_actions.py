@@ -22,7 +22,6 @@ def bench(tmp_path: Path) -> Iterator[SafetyBench]:
 
 
 def pages(bench: SafetyBench, kind: str, limit: int, name: str = ADA.name) -> list[dict[str, Any]]:
-    """Return all entries of a kind, page by page."""
     entries: list[dict[str, Any]] = []
     before: dict[str, Any] = {}
     while True:

@@ -74,8 +74,6 @@ def stored_by(chance: random.Random, bench: SearchBench) -> Stored:
 
 
 def filters_by(chance: random.Random) -> Filters:
-    """Return some filters; most are not set."""
-
     def perhaps(values: Sequence[T]) -> T | None:
         return chance.choice(values) if chance.random() < 0.35 else None
 

@@ -2,7 +2,7 @@
 
 mainpc's clock dates a sample when it arrives, so the hosts' clocks need not agree. Whether a sample is current is
 decided by the monotonic clock; the last sample of a host that has stopped reporting is not shown as current. If
-mainpc's clock is set back, the samples in memory are dated anew, and keep their order; rows on disk keep their time.
+mainpc's clock is set back, the samples in memory are dated again, and keep their order; rows on disk keep their time.
 
 A sample that has a time of its own is counted once, even if it is sent again, and is on disk before the reply. A late
 one, from a host that was disconnected, enters the history and is never current.
@@ -155,7 +155,7 @@ class Metrics:
         return True
 
     def _follow_clock(self) -> None:
-        """Date the samples in memory anew after the clock was set back: they must stay before those that follow.
+        """Date the samples in memory again after the clock was set back: they must stay before those that follow.
 
         Rows from before a step, in either direction, have times that do not fit the rows after it.
         """

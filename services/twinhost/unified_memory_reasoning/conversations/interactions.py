@@ -456,7 +456,6 @@ class Interactions:
         return self._encoder.encode(ids).decode()
 
     def _deleted(self, session_id: str, ids: Sequence[int]) -> list[Removed]:
-        """Delete interactions of a session."""
         values = (self._list(ids),)
         keep_for_index(self._database, _NAMED, values)
         removed = self._database.execute(_DELETE, values).fetchall()

@@ -67,7 +67,6 @@ class Reader:
         return msgspec.json.decode(self._ask("sampler.sample().gpus"), type=tuple[GpuSample, ...])
 
     def sample(self) -> HostSample:
-        """Return a sample of the host."""
         return msgspec.json.decode(self._ask("sampler.sample()"), type=HostSample)
 
     def unload(self) -> tuple[GpuSample, ...]:
@@ -76,7 +75,6 @@ class Reader:
         return msgspec.json.decode(self._ask("sampler.sample().gpus"), type=tuple[GpuSample, ...])
 
     def imported(self, module: str) -> bool:
-        """Return whether the process has imported a module."""
         return self._ask(f"{module!r} in sys.modules") == "true\n"
 
     def _ask(self, what: str) -> str:

@@ -28,7 +28,6 @@ DOCUMENTS = st.recursive(
 
 
 def changed(before: Any, change: Any) -> Any:
-    """Return the value after a change."""
     if isinstance(change, list):
         return change[0]
     if isinstance(before, list):

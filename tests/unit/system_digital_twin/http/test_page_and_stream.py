@@ -78,7 +78,6 @@ def shown(assets: Path) -> Iterator[Shown]:
 
 
 def next_state(answer: http.client.HTTPResponse) -> Any:
-    """Return the next state of a stream."""
     while (line := answer.readline()) and not line.startswith(b"data: "):
         pass
     assert line, "the stream has ended"

@@ -51,7 +51,7 @@ function registration(agent) {
   return [
     definitions([
       ["Last seen", [lastSeen(agent.last_seen)]],
-      ["Type", [textOr("not told")(plain(agent.agent_type, 40))]],
+      ["Type", [textOr("not reported")(plain(agent.agent_type, 40))]],
       ["Machine", [hostOr("unknown")(agent.location)]],
       ["Address", [monoOr("none")(plain(agent.endpoint, 60))]],
       ["Registered by", [textOr("unknown")(plain(agent.registered_by, 60))]],
