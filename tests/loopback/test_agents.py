@@ -214,6 +214,14 @@ def test_a_store_that_is_locked_is_one_sentence(hosts: Hosts) -> None:
     assert not [line for line in refused.lines[:-1] if not line.startswith("{")]
 
 
+def ran(hosts: Hosts, program: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program with mainpc's environment, to its end."""
+    command = [sys.executable, "-c", program]
+    return subprocess.run(
+        command, env=hosts.environment(SDT), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+
+
 def test_a_dead_companion_ends_the_process(hosts: Hosts) -> None:
     """A thread that dies takes the agent with it, so that the engine starts a whole one: status 1, and it says why."""
     program = (
@@ -223,14 +231,7 @@ def test_a_dead_companion_ends_the_process(hosts: Hosts) -> None:
         "    responsive = property(threading.Thread.is_alive); stop = threading.Thread.join\n"
         f"sys.exit(run_agent({SDT!r}, [], lambda _: Assembly(actions=[], success='ok', companions=[Mortal()])))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env=hosts.environment(SDT),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    ended = ran(hosts, program)
     assert ended.returncode == 1
     assert "RuntimeError: Mortal died; the process ends, so that it is restarted completely" in ended.stderr
 
@@ -247,12 +248,5 @@ def test_no_garbage_collection_is_of_what_a_start_made(hosts: Hosts) -> None:
         "    os.write(1, f'{now / min(collected_in_s() for _ in range(3))}'.encode()); os._exit(0)\n"
         f"run_agent({SDT!r}, [], lambda _: Assembly(actions=[], success='ok', on_tick=look))"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", program],
-        env=hosts.environment(SDT),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    ended = ran(hosts, program)
     assert float(ended.stdout) < 0.3, ended.stderr

@@ -122,7 +122,8 @@ def test_who_was_away_for_too_long_begins_again(start: Start, dsn: str, cluster:
     assert [file.name for file in again.path.parent.iterdir() if "replaced" in file.name] == []
 
 
-def test_a_file_of_another_log_is_kept_aside(start: Start, dsn: str, tmp_path: Path, cluster: Cluster) -> None:  # noqa: F811
+def of_another_log(start: Start, cluster: Cluster) -> Process:  # noqa: F811
+    """Leave a file of another log on pc2; return the process that wrote it."""
     other = cluster.new_database()
     with closing(connect(other)) as log:
         log.create()
@@ -130,6 +131,11 @@ def test_a_file_of_another_log_is_kept_aside(start: Start, dsn: str, tmp_path: P
     before.wait_for("active")
     before.store("of another log")
     before.finish()
+    return before
+
+
+def test_a_file_of_another_log_is_kept_aside(start: Start, dsn: str, tmp_path: Path, cluster: Cluster) -> None:  # noqa: F811
+    before = of_another_log(start, cluster)
     (before.path.parent / "files").mkdir()
     (before.path.parent / "files/audit").write_text("of pc2\n")
     an_existing(tmp_path, "mainpc", "one")
@@ -219,13 +225,7 @@ def test_a_kill_while_a_snapshot_is_joined(
     tmp_path: Path,
 ) -> None:
     """The next process begins again, and what was there is there, aside."""
-    other = cluster.new_database()
-    with closing(connect(other)) as log:
-        log.create()
-    before = start("pc2", dsn=other)
-    before.wait_for("active")
-    before.store("of another log")
-    before.finish()
+    of_another_log(start, cluster)
     an_existing(tmp_path, "mainpc", "one")
     first = start("mainpc")
     first.wait_for("active")

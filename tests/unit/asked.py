@@ -74,3 +74,8 @@ class Asked:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
+    assert (reply["status"], reply["code"]) == ("error", code), reply
+    assert sentence in reply["error"]

@@ -106,15 +106,20 @@ def test_killed_before_any_step_the_same_command_completes(tmp_path: Path, over:
     assert step < _MOST_STEPS
 
 
-def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> None:
-    """The same machine is given another file: what was begun is whole first, and then refused as any that is there."""
-    here = Mainpc(tmp_path / "here").make()
+def begun(tmp_path: Path) -> tuple[Mainpc, Mainpc, bytes]:
+    """Return a machine, one on which a restore of its backup was killed amid its work, and the backup."""
+    here, there = Mainpc(tmp_path / "here").make(), Mainpc(tmp_path / "there", host="mainpc")
     archive = here.backup()
-    there = Mainpc(tmp_path / "there", host="mainpc")
     step = 1
     while killed_at(step, there, archive) and not (there.keys / RESTORING / COMMIT).exists():
         step += 1
     assert (there.keys / RESTORING / COMMIT).exists()
+    return here, there, archive
+
+
+def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> None:
+    """The same machine is given another file: what was begun is whole first, and then refused as any that is there."""
+    here, there, _ = begun(tmp_path)
     ran = there.run("restore", "-", given=Mainpc(tmp_path / "other").make(agents=1).backup())
     assert (ran.status, "the interrupted restore of the state of" in ran.err) == (1, True), ran.err
     assert "exists already" in ran.err
@@ -123,11 +128,6 @@ def test_a_begun_restore_is_finished_before_another_archive(tmp_path: Path) -> N
 
 def test_finished_by_the_same_command_it_says_what_is_there(tmp_path: Path) -> None:
     """Without --replace too: the state that is there is the one that was being restored."""
-    here = Mainpc(tmp_path / "here").make()
-    archive = here.backup()
-    there = Mainpc(tmp_path / "there", host="mainpc")
-    step = 1
-    while killed_at(step, there, archive) and not (there.keys / RESTORING / COMMIT).exists():
-        step += 1
+    here, there, archive = begun(tmp_path)
     ran = there.run("restore", "-", given=archive)
     assert (ran.status, here.fingerprint in ran.err, "3 agents, 3 keys" in ran.err) == (0, True, True), ran.err

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.asked import refused
 from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
@@ -30,11 +31,6 @@ PROJECTIONS: dict[str, dict[str, Any]] = {
     },
     "network": {"projected_latency_ms": 4.0},
 }
-
-
-def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
-    assert (reply["status"], reply["code"]) == ("error", code), reply
-    assert sentence in reply["error"]
 
 
 def reserved(reply: dict[str, Any]) -> str:

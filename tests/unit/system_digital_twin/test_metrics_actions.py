@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.asked import refused
 from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
@@ -51,11 +52,6 @@ VRAM: dict[str, Any] = {
 def metrics(bench: MetricsBench) -> dict[str, Any]:
     found: dict[str, Any] = bench.ask("get_metrics")["metrics"]
     return found
-
-
-def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
-    assert (reply["status"], reply["code"]) == ("error", code)
-    assert sentence in reply["error"]
 
 
 def test_get_metrics_has_the_contracts_fields_for_each_host(bench: MetricsBench) -> None:

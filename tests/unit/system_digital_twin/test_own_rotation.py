@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.identities import new_pair
+from tests.unit.asked import refused
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock
 from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
 from twinhost.secure_zmq.callers import Caller
@@ -26,11 +26,6 @@ def clock() -> WallClock:
 def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
     with KeyBench(tmp_path, clock) as bench:
         yield bench
-
-
-def refused(reply: dict[str, Any], code: str, sentence: str) -> None:
-    assert (reply["status"], reply["code"]) == ("error", code), reply
-    assert sentence in reply["error"]
 
 
 def propose(bench: KeyBench, old: KeyPair) -> KeyPair:

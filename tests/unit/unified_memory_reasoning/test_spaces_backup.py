@@ -146,18 +146,23 @@ def test_only_an_operators_backup_has_what_is_private(tmp_path: Path) -> None:
         assert memories(pc2, ALICE, "private") == ["hers"]
 
 
+def changed(pc2: Assembled, folder: Path, statement: str, *values: str) -> bytes:
+    """Return a backup of all spaces that somebody has changed."""
+    filled(pc2)
+    file = folder / "changed"
+    file.write_bytes(backed_up(pc2)[0])
+    with closing(sqlite3.connect(file)) as copy, copy:
+        copy.execute(statement, values)
+    return file.read_bytes()
+
+
 @pytest.mark.parametrize("name", ["../../etc", "shared", "private:a/b", "private:"])
 def test_a_file_puts_nothing_where_no_space_can_be(tmp_path: Path, name: str) -> None:
     spaces = WithSpaces(tmp_path)
     with spaces.start() as pc2:
-        filled(pc2)
-        content, _ = backed_up(pc2)
-        file = tmp_path / "changed"
-        file.write_bytes(content)
-        with closing(sqlite3.connect(file)) as copy, copy:
-            copy.execute("UPDATE enclosed_databases SET name = ? WHERE name = 'research'", (name,))
+        content = changed(pc2, tmp_path, "UPDATE enclosed_databases SET name = ? WHERE name = 'research'", name)
         before = sorted(tmp_path.rglob("*"))
-        reply = restored(pc2, file.read_bytes())
+        reply = restored(pc2, content)
         assert reply["code"] == "malformed_request"
         assert "can't be the name of a space" in reply["error"]
         assert [path for path in sorted(tmp_path.rglob("*")) if path not in before] == []
@@ -166,12 +171,7 @@ def test_a_file_puts_nothing_where_no_space_can_be(tmp_path: Path, name: str) ->
 def test_a_file_with_a_damaged_space_replaces_nothing(tmp_path: Path) -> None:
     spaces = WithSpaces(tmp_path)
     with spaces.start() as pc2:
-        filled(pc2)
-        content, _ = backed_up(pc2)
-        file = tmp_path / "changed"
-        file.write_bytes(content)
-        with closing(sqlite3.connect(file)) as copy, copy:
-            copy.execute("UPDATE enclosed_databases SET content = zeroblob(50000) WHERE name = 'research' AND part = 2")
-        assert restored(pc2, file.read_bytes())["code"] == "malformed_request"
+        zeroes = "UPDATE enclosed_databases SET content = zeroblob(50000) WHERE name = 'research' AND part = 2"
+        assert restored(pc2, changed(pc2, tmp_path, zeroes))["code"] == "malformed_request"
     with spaces.start() as pc2:
         assert memories(pc2, ALICE, "research") == ["of research"]
