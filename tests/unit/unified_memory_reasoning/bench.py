@@ -1,8 +1,10 @@
 """Some of the agent's actions on a real database, without a socket, as a client of them would see it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.new_database import open_database
 from tests.unit.asked import Asked
@@ -46,3 +48,14 @@ class Bench(Asked):
 
     def rows(self, table: str) -> int:
         return int(self.database.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+
+
+def bench_of(make: Callable[[Path], Bench]) -> Any:
+    """Return a fixture: what is made on a new database, and closed at the end."""
+
+    @pytest.fixture
+    def bench(tmp_path: Path) -> Iterator[Bench]:
+        with make(tmp_path / "db") as made:
+            yield made
+
+    return bench

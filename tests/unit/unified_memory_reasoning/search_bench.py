@@ -101,3 +101,10 @@ class SearchBench(Bench):
         with self.database.transaction():
             for _ in range(count):
                 self.interaction(content, **fields)
+
+
+def filled(path: Path) -> SearchBench:
+    """Return a bench with twenty texts."""
+    bench = SearchBench(path)
+    bench.fill(20)
+    return bench

@@ -6,13 +6,13 @@ import sqlite3
 import threading
 import time
 from base64 import b64decode
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, NOBODY, SafetyBench
 from tests.waiting import PATIENCE_S
 from twinhost.store import backup as store_backup
@@ -20,11 +20,7 @@ from twinhost.store.damage import find_damage
 from twinhost.unified_memory_reasoning.backup import backup
 from twinhost.unified_memory_reasoning.twins.twins import Change
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SafetyBench]:
-    with SafetyBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(SafetyBench)
 
 
 def test_a_backup_is_a_whole_database_with_every_row(bench: SafetyBench, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What was said, as the wire has it: stored, asked for within a budget that holds, and forgotten."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of
 from tests.unit.unified_memory_reasoning.memory import NOBODY, OPERATOR, SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, TAG, ContextBench, turns_of
 from twinhost.fence import INDENT, closing, heading, label, opening, session_named, without_fence
@@ -58,10 +57,7 @@ TURNS = st.lists(
 )
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ContextBench]:
-    with ContextBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(ContextBench)
 
 
 def test_a_context_is_in_the_order_of_time(bench: ContextBench) -> None:

@@ -1,13 +1,13 @@
 """The actions on error patterns as a client sees them: every field, every bad input, and who may do what."""
 
 import random
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -63,10 +63,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ErrorPatternBench]:
-    with ErrorPatternBench(tmp_path / "db", cpu_s=ENDLESS_S) as bench:
-        yield bench
+bench = bench_of(lambda path: ErrorPatternBench(path, cpu_s=ENDLESS_S))
 
 
 @pytest.mark.parametrize(("action", "fields", "sentence"), REFUSED, ids=lambda it: str(it)[:40])

@@ -2,13 +2,13 @@
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -67,10 +67,7 @@ LONG = [
 ]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ErrorPatternBench]:
-    with ErrorPatternBench(tmp_path / "db", cpu_s=ENDLESS_S) as bench:
-        yield bench
+bench = bench_of(lambda path: ErrorPatternBench(path, cpu_s=ENDLESS_S))
 
 
 @pytest.mark.parametrize("pattern", HOSTILE, ids=lambda pattern: pattern[:24])

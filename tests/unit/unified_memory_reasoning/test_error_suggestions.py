@@ -2,13 +2,12 @@
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.recall_set import FOLDERS, HALVES, half_of, load
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.error_pattern_bench import ALICE, BOB, ENDLESS_S, ErrorPatternBench
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.errors.patterns import CASE_MIGRATION, SUGGESTED, ErrorPatterns
@@ -41,10 +40,7 @@ REWORDED = [
 ]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ErrorPatternBench]:
-    with ErrorPatternBench(tmp_path / "db", cpu_s=ENDLESS_S) as bench:
-        yield bench
+bench = bench_of(lambda path: ErrorPatternBench(path, cpu_s=ENDLESS_S))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The store of interactions: tiers, windows, counters and summaries, whatever is added, cleared, hidden, and undone."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.new_database import open_database
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.memory import SDT
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 from twinhost.secure_zmq.actions import InParts, wholly
@@ -41,10 +40,7 @@ _COUNTS = {
 _SESSION = "SELECT id, speaker, importance, tier, written_by FROM interactions WHERE session_id = ? ORDER BY id DESC"
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ContextBench]:
-    with ContextBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(ContextBench)
 
 
 def session(database: Database, session_id: str = "s") -> list[Any]:

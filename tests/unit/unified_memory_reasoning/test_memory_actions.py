@@ -1,21 +1,17 @@
 """The contract of the memory model's actions: what they answer, and what each makes of a bad input."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, MemoryBench, SetableClock
 from twinhost.secure_zmq.callers import UNAUTHENTICATED
 
 RECORD: dict[str, Any] = {"id": "m", "content": "x", "last_accessed": "2026-01-02T03:04:05.678Z"}
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
-        yield bench
+bench = bench_of(lambda path: MemoryBench(path, SetableClock()))
 
 
 def test_a_memory_is_answered_with_the_fields_of_the_contract(bench: MemoryBench) -> None:

@@ -2,13 +2,13 @@
 
 import json
 import time
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.memory_model_bench import BEN, MemoryBench, SetableClock
 from twinhost.moments import iso_time
 from twinhost.unified_memory_reasoning.language import claims as claims_module
@@ -22,10 +22,7 @@ DEVELOPMENT_SET = Path(__file__).parents[2] / "benchmarks/recall"
 DAY_S = 86_400.0
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
-        yield bench
+bench = bench_of(lambda path: MemoryBench(path, SetableClock(), half_life_days=30.0))
 
 
 CONTRADICTIONS = [

@@ -1,11 +1,10 @@
 """The commands of older clients of the memory: served in each form in which they are written, judged as everybody."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.memory_model_bench import ANA, BEN, MemoryBench, SetableClock
 
 WORDS = {
@@ -14,10 +13,7 @@ WORDS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
-        yield bench
+bench = bench_of(lambda path: MemoryBench(path, SetableClock()))
 
 
 def command(bench: MemoryBench, word: str, form: str = "payload", **fields: Any) -> dict[str, Any]:

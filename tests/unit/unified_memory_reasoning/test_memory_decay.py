@@ -1,12 +1,10 @@
 """How strength falls and rises: the rule in numbers, and that the store's pass does the same."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.memory_model_bench import MemoryBench, SetableClock
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.unified_memory_reasoning.memories import upkeep as upkeep_module
@@ -23,10 +21,7 @@ DAY_S = 86_400.0
 STRENGTHS = st.floats(0.0, 5.0)
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", SetableClock()) as bench:
-        yield bench
+bench = bench_of(lambda path: MemoryBench(path, SetableClock()))
 
 
 def test_the_numbers_are_those_of_the_contract() -> None:

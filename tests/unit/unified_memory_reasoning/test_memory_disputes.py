@@ -1,13 +1,12 @@
 """What another writer ends stays its writer's value: it is marked, not put back, and one call restores it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import migrations_before
+from tests.unit.unified_memory_reasoning.bench import bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
@@ -25,10 +24,7 @@ MARKS = ("superseded_by", "superseding_writer", "disputed_by")
 APRIL, MAY, JUNE = "2026-04-01T00:00:00Z", "2026-05-01T00:00:00Z", "2026-06-01T00:00:00Z"
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchedBench]:
-    with SearchedBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
-        yield bench
+bench = bench_of(lambda path: SearchedBench(path, SetableClock(), half_life_days=30.0))
 
 
 def marks(document: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,13 +1,12 @@
 """Memories that are stored and listed many at a time: further memories of one request, lists in brief, the graph."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import migrations_before
+from tests.unit.unified_memory_reasoning.bench import bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
@@ -23,10 +22,7 @@ from twinhost.unified_memory_reasoning.memories.rows import GRAPH_MIGRATION, GRA
 IN_BRIEF = ("id", "content", "written_by", "created", "key", "valid_from")
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchedBench]:
-    with SearchedBench(tmp_path / "db", SetableClock()) as bench:
-        yield bench
+bench = bench_of(lambda path: SearchedBench(path, SetableClock()))
 
 
 def further(count: int, **fields: Any) -> list[dict[str, Any]]:

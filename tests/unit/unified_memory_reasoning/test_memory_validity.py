@@ -1,7 +1,6 @@
 """Facts that change: keys, validity, history, the effect of a quarantine, and that stores agree."""
 
 import shutil
-from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from tests.unit.unified_memory_reasoning.bench import migrations_before
+from tests.unit.unified_memory_reasoning.bench import bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.memory_model_bench import (
     ANA,
     BEN,
@@ -31,10 +30,7 @@ from twinhost.unified_memory_reasoning.memories.rows import strength_now
 MAY, JUNE, JULY = "2026-05-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00", "2026-07-01T02:00:00+02:00"
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[MemoryBench]:
-    with MemoryBench(tmp_path / "db", SetableClock(), half_life_days=30.0) as bench:
-        yield bench
+bench = bench_of(lambda path: MemoryBench(path, SetableClock(), half_life_days=30.0))
 
 
 def values(bench: MemoryBench, **named: Any) -> list[tuple[str, str | None]]:

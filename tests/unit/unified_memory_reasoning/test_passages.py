@@ -1,15 +1,14 @@
 """Passages: how a text is divided, and what a search makes of the parts of a long one."""
 
 import json
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from tests.unit.unified_memory_reasoning.bench import bench_of
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench, filled
 from twinhost.unified_memory_reasoning.conversations.actions import MAX_CONTENT_BYTES as MOST_BYTES
 from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES
 from twinhost.unified_memory_reasoning.search.passages import MOST, SIZE, passages_of, texts_of_passages
@@ -72,11 +71,7 @@ def test_the_database_divides_a_text_alike(bench: SearchBench, text: str) -> Non
     assert found == list(enumerate(expected))
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchBench]:
-    with SearchBench(tmp_path / "db") as bench:
-        bench.fill(20)
-        yield bench
+bench = bench_of(filled)
 
 
 def test_passages_end_with_sentences() -> None:

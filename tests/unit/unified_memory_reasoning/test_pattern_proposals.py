@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of
 from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ALICE,
     BOB,
@@ -27,10 +27,7 @@ from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 TIMEOUT = "worker {0} on 10.0.0.{0}: no answer after {0}.5 s"
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ErrorPatternBench]:
-    with ErrorPatternBench(tmp_path / "db", cpu_s=ENDLESS_S) as bench:
-        yield bench
+bench = bench_of(lambda path: ErrorPatternBench(path, cpu_s=ENDLESS_S))
 
 
 @pytest.mark.parametrize(

@@ -1,24 +1,19 @@
 """`memory_by`: everything that a caller wrote, page by page, whether it is hidden or not."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, bench_of
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, REVOKED, SafetyBench
 from twinhost.unified_memory_reasoning.twins.twins import MAX_TWIN_BYTES
 
 KINDS = ["twins", "interactions", "error_patterns"]
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SafetyBench]:
-    with SafetyBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(SafetyBench)
 
 
 def pages(bench: SafetyBench, kind: str, limit: int, name: str = ADA.name) -> list[dict[str, Any]]:

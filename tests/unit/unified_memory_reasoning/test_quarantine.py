@@ -1,21 +1,16 @@
 """The quarantine: a hidden writer's rows are not returned, none is lost, and it can be ended."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, NOBODY, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import LimitReached
 from twinhost.unified_memory_reasoning.provenance import quarantine as quarantine_module
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SafetyBench]:
-    with SafetyBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(SafetyBench)
 
 
 def test_a_hidden_writers_rows_are_recalled_by_nobody(bench: SafetyBench) -> None:

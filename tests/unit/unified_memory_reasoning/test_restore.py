@@ -6,7 +6,7 @@ import shutil
 import sqlite3
 import threading
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.unit.store.broken import no_file_beyond
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, migrations_before
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, REVOKED, SafetyBench
 from twinhost.agent.assembly import StartAgain
 from twinhost.secure_zmq.errors import MalformedRequest
@@ -26,11 +26,7 @@ from twinhost.store.files import part
 from twinhost.unified_memory_reasoning.backup import backup
 from twinhost.unified_memory_reasoning.provenance import quarantine
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SafetyBench]:
-    with SafetyBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(SafetyBench)
 
 
 def refused(bench: SafetyBench, content: bytes, sentence: str, **fields: Any) -> None:

@@ -1,13 +1,13 @@
 """What a search finds, in which order, and what nobody may find."""
 
-from collections.abc import Iterator
 from datetime import date
 from math import log
 from pathlib import Path
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from tests.unit.unified_memory_reasoning.bench import bench_of
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench, filled
 from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.search import index as search_index
@@ -17,11 +17,7 @@ from twinhost.unified_memory_reasoning.search.index import SearchIndex
 MORE = 301  # texts than a search looks at
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchBench]:
-    with SearchBench(tmp_path / "db") as bench:
-        bench.fill(20)
-        yield bench
+bench = bench_of(filled)
 
 
 def test_a_better_word_match_comes_first(bench: SearchBench) -> None:

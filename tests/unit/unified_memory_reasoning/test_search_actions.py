@@ -2,23 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES
-from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from tests.unit.unified_memory_reasoning.bench import MAX_REPLY_BYTES, bench_of
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench, filled
 from twinhost.unified_memory_reasoning.search.actions import MAX_CONTENT_BYTES, MAX_QUERY_BYTES
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchBench]:
-    with SearchBench(tmp_path / "db") as bench:
-        bench.fill(20)
-        yield bench
+bench = bench_of(filled)
 
 
 @pytest.fixture(scope="module")

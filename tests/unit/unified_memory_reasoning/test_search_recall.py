@@ -1,14 +1,13 @@
 """What a search finds beyond its words: speakers, dates, turns nearby, the other language."""
 
 import time
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from tests.unit.unified_memory_reasoning.bench import bench_of
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench, filled
 from twinhost.secure_zmq.actions import wholly
 from twinhost.unified_memory_reasoning.language import asked_in
 from twinhost.unified_memory_reasoning.language.dates import dates_of
@@ -19,11 +18,7 @@ from twinhost.unified_memory_reasoning.search.ranking import SHORT
 DAY_S = 86_400.0
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchBench]:
-    with SearchBench(tmp_path / "db") as bench:
-        bench.fill(20)
-        yield bench
+bench = bench_of(filled)
 
 
 def days_ago(moment: datetime) -> float:

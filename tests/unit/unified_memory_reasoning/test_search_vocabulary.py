@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import MIGRATIONS
+from tests.unit.unified_memory_reasoning.bench import MIGRATIONS, bench_of
 from tests.unit.unified_memory_reasoning.memory_model_bench import SearchedBench, SetableClock
-from tests.unit.unified_memory_reasoning.search_bench import SearchBench
+from tests.unit.unified_memory_reasoning.search_bench import SearchBench, filled
 from twinhost.store.database import Database
 from twinhost.unified_memory_reasoning.language.terms import _counterparts_of, counterparts_of, related_forms
 from twinhost.unified_memory_reasoning.search.index_tables import define_passages
@@ -20,11 +20,7 @@ from twinhost.unified_memory_reasoning.search.vocabulary import MOST_SPELLINGS, 
 MAY, JUNE = "2026-05-04T10:00:00+00:00", "2026-06-09T10:00:00+00:00"
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SearchBench]:
-    with SearchBench(tmp_path / "db") as bench:
-        bench.fill(20)
-        yield bench
+bench = bench_of(filled)
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """A session's interactions one by one: pages of them, and what is left of a session after some were deleted."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.unified_memory_reasoning.bench import bench_of
 from tests.unit.unified_memory_reasoning.memory import OPERATOR
 from tests.unit.unified_memory_reasoning.memory_bench import ANN, MALLORY, ContextBench
 
@@ -18,10 +17,7 @@ SAID = st.tuples(
 )
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[ContextBench]:
-    with ContextBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(ContextBench)
 
 
 def contents(page: dict[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """Changes of twins: patches, expected revisions, histories, and which twins a caller may change."""
 
 import json
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.unified_memory_reasoning.bench import migrations_before
+from tests.unit.unified_memory_reasoning.bench import bench_of, migrations_before
 from tests.unit.unified_memory_reasoning.safety_bench import ADA, BOB, OPERATOR, REVOKED, SafetyBench
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -18,11 +17,7 @@ from twinhost.unified_memory_reasoning.twins import twins as store
 from twinhost.unified_memory_reasoning.twins.actions import TwinActions
 from twinhost.unified_memory_reasoning.twins.twins import HISTORY_MIGRATION, MAX_TWIN_BYTES, merge_patch
 
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[SafetyBench]:
-    with SafetyBench(tmp_path / "db") as bench:
-        yield bench
+bench = bench_of(SafetyBench)
 
 
 def patch(bench: SafetyBench, data: dict[str, Any], caller: Caller = ADA, **fields: Any) -> dict[str, Any]:
