@@ -384,7 +384,6 @@ class Subscriber(Worker):
         """
         super().__init__("feed-subscriber", self._follow, stalled_after_s=_STALLED_AFTER_S)
         self.dropped = 0  # events that were not read in time
-        self.malformed = 0  # messages that were not two frames
         self.fault: ConnectionRefused | None = None  # why there is no connection, if known
         self._link = Link(server)
         self._topics = tuple(topics)
@@ -469,7 +468,6 @@ class Subscriber(Worker):
 
     def _take(self, frames: list[bytes]) -> None:
         if len(frames) != 2:
-            self.malformed += 1
             return
         event = FeedEvent(*frames)
         if self._on_event is not None:

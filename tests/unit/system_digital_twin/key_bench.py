@@ -1,15 +1,18 @@
 """SystemDigitalTwin's key actions on real folders, without a socket: the live list decides who connects."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.configuration import SHIPPED
 from tests.identities import new_pair
 from tests.new_database import open_database
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.unit.asked import DEBTS, Asked
+from tests.unit.secure_zmq.wall_clock import WallClock
 from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.secure_zmq.callers import Caller, Grants
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
@@ -149,3 +152,14 @@ class KeyBench(Asked):
     def events(self) -> list[tuple[str, str]]:
         """Return event and name of every line."""
         return [(line["event"], line.get("name", "")) for line in self.audited()]
+
+
+@pytest.fixture
+def key_clock() -> WallClock:
+    return WallClock()
+
+
+@pytest.fixture
+def key_bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
+    with KeyBench(tmp_path, clock) as bench:
+        yield bench

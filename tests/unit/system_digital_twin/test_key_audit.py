@@ -1,14 +1,12 @@
 """What became of keys is in the audit log once, whoever changed them, and whether or not the agent ran."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock
-from tests.unit.system_digital_twin.key_bench import KeyBench
+from tests.unit.system_digital_twin.key_bench import KeyBench, key_bench, key_clock
 from twinhost.secure_zmq.certificates import REVOKED_FOLDER, FolderContents
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import (
@@ -22,16 +20,7 @@ from twinhost.secure_zmq.peers import AuthorizedPeers
 from twinhost.system_digital_twin.trust import audit as key_audit
 from twinhost.system_digital_twin.trust.audit import KeyAudit
 
-
-@pytest.fixture
-def clock() -> WallClock:
-    return WallClock()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    with KeyBench(tmp_path, clock) as bench:
-        yield bench
+clock, bench = key_clock, key_bench
 
 
 def new_events(bench: KeyBench, seen: int = 0) -> list[tuple[str, str]]:

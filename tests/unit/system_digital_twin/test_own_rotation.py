@@ -1,14 +1,11 @@
 """An agent's own next key: proposed with the present one, proven with itself, and then the older one retired."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.identities import new_pair
 from tests.unit.asked import refused
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock
-from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench
+from tests.unit.system_digital_twin.key_bench import LIFETIME_DAYS, KeyBench, key_bench, key_clock
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.key_writer import write_certificate, write_revocation
 from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyPair, PublicKey, load_certificate
@@ -17,15 +14,7 @@ from twinhost.system_digital_twin.trust.actions import PROPOSALS_PER_DAY
 pytestmark = pytest.mark.sdt_security
 
 
-@pytest.fixture
-def clock() -> WallClock:
-    return WallClock()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    with KeyBench(tmp_path, clock) as bench:
-        yield bench
+clock, bench = key_clock, key_bench
 
 
 def propose(bench: KeyBench, old: KeyPair) -> KeyPair:

@@ -1,13 +1,10 @@
 """One use of a stolen key takes no key from its owner: retirements that wait, and who ends them."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from tests.identities import new_pair
 from tests.unit.secure_zmq.wall_clock import NOW, WallClock
-from tests.unit.system_digital_twin.key_bench import QUIET_S, KeyBench
+from tests.unit.system_digital_twin.key_bench import QUIET_S, KeyBench, key_bench, key_clock
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.keys import DAY_S, Certificate, KeyPair, Validity
 from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE
@@ -15,15 +12,7 @@ from twinhost.system_digital_twin.trust.retirements import RETIREMENTS_FILE
 pytestmark = pytest.mark.sdt_security
 
 
-@pytest.fixture
-def clock() -> WallClock:
-    return WallClock()
-
-
-@pytest.fixture
-def bench(tmp_path: Path, clock: WallClock) -> Iterator[KeyBench]:
-    with KeyBench(tmp_path, clock) as bench:
-        yield bench
+clock, bench = key_clock, key_bench
 
 
 def successor(bench: KeyBench, stolen: KeyPair, *, agrees: bool = False) -> KeyPair:
