@@ -20,9 +20,9 @@ from types import GenericAlias
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, get_args, overload
 
 from twinhost.clients.event_order import EventOrder, FeedItem, Patience, Steps
-from twinhost.clients.events import SystemEvent, checked, published, typed_events
+from twinhost.clients.events import FeedClient, SystemEvent, checked, typed_events
 from twinhost.clients.replies import Reply, read
-from twinhost.clients.system_replies import EventStored, StoredError, StoredEvent
+from twinhost.clients.system_replies import StoredError, StoredEvent
 from twinhost.clients.typed import (
     SCHEMA_ACTION,
     Asking,
@@ -173,23 +173,7 @@ class AsyncFeedClient(AsyncTypedClient):
         self._feed = feed
         self._followed: set[_LoopSubscriber] = set()  # by the iterators that run
 
-    async def publish(
-        self,
-        event_type: str,
-        data: Mapping[str, Any] | None = None,
-        *,
-        event_id: str | None = None,
-        propagate: bool | None = None,
-        ttl: float | None = None,
-        deadline_s: float | None = None,
-        request_id: str | None = None,
-    ) -> EventStored:
-        """Publish an event under this program's name; see `SystemDigitalTwin.publish`.
-
-        >>> (await system.publish("thing_moved", {"thing": "rake", "to": "shed"})).message
-        'event ... stored'
-        """
-        return await self._ask(EventStored, "publish_event", published(locals()))
+    publish = awaited(FeedClient.publish)
 
     def close(self) -> None:
         """Close the connection; calls in flight end with ConnectionRefused, and the iterators of `events` end."""
