@@ -36,30 +36,6 @@ def test_ping_reaches_both(stack: Stack) -> None:
     assert "UnifiedMemoryReasoningAgent" in done.out
 
 
-def test_call_passes_typed_fields(stack: Stack) -> None:
-    """A value that is JSON goes as what it is, any other as a text."""
-    stored = stack.run("cli", "call", "UnifiedMemoryReasoningAgent", "update_twin", "user_id=cli", 'twin_data={"n": 1}')
-    assert stored.status == 0, stored.err
-    done = stack.run("cli", "call", "UnifiedMemoryReasoningAgent", "get_twin", "user_id=cli", "--json")
-    reply = json.loads(done.out)
-    assert (reply["twin"], reply["written_by"]) == ({"n": 1}, "operator")
-
-
-def test_a_refused_call_ends_with_1_and_one_sentence(stack: Stack) -> None:
-    """What the agent refuses is one sentence on standard error."""
-    done = stack.run("cli", "call", "SystemDigitalTwin", "get_agent_info", "agent_name=Nobody")
-    assert done.status == 1
-    assert "no agent 'Nobody' is registered" in done.err
-    assert "Traceback" not in done.err
-
-
-def test_a_wrong_usage_ends_with_2(stack: Stack) -> None:
-    """An agent that the configuration does not know is the caller's slip."""
-    done = stack.run("cli", "call", "Nobody", "ping")
-    assert done.status == 2
-    assert "Traceback" not in done.err
-
-
 def test_twinhost_runs_a_command_and_nothing_else(stack: Stack, tmp_path: Path) -> None:
     """From any folder: the answer alone, with the operator's key, without certs-init; no container of it stays."""
     started_at, before = stack.container("certs-init").attrs["State"]["StartedAt"], one_off(stack)

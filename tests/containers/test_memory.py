@@ -1,4 +1,4 @@
-"""pc2's memory in the real stack: every action of its table, the older dialect, and what an operator does with it."""
+"""pc2's memory in the real stack: what is said is found, the older dialect, a cut link, and a backup."""
 
 import json
 import sqlite3
@@ -11,11 +11,9 @@ import docker
 import pytest
 import zmq
 
-from tests.containers.kept import kept
 from tests.containers.stack import Stack
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import NotGranted
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 pytestmark = pytest.mark.unified_memory_agent
@@ -78,32 +76,6 @@ def test_what_is_said_is_found_by_its_meaning(client: Client) -> None:
     assert found["results"][0]["id"] == number
 
 
-def test_an_error_finds_its_solution(client: Client) -> None:
-    """The specific pattern, scored by how often it helped; a hostile one is refused."""
-    client.call("add_error_pattern", error_type="any", pattern="timeout", solution="wait")
-    added = client.call("add_error_pattern", error_type="gpu", pattern=r"CUDA timeout on device \d+", solution="reset")
-    found = client.call("get_error_solution", error_message="CUDA timeout on device 3")
-    assert (found["error_type"], found["solution"]) == ("gpu", "reset")
-    client.call("report_solution_outcome", pattern_id=added["pattern_id"], success=True)
-    assert client.call("get_error_solution", error_message="CUDA timeout on device 3")["success_rate"] > 0.5
-    assert client.call("get_error_solution", error_message="nothing of the kind")["solution"] is None
-
-
-def test_a_recurring_unknown_error_is_proposed_to_all(own: Stack, client: Client) -> None:
-    """As an event on mainpc, with pc2's name under it."""
-    word = uuid.uuid4().hex[:8].translate(str.maketrans("0123456789", "ghijklmnop"))
-    for number in range(3):
-        client.call("get_error_solution", error_message=f"the {word} broke at row {number}")
-    with own.client("mainpc") as mainpc:
-
-        def proposed() -> list[dict[str, Any]]:
-            events = mainpc.call("get_events", limit=50)["events"]
-            return [event for event in events if word in str(event["data"])]
-
-        (event,) = wait_until(proposed, PATIENCE_S, "the proposal is an event on mainpc")
-    assert (event["event_type"], event["written_by"]) == ("error_pattern_proposed", UMRA)
-
-
 def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client: Client) -> None:
     """Both ways, by taking pc2 off the link; undelivered events wait on its disk, and health reports their number."""
     pc2, (link,) = own.container("pc2"), own.networks([f"{own.project}_link"])
@@ -129,14 +101,6 @@ def test_cut_off_it_serves_and_later_sends_all_once_in_order(own: Stack, client:
         wait_until(lambda: len(delivered()) >= len(words), PATIENCE_S, "all of it is on mainpc")
         wait_until(lambda: own.http("pc2", "/healthz")[1]["outbox"]["waiting"] == 0, PATIENCE_S, "the outbox is empty")
         assert delivered() == words
-
-
-def test_another_agent_is_asked_through_it(client: Client) -> None:
-    """mainpc's answer, for mainpc's own key; and nothing that has to be asked for directly."""
-    fields: dict[str, Any] = {"agent_name": SDT, "operation": "get_agent_endpoint", "data": {"agent_name": UMRA}}
-    assert client.call("coordinate_memory", priority="high", **fields)["port"] == 7230
-    with pytest.raises(NotGranted):
-        client.call("coordinate_memory", agent_name=SDT, operation="unregister", data={"agent_name": UMRA})
 
 
 def test_the_older_dialect_is_served_unchanged(own: Stack) -> None:
@@ -170,32 +134,6 @@ def test_the_older_dialect_is_served_unchanged(own: Stack) -> None:
         context.destroy(linger=0)
 
 
-def test_health_counts_what_there_is(own: Stack, client: Client) -> None:
-    """As the older agent's clients read it."""
-    before = own.http("pc2", "/healthz")[1]
-    say(client, "one more", uuid.uuid4().hex)
-    after = own.http("pc2", "/healthz")[1]
-    assert after["total_sessions"] == before["total_sessions"] + 1
-    assert {"request_count", "error_count", "last_request_time", "total_twins", "total_error_patterns"} <= after.keys()
-
-
-def test_what_a_caller_wrote_is_listed_hidden_and_shown_again(own: Stack, client: Client) -> None:
-    """By commands of the operator; the agent itself may not."""
-    session, word = uuid.uuid4().hex, uuid.uuid4().hex
-    say(client, f"the word is {word}", session)
-    assert word in own.run("cli", "memory", "by", SDT).out
-    assert own.run("cli", "memory", "quarantine", SDT, "--reason", "its key was stolen").status == 0
-    try:
-        assert client.call("search_memory", query=word)["results"] == []
-        assert client.call("get_context", session_id=session)["context"]["text"] == ""
-    finally:
-        assert own.run("cli", "memory", "release", SDT).status == 0
-    assert word in client.call("get_context", session_id=session)["context"]["text"]
-    for action in ("memory_by", "quarantine_memory", "release_memory"):
-        with pytest.raises(NotGranted):
-            client.call(action, name=SDT)
-
-
 def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client, tmp_path: Path) -> None:
     """What came after it is gone, and counted; the agent starts by itself with what the backup holds."""
     kept, lost = uuid.uuid4().hex, uuid.uuid4().hex
@@ -215,26 +153,3 @@ def test_a_backup_is_made_and_restored_while_it_runs(own: Stack, client: Client,
     with own.client("pc2", "mainpc") as again:
         assert kept in again.call("get_context", session_id=kept)["context"]["text"]
         assert again.call("get_context", session_id=lost)["context"]["text"] == ""
-
-
-def test_the_older_agents_files_are_imported_once(own: Stack, client: Client, tmp_path: Path) -> None:
-    """All three of them, and a second time nothing is added."""
-    session, user = uuid.uuid4().hex, uuid.uuid4().hex
-    files = {
-        "memory_store.json": {session: [{"type": "user_query", "content": "from before", "speaker": "Ana"}]},
-        "error_patterns.json": {"disk": [{"pattern": "No space left on device", "solution": "free space"}]},
-        "digital_twin_store.json": {user: {"language": "fil"}},
-    }
-    for name, content in files.items():
-        path = tmp_path / name
-        path.write_text(json.dumps(content))
-        path.chmod(0o644)
-    tmp_path.chmod(0o755)
-    with kept(own, "cli", "--volume", f"{tmp_path}:/old:ro") as desk:
-        first, second = (desk.run("memory", "import", *(f"/old/{name}" for name in files)) for _ in range(2))
-    assert (first.status, second.status) == (0, 0), first.err + second.err
-    assert first.out.count("1 added, 0 already present") == len(files)
-    assert second.out.count("0 added, 1 already present") == len(files)
-    assert "[Ana]: from before" in client.call("get_context", session_id=session)["context"]["text"]
-    assert client.call("get_error_solution", error_message="No space left on device")["solution"] == "free space"
-    assert client.call("get_twin", user_id=user)["twin"] == {"language": "fil"}

@@ -109,16 +109,3 @@ def test_a_busy_pc2_is_in_its_container_and_on_the_machine(quick: Stack) -> None
         )
         assert used_s(client, "pc2", "cpu_usage", psutil.cpu_count() or 1) > 0.8 * loop_s
         assert used_s(client, "mainpc", "container_cpu_usage", cpus["mainpc"]) < loop_s / 2
-
-
-def test_the_machines_memory_is_leased_once(quick: Stack) -> None:
-    """More than the limit of the container; a lease on one host counts on the other too."""
-    with quick.client("mainpc") as client:
-        free_mb = measured(client)["mainpc"]["ram_available_mb"] - 0.1 * psutil.virtual_memory().total / MB
-        assert free_mb > CONTAINER_MB, "this machine has too little memory for the test"
-        assert client.call("simulate_load", load_type="ram", value=CONTAINER_MB)["recommendation"] == "proceed"
-        lease = client.call("reserve_ram", amount_mb=64, ttl_s=60)
-        for host in ("mainpc", "pc2"):
-            again = client.call("simulate_load", load_type="ram", value=1, host=host)
-            assert again["current_state"]["ram_leased_mb"] == 64
-        client.call("release_lease", lease_id=lease["lease_id"])
