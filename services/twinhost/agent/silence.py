@@ -20,7 +20,8 @@ def shown_by(silence: Silence, *, many: bool = False) -> str:
 def advice(silence: Silence | None, host: str, asking: str) -> tuple[Remedy, ...]:
     """Return what to do about the silent agent that a host has for itself, on it and on the host that misses it."""
     starts, log = start(host), read_log(host, "shows why it ended, or what it can't reach")
-    way = Remedy(asking, "./twinhost doctor", f"checks the way to {host}")
+    keys = "" if asking == "mainpc" else f"TWINHOST_CLI_KEYS={asking} "  # its own key: no operator's is there
+    way = Remedy(asking, f"{keys}./twinhost doctor", f"checks the way to {host}")
     if host not in SERVICES:
         return starts, log
     runs = Remedy(host, f"docker compose ps -a {host}", "shows whether it runs; if it does, the network is at fault")

@@ -41,7 +41,7 @@ ELSEWHERE = {  # of Docker, systemd, NVIDIA, util-linux, and procps
 }
 
 
-KNOWN = {"given": "--role agent"}  # what several roles are joined to
+KNOWN = {"given": "--role agent", "keys": "TWINHOST_CLI_KEYS=pc2 "}  # roles that are joined; whose key is used
 
 
 class Unknown(str):
@@ -141,7 +141,7 @@ def test_the_commands_are_found() -> None:
 def test_a_command_that_is_advised_exists(command: str) -> None:
     if command in ELSEWHERE:
         return
-    inner = re.fullmatch(r"(?:\(umask 077; )?(.*?)(?: > [\w.-]+\)?)?", command)
+    inner = re.fullmatch(r"(?:\(umask 077; |TWINHOST_CLI_KEYS=pc2 )?(.*?)(?: > [\w.-]+\)?)?", command)
     assert inner is not None
     words = shlex.split(inner[1])
     if words[0] == "./twinhost":

@@ -128,6 +128,8 @@ def test_the_cause_of_silence_is_what_connections_show(
     assert item["cause"].startswith(cause)
     assert item["remedies"][0]["command"] == advised
     assert item["evidence"] == [{"name": "last request", "value": str(NO_ANSWER)}]
+    here = {remedy["command"] for remedy in item["remedies"] if remedy["on"] == "pc2"}
+    assert here <= {"TWINHOST_CLI_KEYS=pc2 ./twinhost doctor"}, "no operator's key is there"
 
 
 def test_a_connection_closed_after_a_silence_was_not_ended(bench: Bench) -> None:
