@@ -10,6 +10,7 @@ from twinhost.agent.troubles import (
     headline,
     item_of,
     level_of,
+    list_of,
 )
 
 FULL = Trouble(
@@ -54,6 +55,14 @@ def test_only_an_empty_list_is_well() -> None:
     assert headline([item(FULL), item(HOT)]) == "mainpc's disk is full; and 1 more trouble."
     assert headline([known]) == "Nothing new is wrong; 1 trouble acknowledged."
     assert [level_of(items) for items in ([], [item(HOT)], [item(HOT), item(FULL)], [known])] == [0, 1, 2, 0]
+
+
+def test_the_worst_come_first_and_of_these_the_oldest() -> None:
+    """What is acknowledged comes last, however bad it is."""
+    known = item_of(FULL, 1.0)
+    known["acknowledged"] = {"by": "operator", "at": "now"}
+    old, new, hot = item_of(SILENT, 5.0), item_of(FULL, 6.0), item_of(HOT, 0.0)
+    assert list_of([known, new, hot, old], "now")["items"] == [old, new, hot, known]
 
 
 def test_that_a_full_disk_is_nearly_full_goes_without_saying() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.troubles import Kind, Level, Trouble
@@ -109,6 +110,9 @@ def test_what_lasted_for_a_moment_is_shown_and_not_announced(bench: Bench) -> No
     assert bench.ids == []
     bench.passes(CALM_S + 2)
     assert (bench.ids, bench.told) == ([], [])
+    bench.passes(SETTLE_S + 2, SILENT)
+    bench.passes(CALM_S + 2)
+    assert len(bench.told) == 2, "nor is it what comes and goes"
 
 
 def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
@@ -118,6 +122,9 @@ def test_its_end_is_announced_once_it_stays_away(bench: Bench) -> None:
     bench.passes(CALM_S + 2)
     assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")]
     assert bench.ids == []
+    (ended,) = bench.events.newest(Topic.EVENT, limit=1, max_bytes=10**6).entries
+    assert "evidence" not in ended.fields["data"], "it is for operators"
+    assert ended.fields["data"]["lasted_s"] == pytest.approx(SETTLE_S + CALM_S + 3 + CALM_S, abs=1)
 
 
 @pytest.mark.parametrize(("there_s", "away_s"), [(1, 3), (3, 3), (12, 12), (30, 60)])
@@ -134,6 +141,14 @@ def test_what_comes_and_goes_is_told_a_few_times(bench: Bench, there_s: int, awa
     bench.passes(10, SILENT)
     bench.passes(CALM_S + 2)
     assert bench.told[-1][0] == "trouble_ended", "after a while it counts as a new one"
+
+
+def test_the_end_of_what_comes_and_goes_is_told_in_minutes(bench: Bench) -> None:
+    """However often it came back."""
+    for _ in range(8):
+        bench.passes(SETTLE_S + 2, SILENT)
+        bench.passes(MOST_CALM_S + 2)
+    assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")] * 8
 
 
 def test_what_is_gone_is_not_shown_while_its_end_is_awaited(bench: Bench) -> None:
@@ -178,6 +193,28 @@ def test_what_passes_before_it_settles_is_not_announced(bench: Bench) -> None:
     assert bench.told == []
 
 
+def test_detectors_are_asked_once_a_second(bench: Bench) -> None:
+    """However often the agent turns."""
+    looks: list[float] = []
+
+    def detector() -> list[Trouble]:
+        looks.append(bench.clock.time())
+        return []
+
+    bench.attention.watch("looks", detector)
+    for _ in range(50):
+        bench.attention.on_tick()
+        bench.clock.let_pass(0.1)
+    assert len(looks) == 5
+
+
+def test_a_kind_has_the_members_of_all_its_troubles(bench: Bench) -> None:
+    """For its metric, whoever acknowledged or explains them."""
+    agents = Trouble(kind=Kind.AGENTS_SILENT, subject="pc2", what="x", members=("b", "c"))
+    bench.passes(1, ERRORS, agents, msgspec.structs.replace(agents, subject="pc3", members=("d",)))
+    assert [bench.attention.members(kind) for kind in (Kind.AGENTS_SILENT, Kind.ERRORS, Kind.GPU_HOT)] == [3, 1, 0]
+
+
 def test_the_list_says_when_it_was_looked_at(bench: Bench) -> None:
     bench.passes(1)
     looked = bench.attention.document()["as_of"]
@@ -216,6 +253,24 @@ def test_a_consequence_that_lasts_a_little_longer_is_not_told(bench: Bench) -> N
     assert bench.told == [("trouble_began", "disk_full:mainpc"), ("trouble_ended", "disk_full:mainpc")]
 
 
+def test_a_consequence_has_its_time_after_the_end_of_its_cause(bench: Bench) -> None:
+    """However long it has been there: it has to last without the cause."""
+    bench.passes(60, SILENT, FULL)
+    bench.passes(CALM_S + SETTLE_S - 2, SILENT)
+    bench.passes(CALM_S + 2)
+    assert bench.told == [("trouble_began", "disk_full:mainpc"), ("trouble_ended", "disk_full:mainpc")]
+
+
+def test_a_consequence_that_is_gone_ends_with_its_cause(bench: Bench) -> None:
+    """Also one that came and went before, whose own end would be awaited for longer."""
+    bench.passes(10, SILENT)
+    bench.passes(CALM_S + 2)
+    bench.passes(10, SILENT)
+    bench.passes(10, SILENT, FULL)
+    bench.passes(CALM_S + 2)
+    assert sorted(bench.told[-2:]) == [("trouble_ended", "disk_full:mainpc"), ("trouble_ended", "host_silent:pc2")]
+
+
 def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) -> None:
     bench.passes(60, HOT)
     since = bench.attention.document()["items"][0]["since"]
@@ -230,9 +285,10 @@ def test_a_restart_keeps_since_when_and_announces_nothing_again(bench: Bench) ->
     assert bench.told[1:] == [("trouble_ended", "gpu_hot:pc2/gpu0")]
 
 
-def test_since_stays_while_the_first_errors_of_a_day_pass_on(bench: Bench) -> None:
+def test_since_stays_while_the_first_of_a_day_pass_on(bench: Bench) -> None:
     """Over a restart too; a host that is silent again is so since it was heard last."""
-    for trouble, moves in ((ERRORS, False), (SILENT, True)):
+    refused = Trouble(kind=Kind.REFUSALS, subject="mainpc", what="x")
+    for trouble, moves in ((ERRORS, False), (refused, False), (SILENT, True)):
         began, later = bench.clock.time(), bench.clock.time() + 3_600
         bench.passes(10, msgspec.structs.replace(trouble, since=began))
         bench.restart()
@@ -253,6 +309,14 @@ def test_a_silent_hosts_clock_is_the_cause_after_a_restart_too(bench: Bench) -> 
     assert (bench.ids, bench.told[1:]) == ([], [("trouble_ended", "clocks_differ:pc2")])
 
 
+@pytest.mark.parametrize("kind", [Kind.HOST_STOPPED, Kind.AGENTS_SILENT])
+def test_what_the_registry_knows_is_not_waited_for(bench: Bench, kind: Kind) -> None:
+    bench.passes(10, Trouble(kind=kind, subject="pc2", what="x"))
+    bench.restart()
+    bench.passes(1)
+    assert bench.ids == []
+
+
 def test_a_host_that_came_back_during_a_restart_is_not_listed(bench: Bench) -> None:
     """The registry is on disk, so that there is nothing to wait for."""
     bench.passes(10, SILENT, HOT)
@@ -270,7 +334,9 @@ def test_a_host_that_came_back_during_a_restart_is_not_listed(bench: Bench) -> N
 
 def test_an_acknowledged_trouble_counts_until_it_grows(bench: Bench) -> None:
     bench.passes(10, ERRORS)
+    assert bench.attention.unacknowledged("errors") == ERRORS
     bench.acknowledge("errors")
+    assert bench.attention.unacknowledged("errors") is None
     bench.restart()
     bench.passes(10, ERRORS)
     document = bench.attention.document()
@@ -279,6 +345,24 @@ def test_an_acknowledged_trouble_counts_until_it_grows(bench: Bench) -> None:
     document = bench.attention.document()
     assert document["level"] == "attention"
     assert "acknowledged" not in document["items"][0]
+
+
+def test_a_growth_that_was_acknowledged_is_no_news(bench: Bench) -> None:
+    grown = msgspec.structs.replace(ERRORS, members=("a", "b"))
+    bench.passes(10, ERRORS)
+    bench.passes(2, grown)
+    bench.acknowledge("errors")
+    bench.clock.let_pass(CHANGES_EVERY_S)
+    bench.passes(2, grown)
+    assert bench.told == [("trouble_began", "errors")]
+
+
+def test_an_acknowledgement_that_is_not_stored_is_none(bench: Bench) -> None:
+    bench.passes(10, ERRORS)
+    with suppress(DiskFull), bench.database.transaction():
+        bench.attention.acknowledge("errors", "operator")
+        raise DiskFull
+    assert "acknowledged" not in bench.attention.document()["items"][0]
 
 
 def test_growth_is_announced_once_an_hour(bench: Bench) -> None:
@@ -310,7 +394,9 @@ def test_a_failed_detector_is_shown_and_ends_nothing(bench: Bench) -> None:
     bench.attention.watch("silence", detector)
     bench.passes(10)
     fails = True
-    bench.passes(60)
+    with capture_logs() as lines:
+        bench.passes(60)
+    assert [line["event"] for line in lines] == ["detector_failed"], "not once a second"
     assert set(bench.ids) == {"host_silent:pc2", "detector_failed:silence"}
     fails = False
     bench.passes(CALM_S + 2)
@@ -331,6 +417,18 @@ def test_what_cannot_be_written_is_shown_and_told_later(bench: Bench, monkeypatc
         assert (bench.ids, bench.told) == (["host_silent:pc2"], [])
     bench.passes(2, SILENT)
     assert bench.told == [("trouble_began", "host_silent:pc2")]
+
+
+def test_an_end_that_is_not_stored_is_told_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise DiskFull
+
+    bench.passes(10, SILENT)
+    with monkeypatch.context() as patched:
+        patched.setattr(bench.database, "_write_pending", full)  # before the commit
+        bench.passes(CALM_S + 5)
+    bench.passes(2)
+    assert bench.told == [("trouble_began", "host_silent:pc2"), ("trouble_ended", "host_silent:pc2")]
 
 
 def test_a_trouble_of_another_version_does_not_stop_the_start(bench: Bench) -> None:
@@ -359,6 +457,8 @@ def test_the_revision_changes_with_what_is_wrong_and_no_figure(bench: Bench) -> 
     assert changed(ERRORS)
     assert not changed(msgspec.structs.replace(ERRORS, what="4 errors"))
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b")))
+    bench.restart()
+    assert bench.attention.revision == revisions[-1]
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
     bench.acknowledge(ERRORS.id)
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))

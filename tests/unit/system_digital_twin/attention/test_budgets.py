@@ -39,3 +39,4 @@ def test_a_budget_is_not_told_a_second_time_as_a_warning(tmp_path: Path) -> None
             "budget_nearly_used:mainpc/alice",
             "budget_nearly_used:mainpc/bob",
         }
+        assert "warning:mainpc/other" in {item["id"] for item in listed}, "what mainpc's agent says of itself"

@@ -11,6 +11,7 @@ from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.metrics_bench import sample
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
+from twinhost.agent.backups import DAY_S
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.troubles import AttentionItem
 from twinhost.secure_zmq.framing.inbound import Inbound
@@ -128,6 +129,22 @@ def test_a_host_that_answers_unmeasured_is_told(hosts: Hosts) -> None:
     assert set(hosts.items()) == {"metrics_missing:pc2"}
     hosts.pass_seconds(15, ram_used_mb=300)
     assert hosts.items() == {}
+
+
+def test_what_an_agent_says_of_itself_is_told(hosts: Hosts) -> None:
+    """Its status, what it warns of, and which audit log it has seen; each once."""
+    hosts.pass_seconds(1, ram_used_mb=300)
+    said = {"conditions": [{"name": "outbox", "what": "4 dropped"}], "audit_seen": {"seq": 9, "hash": "0" * 64}}
+    hosts.twin.call("heartbeat", UMRA, agent_name=UMRA.name, status="DEGRADED", **said)
+    assert set(hosts.items()) == {"agents_unhealthy", "warning:pc2/outbox", f"audit_contradicted:{UMRA.name}"}
+
+
+def test_a_week_without_a_backup_is_told(hosts: Hosts, clock: Clock) -> None:
+    """From the first start on."""
+    clock.let_pass(7 * DAY_S - 60)
+    assert "backup_old:mainpc" not in hosts.items()
+    clock.let_pass(120)
+    assert "backup_old:mainpc" in hosts.items()
 
 
 def test_a_disk_that_fails_is_told(hosts: Hosts) -> None:

@@ -64,6 +64,17 @@ def test_ten_gigabytes_of_a_large_disk_are_enough() -> None:
     assert ids(resources.full_disks([disk(9.9 * GB, total_mb=4_000 * GB)])) == ["disk_nearly_full:mainpc"]
 
 
+def test_a_small_disk_has_as_much_beside_its_reserve() -> None:
+    assert ids(resources.full_disks([disk(500.0, total_mb=2_000.0)])) == ["disk_nearly_full:mainpc"]
+
+
+def test_a_nearly_full_disk_explains_that_it_was_filling() -> None:
+    """Whichever of the hosts that share it has seen it last."""
+    found = [*resources.full_disks([disk(4.95 * GB), disk(4.85 * GB, host="pc2")])]
+    fills = [as_silent(Kind.FILLING, f"{host}/state_disk") for host in ("mainpc", "pc2")]
+    assert [root.id for root, _ in by_cause([*fills, *found])] == ["disk_nearly_full:mainpc"]
+
+
 def test_a_full_disk_says_what_how_much_and_what_stops() -> None:
     full = the(resources.full_disks([disk(0.0, writes_fail=True)]), Kind.DISK_FULL)
     assert (full.what, full.cause) == ("mainpc's disk is full: 0 MB of 98.0 GB free", "nothing can be written")
