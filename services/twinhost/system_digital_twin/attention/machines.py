@@ -79,7 +79,7 @@ class Machines:
             for gpu in sample.gpus:
                 card = Card(index=gpu.index, uuid=gpu.uuid, used_mb=gpu.used_mb, total_mb=gpu.total_mb)
                 yield HostCard(host, card, machine, gpu)
-            for card in hosts.cards(host) if not sample.gpus else ():
+            for card in hosts.cards(host):  # of a driver, it says no more
                 yield HostCard(host, card, machine, None, hosts.reporters(host))
 
     def unmeasured(self) -> Iterator[Unmeasured]:
