@@ -68,6 +68,8 @@ def test_what_was_gathered_is_exported_as_a_whole() -> None:
     gathered = telemetry.gathered()
     assert b"twinhost_agents" not in telemetry.render()
     agents = {**dict.fromkeys(AGENT_STATES, 0), "silent": 298}
+    gathered.gather(system_metrics({**agents}, 0, 0, {}, {}, audit_intact=None))
+    assert b"twinhost_audit_intact" not in telemetry.render(), "before the first inspection"
     gathered.gather(system_metrics(agents, 3, 1, {"pc2": 0.5}, {"vram": 2}, audit_intact=True))
     found = {
         (sample.name, *sample.labels.values()): sample.value

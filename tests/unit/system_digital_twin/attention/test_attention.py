@@ -457,13 +457,19 @@ def test_the_revision_changes_with_what_is_wrong_and_no_figure(bench: Bench) -> 
     assert changed(ERRORS)
     assert not changed(msgspec.structs.replace(ERRORS, what="4 errors"))
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b")))
-    bench.restart()
-    assert bench.attention.revision == revisions[-1]
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
     bench.acknowledge(ERRORS.id)
     assert changed(msgspec.structs.replace(ERRORS, members=("a", "b"), level=Level.BROKEN))
     bench.restart()
     assert bench.attention.revision == revisions[-1]
+
+
+def test_a_growth_that_nobody_is_told_of_outlasts_a_restart(bench: Bench) -> None:
+    bench.passes(10, ERRORS)
+    bench.passes(2, msgspec.structs.replace(ERRORS, members=("a", "b")))
+    before = bench.attention.revision
+    bench.restart()
+    assert bench.attention.revision == before
 
 
 def test_an_item_says_when_it_was_announced(bench: Bench) -> None:

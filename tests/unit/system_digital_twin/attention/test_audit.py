@@ -117,7 +117,7 @@ def test_a_restore_explains_the_warning_of_the_witness() -> None:
     assert trouble.what == (
         "mainpc's state was replaced by a backup, and its audit log lacks lines 4 to 19 that Memory has seen"
     )
-    assert trouble.since == 1_795_741_323.004
+    assert (trouble.since, len(trouble.members)) == (1_795_741_323.004, 1), "what another one misses is news"
     ((root, explained),) = by_cause([trouble, warning])
     assert (root, len(explained)) == (trouble, 1)
 

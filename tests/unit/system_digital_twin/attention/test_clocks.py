@@ -40,6 +40,8 @@ def test_it_says_by_how_much_and_whose(ahead: float, said: str) -> None:
 def test_the_clock_that_was_set_is_named() -> None:
     (trouble,) = found(clock(-7_200, set_by=-7_199.5))
     assert trouble.cause == "pc2's clock was set back by 2 h while its agent ran"
+    (other,) = found(clock(-7_200, set_by=-60))
+    assert "which of them is right is not known" in (other.cause or ""), "a minute does not explain two hours"
     seen = [clock(-7_200, own_set_by_s=7_200), clock(-7_201, host="pc3", own_set_by_s=7_200)]
     (ours,) = found(*seen, own_set_by_s=7_200)
     assert ours.id == "clocks_differ:mainpc", "not one for each of the others"
@@ -67,5 +69,6 @@ def test_it_explains_the_silence_that_it_causes_alone() -> None:
     assert harmless.explains == ()
     (trouble,) = found(clock(10**9, silent=True), refused=("SystemDigitalTwin",))
     assert "host_silent:pc2" in trouble.explains
+    assert {f"refusals:{host}/key_expired/*" for host in ("mainpc", "pc2")} < {*trouble.explains}
     assert trouble.level is Level.BROKEN
     assert "so pc2 refuses the keys of SystemDigitalTwin" in (trouble.cause or "")

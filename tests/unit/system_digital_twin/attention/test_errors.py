@@ -56,6 +56,15 @@ def test_a_critical_error_comes_before_many_others(bench: Bench) -> None:
     assert any(f"acknowledge_errors shape_id={found.members[0]}" in remedy.command for remedy in found.remedies)
 
 
+def test_a_long_report_is_a_short_line(bench: Bench) -> None:
+    """Its type and its message are whatever an agent sends."""
+    bench.report("the bus\n  is\tgone " * 100, error_type="T\n" * 100)
+    found = bench.found
+    assert found is not None
+    assert (str(found.cause)[:29], len(str(found.cause))) == ("the bus is gone the bus is go", 160)
+    assert found.what == f"1 error: error {'T ' * 39}T\u2026 from a"
+
+
 def test_lesser_and_acknowledged_errors_are_no_trouble(bench: Bench) -> None:
     bench.report("a hint", "info")
     bench.report("a warning", "warning")
@@ -101,6 +110,8 @@ def test_the_store_is_asked_only_after_a_change(bench: Bench, monkeypatch: pytes
     assert asked == []  # it was asked within these 5 s
     bench.clock.let_pass(5.0)
     bench.look()
+    bench.look()
+    bench.clock.let_pass(6.0)
     bench.look()
     assert len(asked) == 1
 

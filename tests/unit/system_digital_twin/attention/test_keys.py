@@ -62,6 +62,13 @@ def test_a_key_that_has_ended_says_so_and_never_soon() -> None:
     assert commands(server) == [("mainpc", f"{RUN} rotate server")]
 
 
+def test_an_expired_key_of_the_operator_is_replaced_on_mainpc() -> None:
+    """It is no program's; its secret is in the tree there, so there is one way."""
+    trouble = only(ending(key("operator", -2, host="mainpc")))
+    assert (trouble.id, trouble.level) == ("key_expired:operator", Level.BROKEN)
+    assert commands(trouble) == [("mainpc", f"{RUN} revoke operator"), ("mainpc", f"{RUN} replace operator")]
+
+
 @pytest.mark.parametrize("other_days", [300, 15])
 def test_an_older_key_beside_a_lasting_one_is_no_trouble(other_days: float) -> None:
     """Of a rotation that is under way, or was left half done."""
@@ -81,6 +88,8 @@ def test_the_keys_of_programs_are_one_trouble() -> None:
     expired = only(ending(key("agent-1", -5, host="pc3")))
     assert expired.what.startswith("the key of agent-1 expired 2023-11-09")
     assert (expired.level, expired.explains[0]) == (Level.ATTENTION, "refusals:mainpc/key_expired/agent-1")
+    many = only(ending(*(key(f"agent-{number}", -5, host="pc3") for number in range(300))))
+    assert (len(many.members), len(many.explains)) == (300, 2 * 50)
 
 
 def test_an_agent_whose_last_key_is_revoked_is_broken() -> None:

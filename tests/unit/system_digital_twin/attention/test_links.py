@@ -9,7 +9,14 @@ from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.troubles import Level
 from twinhost.secure_zmq.peers import Outcome
-from twinhost.system_digital_twin.attention.links import ENOUGH, RECENT_S, Addresses, OtherKind, open_links
+from twinhost.system_digital_twin.attention.links import (
+    ENOUGH,
+    LOOK_UP_EVERY_S,
+    RECENT_S,
+    Addresses,
+    OtherKind,
+    open_links,
+)
 
 PC2 = {"address": "192.0.2.2"}
 
@@ -73,11 +80,35 @@ def test_a_name_is_looked_up_without_waiting(clock: Clock, monkeypatch: pytest.M
     wait_until(lambda: addresses.of("pc2") == {"192.0.2.2"}, PATIENCE_S, "it is looked up")
 
 
+def test_a_name_that_no_server_knows_is_no_fault(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it asked for again at once."""
+    asked: list[object] = []
+    failed: list[object] = []
+
+    def unknown(*names: object) -> list[Any]:
+        asked.append(names)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", unknown)
+    monkeypatch.setattr("threading.excepthook", failed.append)
+    addresses = Addresses(clock.monotonic)
+    for _ in range(2):
+        assert addresses.of("pc2") == frozenset()
+        for thread in threading.enumerate():
+            if thread.name == "address-lookup":
+                thread.join(PATIENCE_S)
+    assert (len(asked), failed) == (1, [])
+    clock.let_pass(LOOK_UP_EVERY_S)
+    addresses.of("pc2")
+    wait_until(lambda: len(asked) == 2, PATIENCE_S, "it is asked for again")
+
+
 def test_each_open_link_names_its_host_and_fix() -> None:
     assert [*open_links("mainpc", secure=True, others=["pc2"], mismatched=[])] == []
     (pc2,) = open_links("mainpc", secure=True, others=[], mismatched=["pc2"])
     assert (pc2.id, pc2.level, pc2.remedies[0].on) == ("link_open:pc2", Level.BROKEN, "pc2")
-    assert "host_silent:pc2" in pc2.explains
+    silence = {f"{kind}:{host}" for kind in ("host_silent", "host_stopped") for host in ("mainpc", "pc2")}
+    assert {*pc2.explains} == {*silence, "refusals:mainpc/unencrypted", "refusals:pc2/unencrypted"}
     (mainpc,) = open_links("mainpc", secure=False, others=[], mismatched=["pc2"])
     assert (mainpc.id, mainpc.level, mainpc.remedies[0].on) == ("link_open:mainpc", Level.BROKEN, "mainpc")
     assert "host_silent:pc2" in mainpc.explains

@@ -3,18 +3,25 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tests.configuration import SHIPPED
 from tests.unit.agent.assembled import environment_of
 from tests.unit.system_digital_twin.http.test_state import Twin
 from tests.unit.system_digital_twin.metrics_bench import sample
 from tests.unit.system_digital_twin.twin import OPERATOR, UMRA, Clock
 from twinhost.agent.backups import DAY_S
+from twinhost.agent.host_metrics import DiskSample, MachineSample
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.agent.troubles import AttentionItem
 from twinhost.secure_zmq.framing.inbound import Inbound
+from twinhost.secure_zmq.peers import Outcome
+from twinhost.secure_zmq.silence import Silence
+from twinhost.system_digital_twin.attention.links import ENOUGH
+from twinhost.system_digital_twin.attention.machines import Machines
 
 REPORT = {"agent_name": UMRA.name, "total_vram_mb": 8_000, "loaded_models": {}}
 
@@ -90,6 +97,10 @@ def test_vram_that_agents_report_is_judged(hosts: Hosts) -> None:
     (item,) = hosts.items().values()
     assert item["what"] == "pc2's VRAM is full: 99.9 % of 7.8 GB on GPU 0 in use"
     assert item["cause"] == f"reported by {UMRA.name}; no driver measures it"
+    gpu = {"index": 0, "uuid": "GPU-1f", "name": "H100", "used_mb": 81_838, "total_mb": 81_920}
+    hosts.pass_seconds(1, gpus=[gpu], vram_used_mb=81_838, vram_total_mb=81_920)
+    (item,) = hosts.items().values()
+    assert item["what"] == "pc2's VRAM is full: 99.9 % of 80.0 GB on GPU 0 (H100) in use", "a driver knows better"
 
 
 def test_nothing_is_forecast_in_the_first_hour(hosts: Hosts) -> None:
@@ -121,7 +132,7 @@ def test_ram_must_be_full_for_a_minute(hosts: Hosts) -> None:
     assert hosts.items() == {}
 
 
-def test_a_host_that_answers_unmeasured_is_told(hosts: Hosts) -> None:
+def test_a_host_that_answers_unmeasured_is_told(hosts: Hosts, clock: Clock) -> None:
     """After as long as a sample may take, and not while the host is silent."""
     hosts.pass_seconds(12)
     assert hosts.items() == {}
@@ -129,14 +140,73 @@ def test_a_host_that_answers_unmeasured_is_told(hosts: Hosts) -> None:
     assert set(hosts.items()) == {"metrics_missing:pc2"}
     hosts.pass_seconds(15, ram_used_mb=300)
     assert hosts.items() == {}
+    for _ in range(40):
+        hosts.twin.turn()
+        clock.let_pass(1)
+    assert hosts.items()["host_silent:pc2"]["explains"] == []
 
 
-def test_what_an_agent_says_of_itself_is_told(hosts: Hosts) -> None:
+@pytest.mark.parametrize("fault", [None, "disk I/O error"])
+def test_a_disk_that_has_room_may_fail_all_the_same(fault: str | None) -> None:
+    """Then mainpc stores no heartbeat, so others are silent because of it. What was measured before is older."""
+    volume = SimpleNamespace(size=10**11, free=10**10, reserve=10**8, nothing_left=False)
+    foundation: Any = SimpleNamespace(
+        disk=SimpleNamespace(volume=volume),
+        database=SimpleNamespace(fault=fault),
+        settings=SimpleNamespace(config=SHIPPED),
+    )
+    unused: Any = None
+    measured = sample(machine=MachineSample(disks=(DiskSample(name="state", used_mb=1, free_mb=9, total_mb=10),)))
+    metrics: Any = SimpleNamespace(
+        own_host="mainpc", hosts=lambda: ["mainpc"], machine_of=lambda _: None, current=lambda _: measured
+    )
+    (seen,) = Machines(foundation, unused, metrics, unused, unused).volumes()
+    assert seen.writes_fail is (fault is not None)
+
+
+def test_what_an_agent_says_of_itself_is_told(hosts: Hosts, clock: Clock) -> None:
     """Its status, what it warns of, and which audit log it has seen; each once."""
-    hosts.pass_seconds(1, ram_used_mb=300)
+    hosts.pass_seconds(7, ram_used_mb=300)
     said = {"conditions": [{"name": "outbox", "what": "4 dropped"}], "audit_seen": {"seq": 9, "hash": "0" * 64}}
-    hosts.twin.call("heartbeat", UMRA, agent_name=UMRA.name, status="DEGRADED", **said)
+    for _ in range(2):
+        hosts.twin.call("heartbeat", UMRA, agent_name=UMRA.name, status="DEGRADED", **said)
+        clock.let_pass(1)
     assert set(hosts.items()) == {"agents_unhealthy", "warning:pc2/outbox", f"audit_contradicted:{UMRA.name}"}
+    for _ in range(40):
+        hosts.twin.turn()
+        clock.let_pass(1)
+    items = hosts.items()
+    assert not {"agents_unhealthy", "warning:pc2/outbox"} & {*items}, "it is silent, and says nothing"
+    assert {"name": "said last", "value": "4 dropped"} in items["host_silent:pc2"]["evidence"]
+
+
+def test_what_connections_showed_stays_known(hosts: Hosts, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During one silence: a connection that was closed has none to look at afterwards."""
+    hosts.pass_seconds(7, ram_used_mb=300)
+    shown = {UMRA.name: Silence.ENDED}
+    monkeypatch.setattr(hosts.twin.keys.peers, "silences", lambda _: shown)
+    for second in range(60):
+        hosts.twin.turn()
+        clock.let_pass(1)
+        if second == 40:
+            shown = {}
+    assert "its connections were closed" in str(hosts.items()["host_silent:pc2"]["cause"])
+
+
+def test_a_host_that_never_reported_is_told(twin: Twin) -> None:
+    twin.turn()
+    (silent,) = (one for one in twin.call("get_attention", OPERATOR)["items"] if one["kind"] == "host_silent")
+    assert (silent["what"], silent["level"]) == ("pc2 has not reported yet", "attention")
+
+
+def test_a_host_that_answers_has_no_other_link(hosts: Hosts, twin: Twin) -> None:
+    """Somebody on the same machine may try the port without CURVE."""
+    twin.handshakes.accepted(UMRA.name, "SHA256:x", "192.0.2.2")
+    for _ in range(ENOUGH):
+        twin.handshakes.refused(Outcome.BROKEN_OFF, address="192.0.2.2")
+    twin.handshakes.record()
+    hosts.pass_seconds(2, ram_used_mb=300)
+    assert hosts.items() == {}
 
 
 def test_a_week_without_a_backup_is_told(hosts: Hosts, clock: Clock) -> None:

@@ -68,6 +68,15 @@ def test_a_small_disk_has_as_much_beside_its_reserve() -> None:
     assert ids(resources.full_disks([disk(500.0, total_mb=2_000.0)])) == ["disk_nearly_full:mainpc"]
 
 
+def test_a_tiny_disk_is_full_once_a_part_of_a_megabyte_is_left() -> None:
+    """As the memory of a container that holds the state: a sixteenth."""
+    kinds = [
+        [trouble.kind for trouble in resources.full_disks([disk(free_mb, total_mb=10.0, reserve_mb=0.0)])]
+        for free_mb in (0.9, 0.6)
+    ]
+    assert kinds == [[], [Kind.DISK_NEARLY_FULL, Kind.DISK_FULL]]
+
+
 def test_a_nearly_full_disk_explains_that_it_was_filling() -> None:
     """Whichever of the hosts that share it has seen it last."""
     found = [*resources.full_disks([disk(4.95 * GB), disk(4.85 * GB, host="pc2")])]
@@ -116,6 +125,8 @@ def test_hosts_that_share_a_disk_have_one_trouble() -> None:
     assert found[1].what.endswith("250 MB of 98.0 GB free")
     assert {"check_failed:pc2/store", "filling:pc2/models_disk"} <= set(found[1].explains)
     assert ids(resources.full_disks([disk(255.0, name="models"), disk(255.0, host="pc2")]))[1] == "disk_full:pc2"
+    apart = resources.full_disks([disk(50 * GB), disk(0.0, host="pc2")])
+    assert ids(apart) == ["disk_nearly_full:pc2", "disk_full:pc2"], "of one size, and not as full"
     for other in ({"machine": "other"}, {"total_mb": 99 * GB}):
         assert ids(resources.full_disks([disk(0.0), disk(0.0, host="pc2", **other)]))[1::2] == [
             "disk_full:mainpc",
@@ -237,10 +248,17 @@ def test_what_fills_says_when_and_from_what_it_is_known() -> None:
     assert (found.cause, found.id) == ("it grew by 2.0 GB an hour, over the last 62 min", "filling:pc2/ram")
 
 
+def test_what_fills_says_how_to_free_it() -> None:
+    (disk_fills,) = resources.filling([Filling("pc2", "state_disk", forecast(60.0, resource="disk"))])
+    (card_fills,) = resources.filling([Filling("pc2", "vram", forecast(60.0, resource="vram"))])
+    assert [found.remedies[0].command for found in (disk_fills, card_fills)] == ["docker system df", "nvidia-smi"]
+
+
 @pytest.mark.parametrize("reason", [UNCERTAIN, NOT_MEASURED])
 def test_what_was_filling_says_no_time(reason: str) -> None:
     """So one episode is one trouble, whatever is known of it meanwhile."""
-    (found,) = resources.filling([Filling("pc2", "ram", forecast(None, reason))])
+    (found,) = resources.filling([Filling("pc2", "ram", {**forecast(None, reason), "growth_mb_per_hour": None})])
+    assert found.cause is None
     assert "was filling" in found.what
     assert " about " not in found.what
 
@@ -252,7 +270,7 @@ def test_a_silent_host_explains_that_it_is_not_measured() -> None:
     for consequences in ([missing, fills], [missing], [fills]):
         assert [root.id for root, _ in by_cause([*consequences, SILENT_PC2])] == ["host_silent:pc2"]
     check = as_silent(Kind.CHECK_FAILED, "pc2/metrics")
-    assert [root.id for root, _ in by_cause([check, missing])] == ["metrics_missing:pc2"]
+    assert [root.id for root, _ in by_cause([check, fills, missing])] == ["metrics_missing:pc2"]
 
 
 def test_leases_that_wait_say_who_holds_what() -> None:
@@ -262,8 +280,13 @@ def test_leases_that_wait_say_who_holds_what() -> None:
     (found,) = resources.waiting_leases([other, planner], now=1_000.0)
     assert found.what == "planner has waited 3 min for 20.0 GB of VRAM on pc2, and 1 more"
     assert found.cause == "leased there: trainer 60.0 GB, umra 10.0 GB"
-    assert (found.id, found.since, len(found.members)) == ("leases_wait", 815.0, 2)
+    assert (found.id, found.since) == ("leases_wait", 815.0)
+    assert found.members == ("other: 512 MB ram", "planner: 20480 MB vram")
     assert not list(resources.waiting_leases([], 0.0))
+    (longer,) = resources.waiting_leases([other._replace(waited_s=90.0), planner], now=1_020.0)
+    assert longer.members == found.members, "a figure is no news"
+    (alone,) = resources.waiting_leases([other._replace(reason="too little is free")], 0.0)
+    assert alone.cause == "too little is free", "where nobody holds any"
 
 
 def test_a_failing_disk_is_told_once_for_its_machine() -> None:
@@ -272,6 +295,7 @@ def test_a_failing_disk_is_told_once_for_its_machine() -> None:
     assert [(trouble.id, trouble.what, trouble.level) for trouble in found] == [
         ("disk_failing:mainpc/vda2", "mainpc's disk vda2 has 3 errors of its ext4 filesystem", Level.ATTENTION)
     ]
+    assert found[0].explains == ()
 
 
 def test_a_state_that_is_read_only_explains_the_silence() -> None:
@@ -283,6 +307,8 @@ def test_a_state_that_is_read_only_explains_the_silence() -> None:
     assert [root.id for root, _ in by_cause([*found, check, SILENT_PC2])] == ["disk_failing:mainpc/state"]
     found = list(resources.failing_disks([("pc2", "two", fault)], {"mainpc"}))
     assert {root.id for root, _ in by_cause([*found, SILENT_PC2])} == {"disk_failing:pc2/state", "host_silent:pc2"}
+    both = resources.failing_disks([("mainpc", "one", fault), ("pc2", "one", fault)])
+    assert ids(both) == ["disk_failing:mainpc/state", "disk_failing:pc2/state"], "each has its own"
 
 
 def test_a_trouble_goes_through_the_store() -> None:
