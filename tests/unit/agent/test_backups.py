@@ -36,6 +36,9 @@ def test_an_old_backup_is_told_with_whether_it_was_tried() -> None:
     assert trouble is not None
     assert (trouble.what, trouble.cause) == ("mainpc was last backed up 9 days ago", None)
     assert [name for name, value in trouble.evidence if value == "never"] == ["last restored"]
+    trouble = told(Backups(since=0.0, backed_up=NOW - 9.5 * DAY_S, restored=NOW - DAY_S))
+    assert trouble is not None
+    assert trouble.cause is None, "what was restored is good"
     assert told(Backups(since=0.0, backed_up=NOW - DAY_S)) is None
 
 

@@ -1,5 +1,6 @@
 """Refused connections are counted by cause and address for a day, within bounds, and survive a restart."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,21 @@ def test_a_flood_from_many_addresses_hides_no_persistent_one(bench: Bench) -> No
     assert counts[OTHERS, ""] > 4 * MOST_KEPT
 
 
+def test_the_most_frequent_come_first(bench: Bench) -> None:
+    for address, times in (("192.0.2.1", 2), ("192.0.2.2", 5), ("192.0.2.3", 1)):
+        bench.refuse(address, times)
+    assert [one.count for one in bench.refusals.recent()] == [5, 2, 1]
+
+
+def test_a_row_has_the_hours_of_a_day(bench: Bench) -> None:
+    """However long somebody goes on."""
+    for _ in range(72):
+        bench.refuse("192.0.2.1")
+        bench.clock.let_pass(3_600)
+    bench.refusals.save()
+    assert len(json.loads(bench.database.value("SELECT record FROM refusals"))["hours"]) <= 24
+
+
 def test_the_owner_of_a_known_key_is_named(bench: Bench) -> None:
     bench.owners["SHA256:old"] = "Camera"
     bench.refuse("192.0.2.1", 2, Outcome.KEY_REVOKED, fingerprint="SHA256:old")
@@ -137,6 +153,13 @@ def test_what_an_older_version_kept_as_settled_is_forgotten(bench: Bench) -> Non
     assert bench.counts == {}
     bench.refusals.save()
     assert bench.database.value("SELECT count(*) FROM refusals") == 0
+
+
+def test_a_cause_of_a_later_version_is_not_read(bench: Bench) -> None:
+    record = b'{"first":1,"last":2,"hours":{},"fingerprint":""}'
+    bench.database.execute("INSERT INTO refusals VALUES ('of_a_later_version', '192.0.2.1', '', ?)", (record,))
+    bench.restart()
+    assert bench.counts == {}
 
 
 def test_who_is_accepted_settles_what_came_from_nowhere(bench: Bench) -> None:

@@ -57,6 +57,14 @@ def test_a_flood_from_many_addresses_is_told_once() -> None:
     assert before.members == after.members == ("key_not_authorized@*",)
     assert after.what == "mainpc refused 500 connections from many addresses: the key is not authorised"
     assert len(before.evidence) == 21
+    few = found(refused(Outcome.KEY_NOT_AUTHORIZED, 400, OTHERS))["mainpc"]
+    assert few.members == before.members, "also once those addresses are forgotten"
+
+
+def test_a_rate_is_that_of_a_minute_to_a_day() -> None:
+    for count, lasted_s, rate in ((30, 1.0, "30.0"), (30, 120.0, "15.0"), (2_880, 2 * 86_400.0, "2.0")):
+        trouble = found(refused(Outcome.KEY_NOT_AUTHORIZED, count, lasted_s=lasted_s))["mainpc"]
+        assert str(trouble.cause).startswith(f"{rate} a minute from "), "what is counted is that of a day"
 
 
 def test_connections_that_ended_unseen_are_told_as_such() -> None:
@@ -74,6 +82,7 @@ def test_a_revoked_key_of_a_peer_without_another_counts_at_once() -> None:
 def test_an_old_key_during_a_rotation_is_no_trouble() -> None:
     old = refused(Outcome.KEY_REVOKED, FEW - 1, "192.0.2.3", "Camera")
     assert found(old) == {}
+    assert found(refused(Outcome.TOO_MANY_SESSIONS, 1, "192.0.2.3", "Camera"), live=False) == {}
     assert list(found(refused(Outcome.KEY_REVOKED, FEW, "192.0.2.3", "Camera"))) == ["mainpc/key_revoked/Camera"]
 
 

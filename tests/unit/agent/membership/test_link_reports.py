@@ -159,6 +159,24 @@ def test_a_mainpc_that_can_not_write_is_asked_what_is_wrong(bench: Bench) -> Non
     assert "mainpc_silent" not in str(bench.watch.list())
 
 
+def test_the_watch_learns_when_mainpc_answers(bench: Bench) -> None:
+    """A refusal is an answer; silence has the cause that the link has seen."""
+
+    def silence() -> str | None:
+        return next((item["cause"] for item in bench.watch.list()["items"] if item["kind"] == "mainpc_silent"), None)
+
+    bench.turn()
+    for _ in range(20):
+        bench.turn(StoreUnavailable("the disk is full"))
+    assert silence() is None
+    for _ in range(20):
+        bench.turn(ServerUnreachable("no reply to heartbeat"))
+    assert silence() == "no reply to heartbeat"
+    bench.mainpc.trip_s = 0.0
+    bench.turn()
+    assert silence() is None
+
+
 @pytest.mark.parametrize("verdict", [NotAuthorized("refused this key"), SecurityMismatch("requires CURVE")])
 def test_a_refusal_is_one_reason_and_logged_once(bench: Bench, verdict: TwinhostError) -> None:
     """The silence that follows each attempt is not another one."""

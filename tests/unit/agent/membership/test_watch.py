@@ -17,6 +17,7 @@ from twinhost.moments import iso_time, parse_time
 from twinhost.secure_zmq.errors import (
     NotAuthorized,
     PeerNotLive,
+    RequestError,
     SecurityMismatch,
     ServerUnreachable,
     StoreUnavailable,
@@ -132,9 +133,11 @@ def test_the_cause_of_silence_is_what_connections_show(
     assert here <= {"TWINHOST_CLI_KEYS=pc2 ./twinhost doctor"}, "no operator's key is there"
 
 
-def test_a_connection_closed_after_a_silence_was_not_ended(bench: Bench) -> None:
+@pytest.mark.parametrize("answer", [None, StoreUnavailable("mainpc's disk is full")])
+def test_a_connection_closed_after_a_silence_was_not_ended(bench: Bench, answer: RequestError | None) -> None:
     """This side may have closed it, because of the silence: where heartbeats are rare."""
     bench.gets()
+    bench.watch.answered(answer)
     bench.clock.let_pass(TIMED_OUT_S)
     bench.is_silent(TTL_S, Silence.ENDED)
     assert bench.items["mainpc_silent"]["cause"].startswith("its connections were still open when it fell silent")
@@ -153,6 +156,16 @@ def test_silence_outlasts_a_restart_of_pc2(bench: Bench) -> None:
     assert [*bench.items] == [FULL.id], "after a restart mainpc has its time to answer"
 
 
+def test_a_clock_that_is_set_back_delays_no_silence(bench: Bench) -> None:
+    """The start that the file has may be in the future then."""
+    bench.gets(FULL)
+    bench.is_silent(TTL_S + 5)
+    bench.clock.set_wall_clock(-7_200)
+    bench.restart()
+    bench.is_silent(TTL_S + 1)
+    assert bench.items["mainpc_silent"]["since"] <= iso_time(bench.clock.time())
+
+
 def test_a_mainpc_that_refuses_is_not_silent(bench: Bench) -> None:
     """It says itself what is wrong, under this id; what follows a refusal does not replace it."""
     bench.gets(FULL)
@@ -169,6 +182,7 @@ def test_a_mainpc_that_refuses_is_not_silent(bench: Bench) -> None:
     bench.watch.failed(NotAuthorized("refused this key"))
     bench.is_silent(TTL_S + 1)
     assert next(iter(bench.items)) == "mainpc_silent", "now it is gone altogether"
+    assert bench.items["mainpc_silent"]["cause"] == str(NO_ANSWER), "not the refusal of before"
 
 
 @pytest.mark.parametrize(
@@ -190,13 +204,23 @@ def test_a_refusal_began_when_it_came_first(bench: Bench, name: str, failures: t
         assert parse_time(bench.items[name]["since"]).timestamp() == pytest.approx(began, abs=0.01)
 
 
-def test_that_its_agent_refuses_itself_is_explained(bench: Bench) -> None:
-    """It asks itself whether it is well, with the key that is revoked."""
-    refused = f"{Kind.REFUSALS}:pc2/key_revoked/{UMRA}"
-    bench.own = [Trouble(kind=Kind.REFUSALS, subject=f"pc2/key_revoked/{UMRA}", host="pc2", what="pc2: refused itself")]
+@pytest.mark.parametrize("cause", ["key_revoked", "key_expired"])
+def test_that_its_agent_refuses_itself_is_explained(bench: Bench, cause: str) -> None:
+    """It asks itself whether it is well, with the key that is not valid any more."""
+    refused = f"{Kind.REFUSALS}:pc2/{cause}/{UMRA}"
+    bench.own = [Trouble(kind=Kind.REFUSALS, subject=f"pc2/{cause}/{UMRA}", host="pc2", what="pc2: refused itself")]
     bench.watch.failed(NotAuthorized("refused this key"))
     (item,) = bench.items.values()
     assert (item["id"], [other["id"] for other in item["explains"]]) == (f"key_revoked:{UMRA}", [refused])
+
+
+def test_what_is_explained_is_not_said_again(bench: Bench) -> None:
+    """mainpc had it as a trouble of its own, before somebody knew its cause."""
+    refused = Trouble(kind=Kind.REFUSALS, subject=f"pc2/key_revoked/{UMRA}", host="pc2", what="pc2: refused itself")
+    bench.own = [refused]
+    bench.gets(refused, FULL)
+    bench.watch.failed(NotAuthorized("refused this key"))
+    assert [*bench.items] == [f"key_revoked:{UMRA}", FULL.id]
 
 
 def test_what_mainpc_knew_began_when_it_said(bench: Bench) -> None:
@@ -206,6 +230,7 @@ def test_what_mainpc_knew_began_when_it_said(bench: Bench) -> None:
     bench.own = [OWN]
     bench.is_silent(TTL_S + 1)
     assert bench.items[OWN.id]["since"] == began
+    assert [item["id"] for item in bench.watch.list()["items"]] == ["mainpc_silent", OWN.id], "each once"
 
 
 @pytest.mark.parametrize(("secure", "where"), [(True, "mainpc"), (False, "pc2")])
@@ -276,3 +301,16 @@ def test_without_mainpc_pc2_says_what_is_wrong_with_the_log(tmp_path: Path) -> N
     silent, one_copy = (item for item in items if item["kind"] != "check_failed")  # it has no other thread here
     assert (silent["id"], one_copy["id"]) == ("mainpc_silent", "one_copy")
     assert [other["id"] for other in one_copy["explains"]] == ["standby_silent:SystemDigitalTwin"]
+
+
+def test_without_mainpc_pc2_says_what_is_wrong_with_itself(tmp_path: Path) -> None:
+    """Also what mainpc has a detector for; but not that its own link is down, which is what mainpc's silence is."""
+    clock = Clock()
+    with Assembled(UMRA, MIGRATIONS, assemble, environment_of(tmp_path, "pc2"), clock) as agent:
+        agent.health.warn("other", lambda: ["something else"])
+        agent.health.warn("key_expiry", lambda: ["its key expires"])
+        agent.health.add("mainpc_link", lambda: "it does not answer", essential=False)
+        clock.let_pass(60.0)
+        found = {item["id"] for item in agent.ask("get_attention", OPERATOR)["items"]}
+    assert {"mainpc_silent", "warning:pc2/other", "warning:pc2/key_expiry"} <= found
+    assert "check_failed:pc2/mainpc_link" not in found
