@@ -119,6 +119,7 @@ class SmtpReceiver(_Serving):
         self.mails: list[EmailMessage] = []
         self.logins: list[str] = []
         self.refusal, self.encryption, self.shown = refusal, encryption, shown
+        self.refuses = ""  # the part of an address, if it takes the other ones
         self.server = _Threading(("127.0.0.1", 0), type("Handler", (_SmtpSession,), {"receiver": self}))
 
 
@@ -154,7 +155,7 @@ class _SmtpSession(socketserver.StreamRequestHandler):
         if verb == "AUTH":
             self.receiver.logins.append(base64.b64decode(line.split()[2]).decode())
             return "235 ok"
-        if verb == "RCPT" and self.receiver.refusal:
+        if verb == "RCPT" and self.receiver.refusal and self.receiver.refuses in line:
             return self.receiver.refusal
         return "250 ok" if verb != "STARTTLS" else "454 none"
 

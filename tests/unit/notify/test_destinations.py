@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from tests.ports import free_ports
@@ -60,6 +61,7 @@ def test_a_webhook_gets_the_message_and_its_id(secret: Path) -> None:
     assert body["text"] == body["content"] == MESSAGE.text
     assert body["news"][0]["kind"] == "disk_full"
     assert receiver.headers[0]["Authorization"] == f"Bearer {TOKEN}"
+    assert receiver.headers[0]["Idempotency-Key"] == "id-1"
 
 
 def test_a_topic_of_ntfy_gets_the_message() -> None:
@@ -75,6 +77,13 @@ def test_a_topic_of_ntfy_gets_the_message() -> None:
         "priority": 4,
         "tags": ["rotating_light"],
     }
+
+
+def test_a_long_message_stays_a_message_of_ntfy() -> None:
+    """A server makes an attachment of more, which it may not keep."""
+    with HttpReceiver() as receiver:
+        http("ntfy", receiver.port, "/topic").send(msgspec.structs.replace(MESSAGE, text="ã" * 3_000), "id-1")
+    assert receiver.bodies[0]["message"] == "ã" * 1_900
 
 
 def test_a_mail_server_gets_the_message(secret: Path) -> None:
@@ -150,6 +159,9 @@ def test_mail_is_not_sent_without_its_encryption(secret: Path) -> None:
 def test_a_refused_recipient_is_named() -> None:
     with SmtpReceiver("550 no such user") as receiver, pytest.raises(NotTaken, match=r"ana@example\.org"):
         mail(receiver.port).send(MESSAGE, "id-1")
+    with SmtpReceiver("550 no such user") as receiver:
+        receiver.refuses = "ben@"
+        assert mail(receiver.port).send(MESSAGE, "id-1") == "127.0.0.1 accepted it, but not for ben@example.org"
 
 
 @pytest.mark.parametrize("content", [None, b"", b"two\nlines", b"\xff"], ids=["missing", "empty", "lines", "binary"])

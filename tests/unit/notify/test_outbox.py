@@ -67,10 +67,11 @@ def test_what_can_not_be_written_is_delivered_once(outbox: Outbox, database: Dat
     assert Outbox(database).due("phone", NOW) is None
 
 
-def test_a_failed_message_waits_longer_each_time(outbox: Outbox) -> None:
+def test_a_failed_message_waits_longer_each_time(outbox: Outbox, database: Database) -> None:
     """At most a quarter of an hour, in its order, and also if the clock is set back."""
     outbox.keep(Memory(), message("first"), ["phone"], NOW)
     outbox.keep(Memory(), message("second"), ["phone"], NOW)
+    assert outbox.waits_since("phone") is None, "it was not tried yet"
     now, waits = NOW, []
     for _ in range(12):
         letter = outbox.due("phone", now)
@@ -79,6 +80,7 @@ def test_a_failed_message_waits_longer_each_time(outbox: Outbox) -> None:
         waits.append(outbox.failed(letter, now))
         assert outbox.due("phone", now + waits[-1] - 0.1) is None
         now += waits[-1]
+        assert Outbox(database).due("phone", now - 0.1) is None, "nor after a restart"
     assert waits[:3] == [2.0, 4.0, 8.0]
     assert waits[-1] == MOST_RETRY_S
     assert outbox.waits_since("phone") == NOW
@@ -94,5 +96,18 @@ def test_messages_of_a_removed_destination_are_dropped(outbox: Outbox) -> None:
     outbox.drop(["phone"], NOW + 1)
     assert outbox.due("mail", NOW) is None
     assert outbox.due("phone", NOW) is not None
+    letter = outbox.due("phone", NOW)
+    assert letter is not None
     outbox.drop(["phone"], NOW + KEPT_S + 1)
     assert outbox.due("phone", NOW) is None
+    outbox.failed(letter, NOW)
+    assert outbox.waits_since("phone") is None, "it does not come back"
+
+
+def test_nothing_is_written_while_nothing_changes(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked twice a second."""
+    outbox.keep(Memory(told={TOLD.id: TOLD}), None, [], NOW)
+    written: list[object] = []
+    monkeypatch.setattr(Outbox, "_write", written.append)
+    outbox.keep(Memory(told={TOLD.id: TOLD}), None, [], NOW)
+    assert written == []

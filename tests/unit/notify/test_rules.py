@@ -69,10 +69,17 @@ class Desk:
         memory = msgspec.json.decode(msgspec.json.encode(self.rules.memory), type=Memory)
         self.rules = Rules(self.policy, memory, self.now)
 
-    def passes(self, seconds: float, *items: AttentionItem, fault: str | None = None, step_s: float = LOOK_S) -> None:
+    def passes(
+        self,
+        seconds: float,
+        *items: AttentionItem,
+        fault: str | None = None,
+        ending: Sequence[str] = (),
+        step_s: float = LOOK_S,
+    ) -> None:
         for _ in range(round(seconds / step_s)):
             self.now += step_s
-            self.rules.see(View(items, fault), self.now)
+            self.rules.see(View(items, fault, ending), self.now)
             if (message := self.rules.due(self.now)) is not None:
                 self.sent.append(message)
 
@@ -140,6 +147,56 @@ def test_a_cause_of_what_was_told_is_told_and_both_end_as_one() -> None:
 def test_what_mainpc_has_not_announced_is_not_told() -> None:
     desk = Desk()
     desk.passes(60, without(item(), "announced"))
+    assert desk.sent == []
+
+
+def test_a_cause_found_in_time_is_told_alone() -> None:
+    desk = Desk()
+    desk.passes(2, item("host_silent:pc2"))
+    desk.passes(30, item("disk_full:mainpc", explains=explained("host_silent:pc2")))
+    assert desk.titles == ["mainpc's disk_full"]
+
+
+def test_what_may_come_back_has_not_ended() -> None:
+    """mainpc waits for longer each time; what is told is when it was there last."""
+    desk = Desk()
+    desk.passes(2, item())
+    desk.passes(20, ending=["disk_full:mainpc"])
+    assert desk.titles == ["mainpc's disk_full"], "nor has it passed before it was told"
+    desk.passes(10 * 60, item())
+    desk.passes(5 * 60, ending=["disk_full:mainpc"])
+    assert len(desk.sent) == 1
+    desk.passes(10)
+    assert desk.titles[1:] == ["Resolved after 11 min: mainpc's disk_full"]
+    assert desk.sent[1].level == "well"
+
+
+def test_a_change_that_is_over_before_it_is_told_is_an_end() -> None:
+    desk = Desk()
+    desk.passes(60, item())
+    desk.passes(2, item(announced=iso_time(NOON + 3_600), what="worse now"))
+    desk.passes(20)
+    assert [title.partition(" ")[0] for title in desk.titles] == ["mainpc's", "Resolved"]
+
+
+def test_what_pc2_told_first_changes_as_mainpc_says() -> None:
+    """mainpc's announcement of the same is no news, and a later one is."""
+    desk = Desk()
+    desk.passes(20, without(item("key_revoked:pc2", level="attention"), "announced"), fault="refused")
+    desk.passes(20, without(item("key_revoked:pc2"), "announced"), fault="refused")
+    assert desk.titles == ["pc2's key_revoked", "Changed: pc2's key_revoked"], "it has got worse"
+    desk.passes(60, item("key_revoked:pc2", announced=iso_time(NOON + 60)))
+    assert len(desk.sent) == 2
+    desk.passes(60, item("key_revoked:pc2", announced=iso_time(NOON + 3_600)))
+    assert desk.titles[2:] == ["Changed: pc2's key_revoked"]
+
+
+def test_a_start_waits_for_those_that_could_not_reach_mainpc() -> None:
+    """As the process does after mainpc was away: its list may have them as silent."""
+    desk = Desk()
+    desk.restart()
+    desk.passes(RETURN_S - LOOK_S, item("host_silent:pc2"))
+    desk.passes(60)
     assert desk.sent == []
 
 
@@ -365,6 +422,32 @@ def test_a_digest_comes_every_day_at_its_time() -> None:
     assert desk.titles[-1].startswith("2026-05-04: mainpc's disk_full")
 
 
+def test_a_digest_is_short_and_says_if_nobody_watches() -> None:
+    desk = Desk(Policy(digest=time(12, 10)))
+    desk.passes(15 * 60, *(item(f"gpu_hot:{number}") for number in range(15)))
+    digest = desk.sent[-1]
+    assert digest.title == "2026-05-01: 0's gpu_hot; and 14 more troubles."
+    assert (len(digest.text.splitlines()), digest.text.splitlines()[-1]) == (12, "and 5 more")
+    desk = Desk(Policy(digest=time(12, 10)))
+    desk.passes(15 * 60, fault="no answer")
+    assert desk.titles == ["mainpc can't be asked what is wrong"] * 2
+
+
+def test_a_clock_that_is_set_back_holds_nothing_back() -> None:
+    """What waits, what may be sent at once, and that mainpc is silent."""
+    desk = Desk()
+    desk.passes(2, item())
+    desk.now -= 7_200
+    desk.passes(8, item())
+    assert len(desk.sent) == 1
+    desk.now -= 86_400
+    desk.passes(RETURN_S + 10, item(), item("gpu_hot:pc2"))
+    assert len(desk.sent) == 2
+    desk.now -= 7_200
+    desk.passes(UNHEARD_S + 10, fault="no answer")
+    assert len(desk.sent) == 3
+
+
 @pytest.mark.parametrize("step", [7_200.0, -7_200.0], ids=["ahead", "back"])
 def test_a_clock_that_is_set_delays_no_message(step: float) -> None:
     desk = Desk()
@@ -375,8 +458,14 @@ def test_a_clock_that_is_set_delays_no_message(step: float) -> None:
 
 def test_texts_of_strangers_are_one_visible_line() -> None:
     desk = Desk()
-    desk.passes(20, item(what="evil\u202e\x1b[2J\nSubject: x", cause="a\r\nb"))
+    remedies = [
+        {"on": "mainpc", "command": "df\n-h", "why": ""},
+        {"on": "pc2", "command": "", "why": "x"},
+    ]
+    said = [{"id": "errors", "what": "c\nd", "since": iso_time(NOON)}]
+    desk.passes(20, item(what="evil\u202e\x1b[2J\nSubject: x", cause="a\r\nb", explains=said, remedies=remedies))
     (message,) = desk.sent
+    assert message.text.splitlines()[3:] == ["It explains: c d.", "On mainpc: df -h"], "and no empty command"
     assert message.title == "evil\ufffd[2J Subject: x"
     assert "Cause: a b." in message.text
 
