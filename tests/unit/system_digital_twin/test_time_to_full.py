@@ -22,7 +22,7 @@ from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.store.reply_log import SCHEMA as REPLY_LOG_SCHEMA
 from twinhost.system_digital_twin import ITSELF
-from twinhost.system_digital_twin.capacity.time_to_full import FULL_SOON, MIGRATION, MIGRATION_MACHINE
+from twinhost.system_digital_twin.capacity.time_to_full import ENDED, FULL_SOON, MIGRATION, MIGRATION_MACHINE
 from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 TOTAL_MB = 1_000.0
@@ -108,11 +108,21 @@ def test_nothing_is_forecast_full_after_space_was_freed(
     """At once, and for the hour in which the growth before it is seen."""
     passed(bench, clock, 70, lambda minute: 290.0 + 10 * minute)
     assert forecast(bench)["time_to_full_s"] == pytest.approx(120, abs=60)
+    measured(bench, after(0))
+    assert forecast(bench)["reason"] == ENDED
     for minute in range(70):
         measured(bench, after(minute))
         left_s = forecast(bench)["time_to_full_s"]
         assert left_s is None or left_s > 3_600, (minute, left_s)
         clock.let_pass(60)
+
+
+def test_what_was_freed_a_moment_ago_counts(bench: MetricsBench, clock: Clock) -> None:
+    """Also where it is too little to end the growth: the level is that of some minutes."""
+    passed(bench, clock, 70, lambda minute: 100.0 + 10 * minute)
+    assert forecast(bench)["time_to_full_s"] == pytest.approx(21 * 60, abs=90)
+    measured(bench, 740.0)
+    assert forecast(bench)["time_to_full_s"] == pytest.approx(26 * 60, abs=30)
 
 
 def test_nothing_shorter_than_a_minute_is_forecast(bench: MetricsBench, clock: Clock) -> None:

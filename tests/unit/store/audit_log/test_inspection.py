@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
@@ -15,6 +16,7 @@ from twinhost.store.audit_log.files import MIGRATION, MIGRATION_RESTORES, LogFil
 from twinhost.store.audit_log.inspection import INSPECT_EVERY_S, LOOK_EVERY_S, Inspector
 from twinhost.store.audit_log.log import AuditLog
 from twinhost.store.database import Database
+from twinhost.worker import Worker
 
 pytestmark = pytest.mark.sdt_security
 
@@ -133,13 +135,13 @@ def test_own_lines_after_a_change_do_not_hide_it(bench: Bench) -> None:
 
 
 def test_own_lines_cause_no_further_reading(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.write(20)
+    bench.write(10)
     bench.passes(0)
-    monkeypatch.setattr(inspection, "_inspected", None)
-    bench.write(20)
+    read: list[object] = []
+    monkeypatch.setattr(inspection, "_inspected", lambda _, anchor, *__: read.append(anchor))
+    bench.write(10)
     bench.passes(LOOK_EVERY_S)
-    assert bench.inspector._run is None
-    assert bench.intact is True
+    assert (bench.intact, read) == (True, [])
 
 
 @pytest.mark.parametrize("file", [0, -1])
@@ -164,9 +166,13 @@ def test_a_finding_stays_and_is_read_no_more(bench: Bench, monkeypatch: pytest.M
     change(bench.files[0], 1)
     bench.passes(LOOK_EVERY_S)
     found = bench.found
-    monkeypatch.setattr(inspection, "_inspected", None)
+    with capture_logs() as lines:
+        bench.passes(INSPECT_EVERY_S)
+    assert [line["event"] for line in lines] == [], "it was logged before"
+    read: list[object] = []
+    monkeypatch.setattr(inspection, "_inspected", lambda _, anchor, *__: read.append(anchor))
     bench.passes(LOOK_EVERY_S)
-    assert (bench.found, bench.intact) == (found, False)
+    assert (bench.found, bench.intact, read) == (found, False, [])
 
 
 def test_a_missing_and_a_truncated_file_are_found(bench: Bench) -> None:
@@ -208,7 +214,13 @@ def test_a_contradiction_ends_once_all_files_were_read(bench: Bench, monkeypatch
         assert "its size changed between two writes" in str(bench.audit.fault)
 
     contradicted()
+    with monkeypatch.context() as patched:
+        patched.setattr(inspection, "_inspected", None)  # which fails
+        bench.passes(LOOK_EVERY_S)
+    os.utime(bench.files[0])
     bench.passes(LOOK_EVERY_S)
+    assert (bench.intact, bench.audit.contradiction is None) == (True, False), "one file alone was read"
+    bench.passes(INSPECT_EVERY_S)
     assert (bench.intact, bench.audit.fault) == (True, None)
     change(bench.files[0], 1)
     contradicted()
@@ -253,6 +265,19 @@ def test_an_hourly_inspection_that_failed_is_made_within_an_hour(bench: Bench, m
         bench.passes(INSPECT_EVERY_S)
     bench.passes(INSPECT_EVERY_S)
     assert len(bench.found) == 1
+
+
+def test_an_inspection_without_a_thread_is_made_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    bench.write(20)
+    with monkeypatch.context() as patched:
+        patched.setattr(Worker, "start", full)
+        bench.passes(0)
+    assert bench.intact is None
+    bench.passes(LOOK_EVERY_S)
+    assert bench.intact is True
 
 
 def test_a_failed_inspection_is_made_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
