@@ -2,18 +2,22 @@
 
 import json
 import shlex
-from typing import cast
+from typing import Any, Self, cast
 
 import msgspec
 import pytest
 
+from tests.configuration import SHIPPED
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
-from twinhost.agent.asked_lists import with_found
+from twinhost.agent.asked_lists import NO_ANSWER, unreachable, with_found
 from twinhost.agent.troubles import AttentionItem, AttentionList, Kind, Level, Remedy, Trouble, item_of, list_of
 from twinhost.cli import output, status
+from twinhost.cli.app import main
 from twinhost.cli.attention import shown
+from twinhost.deployment import Settings
 from twinhost.moments import iso_time
+from twinhost.secure_zmq.errors import ServerUnreachable
 
 pytestmark = pytest.mark.thorough
 
@@ -183,6 +187,9 @@ def test_what_the_list_has_is_not_said_twice() -> None:
     (item,) = with_found(listed, [away, linkless, stopped], iso_time(NOW))["items"]
     assert [other["what"] for other in item["explains"]] == ["can't be asked", "no link"]
     assert [other["items"] for other in (listed,)] == [[{**item, "explains": []}]]
+    check = Trouble(kind=Kind.CHECK_FAILED, subject="pc2/store", host="pc2", what="pc2: it can't be written")
+    full = list_of([item_of(FULL, NOW, [(check, NOW)])], iso_time(NOW))
+    assert with_found(full, [check], iso_time(NOW)) == full, "nor what it explains"
 
 
 def test_what_mainpc_said_before_it_fell_silent_is_dated(capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,3 +202,48 @@ def test_a_word_of_a_later_version_counts_as_broken() -> None:
     listed: AttentionList = with_found(None, [ERRORS], iso_time(NOW))
     listed["items"][0]["level"] = "on_fire"
     assert with_found(listed, [], iso_time(NOW))["level"] == "broken"
+
+
+class Client:
+    """A client of an agent, which answers with a list, or not at all."""
+
+    def __init__(self, listed: AttentionList | None) -> None:
+        self._listed = listed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, _: str) -> dict[str, Any]:
+        if self._listed is None:
+            raise ServerUnreachable("no reply")
+        return {"status": "ok", **self._listed}
+
+
+def test_pc2_is_asked_where_mainpc_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That mainpc can't be asked from here is what pc2 says; without pc2 it is all that is known."""
+    silent = Trouble(kind=Kind.MAINPC_SILENT, host="mainpc", what="mainpc does not answer pc2", level=Level.BROKEN)
+    lists = {SDT: None, UMRA: list_of([item_of(silent, NOW)], iso_time(NOW))}
+    monkeypatch.setenv("SECURE_ZMQ", "0")
+    monkeypatch.setattr(Settings, "client", lambda _, agent: Client(lists[agent.name]))
+    assert main(["attention"]) == Level.BROKEN
+    said = capsys.readouterr().out
+    assert said.startswith("mainpc does not answer pc2.\n")
+    assert f"  so: {SDT} can't be asked from here\n" in said
+    lists[UMRA] = None
+    assert main(["attention"]) == Level.BROKEN
+    assert "no reply" in capsys.readouterr().err
+
+
+def test_who_does_not_answer_may_have_ended() -> None:
+    """Who refuses has not."""
+    agent = SHIPPED.agent(UMRA)
+    assert [remedy.command for remedy in unreachable(agent, NO_ANSWER, "no reply").remedies] == [
+        "docker compose up -d pc2",
+        "docker compose logs pc2",
+    ]
+    assert unreachable(agent, "not_authorized", "it refuses this key").remedies == ()
