@@ -8,11 +8,13 @@ which may be killed and started again at any moment.
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 WITNESS = "witness"
@@ -23,9 +25,13 @@ DATABASE = ROLE = "twinhost"
 
 HOME = Path("/var/lib/postgresql")  # the volume
 DATA = HOME / "data"
-CREATED = HOME / "created"
+CREATED = HOME / "created"  # has the address of the witness that knows this node, if two machines have no third
+GIVEN_UP = HOME / "given-up"  # data that is being deleted, before a copy of the other node is made
+PROMOTED = HOME / "promote"  # an operator has said that the other machine is off; the next start takes writes alone
+KEEPER = (HOME / ".config/pg_autoctl", HOME / ".local/share/pg_autoctl")  # which witness it knows, and its state
 RUN = Path("/run/postgresql")  # the socket, and what is written at each start; postgresql.conf includes settings.conf
 CERTIFICATES = Path("/certificates")
+WAITING = RUN / "waiting"  # no server is started yet
 PROGRAMS = Path("/usr/lib/postgresql/17/bin")
 TABLES = Path(__file__).with_name("tables.sql")
 
@@ -33,6 +39,13 @@ KEYS_DAYS = 3_650
 MAX_KEYS_BYTES = 65_536
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
 FORMED_S = 60
+OTHER_IS_OFF = "--other-machine-is-off"
+ANSWERS_S = 2.0
+LOOK_S = 1.0
+SAY_EVERY_S = 30.0
+PORT = 5432
+# It had each change that the other one acknowledged, when it last heard of its witness.
+COMPLETE = ("secondary", "prepare_promotion", "stop_replication", "primary", "wait_primary", "single", "demote_timeout")
 _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
@@ -46,7 +59,32 @@ _FORMED = (
 )
 
 
-def settings(name: str) -> str:
+@dataclass(frozen=True)
+class Witness:
+    """Where the witness is. Of two machines without a third, it is on the one that goes on when the other is off."""
+
+    port: int = PORT
+    at: str = ""  # the address of its machine, if that is one of two
+    here: bool = False  # on this one of two
+
+    @classmethod
+    def of(cls, environment: "os._Environ[str] | dict[str, str]") -> "Witness":
+        """Return what `docker-compose.yml` gives a part."""
+        if not (port := environment.get("WITNESS_PORT")):
+            return cls()
+        return cls(int(port), environment["WITNESS_IP"], bool(environment.get("WITNESS_HERE")))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the other node has answered."""
+
+    takes_writes: bool
+    witness: str  # the address of the one that it has
+    promoted: bool  # it is about to take writes, by an operator's word
+
+
+def settings(name: str, witness: Witness = Witness()) -> str:
     """Return what a server has otherwise than PostgreSQL and pg_auto_failover would set it."""
     lines = {
         "hba_file": f"'{RUN}/pg_hba.conf'",
@@ -72,7 +110,10 @@ def settings(name: str) -> str:
     else:
         lines["synchronous_commit"] = "on"
         lines["wal_sender_timeout"] = "4s"  # a standby that is cut off stops no commit for longer
-        lines["twinhost.witness"] = f"'{WITNESS}'"  # the agents ask whether it answers
+        port = "" if witness.port == PORT else f":{witness.port}"
+        lines["twinhost.witness"] = f"'{WITNESS}{port}'"  # the agents ask whether it answers
+        if witness.at:
+            lines["twinhost.witness_at"] = f"'{witness.at}'"  # the other node asks which witness this one has
         lines["max_slot_wal_keep_size"] = "2GB"  # what is kept for one that is away; after more it needs a whole copy
     return "".join(f"{setting} = {value}\n" for setting, value in lines.items())
 
@@ -100,16 +141,18 @@ def names() -> str:
     return "".join(lines)
 
 
-def creation(name: str) -> list[str]:
+def creation(name: str, witness: Witness = Witness()) -> list[str]:
     """Return the command that makes a server and has the witness know it."""
     command = ["pg_autoctl", "create", "monitor" if name == WITNESS else "postgres", "--skip-pg-hba"]
     command += ["--pgdata", str(DATA), "--pgctl", str(PROGRAMS / "pg_ctl"), "--hostname", name]
     command += ["--ssl-mode", "verify-full", "--ssl-ca-file", str(CERTIFICATES / "ca.crt")]
     command += ["--server-cert", str(CERTIFICATES / "node.crt"), "--server-key", str(CERTIFICATES / "node.key")]
-    if name != WITNESS:
+    if name == WITNESS:
+        command += ["--pgport", str(witness.port)]
+    else:
         verified = f"sslmode=verify-full&sslrootcert={CERTIFICATES}/ca.crt"
         command += ["--name", name, "--dbname", DATABASE]
-        command += ["--monitor", f"postgres://autoctl_node@{WITNESS}:5432/pg_auto_failover?{verified}"]
+        command += ["--monitor", f"postgres://autoctl_node@{WITNESS}:{witness.port}/pg_auto_failover?{verified}"]
     return command
 
 
@@ -139,7 +182,7 @@ def keys_for(folder: Path, machine: str) -> dict[str, dict[str, str]]:
     make_keys(folder)
     return {
         name: {path.name: path.read_text("ascii") for path in sorted((folder / name).iterdir())}
-        for name in HOLDERS[machine]
+        for name in holders(machine)
     }
 
 
@@ -148,7 +191,7 @@ def take_keys(folder: Path, machine: str, text: str) -> list[str]:
 
     One that is there with the same keys stays; one with others stays too, and then nothing is written.
     """
-    wanted = {name: _files_of(name) for name in HOLDERS[machine]}
+    wanted = {name: _files_of(name) for name in holders(machine)}
     try:
         given: dict[str, dict[str, str]] = json.loads(text)
         fit = {name: set(files) for name, files in given.items()} == wanted
@@ -176,6 +219,12 @@ def take_keys(folder: Path, machine: str, text: str) -> list[str]:
     return list(new)
 
 
+def holders(machine: str) -> tuple[str, ...]:
+    """Return the folders of a machine's parts; of two machines without a third, either one may have the witness."""
+    either = (WITNESS,) if Witness.of(os.environ).at and machine != WITNESS else ()
+    return (*HOLDERS[machine], *either)
+
+
 def _files_of(name: str) -> set[str]:
     stem = "agent" if name in AGENTS else "node"
     return {"ca.crt", f"{stem}.crt", f"{stem}.key"}
@@ -183,7 +232,7 @@ def _files_of(name: str) -> set[str]:
 
 def require_keys(folder: Path, machine: str) -> None:
     """Fail where this machine has not got its keys yet, which are made on mainpc's."""
-    if missing := [name for name in HOLDERS[machine] if not (folder / name).exists()]:
+    if missing := [name for name in holders(machine) if not (folder / name).exists()]:
         sys.exit(
             f"error: {machine} has no keys of the database ({', '.join(missing)}), which are made on mainpc's machine. "
             f"Run there: make -s ha-keys FOR={machine} | ssh {machine} make -C twinhost/ join-ha"
@@ -208,21 +257,212 @@ def _certify(folder: Path, stem: str, common_name: str, limits: list[str], autho
         new.rename(folder)
 
 
-def serve(name: str) -> None:
+def serve(name: str, witness: Witness) -> None:
     """Make a server unless it was made, and become the program that runs it."""
     _take(HOME / "lock")
-    for file, content in (("settings", settings(name)), ("pg_hba", access(name)), ("pg_ident", names())):
+    for file, content in (("settings", settings(name, witness)), ("pg_hba", access(name)), ("pg_ident", names())):
         (RUN / f"{file}.conf").write_text(content)
     (DATA / "postmaster.pid").unlink(missing_ok=True)  # of a container that was killed; the pid is another's here
+    if name != WITNESS and witness.at and CREATED.exists():
+        settle(name, witness)
     if not CREATED.exists():
-        subprocess.run(creation(name), check=True)
+        subprocess.run(creation(name, witness), check=True)
         if name != WITNESS:
             if not (DATA / "standby.signal").exists():
                 _make_tables()
             partition = ("timeout.network_partition_timeout", str(PARTITION_S))
             subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
-        CREATED.touch()
+    CREATED.write_text(witness.at, "ascii")
     os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
+
+
+def settle(name: str, witness: Witness) -> None:
+    """Return once this node, of two machines without a third, takes no writes that the other one takes too.
+
+    The one beside the witness would be made the primary although the other one was promoted by hand meanwhile. So it
+    waits for the other's answer, or for an operator's word; the other one never goes on without either.
+    """
+    other = _other(name)
+    moved = CREATED.read_text("ascii") not in ("", witness.at)
+    while True:
+        if PROMOTED.exists() and not _answering(other, witness):
+            if moved:
+                _promote()
+            PROMOTED.unlink()
+            break
+        PROMOTED.unlink(missing_ok=True)
+        seen = _look(other)
+        if (why := obstacle(name, witness, seen, moved=moved, alone=unshared())) is None:
+            if moved and seen is not None and seen.takes_writes:
+                _give_up_data()
+            break
+        _wait(why)
+    WAITING.unlink(missing_ok=True)
+
+
+def obstacle(name: str, witness: Witness, seen: Seen | None, *, moved: bool, alone: bool) -> str | None:
+    """Return why a node of two machines without a third can't start now; None if it can.
+
+    Args:
+        seen: what the other one has answered, None if nothing.
+        moved: another witness knows this node than the present one.
+        alone: it has changes that the other one may lack.
+    """
+    other = _other(name)
+    if not (witness.here or moved):
+        return None
+    if seen is None:
+        return (
+            f"{other} does not answer, and may have been promoted meanwhile. Start its machine; or, if that is off and "
+            f"was not promoted: ./twinhost promote database {OTHER_IS_OFF}"
+        )
+    if seen.promoted:
+        return f"{other} is being promoted by an operator."
+    if seen.witness != witness.at:
+        return (
+            f"{other} has another witness, at {seen.witness}, since it was promoted. Write WITNESS_IP={seen.witness} "
+            "into .env here, and run make up-ha: this database then becomes a copy of that one."
+        )
+    if moved and seen.takes_writes and alone:
+        return (
+            f"it has acknowledged changes alone, which {other} may lack. To give these up and be its copy, delete "
+            "this machine's volumes of the database and of both agents' state, and run make up-ha."
+        )
+    return None
+
+
+def may_promote(name: str, witness: Witness, *, other_is_off: bool) -> None:
+    """Note that the other machine is off, for the next start; refuse it while that may not be so."""
+    if not witness.at:
+        sys.exit(
+            "error [conflict]: the witness of this deployment is on a machine of its own, and promotes a database by "
+            "itself: start it there (docs/how-to/run-with-standbys.md)."
+        )
+    other = _other(name)
+    if witness.here and not WAITING.exists():
+        sys.exit(
+            "error [conflict]: the witness is on this machine, so this database takes writes by itself: "
+            "docker compose exec witness pg_autoctl show state says how far it is."
+        )
+    if WAITING.exists() and not witness.here:
+        sys.exit(f"error [conflict]: {other} was promoted, and this database lacks what that one has: start it.")
+    _refuse_while_it_answers(other, witness)
+    state, heard = _heard()
+    if not witness.here and state not in COMPLETE:
+        sys.exit(
+            f"error [conflict]: this database is {state}, so it had not all that {other} has "
+            "acknowledged: start the other machine."
+        )
+    if not other_is_off:
+        sys.exit(
+            f"error [conflict]: {other} does not answer, which a cut link looks like too. If its machine runs, both "
+            "take writes, and what one of them has acknowledged is lost later. This database last heard of the witness "
+            f"at {heard}: what the other one acknowledged alone after that is only there. Switch that machine off, and "
+            f"say so: ./twinhost promote database {OTHER_IS_OFF}"
+        )
+    PROMOTED.touch()
+    try:
+        _refuse_while_it_answers(other, witness)  # a machine that started meanwhile, before it could see the note
+    except SystemExit:
+        PROMOTED.unlink()
+        raise
+
+
+def _refuse_while_it_answers(other: str, witness: Witness) -> None:
+    if answering := _answering(other, witness):
+        sys.exit(
+            f"error [conflict]: {answering}, so the other machine is on. Two databases would take writes: "
+            "switch that machine off first, or start its part there: make up-ha"
+        )
+
+
+def _answering(other: str, witness: Witness) -> str:
+    """Return what of the other machine answers, a refusal too; empty if nothing does."""
+    for host, port in ((other, PORT), (WITNESS, witness.port)):
+        if host == WITNESS and witness.here:
+            continue
+        try:
+            socket.create_connection((host, port), ANSWERS_S).close()
+        except ConnectionRefusedError:
+            return f"{host} refuses a connection at port {port}"
+        except OSError:
+            continue
+        return f"{host} answers at port {port}"
+    return ""
+
+
+def _other(name: str) -> str:
+    return next(node for node in NODES if node != name)
+
+
+def _look(other: str) -> Seen | None:
+    sql = (
+        "SELECT NOT pg_is_in_recovery(), coalesce(current_setting('twinhost.witness_at', true), ''), "
+        f"(pg_stat_file('{PROMOTED}', true)).size IS NOT NULL"
+    )
+    dsn = f"host={other} dbname=postgres user=pgautofailover_replicator connect_timeout={ANSWERS_S:.0f}"
+    command = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--field-separator=|", "--command", sql, dsn)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3 * ANSWERS_S)
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
+        return None
+    takes_writes, witness, promoted = done.stdout.strip().split("|")
+    return Seen(takes_writes == "t", witness, promoted == "t")
+
+
+def _heard() -> tuple[str, str]:
+    """Return the state that the witness has given this node last, and when it was heard of last."""
+    command = ("pg_autoctl", "do", "fsm", "state")
+    done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PG_AUTOCTL_DEBUG": "1"})
+    try:
+        state = json.loads(done.stdout)["state"]
+        return str(state["assigned_role"]), str(state["last_monitor_contact"])
+    except (ValueError, KeyError):
+        return "in no known state", "an unknown time"
+
+
+def _wait(why: str) -> None:
+    """Say why no server is started, again every half a minute, and wait a moment."""
+    told = WAITING.exists() and WAITING.read_text("ascii") == why
+    if not (told and time.time() - WAITING.stat().st_mtime < SAY_EVERY_S):
+        WAITING.write_text(why, "ascii")
+        sys.stderr.write(f"This database takes no writes yet: {why}\n")
+    time.sleep(LOOK_S)
+
+
+def _promote() -> None:
+    """Have this node take writes alone; another witness gets to know it then. Begun again, it comes to the same."""
+    for folder in KEEPER:
+        shutil.rmtree(folder, ignore_errors=True)
+    control = (PROGRAMS / "pg_ctl", "--pgdata", DATA, "--wait", "--silent")
+    subprocess.run((*control, "--options", "-c listen_addresses=''", "start"), check=True)
+    if (DATA / "standby.signal").exists():
+        subprocess.run((*control, "promote"), check=True)
+    for sql in (
+        "ALTER SYSTEM RESET synchronous_standby_names",
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
+    ):
+        subprocess.run(("psql", "--no-psqlrc", "--quiet", "--command", sql, "postgres"), check=True)
+    subprocess.run((*control, "--mode", "fast", "stop"), check=True)
+    CREATED.unlink()
+
+
+def unshared() -> bool:
+    """Return whether this node, when it stopped, acknowledged changes that the other one did not have."""
+    if not DATA.exists() or (DATA / "standby.signal").exists():
+        return False
+    lines = (DATA / "postgresql.auto.conf").read_text("utf-8").splitlines()
+    names = [line.partition("=")[2].strip(" '") for line in lines if line.startswith("synchronous_standby_names")]
+    return not (names and names[-1])
+
+
+def _give_up_data() -> None:
+    """Delete what this node has, so that it begins with a copy of the other one."""
+    if DATA.exists():
+        DATA.rename(GIVEN_UP)
+    for folder in (GIVEN_UP, *KEEPER):
+        shutil.rmtree(folder, ignore_errors=True)
+    CREATED.unlink()
 
 
 def _take(path: Path) -> None:
@@ -286,13 +526,15 @@ def main(command: list[str]) -> None:
         case ["keys", *rest]:
             keys(rest, os.environ.get("TWINHOST_HOST", ""))
         case ["serve"]:
-            serve(socket.gethostname())
+            serve(socket.gethostname(), Witness.of(os.environ))
+        case ["promote", *word] if word in ([], [OTHER_IS_OFF]):
+            may_promote(socket.gethostname(), Witness.of(os.environ), other_is_off=bool(word))
         case ["formed"]:
             wait_until_formed()
         case ["tables"]:
             update_tables()
         case _:
-            sys.exit("usage: run.py keys | serve | formed | tables")
+            sys.exit("usage: run.py keys | serve | promote [--other-machine-is-off] | formed | tables")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,17 @@ case $(setting TWINHOST_HOST) in
     witness) STANDBYS=() DATABASE=(witness) PROFILE=ha-witness ;;
     *) STANDBYS=(mainpc-standby pc2-standby) DATABASE=(witness database-mainpc database-pc2) PROFILE=ha ;;
 esac
-readonly STANDBYS DATABASE PROFILE
+# Two machines without a third have the witness on one of both, beside a database, so under another port than that.
+export WITNESS_PORT='' WITNESS_HERE=''
+place_witness() {
+    local host witness
+    host=$(setting TWINHOST_HOST) witness=$(setting WITNESS_IP)
+    [[ -n $host && -n $witness && " $(setting MAINPC_IP) $(setting PC2_IP) " = *" $witness "* ]] || return 0
+    WITNESS_PORT=5433
+    [ "$witness" != "$(setting "${host^^}_IP")" ] || WITNESS_HERE=$host DATABASE=(witness "${DATABASE[@]}")
+}
+place_witness
+readonly STANDBYS DATABASE PROFILE WITNESS_PORT WITNESS_HERE
 # What repeats what the agents have; the keys of the database stay.
 # shellcheck disable=SC2034
 readonly STANDBY_VOLUMES=(standby-certificates mainpc-standby-state pc2-standby-state
@@ -32,5 +42,28 @@ require_ha_settings_in_file() {
 }
 
 # with_profile LIST, without_profile LIST: the profiles of Compose, separated by commas, with and without this machine's.
-with_profile() { printf '%s' "$(without_profile "$1"),$PROFILE" | sed 's/^,//'; }
-without_profile() { tr ',' '\n' <<<"$1" | { grep -vx -e "$PROFILE" -e '' || true; } | paste -sd ,; }
+with_profile() { printf '%s' "$(without_profile "$1"),$PROFILE${WITNESS_HERE:+,ha-witness}" | sed 's/^,//'; }
+without_profile() { tr ',' '\n' <<<"$1" | { grep -vx -e "$PROFILE" -e ha-witness -e '' || true; } | paste -sd ,; }
+
+# put_witness: what .env says of the witness. One that was on this machine before ends, with all that it knew.
+put_witness() {
+    local before
+    before=$(sed -n 's/^WITNESS_HERE=//p' .env)
+    if [ -n "$before" ] && [ -z "$WITNESS_HERE" ]; then
+        docker compose rm --stop --force witness
+        remove_volumes witness-state
+    fi
+    put_setting WITNESS_PORT "$WITNESS_PORT"
+    put_setting WITNESS_HERE "$WITNESS_HERE"
+    put_setting COMPOSE_PROFILES "$(with_profile "$(setting COMPOSE_PROFILES)")"
+}
+
+# remove_volumes NAME...: those of this project that are there.
+remove_volumes() {
+    local name project
+    project=$(docker compose config --format json certs-init | python3 -c 'import json, sys; print(json.load(sys.stdin)["name"])')
+    for name in "$@"; do
+        docker volume ls --quiet --filter "label=com.docker.compose.project=$project" \
+            --filter "label=com.docker.compose.volume=$name" | xargs --no-run-if-empty docker volume rm >/dev/null
+    done
+}

@@ -37,7 +37,6 @@ fi
 
 step "Starting mainpc and pc2 with their files alone"
 profiles=$(without_profile "$(setting COMPOSE_PROFILES)")
-project=$(docker compose config --format json certs-init | python3 -c 'import json, sys; print(json.load(sys.stdin)["name"])')
 put_setting TWINHOST_DATABASE ""
 put_setting TWINHOST_DATABASE_KEYS ""
 put_setting COMPOSE_PROFILES "$profiles"
@@ -45,7 +44,4 @@ scripts/setup/up.sh
 
 step "Removing the standbys, the database, and what they had"
 docker compose rm --stop --force "${STANDBYS[@]}" database-keys "${DATABASE[@]}"
-for name in "${STANDBY_VOLUMES[@]}"; do
-    docker volume ls --quiet --filter "label=com.docker.compose.project=$project" \
-        --filter "label=com.docker.compose.volume=$name" | xargs --no-run-if-empty docker volume rm >/dev/null
-done
+remove_volumes "${STANDBY_VOLUMES[@]}"

@@ -14,6 +14,7 @@ if [ -n "$host" ]; then
     for name in MAINPC_IP PC2_IP WITNESS_IP TWINHOST_PUBLISH_ADDRESS; do
         [[ $(setting "$name") =~ ^[0-9.]+$|: ]] || die "Standbys on real machines need $name in .env, an IP address (docs/how-to/run-with-standbys.md)."
     done
+    [ "$host" != witness ] || [ -z "$WITNESS_PORT" ] || die "WITNESS_IP in .env is the address of mainpc or pc2, so no third machine has the witness."
 else
     [ -z "$(setting WITNESS_IP)" ] || die "WITNESS_IP in .env is for three machines, and TWINHOST_HOST does not say which this is: set it, or remove both."
 fi
@@ -41,7 +42,6 @@ if [ -z "$(setting TWINHOST_DATABASE)" ]; then
     step "Writing the database and the profile \`$PROFILE\` into .env"
     put_setting TWINHOST_DATABASE "$OWN_DATABASE"
     put_setting TWINHOST_DATABASE_KEYS "$OWN_DATABASE_KEYS"
-    put_setting COMPOSE_PROFILES "$(with_profile "$(setting COMPOSE_PROFILES)")"
     # On a machine of its own, a standby has the agent's ports, which nothing else has there.
     if [ -n "$host" ]; then
         for port in MAINPC_STANDBY_ZMQ_PORT=7120 MAINPC_STANDBY_EVENTS_PORT=7150 PC2_STANDBY_ZMQ_PORT=7230; do
@@ -49,4 +49,5 @@ if [ -z "$(setting TWINHOST_DATABASE)" ]; then
         done
     fi
 fi
+! has_own_database || put_witness
 exec scripts/setup/up.sh

@@ -32,6 +32,12 @@ DATABASE_PORT = 5432
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent, pytest.mark.timeout(900)]
 
 
+def section(title: str) -> str:
+    """Return what the page says under a title."""
+    (text,) = re.findall(rf"## {title}\n(.*?)\n## ", PAGE, re.S)
+    return str(text)
+
+
 class Three(Site):
     """The machines after the steps of both pages; the images are there, so nothing is built."""
 
@@ -51,16 +57,15 @@ class Three(Site):
         """Follow the page on two machines, and then, with data of before, that on three."""
         self.walk.follow(TWO_MACHINES)
         self.wait_until_back()
-        (start, section) = re.findall(r"## Set it up on three machines\n(.*?)```\n(TWINHOST_HOST=.*?)```", PAGE, re.S)[
-            0
-        ]
+        page = section("Set it up on three machines")
+        (start, lines) = re.findall(r"(.*?)```\n(TWINHOST_HOST=.*?)```", page, re.S)[0]
         assert "```" not in start
-        shown = dict(line.split("#")[0].strip().split("=") for line in section.splitlines())
+        shown = dict(line.split("#")[0].strip().split("=") for line in lines.splitlines())
         assert {shown[f"{host.upper()}_IP"] for host in WITH_WITNESS} == set(WITH_WITNESS.values())
         for host, checkout in self.checkouts.items():
             checkout.set({**shown, "TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": WITH_WITNESS[host]})
         self.checkouts["mainpc"].run(self.ssh)
-        self.walk.follow(PAGE)
+        self.walk.follow(page)
 
     def role(self, machine: str, service: str) -> dict[str, object]:
         """Return what an agent's process says of its part; nothing while it doesn't answer."""

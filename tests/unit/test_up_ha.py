@@ -25,10 +25,17 @@ def checkout(tmp_path: Path) -> Path:
 
 def up_ha(checkout: Path, settings: dict[str, str], *options: str, given: str = "") -> tuple[str, dict[str, str]]:
     """Return what the script says, and what is in .env then."""
+    return ended(checkout, "up_ha.sh", settings, *options, given=given)
+
+
+def ended(
+    checkout: Path, script: str, settings: dict[str, str], *options: str, given: str = ""
+) -> tuple[str, dict[str, str]]:
+    """Return what a script says, and what is in .env then."""
     file = checkout / ".env"
     file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     done = subprocess.run(
-        [checkout / "scripts/setup/up_ha.sh", *options],
+        [checkout / "scripts/setup" / script, *options],
         input=given,
         capture_output=True,
         text=True,
@@ -81,3 +88,57 @@ def test_nothing_is_written_without_the_keys(given: str, checkout: Path) -> None
     said, written = up_ha(checkout, settings, "--with-keys", given=given)
     assert "error: " in said
     assert written == settings
+
+
+@pytest.mark.parametrize("witness", ["mainpc", "pc2"])
+@pytest.mark.parametrize("host", ["mainpc", "pc2"])
+def test_one_of_two_machines_has_the_witness_too(host: str, witness: str, checkout: Path) -> None:
+    """Under a port that its database has not."""
+    settings = of(host) | {"WITNESS_IP": WITH_WITNESS[witness]}
+    _, written = up_ha(checkout, settings)
+    here = host == witness
+    assert written["COMPOSE_PROFILES"] == (f"ha-{host},ha-witness" if here else f"ha-{host}")
+    assert (written["WITNESS_PORT"], written.get("WITNESS_HERE")) == ("5433", host if here else None)
+    assert up_ha(checkout, written)[1] == written
+
+
+def test_a_third_machine_is_not_one_of_two(checkout: Path) -> None:
+    settings = of("witness") | {"WITNESS_IP": WITH_WITNESS["pc2"]}
+    said, written = up_ha(checkout, settings)
+    assert "is the address of mainpc or pc2" in said
+    assert written == settings
+
+
+def promote(checkout: Path, host: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Return what the script says, and what is in .env before and after."""
+    before = up_ha(checkout, of(host) | {"WITNESS_IP": WITH_WITNESS["mainpc"]})[1]
+    return *ended(checkout, "promote_database.sh", before, "--other-machine-is-off"), before
+
+
+def test_a_promoted_machine_has_the_witness(checkout: Path) -> None:
+    """The engine does what the database allows, and nothing after it."""
+    (checkout / "bin/docker").write_text('#!/bin/sh\n[ "$2" = exec ]\n')
+    said, after, before = promote(checkout, "pc2")
+    assert "Moving the witness to this machine" in said
+    moved = {"WITNESS_IP": WITH_WITNESS["pc2"], "WITNESS_HERE": "pc2", "COMPOSE_PROFILES": "ha-pc2,ha-witness"}
+    assert after == before | moved
+
+
+@pytest.mark.parametrize("host", ["mainpc", "pc2"])
+def test_a_refused_promotion_moves_nothing(host: str, checkout: Path) -> None:
+    said, after, before = promote(checkout, host)
+    assert "Moving the witness" not in said
+    assert after == before
+
+
+def test_a_machine_that_lost_the_witness_forgets_it(checkout: Path) -> None:
+    """Its container and what it knew go first: it would know a pair that is no more."""
+    before = up_ha(checkout, of("mainpc") | {"WITNESS_IP": WITH_WITNESS["mainpc"]})[1]
+    (checkout / "bin/docker").write_text(f'#!/bin/sh\necho "$*" >>{checkout}/asked\n[ "$2" = rm ]\n')
+    _, after = up_ha(checkout, before | {"WITNESS_IP": WITH_WITNESS["pc2"]})
+    assert "compose rm --stop --force witness" in (checkout / "asked").read_text()
+    assert after["WITNESS_HERE"] == "mainpc"  # the volume could not be removed: it is tried again
+    (checkout / "bin/docker").write_text('#!/bin/sh\n[ "$2" != config ] || echo \'{"name": "p"}\'\n')
+    _, after = up_ha(checkout, after)
+    assert "WITNESS_HERE" not in after
+    assert after["COMPOSE_PROFILES"] == "ha-mainpc"

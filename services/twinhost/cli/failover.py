@@ -25,6 +25,12 @@ To = Annotated[
     str | None,
     typer.Option("--to", metavar="NAME", help="The process that is to be active: the name of its container."),
 ]
+OtherMachineIsOff = Annotated[
+    bool,
+    typer.Option(
+        "--other-machine-is-off", help="With `database` as AGENT: an operator has looked, and the other machine is off."
+    ),
+]
 
 
 def switchover(agent: AgentName = "SystemDigitalTwin", to: To = None, as_json: AsJson = False) -> int:
@@ -35,11 +41,19 @@ def switchover(agent: AgentName = "SystemDigitalTwin", to: To = None, as_json: A
     return _ask(agent, lambda turns: turns.switch_over(to or ""), as_json=as_json)
 
 
-def promote(agent: AgentName = "SystemDigitalTwin", to: To = None, as_json: AsJson = False) -> int:
+def promote(
+    agent: AgentName = "SystemDigitalTwin",
+    to: To = None,
+    other_machine_is_off: OtherMachineIsOff = False,
+    as_json: AsJson = False,
+) -> int:
     """Have the standby of an agent be active if no process is.
 
-    It is refused while one is, or was in the last seconds.
+    It is refused while one is, or was in the last seconds. Of two machines without a third, `promote database` has this
+    one's database take writes.
     """
+    if agent == "database" or other_machine_is_off:
+        raise ConfigurationError("a database is promoted in the checkout on its machine: ./twinhost promote database")
     return _ask(agent, lambda turns: turns.promote(to or process_name()), as_json=as_json)
 
 

@@ -45,3 +45,10 @@ def test_without_a_process_here_it_says_where_to_go(tmp_path: Path) -> None:
     assert done.stderr.startswith(
         "error [not_found]: no process of pc2 runs on this machine; run this on the other one"
     )
+
+
+def test_no_database_is_promoted_but_one_of_two(tmp_path: Path) -> None:
+    """All others have a witness that does it."""
+    done = run(tmp_path, "mainpc pc2-standby", "promote", "database", "--other-machine-is-off")
+    assert done.returncode == 1
+    assert "This promotes the database of one of two machines" in done.stderr

@@ -12,17 +12,23 @@ from database.run import (
     AGENTS,
     NODES,
     WITNESS,
+    Seen,
+    Witness,
     access,
     creation,
     keys_for,
     make_keys,
+    may_promote,
     names,
+    obstacle,
     require_keys,
     settings,
+    settle,
     take_keys,
 )
 
 SERVERS = (WITNESS, *NODES)
+HERE, THERE = Witness(5433, "192.0.2.10", here=True), Witness(5433, "192.0.2.10")  # mainpc's, as mainpc and pc2 see it
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +197,182 @@ def test_keys_are_made_on_mainpcs_machine_alone(machine: str, command: list[str]
     """Elsewhere another CA would be made, whose certificates no other machine verifies."""
     with pytest.raises(SystemExit, match="usage"):
         run.keys(command, machine)
+
+
+def test_a_witness_beside_a_database_has_a_port_of_its_own() -> None:
+    """Without one, a deployment is what it was."""
+    environment = {"WITNESS_PORT": "5433", "WITNESS_IP": "192.0.2.10", "WITNESS_HERE": "mainpc"}
+    assert Witness.of(environment) == HERE
+    assert Witness.of({"WITNESS_IP": "192.0.2.30"}) == Witness()
+    assert {"twinhost.witness = 'witness:5433'", "twinhost.witness_at = '192.0.2.10'"} <= set(
+        settings("database-pc2", THERE).splitlines()
+    )
+    assert "witness:5433/" in creation("database-pc2", THERE)[-1]
+    assert creation(WITNESS, HERE)[-2:] == ["--pgport", "5433"]
+    assert "twinhost.witness = 'witness'\n" in settings("database-pc2")
+    assert "witness:5432/" in creation("database-pc2")[-1]
+
+
+def test_either_of_two_machines_has_the_witness_key(
+    keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the witness may move to it when the other one is off."""
+    monkeypatch.setenv("WITNESS_PORT", "5433")
+    monkeypatch.setenv("WITNESS_IP", "192.0.2.10")
+    assert set(taken(tmp_path, "pc2", keys_for(keys, "pc2"))) == {"database-pc2", "pc2", "witness"}
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        (None, "database-pc2 does not answer, and may have been promoted"),
+        (Seen(takes_writes=False, witness="192.0.2.10", promoted=True), "is being promoted"),
+        (Seen(takes_writes=True, witness="192.0.2.20", promoted=False), "Write WITNESS_IP=192.0.2.20 into .env here"),
+        (Seen(takes_writes=False, witness="192.0.2.20", promoted=False), "Write WITNESS_IP=192.0.2.20 into .env here"),
+        (Seen(takes_writes=True, witness="192.0.2.10", promoted=False), None),
+        (Seen(takes_writes=False, witness="192.0.2.10", promoted=False), None),
+    ],
+)
+def test_beside_the_witness_it_waits_for_the_other(seen: Seen | None, said: str | None) -> None:
+    """Unless that has the same witness, it may have been promoted; away from the witness, it follows what that says."""
+    why = obstacle("database-mainpc", HERE, seen, moved=False, alone=True)
+    assert why is None if said is None else said in (why or "")
+    assert obstacle("database-mainpc", THERE, seen, moved=False, alone=True) is None
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize(
+    ("takes_writes", "alone", "said"),
+    [(True, True, "acknowledged changes alone"), (True, False, None), (False, True, None), (False, False, None)],
+)
+def test_changes_of_its_own_are_not_given_up_unasked(
+    takes_writes: bool, alone: bool, said: str | None, here: bool
+) -> None:
+    witness = HERE if here else THERE
+    seen = Seen(takes_writes=takes_writes, witness=witness.at, promoted=False)
+    why = obstacle("database-mainpc", witness, seen, moved=True, alone=alone)
+    assert why is None if said is None else said in (why or "")
+
+
+@pytest.fixture
+def volume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of pc2's database, and nothing of mainpc answers."""
+    for name in ("PROMOTED", "CREATED", "WAITING", "DATA", "GIVEN_UP"):
+        monkeypatch.setattr(run, name, tmp_path / name)
+    monkeypatch.setattr(run, "KEEPER", (tmp_path / "keeper",))
+    monkeypatch.setattr(run, "_heard", lambda: ("secondary", "Tue Dec  1 17:08:21 2026"))
+    _answer(monkeypatch, {})
+    return tmp_path
+
+
+def _answer(monkeypatch: pytest.MonkeyPatch, answers: dict[str, type[OSError]]) -> None:
+    """Have hosts answer a connection, by an error that is a refusal or silence, and all others not."""
+
+    def connect(address: tuple[str, int], _: float) -> None:
+        raise answers.get(address[0], TimeoutError)
+
+    monkeypatch.setattr("socket.create_connection", connect)
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("host", ["database-mainpc", "witness"])
+def test_a_machine_that_answers_is_not_off(
+    host: str, said: bool, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its database, or its witness, or a port that refuses; whatever a person says."""
+    _answer(monkeypatch, {host: ConnectionRefusedError})
+    with pytest.raises(SystemExit, match=f"{host} refuses a connection at port .*the other machine is on"):
+        may_promote("database-pc2", THERE, other_is_off=said)
+    assert not (volume / "PROMOTED").exists()
+
+
+def test_one_that_starts_meanwhile_is_not_off(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have asked this one before there was a note to see."""
+    looks = iter([TimeoutError, TimeoutError, ConnectionRefusedError])
+
+    def connect(*_: object) -> None:
+        raise next(looks)
+
+    monkeypatch.setattr("socket.create_connection", connect)
+    with pytest.raises(SystemExit, match="the other machine is on"):
+        may_promote("database-pc2", THERE, other_is_off=True)
+    assert not (volume / "PROMOTED").exists()
+
+
+def test_silence_is_no_proof_of_death(volume: Path) -> None:
+    """A person has to say it, and is told since when nothing was heard."""
+    with pytest.raises(SystemExit, match=r"which a cut link looks like too.*Tue Dec  1 17:08:21 2026"):
+        may_promote("database-pc2", THERE, other_is_off=False)
+    assert not (volume / "PROMOTED").exists()
+    may_promote("database-pc2", THERE, other_is_off=True)
+    assert (volume / "PROMOTED").exists()
+
+
+@pytest.mark.parametrize("state", ["catchingup", "wait_standby", "demoted", "draining", "in no known state"])
+def test_one_that_lacks_changes_is_not_promoted(state: str, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_heard", lambda: (state, ""))
+    with pytest.raises(SystemExit, match="it had not all that database-mainpc has acknowledged"):
+        may_promote("database-pc2", THERE, other_is_off=True)
+    assert not (volume / "PROMOTED").exists()
+
+
+@pytest.mark.parametrize("witness", [Witness(), HERE])
+def test_a_witness_that_decides_leaves_nothing_to_promote(witness: Witness, volume: Path) -> None:
+    with pytest.raises(SystemExit, match="by itself"):
+        may_promote("database-mainpc", witness, other_is_off=True)
+    assert not (volume / "PROMOTED").exists()
+
+
+def test_one_that_was_replaced_is_not_promoted(volume: Path) -> None:
+    """It waits for the other one, whose copy it is to be."""
+    (volume / "WAITING").touch()
+    with pytest.raises(SystemExit, match="database-mainpc was promoted, and this database lacks"):
+        may_promote("database-pc2", THERE, other_is_off=True)
+    assert not (volume / "PROMOTED").exists()
+
+
+def test_a_word_is_void_where_the_other_has_come_back(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (volume / "PROMOTED").touch()
+    (volume / "CREATED").write_text("192.0.2.10")
+    _answer(monkeypatch, {"database-mainpc": ConnectionRefusedError})
+    monkeypatch.setattr(run, "_look", lambda _: Seen(takes_writes=True, witness="192.0.2.10", promoted=False))
+    monkeypatch.setattr(run, "_promote", lambda: pytest.fail("it was promoted"))
+    waits: list[str] = []
+
+    def wait(why: str) -> None:
+        waits.append(why)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_wait", wait)
+    with pytest.raises(KeyboardInterrupt):
+        settle("database-pc2", Witness(5433, "192.0.2.20", here=True))
+    assert "another witness, at 192.0.2.10" in waits[0]
+    assert not (volume / "PROMOTED").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "standby", "unshared"),
+    [
+        ("synchronous_standby_names = 'ANY 1 (pgautofailover_standby_2)'\n", False, False),
+        ("synchronous_standby_names = ''\n", False, True),
+        ("", False, True),
+        ("synchronous_standby_names = ''\n", True, False),
+    ],
+)
+def test_who_acknowledged_alone_knows_it(lines: str, standby: bool, unshared: bool, volume: Path) -> None:
+    """A standby, and one that waited for its standby, have no change that the other one lacks."""
+    (volume / "DATA").mkdir()
+    (volume / "DATA/postgresql.auto.conf").write_text(lines)
+    if standby:
+        (volume / "DATA/standby.signal").touch()
+    assert run.unshared() is unshared
+
+
+def test_a_copy_is_made_by_who_follows_another_witness(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (volume / "DATA").mkdir()
+    (volume / "DATA/standby.signal").touch()
+    (volume / "keeper").mkdir()
+    (volume / "CREATED").write_text("192.0.2.20")
+    monkeypatch.setattr(run, "_look", lambda _: Seen(takes_writes=True, witness="192.0.2.10", promoted=False))
+    settle("database-pc2", THERE)
+    assert not list(volume.iterdir())
