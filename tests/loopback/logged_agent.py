@@ -1,10 +1,11 @@
 """A process that stores notes with a log in PostgreSQL, as an agent does: it answers a line once its row is committed.
 
-    python -m tests.loopback.logged_agent FILE DSN HOLDER [append|commit|reply]
+    python -m tests.loopback.logged_agent FILE DSN HOLDER [note|sent|append|commit|reply]
 
 It says `active` when it is. Each line that it then reads is a note; it answers `stored LINE`, or, to `?`, `rows N`.
-With a step, it kills itself after that step of the transaction that stores the note `die`; or after a function of
-`twinhost.store.replication.snapshots`, at its n-th call: `NAME:N`. It logs to standard error.
+With a step, it kills itself after that step of the transaction that stores the note `die`: once its statements are
+noted, once they are sent to PostgreSQL, once that has said that it has them, once SQLite has them, before the reply. Or
+after a function of `twinhost.store.replication.snapshots`, at its n-th call: `NAME:N`. It logs to standard error.
 
 Of its log, MUCH transactions are much, for which it looks often. The folder `files` beside the database is in its
 snapshots.
@@ -19,8 +20,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
+from psycopg.abc import PQGen
+from psycopg.waiting import Wait
 
 from twinhost.store.database import Database
 from twinhost.store.replication import postgres, snapshots
@@ -40,6 +44,7 @@ MIGRATIONS = [
     """
 ]
 FUNCTIONS = {"upper_case": str.upper}
+within = postgres._within
 
 
 def connect(dsn: str) -> Log:
@@ -81,10 +86,33 @@ def kill_after(step: str) -> None:
         commit(self)
         die()
 
+    def die_first(*_: object) -> bool:
+        die()
+        return True
+
+    def send_and_die(self: Log, epoch: int, seq: int, statements: bytes) -> bool:
+        postgres._within = dying_once_sent
+        return append(self, epoch, seq, statements)
+
+    if step == "note":
+        Log.append = die_first  # type: ignore[method-assign, assignment]
+    if step == "sent":
+        Log.append = send_and_die  # type: ignore[method-assign]
     if step == "append":
         Log.append = append_and_die  # type: ignore[method-assign]
     if step == "commit":
         NotingConnection.commit_noted = commit_and_die  # type: ignore[method-assign]
+
+
+def dying_once_sent(steps: PQGen[Any], seconds: float) -> PQGen[Any]:
+    """Yield the steps of an exchange with PostgreSQL, and die where nothing is left but to read the reply."""
+    if threading.current_thread() is not threading.main_thread():  # a beat
+        return (yield from within(steps, seconds))
+    wanted = next(steps)
+    while wanted != Wait.R:
+        wanted = steps.send((yield wanted))
+    die()
+    raise AssertionError("it is dead")
 
 
 @contextmanager

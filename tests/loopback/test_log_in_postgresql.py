@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -48,18 +48,47 @@ def dsn(cluster: Cluster) -> Iterator[str]:
     cluster.set("synchronous_standby_names", "")
 
 
-def test_a_database_that_is_frozen_is_asked_first_once(cluster: Cluster, dsn: str, tmp_path: Path) -> None:
-    """Else an active process that connects again to beat would lose its epoch each time."""
+@contextmanager
+def frozen_first(dsn: str, folder: Path) -> Iterator[str]:
+    """Yield a DSN whose first database takes connections, and says nothing."""
     with closing(socket.socket(socket.AF_UNIX)) as frozen:
-        frozen.bind(str(tmp_path / ".s.PGSQL.5432"))
+        frozen.bind(str(folder / ".s.PGSQL.5432"))
         frozen.listen()
-        databases = Databases(dsn.replace("?host=", f"?host={tmp_path},"), AGENT)
-        waited = []
+        yield dsn.replace("?host=", f"?host={folder},")
+
+
+def test_a_database_that_is_frozen_delays_no_connection(dsn: str, tmp_path: Path) -> None:
+    """Else an active process that connects again to beat would lose its epoch."""
+    with frozen_first(dsn, tmp_path) as hosts:
+        databases = Databases(hosts, AGENT)
         for _ in range(2):
             began = time.monotonic()
-            databases().close()
-            waited.append(time.monotonic() - began)
-    assert waited[1] < HOLDS_S - BEAT_S < waited[0]
+            with closing(databases()) as log:
+                assert log.other_servers == [str(tmp_path)]
+            assert time.monotonic() - began < HOLDS_S - BEAT_S
+
+
+def test_a_database_is_used_as_soon_as_it_takes_writes(cluster: Cluster, dsn: str, tmp_path: Path) -> None:
+    """Also while a frozen one is still being asked; until then it may be read."""
+    seen: list[bool] = []
+    with frozen_first(dsn, tmp_path) as hosts, ThreadPoolExecutor() as pool, cluster.connect() as connection:
+        connection.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        connection.execute("SELECT pg_reload_conf()")
+        try:
+            connecting = pool.submit(Databases(hosts, AGENT, lambda follower: seen.append(follower.look().number == 0)))
+            wait_until(lambda: len(seen) > 1, PATIENCE_S, "what takes no writes is read, again and again")
+        finally:
+            connection.execute("SET transaction_read_only = off")
+            cluster.set("default_transaction_read_only", "off")
+        began = time.monotonic()
+        connecting.result(PATIENCE_S).close()
+    assert time.monotonic() - began < HOLDS_S - BEAT_S
+    assert all(seen)
+
+
+def test_none_that_takes_writes_is_an_unknown_outcome(dsn: str, tmp_path: Path) -> None:
+    with pytest.raises(OutcomeUnknown):
+        Databases(f"{dsn.partition('?')[0]}?host={tmp_path},{tmp_path / 'other'}", AGENT)()
 
 
 class Process:
@@ -195,7 +224,7 @@ def rows_or_none(path: Path) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("step", ["append", "commit", "reply"])
+@pytest.mark.parametrize("step", ["note", "sent", "append", "commit", "reply"])
 def test_a_kill_at_any_step_loses_nothing(start: Start, cluster: Cluster, dsn: str, tmp_path: Path, step: str) -> None:
     first = start("mainpc", step)
     first.wait_for("active")
@@ -203,16 +232,18 @@ def test_a_kill_at_any_step_loses_nothing(start: Start, cluster: Cluster, dsn: s
     first.ask("die")
     assert first.ended() == -signal.SIGKILL
     assert first.stored == ["one", "two"]
-    assert ("die" in rows(first.path)) == (step != "append")
+    assert ("die" in rows(first.path)) == (step in ("commit", "reply"))
     second, again = start("pc2"), start("mainpc")
     active = next_active(second, again)
     active.store("three")
-    assert rows(active.path) == ["one", "two", "die", "three"]  # the log has it, so it happened, once
+    happened = ["die"] if "die" in rows(active.path) else []  # where the log has it, it happened, once
+    assert rows(active.path) == ["one", "two", *happened, "three"]
+    assert step == "sent" or bool(happened) == (step != "note")
     active.finish()
     other = second if active is again else again
     other.wait_for("active")
     assert tables(other.path) == tables(active.path) == repeated(dsn, tmp_path / "from nothing")
-    assert numbers(cluster, dsn) == [1, 2, 3, 4, 5]
+    assert numbers(cluster, dsn) == list(range(1, 5 + len(happened)))
     other.finish()
 
 
@@ -459,6 +490,36 @@ def test_agent_and_database_die_together(start: Start, both: tuple[Cluster, Clus
     assert rows(pc2.path)[: len(mainpc.stored)] == mainpc.stored
     assert rows(pc2.path)[-1] == "last"
     assert tables(pc2.path) == repeated(dsn, tmp_path / "from nothing")
+
+
+def test_silence_is_counted_while_none_takes_writes(
+    start: Start, both: tuple[Cluster, Cluster, str], tmp_path: Path
+) -> None:
+    """A process that begins meanwhile claims once the other database is promoted, and waits no more."""
+    first, second, dsn = both
+    mainpc = start("mainpc", dsn=dsn)
+    mainpc.wait_for("active")
+    mainpc.store("one")
+    mainpc.process.kill()
+    first.stop()
+    candidate = Candidate("pc2")
+    databases = Databases(dsn, AGENT, lambda follower: candidate.saw(follower.look(), monotonic()))
+
+    def stand() -> Active | None:
+        replica = Replica(tmp_path / "pc2.sqlite3", FUNCTIONS, len(MIGRATIONS))
+        return stand_by(replica, candidate, databases, threading.Event(), end)  # type: ignore[arg-type]
+
+    with ThreadPoolExecutor() as pool:
+        standing = pool.submit(stand)
+        wait_until(lambda: candidate.is_silent(monotonic()), CLAIM_AFTER_S + PATIENCE_S, "the beat is known for long")
+        assert not standing.done()
+        second.promote()
+        began = monotonic()
+        active = standing.result(PATIENCE_S)
+    assert monotonic() - began < CLAIM_AFTER_S / 2
+    assert active is not None
+    active.release()
+    assert rows(tmp_path / "pc2.sqlite3") == ["one"]
 
 
 def test_a_row_that_only_one_database_had_is_nowhere(

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
-from twinhost.agent.assembly import Followed, StartAgain
+from twinhost.agent.assembly import Followed
 from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
@@ -33,8 +33,8 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Candidate, Epoch
-from twinhost.store.replication.postgres import Connect, Databases, OutcomeUnknown, verified
-from twinhost.store.replication.replica import Active, Before, Replica, always, stand_by
+from twinhost.store.replication.postgres import Connect, Databases, Log, OutcomeUnknown, verified
+from twinhost.store.replication.replica import Active, Before, Replica, always, monotonic, stand_by
 from twinhost.store.replication.snapshots import nothing_beside
 from twinhost.store.replication.statements import Entry
 
@@ -54,7 +54,6 @@ def become_active(
 
     Raises:
         ConfigurationError: the DSN, the log, or the file can't be used.
-        StartAgain: PostgreSQL does not answer, or refuses.
     """
     dsn = settings.database
     assert dsn is not None
@@ -62,9 +61,15 @@ def become_active(
         verified(dsn)
     except ConfigurationError as error:
         raise ConfigurationError(f"{DATABASE_VARIABLE} can't be used: {error}") from None
-    connect = Databases(dsn, settings.agent.name)
+    candidate = Candidate(process_name(), manual=settings.config.failover == "manual")
+
+    def watch(follower: Log) -> None:
+        """Count the time in which no beat was added while no database takes writes, too: the next one has them all."""
+        candidate.saw(follower.look(), monotonic())
+
+    connect = Databases(dsn, settings.agent.name, watch)
     try:
-        return _followed_until_active(settings, path, newest, followed, connect, stop)
+        return _followed_until_active(settings, path, newest, followed, candidate, connect, stop)
     except ConfigurationError as error:
         with suppress(OutcomeUnknown), closing(connect()) as log:  # so that the active process can say it
             log.give_up(process_name(), str(error))
@@ -72,7 +77,13 @@ def become_active(
 
 
 def _followed_until_active(
-    settings: Settings, path: Path, newest: int, followed: Followed, connect: Connect, stop: threading.Event
+    settings: Settings,
+    path: Path,
+    newest: int,
+    followed: Followed,
+    candidate: Candidate,
+    connect: Connect,
+    stop: threading.Event,
 ) -> Active | None:
     name = settings.agent.name
     if part(path, STAGED).exists():
@@ -81,14 +92,8 @@ def _followed_until_active(
             f"{DATABASE_VARIABLE}, and begin another log in an empty database"
         )
     require_undamaged(path)
-    try:
-        epoch = _first_look(connect)
-    except OutcomeUnknown as error:
-        raise StartAgain(f"the database of {DATABASE_VARIABLE} can't be used now ({error})") from None
-    _log.info("standing_by", epoch=epoch.number, active=epoch.holder)
     keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)
     beside = followed.beside or nothing_beside
-    candidate = Candidate(process_name(), manual=settings.config.failover == "manual")
     replica = Replica(path, followed.functions, newest, _before(settings, followed, keys), beside)
     seen = _Seen()
     try:
@@ -97,7 +102,8 @@ def _followed_until_active(
             replica.on_join = keys.join
         with _shown(settings, replica, seen, keys):
             look = seen.before(always if keys is None else keys.may_claim)
-            active = stand_by(replica, candidate, connect, stop, may_claim=look, on_look=_well(name))
+            well = _well(name)
+            active = stand_by(replica, candidate, connect, stop, may_claim=look, on_look=well, on_connect=_first_look)
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
     if active is not None and keys is not None:
@@ -215,11 +221,11 @@ def standby_page(agent: Agent, seen: Epoch | None, applied: int, *, automatic: b
     )
 
 
-def _first_look(connect: Connect) -> Epoch:
-    """Return the epoch; its table is made if it is missing, which a role may not that can do no more than it must."""
-    with closing(connect()) as log:
-        try:
-            return log.look()
-        except OutcomeUnknown:
-            log.create()
-        return log.look()
+def _first_look(log: Log) -> None:
+    """Say who is active; make the table if it is missing, which a role may not that can do no more than it must."""
+    try:
+        epoch = log.look()
+    except OutcomeUnknown:
+        log.create()
+        epoch = log.look()
+    _log.info("standing_by", epoch=epoch.number, active=epoch.holder)

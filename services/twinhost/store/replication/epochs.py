@@ -52,7 +52,11 @@ class Candidate:
         self._since = 0.0
 
     def saw(self, epoch: Epoch, now: float) -> None:
-        """Take the epoch as a query has returned it at `now`, monotonic."""
+        """Take the epoch as a query has returned it at `now`, monotonic; of a database that follows, too.
+
+        That one may be late, and then only makes a claim later: what is claimed is compared with the one that takes
+        writes, which has each beat that its sender knows of, and no beat comes twice.
+        """
         if self.seen is None or (self.seen.number, self.seen.beat) != (epoch.number, epoch.beat):
             self._since = now
         self.seen = epoch

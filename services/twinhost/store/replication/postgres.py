@@ -7,11 +7,13 @@ A commit that is cancelled while it waits for the second database succeeds, with
 first. So a warning is an error here, nothing has a time limit on the server, and what the client gives up is unknown.
 """
 
+import queue
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -26,6 +28,8 @@ from twinhost.store.replication.epochs import Epoch
 from twinhost.store.replication.looks import AgentEpoch, Look, Standby
 
 _CONNECT_S = 3
+_HEAD_START_S = 0.2  # of the database that took writes the last time; then all others are asked, too
+_ASK_AGAIN_S = 0.3
 # How long a reply of the database may take. A frozen one refuses nothing, and its machine goes on confirming packets.
 _READ_S = 3.0
 _WRITE_S = 15.0  # a commit waits for the other node until that is known to be gone
@@ -145,8 +149,11 @@ class Extent:
 class Log:
     """One agent's log, over one connection; used by one thread."""
 
-    def __init__(self, dsn: str, agent: str) -> None:
+    def __init__(self, dsn: str, agent: str, whose: str = "read-write") -> None:
         """Connect to the database that takes writes.
+
+        Args:
+            whose: the sessions that are wanted, as PostgreSQL's target_session_attrs.
 
         Raises:
             OutcomeUnknown: none answers now.
@@ -155,13 +162,15 @@ class Log:
         self._agent = agent
         self._warnings: list[str] = []
         with _asking():
-            self._connection = _Connection.connect(verified(dsn), autocommit=True)
+            self._connection = _Connection.connect(verified(dsn, whose), autocommit=True)
         self._connection.add_notice_handler(self._noticed)
+        self.other_servers = [host for host in hosts(dsn) if host != self._connection.info.host]
 
     @property
-    def host(self) -> str:
-        """Which one of the DSN's hosts it is connected to."""
-        return self._connection.info.host
+    def takes_writes(self) -> bool:
+        """Whether its database takes writes, as far as this one has said so."""
+        said = self._connection.info.parameter_status
+        return "on" not in (said("in_hot_standby"), said("default_transaction_read_only"))
 
     def close(self) -> None:
         """Close the connection."""
@@ -303,9 +312,7 @@ class Log:
             with self._connection.cursor() as cursor:
                 row = cursor.execute(_SETTINGS).fetchone()
         synchronous, witness = row or ("", None)
-        info = self._connection.info
-        others = [host for host in info.get_parameters().get("host", "").split(",") if host != info.host]
-        return Look(epochs, standbys, synchronous, witness or None, others)
+        return Look(epochs, standbys, synchronous, witness or None, self.other_servers)
 
     def _all_standbys(self) -> list[Standby]:
         with self._connection.cursor(row_factory=class_row(Standby)) as cursor:
@@ -356,7 +363,7 @@ class NewSnapshot:
             raise OutcomeUnknown("the log is another one")
 
 
-def verified(dsn: str) -> str:
+def verified(dsn: str, whose: str = "read-write") -> str:
     """Return what a DSN connects with.
 
     Raises:
@@ -373,7 +380,7 @@ def verified(dsn: str) -> str:
         raise ConfigurationError("it does not verify the server: add sslmode=verify-full and sslrootcert=FILE")
     if not any(hosts):
         raise ConfigurationError("it names no host; name one, or the folder of a Unix socket: ?host=/run/postgresql")
-    settings: dict[str, str | int] = {"connect_timeout": _CONNECT_S, "target_session_attrs": "read-write"}
+    settings: dict[str, str | int] = {"connect_timeout": _CONNECT_S, "target_session_attrs": whose}
     settings |= {"tcp_user_timeout": 3_000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
     return psycopg.conninfo.make_conninfo(dsn, **settings, options=f"{parts.get('options') or ''} {_OPTIONS}".strip())
 
@@ -410,29 +417,95 @@ Connect = Callable[[], Log]
 
 
 class Databases:
-    """Connects to the one of the DSN's databases that takes writes, and asks first the one that it was the last time.
+    """Connects to the one of the DSN's databases that takes writes.
 
-    One that is frozen takes as long to give up as an epoch holds, so whoever asked it first each time would be active
-    for no longer than that.
+    One that is frozen, or whose machine is off, takes longer to give up than an epoch holds. So the one that it was the
+    last time is asked first, and soon all others too; one that takes no writes is asked again until each has answered.
     """
 
-    def __init__(self, dsn: str, agent: str) -> None:
-        self._dsn, self._agent = dsn, agent
+    def __init__(self, dsn: str, agent: str, on_follower: Callable[[Log], None] = lambda _: None) -> None:
+        """Take a DSN; `on_follower` is called with a connection to one that takes no writes, and may only read."""
+        self._dsns, self._hosts, self._agent, self._on_follower = one_each(dsn), hosts(dsn), agent, on_follower
 
     def __call__(self) -> Log:
         """Connect; it raises what `Log` does."""
-        log = Log(self._dsn, self._agent)
-        self._dsn = _beginning_with(log.host, self._dsn)
-        return log
+        if len(self._dsns) == 1:
+            return Log(self._dsns[0], self._agent)
+        with closing(_Attempts(self._agent)) as attempts:
+            for dsn in self._dsns:
+                attempts.begin(dsn, 0.0 if dsn == self._dsns[0] else _HEAD_START_S)
+            silent = set(self._dsns)
+            while True:
+                dsn, answer = attempts.next()
+                if isinstance(answer, Log):
+                    if answer.takes_writes:
+                        break
+                    with closing(answer), suppress(OutcomeUnknown):
+                        self._on_follower(answer)
+                    answer = OutcomeUnknown("the databases that answer take no writes")
+                silent.discard(dsn)
+                if not silent:
+                    raise answer
+                attempts.begin(dsn, _ASK_AGAIN_S)
+        self._dsns = sorted(self._dsns, key=lambda other: other != dsn)
+        answer.other_servers = [host for host in self._hosts if host not in hosts(dsn)]
+        return answer
 
 
-def _beginning_with(host: str, dsn: str) -> str:
-    """Return a DSN whose hosts, with what it says of each, are in an order that begins with one."""
+class _Attempts:
+    """Connections that are being made, each on a thread, since libpq waits for names and servers."""
+
+    def __init__(self, agent: str) -> None:
+        self._agent = agent
+        self._answers: queue.SimpleQueue[tuple[str, Log | OutcomeUnknown | ConfigurationError]] = queue.SimpleQueue()
+        self._closing = threading.Lock()
+        self._closed = False
+
+    def begin(self, dsn: str, after_s: float) -> None:
+        threading.Thread(target=self._connect, args=(dsn, after_s), daemon=True).start()
+
+    def next(self) -> "tuple[str, Log | OutcomeUnknown | ConfigurationError]":
+        """Wait for the next answer, and return whose it is."""
+        return self._answers.get()
+
+    def close(self) -> None:
+        """Close what nobody has taken, and what comes later."""
+        with self._closing:
+            self._closed = True
+        while not self._answers.empty():
+            _, answer = self._answers.get()
+            if isinstance(answer, Log):
+                answer.close()
+
+    def _connect(self, dsn: str, after_s: float) -> None:
+        time.sleep(after_s)
+        if self._closed:
+            return
+        answer: Log | OutcomeUnknown | ConfigurationError
+        try:
+            answer = Log(dsn, self._agent, "any")
+        except (OutcomeUnknown, ConfigurationError) as error:
+            answer = error
+        with self._closing:
+            if not self._closed:
+                self._answers.put((dsn, answer))
+                return
+        if isinstance(answer, Log):
+            answer.close()
+
+
+def hosts(dsn: str) -> list[str]:
+    """Return the names of a DSN's hosts."""
+    return str(conninfo_to_dict(dsn).get("host") or "").split(",")
+
+
+def one_each(dsn: str) -> list[str]:
+    """Return a DSN for each host of one, with what that says of the host."""
     parts = conninfo_to_dict(dsn)
     lists = {name: str(parts[name]).split(",") for name in ("host", "hostaddr", "port") if parts.get(name)}
-    hosts = lists.get("host", [])
-    if host not in hosts:
-        return dsn
-    first = hosts.index(host)
-    turned = {name: ",".join(of[first:] + of[:first]) for name, of in lists.items() if len(of) == len(hosts)}
-    return psycopg.conninfo.make_conninfo(dsn, **turned)
+    count = max((len(of) for of in lists.values()), default=1)
+    lists = {name: of * count if len(of) == 1 else of for name, of in lists.items()}  # one port is good for all
+    return [
+        psycopg.conninfo.make_conninfo(dsn, **{name: of[number] for name, of in lists.items()})
+        for number in range(count)
+    ]

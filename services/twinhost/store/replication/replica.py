@@ -371,6 +371,7 @@ def stand_by(
     end: Callable[[str], NoReturn] = end_process,
     may_claim: Callable[[Epoch], bool] = always,
     on_look: Callable[[], None] = lambda: None,
+    on_connect: Callable[[Log], object] = lambda _: None,
 ) -> Active | None:
     """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
 
@@ -382,6 +383,7 @@ def stand_by(
         end: ends the process, once it is active.
         may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
         on_look: is called after each look at the epoch, and with it at the log.
+        on_connect: is called with each connection, before it is used.
 
     Raises:
         ConfigurationError: this program, or this file, can't follow.
@@ -392,7 +394,9 @@ def stand_by(
     try:
         while not stop.is_set():
             try:
-                log = log or connect()
+                if log is None:
+                    log = connect()
+                    on_connect(log)
                 if (tenure := _claimed(replica, candidate, log, may_claim)) is not None:
                     active = Active(candidate, log, tenure, connect, keeper, end)
                     active.catch_up(replica)
