@@ -37,6 +37,8 @@ TABLES = Path(__file__).with_name("tables.sql")
 
 KEYS_DAYS = 3_650
 MAX_KEYS_BYTES = 65_536
+UNHEALTHY_S = 5  # a node of which the witness hears nothing for this long may be gone
+DEMOTE_S = 4  # a primary that may be gone has this long to say that it takes no writes, before another one does
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
 FORMED_S = 60
 OTHER_IS_OFF = "--other-machine-is-off"
@@ -50,6 +52,7 @@ _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
 _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc", "-days", str(KEYS_DAYS))
+_VALID_BEFORE_S = 86_400  # its making, for a machine whose clock is late
 # Both are there, each has reached the state that it was told to reach, and commits are on both. What they reported
 # before the witness was started says nothing of nodes that were stopped with it.
 _FORMED = (
@@ -101,12 +104,14 @@ def settings(name: str, witness: Witness = Witness()) -> str:
         "log_rotation_size": "0",
     }
     if name == WITNESS:
-        lines["pgautofailover.node_considered_unhealthy_timeout"] = "5s"
-        lines["pgautofailover.primary_demote_timeout"] = "7s"
-        # A node whose machine is off or frozen refuses nothing. By default it is asked three times, for 5 s each.
+        lines["pgautofailover.node_considered_unhealthy_timeout"] = f"{UNHEALTHY_S}s"
+        lines["pgautofailover.primary_demote_timeout"] = f"{DEMOTE_S}s"
+        # A node whose machine is off or frozen refuses nothing. By default it is asked three times, for 5 s each; here
+        # it takes hardly longer than the time that it may be silent, which has to have passed, too.
         lines["pgautofailover.health_check_period"] = "1s"
         lines["pgautofailover.health_check_timeout"] = "2s"
-        lines["pgautofailover.health_check_retry_delay"] = "1s"
+        lines["pgautofailover.health_check_max_retries"] = "1"
+        lines["pgautofailover.health_check_retry_delay"] = "500ms"
     else:
         lines["synchronous_commit"] = "on"
         lines["wal_sender_timeout"] = "4s"  # a standby that is cut off stops no commit for longer
@@ -241,12 +246,14 @@ def require_keys(folder: Path, machine: str) -> None:
 
 def _certify(folder: Path, stem: str, common_name: str, limits: list[str], authority: Path | None = None) -> None:
     """Make a folder with a key, its certificate, and the CA's: whole or not at all."""
+    since = time.strftime("%Y%m%d%H%M%SZ", time.gmtime(time.time() - _VALID_BEFORE_S))
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as temporary:
         new = Path(temporary, folder.name)
         new.mkdir(mode=0o700)
         request = Path(temporary, "request.conf")
         request.write_text(_REQUEST)
-        command = ["openssl", "req", "-x509", "-config", str(request), *_NEW_KEY, "-subj", f"/CN={common_name}"]
+        command = ["openssl", "req", "-x509", "-config", str(request), *_NEW_KEY, "-not_before", since]
+        command += ["-subj", f"/CN={common_name}"]
         command += ["-keyout", str(new / f"{stem}.key"), "-out", str(new / f"{stem}.crt")]
         for limit in limits:
             command += ["-addext", limit]
