@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -48,6 +49,10 @@ SAY_EVERY_S = 30.0
 PORT = 5432
 # It had each change that the other one acknowledged, when it last heard of its witness.
 COMPLETE = ("secondary", "prepare_promotion", "stop_replication", "primary", "wait_primary", "single", "demote_timeout")
+RESERVE_BYTES = 32 * 1_048_576  # two files of PostgreSQL's log
+_SPACE_LOOK_S = 1.0
+# The other node has each commit, and can take writes: this one takes them and waits for that one, or follows it.
+_SPARE = "SELECT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
 _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
@@ -279,7 +284,11 @@ def serve(name: str, witness: Witness) -> None:
                 _make_tables()
             partition = ("timeout.network_partition_timeout", str(PARTITION_S))
             subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
+    if name != WITNESS:
+        require_space()
     CREATED.write_text(witness.at, "ascii")
+    if name != WITNESS and not os.fork():
+        _stop_without_space(os.getppid())
     os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
 
 
@@ -470,6 +479,35 @@ def _give_up_data() -> None:
     for folder in (GIVEN_UP, *KEEPER):
         shutil.rmtree(folder, ignore_errors=True)
     CREATED.unlink()
+
+
+def require_space() -> None:
+    """Fail where the volume is full: a server there would take the writes back, and could keep none."""
+    if (free := _free_bytes()) < RESERVE_BYTES:
+        sizes = f"{free >> 20} MB are free, and {RESERVE_BYTES >> 20} needed"
+        sys.exit(f"error: the volume of this node is full ({sizes}): free space on it.")
+
+
+def _free_bytes() -> int:
+    volume = os.statvfs(HOME)
+    return volume.f_bavail * volume.f_frsize
+
+
+def _stop_without_space(server: int) -> None:
+    """End a server whose volume is full, if the other one can go on: it refuses each write, and counts as healthy."""
+    while os.getppid() == server:
+        time.sleep(_SPACE_LOOK_S)
+        if _free_bytes() < RESERVE_BYTES and _answer(_SPARE) == "t":
+            sys.stderr.write("the volume of this node is full: the other one goes on\n")
+            os.kill(server, signal.SIGQUIT)  # at once: what a stop would write has no space
+            break
+    os._exit(0)
+
+
+def _answer(sql: str) -> str:
+    """Return what the server of this container says; empty where it does not."""
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, DATABASE)
+    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _take(path: Path) -> None:

@@ -1,6 +1,8 @@
 """What the servers of a failover's database start from: settings, who may connect as what, and certificates."""
 
 import json
+import os
+import signal
 import stat
 import subprocess
 import time
@@ -83,6 +85,28 @@ def test_an_isolated_primary_stops_before_another_starts() -> None:
         for name in ("node_considered_unhealthy_timeout", "primary_demote_timeout")
     )
     assert unhealthy + demote > run.PARTITION_S + _KEEPER_S
+
+
+def test_a_node_does_not_start_on_a_full_volume(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_free_bytes", lambda: run.RESERVE_BYTES)
+    run.require_space()
+    monkeypatch.setattr(run, "_free_bytes", lambda: run.RESERVE_BYTES - 1)
+    with pytest.raises(SystemExit, match=r"error: .* full \(31 MB are free, and 32 needed\): free space on it\."):
+        run.require_space()
+
+
+def test_a_full_node_ends_once_the_other_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    server, answers = os.getppid(), iter(["f", "", "t", "t"])
+    free = iter([run.RESERVE_BYTES, 0, 0, 0])
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(run, "_SPACE_LOOK_S", 0)
+    monkeypatch.setattr(run, "_free_bytes", lambda: next(free))
+    monkeypatch.setattr(run, "_answer", lambda _: next(answers))
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.append((pid, number)))
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    run._stop_without_space(server)
+    assert ended == [(server, signal.SIGQUIT)]
+    assert list(answers) == ["t"]
 
 
 @pytest.mark.parametrize("name", SERVERS)
