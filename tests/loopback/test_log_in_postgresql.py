@@ -505,17 +505,22 @@ def test_silence_is_counted_while_none_takes_writes(
     candidate = Candidate("pc2")
     databases = Databases(dsn, AGENT, lambda follower: candidate.saw(follower.look(), monotonic()))
 
+    stop = threading.Event()
+
     def stand() -> Active | None:
         replica = Replica(tmp_path / "pc2.sqlite3", FUNCTIONS, len(MIGRATIONS))
-        return stand_by(replica, candidate, databases, threading.Event(), end)  # type: ignore[arg-type]
+        return stand_by(replica, candidate, databases, stop, end)  # type: ignore[arg-type]
 
     with ThreadPoolExecutor() as pool:
         standing = pool.submit(stand)
-        wait_until(lambda: candidate.is_silent(monotonic()), CLAIM_AFTER_S + PATIENCE_S, "the beat is known for long")
-        assert not standing.done()
-        second.promote()
-        began = monotonic()
-        active = standing.result(PATIENCE_S)
+        try:
+            wait_until(lambda: candidate.is_silent(monotonic()), CLAIM_AFTER_S + PATIENCE_S, "the beat is old")
+            assert not standing.done()
+            second.promote()
+            began = monotonic()
+            active = standing.result(PATIENCE_S)
+        finally:
+            stop.set()
     assert monotonic() - began < CLAIM_AFTER_S / 2
     assert active is not None
     active.release()

@@ -252,7 +252,7 @@ class Log:
 
     def stand(self, name: str, applied: int) -> None:
         """Say how far a process that stands by has repeated the log."""
-        self._write(_STAND, self._agent, name, applied)
+        self._write(_STAND, self._agent, name, applied, within_s=_READ_S)  # it waits for no other node
 
     def give_up(self, name: str, why: str) -> None:
         """Say why a process can't stand by, until it says again how far it has come."""
