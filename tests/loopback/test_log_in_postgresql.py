@@ -492,6 +492,34 @@ def test_agent_and_database_die_together(start: Start, both: tuple[Cluster, Clus
     assert tables(pc2.path) == repeated(dsn, tmp_path / "from nothing")
 
 
+def test_an_isolated_primary_acknowledges_nothing(
+    start: Start, both: tuple[Cluster, Cluster, str], tmp_path: Path
+) -> None:
+    """It still takes writes, which wait for the other one: nobody answers, and nobody becomes active there."""
+    first, second, dsn = both
+    mainpc = start("mainpc", dsn=dsn)
+    mainpc.wait_for("active")
+    mainpc.store("one")
+    pc2 = start("pc2", dsn=dsn)
+    wait_until(lambda: rows_or_none(pc2.path) == ["one"], PATIENCE_S, "the standby follows")
+    second.stop()
+    mainpc.ask("lost")
+    assert mainpc.ended() == EXIT_STATUS
+    assert mainpc.ledger == ["active", "stored one"]
+    claims = b"SELECT 1 FROM pg_stat_activity WHERE query LIKE 'UPDATE epochs SET epoch%' AND state = 'active'"
+    with first.connect() as connection:
+        wait_until(lambda: connection.execute(claims).fetchone(), _TAKEOVER_S, "the standby has claimed, and waits")
+    assert pc2._lines.empty()
+    first.stop()
+    second.start()
+    second.promote()
+    pc2.wait_for("active")
+    pc2.store("two")
+    pc2.finish()
+    assert rows(pc2.path) == ["one", "two"]
+    assert tables(pc2.path) == repeated(dsn, tmp_path / "from nothing")
+
+
 def test_silence_is_counted_while_none_takes_writes(
     start: Start, both: tuple[Cluster, Cluster, str], tmp_path: Path
 ) -> None:
