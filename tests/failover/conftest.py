@@ -1,4 +1,4 @@
-"""One deployment for all faults, how often each is repeated, and the table of what was measured.
+"""Where the writers run, how often each fault is repeated, and the table of what was measured.
 
 `make test-failover` makes each fault once, `make test-failover REPEAT=20` twenty times. Without TWINHOST_FAILOVER=all,
 none is made: tests/containers/test_failover.py has what every run of the suite tries.
@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import docker
 import pytest
 
 from tests.containers.conftest import engine
@@ -19,7 +18,16 @@ __all__ = ["engine"]
 ALL = os.environ.get("TWINHOST_FAILOVER") == "all"
 REPEAT = int(os.environ.get("REPEAT") or 1)
 FOLDER = Path(__file__).parent
+RAW_FILE = os.environ.get("TWINHOST_FAILOVER_RAW")  # gets each value at once
 RAW: dict[str, list[float]] = {}  # of each fault, in seconds
+
+
+def record(fault: str, limit_s: float, seconds: float) -> None:
+    """Keep a value, and write it to the file that TWINHOST_FAILOVER_RAW names."""
+    RAW.setdefault(fault, []).append(seconds)
+    if RAW_FILE:
+        with Path(RAW_FILE).open("a") as file:
+            file.write(f'"{fault}",{limit_s:g},{seconds:.2f}\n')
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -32,15 +40,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Give every value: seconds from a fault until a change was acknowledged."""
+    """Give every value: for how many seconds an agent acknowledged nothing, at most."""
     if RAW:
-        terminalreporter.section("takeovers, in seconds")
+        terminalreporter.section("the longest time without an acknowledged change, in seconds")
         for fault, values in RAW.items():
             terminalreporter.line(f"{fault}: {' '.join(f'{value:.1f}' for value in values)}; max {max(values):.1f}")
 
 
-@pytest.fixture(scope="package")
-def machines(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    with Machines.started(tmp_path_factory.mktemp("machines")) as machines:
-        machines.wait_until_whole()
-        yield machines
+@pytest.fixture(scope="module")
+def writing(machines: Machines) -> Iterator[str]:
+    """A container that stays, of the cli: in it the writers run, on the network of both machines."""
+    run = "docker compose --progress quiet run --detach --no-deps --entrypoint sleep cli infinity"
+    done = machines.checkout.run(run)
+    assert done.status == 0, done.err
+    yield done.out.strip()
+    machines.checkout.run(f"docker rm --force --volumes {done.out.strip()}")

@@ -1,9 +1,11 @@
 """Three machines of one Compose project, and what can happen to them: a process, a machine, or a link goes."""
 
 import json
+import shutil
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 from tests.containers.checkout import Machine as Checkout
 from tests.containers.test_failover import STANDBY_VARIABLES
+from tests.faults.small_volumes import FILL, FILLER
 from tests.ports import free_ports
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 
 MACHINES = {
     "mainpc": ("mainpc", "pc2-standby", "database-mainpc"),
@@ -23,6 +26,7 @@ PROCESSES_OF = {
     "SystemDigitalTwin": ("mainpc", "mainpc-standby"),
     "UnifiedMemoryReasoningAgent": ("pc2", "pc2-standby"),
 }
+TURNED = "/tmp/turned"
 NODES = ("database-mainpc", "database-pc2")
 _HTTP = {"SystemDigitalTwin": 8120, "UnifiedMemoryReasoningAgent": 8230}
 _STATES = "SELECT nodename || ' ' || reportedstate || ' ' || goalstate FROM pgautofailover.node"
@@ -43,10 +47,23 @@ class Machines:
 
     @classmethod
     @contextmanager
-    def started(cls, folder: Path) -> "Iterator[Machines]":
-        """Run `make up-ha` in a checkout of its own, and remove everything at the end."""
+    def started(
+        cls, folder: Path, variables: Mapping[str, str] | None = None, override: Path | None = None
+    ) -> "Iterator[Machines]":
+        """Run `make up-ha` in a checkout of its own, and remove everything at the end.
+
+        Args:
+            folder: of the checkout.
+            variables: further lines of its `.env`.
+            override: a file of Compose besides its own.
+        """
         ports = map(str, free_ports(len(STANDBY_VARIABLES)))
-        checkout = Checkout(folder / "checkout", dict(zip(STANDBY_VARIABLES, ports, strict=True)))
+        checkout = Checkout(
+            folder / "checkout", dict(zip(STANDBY_VARIABLES, ports, strict=True)) | dict(variables or {})
+        )
+        if override is not None:
+            shutil.copy(override, checkout.folder)
+            checkout.set({"COMPOSE_FILE": f"docker-compose.yml:{override.name}"})
         try:
             done = checkout.run("scripts/setup/up_ha.sh")
             assert done.status == 0, done.out + done.err
@@ -124,18 +141,18 @@ class Machines:
     def cut(self, hearers: Sequence[str], speakers: Sequence[str]) -> Iterator[None]:
         """Drop what processes would hear of others; to cut a link whole, cut it both ways.
 
-        A process that is started again meanwhile has another namespace, and soon the rules too.
+        A process that is started again meanwhile has another namespace, and another address, and soon the rules too.
         """
-        applied: dict[str, str] = {}  # the pid of each hearer that has them
+        applied: set[tuple[str, str]] = set()  # the pid of a hearer, and the address that it does not hear
         ended = threading.Event()
 
         def apply() -> None:
-            for hearer in hearers:
-                pid = self._pid(hearer)
-                if pid not in ("0", applied.get(hearer)):
-                    for address in (address for speaker in speakers for address in self._addresses(speaker)):
+            addresses = [address for speaker in speakers for address in self._addresses(speaker)]
+            for pid in map(self._pid, hearers):
+                for address in addresses:
+                    if pid != "0" and (pid, address) not in applied:
                         _iptables(pid, "-I", "PREROUTING", "-s", address, "-j", "DROP")
-                    applied[hearer] = pid
+                        applied.add((pid, address))
 
         def follow() -> None:
             while not ended.wait(_LOOK_S):
@@ -153,6 +170,31 @@ class Machines:
             for hearer in hearers:
                 with suppress(AssertionError):
                     _iptables(self._pid(hearer), "-F", "PREROUTING")
+
+    def fill(self, service: str) -> None:
+        """Leave no byte of space on the volume of a service."""
+        self.execute(service, "python3", "-c", FILL, f"{self._volume(service)}/{FILLER}")
+
+    def give_back(self, service: str) -> None:
+        """Give the space back; its process may not run."""
+        volume = self._volume(service)
+        shown = f'{{{{range .Mounts}}}}{{{{if eq .Destination "{volume}"}}}}{{{{.Name}}}}{{{{end}}}}{{{{end}}}}'
+        name = _run("docker", "inspect", "--format", shown, self.container(service)).strip()
+        image = _run("docker", "inspect", "--format", "{{.Config.Image}}", self.container("witness")).strip()
+        _run("docker", "run", "--rm", "--volume", f"{name}:/full", "--entrypoint", "rm", image, f"/full/{FILLER}")
+
+    def _volume(self, service: str) -> str:
+        return "/var/lib/postgresql" if service in (*NODES, "witness") else "/var/lib/twinhost"
+
+    def turn(self, service: str, by_s: int) -> None:
+        """Let the wall clock of a service be ahead by some seconds, from now on."""
+        self.execute(service, "sh", "-c", f"echo {by_s:+d} > {TURNED}.new && mv {TURNED}.new {TURNED}")
+
+    def require_turned(self, services: Iterable[str], by_s: int) -> None:
+        """Fail unless these clocks are ahead by some seconds; one that is started again is right again."""
+        for service in services:
+            ahead_s = float(self.execute(service, "python3", "-c", "import time; print(time.time())")) - time.time()
+            assert abs(ahead_s - by_s) < PATIENCE_S, (service, ahead_s)
 
     def _pid(self, service: str) -> str:
         return _run("docker", "inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()

@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ OVERRIDE = "tests/faults/small_volumes.yaml"
 SIZES_MIB = {"KEYS": 8, "MAINPC": 24, "PC2": 24}  # SQLite's log alone takes 4 before it is folded in
 OWNER = 10001  # the image's user
 FILLER = "filler"
-_FILL = (
+FILL = (
     "import os, sys\n"
     "file = os.open(sys.argv[1], os.O_CREAT | os.O_WRONLY, 0o600)\n"
     "for size in (65_536, 512):\n"
@@ -28,7 +28,7 @@ class NoLoopDevice(Exception):
 
 
 @contextmanager
-def ext4_volumes(folder: Path) -> Iterator[dict[str, str]]:
+def ext4_volumes(folder: Path, sizes_mib: Mapping[str, int] = SIZES_MIB) -> Iterator[dict[str, str]]:
     """Make the devices for as long as the block runs; yield the settings by which the override finds them.
 
     Raises:
@@ -36,7 +36,7 @@ def ext4_volumes(folder: Path) -> Iterator[dict[str, str]]:
     """
     with ExitStack() as ends:
         settings: dict[str, str] = {}
-        for name, size in SIZES_MIB.items():
+        for name, size in sizes_mib.items():
             image = folder / f"{name}.ext4"
             image.touch()
             os.truncate(image, size * 1_048_576)
@@ -63,7 +63,7 @@ def tmpfs_volumes() -> dict[str, str]:
 
 def fill(stack: Stack, host: str, folder: str) -> None:
     """Leave no byte of space on the volume of a folder in an agent's container."""
-    done = stack.execute(host, "python", "-c", _FILL, f"{folder}/{FILLER}")
+    done = stack.execute(host, "python", "-c", FILL, f"{folder}/{FILLER}")
     assert done.status == 0, done.err
 
 

@@ -1,0 +1,97 @@
+"""A full disk of each part, and a wrong clock of each machine: what was acknowledged is there, and writes go on."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.containers.stack import IMAGE, REPOSITORY
+from tests.failover.faults import (
+    AGENT_S,
+    MACHINE_S,
+    MARKS,
+    Fault,
+    both,
+    filled,
+    killed,
+    of_active,
+    of_node,
+    turned,
+    withstand,
+)
+from tests.failover.machines import Machines
+from tests.failover.writers import SDT, UMRA
+from tests.faults.small_volumes import NoLoopDevice, ext4_volumes
+
+pytestmark = MARKS
+
+DATABASE_IMAGE = "twinhost-database:0.2.0"
+OVERRIDE = Path(__file__).with_name("small_volumes.yaml")
+RECIPE = REPOSITORY / "tests/faults/turned_clock.Dockerfile"
+_REPORTED_S = 3.0  # each node has told the witness since that it is there, by its new time
+_SQLITE_MIB, _DATABASE_MIB, _WITNESS_MIB = 64, 640, 320
+SIZES_MIB = dict.fromkeys(("MAINPC", "PC2", "MAINPC_STANDBY", "PC2_STANDBY"), _SQLITE_MIB) | {
+    "DATABASE_MAINPC": _DATABASE_MIB,
+    "DATABASE_PC2": _DATABASE_MIB,
+    "WITNESS": _WITNESS_MIB,
+}
+
+FAULTS: dict[str, tuple[float, Fault]] = {
+    "full disk of the active SystemDigitalTwin": (AGENT_S, of_active(SDT, filled)),
+    "full disk of the active UnifiedMemoryReasoningAgent": (AGENT_S, of_active(UMRA, filled)),
+    "full disk of the primary database": (MACHINE_S, of_node("primary", filled)),
+    "full disk of the secondary database": (MACHINE_S, of_node("secondary", filled)),
+    "full disk of the witness": (AGENT_S, filled("witness")),
+    **{
+        f"clock of {machine} {hours:+d} h": (AGENT_S, turned(machine, hours))
+        for machine in ("mainpc", "pc2", "third")
+        for hours in (1, -1)
+    },
+    **{
+        f"clock of third {hours:+d} h, and kill -9 of the primary database": (
+            MACHINE_S,
+            both(turned("third", hours, _REPORTED_S), of_node("primary", killed)),
+        )
+        for hours in (1, -1)
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def machines(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+    """Everything on small file systems, with clocks that can be turned."""
+    folder = tmp_path_factory.mktemp("small")
+    images = {"TWINHOST_IMAGE": (IMAGE, "-ha"), "TWINHOST_DATABASE_IMAGE": (DATABASE_IMAGE, "")}
+    variables = {}
+    with ExitStack() as ends:
+        for name, (image, suffix) in images.items():
+            variables[name] = f"{image}-turned-clock"
+            ends.enter_context(_with_a_clock(engine, f"{image}{suffix}", f"{variables[name]}{suffix}"))
+        try:
+            variables |= ends.enter_context(ext4_volumes(folder, SIZES_MIB))
+        except NoLoopDevice as reason:
+            pytest.skip(f"no small file system can be made here: {reason}")
+        machines = ends.enter_context(Machines.started(folder, variables, OVERRIDE))
+        machines.wait_until_whole()
+        yield machines
+
+
+@contextmanager
+def _with_a_clock(engine: docker.DockerClient, image: str, tag: str) -> Iterator[None]:
+    """Make an image whose wall clock can be turned, of another one."""
+    command = ["docker", "build", "--quiet", "--tag", tag, "--build-arg", f"IMAGE={image}", "-"]
+    built = subprocess.run(command, input=RECIPE.read_text(), capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        pytest.skip(f"no image with Debian's libfaketime can be built here: {built.stderr.strip().splitlines()[-1]}")
+    yield
+    engine.images.remove(tag)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_nothing_acknowledged_is_lost(machines: Machines, writing: str, tmp_path: Path, name: str) -> None:
+    """Writes go on within the promised time, as often as the fault is repeated; then the account is right."""
+    limit_s, make = FAULTS[name]
+    withstand(machines, writing, tmp_path, name, limit_s, make)
