@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from twinhost.agent.state_folder import state_folder
@@ -86,7 +86,14 @@ def find_places(config: NetworkConfig) -> Places:
             raise ConfigurationError(
                 f"{folder} is not a folder that this process can write; mount a volume owned by uid {os.getuid()}"
             )
-    return Places(plan_layout(root, config, server), state)
+    return Places(_without_standbys(plan_layout(root, config, server)), state)
+
+
+def _without_standbys(layout: Layout) -> Layout:
+    """Return a tree without the folders of agents that this machine is only the standby's of: they are others'."""
+    own = [place for place in layout.local if place.owner.name not in layout.standbys]
+    others = [place for place in layout.local if place.owner.name in layout.standbys]
+    return replace(layout, local=own, remote=[*layout.remote, *others], standbys=frozenset())
 
 
 def _hold(path: Path, who: str) -> Callable[[], None]:

@@ -17,8 +17,10 @@ from tests.unit.certificates.trees import certs_init, tree_layout
 from tests.unit.store.broken import flip
 from twinhost.agent.backups import BACKUPS_FILE, BackupRecord
 from twinhost.archive.state import check_audit
+from twinhost.certificates.following import FolderRole, write_role
 from twinhost.certificates.revoke import revoke
 from twinhost.certificates.tree import vouchers
+from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.key_writer import replace_certificate, revoked_file_name, write_key_pair, write_vouching
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair, load_certificate, load_key_pair
 from twinhost.store.audit_log.chain import AuditEvent
@@ -162,6 +164,19 @@ def test_no_other_hosts_secret_is_in_it(here: Mainpc) -> None:
     for pair in (foreign, other):
         assert pair.secret_z85 not in ran.out
     assert "stray.key_secret is left out: it is a secret of pc2" in ran.err
+
+
+def test_of_another_agents_standby_nothing_is_in_it(
+    here: Mainpc, there: Mainpc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it can be restored where none is."""
+    write_role(here.keys / "pc2", FolderRole("log", 1, "pc2"))
+    monkeypatch.setenv(DATABASE_VARIABLE, "postgresql:///twinhost?host=/nowhere")
+    archive = here.backup()
+    monkeypatch.delenv(DATABASE_VARIABLE)
+    assert [name for name in members_of(archive) if name.startswith("keys/pc2")] == []
+    ran = there.run("restore", "-", given=archive)
+    assert ran.status == 0, ran.err
 
 
 def test_who_joined_on_this_host_is_in_it(here: Mainpc, there: Mainpc) -> None:
