@@ -13,6 +13,8 @@ shift
 image=$(docker compose --profile tools config --images archive)
 docker image inspect "$image" >/dev/null 2>&1 || scripts/setup/image.sh
 # A container that restarts repeatedly counts as running: it would continue with the replaced folders.
-[ -z "$(docker compose ps --quiet --status running --status restarting mainpc)" ] ||
+if [ -n "$(docker compose ps --quiet --status running --status restarting mainpc)" ]; then
+    [ -z "$(setting TWINHOST_DATABASE)" ] || die "A standby follows mainpc, which a backup would not be repeated by; run make leave-ha before this, and make up-ha after it (docs/how-to/run-with-standbys.md)."
     die "mainpc is not stopped; stop it: docker compose stop mainpc"
+fi
 docker compose --progress quiet run --rm -T archive restore - "$@" <"$file"

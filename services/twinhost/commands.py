@@ -1,4 +1,4 @@
-"""The commands that sentences about keys advise, as they work where the reader is.
+"""The commands that sentences advise, mostly about keys, as they work where the reader is.
 
 In the containers all keys are in /certificates, a volume that has no path on the host. An agent and the cli mount a
 part of it, read-only; certs-init mounts the whole at the same path and can change it. A program outside the containers
@@ -11,6 +11,7 @@ from pathlib import Path
 CERTIFICATES_VOLUME = Path("/certificates")
 CERTS_INIT = "docker compose run --rm certs-init"
 CERTS_INIT_PIPED = "docker compose run --rm -T certs-init"  # -T: no terminal, so that bytes pass unchanged
+RESTORE_WITH_STANDBYS = "make leave-ha, then restore it, then make up-ha"
 
 
 def certs_init_command(path: Path, *arguments: str, piped: bool = False) -> str:

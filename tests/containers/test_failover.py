@@ -6,6 +6,7 @@ part has died, both files of the agent have each call that was acknowledged, onc
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,11 +44,27 @@ MACHINES = {
     "mainpc": ("mainpc", "pc2-standby", "database-mainpc"),
     "pc2": ("pc2", "mainpc-standby", "database-pc2"),
 }
+PAGE = (REPOSITORY / "docs/how-to/run-with-standbys.md").read_text(encoding="utf-8")
+# Its sections, and the commands in each.
+COMMANDS = {
+    section.partition("\n")[0]: re.findall(r"^\$ (.*)$", section, re.M)
+    for section in re.split(r"^##+ ", PAGE, flags=re.M)
+}
+BACKUPS, RESTORE = COMMANDS["Back up"], COMMANDS["Restore a backup"]
+RESTORES = [command for command in RESTORE if " restore " in command]
 NODES = "SELECT nodename, goalstate FROM pgautofailover.node"
 CALLS = {
     "mainpc": "SELECT name, json_extract(CAST(record AS TEXT), '$.revision') FROM agents",
     "pc2": "SELECT user_id, revision FROM twins",
 }
+DIGESTS = """
+import hashlib, json, sqlite3, sys
+database = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+database.execute("BEGIN")
+tables = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0").fetchall()
+rows = {name: sorted(map(repr, database.execute(f'SELECT * FROM "{name}"'))) for name, in tables}
+print(json.dumps({name: hashlib.sha256(repr(found).encode()).hexdigest() for name, found in sorted(rows.items())}))
+"""
 ROWS = "import json, sqlite3, sys; print(json.dumps(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchall()))"
 
 
@@ -115,6 +132,17 @@ class Pair(Machine):
         command = ["docker", "exec", str(self.container(service).id), "python", "-c", ROWS, path, CALLS[host]]
         rows = json.loads(subprocess.check_output(command))
         return {name: int(times) for name, times in rows if name.startswith(prefix)}
+
+    def tables(self, service: str) -> dict[str, str]:
+        """Return a digest of the rows of each table of an agent's or a standby's file."""
+        path = f"/var/lib/twinhost/{AGENTS[service.removesuffix('-standby')]}.sqlite3"
+        command = ["docker", "exec", str(self.container(service).id), "python", "-c", DIGESTS, path]
+        return dict(json.loads(subprocess.check_output(command)))
+
+    def require_equal(self, host: str) -> None:
+        """Wait until an agent and its standby have the same rows in every table."""
+        services = (host, f"{host}-standby")
+        wait_until(lambda: len({str(self.tables(one)) for one in services}) == 1, PATIENCE_S, "both are equal")
 
     def primary(self) -> str:
         """Return the node of the database that takes writes."""
@@ -349,6 +377,20 @@ def test_all_is_there_after_make_down_and_make_up(pair: Pair) -> None:
         assert [pair.role(host)["role"] for host in AGENTS] == ["active", "active"]
 
 
+def test_backups_are_made_with_standbys_and_not_restored(pair: Pair) -> None:
+    """The log would not have them; the refusal says how they are restored."""
+    for host in AGENTS:
+        with writing(pair, host, f"kept-{host}") as writer:
+            writer.require_whole()
+    for command in BACKUPS:
+        done = pair.run(command)
+        assert done.status == 0, done.out + done.err
+    for command in (*RESTORES, "docker compose run --rm -T archive restore - --replace < before.mainpc.backup"):
+        refused = pair.run(command)
+        assert refused.status != 0
+        assert re.search(r"make leave-ha\b.*\bmake up-ha", refused.err), (command, refused.err)
+
+
 def test_agents_go_on_alone_with_all_that_was_stored(pair: Pair) -> None:
     """After `make leave-ha`, nothing of the standbys and of the database is left but the keys."""
     with writing(pair, "mainpc", "left-mainpc") as registry, writing(pair, "pc2", "left-pc2") as memory:
@@ -368,13 +410,20 @@ def test_agents_go_on_alone_with_all_that_was_stored(pair: Pair) -> None:
     assert {volume.partition("_")[2] for volume in volumes} == kept
 
 
-def test_who_has_left_can_come_back(pair: Pair) -> None:
-    """With all that was stored, which the standbys get too."""
-    before = {host: pair.calls(host, "left-") for host in AGENTS}
+def test_who_has_left_can_restore_backups_and_come_back(pair: Pair) -> None:
+    """By the page's commands: with all that they have, and nothing that came later, which the standbys get too."""
+    backed_up = {host: pair.calls(host, f"kept-{host}-") for host in AGENTS}
+    assert all(pair.calls(host, "left-") for host in AGENTS)
+    for command in RESTORE:
+        if command not in ("make leave-ha", "make up-ha"):  # which build images, too
+            done = pair.run(command)
+            assert done.status == 0, f"{command}\n{done.out}{done.err}"
     pair.up_ha()
     for host in AGENTS:
         assert (pair.role(host)["role"], pair.role(host)["epoch"]) == ("active", 1)
-        assert pair.calls(f"{host}-standby", "left-") == before[host]
+        pair.require_equal(host)
+        assert pair.calls(f"{host}-standby", f"kept-{host}-") == backed_up[host]
+        assert pair.calls(f"{host}-standby", "left-") == {}
         with writing(pair, host, f"back-{host}") as writer:
             pair.container(host).kill()
             writer.seconds_without(TAKEN_OVER_WITHIN_S)

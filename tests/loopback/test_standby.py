@@ -348,7 +348,7 @@ def test_what_the_log_does_not_have_is_refused(here: Machine) -> None:
     agent = here.start(UMRA).wait_until_serving()
     with (
         here.client(UMRA) as client,
-        pytest.raises(LimitReached, match="restore it while the agents run without"),
+        pytest.raises(LimitReached, match="make leave-ha, then restore it, then make up-ha"),
     ):
         client.call("begin_restore", size=1, sha256="0" * 64)
     assert agent.terminate() == 0

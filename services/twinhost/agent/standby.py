@@ -89,7 +89,7 @@ def _followed_until_active(
     if part(path, STAGED).exists():
         raise ConfigurationError(
             f"a restored backup waits beside {path}, which the log would not have; start once without "
-            f"{DATABASE_VARIABLE}, and begin another log in an empty database"
+            f"{DATABASE_VARIABLE} (make leave-ha), and begin another log in an empty database (make up-ha)"
         )
     require_undamaged(path)
     keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)

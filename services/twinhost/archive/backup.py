@@ -25,9 +25,10 @@ from twinhost.archive.file_format import (
 from twinhost.archive.keys import KeyFiles, read_keys
 from twinhost.archive.places import DATABASE, Places
 from twinhost.archive.state import StateCopy, check_audit, contents_of, copy_state, require_whole
-from twinhost.certificates.layout import Say
+from twinhost.certificates.following import active_elsewhere
+from twinhost.certificates.layout import SERVER, Say
 from twinhost.certificates.tree import locked
-from twinhost.secure_zmq.errors import StoreUnavailable
+from twinhost.secure_zmq.errors import ConfigurationError, StoreUnavailable
 from twinhost.secure_zmq.keys import format_moment
 from twinhost.store.backup import digest_of
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
@@ -40,13 +41,14 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
     """Write an archive, and return the moment that it is of; what `write` raises is passed on.
 
     Raises:
-        ConfigurationError: there is no state, or its keys are malformed.
+        ConfigurationError: there is no state, it follows another machine's, or its keys are malformed.
         MalformedRequest: the audit log is incomplete or changed.
         StoreUnavailable: the volume has no space, or the database can't be copied.
     """
     release = places.hold_archives()
     folder = places.state / _STAGED
     try:
+        _require_active(places)
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
         folder.mkdir(mode=0o700)
         state = copy_state(places, folder)
@@ -68,6 +70,15 @@ def back_up(places: Places, write: Callable[[bytes], object], say: Say, *, broke
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         release()
+
+
+def _require_active(places: Places) -> None:
+    """Raise ConfigurationError where this machine's state follows another's, which may have more."""
+    if (active := active_elsewhere(places.layout.root / places.layout.server_host)) is not None:
+        raise ConfigurationError(
+            f"{SERVER} is active on {active}, and this machine may lack what it has acknowledged since; once it is "
+            f"active here (./twinhost switchover {SERVER}), back it up"
+        )
 
 
 def _write(places: Places, state: StateCopy, keys: KeyFiles, write: Callable[[bytes], object]) -> None:

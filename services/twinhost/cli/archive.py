@@ -18,10 +18,12 @@ from twinhost.archive.state import BROKEN_LOG, check_audit, contents_of
 from twinhost.certificates.layout import SERVER, only_host
 from twinhost.certificates.tree import is_revoked, own_pairs
 from twinhost.cli.standalone import STANDARD_STREAM, Version, application, note, opened, run
-from twinhost.commands import CERTS_INIT
+from twinhost.commands import CERTS_INIT, RESTORE_WITH_STANDBYS
 from twinhost.moments import parse_time
 from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.certificates import load_certificates
+from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.backup import count_readable_rows, count_rows
 from twinhost.store.damage import REPLACED
 from twinhost.store.files import new_file, part
@@ -70,6 +72,7 @@ def run_restore(
 ) -> None:
     """Put an archive in the place of mainpc's state, while mainpc is stopped."""
     with _places() as places, _source(file) as stream:
+        _require_no_log(places)
         restored = restore(places, stream, note, may_replace=replace, broken_log=broken_log)
         _record(places).restored(parse_time(restored.commit.moment).timestamp())
         for line in _report_of_restore(places, restored):
@@ -93,6 +96,15 @@ def _places() -> Iterator[Places]:
     except KeyboardInterrupt:
         note(f"{PROGRAM}: interrupted; nothing was changed, unless the next run says so")
         raise typer.Exit(1) from None
+
+
+def _require_no_log(places: Places) -> None:
+    """Raise ConfigurationError where a standby may follow the present state; a new machine has none yet."""
+    if os.environ.get(DATABASE_VARIABLE) and places.database.exists():
+        raise ConfigurationError(
+            f"a standby follows this state's log ({DATABASE_VARIABLE}), which a backup would not be in; go back to one "
+            f"process of each agent: {RESTORE_WITH_STANDBYS}"
+        )
 
 
 def _record(places: Places) -> BackupRecord:

@@ -20,6 +20,8 @@ from tests.loopback.agent_processes import SmallVolume
 from tests.unit.archive.mainpcs import SERVER, Mainpc, forged, members_of, written
 from tests.unit.certificates.trees import certs_init
 from twinhost.archive.file_format import DATABASE_MEMBER, MANIFEST, ArchiveWriter, Manifest, Member
+from twinhost.certificates.following import FolderRole, write_role
+from twinhost.network_config.load import DATABASE_VARIABLE
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.store.files import COMMIT, RESTORING, exclusive_lock
 
@@ -288,6 +290,26 @@ def test_a_state_that_is_there_is_not_replaced_unasked(there: Mainpc, archive: b
     else:
         certs_init(there.keys, host="mainpc")
     assert_refused(there, archive, "exists already; to replace the present state")
+
+
+def test_what_a_standby_follows_is_not_replaced(there: Mainpc, archive: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its log would not have it; a new machine has no log yet."""
+    monkeypatch.setenv(DATABASE_VARIABLE, "postgresql:///twinhost?host=/nowhere")
+    assert there.run("restore", "-", given=archive).status == 0
+    assert_refused(there, archive, "make leave-ha, then restore it, then make up-ha", "--replace")
+    monkeypatch.delenv(DATABASE_VARIABLE)
+    assert there.run("restore", "-", "--replace", given=archive).status == 0
+
+
+def test_what_follows_another_machine_is_not_backed_up(there: Mainpc) -> None:
+    """It may lack what was acknowledged there; once it is active again, it has all."""
+    there.make()
+    write_role(there.keys / "mainpc", FolderRole("log", 2, "pc2"))
+    ran = there.run("backup", "-")
+    assert (ran.status, ran.out) == (1, b"")
+    assert "SystemDigitalTwin is active on pc2" in ran.err
+    write_role(there.keys / "mainpc", FolderRole("log", 3, ""))
+    assert there.run("backup", "-").status == 0
 
 
 def test_while_mainpc_runs_nothing_is_restored(there: Mainpc, archive: bytes) -> None:

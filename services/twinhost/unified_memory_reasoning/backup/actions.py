@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from twinhost.agent.backups import BackupRecord
+from twinhost.commands import RESTORE_WITH_STANDBYS
 from twinhost.moments import iso_time
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
@@ -255,8 +256,8 @@ class BackupActions(Feature):
     def begin_restore(self, request: BeginRestore, caller: Caller) -> RestoreBegun:
         if self._database.logged:
             raise LimitReached(
-                "a standby follows this agent's log (TWINHOST_DATABASE), which a backup would not be in; restore it "
-                "while the agents run without a log, and begin another one in an empty database"
+                "a standby follows this agent's log (TWINHOST_DATABASE), which a backup would not be in; go back to "
+                f"one process of each agent: {RESTORE_WITH_STANDBYS}"
             )
         restore_id = self._restores.begin(request.size, request.sha256)
         _log.warning("restore_begun", restore_id=restore_id, by=caller.name)
