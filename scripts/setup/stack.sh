@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 readonly STACK=twinhost # as the Compose project is called, whose volumes, with the keys in them, are the stack's
 readonly RUNNING_TIMEOUT_S=60
 
+[ -z "$(setting TWINHOST_DATABASE)" ] ||
+    die "docker-stack.yml has no standbys, and .env sets them up: run them by Compose (make up), or go back first (make leave-ha)."
 [ "$(docker info --format '{{.Swarm.ControlAvailable}}' 2>/dev/null)" = true ] ||
     die "This machine is not a swarm manager: create a swarm (docker swarm init), or run this on its manager; docs/how-to/deploy-to-a-swarm.md has the steps."
 for host in mainpc pc2; do

@@ -1,4 +1,4 @@
-"""What `make up-ha` takes from .env and writes into it, where this is one machine of three; no engine is asked."""
+"""What the scripts of standbys take from .env and write into it; no engine is asked."""
 
 import os
 import shutil
@@ -142,3 +142,18 @@ def test_a_machine_that_lost_the_witness_forgets_it(checkout: Path) -> None:
     _, after = up_ha(checkout, after)
     assert "WITNESS_HERE" not in after
     assert after["COMPOSE_PROFILES"] == "ha-mainpc"
+
+
+def test_a_stack_is_not_deployed_with_standbys(checkout: Path) -> None:
+    """It would have none of them, and yet their log."""
+    said, _ = ended(checkout, "stack.sh", {"TWINHOST_DATABASE": "postgresql:///twinhost?host=/nowhere"})
+    assert "docker-stack.yml has no standbys" in said
+
+
+@pytest.mark.parametrize("host", ["mainpc", "pc2"])
+def test_a_machine_does_not_leave_a_foreign_database(host: str, checkout: Path) -> None:
+    """Nothing would keep the agent's standby on the other machine from becoming active."""
+    settings = of(host) | {"TWINHOST_DATABASE": "postgresql:///twinhost?host=/nowhere"}
+    said, written = ended(checkout, "leave_ha.sh", settings)
+    assert "would become active too, so nothing was changed" in said
+    assert written == settings
