@@ -113,12 +113,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def with_token(invitation: Invitation) -> Client:
     """Return a client that holds nothing but the one-time key."""
-    return Client(SecuredAddress(invitation.endpoint, invitation.token, invitation.server_key))
+    return Client(SecuredAddress(invitation.endpoints[0], invitation.token, invitation.server_key))
 
 
 def newcomer(invitation: Invitation, pair: KeyPair) -> Client:
     """Return a client that holds a new pair."""
-    return Client(SecuredAddress(invitation.endpoint, pair, invitation.server_key))
+    return Client(SecuredAddress(invitation.endpoints[0], pair, invitation.server_key))
 
 
 def new_pair() -> KeyPair:

@@ -25,6 +25,10 @@ from tests.loopback.test_join import nowhere as nowhere  # noqa: PLC0414 - a fix
 from tests.loopback.test_standby import Machine
 from tests.postgres import Cluster, running_cluster
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adversary.attack import Finding
+from twinhost.adversary.members import INSIDER_ROLE, AttackedByMember
+from twinhost.certificates.layout import AGENT_ROLE
+from twinhost.cli.doctor import command
 from twinhost.clients import AsyncSystemDigitalTwin, SystemDigitalTwin
 from twinhost.clients.system_replies import StoredEvent
 from twinhost.deployment import Settings
@@ -254,6 +258,72 @@ def test_a_joined_program_and_its_commands_fail_over(
     assert f"{SDT} answered at {machines.there.config.agent(SDT).endpoint}" in refreshed.out
     for name in (SDT, UMRA):  # there the machines are configured the other way round
         assert {*load_network_config().agent(name).endpoints} == {*machines.here.config.agent(name).endpoints}
+
+
+def invited(machines: TwoMachines, laptop: Laptop, name: str, *roles: str) -> str:
+    """Return the line of an invitation that the standby knows of: its machine has it a second later at most."""
+    line = laptop.invite(name, *roles, dsn=machines.here.dsn)
+    path = machines.there.folder(SDT) / "invites" / f"{name}.key"
+    wait_until(path.exists, PATIENCE_S, "the standby's machine has the invitation")
+    return line
+
+
+def test_a_line_from_before_a_takeover_joins_after_it(
+    machines: TwoMachines, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has both addresses of mainpc; the profile knows the active one, and where the other one will be."""
+    active, laptop = machines.start(SDT), Laptop(machines.here, nowhere, capsys)
+    line = invited(machines, laptop, "reader")
+    active[SDT].kill()
+    ran = laptop.run("join", line)
+    assert (ran.status, ran.err) == (0, "")
+    assert f"{SDT} answered at {machines.there.config.agent(SDT).endpoint}" in ran.out
+    assert {*load_network_config().agent(SDT).endpoints} == {*machines.here.config.agent(SDT).endpoints}
+
+
+def test_a_profile_from_before_the_standbys_is_told_where_to_ask(
+    machines: TwoMachines, nowhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its calls say to refresh it; that says how, since nothing here knows the standby's address."""
+    active, laptop = machines.start(SDT), Laptop(machines.here, nowhere, capsys)
+    laptop.join("reader")
+    endpoints, there = laptop.folder / "endpoints.yaml", machines.there.config.agent(SDT)
+    document = yaml.safe_load(endpoints.read_text())
+    del document["agents"][SDT]["standby"]
+    endpoints.write_text(yaml.safe_dump(document))
+    active[SDT].kill()
+    failed = laptop.run("ping")
+    assert (failed.status, "of a profile: twinhost join --refresh" in failed.err) == (1, True), failed.err
+    failed = laptop.run("join", "--refresh")
+    assert (failed.status, failed.err.count("\n")) == (1, 1)
+    assert failed.err.endswith("or its standby: twinhost join --refresh --address ADDRESS[:PORT]\n")
+    wait_until(lambda: machines.standbys[SDT].logged("serving"), PATIENCE_S, "the standby serves")
+    asked_there = laptop.run("join", "--refresh", "--address", f"127.0.0.1:{there.zmq_port}")
+    assert (asked_there.status, asked_there.err) == (0, "")
+    assert f"{SDT} answered at {there.endpoint}" in asked_there.out
+    assert {*load_network_config().agent(SDT).endpoints} == {*machines.here.config.agent(SDT).endpoints}
+    assert laptop.run("ping").status == 0
+
+
+def test_an_insider_attacks_who_is_active(
+    machines: TwoMachines, nowhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It enrols there by a line of before, whatever address that has."""
+    active, laptop = machines.start(SDT, UMRA), Laptop(machines.here, nowhere, capsys)
+    line = invited(machines, laptop, "insider-1", AGENT_ROLE, INSIDER_ROLE)
+    attacked: dict[str, str] = {}
+
+    def note(target: AttackedByMember, _: object) -> Iterator[Finding]:
+        attacked[target.agent.name] = target.agent.endpoint
+        yield from ()
+
+    monkeypatch.setattr(command, "play_against", note)
+    monkeypatch.setattr(command, "read_line", lambda *_: line)
+    for process in active.values():
+        process.kill()
+    operator = str(machines.here.folder("operator"))
+    list(command._attack_as_member({**machines.here.environment(SDT), "TWINHOST_CERTIFICATES": operator}))
+    assert attacked == {name: machines.there.config.agent(name).endpoint for name in (SDT, UMRA)}
 
 
 def test_an_mcp_server_fails_over(machines: TwoMachines) -> None:

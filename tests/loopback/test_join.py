@@ -56,11 +56,11 @@ class Laptop:
         status = run(words)
         return Ran(status, *self.capsys.readouterr())
 
-    def invite(self, name: str, role: str = "agent") -> str:
-        """Return the line of an invitation that mainpc knows of."""
-        ran = certs_init(
-            self.hosts.keys, "invite", name, "--host", "laptop", "--role", role, config=self.hosts.config.source
-        )
+    def invite(self, name: str, *roles: str, dsn: str = "") -> str:
+        """Return the line of an invitation that mainpc knows of; `dsn` is that of its log, if it has a standby."""
+        words = ["invite", name, "--host", "laptop", *(f"--role={role}" for role in roles or ("agent",))]
+        settings = {"TWINHOST_DATABASE": dsn}
+        ran = certs_init(self.hosts.keys, *words, config=self.hosts.config.source, settings=settings)
         assert ran.status == 0, ran.err
         (server,) = [process for process in self.hosts.processes if process.logged("peer_authorized")][:1]
         token = parse_invitation(ran.out).token.public.fingerprint
@@ -231,11 +231,11 @@ def of_another_server(line: str) -> str:
 
 
 def on_a_closed_port(line: str) -> str:
-    return replace(parse_invitation(line), authority=f"127.0.0.1:{free_ports(1)[0]}").render()
+    return replace(parse_invitation(line), authorities=(f"127.0.0.1:{free_ports(1)[0]}",)).render()
 
 
 def at_an_unknown_name(line: str) -> str:
-    return replace(parse_invitation(line), authority="mainpc.invalid:7120").render()
+    return replace(parse_invitation(line), authorities=("mainpc.invalid:7120",)).render()
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ def test_a_folder_that_others_can_read_is_refused(laptop: Laptop) -> None:
 def test_another_address_of_mainpc_reaches_it(laptop: Laptop) -> None:
     """The line has a name that only containers resolve; the port stays that of the line unless it is given."""
     invitation = parse_invitation(laptop.invite("elsewhere"))
-    port = invitation.authority.rpartition(":")[2]
-    line = replace(invitation, authority=f"mainpc.invalid:{port}").render()
+    port = invitation.authorities[0].rpartition(":")[2]
+    line = replace(invitation, authorities=(f"mainpc.invalid:{port}",)).render()
     assert laptop.run("join", "--address", "127.0.0.1:0", line).status == 2
     assert laptop.run("join", "--address", "127.0.0.1", line).status == 0
     with twinhost.connect(SDT) as system:
@@ -347,7 +347,7 @@ def test_agents_are_found_at_the_ports_that_are_published(laptop: Laptop, monkey
 
     monkeypatch.setattr(profile_module, "_ask", of_containers)
     mainpc = laptop.hosts.config.agent(SDT)
-    line = replace(parse_invitation(laptop.invite("outside")), authority="mainpc.invalid:7120").render()
+    line = replace(parse_invitation(laptop.invite("outside")), authorities=("mainpc.invalid:7120",)).render()
     ran = laptop.run("join", "--address", f"127.0.0.1:{mainpc.zmq_port}", line)
     assert ran.status == 0, ran.err
     assert f"{UMRA} answered at {laptop.hosts.config.agent(UMRA).endpoint}" in ran.out

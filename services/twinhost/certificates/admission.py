@@ -23,7 +23,7 @@ from twinhost.certificates.tree import (
 )
 from twinhost.network_config import NetworkConfig
 from twinhost.network_config.load import ADDRESS_VARIABLES, PUBLISH_VARIABLE, port_variable, published_ports
-from twinhost.network_config.model import Host, is_loopback, is_unspecified
+from twinhost.network_config.model import Agent, Host, is_loopback, is_unspecified
 from twinhost.secure_zmq.callers import UNAUTHENTICATED_ROLE
 from twinhost.secure_zmq.certificates import ENROLLED_FOLDER, INVITES_FOLDER, REQUESTS_FOLDER, read_folders
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -267,20 +267,27 @@ def _by_default(host: Host) -> bool:
     return variable is not None and not os.environ.get(variable) and not set(host.address) & set(".:")
 
 
-def _published(layout: Layout, config: NetworkConfig) -> str:
-    """Return mainpc's address and port for an invitation, as docker-compose.yml publishes a port that was moved.
+def _published(layout: Layout, config: NetworkConfig) -> tuple[str, ...]:
+    """Return SystemDigitalTwin's addresses for an invitation, that of this tree's process before the other one's.
 
-    One that was not is the same on its container, whose name other containers know.
+    A port that was moved is as docker-compose.yml publishes it. One that was not is the same on its container, whose
+    name other containers know.
     """
     server = config.agent(SERVER)
-    if SERVER in layout.standbys and server.standby is not None:
-        server = replace(server, host=server.standby)
-    port = published_ports(server).get("zmq")
+    home, *standbys = server.places
+    of_home = _published_at(home, published_ports(server).get("zmq"))
+    moved = published_ports(server, standby=True).get("zmq")
+    of_standbys = [_published_at(place, moved) for place in standbys]
+    return (*of_standbys, of_home) if SERVER in layout.standbys else (of_home, *of_standbys)
+
+
+def _published_at(place: Agent, port: int | None) -> str:
+    """Return the authority of one process; `port` is the published one, if that is another."""
     if port is None:
-        return server.host.authority(server.zmq_port)
+        return place.host.authority(place.zmq_port)
     address = os.environ.get(PUBLISH_VARIABLE) or "127.0.0.1"
-    named = not _by_default(server.host) or is_unspecified(address)
-    return (server.host if named else replace(server.host, address=address.strip("[]"))).authority(port)
+    named = not _by_default(place.host) or is_unspecified(address)
+    return (place.host if named else replace(place.host, address=address.strip("[]"))).authority(port)
 
 
 def _keys_of(layout: Layout, name: str, but: Certificate | None) -> list[Certificate]:

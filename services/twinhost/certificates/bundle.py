@@ -1,7 +1,8 @@
 """What mainpc issues to enrol a machine: the line of an invitation, and the bundle of public keys.
 
-The line is `twinhost://ADDRESS:PORT/SERVERKEY/TOKEN?expires=2026-11-25T05:00:00Z`, the keys in unpadded base64url. The
-bundle holds the new key with its validity and everybody's public keys, and never a secret; it is the answer to
+The line is `twinhost://ADDRESS:PORT/SERVERKEY/TOKEN?expires=2026-11-25T05:00:00Z`, the keys in unpadded base64url. It
+begins with `ADDRESS:PORT,ADDRESS:PORT` where SystemDigitalTwin has a standby; a version before 0.3 reads one address.
+The bundle holds the new key with its validity and everybody's public keys, and never a secret; it is the answer to
 `confirm_key`, and a file for a machine that has no path to mainpc.
 """
 
@@ -32,7 +33,7 @@ from twinhost.secure_zmq.keys import (
 )
 
 SCHEME = "twinhost://"
-MAX_LINE_CHARACTERS = 512  # the longest address has 253
+MAX_LINE_CHARACTERS = 1_024  # the longest address has 253, and there may be two
 _KEY_CHARACTERS = 43  # of unpadded base64 for 32 bytes
 _AGAIN = "copy the whole line that certs-init invite printed"
 _KEY = re.compile(r"[A-Za-z0-9_-]*")
@@ -42,21 +43,21 @@ _KEY = re.compile(r"[A-Za-z0-9_-]*")
 class Invitation:
     """A parsed invitation; its repr never shows the secret."""
 
-    authority: str  # address:port
+    authorities: tuple[str, ...]  # address:port of SystemDigitalTwin, then of its standby; either may be active
     server_key: PublicKey
     token: KeyPair
     not_after: int
 
     @property
-    def endpoint(self) -> str:
-        """The ZeroMQ endpoint of SystemDigitalTwin."""
-        return f"tcp://{self.authority}"
+    def endpoints(self) -> list[str]:
+        """The ZeroMQ endpoints of SystemDigitalTwin."""
+        return [f"tcp://{authority}" for authority in self.authorities]
 
     def render(self) -> str:
         """Return the line; whoever reads it can enrol."""
         secret = _encode(z85.decode(self.token.secret_z85))
         expires = format_moment(self.not_after)
-        return f"{SCHEME}{self.authority}/{_encode(self.server_key.raw)}/{secret}?expires={expires}"
+        return f"{SCHEME}{','.join(self.authorities)}/{_encode(self.server_key.raw)}/{secret}?expires={expires}"
 
 
 def parse_invitation(text: str) -> Invitation:
@@ -77,10 +78,11 @@ def parse_invitation(text: str) -> Invitation:
     parts = rest.split("/")
     if len(parts) > 3:
         raise ConfigurationError(f"the invitation has too many parts; {_AGAIN}")
-    authority = _authority(parts[0], cut_off=len(parts) == 1 and not question)
+    cut_off = len(parts) == 1 and not question
+    authorities = tuple(_authority(text, cut_off=cut_off) for text in parts[0].split(","))
     server_key = _server_key(_part(parts, 1, "the server's key"))
     secret = _key(_part(parts, 2, "the token"), "the token")
-    return Invitation(authority, server_key, token_pair(secret), _expiry(query))
+    return Invitation(authorities, server_key, token_pair(secret), _expiry(query))
 
 
 def token_pair(secret: bytes) -> KeyPair:

@@ -37,7 +37,7 @@ from twinhost.secure_zmq.keys import (
     format_moment,
     load_key_pair,
 )
-from twinhost.secure_zmq.server_address import SecuredAddress
+from twinhost.secure_zmq.server_address import FollowedAddress
 from twinhost.state_table import StateTable, Transition
 
 DEADLINE_S = 10.0
@@ -215,8 +215,8 @@ class _Join:
             reply = _ask(invitation, invitation.token, ENROL, tries=_TRIES, public_key=pair.public.z85.decode())
         except NotAuthorized:
             raise NotAuthorized(
-                f"{invitation.endpoint} does not accept this invitation: it was used or withdrawn, it expired, or the "
-                f"line is mistyped; {_ANOTHER}"
+                f"{' or '.join(invitation.endpoints)} does not accept this invitation: it was used or withdrawn, it "
+                f"expired, or the line is mistyped; {_ANOTHER}"
             ) from None
         try:
             return KeyOwner(str(reply["name"]), str(reply["host"]), frozenset(map(str, reply["roles"])))
@@ -228,12 +228,13 @@ class _Join:
 
 
 def _ask(invitation: Invitation, pair: KeyPair, action: str, *, tries: int = 1, **fields: str) -> Mapping[str, Any]:
-    address = SecuredAddress(invitation.endpoint, pair, invitation.server_key)
+    address = FollowedAddress(invitation.endpoints, lambda: pair, lambda: (invitation.server_key,))
+    deadline_s = DEADLINE_S if len(invitation.authorities) == 1 else None  # whose default covers a takeover
     with Client(address) as client:
         for _ in range(tries - 1):
             with suppress(NotAuthorized):
-                return client.call(action, deadline_s=DEADLINE_S, **fields)
-        return client.call(action, deadline_s=DEADLINE_S, **fields)
+                return client.call(action, deadline_s=deadline_s, **fields)
+        return client.call(action, deadline_s=deadline_s, **fields)
 
 
 def request(layout: Layout, config: NetworkConfig, owner: KeyOwner) -> Certificate:

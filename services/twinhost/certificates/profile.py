@@ -117,20 +117,53 @@ def join_profile(folder: Path, invitation: Invitation, *, may_replace: bool) -> 
                 f"{others[0]} exists already, and a profile holds one key; to keep it, choose another profile: "
                 f"twinhost join --profile NAME LINE; to replace it: {join_command(folder, '--replace LINE')}"
             )
-        address, _, port = invitation.authority.rpartition(":")
-        server = AgentPlace(address.strip("[]"), {"zmq": int(port)})
         with _explained(folder):
-            _resolve(server)
+            invitation, places = _resolved(invitation)
             joined = join(layout, invitation, may_replace=may_replace)
         for other in secrets_in(folder):
             if other.stem != joined.place.stem:  # the replaced one, of another name
                 other.unlink()
                 other.with_suffix(PUBLIC_SUFFIX).unlink(missing_ok=True)
-        return joined, write_agents(folder, {SERVER: server})
+        return joined, write_agents(folder, {SERVER: active_of(folder, places)})
 
 
-def refresh_profile(folder: Path) -> list[Reached]:
+def _resolved(invitation: Invitation) -> tuple[Invitation, list[AgentPlace]]:
+    """Return an invitation with those of its addresses that this machine knows, and where they are.
+
+    Raises:
+        ServerUnreachable: it knows none.
+    """
+    known, error = {}, None
+    for authority in invitation.authorities:
+        place = _place_at(authority)
+        try:
+            _resolve(place)
+            known[authority] = place
+        except ServerUnreachable as unknown:
+            error = error or unknown
+    if error is not None and not known:
+        raise error
+    return replace(invitation, authorities=tuple(known)), list(known.values())
+
+
+def _place_at(authority: str) -> AgentPlace:
+    address, _, port = authority.rpartition(":")
+    return AgentPlace(address.strip("[]"), {"zmq": int(port)})
+
+
+def active_of(folder: Path, places: Sequence[AgentPlace]) -> AgentPlace:
+    """Return which of SystemDigitalTwin's places is active; the first one, if that can't be said."""
+    if len(places) == 1:
+        return places[0]
+    return first_that_answers(load_certificates(folder), SERVER, places) or places[0]
+
+
+def refresh_profile(folder: Path, address: str | None = None) -> list[Reached]:
     """Fetch from mainpc which keys there are and where the agents are, with the key of a profile; the key stays.
+
+    Args:
+        folder: of the profile.
+        address: `address:port` where mainpc, or its standby, is reached, if not where the profile says.
 
     Raises:
         ConfigurationError: the profile has no key, or no configuration.
@@ -138,9 +171,16 @@ def refresh_profile(folder: Path) -> list[Reached]:
     """
     certificates, config = load_certificates(folder), load_network_config(environment={FOLDER_VARIABLE: str(folder)})
     layout, server = program_layout(folder), config.agent(SERVER)
+    places = _places_of(server) if address is None else [_place_at(address)]
     try:
-        answer, answered_at = _ask_any(certificates, SERVER, server.endpoints, CONFIRM_KEY)
+        answer, answered_at = _ask_any(certificates, SERVER, [place.endpoint for place in places], CONFIRM_KEY)
         material = read_answer(answer)
+    except ServerUnreachable as error:
+        raise ServerUnreachable(
+            f"mainpc can't be reached ({str(error).partition('; ')[0]}); check that it runs, or give the address at "
+            "which this machine reaches it, or its standby: "
+            f"{join_command(folder, '--refresh --address ADDRESS[:PORT]')}"
+        ) from None
     except WrongServerKey:
         pin = folder / f"{SERVER_KEY_STEM}{PUBLIC_SUFFIX}"
         raise WrongServerKey(
@@ -152,7 +192,7 @@ def refresh_profile(folder: Path) -> list[Reached]:
         place = layout.place_of(certificates.own_keys.certificate.owner)
         put_in_place(layout, place, certificates.own_keys, material)
     known = {name: AgentPlace(agent.host.address, agent.ports) for name, agent in config.agents.items()}
-    answering = next(place for place in _places_of(server) if place.endpoint == answered_at)
+    answering = next(place for place in places if place.endpoint == answered_at)
     return write_agents(folder, {**known, SERVER: answering})
 
 
@@ -434,7 +474,7 @@ def _explained(folder: Path) -> Iterator[None]:
     except ServerUnreachable as error:
         raise ServerUnreachable(
             f"mainpc can't be reached ({str(error).partition('; ')[0]}); check that it runs, or give the address at "
-            "which this machine reaches it: "
+            "which this machine reaches it, or its standby: "
             f"{join_command(folder, '--address ADDRESS[:PORT] LINE')}; on mainpc's own machine: "
             f"{join_command(folder, '--local')}"
         ) from None

@@ -153,9 +153,11 @@ def run_invite(
     note(f"To see open invitations: {CERTS_INIT} pending   To print a new line in its place: the same with --again")
     if again:
         note("The previous line is withdrawn.")
+    if others := invitation.authorities[1:]:
+        note(f"It has both addresses of {SERVER}; a version before 0.3 takes it without ,{','.join(others)}")
     if host != layout.server_host and (variables := variables_to_set(config)):
         note(
-            f"Warning: other machines can't reach {invitation.authority}; to enrol one, set "
+            f"Warning: other machines can't reach {invitation.authorities[0]}; to enrol one, set "
             f"{' and '.join(variables)} in .env to an address of this machine that it reaches, run "
             "docker compose up -d mainpc, and repeat this with --again."
         )
@@ -184,8 +186,9 @@ def run_join(
     if line == STANDARD_STREAM:
         line = read_line("The line that invite printed: ", MAX_LINE_CHARACTERS + 2)
     invitation, server = parse_invitation(line), config.agent(SERVER)
-    if is_loopback(invitation.authority.rpartition(":")[0]):  # of mainpc's machine, and in a container of nobody
-        invitation = replace(invitation, authority=server.host.authority(server.zmq_port))
+    if any(is_loopback(authority.rpartition(":")[0]) for authority in invitation.authorities):
+        # They are of mainpc's machine, and in a container of nobody.
+        invitation = replace(invitation, authorities=tuple(server.authorities))
     joined = join(layout, invitation, may_replace=may_replace)
     owner, key = joined.certificate.owner, joined.certificate
     how = "had joined already" if joined.already else "has joined"

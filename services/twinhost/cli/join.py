@@ -27,7 +27,7 @@ from twinhost.certificates.layout import AGENT_ROLE, SERVER, Identity, Layout, d
 from twinhost.certificates.profile import (
     AgentPlace,
     Reached,
-    first_that_answers,
+    active_of,
     join_profile,
     own_folder,
     refresh_profile,
@@ -46,7 +46,6 @@ from twinhost.secure_zmq.certificates import (
     PROFILES_FOLDER,
     client_folder,
     join_command,
-    load_certificates,
     profile_folder,
     secrets_in,
 )
@@ -68,7 +67,9 @@ def join(
     may_replace: Annotated[bool, typer.Option("--replace", help="Put a new key in place of the one here.")] = False,
     address: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS[:PORT]", help="Where this machine reaches mainpc, if not as the line says."),
+        typer.Option(
+            metavar="ADDRESS[:PORT]", help="Where this machine reaches mainpc, if not at the address known here."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -82,7 +83,7 @@ def join(
     if local:
         report = _join_local(None if line == STANDARD_STREAM else line, folder, may_replace=may_replace)
     elif refresh:
-        report = _Report(folder, refresh_profile(folder))
+        report = _refresh(folder, address)
     else:
         report = _join_by_line(line, folder, address, may_replace=may_replace)
     if as_json:
@@ -145,11 +146,18 @@ def _join_by_line(line: str, folder: Path, address: str | None, *, may_replace: 
         line = read_line("The line that certs-init invite printed: ", MAX_LINE_CHARACTERS + 2)
     invitation = parse_invitation(line)
     if address is not None:
-        _, _, port = invitation.authority.rpartition(":")
-        invitation = replace(invitation, authority=_authority(address, port))
+        _, _, port = invitation.authorities[0].rpartition(":")
+        invitation = replace(invitation, authorities=(_authority(address, port),))
     joined, reached = join_profile(folder, invitation, may_replace=may_replace)
     what = "had joined already" if joined.already else "has joined"
     return _Report(folder, reached, what, joined.server_key.fingerprint)
+
+
+def _refresh(folder: Path, address: str | None) -> _Report:
+    if address is not None:
+        port = load_network_config(environment={FOLDER_VARIABLE: str(folder)}).agent(SERVER).zmq_port
+        address = _authority(address, str(port))
+    return _Report(folder, refresh_profile(folder, address))
 
 
 def _authority(address: str, default_port: str) -> str:
@@ -186,9 +194,7 @@ def _join_local(name: str | None, folder: Path, *, may_replace: bool) -> _Report
             )
             server = import_answer(layout, parse_bundle(answer, "the answer of certs-init accept"), "the answer")
         places = {agent: published[0] for agent, published in known.items()}
-        if len(known[SERVER]) > 1:  # mainpc's own process, or its standby
-            active = first_that_answers(load_certificates(folder), SERVER, known[SERVER])
-            places[SERVER] = active or places[SERVER]
+        places[SERVER] = active_of(folder, known[SERVER])
         return _Report(folder, write_agents(folder, places), "is authorised", server.public.fingerprint)
 
 

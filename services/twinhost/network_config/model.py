@@ -96,6 +96,11 @@ class Agent:
         return tuple(place.endpoint for place in self.places)
 
     @property
+    def authorities(self) -> Sequence[str]:
+        """The same as `address:port`."""
+        return tuple(place.host.authority(place.zmq_port) for place in self.places)
+
+    @property
     def feed_endpoints(self) -> Sequence[str]:
         """The same of its event feed; none where it has no feed."""
         ports = ((place.host, place.events_port) for place in self.places)

@@ -232,7 +232,7 @@ class Diagnosis:
         server = " or ".join(addresses) or self._address
         advice = (
             "; check that the agent runs (on its machine: docker compose ps) and that its address is right "
-            "(network_config.yaml, or in a profile endpoints.yaml)"
+            "(network_config.yaml; of a profile: twinhost join --refresh)"
         )
         error = ServerUnreachable(
             f"no reply to {action} from {server} within {round(deadline_s, 2):g} s: {last}"

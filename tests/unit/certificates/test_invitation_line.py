@@ -2,6 +2,7 @@
 
 import string
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -14,7 +15,7 @@ from twinhost.secure_zmq.keys import PublicKey
 
 SERVER = PublicKey(bytes(range(32)))
 SECRET = bytes(range(100, 132))
-LINE = Invitation("10.0.0.1:7120", SERVER, token_pair(SECRET), 1_795_582_800).render()
+LINE = Invitation(("10.0.0.1:7120",), SERVER, token_pair(SECRET), 1_795_582_800).render()
 ADDRESSES = st.one_of(
     st.ip_addresses(v=4).map(str),
     st.ip_addresses(v=6).map(str),
@@ -36,11 +37,13 @@ def refusal(text: str) -> str:
 
 @given(ADDRESSES, st.integers(1, 65_535), KEYS, KEYS, MOMENTS)
 def test_what_was_written_is_read_again(address: str, port: int, server: bytes, secret: bytes, moment: int) -> None:
-    """Every part, IPv6 addresses in brackets; spaces around the line do no harm."""
-    written = Invitation(Host("mainpc", address).authority(port), PublicKey(server), token_pair(secret), moment)
-    for line in (written.render(), f"  {written.render()}\r\n"):
-        assert parse_invitation(line) == written
-    assert parse_invitation(written.render()).endpoint == Host("mainpc", address).endpoint(port)
+    """Every part, IPv6 addresses in brackets, that of a standby; spaces around the line do no harm."""
+    host = Host("mainpc", address)
+    for authorities in ((host.authority(port),), (host.authority(port), "192.0.2.20:7121")):
+        written = Invitation(authorities, PublicKey(server), token_pair(secret), moment)
+        for line in (written.render(), f"  {written.render()}\r\n"):
+            assert parse_invitation(line) == written
+        assert parse_invitation(written.render()).endpoints[0] == host.endpoint(port)
 
 
 def test_the_line_is_as_documented() -> None:
@@ -51,6 +54,17 @@ def test_the_line_is_as_documented() -> None:
     assert query == "expires=2026-11-25T05:00:00Z"
 
 
+def test_without_the_standby_s_address_it_is_the_line_of_before() -> None:
+    """Which an older version reads; no character of it means anything to a shell that the others don't."""
+    both = replace(parse_invitation(LINE), authorities=("10.0.0.1:7120", "[2001:db8::2]:7121")).render()
+    assert both.replace(",[2001:db8::2]:7121", "") == LINE
+
+
+@pytest.mark.parametrize("authorities", ["10.0.0.1:7120,", ",10.0.0.1:7120", "10.0.0.1:7120,,10.0.0.2:7120", "a:1,b"])
+def test_an_address_that_is_cut_out_is_noticed(authorities: str) -> None:
+    assert "is mistyped at mainpc's ADDRESS:PORT" in refusal(LINE.replace("10.0.0.1:7120", authorities))
+
+
 def test_a_line_that_is_cut_off_is_refused_at_every_length() -> None:
     """The sentence says where it ends, and what to copy."""
     for length in range(len(LINE)):
@@ -59,7 +73,7 @@ def test_a_line_that_is_cut_off_is_refused_at_every_length() -> None:
         assert length <= len("twinhost://") or "is cut off" in sentence, length
 
 
-@given(st.integers(0, len(LINE) - 1), st.sampled_from(" \n\t!$%=+?/#:.ä~"))
+@given(st.integers(0, len(LINE) - 1), st.sampled_from(" \n\t!$%=+?/#:,.ä~"))
 @example(LINE.index("?"), "/")
 def test_a_wrong_character_is_refused_or_read_as_another_line(position: int, character: str) -> None:
     """No slip leads to the same invitation, and none to anything but an invitation or one sentence."""
@@ -125,7 +139,7 @@ def test_a_token_of_zeros_is_no_key() -> None:
 @given(KEYS)
 def test_a_key_has_one_spelling(raw: bytes) -> None:
     """The last character's spare bits must be zero, so that no slip there goes unseen."""
-    line = Invitation("mainpc:7120", PublicKey(raw), token_pair(SECRET), 0).render()
+    line = Invitation(("mainpc:7120",), PublicKey(raw), token_pair(SECRET), 0).render()
     key = line.split("/")[3]
     alphabet = string.ascii_uppercase + string.ascii_lowercase + string.digits + "-_"
     other = alphabet[alphabet.index(key[-1]) | 1]

@@ -84,19 +84,40 @@ def test_a_standby_s_tree_refuses_changes_until_it_is_active(machines: Machines)
 
 
 def test_an_active_standby_s_tree_enrols_and_revokes(machines: Machines, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line of an invitation has the standby's address; and each key of pc2 goes to its folder."""
+    """The line of an invitation has the standby's address first; and each key of pc2 goes to its folder."""
     machines.copy()
     write_role(machines.folder, ACTIVE)
     assert machines.run("pc2").status == 0
     assert (machines.folder / "client.key").exists()
     ran = machines.run("pc2", *INVITE)
     assert ran.status == 0, ran.err
-    assert parse_invitation(ran.out).authority.startswith("mainpc-standby:")
+    assert parse_invitation(ran.out).authorities == ("mainpc-standby:7120", "mainpc:7120")
     assert "invitation somebody" in machines.run("pc2", "pending").out
     monkeypatch.setattr("twinhost.cli.certs_init.wait_until_acknowledged", lambda *_: [])
     assert machines.run("pc2", "revoke", UMRA).status == 0
     assert list((machines.folder / "revoked").glob("*.key"))
     assert secrets(machines.pc2).keys() == {"mainpc/server.key_secret", "pc2/client.key_secret"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "authorities"),
+    [
+        ({}, ("mainpc:7120", "mainpc-standby:7120")),
+        ({"MAINPC_STANDBY_ZMQ_PORT": "7121"}, ("mainpc:7120", "127.0.0.1:7121")),
+        ({"MAINPC_IP": "192.0.2.10", "PC2_IP": "192.0.2.20"}, ("192.0.2.10:7120", "192.0.2.20:7120")),
+        (
+            {"MAINPC_ZMQ_PORT": "7220", "MAINPC_STANDBY_ZMQ_PORT": "7221", "TWINHOST_PUBLISH_ADDRESS": "192.0.2.10"},
+            ("192.0.2.10:7220", "192.0.2.10:7221"),
+        ),
+    ],
+)
+def test_an_invitation_has_both_addresses(
+    machines: Machines, settings: dict[str, str], authorities: tuple[str, ...]
+) -> None:
+    """That of the standby after mainpc's; a note says how an older version takes the line."""
+    ran = certs_init(machines.mainpc, *INVITE, host="mainpc", settings={**LOG, **settings})
+    assert parse_invitation(ran.out).authorities == authorities
+    assert f"a version before 0.3 takes it without ,{authorities[1]}\n" in ran.err
 
 
 def test_certs_init_makes_no_second_secret_of_an_agent(machines: Machines) -> None:

@@ -249,7 +249,7 @@ def test_a_deadline_says_how_far_it_came(events: list[SocketEvent], greeting: st
     assert type(error) is ServerUnreachable
     assert str(error) == (
         f"no reply to ping from {ADDRESS} within 5 s: {last}; check that the agent runs (on its machine: docker "
-        "compose ps) and that its address is right (network_config.yaml, or in a profile endpoints.yaml)"
+        "compose ps) and that its address is right (network_config.yaml; of a profile: twinhost join --refresh)"
     )
 
 

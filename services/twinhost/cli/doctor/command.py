@@ -123,7 +123,7 @@ def target_of(settings: Settings, agent: Agent) -> AttackedAgent:
 
 def _attack(environment: Mapping[str, str]) -> Iterator[Finding]:
     settings = load_settings(environment)
-    agents = settings.config.agents.values()
+    agents = [where_it_answers(agent) for agent in settings.config.agents.values()]
     played = (finding for agent in agents for finding in play_all(target_of(settings, agent)))
     yield from _counting(settings, agents, played)
 
@@ -138,7 +138,7 @@ def _attack_as_member(environment: Mapping[str, str]) -> Iterator[Finding]:
         AttackedByMember(
             agent, settings.config, keys, partial(settings.pins, agent), partial(settings.client, agent), name
         )
-        for agent in settings.config.agents.values()
+        for agent in map(where_it_answers, settings.config.agents.values())
     ]
     for target in targets:
         with target.client() as client:
@@ -162,7 +162,7 @@ def _wait_until_authorised(client: Client) -> None:
 def _enrolled(settings: Settings, line: str) -> KeyPair:
     """Enrol a member by an invitation, and return its key, which is kept nowhere."""
     server = settings.registry_agent
-    invitation = replace(parse_invitation(line), authority=server.host.authority(server.zmq_port))
+    invitation = replace(parse_invitation(line), authorities=tuple(server.authorities))
     with TemporaryDirectory() as folder:
         join(program_layout(Path(folder)), invitation, may_replace=False)
         keys = load_certificates(Path(folder)).own_keys
