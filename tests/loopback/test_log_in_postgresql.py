@@ -393,6 +393,14 @@ def test_a_claim_of_what_has_changed_fails(dsn: str) -> None:
         assert other.claim(seen, "pc2", "log") is None
 
 
+def test_a_look_names_the_databases_that_were_not_asked(dsn: str) -> None:
+    """So that the one that is away has a name, and a command that starts it."""
+    with closing(connect(dsn.replace("?host=", "?host=/nowhere,"))) as log:
+        assert log.look_around().other_servers == ["/nowhere"]
+    with closing(connect(dsn)) as log:
+        assert log.look_around().other_servers == []
+
+
 def test_a_number_is_given_once(dsn: str) -> None:
     with closing(connect(dsn)) as log:
         claimed = log.claim(log.look(), "mainpc", "log")
