@@ -17,6 +17,7 @@ from tests.loopback.test_standby import _TAKEOVER_S, Machine, answers
 from tests.postgres import Cluster, running_cluster
 from tests.unit.certificates.trees import Ran, certs_init
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.agent.self_check import INTERVAL_S
 from twinhost.certificates.acknowledgement import HostAnswer, wait_until_acknowledged
 from twinhost.certificates.admission import invite
 from twinhost.certificates.bundle import Invitation, request_fingerprint
@@ -32,10 +33,12 @@ from twinhost.secure_zmq.key_writer import render_certificate, revoked_file_name
 from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 from twinhost.store.audit_log.copies import copied_log
+from twinhost.store.replication.looks import SILENT_AFTER_S
 from twinhost.store.replication.postgres import Log
 from twinhost.store.replication.snapshots import write_snapshot
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
+SEEN_WITHIN_S = INTERVAL_S + SILENT_AFTER_S + PATIENCE_S
 OWNER = KeyOwner("somebody", "pc3", frozenset({"agent"}))
 
 
@@ -294,6 +297,13 @@ def warnings(standby: AgentProcess) -> str:
     return "\n".join(standby.health().get("warnings", ["no answer"]))
 
 
+def cause(pair: Pair) -> str:
+    """Return why a standby would not be the agent as the active process is, as that one says."""
+    with pair.here.client(SDT) as client:
+        items = client.call("get_attention")["items"]
+    return " ".join(item["cause"] for item in items if item["kind"] == "standby_differs")
+
+
 def test_a_standby_with_another_secret_does_not_take_over(pair: Pair, tmp_path: Path) -> None:
     """It says so: clients would refuse it, and the machine that comes back could not be active."""
     with Machine(tmp_path / "other", pair.here.dsn, pair.here) as other:
@@ -303,6 +313,7 @@ def test_a_standby_with_another_secret_does_not_take_over(pair: Pair, tmp_path: 
         write_key_pair(another, other.folder(SDT) / "server.key_secret")
         standby = other.follow(SDT)
         wait_until(lambda: "copy the secret again" in warnings(standby), PATIENCE_S, f"it warns: {standby.lines}")
+        wait_until(lambda: "copy the secret again" in cause(pair), SEEN_WITHIN_S, "the attention list has it")
         pair.take_over()
         assert not standby.logged("active")
 
@@ -313,4 +324,7 @@ def test_a_standby_warns_of_another_configuration(pair: Pair, tmp_path: Path) ->
         path.write_text(path.read_text().replace("registration_ttl_s: 15", "registration_ttl_s: 16"))
         standby = other.follow(SDT)
         wait_until(lambda: "limits in network_config.yaml differs" in warnings(standby), PATIENCE_S, "it warns")
+        wait_until(lambda: "limits in network" in cause(pair), SEEN_WITHIN_S, "the attention list has it")
+        path.write_text(path.read_text().replace("registration_ttl_s: 16", "registration_ttl_s: 15"))
+        wait_until(lambda: not cause(pair), SEEN_WITHIN_S, "it is off the list")
     assert warnings(pair.there.processes[0]) == ""

@@ -401,6 +401,20 @@ def test_a_look_names_the_databases_that_were_not_asked(dsn: str) -> None:
         assert log.look_around().other_servers == []
 
 
+def test_who_stands_says_what_is_wrong_and_who_ends_says_why(dsn: str) -> None:
+    """Its beat grows from where it ended: who asks an operator's question counts those that grow."""
+    with closing(connect(dsn)) as log:
+        said: list[tuple[int, int, str]] = []
+        for ends, fault in ((False, "secret: it is another one"), (False, ""), (True, "its disk is full"), (False, "")):
+            if ends:
+                log.give_up("pc2", fault)
+            else:
+                log.stand("pc2", len(said) + 1, fault)
+            (row,) = log.standbys()
+            said.append((row.applied, row.beat, row.fault))
+    assert said == [(1, 1, "secret: it is another one"), (2, 2, ""), (2, 0, "its disk is full"), (4, 1, "")]
+
+
 def test_a_number_is_given_once(dsn: str) -> None:
     with closing(connect(dsn)) as log:
         claimed = log.claim(log.look(), "mainpc", "log")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # only an agent with a log loads them
     import sqlite3
 
     from twinhost.store.replication.epochs import Epoch
+    from twinhost.store.replication.looks import Difference
     from twinhost.store.replication.statements import Entry
 
 _log = structlog.get_logger(__name__)
@@ -283,8 +284,14 @@ class FollowedFiles:
 
     def warnings(self) -> list[str]:
         """Return why this machine would not be the agent as the other one is; on any thread."""
-        fault = self.key_fault()
-        return [*([fault] if fault else []), *self._configuration_faults()]
+        return list(self.differences().values())
+
+    def differences(self) -> "dict[Difference, str]":
+        """Return the same by what differs."""
+        from twinhost.store.replication.looks import Difference  # noqa: PLC0415 - only an agent with a log loads it
+
+        faults = {Difference.SECRET: self.key_fault(), Difference.CONFIGURATION: self._configuration_fault()}
+        return {difference: fault for difference, fault in faults.items() if fault}
 
     def key_fault(self) -> str | None:
         """Return what is wrong with this machine's secret: the agent may have another key since it was copied."""
@@ -307,19 +314,21 @@ class FollowedFiles:
             "this machine can't be it; copy the secret again"
         )
 
-    def _configuration_faults(self) -> list[str]:
+    def _configuration_fault(self) -> str | None:
         logged = {path: content for path, content in self._rows.items() if path.startswith(f"{_CONFIGURATION}/")}
         try:
             here = _under(_CONFIGURATION, sections(self._configuration()))
         except ConfigurationError as error:
-            return [str(error)]
+            return str(error)
+        except Exception as error:  # noqa: BLE001 - boundary: an invalid file must not end what follows
+            return f"network_config.yaml can't be read ({type(error).__name__}: {error}); correct it"
         names = [path.partition("/")[2] for path in logged if path in here and here[path] != logged[path]]
         if not names:
-            return []
-        return [
+            return None
+        return (
             f"{', '.join(sorted(names))} in network_config.yaml differs from the file where {self._agent} is active; "
             "copy that file here, or another configuration applies after a takeover"
-        ]
+        )
 
     def _align(self) -> None:
         """Have the files what the log has, and the revocations of both."""

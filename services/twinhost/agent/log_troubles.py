@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from twinhost.agent.troubles import Kind, Remedy, Trouble
+from twinhost.commands import CERTS_INIT, CERTS_INIT_PIPED
 from twinhost.network_config import Agent, NetworkConfig
 
 if TYPE_CHECKING:  # only an agent with a log loads it
@@ -39,6 +40,8 @@ def log_troubles(log: Watched | None, config: NetworkConfig) -> Iterator[Trouble
     for name, one in state.agents.items():
         if name in agents:
             yield from (_standby_behind(agents[name], standby) for standby in one.following if standby.lags)
+            differing = [standby for standby in one.following if standby.differences and one.holder]
+            yield from (_standby_differs(config, agents[name], standby, one.holder) for standby in differing)
     if state.copies == 1:
         yield _one_copy(state.other_servers, silent)
     if state.witness is not None and log.witness_fault is not None:
@@ -68,7 +71,11 @@ def _standby_silent(agent: Agent, log: "AgentLog") -> Trouble:
         what=f"no standby of {agent.name} follows, so nothing takes over from {log.holder or 'it'}",
         cause=cause,
         remedies=(
-            Remedy(host, f"docker compose up -d {service}", "starts it"),
+            Remedy(
+                host,
+                f"docker compose up -d {service}",
+                "starts it, once its cause is mended" if last and last.fault else "starts it",
+            ),
             Remedy(host, f"docker compose logs {service}", "shows what keeps it from following"),
         ),
         evidence=(("active", log.holder), ("epoch", str(log.epoch)), ("transactions", str(log.transactions))),
@@ -84,6 +91,39 @@ def _standby_behind(agent: Agent, standby: "Follower") -> Trouble:
         what=f"{standby.name}, which stands by for {agent.name}, is {standby.behind} transactions behind",
         remedies=(Remedy(host, f"docker compose logs {standby.name}", "shows what keeps it from following"),),
     )
+
+
+def _standby_differs(config: NetworkConfig, agent: Agent, standby: "Follower", holder: str) -> Trouble:
+    what = f"{standby.name} would not be {agent.name} as {holder} is: its configuration is another one"
+    if "secret" in standby.differences:
+        what = f"{standby.name} can't take over from {holder}: its secret of {agent.name} is another one"
+    return Trouble(
+        kind=Kind.STANDBY_DIFFERS,
+        subject=agent.name,
+        host=_machine(agent, standby.name),
+        what=what,
+        cause="; ".join(standby.differences.values()),
+        remedies=tuple(_copies(config, agent, standby, _machine(agent, holder))),
+    )
+
+
+def _copies(config: NetworkConfig, agent: Agent, standby: "Follower", here: str) -> Iterator[Remedy]:
+    """Yield what brings a standby what the machine of the active process has; `ssh` reaches another machine."""
+    there = _machine(agent, standby.name)
+    apart = agent.standby is not None and agent.standby.address == config.hosts[agent.standby.name].address
+    if "secret" in standby.differences:
+        if not apart:
+            yield Remedy(here, CERTS_INIT, "gives the standbys of this machine the newest secrets")
+        elif standby.name.endswith(_STANDBY):  # what comes home has the secret that it had
+            yield Remedy(
+                here,
+                f"{CERTS_INIT_PIPED} export-standby {agent.name} | "
+                f"ssh {there} 'cd twinhost && {CERTS_INIT_PIPED} import-standby -'",
+                "copies the secret",
+            )
+        yield Remedy(there, f"docker compose restart {standby.name}", "has it read its secret")
+    if "configuration" in standby.differences:
+        yield Remedy(here, f"scp config/network_config.yaml {there}:twinhost/config/", "copies the file")
 
 
 def _one_copy(other_servers: Sequence[str], silent: Iterable[Trouble]) -> Trouble:

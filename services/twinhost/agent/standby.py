@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from starlette.requests import Request
@@ -33,12 +33,15 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Candidate, Epoch
+from twinhost.store.replication.looks import written
 from twinhost.store.replication.postgres import Connect, Databases, Log, OutcomeUnknown, verified
 from twinhost.store.replication.replica import Active, Before, Replica, always, monotonic, stand_by
 from twinhost.store.replication.snapshots import nothing_beside
 from twinhost.store.replication.statements import Entry
 
 _log = structlog.get_logger(__name__)
+
+V = TypeVar("V")
 
 
 def become_active(
@@ -102,8 +105,17 @@ def _followed_until_active(
             replica.on_join = keys.join
         with _shown(settings, replica, seen, keys):
             look = seen.before(always if keys is None else keys.may_claim)
-            well = _well(name)
-            active = stand_by(replica, candidate, connect, stop, may_claim=look, on_look=well, on_connect=_first_look)
+            fault = at_intervals(lambda: "" if keys is None else written(keys.differences()))
+            active = stand_by(
+                replica,
+                candidate,
+                connect,
+                stop,
+                may_claim=look,
+                on_look=_well(name),
+                on_connect=_first_look,
+                fault=fault,
+            )
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
     if active is not None and keys is not None:
@@ -131,15 +143,21 @@ def _before(settings: Settings, followed: Followed, keys: FollowedFiles | None) 
 
 def _well(agent_name: str) -> Callable[[], None]:
     """Return what shows the engine's health check that this process follows, as often as the active one shows it."""
-    file, due = HealthyFile(agent_name), 0.0
+    file = HealthyFile(agent_name)
+    return at_intervals(lambda: file.show(None))
 
-    def on_look() -> None:
-        nonlocal due
+
+def at_intervals(call: Callable[[], V]) -> Callable[[], V]:
+    """Return what calls a function every INTERVAL_S at most, and has its last value meanwhile."""
+    due, value = 0.0, call()
+
+    def newest() -> V:
+        nonlocal due, value
         if (now := SYSTEM_CLOCK.monotonic()) >= due:
-            due = now + INTERVAL_S
-            file.show(None)
+            due, value = now + INTERVAL_S, call()
+        return value
 
-    return on_look
+    return newest
 
 
 class _Seen:

@@ -206,6 +206,12 @@ class Kind(StrEnum):
         "A standby is far behind the log: a takeover waits until it has the rest.",
         "Look at what slows its machine down.",
     )
+    STANDBY_DIFFERS = (
+        "standby_differs",
+        "attention",
+        "A standby follows, and has another configuration, or another secret, with which it can't take over.",
+        "Copy what the cause names to its machine.",
+    )
     WITNESS_SILENT = (
         "witness_silent",
         "attention",

@@ -10,7 +10,7 @@ from twinhost.agent.log_troubles import log_troubles
 from twinhost.agent.troubles import Level, by_cause
 from twinhost.network_config import NetworkConfig, load_network_config
 from twinhost.network_config.load import DATABASE_VARIABLE, DEFAULT_PATH
-from twinhost.store.replication.looks import MOST_BEHIND, AgentLog, Follower, LogState
+from twinhost.store.replication.looks import MOST_BEHIND, AgentLog, Difference, Follower, LogState
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 CONFIG = load_network_config(DEFAULT_PATH, {DATABASE_VARIABLE: "postgresql:///twinhost?host=/run"})
@@ -81,6 +81,60 @@ def test_a_standby_that_lags_is_named() -> None:
     late = replace(HERE, behind=MOST_BEHIND + 1)
     assert found(state(standbys=[late])) == [(f"standby_behind:{SDT}", "pc2", "docker compose logs mainpc-standby")]
     assert found(state(standbys=[replace(HERE, behind=MOST_BEHIND)])) == []
+
+
+SECRET = {Difference.SECRET: "it is another one"}
+BOTH = {**SECRET, Difference.CONFIGURATION: "limits differ"}
+THREE = load_network_config(
+    DEFAULT_PATH,
+    {DATABASE_VARIABLE: "postgresql:///twinhost?host=/run", "MAINPC_IP": "192.0.2.10", "PC2_IP": "192.0.2.20"},
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "differences", "commands"),
+    [
+        (
+            CONFIG,
+            SECRET,
+            [
+                ("mainpc", "docker compose run --rm certs-init"),
+                ("pc2", "docker compose restart mainpc-standby"),
+            ],
+        ),
+        (
+            THREE,
+            BOTH,
+            [
+                (
+                    "mainpc",
+                    f"docker compose run --rm -T certs-init export-standby {SDT} | "
+                    "ssh pc2 'cd twinhost && docker compose run --rm -T certs-init import-standby -'",
+                ),
+                ("pc2", "docker compose restart mainpc-standby"),
+                ("mainpc", "scp config/network_config.yaml pc2:twinhost/config/"),
+            ],
+        ),
+    ],
+    ids=["one machine", "three machines"],
+)
+def test_a_standby_that_differs_is_named_with_what_to_copy(
+    config: NetworkConfig, differences: dict[Difference, str], commands: list[tuple[str, str]]
+) -> None:
+    """It follows, so it is not missed; where it has another secret, it is said that it can't take over."""
+    seen = state(standbys=[replace(HERE, differences=differences)])
+    (trouble,) = log_troubles(SeenLog(seen), config)
+    assert (trouble.id, trouble.host, trouble.level) == (f"standby_differs:{SDT}", "pc2", Level.ATTENTION)
+    assert trouble.what == f"mainpc-standby can't take over from mainpc: its secret of {SDT} is another one"
+    assert trouble.cause == "; ".join(differences.values())
+    assert [(remedy.on, remedy.command) for remedy in trouble.remedies] == commands
+
+
+def test_a_configuration_that_differs_is_that_alone() -> None:
+    limits = replace(HERE, differences={Difference.CONFIGURATION: "limits differ"})
+    (trouble,) = log_troubles(SeenLog(state(standbys=[limits])), CONFIG)
+    assert trouble.what == f"mainpc-standby would not be {SDT} as mainpc is: its configuration is another one"
+    assert [remedy.command for remedy in trouble.remedies] == ["scp config/network_config.yaml pc2:twinhost/config/"]
 
 
 def test_one_copy_is_a_trouble_and_an_unknown_number_none() -> None:

@@ -5,7 +5,8 @@ How long somebody is silent counts by the clock of who looks, from when a beat w
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 LOOK_EVERY_S = 2.0
 SILENT_AFTER_S = 3 * LOOK_EVERY_S  # whose beat has not changed for so long is not there
@@ -26,7 +27,10 @@ class AgentEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """What a standby of an agent wrote last: how far it has followed, or why it can't; its beat grows while it runs."""
+    """What a standby of an agent wrote last: how far it has followed, and what is wrong with it, in lines.
+
+    Its beat grows while it runs. It is 0 where `fault` is why it has ended; else it follows with that fault.
+    """
 
     agent: str
     name: str
@@ -50,14 +54,40 @@ class Look:
     other_servers: Sequence[str] = ()  # of the DSN, than the one that was asked
 
 
+class Difference(StrEnum):
+    """What of its machine keeps a standby that follows from being the agent as the active process is."""
+
+    SECRET = "secret"  # noqa: S105 - the word
+    CONFIGURATION = "configuration"
+
+
+def written(differences: Mapping[Difference, str]) -> str:
+    """Return differences, each with its sentence, as a standby writes them."""
+    return "\n".join(f"{difference}: {' '.join(text.split())}" for difference, text in differences.items())
+
+
+def _read(text: str) -> dict[Difference, str]:
+    """Return them; a line of a later version is left out."""
+    found = {}
+    for line in text.splitlines():
+        word, _, sentence = line.partition(": ")
+        if word in tuple(Difference):
+            found[Difference(word)] = sentence
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Follower:
-    """A standby: how many transactions it is behind, for how long it has said nothing, and why it ended, if it said."""
+    """A standby: how many transactions it is behind, for how long it has said nothing, and why it ended, if it said.
+
+    `differences` are those of one that has not ended.
+    """
 
     name: str
     behind: int
     silent_s: float
     fault: str = ""
+    differences: Mapping[Difference, str] = field(default_factory=dict)
 
     @property
     def follows(self) -> bool:
@@ -128,7 +158,8 @@ class Looks:
                     one.name,
                     max(0, epoch.durable - one.applied),
                     silent_s(one.beat, epoch.agent, one.name),
-                    one.fault,
+                    "" if one.beat else one.fault,
+                    _read(one.fault) if one.beat else {},
                 )
                 for one in look.standbys
                 if one.agent == epoch.agent and one.name != epoch.holder

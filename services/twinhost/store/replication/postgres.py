@@ -84,13 +84,14 @@ _SIZE = (
 )
 # Not worth a wait for the second database, which another one says the next second.
 _STAND = (
-    "INSERT INTO standbys (agent, name, applied) SELECT %s, %s, %s FROM set_config('synchronous_commit', 'off', true) "
+    "INSERT INTO standbys (agent, name, applied, beat, fault) "
+    "SELECT %s, %s, %s, 1, %s FROM set_config('synchronous_commit', 'off', true) "
     "ON CONFLICT (agent, name) DO UPDATE SET applied = excluded.applied, beat = standbys.beat + 1, "
-    "fault = ''"
+    "fault = excluded.fault"
 )
 _GIVE_UP = (
     "INSERT INTO standbys (agent, name, fault) VALUES (%s, %s, %s) "
-    "ON CONFLICT (agent, name) DO UPDATE SET fault = excluded.fault"
+    "ON CONFLICT (agent, name) DO UPDATE SET beat = 0, fault = excluded.fault"
 )
 _NEWEST_SNAPSHOT = "SELECT coalesce(max(seq), 0) FROM snapshots WHERE agent = %s AND part = 0"
 _ADD_PART = "INSERT INTO snapshots (agent, seq, part, content) VALUES (%s, %s, %s, %b)"
@@ -250,9 +251,9 @@ class Log:
         with _asking(), self._connection.cursor(row_factory=class_row(Extent)) as cursor:
             return cursor.execute(_SIZE, (self._agent, applied)).fetchone() or Extent(0, 0)
 
-    def stand(self, name: str, applied: int) -> None:
-        """Say how far a process that stands by has repeated the log."""
-        self._write(_STAND, self._agent, name, applied, within_s=_READ_S)  # it waits for no other node
+    def stand(self, name: str, applied: int, fault: str = "") -> None:
+        """Say how far a process that stands by has repeated the log, and what is wrong with it all the same."""
+        self._write(_STAND, self._agent, name, applied, fault, within_s=_READ_S)  # it waits for no other node
 
     def give_up(self, name: str, why: str) -> None:
         """Say why a process can't stand by, until it says again how far it has come."""

@@ -372,6 +372,7 @@ def stand_by(
     may_claim: Callable[[Epoch], bool] = always,
     on_look: Callable[[], None] = lambda: None,
     on_connect: Callable[[Log], object] = lambda _: None,
+    fault: Callable[[], str] = str,
 ) -> Active | None:
     """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
 
@@ -384,12 +385,13 @@ def stand_by(
         may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
         on_look: is called after each look at the epoch, and with it at the log.
         on_connect: is called with each connection, before it is used.
+        fault: returns what is wrong with this process that follows all the same, as its row has it.
 
     Raises:
         ConfigurationError: this program, or this file, can't follow.
     """
     keeper = Keeper(replica.path, replica.beside, connect, replica.lock)
-    standing = _Standing(candidate.name)
+    standing = _Standing(candidate.name, fault)
     log, said, active = None, "", None
     try:
         while not stop.is_set():
@@ -423,15 +425,15 @@ def stand_by(
 
 
 class _Standing:
-    """Says every SAYS_S how far this process has repeated the log."""
+    """Says every SAYS_S how far this process has repeated the log, and what is wrong with it."""
 
-    def __init__(self, name: str) -> None:
-        self._name, self._due = name, 0.0
+    def __init__(self, name: str, fault: Callable[[], str]) -> None:
+        self._name, self._fault, self._due = name, fault, 0.0
 
     def say(self, log: Log, applied: int) -> None:
         if (now := monotonic()) >= self._due:
             self._due = now + SAYS_S
-            log.stand(self._name, applied)
+            log.stand(self._name, applied, self._fault())
 
 
 def _claimed(

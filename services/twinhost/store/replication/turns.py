@@ -112,7 +112,7 @@ class Turns:
         until = self._monotonic() + _STANDS_WITHIN_S
         while self._monotonic() < until and before.keys() - found.keys():
             self._sleep(_LOOK_S)
-            found |= {now.name: now.applied for now in self._log.standbys() if before.get(now.name) != now.beat}
+            found |= {now.name: now.applied for now in self._log.standbys() if before.get(now.name, 0) < now.beat}
         return found
 
     def _wait_for(self, name: str, seen: Epoch) -> Turn:

@@ -4,7 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from twinhost.store.replication.looks import SILENT_AFTER_S, AgentEpoch, Look, Looks, Standby, copies
+from twinhost.store.replication.looks import (
+    SILENT_AFTER_S,
+    AgentEpoch,
+    Difference,
+    Look,
+    Looks,
+    Standby,
+    copies,
+    written,
+)
 
 EPOCH = AgentEpoch("SDT", number=3, beat=7, holder="mainpc", durable=100)
 STANDBY = Standby("SDT", "mainpc-standby", applied=98, beat=1)
@@ -56,9 +65,18 @@ def test_who_is_active_is_no_standby_any_more() -> None:
 
 def test_who_says_that_it_ended_does_not_follow() -> None:
     """Also where it was there a moment ago: it is started again and again."""
-    ended = replace(LOOK, standbys=[replace(STANDBY, fault="its disk is full")])
+    ended = replace(LOOK, standbys=[replace(STANDBY, beat=0, fault="its disk is full")])
     log = Looks().take(ended, 0.0).agents["SDT"]
     assert (log.following, log.standbys[0].fault) == ([], "its disk is full")
+
+
+def test_who_says_what_differs_follows_all_the_same() -> None:
+    """What a later version says besides is left out."""
+    said = written({Difference.SECRET: "it is another one;\n copy it", Difference.CONFIGURATION: "limits: they differ"})
+    differs = replace(LOOK, standbys=[replace(STANDBY, fault=f"{said}\nweather: it rains")])
+    (standby,) = Looks().take(differs, 0.0).agents["SDT"].following
+    assert standby.differences == {"secret": "it is another one; copy it", "configuration": "limits: they differ"}
+    assert Looks().take(LOOK, 0.0).agents["SDT"].following[0].differences == {}
 
 
 def test_a_row_of_another_agent_is_not_counted() -> None:
