@@ -164,6 +164,7 @@ class Replica:
                 raise Behind(f"the log has no transaction after {self.applied}")
             for entry in entries:
                 self._repeat(entry.seq, decoded(entry.statements))
+            _log.debug("log_followed", transactions=self.applied)
 
     def close(self) -> None:
         """Close the file, and those beside it."""
@@ -297,12 +298,14 @@ class Active:
         """End the process unless an answer may leave now."""
         if not self.tenure.holds(monotonic()):
             self._end("the epoch could not be confirmed in time")
+        _log.debug("epoch_held", epoch=self.tenure.number)
 
     def release(self) -> None:
         """Give the epoch up, after the last answer, so that a standby need not wait."""
         for worker in (self._watch, self._beats, self._keeper):
             worker.stop()
         self.tenure.end("released")
+        _log.debug("epoch_released", epoch=self.tenure.number)  # before another process can claim it
         try:
             self._log.release(self.tenure.number, self.tenure.durable, keeps_turn=self._candidate.manual)
         except OutcomeUnknown as error:
@@ -330,6 +333,7 @@ class Active:
             self._end(f"whether transaction {number} is in the log is not known: {error}")
         if not appended:
             self._end("another process is active")
+        _log.debug("transaction_appended", epoch=self.tenure.number, seq=number)
         return number
 
     def _end(self, why: str) -> NoReturn:
@@ -346,6 +350,7 @@ class Active:
                 if turn is None:
                     self._end("another process is active")
                 self.tenure.confirmed(asked_at)
+                _log.debug("epoch_confirmed", epoch=self.tenure.number)
                 if turn != self._candidate.name and not self.successor:
                     self.successor = turn
                     self.on_successor()
@@ -451,7 +456,10 @@ def _claimed(
         replica.join(uuid.uuid4().hex, 0 if replica.empty else 1)
     asked_at = monotonic()
     claimed = log.claim(epoch, candidate.name, replica.log, replica.applied)
-    return None if claimed is None else Tenure(claimed.number, asked_at, claimed.durable)
+    if claimed is None:
+        return None
+    _log.debug("epoch_claimed", epoch=claimed.number)
+    return Tenure(claimed.number, asked_at, claimed.durable)
 
 
 def _followed(replica: Replica, log: Log, epoch: Epoch) -> bool:
