@@ -19,7 +19,7 @@ from twinhost.deployment import REGISTRY_AGENT
 from twinhost.moments import parse_time
 from twinhost.network_config import Agent
 
-NO_ANSWER = "server_unreachable"  # the code of this failure
+NO_ANSWER, NOT_AUTHORIZED = "server_unreachable", "not_authorized"  # the codes of these failures
 
 
 def unreachable(agent: Agent, code: str, why: str, explains: Iterable[str] = ()) -> Trouble:
@@ -41,7 +41,8 @@ def unreachable(agent: Agent, code: str, why: str, explains: Iterable[str] = ())
 def with_found(listed: AttentionList | None, found: Iterable[Trouble], now: str) -> AttentionList:
     """Return a list with what was found besides it.
 
-    What the list has is not added. That an agent can't be asked is explained by the silence of its host.
+    What the list has is not added. That an agent can't be asked is explained by the silence of its host, and that it
+    refuses the key that asks, by a clock for which keys are refused.
 
     Args:
         listed: what mainpc, or pc2 in its place, has found; None if neither says it.
@@ -66,9 +67,11 @@ def _ids(item: AttentionItem) -> list[str]:
 
 
 def _silences(item: AttentionItem, trouble: Trouble) -> bool:
-    """Return whether an item says that a host is silent, which this trouble of the host says in another way."""
+    """Return whether an item says why a host does not answer, which this trouble of the host says in another way."""
     if trouble.kind is not Kind.UNREACHABLE and not trouble.subject.endswith(f"/{LINK_CHECK}"):
         return False
+    if ("code", NOT_AUTHORIZED) in trouble.evidence and item["id"] == f"{Kind.CLOCKS_DIFFER}:{trouble.host}":
+        return item["level"] == "broken"
     silent = {f"{kind}:{trouble.host}" for kind in (Kind.HOST_SILENT, Kind.HOST_STOPPED, Kind.MAINPC_SILENT)}
     if trouble.subject == REGISTRY_AGENT:
         silent.add(Kind.MAINPC_SILENT.value)

@@ -10,7 +10,7 @@ import pytest
 from tests.configuration import SHIPPED
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
-from twinhost.agent.asked_lists import NO_ANSWER, unreachable, with_found
+from twinhost.agent.asked_lists import NO_ANSWER, NOT_AUTHORIZED, unreachable, with_found
 from twinhost.agent.troubles import AttentionItem, AttentionList, Kind, Level, Remedy, Trouble, item_of, list_of
 from twinhost.cli import output, status
 from twinhost.cli.app import main
@@ -190,6 +190,22 @@ def test_what_the_list_has_is_not_said_twice() -> None:
     check = Trouble(kind=Kind.CHECK_FAILED, subject="pc2/store", host="pc2", what="pc2: it can't be written")
     full = list_of([item_of(FULL, NOW, [(check, NOW)])], iso_time(NOW))
     assert with_found(full, [check], iso_time(NOW)) == full, "nor what it explains"
+
+
+@pytest.mark.parametrize(
+    ("level", "code", "items"),
+    [
+        (Level.BROKEN, NOT_AUTHORIZED, 1),
+        (Level.BROKEN, NO_ANSWER, 2),
+        (Level.ATTENTION, NOT_AUTHORIZED, 2),  # no key is refused because of it
+    ],
+)
+def test_a_clock_that_refuses_keys_explains_a_refusal(level: Level, code: str, items: int) -> None:
+    """Of the key that asks, by the same host."""
+    clock = Trouble(kind=Kind.CLOCKS_DIFFER, subject="pc2", host="pc2", what="pc2's clock is behind", level=level)
+    refused = unreachable(SHIPPED.agent(UMRA), code, "it refused this key")
+    listed = with_found(with_found(None, [clock], iso_time(NOW)), [refused], iso_time(NOW))
+    assert len(listed["items"]) == items
 
 
 def test_what_mainpc_said_before_it_fell_silent_is_dated(capsys: pytest.CaptureFixture[str]) -> None:
