@@ -4,6 +4,7 @@ Fewer than FEW of a cause in a day are no trouble: a restart, a rotation, a chec
 key of a known peer that has no other one counts from the first.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from twinhost.agent.conditions import REFUSALS, Condition
@@ -59,14 +60,14 @@ def refused_connections(host: str, refused: Iterable[Refused], is_live: Callable
     for one in refused:
         (of_peers.setdefault((one.peer, one.cause), []) if one.peer else of_strangers).append(one)
     for (peer, cause), rows in of_peers.items():
-        if _matters(rows) or (cause in _OF_A_KEY and not is_live(peer)):
+        if _many(rows) or (cause in _OF_A_KEY and not is_live(peer)):
             yield _of_peer(host, peer, cause, rows)
-    unencrypted = [one for one in of_strangers if one.cause in _WITHOUT_CURVE]
-    others = [one for one in of_strangers if one.cause not in _WITHOUT_CURVE]
-    if _matters(others):
+    unencrypted = _many(one for one in of_strangers if one.cause in _WITHOUT_CURVE)
+    others = _many(one for one in of_strangers if one.cause not in _WITHOUT_CURVE)
+    if others:
         also = {one.address for one in others} >= {one.address for one in unencrypted}
         yield _of_strangers(host, host, others, explains=also)
-    if _matters(unencrypted):
+    if unencrypted:
         yield _of_strangers(host, f"{host}/{UNENCRYPTED}", unencrypted)
 
 
@@ -84,11 +85,12 @@ def conditions(host: str, refused: Iterable[Refused], is_live: Callable[[str], b
             )
 
 
-def _matters(rows: Iterable[Refused]) -> bool:
-    counts: dict[Outcome, int] = {}
-    for one in rows:
-        counts[one.cause] = counts.get(one.cause, 0) + one.count
-    return any(count >= FEW for count in counts.values())
+def _many(rows: Iterable[Refused]) -> Sequence[Refused]:
+    """Return those whose cause occurred FEW times; one of another cause does not make a trouble worse."""
+    kept, counts = list(rows), Counter[Outcome]()
+    for one in kept:
+        counts[one.cause] += one.count
+    return [one for one in kept if counts[one.cause] >= FEW]
 
 
 def _of_peer(host: str, peer: str, cause: Outcome, rows: Sequence[Refused]) -> Trouble:

@@ -41,6 +41,14 @@ def test_a_few_refusals_of_strangers_are_no_trouble() -> None:
     assert found(*few) == {}
 
 
+def test_a_few_of_another_cause_make_nothing_worse() -> None:
+    """An acknowledged brute force would come back for one handshake that took too long."""
+    rows = [refused(Outcome.KEY_NOT_AUTHORIZED, 250), refused(Outcome.MECHANISM_MISMATCH, FEW)]
+    few = [refused(cause, 1, SCANNER) for cause in (Outcome.TIMED_OUT, Outcome.NOT_ZMTP, Outcome.BROKEN_OFF)]
+    assert found(*rows, *few) == found(*rows)
+    assert found(*rows, refused(Outcome.KEY_NOT_AUTHORIZED, 1, SCANNER)) != found(*rows)
+
+
 def test_many_addresses_with_few_each_are_one() -> None:
     rows = [refused(Outcome.KEY_NOT_AUTHORIZED, 1, f"10.0.0.{number}") for number in range(FEW)]
     trouble = found(*rows)["mainpc"]
