@@ -3,6 +3,8 @@
 import json
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -13,8 +15,11 @@ from tests.ports import free_ports
 from tests.unit.cli.loopback_agents import SDT, UMRA, TwoHosts
 from tests.unit.cli.running import Cli, run_on_terminal
 from tests.waiting import PATIENCE_S, at_most, wait_until
+from twinhost.agent.health import Health
 from twinhost.agent.host_metrics import GpuSample, HostSample
+from twinhost.agent.troubles import AttentionList, Kind, list_of
 from twinhost.cli import status
+from twinhost.cli.output import read
 from twinhost.clients.system_replies import (
     HealthDocument,
     RoleDocument,
@@ -23,6 +28,7 @@ from twinhost.clients.system_replies import (
     WitnessDocument,
 )
 from twinhost.deployment import load_settings
+from twinhost.moments import iso_time
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotAuthorized
@@ -368,3 +374,30 @@ def test_a_line_about_failover_ends_with_what_is_known(hosts: TwoHosts, seen: di
     report = status.AgentReport(agent, health=HealthDocument(status="ok", log=log))
     (line,) = status._failover(status.Survey(settings, {agent.name: report}))
     assert line.plain == f"Failover {agent.name} is active on mainpc since noon (epoch 1){said}"
+
+
+def surveyed(listed: AttentionList | None, warning: str = "", registered: str = "HEALTHY") -> status.Survey:
+    """Return what both agents answered: mainpc a list, and as what pc2 is registered; pc2 what it warns of."""
+    settings = load_settings({"SECURE_ZMQ": "0"})
+    healths = {name: Health(name, secure=True) for name in (SDT, UMRA)}
+    healths[UMRA].warn("outbox", lambda: [warning] if warning else [])
+    registration: Any = SimpleNamespace(name=UMRA, status=registered, port=7_230, registered_by=UMRA)
+    reports = {
+        name: status.AgentReport(settings.config.agent(name), health=read({**health.document()}, HealthDocument))
+        for name, health in healths.items()
+    }
+    reports[SDT] = replace(reports[SDT], listed=listed, registered=[registration])
+    return status.Survey(settings, reports)
+
+
+def test_what_pc2_warns_of_is_on_mainpcs_list_alone() -> None:
+    """`status` adds it only where nobody has a list."""
+    listed = list_of([], iso_time(0))
+    assert surveyed(listed, "4 requests dropped").found() == []
+    kinds = {trouble.kind for trouble in surveyed(None, "4 requests dropped").found()}
+    assert kinds == {Kind.WARNING}
+
+
+def test_wait_waits_for_heartbeats() -> None:
+    assert surveyed(None).hindrances() == []
+    assert surveyed(None, registered="NO_RESPONSE").hindrances() == [f"{UMRA} sends no heartbeats"]
