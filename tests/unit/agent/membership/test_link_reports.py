@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from tests.configuration import SHIPPED
+from tests.unit.agent.test_memory_figures import NONE
 from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.conditions import Condition
 from twinhost.agent.membership.member import MainpcLink
@@ -99,6 +101,14 @@ def test_conditions_are_sent_while_there_are_any(bench: Bench) -> None:
     assert "conditions" not in bench.mainpc.heartbeat
 
 
+def test_a_heartbeat_reports_how_much_is_in_the_memory(bench: Bench) -> None:
+    bench.turn()
+    assert "memory" not in bench.mainpc.heartbeat, "an agent without one has no figures"
+    bench.link.figures = lambda: NONE
+    bench.turn()
+    assert bench.mainpc.heartbeat["memory"] == msgspec.to_builtins(NONE)
+
+
 def test_a_heartbeat_reports_the_clock_of_the_one_before(bench: Bench) -> None:
     bench.mainpc.behind_s = 7_200
     bench.turn()
@@ -162,19 +172,19 @@ def test_a_mainpc_that_can_not_write_is_asked_what_is_wrong(bench: Bench) -> Non
 def test_the_watch_learns_when_mainpc_answers(bench: Bench) -> None:
     """A refusal is an answer; silence has the cause that the link has seen."""
 
-    def silence() -> str | None:
-        return next((item["cause"] for item in bench.watch.list()["items"] if item["kind"] == "mainpc_silent"), None)
+    def silence() -> list[str | None]:
+        return [item["cause"] for item in bench.watch.list()["items"] if item["kind"] == "mainpc_silent"]
 
     bench.turn()
     for _ in range(20):
         bench.turn(StoreUnavailable("the disk is full"))
-    assert silence() is None
+    assert silence() == []
     for _ in range(20):
         bench.turn(ServerUnreachable("no reply to heartbeat"))
-    assert silence() == "no reply to heartbeat"
+    assert silence() == ["no reply to heartbeat"]
     bench.mainpc.trip_s = 0.0
     bench.turn()
-    assert silence() is None
+    assert silence() == []
 
 
 @pytest.mark.parametrize("verdict", [NotAuthorized("refused this key"), SecurityMismatch("requires CURVE")])

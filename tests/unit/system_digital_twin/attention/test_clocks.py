@@ -70,5 +70,10 @@ def test_it_explains_the_silence_that_it_causes_alone() -> None:
     (trouble,) = found(clock(10**9, silent=True), refused=("SystemDigitalTwin",))
     assert "host_silent:pc2" in trouble.explains
     assert {f"refusals:{host}/key_expired/*" for host in ("mainpc", "pc2")} < {*trouble.explains}
+    (heard,) = found(clock(10**9), refused=("SystemDigitalTwin",))
+    assert "host_silent:pc2" not in heard.explains
+    seen = [clock(0, silent=True), clock(-1, host="pc3", silent=True)]
+    (ours,) = differing_clocks("mainpc", seen, 7_200, lambda ahead: ("SDT",) if ahead < -7_200 else ())
+    assert {"host_silent:pc2", "host_silent:pc3"} & {*ours.explains} == {"host_silent:pc3"}
     assert trouble.level is Level.BROKEN
     assert "so pc2 refuses the keys of SystemDigitalTwin" in (trouble.cause or "")
