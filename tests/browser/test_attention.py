@@ -210,6 +210,7 @@ def test_every_page_says_what_is_wrong(watched: Watched) -> None:
     expect(watched.page.locator("#level")).to_have_text("All is well")
     watched.silence(SILENT_S)
     expect(watched.page.locator("#level")).to_have_text(SILENT, timeout=PATIENCE_MS)
+    expect(watched.page.locator("#level")).to_have_attribute("data-level", "broken")
     watched.page.locator("#level").click()
     expect(watched.page.locator("#summary-title")).to_be_visible()
 
