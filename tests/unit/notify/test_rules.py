@@ -344,7 +344,7 @@ def test_a_storm_is_one_message_that_names_all() -> None:
     (message,) = desk.sent
     assert message.title == "host-0's agents_silent; and 299 more"
     assert all(f"host-{number}'s agents_silent" in message.text for number in range(300))
-    assert len(message.news) == 300
+    assert (len(message.news), message.text.count("\n\n")) == (300, 10), "ten in full"
 
 
 def test_a_storm_that_goes_on_shares_messages_and_loses_nothing() -> None:
