@@ -46,7 +46,7 @@ down: ## stop both hosts; keys and state stay
 	@$(COMPOSE) --profile '*' down --remove-orphans
 
 leave-ha: engine ## go back to one process of each agent, which has all that was stored; the standbys and their database end
-	@TWINHOST_DATABASE= scripts/setup/image.sh certs-init
+	@$(if $(filter certs-init,$(HA_IMAGES)),TWINHOST_DATABASE= scripts/setup/image.sh certs-init)
 	@scripts/setup/leave_ha.sh
 
 status: ## both agents, as they are now

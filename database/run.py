@@ -80,6 +80,14 @@ _FORMED = (
     "AND bool_or(goalstate = 'secondary') "
     "AND bool_and(reportedpgisrunning AND reporttime > pg_postmaster_start_time()) FROM pgautofailover.node"
 )
+# Shows who is active, and then deletes nothing.
+_FORGET = """
+WITH gone AS (DELETE FROM epochs WHERE agent = :'agent' AND holder = '' RETURNING agent),
+    a AS (DELETE FROM commits USING gone WHERE commits.agent = gone.agent),
+    b AS (DELETE FROM snapshots USING gone WHERE snapshots.agent = gone.agent),
+    c AS (DELETE FROM standbys USING gone WHERE standbys.agent = gone.agent)
+SELECT holder FROM epochs WHERE agent = :'agent' AND holder <> '';
+"""
 
 
 @dataclass(frozen=True)
@@ -580,6 +588,19 @@ def update_tables() -> None:
         subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
 
 
+def forget(agent: str) -> None:
+    """Delete an agent's log, on whichever node takes writes, unless a process is active.
+
+    No standby becomes active without it: its folder of keys says that it only followed.
+    """
+    dsn = f"host={','.join(NODES)} dbname={DATABASE} user=pgautofailover_replicator target_session_attrs=read-write"
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
+    command = (*ask, "--set", f"agent={agent}", f"{dsn} connect_timeout=3")
+    done = subprocess.run(command, input=_FORGET, check=True, stdout=subprocess.PIPE, text=True)
+    if holder := done.stdout.strip():
+        sys.exit(f"error: {agent} is active on {holder}, so its log stays.")
+
+
 def wait_until_formed() -> None:
     """Wait, on the witness, until each commit is on both nodes."""
     until = time.monotonic() + FORMED_S
@@ -623,8 +644,10 @@ def main(command: list[str]) -> None:
             wait_until_formed()
         case ["tables"]:
             update_tables()
+        case ["forget", agent]:
+            forget(agent)
         case _:
-            sys.exit("usage: run.py keys | serve | promote [--other-machine-is-off] | formed | tables")
+            sys.exit("usage: run.py keys | serve | promote [--other-machine-is-off] | formed | tables | forget AGENT")
 
 
 if __name__ == "__main__":

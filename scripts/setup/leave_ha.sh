@@ -1,22 +1,31 @@
 #!/usr/bin/env bash
 # Goes back to one process of each agent, with its SQLite file alone: the reverse of up_ha.sh. Nothing that was stored is lost:
-# the standbys end first, so that the agents have all of it. What the standbys and the database have of it is deleted.
+# the standbys end first, so that the agents have all of it. What the standbys and the database have of it is deleted. On one
+# machine of three it does that for its part; a standby on another one becomes active no more.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
 . scripts/setup/ha.sh
 
 readonly ACTIVE_TIMEOUT_S=60
+declare -Ar NAMES=([mainpc]=SystemDigitalTwin [pc2]=UnifiedMemoryReasoningAgent) PORTS=([mainpc]=8120 [pc2]=8230)
 
 require_ha_settings_in_file
-[ -z "$(setting TWINHOST_HOST)" ] || die "This is for one machine that has all. Once one of several had left, its agent's standby on another one would become active too, so nothing was changed."
+host=$(setting TWINHOST_HOST)
+case $host in
+    '') agents=(mainpc pc2) ;;
+    witness) agents=() ;;
+    *) agents=("$host") ;;
+esac
 [ -n "$(setting TWINHOST_DATABASE)" ] || die "No standby is set up here: TWINHOST_DATABASE is not in .env."
+# What keeps a standby on the other machine from becoming active is tried on three.
+if [ -n "$host" ] && { ! has_own_database || [ -n "$WITNESS_PORT" ]; }; then
+    die "This is for one machine that has all, or for three. Once one of two had left, its agent's standby on the other one would become active too, so nothing was changed."
+fi
 
-# is_active SERVICE PORT: whether it says so; it has all that was acknowledged then.
+# is_active SERVICE: whether it says so; it has all that was acknowledged then.
 is_active() {
-    local address
-    address=$(docker compose port "$1" "$2" 2>/dev/null) || return 1
-    python3 - "http://$address/healthz" <<'END' 2>/dev/null
+    docker compose exec -T "$1" python - "http://127.0.0.1:${PORTS[${1%-standby}]}/healthz" <<'END' 2>/dev/null
 import json, sys, urllib.request
 
 with urllib.request.urlopen(sys.argv[1], timeout=2) as answer:
@@ -24,23 +33,50 @@ with urllib.request.urlopen(sys.argv[1], timeout=2) as answer:
 END
 }
 
-step "Stopping the standbys, so that mainpc and pc2 are active"
-docker compose stop "${STANDBYS[@]}"
-for ((waited = 0; waited < ACTIVE_TIMEOUT_S; waited++)); do
-    ! { is_active mainpc 8120 && is_active pc2 8230; } || break
-    sleep 1
-done
-if [ "$waited" = "$ACTIVE_TIMEOUT_S" ]; then
-    docker compose start "${STANDBYS[@]}"
-    die "mainpc and pc2 are not both active after $ACTIVE_TIMEOUT_S s, so nothing was changed, and the standbys run again: start all with make up, and run this again."
+are_active() {
+    local agent
+    for agent in "${agents[@]}"; do
+        is_active "$agent" || return
+    done
+}
+
+# stay WHY: nothing was changed; what was stopped runs again.
+stay() {
+    docker compose start "${agents[@]}" "${STANDBYS[@]}"
+    die "$1 Nothing was changed, and all runs again: start all with make up, and run this again."
+}
+
+# On another machine than its agent's, a standby that is active is all that there is of it.
+if [ -n "$host" ]; then
+    for standby in "${STANDBYS[@]}"; do
+        ! is_active "$standby" || die "${NAMES[${standby%-standby}]} is active here, on $standby, so nothing was changed: ./twinhost switchover ${NAMES[${standby%-standby}]}, and run this again."
+    done
 fi
 
-step "Starting mainpc and pc2 with their files alone"
+if [ ${#agents[@]} -gt 0 ]; then
+    step "Stopping ${STANDBYS[*]}, so that ${agents[*]} can be active"
+    docker compose stop "${STANDBYS[@]}"
+    for ((waited = 0; waited < ACTIVE_TIMEOUT_S; waited++)); do
+        ! are_active || break
+        sleep 1
+    done
+    [ "$waited" -lt "$ACTIVE_TIMEOUT_S" ] || stay "Not active after $ACTIVE_TIMEOUT_S s: one of ${agents[*]}."
+fi
+if [ -n "$host" ] && [ ${#agents[@]} -gt 0 ]; then
+    step "Deleting the log of ${NAMES[$host]}, without which its standby on the other machine does not become active"
+    docker compose stop "$host"
+    docker compose exec -T "database-$host" python3 /app/database/run.py forget "${NAMES[$host]}" ||
+        stay "The log of ${NAMES[$host]} was not deleted (see above); its standby on the other machine has to be stopped first: docker compose stop $host-standby."
+fi
+
 profiles=$(without_profile "$(setting COMPOSE_PROFILES)")
 put_setting TWINHOST_DATABASE ""
 put_setting TWINHOST_DATABASE_KEYS ""
 put_setting COMPOSE_PROFILES "$profiles"
-scripts/setup/up.sh
+if [ ${#agents[@]} -gt 0 ]; then
+    step "Starting ${agents[*]} with its file alone"
+    scripts/setup/up.sh
+fi
 
 step "Removing the standbys, the database, and what they had"
 docker compose rm --stop --force "${STANDBYS[@]}" database-keys "${DATABASE[@]}"

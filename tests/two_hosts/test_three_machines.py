@@ -20,6 +20,7 @@ from tests.ledger import check
 from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_not
 from tests.two_hosts.site import Site
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.store.replication.epochs import CLAIM_AFTER_S
 
 PAGE = (REPOSITORY / "docs/how-to/run-with-standbys.md").read_text(encoding="utf-8")
 IMAGES = (IMAGE, f"{IMAGE}-ha", "twinhost-database:0.2.0")
@@ -251,9 +252,41 @@ def test_a_client_goes_on_when_a_machine_is_off(host: str, three: Three) -> None
 
 
 def test_one_machine_alone_does_not_leave(three: Three) -> None:
-    """The standby on the other one would take over meanwhile, and each would be the agent."""
+    """The standby on the other one takes over meanwhile, and each would be the agent."""
     before = (three.checkouts["mainpc"].folder / ".env").read_text()
     left = three.checkouts["mainpc"].run("make leave-ha")
     assert left.status != 0
-    assert "nothing was changed" in left.err
+    assert "docker compose stop mainpc-standby" in left.err
     assert (three.checkouts["mainpc"].folder / ".env").read_text() == before
+    wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+
+
+def test_all_machines_leave_and_come_back(three: Three) -> None:
+    """By the page's commands; a standby that is started again meanwhile does not become active."""
+    if three.role("mainpc", "mainpc")["role"] != "active":
+        assert three.checkouts["mainpc"].run("./twinhost switchover mainpc").status == 0
+    with writing(three, "mainpc") as writers:
+        for writer in writers:
+            writer.wait_for_more(PATIENCE_S)
+    (leave,) = re.findall(r"## Go back\n.*?(```console\npc2.*?```)", PAGE, re.S)
+    first, later = leave.split("pc2$ make leave-ha")
+    three.walk.follow(first + "```")
+    assert three.checkouts["pc2"].run("docker compose start mainpc-standby").status == 0
+    wait_until(lambda: three.role("pc2", "mainpc-standby").get("role"), BACK_WITHIN_S, "it runs")
+    time.sleep(3 * CLAIM_AFTER_S)
+    assert three.role("pc2", "mainpc-standby")["role"] == "standby"
+    assert three.role("mainpc", "mainpc") == {}
+    three.walk.follow("```console\npc2$ make leave-ha" + later)
+    three.wait_until_back()
+    for host, machine in three.room.machines.items():
+        running = machine.docker("ps", "--format", "{{.Names}}").stdout.split()
+        assert running == ([] if host == "witness" else [f"twinhost-{host}-1"])
+    for writer in writers:
+        assert check(writer.path, writer.found((writer.host, writer.host))).whole
+    for host in ("witness", "mainpc", "pc2"):
+        assert three.checkouts[host].run("make up-ha").status == 0
+    wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+    for writer in writers:
+        writer.require_whole()
