@@ -13,7 +13,7 @@ from tests.loopback.test_agents_recovery import write
 from tests.loopback.test_standby import _TAKEOVER_S, Machine
 from tests.postgres import Cluster, running_cluster
 from tests.unit.store.replication.model import accept
-from tests.waiting import suspend, wait_until
+from tests.waiting import PATIENCE_S, suspend, wait_until
 from twinhost.store.replication.replica import EXIT_STATUS
 
 Line = dict[str, Any]
@@ -45,6 +45,7 @@ def trace(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> list[Li
         active = here.start(SDT).wait_until_serving()
         standby = there.follow(SDT)
         here.written("one", "two")
+        wait_until(lambda: standby.logged("log_followed"), PATIENCE_S, "it follows, after a beat")
         active.kill()
         served(standby)
         there.written("three", "four")
