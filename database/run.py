@@ -580,10 +580,17 @@ def _make_tables() -> None:
         subprocess.run(server, check=True, stdin=tables, stdout=subprocess.DEVNULL)
 
 
-def update_tables() -> None:
+def update_tables(witness: Witness) -> None:
     """Make what a newer version has more of, on the node that takes writes; the other one gets it from there."""
     ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", DATABASE)
-    follows = subprocess.run((*ask, "--command", "SELECT pg_is_in_recovery()"), check=True, capture_output=True)
+    until = time.monotonic() + FORMED_S
+    while True:  # a server runs meanwhile also while a node is made, and ends then
+        made = CREATED.exists() and CREATED.read_text("ascii") == witness.at
+        follows = subprocess.run((*ask, "--command", "SELECT pg_is_in_recovery()"), check=False, capture_output=True)
+        if (made and follows.returncode == 0) or time.monotonic() > until:
+            break
+        time.sleep(LOOK_S)
+    follows.check_returncode()
     if follows.stdout.strip() == b"f":
         subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
 
@@ -643,7 +650,7 @@ def main(command: list[str]) -> None:
         case ["formed"]:
             wait_until_formed()
         case ["tables"]:
-            update_tables()
+            update_tables(Witness.of(os.environ))
         case ["forget", agent]:
             forget(agent)
         case _:
