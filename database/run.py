@@ -113,6 +113,12 @@ class Seen:
     takes_writes: bool
     witness: str  # the address of the one that it has
     promoted: bool  # it is about to take writes, by an operator's word
+    followed: bool = False  # it knows a node that follows it, which one that was promoted by hand does not
+
+    @property
+    def replaces(self) -> bool:
+        """Return whether it takes writes without knowing this node. If it does, only an address is another one."""
+        return self.takes_writes and not self.followed
 
 
 def settings(name: str, witness: Witness = Witness()) -> str:
@@ -332,7 +338,7 @@ def settle(name: str, witness: Witness) -> None:
         PROMOTED.unlink(missing_ok=True)
         seen = _look(other)
         if (why := obstacle(name, witness, seen, moved=moved, alone=unshared())) is None:
-            if moved and seen is not None and seen.takes_writes:
+            if moved and seen is not None and seen.replaces:
                 _give_up_data()
             break
         _wait(why)
@@ -362,7 +368,7 @@ def obstacle(name: str, witness: Witness, seen: Seen | None, *, moved: bool, alo
             f"{other} has another witness, at {seen.witness}, since it was promoted. Write WITNESS_IP={seen.witness} "
             "into .env here, and run make up-ha: this database then becomes a copy of that one."
         )
-    if moved and seen.takes_writes and alone:
+    if moved and seen.replaces and alone:
         return (
             f"it has acknowledged changes alone, which {other} may lack. To give these up and be its copy, delete "
             "this machine's volumes of the database and of both agents' state, and run make up-ha."
@@ -437,16 +443,24 @@ def _other(name: str) -> str:
 def _look(other: str) -> Seen | None:
     sql = (
         "SELECT NOT pg_is_in_recovery(), coalesce(current_setting('twinhost.witness_at', true), ''), "
-        f"(pg_stat_file('{PROMOTED}', true)).size IS NOT NULL"
+        "(pg_stat_file(:'note', true)).size IS NOT NULL, EXISTS (SELECT FROM pg_replication_slots)"
     )
     dsn = f"host={other} dbname=postgres user=pgautofailover_replicator connect_timeout={ANSWERS_S:.0f}"
-    command = ("psql", "--no-psqlrc", "--tuples-only", "--no-align", "--field-separator=|", "--command", sql, dsn)
+    command = (
+        "psql",
+        "--no-psqlrc",
+        "--tuples-only",
+        "--no-align",
+        "--set=ON_ERROR_STOP=1",
+        f"--set=note={PROMOTED}",
+        dsn,
+    )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=3 * ANSWERS_S)
+        done = subprocess.run(command, input=sql, capture_output=True, text=True, check=True, timeout=3 * ANSWERS_S)
     except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
         return None
-    takes_writes, witness, promoted = done.stdout.strip().split("|")
-    return Seen(takes_writes == "t", witness, promoted == "t")
+    takes_writes, witness, promoted, followed = done.stdout.strip().split("|")
+    return Seen(takes_writes == "t", witness, promoted == "t", followed == "t")
 
 
 def _heard() -> tuple[str, str]:

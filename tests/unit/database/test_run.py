@@ -423,11 +423,15 @@ def test_who_acknowledged_alone_knows_it(lines: str, standby: bool, unshared: bo
     assert run.unshared() is unshared
 
 
-def test_a_copy_is_made_by_who_follows_another_witness(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("followed", [True, False])
+def test_a_copy_is_made_by_who_was_replaced(followed: bool, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that the other still knows keeps its data: only the address of the witness is another one."""
     (volume / "DATA").mkdir()
     (volume / "DATA/standby.signal").touch()
     (volume / "keeper").mkdir()
     (volume / "CREATED").write_text("192.0.2.20")
-    monkeypatch.setattr(run, "_look", lambda _: Seen(takes_writes=True, witness="192.0.2.10", promoted=False))
+    before = set(volume.rglob("*"))
+    seen = Seen(takes_writes=True, witness="192.0.2.10", promoted=False, followed=followed)
+    monkeypatch.setattr(run, "_look", lambda _: seen)
     settle("database-pc2", THERE)
-    assert not list(volume.iterdir())
+    assert set(volume.rglob("*")) == (before if followed else set())
