@@ -435,3 +435,18 @@ def test_a_copy_is_made_by_who_was_replaced(followed: bool, volume: Path, monkey
     monkeypatch.setattr(run, "_look", lambda _: seen)
     settle("database-pc2", THERE)
     assert set(volume.rglob("*")) == (before if followed else set())
+
+
+def test_tables_wait_for_a_node_that_is_being_made(volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server runs meanwhile too, and ends then."""
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        (volume / "CREATED").write_text("192.0.2.10" if len(waits) > 1 else "192.0.2.20")
+
+    monkeypatch.setattr("time.sleep", sleep)
+    answered = subprocess.CompletedProcess((), 0, b"t\n")
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: answered)
+    run.update_tables(THERE)
+    assert len(waits) == 2
