@@ -5,7 +5,6 @@ pg_auto_failover makes them and keeps them; this gives it what it starts from. E
 which may be killed and started again at any moment.
 """
 
-import contextlib
 import fcntl
 import json
 import os
@@ -31,7 +30,6 @@ CREATED = HOME / "created"  # has the address of the witness that knows this nod
 GIVEN_UP = HOME / "given-up"  # data that is being deleted, before a copy of the other node is made
 PROMOTED = HOME / "promote"  # an operator has said that the other machine is off; the next start takes writes alone
 KEEPER = (HOME / ".config/pg_autoctl", HOME / ".local/share/pg_autoctl")  # which witness it knows, and its state
-APART = HOME / "apart"  # this node has left, since it is cut off
 RUN = Path("/run/postgresql")  # the socket, and what is written at each start; postgresql.conf includes settings.conf
 CERTIFICATES = Path("/certificates")
 WAITING = RUN / "waiting"  # no server is started yet
@@ -52,20 +50,7 @@ PORT = 5432
 # It had each change that the other one acknowledged, when it last heard of its witness.
 COMPLETE = ("secondary", "prepare_promotion", "stop_replication", "primary", "wait_primary", "single", "demote_timeout")
 RESERVE_BYTES = 32 * 1_048_576  # two files of PostgreSQL's log
-_WATCH_EVERY_S = 2.0
-_COMMAND_S = 20
-_REPLICATOR = "pgautofailover_replicator"
-# This node follows another one, and hears nothing of it any more.
-_CUT_OFF = (
-    "SELECT pg_is_in_recovery() AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver "
-    "WHERE last_msg_receipt_time > now() - interval '5 s')"  # the other one sends a word every 2 s
-)
-# To the witness both are well: it hears of the one that takes writes, and commits wait for the other one.
-_AWAITED = (
-    "SELECT count(*) = 2 AND bool_and(reportedstate = goalstate AND now() - reporttime < interval '3 s' "
-    "AND reportedstate = CASE nodename WHEN '{}' THEN 'secondary' ELSE 'primary' END) FROM pgautofailover.node"
-)
-_GOAL = "SELECT goalstate FROM pgautofailover.node WHERE nodename = '{}'"
+_SPACE_LOOK_S = 1.0
 # The other node has each commit, and can take writes: this one takes them and waits for that one, or follows it.
 _SPARE = "SELECT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
 _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
@@ -165,7 +150,7 @@ def access(name: str) -> str:
         remote = [
             (DATABASE, ROLE, "agents"),
             # postgres is pg_rewind's: without it, a node that comes back needs a whole copy.
-            (f"replication,{DATABASE},postgres", _REPLICATOR, "nodes"),
+            (f"replication,{DATABASE},postgres", "pgautofailover_replicator", "nodes"),
             ("postgres", "pgautofailover_monitor", "nodes"),
         ]
     lines = [f"hostssl {database} {role} all cert map={names}\n" for database, role, names in remote]
@@ -175,7 +160,7 @@ def access(name: str) -> str:
 def names() -> str:
     """Return pg_ident.conf: which certificate is good for which role."""
     lines = ["here postgres all\n", f"nodes {WITNESS} pgautofailover_monitor\n"]
-    lines += [f"nodes {node} {role}\n" for node in NODES for role in ("autoctl_node", _REPLICATOR)]
+    lines += [f"nodes {node} {role}\n" for node in NODES for role in ("autoctl_node", "pgautofailover_replicator")]
     lines += [f"agents {agent} {ROLE}\n" for agent in AGENTS]
     return "".join(lines)
 
@@ -317,7 +302,7 @@ def serve(name: str, witness: Witness) -> None:
         require_space()
     CREATED.write_text(witness.at, "ascii")
     if name != WITNESS and not os.fork():
-        _watch(name, os.getppid())
+        _stop_without_space(os.getppid())
     os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
 
 
@@ -530,51 +515,21 @@ def _free_bytes() -> int:
     return volume.f_bavail * volume.f_frsize
 
 
-def _watch(name: str, server: int) -> None:
-    """See to what pg_auto_failover leaves as it is, and where no write is acknowledged, until the server ends."""
+def _stop_without_space(server: int) -> None:
+    """End a server whose volume is full, if the other one can go on: it refuses each write, and counts as healthy."""
     while os.getppid() == server:
-        time.sleep(_WATCH_EVERY_S)
-        with contextlib.suppress(OSError):  # of a full volume, or without a process more; it looks again
-            if _free_bytes() < RESERVE_BYTES and _answer(_SPARE) == "t":
-                sys.stderr.write("the volume of this node is full: the other one goes on\n")
-                os.kill(server, signal.SIGQUIT)  # at once: what a stop would write has no space
-                break
-            if APART.exists():
-                _come_back(name)
-            elif _answer(_CUT_OFF) == "t" and _answer(_AWAITED.format(name), _monitor()) == "t":
-                sys.stderr.write("this node is cut off from the one that takes writes, which goes on alone\n")
-                APART.touch()
-                _maintenance("enable")  # then no commit waits for it, and it is not promoted
+        time.sleep(_SPACE_LOOK_S)
+        if _free_bytes() < RESERVE_BYTES and _answer(_SPARE) == "t":
+            sys.stderr.write("the volume of this node is full: the other one goes on\n")
+            os.kill(server, signal.SIGQUIT)  # at once: what a stop would write has no space
+            break
     os._exit(0)
 
 
-def _come_back(name: str) -> None:
-    """End what being cut off has begun, once this node reaches the other one."""
-    goal = _answer(_GOAL.format(name), _monitor())
-    (other,) = (node for node in NODES if node != name)
-    if goal == "maintenance" and _answer("SELECT 1", f"host={other} user={_REPLICATOR} dbname=postgres") == "1":
-        _maintenance("disable")
-    elif goal not in ("", "maintenance", "wait_maintenance"):
-        APART.unlink()
-
-
-def _maintenance(verb: str) -> None:
-    command = ("pg_autoctl", verb, "maintenance", "--pgdata", str(DATA))
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(command, check=False, timeout=_COMMAND_S)
-
-
-def _monitor() -> str:
-    """Return the connection of this node to the witness."""
-    ask = ("pg_autoctl", "config", "get", "pg_autoctl.monitor", "--pgdata", str(DATA))
+def _answer(sql: str) -> str:
+    """Return what the server of this container says; empty where it does not."""
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, DATABASE)
     return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def _answer(sql: str, where: str = DATABASE) -> str:
-    """Return what a server says, this container's by default; empty where it does not."""
-    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, where)
-    environment = {**os.environ, "PGCONNECT_TIMEOUT": "2"}
-    return subprocess.run(ask, capture_output=True, text=True, check=False, env=environment).stdout.strip()
 
 
 def _take(path: Path) -> None:

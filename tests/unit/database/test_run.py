@@ -95,43 +95,18 @@ def test_a_node_does_not_start_on_a_full_volume(monkeypatch: pytest.MonkeyPatch)
         run.require_space()
 
 
-class Watched:
-    """What a node's watch sees, one look after another, and what it does; it ends after the last."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, free: list[int], answers: dict[str, list[str]]) -> None:
-        self.did: list[object] = []
-        self.server = os.getppid()
-        parents = iter([self.server] * len(free) + [0])
-        left = iter(free)
-        monkeypatch.setattr(run, "_WATCH_EVERY_S", 0)
-        monkeypatch.setattr(run, "_free_bytes", lambda: next(left))
-        monkeypatch.setattr(run, "_monitor", lambda: "the witness")
-        monkeypatch.setattr(run, "_answer", lambda sql, where="": answers[where or sql].pop(0))
-        monkeypatch.setattr(os, "getppid", lambda: next(parents))
-        monkeypatch.setattr(os, "kill", lambda _, number: self.did.append(number))
-        monkeypatch.setattr(os, "_exit", lambda _: None)
-        monkeypatch.setattr(subprocess, "run", lambda command, **_: self.did.append(command[1]))
-        run._watch(NODES[1], self.server)
-
-
 def test_a_full_node_ends_once_the_other_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not while it is alone, or does not answer."""
-    answers = {run._SPARE: ["f", "", "t"], run._CUT_OFF: ["f", "f", ""]}
-    assert Watched(monkeypatch, [run.RESERVE_BYTES, 0, 0, 0], answers).did == [signal.SIGQUIT]
-
-
-def test_a_node_that_is_cut_off_leaves_and_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It leaves only where the witness still hears of the other one: else it may have to take writes itself."""
-    monkeypatch.setattr(run, "APART", tmp_path / "apart")
-    other = f"host={NODES[0]} user=pgautofailover_replicator dbname=postgres"
-    answers = {
-        run._CUT_OFF: ["f", "", "t", "t", "f"],
-        "the witness": ["f", "t", "wait_maintenance", "maintenance", "", "maintenance", "catchingup"],
-        other: ["", "1"],
-    }
-    assert Watched(monkeypatch, [run.RESERVE_BYTES] * 10, answers).did == ["enable", "disable"]
-    assert not run.APART.exists()
-    assert not any(answers.values())
+    server, answers = os.getppid(), iter(["f", "", "t", "t"])
+    free = iter([run.RESERVE_BYTES, 0, 0, 0])
+    ended: list[tuple[int, int]] = []
+    monkeypatch.setattr(run, "_SPACE_LOOK_S", 0)
+    monkeypatch.setattr(run, "_free_bytes", lambda: next(free))
+    monkeypatch.setattr(run, "_answer", lambda _: next(answers))
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.append((pid, number)))
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    run._stop_without_space(server)
+    assert ended == [(server, signal.SIGQUIT)]
+    assert list(answers) == ["t"]
 
 
 @pytest.mark.parametrize("name", SERVERS)
