@@ -264,18 +264,20 @@ class Server:
         first = batch.inbounds[0].caller
         if self._monotonic() - self._answering_since > SLICE_S / 2 and not batch.only_of(first):
             return None
-        room = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns))
-        further = Batch()
-        if self.turns.waiting:
-            self._keep_arrived()
-            if self._refused.returns or not self.turns.only_of(first) or not batch.only_of(first):
-                return None
-            further = self._still_valid(self.turns.next(min(room, self._most_in_turn), MAX_BATCH_BYTES - batch.size))
-        else:
-            self._receive(further, room, DONTWAIT, MAX_BATCH_BYTES - batch.size)
-            if not further.only_of(first) and batch.only_of(first):
-                self._refused.extend(self.turns.keep(further))
-                return None
+        room, most = min(MAX_READS_OF_MANY, MAX_BATCH - len(batch.returns)), MAX_BATCH_BYTES - batch.size
+        if not self.turns.waiting:
+            further = Batch()
+            self._receive(further, room, DONTWAIT, most)
+            if not batch.only_of(first) or (further.only_of(first) and further.size < most):
+                batch.extend(further)
+                return further.inbounds
+            self._refused.extend(self.turns.keep(further))  # somebody else waits, or may wait behind so many bytes
+        self._keep_arrived()
+        if self._refused.returns or not self.turns.only_of(first) or not batch.only_of(first):
+            return None
+        if not self.turns.waiting:
+            return []
+        further = self._still_valid(self.turns.next(min(room, self._most_in_turn), most))
         batch.extend(further)
         return further.inbounds
 

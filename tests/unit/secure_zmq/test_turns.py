@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 from msgspec import structs
 
+from twinhost.secure_zmq import server as server_module
 from twinhost.secure_zmq.actions import Action, InParts
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
 from twinhost.secure_zmq.callers import Caller
@@ -214,3 +215,18 @@ def test_a_change_of_several_waits_for_no_more(names: int, since_s: float, waits
             patch.setattr(server, name, value, raising=False)
         assert (server._receive_further(batch) is not None) is waits
     assert bool(received) is waits
+
+
+@pytest.mark.parametrize(("behind", "waits"), [("greedy", True), ("polite", False)])
+def test_whoever_waits_behind_large_requests_is_seen(behind: str, waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit takes in large requests of one identity only while nobody else waits, behind as many bytes as it has."""
+    arriving = [batch_of(("greedy", "a", 1)), batch_of((behind, "b", 2))]
+    arriving[0].size = server_module.MAX_BATCH_BYTES
+    server = Server.__new__(Server)
+    server.turns, server._answering_since, server._refused, server._most_in_turn = Turns(Budgets()), 10.0, Batch(), 1
+    monkeypatch.setattr(server, "_monotonic", lambda: 10.0 + SLICE_S, raising=False)
+    monkeypatch.setattr(server, "_receive", lambda further, *_: further.extend(arriving.pop(0)))
+    monkeypatch.setattr(server, "_still_valid", lambda batch: batch)
+    further = server._receive_further(batch_of(("greedy", "a", 0)))
+    assert (further is not None) is waits
+    assert not arriving
