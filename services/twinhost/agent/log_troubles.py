@@ -114,7 +114,7 @@ def _copies(config: NetworkConfig, agent: Agent, standby: "Follower", here: str)
     if "secret" in standby.differences:
         if not apart:
             yield Remedy(here, CERTS_INIT, "gives the standbys of this machine the newest secrets")
-        elif standby.name.endswith(_STANDBY):  # what comes home has the secret that it had
+        else:
             yield Remedy(
                 here,
                 f"{CERTS_INIT_PIPED} export-standby {agent.name} | "

@@ -33,17 +33,22 @@ def secret_for_standby(layout: Layout, config: NetworkConfig, name: str) -> str:
 
 
 def take_secret(layout: Layout, config: NetworkConfig, only_host: str | None, text: str, source: str) -> Path:
-    """Put an agent's secret into the folder of its standby, in the place of an older one; return the folder.
+    """Put an agent's secret into its folder on the machine where it stands by, in the place of an older one.
+
+    That is its standby's, or, after a takeover, its own. Returns the folder.
 
     Raises:
-        ConfigurationError: this is not the machine of that agent's standby, or the agent is active here.
+        ConfigurationError: this is neither machine, or the agent is active here, or was when it ended.
     """
     pair = parse_key_pair(text, source)
     agent = _standby_here(config, pair.certificate.owner, only_host, source)
     folder = layout.root / agent.host.name
     role = role_of(folder)
-    if role is not None and active_elsewhere(folder) is None:
-        raise ConfigurationError(f"{agent.name} is active here, so its newest secret is in {folder}")
+    if active_elsewhere(folder) is None and (role is not None or agent.host.name == only_host):
+        raise ConfigurationError(
+            f"{agent.name} is active here, or was when it ended, so its newest secret is in {folder}; if it is active "
+            "on the other machine now, start it here, and run this again once it stands by"
+        )
     if is_revoked(layout, pair.certificate):
         raise ConfigurationError(f"{source} is a key of {agent.name} that was revoked")
     with locked(layout):
@@ -105,9 +110,12 @@ def _standby_here(config: NetworkConfig, owner: KeyOwner, only_host: str | None,
             f"all hosts are this machine, where certs-init itself gives {agent.name}'s secret to its standby; on one "
             f"of two machines, set {HOST_VARIABLE} in .env"
         )
-    if agent.standby is None or agent.standby.name != only_host:
-        where = "has no standby" if agent.standby is None else f"has its standby on {agent.standby.name}"
-        raise ConfigurationError(f"{agent.name} {where}, and this is {only_host}")
+    if agent.standby is None:
+        raise ConfigurationError(f"{agent.name} has no standby, since TWINHOST_DATABASE is not set in .env")
+    if only_host not in (agent.host.name, agent.standby.name):
+        raise ConfigurationError(
+            f"{agent.name} runs on {agent.host.name} and {agent.standby.name}, and this is {only_host}"
+        )
     return agent
 
 

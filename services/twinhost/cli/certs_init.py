@@ -419,13 +419,13 @@ def run_export_standby(
     context: typer.Context,
     agent: Annotated[str, typer.Argument(metavar="AGENT", help="As in network_config.yaml.")],
 ) -> None:
-    """Print an agent's secret, for the machine of its standby."""
+    """Where an agent is active: print its secret, for the machine where it stands by."""
     if sys.stdout.isatty():
         raise ConfigurationError("a secret is not shown on a terminal; pipe it to import-standby, by ssh")
     layout, config = _tree(context)
     sys.stdout.write(secret_for_standby(layout, config, agent))
     note(f"Warning: this is the secret of {agent}; whoever reads it can impersonate it.")
-    note(f"On the machine of the standby, to read it: {CERTS_INIT_PIPED} import-standby -")
+    note(f"On the other machine, to read it: {CERTS_INIT_PIPED} import-standby -")
 
 
 @commands.command("import-standby")
@@ -433,11 +433,11 @@ def run_import_standby(
     context: typer.Context,
     file: Annotated[str, typer.Argument(metavar="FILE", help="What export-standby printed; - is standard input.")],
 ) -> None:
-    """On a standby's machine: take its agent's secret, again after a rotation."""
+    """Where an agent stands by: take its secret from where it is active, again after a rotation."""
     layout, config = _tree(context)
     source, text = _read("import-standby", file, MAX_KEY_FILE_BYTES) if file == STANDARD_STREAM else _secret_in(file)
     folder = take_secret(layout, config, only_host(), text, source)
-    say(f"{folder} has the secret of the agent whose standby runs here; start it again if it runs")
+    say(f"{folder} has the secret of the agent that stands by here; start it again if it runs")
 
 
 def _secret_in(file: str) -> tuple[str, str]:
@@ -453,7 +453,8 @@ def _give_to_standbys(layout: Layout, config: NetworkConfig, changed: str = "") 
             say(f"{folder}: has the agent's new secret too")
     elif (agent := config.agents.get(changed)) is not None and agent.standby is not None:
         export = layout.command("export-standby", agent.name, piped=True)
-        note(f"Its standby on {agent.standby.name} can't take over until it has the new secret, from: {export}")
+        other = agent.host if only_host() == agent.standby.name else agent.standby
+        note(f"Its process on {other.name} can't take over until it has the new secret, from: {export}")
 
 
 def _requested_key(layout: Layout, file: str) -> tuple[str, Certificate]:

@@ -130,6 +130,15 @@ def test_a_standby_that_differs_is_named_with_what_to_copy(
     assert [(remedy.on, remedy.command) for remedy in trouble.remedies] == commands
 
 
+def test_what_comes_home_gets_the_secret_of_where_it_is_active() -> None:
+    home = replace(HERE, name="mainpc", differences=SECRET)
+    (trouble,) = log_troubles(SeenLog(state(standbys=[home], holder="mainpc-standby")), THREE)
+    assert trouble.host == "mainpc"
+    copy, restart = trouble.remedies
+    assert (copy.on, "export-standby" in copy.command, "ssh mainpc " in copy.command) == ("pc2", True, True)
+    assert (restart.on, restart.command) == ("mainpc", "docker compose restart mainpc")
+
+
 def test_a_configuration_that_differs_is_that_alone() -> None:
     limits = replace(HERE, differences={Difference.CONFIGURATION: "limits differ"})
     (trouble,) = log_troubles(SeenLog(state(standbys=[limits])), CONFIG)

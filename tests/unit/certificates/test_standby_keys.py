@@ -15,6 +15,7 @@ from twinhost.certificates.standby_secrets import give_to_standbys, where_active
 from twinhost.certificates.tree import install_secret
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
+from twinhost.secure_zmq.key_writer import revoked_file_name
 from twinhost.secure_zmq.keys import KeyPair, load_key_pair
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
@@ -143,9 +144,46 @@ def test_another_secret_takes_the_place_of_the_first(machines: Machines) -> None
     assert (refused.status, "is active here" in refused.err) == (1, True)
 
 
+def test_what_comes_home_takes_the_newest_secret(machines: Machines) -> None:
+    """Its key was replaced where it is active meanwhile; but none takes the place of one that may be active here."""
+    machines.copy()
+    write_role(machines.folder, ACTIVE)
+    layout = plan_layout(machines.pc2, load_network_config(DEFAULT_PATH, LOG), "pc2")
+    place = layout.identity_of(SDT)
+    assert place is not None
+    install_secret(layout, place, KeyPair.generate(place.owner))
+    newest = machines.run("pc2", "export-standby", SDT).out
+    home = machines.mainpc / "mainpc"
+    old = load_key_pair(home / "server.key_secret")
+    for role in (None, ACTIVE):
+        if role is not None:
+            write_role(home, role)
+        refused = machines.run("mainpc", "import-standby", "-", stdin=newest)
+        assert (refused.status, f"{SDT} is active here, or was" in refused.err) == (1, True), refused.err
+        assert load_key_pair(home / "server.key_secret") == old
+    write_role(home, FolderRole("log", 4, "mainpc-standby"))
+    taken = machines.run("mainpc", "import-standby", "-", stdin=newest)
+    assert taken.status == 0, taken.err
+    assert load_key_pair(home / "server.key_secret") == load_key_pair(machines.folder / "server.key_secret") != old
+
+
+def test_a_new_key_is_said_to_be_missing_on_the_other_machine(machines: Machines) -> None:
+    """Wherever the agent is active."""
+    machines.copy()
+    for host, other in (("mainpc", "pc2"), ("pc2", "mainpc")):
+        folder = getattr(machines, host) / "mainpc"
+        write_role(folder, ACTIVE)
+        revoked = load_key_pair(folder / "server.key_secret").public.fingerprint
+        (folder / "revoked").mkdir(exist_ok=True)
+        (folder / "revoked" / revoked_file_name(revoked)).touch()
+        ran = machines.run(host, "replace", SDT)
+        assert ran.status == 0, ran.err
+        assert f"Its process on {other} can't take over until it has the new secret" in ran.err
+
+
 def test_a_secret_goes_to_no_other_machine(machines: Machines, tmp_path: Path) -> None:
     text = machines.run("mainpc", "export-standby", SDT).out
-    for host, root, why in (("mainpc", "mainpc", "has its standby on pc2, and this is"), ("", "one", "all hosts are")):
+    for host, root, why in (("mainpc", "mainpc", "is active here, or was"), ("", "one", "all hosts are")):
         ran = certs_init(tmp_path / root, "import-standby", "-", host=host, stdin=text.encode(), settings=LOG)
         assert (ran.status, why in ran.err) == (1, True), ran.err
     public = (machines.mainpc / "mainpc/server.key").read_text()
