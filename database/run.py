@@ -27,6 +27,7 @@ DATABASE = ROLE = "twinhost"
 HOME = Path("/var/lib/postgresql")  # the volume
 DATA = HOME / "data"
 CREATED = HOME / "created"  # has the address of the witness that knows this node, if two machines have no third
+BEGUN = HOME / "begun"  # the data is of a creation that has not ended, so nothing was acknowledged on it
 GIVEN_UP = HOME / "given-up"  # data that is being deleted, before a copy of the other node is made
 PROMOTED = HOME / "promote"  # an operator has said that the other machine is off; the next start takes writes alone
 KEEPER = (HOME / ".config/pg_autoctl", HOME / ".local/share/pg_autoctl")  # which witness it knows, and its state
@@ -64,6 +65,13 @@ _FORMED = (
     "SELECT count(*) = 2 AND bool_and(reportedstate = goalstate) AND bool_or(goalstate = 'primary') "
     "AND bool_or(goalstate = 'secondary') "
     "AND bool_and(reportedpgisrunning AND reporttime > pg_postmaster_start_time()) FROM pgautofailover.node"
+)
+_UNMADE = ("init", "wait_standby")
+_KNOWN = "SELECT coalesce(json_object_agg(nodename, nodeid), '{}') FROM pgautofailover.node"
+# For a node that was registered and has no record of it. Who waits for that one begins again, too.
+_FORGET_UNMADE = (
+    "SELECT count(pgautofailover.remove_node(nodeid, true)) FROM pgautofailover.node "
+    "WHERE reportedstate IN ('init', 'wait_standby')"
 )
 # Shows who is active, and then deletes nothing.
 _FORGET = """
@@ -142,10 +150,11 @@ def settings(name: str, witness: Witness = Witness()) -> str:
     return "".join(f"{setting} = {value}\n" for setting, value in lines.items())
 
 
-def access(name: str) -> str:
+def access(name: str, *, made: bool = True) -> str:
     """Return pg_hba.conf: who may connect as what; over TCP, only with TLS and a certificate whose name is mapped."""
     if name == WITNESS:
-        remote = [("pg_auto_failover", "autoctl_node", "nodes")]
+        # One that is being made is stopped in between, with whatever a node has half registered there.
+        remote = [("pg_auto_failover", "autoctl_node", "nodes")] if made else []
     else:
         remote = [
             (DATABASE, ROLE, "agents"),
@@ -174,10 +183,13 @@ def creation(name: str, witness: Witness = Witness()) -> list[str]:
     if name == WITNESS:
         command += ["--pgport", str(witness.port)]
     else:
-        verified = f"sslmode=verify-full&sslrootcert={CERTIFICATES}/ca.crt"
-        command += ["--name", name, "--dbname", DATABASE]
-        command += ["--monitor", f"postgres://autoctl_node@{WITNESS}:{witness.port}/pg_auto_failover?{verified}"]
+        command += ["--name", name, "--dbname", DATABASE, "--monitor", _monitor(witness)]
     return command
+
+
+def _monitor(witness: Witness) -> str:
+    verified = f"sslmode=verify-full&sslrootcert={CERTIFICATES}/ca.crt"
+    return f"postgres://autoctl_node@{WITNESS}:{witness.port}/pg_auto_failover?{verified}"
 
 
 def make_keys(folder: Path) -> list[str]:
@@ -286,13 +298,15 @@ def _certify(folder: Path, stem: str, common_name: str, limits: list[str], autho
 def serve(name: str, witness: Witness) -> None:
     """Make a server unless it was made, and become the program that runs it."""
     _take(HOME / "lock")
-    for file, content in (("settings", settings(name, witness)), ("pg_hba", access(name)), ("pg_ident", names())):
+    lets_in = access(name, made=CREATED.exists())
+    for file, content in (("settings", settings(name, witness)), ("pg_hba", lets_in), ("pg_ident", names())):
         (RUN / f"{file}.conf").write_text(content)
     (DATA / "postmaster.pid").unlink(missing_ok=True)  # of a container that was killed; the pid is another's here
     if name != WITNESS and witness.at and CREATED.exists():
         settle(name, witness)
     if not CREATED.exists():
-        subprocess.run(creation(name, witness), check=True)
+        create(name, witness)
+        (RUN / "pg_hba.conf").write_text(access(name))
         if name != WITNESS:
             if not (DATA / "standby.signal").exists():
                 _make_tables()
@@ -300,10 +314,42 @@ def serve(name: str, witness: Witness) -> None:
             subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
     if name != WITNESS:
         require_space()
+    BEGUN.unlink(missing_ok=True)
     CREATED.write_text(witness.at, "ascii")
     if name != WITNESS and not os.fork():
         _stop_without_space(os.getppid())
     os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
+
+
+def create(name: str, witness: Witness) -> None:
+    """Make a server and have the witness know it, however often a kill, or the witness's end, breaks that off."""
+    if not DATA.exists():
+        BEGUN.touch()
+    while subprocess.run(creation(name, witness), check=False).returncode:
+        if name == WITNESS:
+            _delete(DATA, *KEEPER)  # it lets nobody in before it is made, so it knows nobody
+        elif _made_after_all(name, witness):
+            break
+        time.sleep(LOOK_S)
+
+
+def _made_after_all(name: str, witness: Witness) -> bool:
+    """Return whether a node is made although the last try failed; if not, delete what the next one can't go on from."""
+    if not (known := _answer(_KNOWN, _monitor(witness))):
+        return False
+    number, state = json.loads(known).get(name), _state()
+    if number is not None and number == state.get("nodeId"):
+        if state["current_role"] not in _UNMADE:
+            for file in KEEPER[1].rglob("*.init"):
+                file.unlink()
+            return True
+    elif number is None or _answer(_FORGET_UNMADE, _monitor(witness)):
+        _delete(*KEEPER)
+    else:
+        return False
+    if BEGUN.exists():
+        _delete(DATA)
+    return False
 
 
 def settle(name: str, witness: Witness) -> None:
@@ -450,13 +496,19 @@ def _look(other: str) -> Seen | None:
 
 def _heard() -> tuple[str, str]:
     """Return the state that the witness has given this node last, and when it was heard of last."""
+    state = _state()
+    heard = state.get("last_monitor_contact", "an unknown time")
+    return str(state.get("assigned_role", "in no known state")), str(heard)
+
+
+def _state() -> dict[str, object]:
+    """Return what this node has recorded of itself; nothing if it has no record."""
     command = ("pg_autoctl", "do", "fsm", "state")
     done = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PG_AUTOCTL_DEBUG": "1"})
     try:
-        state = json.loads(done.stdout)["state"]
-        return str(state["assigned_role"]), str(state["last_monitor_contact"])
+        return dict(json.loads(done.stdout)["state"])
     except (ValueError, KeyError):
-        return "in no known state", "an unknown time"
+        return {}
 
 
 def _wait(why: str) -> None:
@@ -470,8 +522,7 @@ def _wait(why: str) -> None:
 
 def _promote() -> None:
     """Have this node take writes alone; another witness gets to know it then. Begun again, it comes to the same."""
-    for folder in KEEPER:
-        shutil.rmtree(folder, ignore_errors=True)
+    _delete(*KEEPER)
     control = (PROGRAMS / "pg_ctl", "--pgdata", DATA, "--wait", "--silent")
     subprocess.run((*control, "--options", "-c listen_addresses=''", "start"), check=True)
     if (DATA / "standby.signal").exists():
@@ -498,9 +549,13 @@ def _give_up_data() -> None:
     """Delete what this node has, so that it begins with a copy of the other one."""
     if DATA.exists():
         DATA.rename(GIVEN_UP)
-    for folder in (GIVEN_UP, *KEEPER):
-        shutil.rmtree(folder, ignore_errors=True)
+    _delete(GIVEN_UP, *KEEPER)
     CREATED.unlink()
+
+
+def _delete(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def require_space() -> None:
@@ -526,9 +581,9 @@ def _stop_without_space(server: int) -> None:
     os._exit(0)
 
 
-def _answer(sql: str) -> str:
-    """Return what the server of this container says; empty where it does not."""
-    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, DATABASE)
+def _answer(sql: str, database: str = DATABASE) -> str:
+    """Return what a server says, this container's by default; empty where it does not."""
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, database)
     return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
 
 

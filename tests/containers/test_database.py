@@ -271,13 +271,41 @@ def test_writes_go_on_without_the_standby(pair: Pair) -> None:
     wait_until(lambda: stored(pair, second, "a2") >= acknowledged, 10, "it has the rows that it missed")
 
 
+def test_a_creation_that_was_broken_off_goes_on(pair: Pair) -> None:
+    """By a kill, or by the witness's end: the next start gets further, and not the same error again."""
+    keeper = ".local/share/pg_autoctl/var/lib/postgresql/data"
+    half_made = {
+        WITNESS: "mkdir data && touch data/PG_VERSION",
+        NODES[0]: f"mkdir --parents {keeper} && touch {keeper}/pg_autoctl.init",  # the witness ended before it knew it
+        NODES[1]: "mkdir data && touch begun data/PG_VERSION",
+    }
+    for part, left in half_made.items():
+        pair.stack.container(part).kill()
+        _change_volume(pair, part, f"find . -mindepth 1 -delete && {left}")
+    for part in (WITNESS, NODES[0]):
+        pair.stack.container(part).start()
+    made = ("test", "-e", "/var/lib/postgresql/created")
+    wait_until(lambda: pair.stack.execute(NODES[0], *made).status == 0, FORMED_WITHIN_S, "the first node is made")
+
+    pair.stack.container(NODES[0]).kill()
+    _change_volume(pair, NODES[0], "rm created && touch begun")  # killed just before it noted that
+    for node in NODES:
+        pair.stack.container(node).start()
+    pair.wait_until_formed()
+    assert pair.node("primary") == NODES[0]
+
+
 def _take_over_its_pid(pair: Pair, node: str) -> None:
     """Have the file that says which process a killed server was name one that lives in the next container."""
-    volume = f"{pair.stack.project}_{node}-state"
+    _change_volume(pair, node, "sed --in-place '1s/.*/1/' data/postmaster.pid")
+
+
+def _change_volume(pair: Pair, part: str, command: str) -> None:
     pair.stack.engine.containers.run(
         IMAGE,
-        ["--in-place", "1s/.*/1/", "/volume/data/postmaster.pid"],
-        entrypoint="sed",
-        volumes={volume: {"bind": "/volume"}},
+        ["-c", command],
+        entrypoint="sh",
+        working_dir="/volume",
+        volumes={f"{pair.stack.project}_{part}-state": {"bind": "/volume"}},
         remove=True,
     )

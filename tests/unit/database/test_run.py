@@ -56,6 +56,12 @@ def test_only_certificates_are_let_in_from_elsewhere(name: str) -> None:
         assert role not in ("all", "postgres")
 
 
+def test_a_witness_that_is_being_made_lets_no_node_in() -> None:
+    """Its server is stopped before the one that stays is started, and a registration would be cut off by that."""
+    lines = access(WITNESS, made=False).splitlines()
+    assert [line.split()[0] for line in lines] == ["local"]
+
+
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_that_comes_back_may_rewind(name: str) -> None:
     """pg_rewind connects to the database postgres; pg_auto_failover's own lines lack that."""
