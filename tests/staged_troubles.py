@@ -5,9 +5,10 @@ that come, or stay away. What must be said of it stands beside it, for the page,
 """
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.unit.agent.assembled import SeenLog, environment_of
@@ -30,7 +31,7 @@ from twinhost.secure_zmq.key_writer import replace_certificate
 from twinhost.secure_zmq.keys import DAY_S, Certificate, Validity, load_certificate
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.secure_zmq.silence import Silence
-from twinhost.store.replication.looks import AgentLog, Follower, LogState
+from twinhost.store.replication.looks import AgentLog, Difference, Follower, LogState
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 
 HOUR_S, MB = 3_600.0, 2**20
@@ -142,23 +143,36 @@ class Deployment:
 
 
 def stage_log(
-    live: LiveConfig, log: SeenLog, copies: int = 2, silent: Collection[str] = (), behind: int = 0, fault: str = ""
+    live: LiveConfig,
+    log: SeenLog,
+    copies: int = 2,
+    silent: Collection[str] = (),
+    behind: int = 0,
+    fault: str = "",
+    differences: Mapping[Difference, str] = MappingProxyType({}),
 ) -> None:
-    """Have both agents a standby, and mainpc see how many copies there are, who is silent, and the witness."""
+    """Have both agents a standby, and mainpc see the copies, who is silent, how its own differs, and the witness."""
     config, agents, seen = live.current, {}, {}
     for number, agent in enumerate(config.agents.values()):
         home, other = agent.host.name, next(name for name in config.hosts if name != agent.host.name)
         agents[agent.name] = replace(agent, standby=Host(other, f"{home}-standby"))
         standby = Follower(f"{home}-standby", behind, 90.0 if agent.name in silent else 0.0)
+        if agent.name == SDT.name:
+            standby = replace(standby, differences=differences)
         seen[agent.name] = AgentLog(agent.name, 3 + number, home, 4_711, 0.0, (standby,))
     live.current = replace(config, agents=agents)
     log.state, log.witness_fault = LogState(seen, copies, "witness", ("database-pc2",)), fault or None
 
 
-def _log(copies: int = 2, silent: Collection[str] = (), fault: str = "") -> Callable[[Deployment], float]:
+def _log(
+    copies: int = 2,
+    silent: Collection[str] = (),
+    fault: str = "",
+    differences: Mapping[Difference, str] = MappingProxyType({}),
+) -> Callable[[Deployment], float]:
     def stage(deployment: Deployment) -> float:
         began = deployment.now
-        stage_log(deployment.twin.live, deployment.twin.log, copies, silent, fault=fault)
+        stage_log(deployment.twin.live, deployment.twin.log, copies, silent, fault=fault, differences=differences)
         deployment.pass_seconds(BEAT_S)
         return began
 
@@ -578,6 +592,17 @@ OF_THE_LOG = (
         *("one_copy", "attention", "^the log has one copy", "nothing on pc2 follows: it may be off", "pc2"),
         "docker compose up -d database-pc2",
         hides=(f"standby_silent:{SDT.name}",),
+        mend=_log_well,
+    ),
+    Staging(
+        "the secret of a standby is another one",
+        _log(
+            differences={
+                Difference.SECRET: f"the secret in /certificates is SHA256:old, and the key of {SDT.name} is SHA256:new"
+            }
+        ),
+        *(f"standby_differs:{SDT.name}", "attention", "^mainpc-standby can't take over from mainpc: its secret of"),
+        *("the secret in /certificates is", "mainpc", CERTS_INIT),
         mend=_log_well,
     ),
     Staging(

@@ -85,7 +85,7 @@ def run(deployment: Deployment, capsys: pytest.CaptureFixture[str]) -> Status:
 
 def test_there_are_fourteen() -> None:
     assert len({staging.name for staging in FOURTEEN}) == len(FOURTEEN) == 14
-    assert len(STAGINGS) == 20 + len(OF_THE_LOG) == 24
+    assert len(STAGINGS) == 20 + len(OF_THE_LOG) == 25
 
 
 def test_a_deployment_begins_well(deployment: Deployment, run: Status) -> None:
