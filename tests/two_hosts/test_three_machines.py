@@ -1,4 +1,7 @@
-"""mainpc, pc2 and a witness, an engine each: standbys by three commands of their page, and the end of a machine."""
+"""mainpc, pc2 and a witness, an engine each: standbys by three commands of their page, and the end of a machine.
+
+At last the same as a Docker Swarm, by its page.
+"""
 
 import json
 import os
@@ -17,8 +20,9 @@ from tests.containers.stack import AGENTS, EVENTS_PORT, HTTP_PORTS, IMAGE, REPOS
 from tests.containers.test_failover import CALLS, ROWS
 from tests.containers.walk import TWO_MACHINES
 from tests.ledger import check
-from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_not
+from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_no_overlay, why_not
 from tests.two_hosts.site import Site
+from tests.two_hosts.test_two_hosts_in_a_swarm import WITH_STANDBYS as SWARM
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.store.replication.epochs import CLAIM_AFTER_S
 
@@ -28,6 +32,11 @@ BEFORE = 20  # calls that are acknowledged
 GOES_ON_WITHIN_S = 60.0  # 20 s are promised on an idle machine
 BACK_WITHIN_S = 120.0
 STANDBYS = {"mainpc": "pc2", "pc2": "mainpc"}  # where each agent's is
+PARTS = {
+    **{host: {host, f"{other}-standby", f"database-{host}"} for host, other in STANDBYS.items()},
+    "witness": {"witness"},
+}
+DATABASES = {"database-mainpc", "database-pc2", "witness"}
 DATABASE_PORT = 5432
 
 pytestmark = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent, pytest.mark.timeout(900)]
@@ -68,12 +77,18 @@ class Three(Site):
         self.checkouts["mainpc"].run(self.ssh)
         self.walk.follow(page)
 
+    def container(self, machine: str, service: str) -> str:
+        """Return a service's container, of Compose or of a stack; empty where none runs."""
+        name = f"name=^twinhost[-_]{service}[-.]1"
+        return self.room.machines[machine].docker("ps", "--quiet", "--filter", name).stdout.strip()
+
     def role(self, machine: str, service: str) -> dict[str, object]:
         """Return what an agent's process says of its part; nothing while it doesn't answer."""
         port = HTTP_PORTS[service.removesuffix("-standby")]
         url = f"http://127.0.0.1:{port}/healthz"
         look = f"import urllib.request as u; print(u.urlopen('{url}', timeout=2).read().decode())"
-        done = self.room.machines[machine].docker("exec", f"twinhost-{service}-1", "python", "-c", look, check=False)
+        command = ["exec", self.container(machine, service), "python", "-c", look]
+        done = self.room.machines[machine].docker(*command, check=False)
         with suppress(ValueError):
             return dict(json.loads(done.stdout).get("log", {}))
         return {}
@@ -82,7 +97,7 @@ class Three(Site):
         """Return how often the calls of a ledger took effect, as the file of one process has it."""
         host = service.removesuffix("-standby")
         path = f"/var/lib/twinhost/{AGENTS[host]}.sqlite3"
-        command = ["exec", f"twinhost-{service}-1", "python", "-c", ROWS, path, CALLS[host]]
+        command = ["exec", self.container(machine, service), "python", "-c", ROWS, path, CALLS[host]]
         rows = json.loads(self.room.machines[machine].docker(*command).stdout)
         return {name: int(times) for name, times in rows if name.startswith(f"{prefix}-")}
 
@@ -94,10 +109,14 @@ class Three(Site):
                 return False
         return True
 
-    def copies(self) -> object:
-        """Return how many databases have each change of mainpc's agent, as its active process says."""
+    def active(self) -> dict[str, object]:
+        """Return what the active process of mainpc's agent says, wherever that is."""
         roles = [self.role("mainpc", "mainpc"), self.role("pc2", "mainpc-standby")]
-        return next((role.get("copies") for role in roles if role.get("role") == "active"), None)
+        return next((role for role in roles if role.get("role") == "active"), {})
+
+    def copies(self) -> object:
+        """Return how many databases have each change of mainpc's agent."""
+        return self.active().get("copies")
 
     def power_off(self, host: str) -> None:
         """End every process of a machine at once, without a word to the others."""
@@ -178,8 +197,7 @@ def three(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory)
 def test_three_commands_set_it_up(three: Three) -> None:
     """Each machine has its part, both agents a standby, each change two copies; what was stored before is there."""
     wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
-    parts = {host: {host, f"{other}-standby", f"database-{host}"} for host, other in STANDBYS.items()}
-    for host, services in {**parts, "witness": {"witness"}}.items():
+    for host, services in PARTS.items():
         running = three.room.machines[host].docker("ps", "--format", "{{.Names}}").stdout.split()
         assert set(running) == {f"twinhost-{service}-1" for service in services}
     assert [three.role(host, host)["role"] for host in AGENTS] == ["active", "active"]
@@ -290,3 +308,56 @@ def test_all_machines_leave_and_come_back(three: Three) -> None:
     wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
     for writer in writers:
         writer.require_whole()
+
+
+@pytest.fixture(scope="module")
+def swarm(three: Three) -> Three:
+    """The same machines and what they have stored, as nodes of a swarm; it ends with their room."""
+    if reason := why_no_overlay(three.room.machines["mainpc"]):
+        pytest.skip(reason)
+    three.walk.follow(SWARM)
+    wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+    return three
+
+
+def test_a_stack_has_the_standbys(swarm: Three) -> None:
+    """Each node has its part, which the engine holds in as without standbys, and no port of the database."""
+    for host, services in PARTS.items():
+        machine = swarm.room.machines[host]
+        running = machine.docker("ps", "--format", "{{.Names}}").stdout.split()
+        assert {name.split(".")[0] for name in running} == {f"twinhost_{service}" for service in services}
+        ports = {int(port) for port in re.findall(r"LISTEN\s+\d+\s+\d+\s+\S+:(\d+)", machine.enter("ss", "-tlnH"))}
+        assert DATABASE_PORT not in ports
+        agents = {ZMQ_PORTS["mainpc"], EVENTS_PORT, ZMQ_PORTS["pc2"]}
+        assert ports & agents == (set() if host == "witness" else agents)
+        database = swarm.container(host, next(service for service in services if service in DATABASES))
+        held = machine.docker("exec", database, "sh", "-c", "ulimit -c; grep ' /run/postgresql ' /proc/mounts").stdout
+        assert re.match(r"0\ntmpfs /run/postgresql tmpfs rw,nosuid,nodev,noexec,\S*size=1024k,mode=700,\S*\n$", held), (
+            held
+        )
+    assert swarm.active()["witness"] == {"name": "witness", "answers": True}
+
+
+@pytest.mark.parametrize("host", list(STANDBYS))
+def test_a_client_goes_on_when_a_node_is_off(host: str, swarm: Three) -> None:
+    """A client at the other one; once the first one's engine runs again, both have all that was acknowledged, once."""
+    other, machine = STANDBYS[host], swarm.room.machines[host]
+    with writing(swarm, other) as writers:
+        for writer in writers:
+            writer.wait_for_more(PATIENCE_S)
+        began = time.monotonic()
+        swarm.power_off(host)
+        machine.stop_engine()
+        for writer in writers:
+            writer.wait_for_more(GOES_ON_WITHIN_S)
+            print(f"node of {host} off: calls of {writer.host} acknowledged after {time.monotonic() - began:.1f} s")
+        assert swarm.role(other, f"{host}-standby")["role"] == "active"
+        machine.enter("ip", "link", "set", machine.interface, "up")
+        machine.start_engine()
+        wait_until(swarm.both_follow, BACK_WITHIN_S, "both agents have a standby again")
+        wait_until(lambda: swarm.copies() == 2, BACK_WITHIN_S, "each change is on both databases again")
+        for writer in writers:
+            writer.wait_for_more(PATIENCE_S)
+            writer.end()
+            writer.require_whole()

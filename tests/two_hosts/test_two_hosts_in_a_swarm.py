@@ -10,7 +10,9 @@ from tests.two_hosts.machine_room import ADDRESSES, Namespace, why_no_overlay
 from tests.two_hosts.site import BACK_WITHIN_S, Site
 from tests.waiting import wait_until
 
-PAGE = (REPOSITORY / "docs/how-to/deploy-to-a-swarm.md").read_text(encoding="utf-8")
+PAGE, WITH_STANDBYS = (
+    (REPOSITORY / "docs/how-to/deploy-to-a-swarm.md").read_text(encoding="utf-8").split("## With standbys\n")
+)
 NODE_IS_MISSED_WITHIN_S = 60.0
 
 pytestmark = [pytest.mark.unified_memory_agent, pytest.mark.timeout(300)]

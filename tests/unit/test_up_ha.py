@@ -144,10 +144,31 @@ def test_a_machine_that_lost_the_witness_forgets_it(checkout: Path) -> None:
     assert after["COMPOSE_PROFILES"] == "ha-mainpc"
 
 
-def test_a_stack_is_not_deployed_with_standbys(checkout: Path) -> None:
-    """It would have none of them, and yet their log."""
-    said, _ = ended(checkout, "stack.sh", {"TWINHOST_DATABASE": "postgresql:///twinhost?host=/nowhere"})
-    assert "docker-stack.yml has no standbys" in said
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"TWINHOST_DATABASE": "postgresql:///twinhost?host=/nowhere"}, "names another one"),
+        (of("mainpc") | {"WITNESS_IP": WITH_WITNESS["mainpc"]}, "has the witness on a third node"),
+    ],
+)
+def test_a_stack_has_standbys_of_three_machines_alone(settings: dict[str, str], why: str, checkout: Path) -> None:
+    """Nothing else was tried, and a database knows the port at which its witness was made."""
+    assert why in ended(checkout, "stack.sh", up_ha(checkout, settings)[1])[0]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "why"),
+    [
+        ("host=witness", "No node of the swarm is labelled for witness: docker node update"),
+        ("host=pc2 --filter role=manager", "pc2 is a worker, and with standbys each of the three is a manager"),
+    ],
+)
+def test_a_stack_has_standbys_on_three_managers(lacks: str, why: str, checkout: Path) -> None:
+    """Without mainpc's, a swarm of which it is the only manager starts no container again."""
+    _, settings = up_ha(checkout, of("mainpc"))
+    nodes = f"*'{lacks}') ;; info*) echo true ;; 'node ls'*) echo id ;; *) exit 1 ;;"
+    (checkout / "bin/docker").write_text(f'#!/bin/sh\ncase "$*" in {nodes} esac\n')
+    assert why in ended(checkout, "stack.sh", settings)[0]
 
 
 @pytest.mark.parametrize("host", ["mainpc", "pc2"])
