@@ -19,7 +19,7 @@ sys.path[:0] = [str(REPOSITORY / "services"), str(REPOSITORY)]
 from scripts.generated import write_or_check  # noqa: E402  (after the path)
 
 from twinhost.cli.schemas.document import Node, Replies  # noqa: E402  (after the path)
-from twinhost.cli.schemas.requests import RequestSchema  # noqa: E402
+from twinhost.cli.schemas.requests import Field, RequestSchema  # noqa: E402
 from twinhost.schema import AGENTS, declarations_of, replies_of, schema_of  # noqa: E402
 
 PAGE = REPOSITORY / "docs/reference/actions.md"
@@ -32,7 +32,8 @@ OPTIONS = {
     "forwardable": "forwardable",
     "from_reserve": "from the reserve",
 }
-MAX_IN_A_LINE = 12  # fields of a reply; more, and objects, are in a table
+MAX_OF_A_REQUEST = 4  # fields in a line; more are in a table
+MAX_IN_A_LINE = 12  # fields of a reply; more, and objects before the last field, are in a table
 MIN_REPEATED = 60  # characters of fields that are described once
 LENGTH = re.compile(r"([\d,]+ to [\d,]+) characters")
 IN_EVERY_REPLY = ("request_id", "ignored_fields", "accepts")
@@ -44,16 +45,18 @@ INTRODUCTION = """# Actions
 Every action of both agents. `./twinhost explain ACTION` prints the same for one action, with an example of a command,
 and `/api/schema` of mainpc has it as JSON Schema.
 
-- **Requests.** A field whose default is empty may be left out, or be null. Numbers in brackets after a string are its
-  length in characters. A field that takes *the caller's own name* is refused with another one, except from an operator.
-  Every request may also have `request_id`, a string; `accepts`, which negotiates the [form of
-  frames](wire-protocol.md#forms-of-a-frame); and [`traceparent`](wire-protocol.md#traces).
-- **Replies.** If no `status` is shown, it is `success` of SystemDigitalTwin and `ok` of UnifiedMemoryReasoningAgent. A
-  field with `?` is optional; the fields of an object follow a colon. Every reply repeats `request_id`, and lists the
-  fields that were ignored in `ignored_fields`. A request that fails gets an [error](errors.md) instead.
-- *Changes*: the action is executed once for each `request_id`, and a retry gets the stored reply. *Forwardable*:
-  another agent may call it on behalf of its own caller. *Apart*: it has its own transactions. *From the reserve*: it
-  works also while [the disk](configuration.md#disk), or the caller's share of it, is nearly full.
+- A field with `?` is optional; the fields of an object follow a colon.
+- **Requests.** An optional field may also be null. Numbers in brackets after a string are its length in characters. A
+  field that takes *the caller's own name* is refused with another one, except from an operator. Every request may also
+  have `request_id`, a string; `accepts`, which negotiates the [form of frames](wire-protocol.md#forms-of-a-frame); and
+  [`traceparent`](wire-protocol.md#traces).
+- **Replies.** If no `status` is shown, it is `success` of SystemDigitalTwin and `ok` of UnifiedMemoryReasoningAgent.
+  Every reply repeats `request_id`, and lists the fields that were ignored in `ignored_fields`. A request that fails
+  gets an [error](errors.md) instead.
+- *In a space*: the request may have `space`, a string, the name of a [space](unified-memory.md#spaces). *Changes*: the
+  action is executed once for each `request_id`, and a retry gets the stored reply. *Forwardable*: another agent may
+  call it on behalf of its own caller. *Apart*: it has its own transactions. *From the reserve*: it works also while
+  [the disk](configuration.md#disk), or the caller's share of it, is nearly full.
 """
 
 
@@ -84,26 +87,41 @@ def page() -> str:
 def _described(requests: RequestSchema, name: str, options: Mapping[str, bool]) -> Iterator[str]:
     for line in requests.description(name).splitlines():
         yield from textwrap.wrap(line, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False) or [""]
-    if marks := ", ".join(mark for option, mark in OPTIONS.items() if options.get(option)):
-        yield from ("", f"*{marks.capitalize()}.*")
+    marks = [mark for option, mark in OPTIONS.items() if options.get(option)]
+    if any(map(_is_space, requests.fields(name))):
+        marks.insert(0, "in a space")
+    if marks:
+        yield from ("", f"*{', '.join(marks).capitalize()}.*")
 
 
 def _request(requests: RequestSchema, name: str) -> Iterator[str]:
-    fields = [field for field in requests.fields(name) if field.path not in IN_EVERY_REQUEST]
+    fields = [
+        (f"`{field.path}`{'' if field.required else '?'}", _described_value(field))
+        for field in requests.fields(name)
+        if field.path not in IN_EVERY_REQUEST and not _is_space(field)
+    ]
     if not fields:
         yield "No fields."
-        return
-    yield from ("| field | type | default |", "|---|---|---|")
-    for field in fields:
-        default = "required" if field.required else f"`{json.dumps(field.default, default=str)}`"
-        kind = field.types
-        if not field.required and field.default is None:
-            kind, default = kind.removesuffix(" or null"), ""
-        if kind == "string" and LENGTH.match(field.bounds):
-            kind += LENGTH.sub(r" (\1)", field.bounds)
-        elif field.bounds:
-            kind += f", {field.bounds}"
-        yield f"| `{field.path}` | {_cell(kind)} | {default} |"
+    elif len(fields) <= MAX_OF_A_REQUEST:
+        line = f"Request: {'; '.join(map(' '.join, fields))}."
+        yield from textwrap.wrap(line, MAX_COLUMNS, break_long_words=False, break_on_hyphens=False)
+    else:
+        yield from ("| request | type |", "|---|---|")
+        yield from (f"| {field} | {_cell(value)} |" for field, value in fields)
+
+
+def _is_space(field: Field) -> bool:
+    return field.path == "space" and not field.required
+
+
+def _described_value(field: Field) -> str:
+    kind = field.types if field.required or field.default is not None else field.types.removesuffix(" or null")
+    if kind == "string" and LENGTH.match(field.bounds):
+        kind += LENGTH.sub(r" (\1)", field.bounds)
+    elif field.bounds:
+        kind += f", {field.bounds}"
+    omitted = field.required or field.default in (None, "", [], (), {})
+    return kind if omitted else f"{kind}, `{json.dumps(field.default)}` if omitted"
 
 
 def _reply(replies: Replies, name: str, success: str, here: str, described: dict[str, str]) -> Iterator[str]:
@@ -120,17 +138,23 @@ def _reply(replies: Replies, name: str, success: str, here: str, described: dict
             yield f"Reply: as that of {described[whole]}."
             continue
         described.setdefault(str(fields), here)
-        if len(fields) <= MAX_IN_A_LINE and not any(inside for _, _, inside in fields):
+        *first, last = (
+            (field, types, _once(inside, f"{field} of {here}", described)) for field, types, inside in fields
+        )
+        if len(fields) <= MAX_IN_A_LINE and not any(inside for _, _, inside in first):
+            line = ", ".join(f"{field} {types}{inside}" for field, types, inside in (*first, last))
             yield from textwrap.wrap(f"Reply: {line}.", MAX_COLUMNS, break_long_words=False, break_on_hyphens=False)
         else:
             yield from ("| reply | type |", "|---|---|")
-            for field, types, inside in fields:
-                if len(inside) < MIN_REPEATED or (known := described.get(inside)) is None:
-                    described.setdefault(inside, f"{field} of {here}")
-                    known = inside
-                else:
-                    known = f"as {known}"
-                yield f"| {field} | {types}{': ' if inside else ''}{known} |"
+            yield from (f"| {field} | {types}{inside} |" for field, types, inside in (*first, last))
+
+
+def _once(inside: str, here: str, described: dict[str, str]) -> str:
+    """Return the fields of an object after a colon, or where they are described already."""
+    if len(inside) >= MIN_REPEATED and (known := described.get(inside)):
+        return f": as {known}"
+    described.setdefault(inside, here)
+    return f": {inside}" if inside else ""
 
 
 def _fields(replies: Replies, reply: Node, success: str) -> Iterator[tuple[str, str, str]]:
