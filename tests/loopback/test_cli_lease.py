@@ -220,14 +220,15 @@ def test_it_waits_for_memory(hosts: Hosts, client: Client) -> None:
         assert (process.returncode, out.split()[0]) == (0, "1")
 
 
-def test_a_disconnected_client_leaves_the_queue(hosts: Hosts, client: Client) -> None:
+def test_a_disconnected_client_leaves_the_queue(hosts: Hosts, mainpc: AgentProcess, client: Client) -> None:
     """Its request leaves the queue, so one behind it is served."""
     with hosts.client(SDT, by=UMRA) as other:
         held = [other.call("reserve_vram", amount_mb=3_000, ttl_s=600, host="mainpc")["lease_id"] for _ in range(2)]
         process = started(hosts, "true", options=("--vram", "7000", "--wait", "60"))
-        wait_until(lambda: wanted(client), PATIENCE_S, "it waits")
+        wait_until(lambda: waiting(mainpc) == 1, PATIENCE_S, "it waits")
         process.kill()
         process.wait()
+        wait_until(lambda: waiting(mainpc) == 0, PATIENCE_S, "it waits no more")  # else it may get what is released
         for lease_id in held:
             other.call("release_lease", lease_id=lease_id)
         wait_until(lambda: can_reserve(other), PATIENCE_S, "it has left the queue")
@@ -238,6 +239,11 @@ def wanted(client: Client) -> set[str]:
     """Return the leases that are wanted by somebody who waits."""
     events = client.call("get_events")["events"]
     return {event["data"]["lease_id"] for event in events if event["event_type"] == "lease_wanted"}
+
+
+def waiting(mainpc: AgentProcess) -> int:
+    """Return how many requests are in mainpc's queue."""
+    return int(mainpc.http("/api/state")[1]["counts"]["waiting"])
 
 
 def can_reserve(client: Client) -> bool:
