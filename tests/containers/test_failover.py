@@ -139,6 +139,11 @@ class Pair(Machine):
         command = ["docker", "exec", str(self.container(service).id), "python", "-c", DIGESTS, path]
         return dict(json.loads(subprocess.check_output(command)))
 
+    def files_of_keys(self, service: str, name: str) -> set[str]:
+        """Return the files about a key in the folder of an agent or of its standby; none while it does not run."""
+        done = self.run(f"docker compose exec -T {service} find /certificates -name '{name}*'")
+        return set(done.out.split())
+
     def require_equal(self, host: str) -> None:
         """Wait until an agent and its standby have the same rows in every table."""
         services = (host, f"{host}-standby")
@@ -311,6 +316,25 @@ def test_an_operator_switches_over_and_back(host: str, pair: Pair) -> None:
             assert refused.status == 1
             assert f"is active on {after}, which has just confirmed it" in refused.err
         writer.require_whole()
+
+
+def test_files_of_keys_follow_in_both_directions(pair: Pair) -> None:
+    """An invitation that mainpc wrote is good at its standby, and who joins there is known at mainpc again."""
+    if wait_until(lambda: pair.role("mainpc").get("role"), PATIENCE_S, "mainpc answers") != "active":
+        assert pair.run("./twinhost switchover mainpc").status == 0
+        wait_until(lambda: pair.role("mainpc-standby").get("role") == "standby", PATIENCE_S, "it stands by")
+    invited = pair.run("docker compose run --rm -T certs-init invite newcomer --host pc3 --role agent")
+    assert invited.status == 0, invited.err
+    wait_until(lambda: pair.files_of_keys("mainpc-standby", "newcomer"), PATIENCE_S, "the invitation follows")
+
+    pair.container("mainpc").kill()
+    wait_until(lambda: pair.role("mainpc-standby").get("role") == "active", TAKEN_OVER_WITHIN_S, "it takes over")
+    joined = pair.run("docker compose run --rm -T --no-deps certs-init --root /tmp/tree join -", given=invited.out)
+    assert joined.status == 0, joined.err
+    written = pair.files_of_keys("mainpc-standby", "newcomer")
+    pair.container("mainpc").start()
+    wait_until(lambda: pair.files_of_keys("mainpc", "newcomer") == written, PATIENCE_S, "its key follows")
+    assert "/certificates/enrolled/newcomer.key" in written
 
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
