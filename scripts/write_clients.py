@@ -5,11 +5,12 @@ Exit status: 0 written; with `--check`, 1 where a module is out of date, and not
 """
 
 import argparse
+import ast
 import functools
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,6 +150,16 @@ def _types(agent: str, types: Mapping[str, str], shared: Iterable[str]) -> str:
     )
 
 
+def _qualified(text: str, types: Container[str]) -> str:
+    """Return the source of a class in which the types of replies are names of the module `replies`."""
+    lines = text.splitlines()
+    names = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and node.id in types)
+    for name in sorted(names, key=lambda node: node.col_offset, reverse=True):
+        line = lines[name.lineno - 1].encode()
+        lines[name.lineno - 1] = f"{line[: name.col_offset].decode()}replies.{line[name.col_offset :].decode()}"
+    return "\n".join(lines)
+
+
 def method_name(agent: Agent, action: str, actions: Iterable[str]) -> str:
     """Return the name of an action's method."""
     short = re.sub(agent.suffix, "", action) if agent.suffix else action
@@ -178,14 +189,10 @@ class AgentClasses(Classes):
     def module(self, *, asynchronous: bool) -> str:
         """Return the module with one of the classes."""
         agent = self._agent
-        text = self.source(asynchronous=asynchronous)
-        used = sorted(set(re.findall(r"\b[A-Z]\w+\b", text)) & set(self.written.texts), key=str.casefold)
+        text = _qualified(self.source(asynchronous=asynchronous), self.written.texts)
         typing = [name for name in ("Any", "Literal", "overload") if re.search(rf"\b{name}\b", text)]
         aio = [f"Async{agent.base}", *(name for name in (AWAITED, "iterated") if f" = {name}(" in text)]
-        imports = {
-            **({"aio": aio, agent.module: [agent.name]} if asynchronous else {agent.base_module: [agent.base]}),
-            f"{agent.module}_replies": used,
-        }
+        imports = {"aio": aio, agent.module: [agent.name]} if asynchronous else {agent.base_module: [agent.base]}
         abstract = [name for name in ("Iterable", "Iterator") if f"{name}[" in text]
         in_flight = "CHANGES_IN_FLIGHT"
         defaults = f"from twinhost.secure_zmq.client import {in_flight}\n" if in_flight in text else ""
@@ -193,14 +200,13 @@ class AgentClasses(Classes):
         if "**given(" in text:
             imports.setdefault("typed", []).append("given")
         lines = [
-            f"from twinhost.clients.{module} import {', '.join(names)}"
-            for module, names in sorted(imports.items())
-            if names
+            f"from twinhost.clients.{module} import {', '.join(names)}" for module, names in sorted(imports.items())
         ]
         return (
             f'"""The typed client of {agent.name}{" for asyncio" if asynchronous else ""}.\n\n{MARK}\n"""\n\n'
             + (f"from collections.abc import {', '.join(abstract)}\n" if abstract else "")
             + f"from typing import {', '.join(typing)}\n\n"
+            + f"from twinhost.clients import {agent.module}_replies as replies\n"
             + "\n".join(lines)
             + f"\n{defaults}{errors}\n\n{text}\n"
         )
