@@ -73,6 +73,11 @@ _FORGET_UNMADE = (
     "SELECT count(pgautofailover.remove_node(nodeid, true)) FROM pgautofailover.node "
     "WHERE reportedstate IN ('init', 'wait_standby')"
 )
+# Whether another machine has not left yet, and whether the other node has each commit.
+_STAYS = """
+SELECT EXISTS (SELECT FROM epochs WHERE agent <> :'agent' AND log <> ''),
+    EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'));
+"""
 # Shows who is active, and then deletes nothing.
 _FORGET = """
 WITH gone AS (DELETE FROM epochs WHERE agent = :'agent' AND holder = '' RETURNING agent),
@@ -619,17 +624,37 @@ def update_tables(witness: Witness) -> None:
         subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
 
 
-def forget(agent: str) -> None:
+def may_leave(agent: str, witness: Witness) -> None:
+    """Fail where the other machine has not left, and needs what is on this one alone: its witness, or commits."""
+    stays, copied = _write(agent, _STAYS).split("|")
+    if stays == "t" and witness.here:
+        sys.exit(
+            "error: the witness of the other machine's database is on this one, so that one has to leave first: run "
+            "make leave-ha there, and here again."
+        )
+    if stays == "t" and copied == "f" and _answer("SELECT pg_is_in_recovery()") == "f":
+        sys.exit(
+            "error: this machine's database alone has what was committed last, and the other machine has not left: run "
+            "this again once ./twinhost status says that there are 2 copies."
+        )
+
+
+def forget(agent: str, witness: Witness) -> None:
     """Delete an agent's log, on whichever node takes writes, unless a process is active.
 
     No standby becomes active without it: its folder of keys says that it only followed.
     """
+    may_leave(agent, witness)
+    if holder := _write(agent, _FORGET):
+        sys.exit(f"error: {agent} is active on {holder}, so its log stays.")
+
+
+def _write(agent: str, sql: str) -> str:
+    """Return what the node that takes writes says of an agent."""
     dsn = f"host={','.join(NODES)} dbname={DATABASE} user=pgautofailover_replicator target_session_attrs=read-write"
     ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1")
     command = (*ask, "--set", f"agent={agent}", f"{dsn} connect_timeout=3")
-    done = subprocess.run(command, input=_FORGET, check=True, stdout=subprocess.PIPE, text=True)
-    if holder := done.stdout.strip():
-        sys.exit(f"error: {agent} is active on {holder}, so its log stays.")
+    return subprocess.run(command, input=sql, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
 def wait_until_formed() -> None:
@@ -675,10 +700,13 @@ def main(command: list[str]) -> None:
             wait_until_formed()
         case ["tables"]:
             update_tables(Witness.of(os.environ))
+        case ["may-leave", agent]:
+            may_leave(agent, Witness.of(os.environ))
         case ["forget", agent]:
-            forget(agent)
+            forget(agent, Witness.of(os.environ))
         case _:
-            sys.exit("usage: run.py keys | serve | promote [--other-machine-is-off] | formed | tables | forget AGENT")
+            words = f"serve | promote [{OTHER_IS_OFF}] | formed | tables | may-leave AGENT | forget AGENT"
+            sys.exit(f"usage: run.py keys | {words}")
 
 
 if __name__ == "__main__":

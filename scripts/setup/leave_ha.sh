@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Goes back to one process of each agent, with its SQLite file alone: the reverse of up_ha.sh. Nothing that was stored is lost:
 # the standbys end first, so that the agents have all of it. What the standbys and the database have of it is deleted. On one
-# machine of three it does that for its part; a standby on another one becomes active no more.
+# machine of two or three it does that for its part; a standby on another one becomes active no more.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . scripts/setup/progress.sh
@@ -18,9 +18,8 @@ case $host in
     *) agents=("$host") ;;
 esac
 [ -n "$(setting TWINHOST_DATABASE)" ] || die "No standby is set up here: TWINHOST_DATABASE is not in .env."
-# What keeps a standby on the other machine from becoming active is tried on three.
-if [ -n "$host" ] && { ! has_own_database || [ -n "$WITNESS_PORT" ]; }; then
-    die "This is for one machine that has all, or for three. Once one of two had left, its agent's standby on the other one would become active too, so nothing was changed."
+if [ -n "$host" ] && ! has_own_database; then
+    die "With a database of somebody else, this is for one machine that has all. Once one of two had left, its agent's standby on the other one would become active too, so nothing was changed."
 fi
 
 # is_active SERVICE: whether it says so; it has all that was acknowledged then.
@@ -47,10 +46,12 @@ stay() {
 }
 
 # On another machine than its agent's, a standby that is active is all that there is of it.
-if [ -n "$host" ]; then
+if [ -n "$host" ] && [ ${#agents[@]} -gt 0 ]; then
     for standby in "${STANDBYS[@]}"; do
         ! is_active "$standby" || die "${NAMES[${standby%-standby}]} is active here, on $standby, so nothing was changed: ./twinhost switchover ${NAMES[${standby%-standby}]}, and run this again."
     done
+    docker compose exec -T "database-$host" python3 /app/database/run.py may-leave "${NAMES[$host]}" ||
+        die "This machine can't leave now (see above), so nothing was changed."
 fi
 
 if [ ${#agents[@]} -gt 0 ]; then

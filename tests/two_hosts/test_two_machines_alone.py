@@ -9,7 +9,15 @@ import pytest
 from tests.containers.stack import AGENTS
 from tests.containers.walk import TWO_MACHINES
 from tests.two_hosts.machine_room import ADDRESSES, MachineRoom, why_not
-from tests.two_hosts.test_three_machines import BACK_WITHIN_S, IMAGES, STANDBYS, Three, section, writing
+from tests.two_hosts.test_three_machines import (
+    BACK_WITHIN_S,
+    IMAGES,
+    STANDBYS,
+    Three,
+    leave_and_come_back,
+    section,
+    writing,
+)
 from tests.waiting import PATIENCE_S, wait_until
 
 PAGE = section("Two machines without a third")
@@ -165,3 +173,18 @@ def test_the_parts_are_exchanged_then(two: Two) -> None:
         for writer in writers:
             writer.end()
             writer.require_whole()
+
+
+def test_the_machine_with_the_witness_leaves_last(two: Two) -> None:
+    """Without it, the other one's database would take no writes, and its agent could not be active any more."""
+    before = (two.checkouts["mainpc"].folder / ".env").read_text()
+    left = two.checkouts["mainpc"].run("make leave-ha")
+    assert left.status != 0
+    assert "that one has to leave first" in left.err
+    assert (two.checkouts["mainpc"].folder / ".env").read_text() == before
+    assert two.both_follow()
+
+
+def test_both_machines_leave_and_come_back(two: Two) -> None:
+    leave_and_come_back(two)
+    wait_until_whole(two)

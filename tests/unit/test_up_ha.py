@@ -178,12 +178,3 @@ def test_a_machine_does_not_leave_a_foreign_database(host: str, checkout: Path) 
     said, written = ended(checkout, "leave_ha.sh", settings)
     assert "would become active too, so nothing was changed" in said
     assert written == settings
-
-
-@pytest.mark.parametrize("host", ["mainpc", "pc2"])
-def test_neither_of_two_machines_leaves_alone(host: str, checkout: Path) -> None:
-    settings = of(host) | {"WITNESS_IP": WITH_WITNESS["pc2"], "TWINHOST_DATABASE": "postgresql:///"}
-    settings |= {"TWINHOST_DATABASE_KEYS": "database-certificates"}
-    said, written = ended(checkout, "leave_ha.sh", settings)
-    assert "would become active too, so nothing was changed" in said
-    assert written == settings

@@ -21,6 +21,7 @@ from database.run import (
     creation,
     keys_for,
     make_keys,
+    may_leave,
     may_promote,
     names,
     obstacle,
@@ -32,6 +33,7 @@ from database.run import (
 
 SERVERS = (WITNESS, *NODES)
 HERE, THERE = Witness(5433, "192.0.2.10", here=True), Witness(5433, "192.0.2.10")  # mainpc's, as mainpc and pc2 see it
+THIRD = Witness()
 _KEEPER_S = 2  # a node looks each second at what it is to do, and then does it
 
 
@@ -431,3 +433,28 @@ def test_tables_wait_for_a_node_that_is_being_made(volume: Path, monkeypatch: py
     monkeypatch.setattr("subprocess.run", lambda *_, **__: answered)
     run.update_tables(THERE)
     assert len(waits) == 2
+
+
+@pytest.mark.parametrize(
+    ("witness", "stays", "copied", "follows", "said"),
+    [
+        (HERE, "t", "t", "f", "that one has to leave first"),
+        (HERE, "f", "f", "f", None),
+        (THERE, "t", "t", "f", None),
+        (THERE, "t", "f", "f", "alone has what was committed last"),
+        (THERE, "t", "f", "t", None),
+        (THIRD, "t", "f", "f", "alone has what was committed last"),
+        (THIRD, "f", "f", "f", None),
+    ],
+)
+def test_what_the_other_machine_needs_does_not_leave(
+    witness: Witness, stays: str, copied: str, follows: str, said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The witness of two machines leaves last, and a database only where the other one has each commit."""
+    monkeypatch.setattr(run, "_write", lambda *_: f"{stays}|{copied}")
+    monkeypatch.setattr(run, "_answer", lambda _: follows)
+    if said is None:
+        may_leave("SystemDigitalTwin", witness)
+        return
+    with pytest.raises(SystemExit, match=said):
+        may_leave("SystemDigitalTwin", witness)
