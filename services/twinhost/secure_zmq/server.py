@@ -32,7 +32,7 @@ from twinhost.secure_zmq.framing.forms import (
     together,
 )
 from twinhost.secure_zmq.framing.inbound import Batch, DeferredReply, Inbound, Return, detached
-from twinhost.secure_zmq.framing.messages import Outgoing, Pace, discard_rest, receive, send
+from twinhost.secure_zmq.framing.messages import AT_ONCE_BYTES, Outgoing, Pace, discard_rest, receive, send
 from twinhost.secure_zmq.inbound_guard import HARMLESS_BYTES, InboundGuard
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.sessions import CallerSource
@@ -377,7 +377,8 @@ class Server:
         deferred = self._dispatcher.take_deferred()
         answered = zip(batch.returns, replies, strict=False)
         # One peer continues earlier if its replies don't come all at once.
-        at_once = batch.returns[0].route[0] != batch.returns[-1].route[0]
+        several = batch.returns[0].route[0] != batch.returns[-1].route[0]
+        at_once = several and sum(map(len, replies)) <= AT_ONCE_BYTES
         self._send(self._complete(answered, deferred) if deferred or batch.together else answered, at_once=at_once)
         return len(replies)
 
@@ -433,7 +434,7 @@ class Server:
         complete = [(back, reply) for back, reply in self._deferred if isinstance(reply.answer, Completed)]
         self._send([(back, self._dispatcher.settle(reply, at_once=True)) for back, reply in complete])
 
-    def _send(self, answered: Iterable[Answered], *, at_once: bool = True) -> None:
+    def _send(self, answered: Iterable[Answered], *, at_once: bool = False) -> None:
         failed: list[int] = []
         if self._require_held is not None:
             self._require_held()  # after what was read to answer, so that a reply which is late was true then

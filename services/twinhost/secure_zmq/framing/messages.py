@@ -7,7 +7,8 @@ frame of `_messages` has those attributes of a `zmq.Frame` that the server reads
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import islice
 from weakref import WeakSet
 
 import zmq
@@ -25,7 +26,7 @@ MESSAGES = "with pyzmq" if compiled is None else "compiled"
 Received = list[tuple[bytes, zmq.Frame]]  # each as its routing-id and the frame after it
 
 AT_ONCE = 32  # messages
-AT_ONCE_BYTES = 256 * 1024  # with more, they are sent before others are made: each is in memory twice meanwhile
+AT_ONCE_BYTES = 256 * 1024  # with more, each is sent before the next one is made: it is in memory twice meanwhile
 LOOK_US = 150  # how long to look for a message before sleeping, where one usually comes within that time
 
 _SNDMORE = DONTWAIT | int(zmq.SNDMORE)
@@ -161,7 +162,7 @@ def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: 
     Args:
         socket: a ROUTER with `router_mandatory`, of the caller's thread.
         messages: each has 1 to 3 frames before its content.
-        at_once: send up to AT_ONCE in one compiled call, else each in one of its own.
+        at_once: send up to AT_ONCE in one compiled call, else each in one of its own; for AT_ONCE_BYTES at most.
 
     Raises:
         zmq.ZMQError: a message was sent in part; the socket can only be closed.
@@ -173,22 +174,10 @@ def send(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing], *, at_once: 
         for message in messages:
             failed += compiled.send(handle, [message])
         return failed
-    for some in _some(messages):
+    rest = iter(messages)
+    while some := list(islice(rest, AT_ONCE)):
         failed += compiled.send(handle, some)
     return failed
-
-
-def _some(messages: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Yield what is sent in one call."""
-    some, size = list[Outgoing](), 0
-    for message in messages:
-        some.append(message)
-        size += len(message[1])
-        if size >= AT_ONCE_BYTES or len(some) == AT_ONCE:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
 
 
 def send_with_pyzmq(socket: "zmq.Socket[bytes]", messages: Iterable[Outgoing]) -> list[int]:
