@@ -46,6 +46,7 @@ class SecuredSessions:
         self._clock = clock
         self._known: dict[object, Peer] = {}  # by the identity that ZAP gave a session
         self._sessions: dict[bytes, Session] = {}  # by routing-id
+        self.session_of = self._sessions.get  # by routing-id, the session of its last message; asked for every message
         self._accounts: dict[str, Account] = {}  # by owner, of all its connections
         self._ended: deque[int] = deque()
         self._closed: dict[str, float] = {}  # by owner: how long after its last message its last connection ended
@@ -97,10 +98,6 @@ class SecuredSessions:
     def unsent(self) -> dict[str, float]:
         """Return how many bytes each owner has not read."""
         return {name: account.unsent for name, account in self._accounts.items()}
-
-    def session_of(self, routing_id: bytes) -> Session | None:
-        """Return the session that the last message under a routing-id belongs to; None where none is known."""
-        return self._sessions.get(routing_id)
 
     def leads_to(self, routing_id: bytes, session: Session | None) -> bool:
         """Return whether a routing-id still leads to a session's owner, as far as is known; on the loop's thread."""
