@@ -14,7 +14,7 @@ from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import MalformedRequest, NotGranted
 from twinhost.secure_zmq.wire import NAME, OWN_NAME, Request
-from twinhost.system_digital_twin import ITSELF, SUCCESS, Success, reply_from
+from twinhost.system_digital_twin import ITSELF, SUCCESS, Success
 from twinhost.system_digital_twin.registry.registry import HEALTHY, AgentBrief, AgentInfo, AgentRecord, Registry
 from twinhost.system_digital_twin.trust.audit import AuditRestored, AuditSeen, WitnessReply, no_witness
 
@@ -342,7 +342,13 @@ class RegistryActions(Feature):
 
     def _endpoint(self, record: AgentRecord) -> Endpoint:
         key = self._public_key_of(record.name)
-        return reply_from(Endpoint, record, agent_name=record.name, public_key=key.decode() if key else None)
+        return {
+            "agent_name": record.name,
+            "host": record.host,
+            "port": record.port,
+            "health_check_port": record.health_check_port,
+            "public_key": key.decode() if key else None,
+        }
 
 
 def _registered(record: AgentRecord) -> Registered:
