@@ -85,7 +85,8 @@ def stopped(*services: str) -> Fault:
 
     def make(machines: Machines, ends: ExitStack) -> None:
         ends.callback(machines.signal, services, "CONT")
-        ends.callback(time.sleep, _STOPPED_S)
+        until = now() + _STOPPED_S
+        ends.callback(lambda: time.sleep(max(0.0, until - now())))
         machines.signal(services, "STOP")
 
     return make
@@ -107,6 +108,13 @@ def both(*faults: Fault) -> Fault:
 def of_active(agent: str, make: Callable[[str], Fault]) -> Fault:
     """Have the fault at whichever process of an agent is active."""
     return lambda machines, ends: make(machines.with_role(agent, "active"))(machines, ends)
+
+
+def of_standbys(make: Callable[..., Fault]) -> Fault:
+    """Have the fault at whichever process of each agent stands by."""
+    return lambda machines, ends: make(*(machines.with_role(agent, "standby") for agent in PROCESSES_OF))(
+        machines, ends
+    )
 
 
 def of_node(state: str, make: Callable[[str], Fault]) -> Fault:

@@ -1,10 +1,12 @@
 """Three machines of one Compose project, and what can happen to them: a process, a machine, or a link goes."""
 
+import http.client
 import json
 import shutil
 import subprocess
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,15 +30,10 @@ PROCESSES_OF = {
 }
 TURNED = "/tmp/turned"
 NODES = ("database-mainpc", "database-pc2")
-_HTTP = {"SystemDigitalTwin": 8120, "UnifiedMemoryReasoningAgent": 8230}
 _STATES = "SELECT nodename || ' ' || reportedstate || ' ' || goalstate FROM pgautofailover.node"
-_HEALTH = """
-import sys, urllib.request
-with urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/healthz", timeout=2) as answer:
-    print(answer.read().decode())
-"""
 WHOLE_WITHIN_S = 120.0
 _LOOK_S = 0.3
+_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -72,17 +69,8 @@ class Machines:
             checkout.remove()
 
     def container(self, service: str) -> str:
-        """Return the id of a service's container; a stopped one too."""
-        project = self.checkout.variables["COMPOSE_PROJECT_NAME"]
-        filters = [f"label=com.docker.compose.project={project}", f"label=com.docker.compose.service={service}"]
-        command = ["docker", "ps", "--all", "--quiet", "--no-trunc"]
-        listed = _run(
-            *command,
-            *(word for one in filters for word in ("--filter", one)),
-            "--filter",
-            "label=com.docker.compose.oneoff=False",
-        )
-        return listed.strip()
+        """Return the name of a service's container; a stopped one's too."""
+        return f"{self.checkout.variables['COMPOSE_PROJECT_NAME']}-{service}-1"
 
     def execute(self, service: str, *command: str) -> str:
         """Run a command in a container, and return what it printed; fail where that fails."""
@@ -90,10 +78,12 @@ class Machines:
 
     def health(self, service: str) -> dict[str, Any]:
         """Return the health document of an agent's process; an empty one where it does not answer."""
-        agent = next(name for name, services in PROCESSES_OF.items() if service in services)
-        command = ["docker", "exec", self.container(service), "python", "-c", _HEALTH, str(_HTTP[agent])]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return json.loads(done.stdout) if done.returncode == 0 else {}
+        port = self.checkout.variables[f"{service.replace('-', '_').upper()}_HTTP_PORT"]
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=_ANSWERS_S) as answer:
+                return dict(json.load(answer))
+        except (OSError, http.client.HTTPException):
+            return {}
 
     def role(self, service: str) -> str:
         """Return whether an agent's process is `active` or `standby`; empty where it does not say."""
@@ -113,13 +103,13 @@ class Machines:
 
     def whole(self) -> bool:
         """Return whether each commit is on both nodes, and each agent has both its processes."""
+        if any(sorted(map(self.role, services)) != ["active", "standby"] for services in PROCESSES_OF.values()):
+            return False
         try:
             states = sorted((reported, goal) for _, reported, goal in self._nodes())
         except AssertionError:
             return False
-        return states == [("primary", "primary"), ("secondary", "secondary")] and all(
-            sorted(map(self.role, services)) == ["active", "standby"] for services in PROCESSES_OF.values()
-        )
+        return states == [("primary", "primary"), ("secondary", "secondary")]
 
     def wait_until_whole(self) -> None:
         wait_until(self.whole, WHOLE_WITHIN_S, "every process has its role, and each commit is on both nodes")
@@ -147,8 +137,8 @@ class Machines:
         ended = threading.Event()
 
         def apply() -> None:
-            addresses = [address for speaker in speakers for address in self._addresses(speaker)]
-            for pid in map(self._pid, hearers):
+            addresses = self._addresses(speakers)
+            for pid in self._pids(hearers):
                 for address in addresses:
                     if pid != "0" and (pid, address) not in applied:
                         _iptables(pid, "-I", "PREROUTING", "-s", address, "-j", "DROP")
@@ -167,9 +157,9 @@ class Machines:
         finally:
             ended.set()
             follower.join()
-            for hearer in hearers:
+            for pid in self._pids(hearers):
                 with suppress(AssertionError):
-                    _iptables(self._pid(hearer), "-F", "PREROUTING")
+                    _iptables(pid, "-F", "PREROUTING")
 
     def fill(self, service: str) -> None:
         """Leave no byte of space on the volume of a service."""
@@ -196,12 +186,12 @@ class Machines:
             ahead_s = float(self.execute(service, "python3", "-c", "import time; print(time.time())")) - time.time()
             assert abs(ahead_s - by_s) < PATIENCE_S, (service, ahead_s)
 
-    def _pid(self, service: str) -> str:
-        return _run("docker", "inspect", "--format", "{{.State.Pid}}", self.container(service)).strip()
+    def _pids(self, services: Iterable[str]) -> list[str]:
+        return _run("docker", "inspect", "--format", "{{.State.Pid}}", *map(self.container, services)).split()
 
-    def _addresses(self, service: str) -> list[str]:
+    def _addresses(self, services: Iterable[str]) -> list[str]:
         shown = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
-        return _run("docker", "inspect", "--format", shown, self.container(service)).split()
+        return _run("docker", "inspect", "--format", shown, *map(self.container, services)).split()
 
 
 def _iptables(pid: str, *rule: str) -> None:

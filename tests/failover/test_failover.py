@@ -18,6 +18,7 @@ from tests.failover.faults import (
     of_active,
     of_node,
     of_primary_machine,
+    of_standbys,
     stopped,
     withstand,
 )
@@ -29,7 +30,7 @@ pytestmark = MARKS
 FAULTS: dict[str, tuple[float, Fault]] = {
     "kill -9 of the active SystemDigitalTwin": (AGENT_S, of_active(SDT, killed)),
     "kill -9 of the active UnifiedMemoryReasoningAgent": (AGENT_S, of_active(UMRA, killed)),
-    "kill -9 of both standbys": (AGENT_S, killed("mainpc-standby", "pc2-standby")),
+    "kill -9 of both standbys": (AGENT_S, of_standbys(killed)),
     "kill -9 of the primary database": (MACHINE_S, of_node("primary", killed)),
     "kill -9 of the secondary database": (MACHINE_S, of_node("secondary", killed)),
     "kill -9 of the witness": (AGENT_S, killed("witness")),

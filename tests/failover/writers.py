@@ -54,7 +54,7 @@ with twinhost.connect("SystemDigitalTwin" if kind == "lease" else kind) as clien
         change(call)
         if os.path.exists(f"/tmp/{prefix}.stop"):
             break
-        time.sleep(0.02)
+        time.sleep(0.1)
 say("end", "")
 """
 
@@ -74,6 +74,8 @@ class Writer:
     def __init__(self, container: str, kind: str, prefix: str, folder: Path) -> None:
         self.kind, self.prefix, self.path = kind, prefix, folder / f"{prefix}.ledger"
         self._container = container
+        self._lines: list[Line] = []
+        self._read = 0  # bytes of the ledger
         self._errors = folder / f"{prefix}.errors"
         command = ["docker", "exec", container, "python", "-c", _PROGRAM, kind, prefix]
         with self.path.open("wb") as ledger, self._errors.open("wb") as errors:
@@ -81,8 +83,12 @@ class Writer:
 
     def lines(self) -> list[Line]:
         """Return what it has written so far; the last line may not be whole yet."""
-        whole, _, _ = self.path.read_text().rpartition("\n")
-        return [Line(*json.loads(line)) for line in whole.splitlines()]
+        with self.path.open("rb") as ledger:
+            ledger.seek(self._read)
+            whole, end, _ = ledger.read().rpartition(b"\n")
+        self._read += len(whole + end)
+        self._lines += [Line(*json.loads(line)) for line in whole.splitlines()]
+        return self._lines
 
     def times(self, what: str) -> list[float]:
         return [line.at for line in self.lines() if line.what == what]
