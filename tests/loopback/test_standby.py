@@ -22,7 +22,7 @@ import pytest
 import zmq
 
 from tests.ledger import check
-from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
+from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts, SmallVolume
 from tests.loopback.bare_zmq import Context, Socket
 from tests.loopback.test_agents_recovery import times_written, write
 from tests.ports import free_ports
@@ -33,7 +33,7 @@ from twinhost.certificates.following import ROLE_FILE
 from twinhost.network_config import load_network_config
 from twinhost.secure_zmq.certificates import load_certificates
 from twinhost.secure_zmq.client import Client
-from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, LimitReached
+from twinhost.secure_zmq.errors import ConfigurationError, ConnectionRefused, LimitReached, StoreUnavailable
 from twinhost.store.audit_log.followed import FollowedFiles
 from twinhost.store.database import LOG_POSITION, Database
 from twinhost.store.replication.epochs import CLAIM_AFTER_S, HOLDS_S
@@ -47,6 +47,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import FUNCTIONS
 _TAKEOVER_S = CLAIM_AFTER_S + PATIENCE_S  # on a busy machine; 5 s are promised, and measured elsewhere
 TABLES_FILE = Path("services/twinhost/store/replication/tables.sql")
 _QUIET_S = 0.3  # without a reply, and none comes: whoever could send one has ended
+_IN_THE_RESERVE = 2 * 1_048_576  # bytes, of a volume of 64 MiB
 STOP_GRACE_S = 10.0  # of docker-compose.yml
 _NEWEST = {SDT: len(SDT_MIGRATIONS) + 1, UMRA: len(UMRA_MIGRATIONS) + 1}  # the stored replies come first
 
@@ -456,6 +457,31 @@ def test_where_the_disk_is_full_the_standby_goes_on(here: Machine, there: Machin
         wait_until(lambda: again.logged("serving"), PATIENCE_S, "it serves at once")
         assert again.terminate() == 0
         assert caught_up(here) == caught_up(there)
+
+
+def test_an_agent_without_space_gives_way(here: Machine, there: Machine) -> None:
+    """Though nothing that it writes fails. A standby that has no space either does not replace it."""
+    with SmallVolume(here.root / SDT, "64m") as volume, SmallVolume(there.root / SDT, "64m") as other:
+        first = here.start(SDT).wait_until_serving()
+        other.fill(but=_IN_THE_RESERVE)
+        second = there.follow(SDT)
+        wait_until(lambda: f"standby_differs:{SDT}" in attention(first), PATIENCE_S, "the standby's volume is full")
+        volume.fill(but=_IN_THE_RESERVE)
+        wait_until(lambda: not first.health()["checks"]["disk"]["ok"], PATIENCE_S, "the agent's volume is full")
+        with here.client(SDT) as client, pytest.raises(StoreUnavailable):
+            client.call("publish_event", event={"event_type": "refused", "source_agent": "operator", "data": {}})
+        other.empty()
+        assert first.wait() == EXIT_STATUS
+        (again,) = first.logged("starting_again")
+        assert "a standby goes on, since " in again["reason"]
+        wait_until(lambda: second.logged("serving"), PATIENCE_S, "the standby serves at once")
+        with there.client(SDT) as client:
+            write(SDT, client, "after")
+
+
+def attention(mainpc: AgentProcess) -> list[str]:
+    """Return the ids of the attention list."""
+    return [item["id"] for item in mainpc.http("/api/state")[1]["attention"]["items"]]
 
 
 def test_who_has_run_without_the_log_does_not_follow_it(here: Machine, there: Machine) -> None:

@@ -53,6 +53,28 @@ class Volume:
     free: int = 0
     reserve: int = 0
 
+    def fault(self, folder: Path) -> str | None:
+        """Return why changes of what is in this folder are refused; None while they are not."""
+        if self.free >= self.reserve:
+            return None
+        return (
+            f"{self.free} bytes are free on the volume of {folder}, and the last {self.reserve} are for "
+            "registrations, revocations and deletions; delete what is not needed, or free space there"
+        )
+
+
+Usage = Callable[[Path], tuple[int, int, int]]  # the size of a folder's volume, and the bytes that are used and free
+
+
+def volume_of(folder: Path, reserve_bytes: int, usage: Usage = shutil.disk_usage) -> Volume:
+    """Look at the volume of a folder.
+
+    Raises:
+        OSError: that can't be done now.
+    """
+    size, _, free = usage(folder)
+    return Volume(size, free, int(reserve_of(size, reserve_bytes)))
+
 
 def reserve_of(size: float, reserve_bytes: float) -> float:
     """Return how much of a volume is a reserve, which is less on a small one."""
@@ -95,9 +117,9 @@ class Disk:
         budgets: Budgets,
         reserve_bytes: int,
         clock: Clock = SYSTEM_CLOCK,
-        usage: Callable[[Path], tuple[int, int, int]] = shutil.disk_usage,
+        usage: Usage = shutil.disk_usage,
     ) -> None:
-        """Look at the volume of a folder; `usage` returns its size, and the bytes that are used and free."""
+        """Look at the volume of a folder."""
         self._folder, self._budgets = folder, budgets
         self._monotonic, self._usage = clock.monotonic, usage
         self._counted: list[Counting] = []
@@ -121,18 +143,11 @@ class Disk:
             return
         self._look_at = now + _LOOK_EVERY_S
         with suppress(OSError):  # then what was known counts, and a write shows what is wrong
-            size, _, free = self._usage(self._folder)
-            self.volume = Volume(size, free, int(reserve_of(size, reserve_bytes)))
+            self.volume = volume_of(self._folder, reserve_bytes, self._usage)
 
     def fault(self) -> str | None:
         """Return why changes are refused; None while they are not. On any thread."""
-        volume = self.volume
-        if volume.free >= volume.reserve:
-            return None
-        return (
-            f"{volume.free} bytes are free on the volume of {self._folder}, and the last {volume.reserve} are for "
-            "registrations, revocations and deletions; delete what is not needed, or free space there"
-        )
+        return self.volume.fault(self._folder)
 
     def share_of(self, caller: Caller, payload_bytes: int) -> AbstractContextManager[None] | None:
         """Return what judges a request that changes the store, around it; None where its caller surely has room.

@@ -95,6 +95,8 @@ def _standby_behind(agent: Agent, standby: "Follower") -> Trouble:
 
 def _standby_differs(config: NetworkConfig, agent: Agent, standby: "Follower", holder: str) -> Trouble:
     what = f"{standby.name} would not be {agent.name} as {holder} is: its configuration is another one"
+    if "space" in standby.differences:
+        what = f"{standby.name} would refuse changes if it took over from {holder}: its volume is full"
     if "secret" in standby.differences:
         what = f"{standby.name} can't take over from {holder}: its secret of {agent.name} is another one"
     return Trouble(
@@ -124,6 +126,8 @@ def _copies(config: NetworkConfig, agent: Agent, standby: "Follower", here: str)
         yield Remedy(there, f"docker compose restart {standby.name}", "has it read its secret")
     if "configuration" in standby.differences:
         yield Remedy(here, f"scp config/network_config.yaml {there}:twinhost/config/", "copies the file")
+    if "space" in standby.differences:
+        yield Remedy(there, "df -h", "shows which volume is full")
 
 
 def _one_copy(other_servers: Sequence[str], silent: Iterable[Trouble]) -> Trouble:

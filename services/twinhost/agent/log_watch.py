@@ -42,6 +42,12 @@ class LogWatch(Worker):
         self._asked = False
         active.on_beat = self._look
 
+    @property
+    def replaceable(self) -> bool:
+        """Whether a standby follows that can be the agent at once, as this process is."""
+        own = self.state.agents.get(self._agent) if self.state else None
+        return own is not None and any(not (one.differences or one.lags) for one in own.following)
+
     def document(self) -> RoleDocument:
         """Return the part of the health document."""
         shown: RoleDocument = {

@@ -341,7 +341,7 @@ def prepare_agent(
         )
 
     def on_tick() -> None:
-        _give_way(active)
+        _give_way(active, disk, log, settings)
         _follow_limits(settings.config.limits, replies, session_limits, disk)
         follow_keys()
         with telemetry.collecting(read_state, assembly.on_collect):
@@ -469,10 +469,15 @@ def _wake(keys: HostKeys, active: "Active | None", request_tick: Callable[[], No
         keys.own.on_change = request_tick
 
 
-def _give_way(active: "Active | None") -> None:
-    """End this process, after its replies, if an operator has asked for another one to be active."""
+def _give_way(active: "Active | None", disk: Disk, log: "LogWatch | None", settings: Settings) -> None:
+    """End this process, after its replies, if an operator has asked for another one to be active, or it has no space.
+
+    Then a standby that has space goes on. With `failover: manual`, the epoch would be this process's again.
+    """
     if active is not None and active.successor:
         raise StartAgain(f"{active.successor} is to be active")
+    if log is not None and settings.config.failover == "automatic" and (full := disk.fault()) and log.replaceable:
+        raise StartAgain(f"a standby goes on, since {full}")
 
 
 def _write_port(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from twinhost.agent.assembly import Followed
+from twinhost.agent.disk import volume_of
 from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
 from twinhost.agent.http import HttpServer
@@ -33,7 +34,7 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Candidate, Epoch
-from twinhost.store.replication.looks import written
+from twinhost.store.replication.looks import Difference, written
 from twinhost.store.replication.postgres import Connect, Databases, Log, OutcomeUnknown, verified
 from twinhost.store.replication.replica import Active, Before, Replica, always, monotonic, stand_by
 from twinhost.store.replication.snapshots import nothing_beside
@@ -105,7 +106,7 @@ def _followed_until_active(
             replica.on_join = keys.join
         with _shown(settings, replica, seen, keys):
             look = seen.before(always if keys is None else keys.may_claim)
-            fault = at_intervals(lambda: "" if keys is None else written(keys.differences()))
+            fault = at_intervals(lambda: written(_differences(settings, keys)))
             active = stand_by(
                 replica,
                 candidate,
@@ -126,6 +127,14 @@ def _followed_until_active(
             active.release()
             raise
     return active
+
+
+def _differences(settings: Settings, keys: FollowedFiles | None) -> dict[Difference, str]:
+    differences = {} if keys is None else keys.differences()
+    with suppress(OSError):
+        if full := volume_of(settings.state, settings.config.limits.disk_reserve_bytes).fault(settings.state):
+            differences[Difference.SPACE] = full
+    return differences
 
 
 def _before(settings: Settings, followed: Followed, keys: FollowedFiles | None) -> Before:

@@ -209,8 +209,8 @@ class Kind(StrEnum):
     STANDBY_DIFFERS = (
         "standby_differs",
         "attention",
-        "A standby follows, and has another configuration, or another secret, with which it can't take over.",
-        "Copy what the cause names to its machine.",
+        "A standby follows, and has another configuration, a full volume, or another secret: then it can't take over.",
+        "Copy what the cause names to its machine, or free space there.",
     )
     WITNESS_SILENT = (
         "witness_silent",

@@ -146,6 +146,13 @@ def test_a_configuration_that_differs_is_that_alone() -> None:
     assert [remedy.command for remedy in trouble.remedies] == ["scp config/network_config.yaml pc2:twinhost/config/"]
 
 
+def test_a_standby_without_space_is_named() -> None:
+    full = replace(HERE, differences={Difference.SPACE: "0 bytes are free"})
+    (trouble,) = log_troubles(SeenLog(state(standbys=[full])), CONFIG)
+    assert trouble.what == "mainpc-standby would refuse changes if it took over from mainpc: its volume is full"
+    assert [(remedy.on, remedy.command) for remedy in trouble.remedies] == [("pc2", "df -h")]
+
+
 def test_one_copy_is_a_trouble_and_an_unknown_number_none() -> None:
     assert found(state(standbys=[HERE], copies=1)) == [("one_copy", "pc2", "docker compose up -d database-pc2")]
     assert found(state(standbys=[HERE], copies=None)) == []

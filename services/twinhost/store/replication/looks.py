@@ -59,6 +59,7 @@ class Difference(StrEnum):
 
     SECRET = "secret"  # noqa: S105 - the word
     CONFIGURATION = "configuration"
+    SPACE = "space"
 
 
 def written(differences: Mapping[Difference, str]) -> str:
