@@ -42,6 +42,7 @@ MAX_KEYS_BYTES = 65_536
 UNHEALTHY_S = 5  # a node of which the witness hears nothing for this long may be gone
 DEMOTE_S = 4  # a primary that may be gone has this long to say that it takes no writes, before another one does
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
+CUT_OFF_S = 4.0  # a node that does not reach the other one for this long stops, if the other one takes writes
 FORMED_S = 60
 OTHER_IS_OFF = "--other-machine-is-off"
 ANSWERS_S = 2.0
@@ -51,9 +52,14 @@ PORT = 5432
 # It had each change that the other one acknowledged, when it last heard of its witness.
 COMPLETE = ("secondary", "prepare_promotion", "stop_replication", "primary", "wait_primary", "single", "demote_timeout")
 RESERVE_BYTES = 32 * 1_048_576  # two files of PostgreSQL's log
-_SPACE_LOOK_S = 1.0
 # The other node has each commit, and can take writes: this one takes them and waits for that one, or follows it.
 _SPARE = "SELECT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
+# The witness has heard within some seconds from the other node, which takes writes.
+_TAKES_WRITES = (
+    "SELECT EXISTS (SELECT FROM pgautofailover.node WHERE nodename = '{}' AND goalstate IN ('primary', 'wait_primary') "
+    "AND reportedpgisrunning AND reporttime > now() - interval '{} s')"
+)
+_HEARD_S = CUT_OFF_S / 2  # after a node has died, the witness has not heard from it for as long as the other one
 _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
@@ -301,7 +307,7 @@ def _certify(folder: Path, stem: str, common_name: str, limits: list[str], autho
 
 
 def serve(name: str, witness: Witness) -> None:
-    """Make a server unless it was made, and become the program that runs it."""
+    """Make a server unless it was made, and run it."""
     _take(HOME / "lock")
     lets_in = access(name, made=CREATED.exists())
     for file, content in (("settings", settings(name, witness)), ("pg_hba", lets_in), ("pg_ident", names())):
@@ -321,9 +327,20 @@ def serve(name: str, witness: Witness) -> None:
         require_space()
     BEGUN.unlink(missing_ok=True)
     CREATED.write_text(witness.at, "ascii")
-    if name != WITNESS and not os.fork():
-        _stop_without_space(os.getppid())
-    os.execvp("pg_autoctl", ["pg_autoctl", "run", "--pgdata", str(DATA)])
+    command = ("pg_autoctl", "run", "--pgdata", str(DATA))
+    if name == WITNESS:
+        os.execvp(command[0], command)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    while True:
+        _wait_while_cut_off(name, witness)
+        server = subprocess.Popen(command)
+        try:
+            if not _stopped(server, name, witness):
+                sys.exit(server.returncode)
+        finally:
+            server.terminate()
+            server.wait()
+        require_space()
 
 
 def create(name: str, witness: Witness) -> None:
@@ -459,17 +476,18 @@ def _refuse_while_it_answers(other: str, witness: Witness) -> None:
 
 def _answering(other: str, witness: Witness) -> str:
     """Return what of the other machine answers, a refusal too; empty if nothing does."""
-    for host, port in ((other, PORT), (WITNESS, witness.port)):
-        if host == WITNESS and witness.here:
-            continue
-        try:
-            socket.create_connection((host, port), ANSWERS_S).close()
-        except ConnectionRefusedError:
-            return f"{host} refuses a connection at port {port}"
-        except OSError:
-            continue
-        return f"{host} answers at port {port}"
-    return ""
+    return _answers(other, PORT) or ("" if witness.here else _answers(WITNESS, witness.port))
+
+
+def _answers(host: str, port: int) -> str:
+    """Return how a host answers; empty if it does not, or one end hears nothing of the other."""
+    try:
+        socket.create_connection((host, port), ANSWERS_S).close()
+    except ConnectionRefusedError:
+        return f"{host} refuses a connection at port {port}"
+    except OSError:
+        return ""
+    return f"{host} answers at port {port}"
 
 
 def _other(name: str) -> str:
@@ -575,21 +593,56 @@ def _free_bytes() -> int:
     return volume.f_bavail * volume.f_frsize
 
 
-def _stop_without_space(server: int) -> None:
-    """End a server whose volume is full, if the other one can go on: it refuses each write, and counts as healthy."""
-    while os.getppid() == server:
-        time.sleep(_SPACE_LOOK_S)
+def _stopped(server: "subprocess.Popen[bytes]", name: str, witness: Witness) -> bool:
+    """Stop a server that no commit can use, but may wait for; return False once it has ended by itself.
+
+    The witness finds nothing wrong with one whose volume is full, or that reaches the witness but not the other node.
+    """
+    cut_off: float | None = None  # since when
+    while server.poll() is None:
+        time.sleep(LOOK_S)
+        looked = time.monotonic()
         if _free_bytes() < RESERVE_BYTES and _answer(_SPARE) == "t":
-            sys.stderr.write("the volume of this node is full: the other one goes on\n")
-            os.kill(server, signal.SIGQUIT)  # at once: what a stop would write has no space
-            break
-    os._exit(0)
+            why = "the volume of this node is full"
+        elif _answers(_other(name), PORT):
+            cut_off = None
+            continue
+        else:
+            cut_off = looked if cut_off is None else cut_off
+            if time.monotonic() - cut_off < CUT_OFF_S or not _other_takes_writes(name, witness, _HEARD_S):
+                continue
+            why = "this node does not reach the other one"
+        sys.stderr.write(f"{why}: the other one goes on\n")
+        server.send_signal(signal.SIGQUIT)  # at once: what a stop would write may have no space
+        server.wait()
+        return True
+    return False
 
 
-def _answer(sql: str, database: str = DATABASE) -> str:
-    """Return what a server says, this container's by default; empty where it does not."""
-    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, database)
-    return subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+def _wait_while_cut_off(name: str, witness: Witness) -> None:
+    """Wait while the other node takes writes and this one does not reach it: with a server, commits would wait for it.
+
+    Once the witness does not hear from the other one, this one may have to take its place.
+    """
+    report = ("pg_autoctl", "do", "monitor", "active", "--pgdata", str(DATA))  # that there is no server
+    while not _answers(_other(name), PORT) and _other_takes_writes(name, witness, UNHEALTHY_S):
+        subprocess.run(report, check=False, capture_output=True, env={**os.environ, "PG_AUTOCTL_DEBUG": "1"})
+        time.sleep(LOOK_S)
+
+
+def _other_takes_writes(name: str, witness: Witness, heard_s: float) -> bool:
+    where = f"{_monitor(witness)}&connect_timeout={ANSWERS_S:.0f}"
+    return _answer(_TAKES_WRITES.format(_other(name), heard_s), where) == "t"
+
+
+def _answer(sql: str, where: str = DATABASE) -> str:
+    """Return what a server says, by default that of this container; empty where it does not."""
+    ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--command", sql, where)
+    try:
+        done = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=3 * ANSWERS_S)
+    except subprocess.TimeoutExpired:
+        return ""
+    return done.stdout.strip()
 
 
 def _take(path: Path) -> None:

@@ -135,15 +135,16 @@ def _one_copy(other_servers: Sequence[str], silent: Iterable[Trouble]) -> Troubl
     server = other_servers[0] if len(other_servers) == 1 else ""
     host = server.removeprefix(_DATABASE) if server.startswith(_DATABASE) else None
     there = [trouble for trouble in silent if host is not None and trouble.host == host]
-    start = Remedy(
-        host or "", f"docker compose up -d {server}", "starts the other database, which takes what it missed"
+    of_other = (
+        Remedy(host or "", f"docker compose up -d {server}", "starts the other database, which takes what it missed"),
+        Remedy(host or "", f"docker compose logs {server}", "shows what keeps it from following"),
     )
     return Trouble(
         kind=Kind.ONE_COPY,
         host=host,
         what="the log has one copy: only one database has what is committed",
         cause=f"nothing on {host} follows: it may be off, or cut off" if there else f"{server or 'the other'} is away",
-        remedies=(*([start] if host else []), _SHOWS_FORMATION),
+        remedies=(*(of_other if host else ()), _SHOWS_FORMATION),
         explains=tuple(trouble.id for trouble in there),
     )
 

@@ -192,7 +192,7 @@ class Kind(StrEnum):
         "one_copy",
         "attention",
         "Only one of the two databases has what is committed: if it is lost, so is the newest.",
-        "Start the other database, or its machine; it takes what it has missed by itself.",
+        "Start the other database, or its machine, or mend the link to it; it takes what it has missed by itself.",
     )
     STANDBY_SILENT = (
         "standby_silent",

@@ -1,7 +1,6 @@
 """What the servers of a failover's database start from: settings, who may connect as what, and certificates."""
 
 import json
-import os
 import signal
 import stat
 import subprocess
@@ -103,18 +102,72 @@ def test_a_node_does_not_start_on_a_full_volume(monkeypatch: pytest.MonkeyPatch)
         run.require_space()
 
 
+class Looks:
+    """A node looks once a second; after the last look its server, a real process, ends by itself."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, reached: str) -> None:
+        self.server = subprocess.Popen(["sleep", "60"])
+        self.done, self._reached = 0, reached  # "+" where the other one is reached, "-" where it is not
+        monkeypatch.setattr(run, "_answers", lambda *_: self._reached[self.done - 1] == "+")
+        monkeypatch.setattr("time.sleep", self._pass)
+        monkeypatch.setattr("time.monotonic", lambda: float(self.done))
+
+    def _pass(self, _: float) -> None:
+        if self.done == len(self._reached):
+            self.server.kill()
+            self.server.wait()
+        self.done += self.done < len(self._reached)
+
+    def stopped(self) -> bool:
+        return run._stopped(self.server, NODES[1], Witness())
+
+
 def test_a_full_node_ends_once_the_other_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    server, answers = os.getppid(), iter(["f", "", "t", "t"])
+    looks, answers = Looks(monkeypatch, "+++++"), iter(["f", "", "t", "t"])
     free = iter([run.RESERVE_BYTES, 0, 0, 0])
-    ended: list[tuple[int, int]] = []
-    monkeypatch.setattr(run, "_SPACE_LOOK_S", 0)
     monkeypatch.setattr(run, "_free_bytes", lambda: next(free))
     monkeypatch.setattr(run, "_answer", lambda _: next(answers))
-    monkeypatch.setattr(os, "kill", lambda pid, number: ended.append((pid, number)))
-    monkeypatch.setattr(os, "_exit", lambda _: None)
-    run._stop_without_space(server)
-    assert ended == [(server, signal.SIGQUIT)]
+    assert looks.stopped()
+    assert looks.server.returncode == -signal.SIGQUIT
     assert list(answers) == ["t"]
+
+
+@pytest.mark.parametrize(
+    ("reached", "other_takes_writes", "after"),
+    [
+        ("+-----+", "t", 6),
+        ("-----", "t", 5),
+        ("+----+----+", "t", None),  # short interruptions
+        ("+---------+", "f", None),  # it may be gone, and this one has to take its place; or it follows this one
+        ("+---------+", "", None),  # the witness does not answer either
+    ],
+)
+def test_a_node_stops_where_commits_would_wait_for_it(
+    reached: str, other_takes_writes: str, after: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only once it has not reached the other one for some seconds, and the witness hears from that one still."""
+    looks, asked = Looks(monkeypatch, reached), list[str]()
+    monkeypatch.setattr(run, "_free_bytes", lambda: run.RESERVE_BYTES)
+    monkeypatch.setattr(run, "_answer", lambda sql, where: asked.extend((sql, where)) or other_takes_writes)
+    assert looks.stopped() is (after is not None)
+    assert looks.done == (after or len(reached))
+    assert looks.server.returncode == -(signal.SIGKILL if after is None else signal.SIGQUIT)
+    assert all(NODES[0] in sql and f"{run._HEARD_S} s" in sql for sql in asked[::2])
+    assert set(asked[1::2]) <= {"host=witness port=5432 user=autoctl_node dbname=pg_auto_failover connect_timeout=2"}
+
+
+@pytest.mark.parametrize(("reached", "takes_writes", "reports"), [("--+", "ttt", 2), ("---", "tf", 1), ("+", "t", 0)])
+def test_a_node_starts_once_it_is_of_use(
+    reached: str, takes_writes: str, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reaches the other one again, or may have to take its place; until then it reports that it has no server."""
+    answers, looks, did = iter(takes_writes), iter(reached), list[tuple[str, ...]]()
+    monkeypatch.setattr(run, "_answers", lambda *_: next(looks) == "+")
+    monkeypatch.setattr(run, "_answer", lambda *_: next(answers))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: did.append(command))
+    run._wait_while_cut_off(NODES[1], Witness())
+    assert [command[:4] for command in did] == [("pg_autoctl", "do", "monitor", "active")] * reports
 
 
 @pytest.mark.parametrize("name", SERVERS)
