@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -247,26 +247,30 @@ def test_keys_of_another_database_are_refused(three: Three) -> None:
     assert three.checkouts["witness"].run(take, other).out == ""
 
 
-@pytest.mark.parametrize("host", list(STANDBYS))
-def test_a_client_goes_on_when_a_machine_is_off(host: str, three: Three) -> None:
-    """A client at the other one; both have all that was acknowledged, once, after the first one is back."""
+def require_that_the_other_goes_on(three: Three, host: str, off: Callable[[], None], on: Callable[[], None]) -> None:
+    """Have a client at the other machine; both have all that was acknowledged, once, after the first one is back."""
     other = STANDBYS[host]
     with writing(three, other) as writers:
         for writer in writers:
             writer.wait_for_more(PATIENCE_S)
-        three.power_off(host)
         began = time.monotonic()
+        off()
         for writer in writers:
             writer.wait_for_more(GOES_ON_WITHIN_S)
             print(f"{host} off: {BEFORE} calls of {writer.host} acknowledged after {time.monotonic() - began:.1f} s")
         assert three.role(other, f"{host}-standby")["role"] == "active"
-        three.power_on(host)
+        on()
         wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby again")
         wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases again")
         for writer in writers:
             writer.wait_for_more(PATIENCE_S)
             writer.end()
             writer.require_whole()
+
+
+@pytest.mark.parametrize("host", list(STANDBYS))
+def test_a_client_goes_on_when_a_machine_is_off(host: str, three: Three) -> None:
+    require_that_the_other_goes_on(three, host, lambda: three.power_off(host), lambda: three.power_on(host))
 
 
 def test_one_machine_alone_does_not_leave(three: Three) -> None:
@@ -348,23 +352,15 @@ def test_a_stack_has_the_standbys(swarm: Three) -> None:
 
 @pytest.mark.parametrize("host", list(STANDBYS))
 def test_a_client_goes_on_when_a_node_is_off(host: str, swarm: Three) -> None:
-    """A client at the other one; once the first one's engine runs again, both have all that was acknowledged, once."""
-    other, machine = STANDBYS[host], swarm.room.machines[host]
-    with writing(swarm, other) as writers:
-        for writer in writers:
-            writer.wait_for_more(PATIENCE_S)
-        began = time.monotonic()
+    """The swarm starts again by itself what runs on the node, once its engine runs."""
+    machine = swarm.room.machines[host]
+
+    def off() -> None:
         swarm.power_off(host)
         machine.stop_engine()
-        for writer in writers:
-            writer.wait_for_more(GOES_ON_WITHIN_S)
-            print(f"node of {host} off: calls of {writer.host} acknowledged after {time.monotonic() - began:.1f} s")
-        assert swarm.role(other, f"{host}-standby")["role"] == "active"
+
+    def on() -> None:
         machine.enter("ip", "link", "set", machine.interface, "up")
         machine.start_engine()
-        wait_until(swarm.both_follow, BACK_WITHIN_S, "both agents have a standby again")
-        wait_until(lambda: swarm.copies() == 2, BACK_WITHIN_S, "each change is on both databases again")
-        for writer in writers:
-            writer.wait_for_more(PATIENCE_S)
-            writer.end()
-            writer.require_whole()
+
+    require_that_the_other_goes_on(swarm, host, off, on)
