@@ -58,6 +58,8 @@ def deployed(folder: Path, settings: dict[str, str]) -> dict[str, Any]:
     (folder / "docker").chmod(0o755)
     environment = {**os.environ, **settings, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
     subprocess.run(["scripts/setup/stack.sh"], cwd=REPOSITORY, env=environment, check=False)
+    read = ["docker", "stack", "config", "--compose-file", str(folder / "deployed")]  # what it doesn't know, it refuses
+    subprocess.run(read, check=True, stdout=subprocess.DEVNULL)
     return dict(json.loads((folder / "deployed").read_text()))
 
 
