@@ -147,8 +147,13 @@ def test_a_node_stops_where_commits_would_wait_for_it(
 ) -> None:
     """Only once it has not reached the other one for some seconds, and the witness hears from that one still."""
     looks, asked = Looks(monkeypatch, reached), list[str]()
+
+    def answer(sql: str, where: str) -> str:
+        asked.extend((sql, where))
+        return other_takes_writes
+
     monkeypatch.setattr(run, "_free_bytes", lambda: run.RESERVE_BYTES)
-    monkeypatch.setattr(run, "_answer", lambda sql, where: asked.extend((sql, where)) or other_takes_writes)
+    monkeypatch.setattr(run, "_answer", answer)
     assert looks.stopped() is (after is not None)
     assert looks.done == (after or len(reached))
     assert looks.server.returncode == -(signal.SIGKILL if after is None else signal.SIGQUIT)
