@@ -35,6 +35,7 @@ RUN = Path("/run/postgresql")  # the socket, and what is written at each start; 
 CERTIFICATES = Path("/certificates")
 WAITING = RUN / "waiting"  # no server is started yet
 PROGRAMS = Path("/usr/lib/postgresql/17/bin")
+RUN_SERVER = ("pg_autoctl", "run", "--pgdata", str(DATA))
 TABLES = Path(__file__).with_name("tables.sql")
 
 KEYS_DAYS = 3_650
@@ -52,6 +53,9 @@ PORT = 5432
 # It had each change that the other one acknowledged, when it last heard of its witness.
 COMPLETE = ("secondary", "prepare_promotion", "stop_replication", "primary", "wait_primary", "single", "demote_timeout")
 RESERVE_BYTES = 32 * 1_048_576  # two files of PostgreSQL's log
+_SET_BACK_S = 1.0  # no more than this is made up for by the times that the witness waits
+# Of a node that still runs, the next report has the time that it is.
+_FORGET_THE_FUTURE = "UPDATE pgautofailover.node SET reporttime = now() WHERE reporttime > now()"
 # The other node has each commit, and can take writes: this one takes them and waits for that one, or follows it.
 _SPARE = "SELECT pg_is_in_recovery() OR EXISTS (SELECT FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum'))"
 # The witness has heard within some seconds from the other node, which takes writes.
@@ -327,20 +331,11 @@ def serve(name: str, witness: Witness) -> None:
         require_space()
     BEGUN.unlink(missing_ok=True)
     CREATED.write_text(witness.at, "ascii")
-    command = ("pg_autoctl", "run", "--pgdata", str(DATA))
     if name == WITNESS:
-        os.execvp(command[0], command)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    while True:
-        _wait_while_cut_off(name, witness)
-        server = subprocess.Popen(command)
-        try:
-            if not _stopped(server, name, witness):
-                sys.exit(server.returncode)
-        finally:
-            server.terminate()
-            server.wait()
-        require_space()
+        if not os.fork():
+            _restart_if_set_back(os.getppid())
+        os.execvp(RUN_SERVER[0], RUN_SERVER)
+    _run_while_of_use(name, witness)
 
 
 def create(name: str, witness: Witness) -> None:
@@ -593,6 +588,21 @@ def _free_bytes() -> int:
     return volume.f_bavail * volume.f_frsize
 
 
+def _run_while_of_use(name: str, witness: Witness) -> None:
+    """Run a node's server until it ends by itself, but not while no commit can use it."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    while True:
+        _wait_while_cut_off(name, witness)
+        server = subprocess.Popen(RUN_SERVER)
+        try:
+            if not _stopped(server, name, witness):
+                sys.exit(server.returncode)
+        finally:
+            server.terminate()
+            server.wait()
+        require_space()
+
+
 def _stopped(server: "subprocess.Popen[bytes]", name: str, witness: Witness) -> bool:
     """Stop a server that no commit can use, but may wait for; return False once it has ended by itself.
 
@@ -633,6 +643,24 @@ def _wait_while_cut_off(name: str, witness: Witness) -> None:
 def _other_takes_writes(name: str, witness: Witness, heard_s: float) -> bool:
     where = f"{_monitor(witness)}&connect_timeout={ANSWERS_S:.0f}"
     return _answer(_TAKES_WRITES.format(_other(name), heard_s), where) == "t"
+
+
+def _restart_if_set_back(server: int) -> None:
+    """Restart the server of a witness whose clock was set back: it compares times that it has noted with now.
+
+    Until its clock is past them, a node would count as alive that has said so before, and no check as newer than the
+    start of the server. pg_autoctl starts what has stopped.
+    """
+    ahead = time.time() - time.monotonic()
+    while os.getppid() == server:
+        time.sleep(LOOK_S)
+        before, ahead = ahead, time.time() - time.monotonic()
+        if ahead < before - _SET_BACK_S:
+            sys.stderr.write(f"the clock was set back by {before - ahead:.0f} s: the server starts again\n")
+            _answer(_FORGET_THE_FUTURE, "pg_auto_failover")
+            stop = (PROGRAMS / "pg_ctl", "--pgdata", DATA, "--mode", "fast", "--silent", "stop")
+            subprocess.run(stop, check=False)
+    os._exit(0)
 
 
 def _answer(sql: str, where: str = DATABASE) -> str:

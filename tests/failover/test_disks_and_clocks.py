@@ -57,6 +57,10 @@ FAULTS: dict[str, tuple[float, Fault]] = {
         )
         for hours in (1, -1)
     },
+    "kill -9 of the primary database, and clock of third -1 h": (
+        MACHINE_S,
+        both(of_node("primary", killed), turned("third", -1)),
+    ),
 }
 
 

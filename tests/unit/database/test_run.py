@@ -1,6 +1,7 @@
 """What the servers of a failover's database start from: settings, who may connect as what, and certificates."""
 
 import json
+import os
 import signal
 import stat
 import subprocess
@@ -173,6 +174,20 @@ def test_a_node_starts_once_it_is_of_use(
     monkeypatch.setattr("subprocess.run", lambda command, **_: did.append(command))
     run._wait_while_cut_off(NODES[1], Witness())
     assert [command[:4] for command in did] == [("pg_autoctl", "do", "monitor", "active")] * reports
+
+
+def test_a_witness_whose_clock_is_set_back_restarts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one whose clock is set ahead, or corrected by less than a second."""
+    servers, clocks = iter([1, 1, 1, 0]), iter([0.0, 3_600.0, 3_599.5, 0.0])
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(run, "LOOK_S", 0)
+    monkeypatch.setattr(os, "getppid", lambda: next(servers))
+    monkeypatch.setattr("time.time", lambda: time.monotonic() + next(clocks))
+    monkeypatch.setattr(run, "_answer", lambda *_: commands.append(("update", next(clocks, None))))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command[-1:]))
+    monkeypatch.setattr(os, "_exit", lambda _: None)
+    run._restart_if_set_back(1)
+    assert commands == [("update", None), ("stop",)]
 
 
 @pytest.mark.parametrize("name", SERVERS)
