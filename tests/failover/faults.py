@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -34,6 +35,13 @@ class Ledgers:
         self.all = [Writer(writing, kind, f"{prefix}{number}", folder) for number, kind in enumerate(kinds)]
         self.machines = machines
         self.wait_for_change(60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self.all:
+            writer.tell_to_end()
 
     def wait_for_change(self, within_s: float, which: tuple[str, ...] = (SDT, UMRA)) -> float:
         """Return after how many seconds each kind of writer has a change acknowledged, from now on."""
@@ -162,10 +170,7 @@ def turned(machine: str, hours: int, before_s: float = 0.0) -> Fault:
 
 def withstand(machines: Machines, writing: str, folder: Path, name: str, limit_s: float, make: Fault) -> None:
     """Fail unless writes go on within a time, as often as the fault is repeated, and the account is right then."""
-    ledgers = Ledgers(machines, writing, folder)
-    with ExitStack() as abandoned:
-        for writer in ledgers.all:
-            abandoned.callback(writer.tell_to_end)
+    with Ledgers(machines, writing, folder) as ledgers:
         for _ in range(REPEAT):
             with ExitStack() as ends:
                 began = now()
@@ -178,5 +183,4 @@ def withstand(machines: Machines, writing: str, folder: Path, name: str, limit_s
                 record(name, limit_s, outage)
             machines.wait_until_whole()
             ledgers.wait_for_change(30)
-        abandoned.pop_all()
-    ledgers.end()
+        ledgers.end()

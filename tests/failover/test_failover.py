@@ -1,6 +1,8 @@
 """Whatever is lost, what was acknowledged is on both machines once, and writes go on."""
 
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import docker
@@ -11,6 +13,7 @@ from tests.failover.faults import (
     MACHINE_S,
     MARKS,
     Fault,
+    Ledgers,
     apart,
     both,
     cut,
@@ -23,7 +26,7 @@ from tests.failover.faults import (
     withstand,
 )
 from tests.failover.machines import MACHINES, Machines
-from tests.failover.writers import SDT, UMRA
+from tests.failover.writers import SDT, UMRA, now
 
 pytestmark = MARKS
 
@@ -54,6 +57,8 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "pc2 hears nothing of the witness": (MACHINE_S, cut("pc2", "third")),
     "the witness hears nothing of pc2": (MACHINE_S, cut("third", "pc2")),
 }
+_LONG_ENOUGH_S = 30.0  # a database that dies is replaced within 20 s
+_IN_FLIGHT_S = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +73,20 @@ def test_nothing_acknowledged_is_lost(machines: Machines, writing: str, tmp_path
     """Writes go on within the promised time, as often as the fault is repeated; then the account is right."""
     limit_s, make = FAULTS[name]
     withstand(machines, writing, tmp_path, name, limit_s, make)
+
+
+def test_a_database_that_lacks_changes_does_not_take_over(machines: Machines, writing: str, tmp_path: Path) -> None:
+    """The other one goes on alone in a cut, and then dies: until it is back, nobody acknowledges anything."""
+    with Ledgers(machines, writing, tmp_path) as ledgers:
+        with ExitStack() as cut_off:
+            apart("mainpc", "pc2")(machines, cut_off)
+            assert ledgers.outage(now(), MACHINE_S) < MACHINE_S
+            alone = machines.node("wait_primary")
+            machines.kill([alone])
+            since = now() + _IN_FLIGHT_S
+            time.sleep(_LONG_ENOUGH_S)
+            assert not [at for writer in ledgers.all for at in writer.times("acknowledged") if at > since]
+        machines.start([alone])
+        machines.wait_until_whole()
+        ledgers.wait_for_change(60)
+        ledgers.end()
