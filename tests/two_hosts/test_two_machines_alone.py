@@ -14,6 +14,7 @@ from tests.two_hosts.test_three_machines import (
     IMAGES,
     STANDBYS,
     Three,
+    bring_home,
     leave_and_come_back,
     section,
     writing,
@@ -109,6 +110,22 @@ def test_a_promotion_is_refused_while_the_other_machine_answers(two: Two) -> Non
     assert two.checkouts["pc2"].run("grep -c ^WITNESS_IP=192.0.2.10$ .env").out.strip() == "1"
 
 
+def test_the_machine_with_the_witness_leaves_last(two: Two) -> None:
+    """Without it, the other one's database would take no writes, and its agent could not be active any more."""
+    bring_home(two)
+    before = (two.checkouts["mainpc"].folder / ".env").read_text()
+    left = two.checkouts["mainpc"].run("make leave-ha")
+    assert left.status != 0
+    assert "that one has to leave first" in left.err
+    assert (two.checkouts["mainpc"].folder / ".env").read_text() == before
+    assert two.both_follow()
+
+
+def test_both_machines_leave_and_come_back(two: Two) -> None:
+    leave_and_come_back(two)
+    wait_until_whole(two)
+
+
 def test_mainpc_goes_on_when_pc2_is_off(two: Two) -> None:
     with writing(two, "mainpc") as writers:
         for writer in writers:
@@ -173,18 +190,3 @@ def test_the_parts_are_exchanged_then(two: Two) -> None:
         for writer in writers:
             writer.end()
             writer.require_whole()
-
-
-def test_the_machine_with_the_witness_leaves_last(two: Two) -> None:
-    """Without it, the other one's database would take no writes, and its agent could not be active any more."""
-    before = (two.checkouts["mainpc"].folder / ".env").read_text()
-    left = two.checkouts["mainpc"].run("make leave-ha")
-    assert left.status != 0
-    assert "that one has to leave first" in left.err
-    assert (two.checkouts["mainpc"].folder / ".env").read_text() == before
-    assert two.both_follow()
-
-
-def test_both_machines_leave_and_come_back(two: Two) -> None:
-    leave_and_come_back(two)
-    wait_until_whole(two)
