@@ -22,12 +22,13 @@ from tests.containers.walk import TWO_MACHINES
 from tests.ledger import check
 from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_no_overlay, why_not
 from tests.two_hosts.site import Site
-from tests.two_hosts.test_two_hosts_in_a_swarm import WITH_STANDBYS as SWARM
+from tests.two_hosts.test_two_hosts_in_a_swarm import WITH_STANDBYS
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.store.replication.epochs import CLAIM_AFTER_S
 
 PAGE = (REPOSITORY / "docs/how-to/run-with-standbys.md").read_text(encoding="utf-8")
 IMAGES = (IMAGE, f"{IMAGE}-ha", "twinhost-database:0.2.0")
+SWARM, BACK_TO_COMPOSE = WITH_STANDBYS.split("To go back to Compose:\n")
 BEFORE = 20  # calls that are acknowledged
 GOES_ON_WITHIN_S = 60.0  # 20 s are promised on an idle machine
 BACK_WITHIN_S = 120.0
@@ -371,3 +372,26 @@ def test_a_client_goes_on_when_a_node_is_off(host: str, swarm: Three) -> None:
         machine.start_engine()
 
     require_that_the_other_goes_on(swarm, host, off, on)
+
+
+@pytest.mark.parametrize("host", list(STANDBYS))
+def test_a_process_of_a_stack_hands_over(host: str, swarm: Three) -> None:
+    """By the page's command, for the one that is active now."""
+    places = {host: host, f"{host}-standby": STANDBYS[host]}
+    roles = {service: swarm.role(machine, service)["role"] for service, machine in places.items()}
+    ((active,), (other,)) = ([name for name in roles if roles[name] == role] for role in ("active", "standby"))
+    (command,) = re.findall(r"docker service update --force \S+-standby", SWARM)
+    done = swarm.checkouts["mainpc"].run(command.replace("mainpc-standby", active))
+    assert done.status == 0, done.err
+    wait_until(lambda: swarm.role(places[other], other).get("role") == "active", BACK_WITHIN_S, "it is active")
+    wait_until(swarm.both_follow, BACK_WITHIN_S, "both agents have a standby")
+
+
+def test_the_machines_go_back_to_compose(swarm: Three) -> None:
+    """Which starts the same parts, on the same volumes."""
+    swarm.walk.follow(BACK_TO_COMPOSE)
+    wait_until(swarm.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    wait_until(lambda: swarm.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+    for host, services in PARTS.items():
+        running = swarm.room.machines[host].docker("ps", "--format", "{{.Names}}").stdout.split()
+        assert set(running) == {f"twinhost-{service}-1" for service in services}
