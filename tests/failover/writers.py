@@ -16,7 +16,7 @@ LEASE = "lease"  # of more than half of pc2's memory: nobody else can have one m
 _PROGRAM = """
 import itertools, json, os, sys, time
 import twinhost
-from twinhost.secure_zmq.errors import ConnectionRefused, RequestError
+from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, StoreUnavailable
 kind, prefix = sys.argv[1:]
 def say(what, call):
     print(json.dumps([what, call, time.monotonic()]), flush=True)
@@ -24,8 +24,9 @@ def acknowledged(call, request):
     while True:
         try:
             return request(call)
-        except ConnectionRefused as error:
+        except (ConnectionRefused, StoreUnavailable) as error:  # the latter while its volume is full
             say("failed: " + str(error), call)
+            time.sleep(0.1)
 def event(call):
     body = {"event_id": call, "event_type": "ledger", "source_agent": client.identity, "data": {}}
     client.call("publish_event", event=body, request_id=call)
