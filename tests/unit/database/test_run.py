@@ -107,7 +107,10 @@ class Looks:
     """A node looks once a second; after the last look its server, a real process, ends by itself."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, reached: str) -> None:
+        # What runs in the background of a shell ignores SIGQUIT, and so would what it starts.
+        before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         self.server = subprocess.Popen(["sleep", "60"])
+        signal.signal(signal.SIGQUIT, before)
         self.done, self._reached = 0, reached  # "+" where the other one is reached, "-" where it is not
         monkeypatch.setattr(run, "_answers", lambda *_: self._reached[self.done - 1] == "+")
         monkeypatch.setattr("time.sleep", self._pass)
