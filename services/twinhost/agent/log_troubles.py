@@ -127,7 +127,7 @@ def _copies(config: NetworkConfig, agent: Agent, standby: "Follower", here: str)
     if "configuration" in standby.differences:
         yield Remedy(here, f"scp config/network_config.yaml {there}:twinhost/config/", "copies the file")
     if "space" in standby.differences:
-        yield Remedy(there, "df -h", "shows which volume is full")
+        yield Remedy(there, f"docker compose exec {standby.name} df -h /var/lib/twinhost", "shows what its volume has")
 
 
 def _one_copy(other_servers: Sequence[str], silent: Iterable[Trouble]) -> Trouble:

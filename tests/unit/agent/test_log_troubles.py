@@ -150,7 +150,9 @@ def test_a_standby_without_space_is_named() -> None:
     full = replace(HERE, differences={Difference.SPACE: "0 bytes are free"})
     (trouble,) = log_troubles(SeenLog(state(standbys=[full])), CONFIG)
     assert trouble.what == "mainpc-standby would refuse changes if it took over from mainpc: its volume is full"
-    assert [(remedy.on, remedy.command) for remedy in trouble.remedies] == [("pc2", "df -h")]
+    assert [(remedy.on, remedy.command) for remedy in trouble.remedies] == [
+        ("pc2", "docker compose exec mainpc-standby df -h /var/lib/twinhost")
+    ]
 
 
 def test_one_copy_is_a_trouble_and_an_unknown_number_none() -> None:
