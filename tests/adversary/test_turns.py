@@ -97,6 +97,7 @@ FLOODS: dict[str, tuple[str, Flood]] = {
                 }
             ],
             connections=2,
+            in_flight=4,
         ),
     ),
     "deletions": (
