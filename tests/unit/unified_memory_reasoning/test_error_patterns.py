@@ -17,7 +17,14 @@ from tests.unit.unified_memory_reasoning.error_pattern_bench import (
     ErrorPatternBench,
 )
 from twinhost.secure_zmq.errors import LimitReached, MalformedRequest
-from twinhost.unified_memory_reasoning.errors.matching import MAX_MESSAGE_BYTES, Entry, PatternIndex, accept, matches
+from twinhost.unified_memory_reasoning.errors.matching import (
+    BUDGET_S,
+    MAX_MESSAGE_BYTES,
+    Entry,
+    PatternIndex,
+    accept,
+    matches,
+)
 from twinhost.unified_memory_reasoning.errors.specificity import requirement_of
 
 STALL_S = 1.0  # of the processor; nothing that anybody sends may take longer. Measured: 0.3 s at the worst
@@ -140,6 +147,21 @@ def test_a_timeout_is_reported_in_the_answer(tmp_path: Path) -> None:
         assert (reply["solution"], reply["error_type"], reply["complete"]) == (None, None, False)
         assert bench.rows("unknown_errors") == 0
         assert bench.look_up("nothing that any pattern requires")["complete"]
+
+
+def test_other_programs_time_is_not_charged_to_a_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a busy machine would find fewer patterns, and give the newest solution for the one that helped most."""
+    index = PatternIndex()
+    for number in range(3):
+        index.add(Entry(number, "timeout", requirement_of("timeout"), "Alice"))
+
+    def interrupted(pattern: str, message: bytes, *, ignores_case: bool) -> bool:
+        time.sleep(2 * BUDGET_S)
+        return matches(pattern, message, ignores_case=ignores_case)
+
+    monkeypatch.setattr("twinhost.unified_memory_reasoning.errors.matching.matches", interrupted)
+    result = index.search("timeout", lambda _: False)
+    assert (len(result.entries), result.complete) == (3, True)
 
 
 @settings(max_examples=150, deadline=None)

@@ -242,7 +242,7 @@ class ErrorPatterns:
         self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
         self.outcomes = SolutionOutcomes(database)
         self._quarantine = Quarantine(database)
-        self._index = PatternIndex(budget_s, database.clock)
+        self._index = PatternIndex(budget_s)
         self._similar = SimilarPatterns()
         for number, kind, pattern, solution, ignores_case, writer in database.execute(_ALL):
             requirement = requirement_of(pattern, ignores_case=bool(ignores_case))
