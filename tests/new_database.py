@@ -9,11 +9,13 @@ from twinhost.moments import SYSTEM_CLOCK, Clock
 from twinhost.store.database import Database
 
 
-def open_database(path: Path, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK) -> Database:
+def open_database(
+    path: Path, migrations: Sequence[str], clock: Clock = SYSTEM_CLOCK, *, logged: bool = False
+) -> Database:
     """Open a database like `Database(path, migrations)`, in a tenth of the time if it is a new one."""
     if not path.exists():
         path.write_bytes(_migrated(tuple(migrations)))
-    return Database(path, migrations, clock)
+    return Database(path, migrations, clock, logged=logged)
 
 
 @cache

@@ -80,11 +80,13 @@ class MetricsBench(Asked):
         self.gone: set[str] = set()  # identities without a live key
         self.sent: list[dict[str, Any]] = []
         self._path = path
+        self.logged = False  # whether a standby follows
         self.open()
 
     def open(self) -> None:
         """Begin as a process does."""
-        self.database = open_database(self._path, [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS], self.clock)
+        migrations = [REPLY_LOG_SCHEMA, *MIGRATIONS, DEBTS]
+        self.database = open_database(self._path, migrations, self.clock, logged=self.logged)
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.reports = VramReports(self.database)
         self.leases = Leases(self.database, self.reports.lease_ended)

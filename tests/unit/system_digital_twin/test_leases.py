@@ -113,6 +113,21 @@ def test_a_clock_set_back_across_a_restart_extends_no_lease(bench: MetricsBench,
     assert bench.leases.all() == []
 
 
+@pytest.mark.parametrize("by_seconds", [-3_600, 3_600])
+def test_a_takeover_by_another_clock_ends_no_lease(bench: MetricsBench, clock: Clock, by_seconds: float) -> None:
+    """Else its memory would be granted twice; it has its whole TTL then, and ends by the new clock."""
+    lease = reserve(bench)
+    clock.set_wall_clock(by_seconds)
+    bench.logged = True
+    bench.restart(killed=True)
+    (kept,) = bench.leases.all()
+    assert (kept.lease_id, kept.deadline) == (lease.lease_id, pytest.approx(clock.time() + TTL_S, abs=1))
+    clock.let_pass(TTL_S - 1)
+    assert bench.leases.all() == [kept]
+    clock.let_pass(1)
+    assert bench.leases.all() == []
+
+
 @pytest.mark.sdt_security
 def test_only_its_holder_or_an_operator_touches_a_lease(bench: MetricsBench) -> None:
     """To everybody else it is another's, committed or not."""

@@ -328,6 +328,21 @@ def test_accepted_values_survive_a_restart_unchanged(
         assert (before[0]["name"], before[0]["status"], before[0]["metadata"]) == (name, status, metadata)
 
 
+@pytest.mark.parametrize("by_seconds", [-3_600, 3_600])
+def test_a_takeover_by_another_clock_gives_a_whole_ttl(twin: Twin, clock: Clock, by_seconds: float) -> None:
+    """To who was heard from then; who was silent before is silent still."""
+    twin.register(OPERATOR, "gone")
+    clock.let_pass(3 * TTL_S)
+    twin.register()
+    clock.set_wall_clock(by_seconds)
+    twin.logged = True
+    twin.reopen()
+    clock.let_pass(TTL_S - 1)
+    assert (twin.status_of(UMRA.name), twin.status_of("gone")) == ("HEALTHY", "NO_RESPONSE")
+    clock.let_pass(2)
+    assert twin.status_of(UMRA.name) == "NO_RESPONSE"
+
+
 def test_an_unregistration_that_is_undone_forgets_nothing(twin: Twin) -> None:
     """Heartbeats alone report an agent's trust document, and the next may be 5 s away."""
     twin.register()

@@ -63,11 +63,13 @@ class Twin(Asked):
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path
         self._clock = clock
+        self.logged = False  # whether a standby follows
         self.open()
 
     def open(self) -> None:
         """Open the database, as a start of the agent does."""
-        self.database = open_database(self._path, [*REPLY_LOG_MIGRATIONS, MIGRATION, MIGRATION_STOPPED], self._clock)
+        migrations = [*REPLY_LOG_MIGRATIONS, MIGRATION, MIGRATION_STOPPED]
+        self.database = open_database(self._path, migrations, self._clock, logged=self.logged)
         self.registry = Registry(self.database, TTL_S)
         actions = [*RegistryActions(self.registry, PUBLIC_KEYS.get).actions(), *HealthActions(dict).actions()]
         self.answer_to(actions, Grants(SHIPPED.grants), 65_536)

@@ -115,9 +115,11 @@ class Leases:
         decoder = msgspec.json.Decoder(Lease)
         for (record,) in database.execute("SELECT record FROM leases"):
             lease = decoder.decode(record)
-            left_s = min(lease.deadline - wall, lease.ttl_s or lease.deadline - lease.created)
-            expires_at = clock + left_s  # a wall clock that was set back does not extend a lease
-            self._open[lease.lease_id] = OpenLease(lease, expires_at, clock)
+            left_s = lease.ttl_s or lease.deadline - lease.created
+            if database.logged:  # the deadline may be by another host's clock
+                lease = msgspec.structs.replace(lease, deadline=wall + left_s)
+            left_s = min(lease.deadline - wall, left_s)  # a wall clock that was set back does not extend a lease
+            self._open[lease.lease_id] = OpenLease(lease, clock + left_s, clock)
 
     def reserve(
         self,

@@ -120,7 +120,10 @@ class Registry:
         self._asking: set[str] = set()  # who sends it with `get_trust` instead
         wall, clock = self.clock.time(), self.clock.monotonic()
         decoder = msgspec.json.Decoder(AgentRecord)
-        for name, record, last_seen, stopped in database.execute("SELECT name, record, last_seen, stopped FROM agents"):
+        rows = database.execute("SELECT name, record, last_seen, stopped FROM agents").fetchall()
+        if database.logged:  # by another host's clock, perhaps; who was heard from then has a whole TTL
+            wall = max((last_seen for _, _, last_seen, _ in rows), default=wall) - ttl_s
+        for name, record, last_seen, stopped in rows:
             self._records[name] = decoder.decode(record)
             self._seen[name] = LastHeartbeat(last_seen, clock - max(0.0, wall - last_seen), bool(stopped))
         database.before_every_commit(self._write_rows)
