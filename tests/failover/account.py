@@ -1,4 +1,4 @@
-"""The account after a fault: both files are equal, and have once what the ledgers acknowledged."""
+"""The account after a fault: both files and the log agree, and have once what the ledgers acknowledged."""
 
 import inspect
 import json
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests import replayed
-from tests.failover.machines import PROCESSES_OF, Machines
+from tests.failover.machines import NODES, PROCESSES_OF, Machines
 from tests.failover.writers import SDT, Writer
 from tests.ledger import check
 from tests.waiting import wait_until
@@ -31,8 +31,11 @@ print(json.dumps([applied, tables, dict(connection.execute(calls).fetchall())]))
 """
 
 
+_LOG = "SELECT count(*), min(seq), max(seq) FROM commits WHERE agent = '{}'"  # of its oldest, the log may have let go
+
+
 def account(machines: Machines, agent: str, writers: Sequence[Writer]) -> None:
-    """Fail unless both files of an agent are equal, and have each acknowledged call once."""
+    """Fail unless both files of an agent and the log on both nodes agree, and have each acknowledged call once."""
     program = _REPORT.format(contents=inspect.getsource(replayed.contents))
 
     def reports() -> list[Any] | None:
@@ -47,6 +50,14 @@ def account(machines: Machines, agent: str, writers: Sequence[Writer]) -> None:
     one, other = both
     differing = [name for name in one[1] if one[1][name] != other[1].get(name)]
     assert not differing, f"{agent}: the tables {differing} of both machines differ"
+    for node in NODES:
+
+        def logs_without_gap(node: str = node) -> bool:
+            numbers = machines.execute(node, "psql", "-XqAt", "-c", _LOG.format(agent), "twinhost").split("|")
+            count, first, last = map(int, numbers)
+            return count == last - first + 1 and last >= one[0]
+
+        wait_until(logs_without_gap, _EQUAL_WITHIN_S, f"{node} has each transaction of {agent}")
     for writer in writers:
         mine = {call: times for call, times in one[2].items() if (call or "").startswith(f"{writer.prefix}-")}
         verdict = check(writer.plain(), mine)

@@ -76,6 +76,14 @@ class Machines:
         """Run a command in a container, and return what it printed; fail where that fails."""
         return _run("docker", "exec", self.container(service), *command)
 
+    def log(self, service: str) -> list[dict[str, Any]]:
+        """Return the lines of a service's log, which are JSON; `process` is its name."""
+        done = subprocess.run(
+            ["docker", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
+        )
+        lines = done.stdout.decode().splitlines()
+        return [json.loads(line) | {"process": service} for line in lines if line.startswith("{")]
+
     def health(self, service: str) -> dict[str, Any]:
         """Return the health document of an agent's process; an empty one where it does not answer."""
         port = self.checkout.variables[f"{service.replace('-', '_').upper()}_HTTP_PORT"]

@@ -25,8 +25,9 @@ from tests.failover.faults import (
     stopped,
     withstand,
 )
-from tests.failover.machines import MACHINES, Machines
+from tests.failover.machines import MACHINES, PROCESSES_OF, Machines
 from tests.failover.writers import SDT, UMRA, now
+from tests.unit.store.replication.model import accept
 
 pytestmark = MARKS
 
@@ -63,7 +64,7 @@ _IN_FLIGHT_S = 1.0
 
 @pytest.fixture(scope="module")
 def machines(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
-    with Machines.started(tmp_path_factory.mktemp("machines")) as machines:
+    with Machines.started(tmp_path_factory.mktemp("machines"), {"TWINHOST_LOG_LEVEL": "debug"}) as machines:
         machines.wait_until_whole()
         yield machines
 
@@ -90,3 +91,10 @@ def test_a_database_that_lacks_changes_does_not_take_over(machines: Machines, wr
         machines.wait_until_whole()
         ledgers.wait_for_change(60)
         ledgers.end()
+
+
+@pytest.mark.parametrize("agent", PROCESSES_OF)
+def test_the_model_does_what_the_processes_did(machines: Machines, agent: str) -> None:
+    """In all of these faults, as their logs have it."""
+    lines = [line for service in PROCESSES_OF[agent] for line in machines.log(service)]
+    assert accept(lines) > 50

@@ -19,6 +19,8 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.assembly import StartAgain
 from twinhost.store.replication.epochs import CLAIM_AFTER_S
 
+PROMISED_S = 5.0  # without an answer
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -72,6 +74,7 @@ def test_a_switchover_loses_no_call(name: str, here: Machine, tmp_path: Path) ->
         verdict = check(here.ledger_of(name), written(there, name))
         assert verdict.whole, verdict
         print(f"{name}: {asked['after_s']} s until the claim, {gap_s:.2f} s without an answer")
+        assert gap_s <= PROMISED_S
 
 
 def longest_gap(machine: Machine, name: str, until: Callable[[], bool]) -> float:
