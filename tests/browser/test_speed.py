@@ -1,13 +1,13 @@
 """How fast the page is with 300 agents and 10,000 events, while agents go on: in a browser that has nothing of it yet.
 
-Other programs may have the processors, so the best of some loads has to keep what is promised.
+Other programs may have the processors, so the best of some loads has to keep what is promised; and a machine on which
+Chromium paints one word late, each time, has as much longer.
 """
 
 import json
 import math
 import time
 from collections.abc import Iterator
-from operator import le
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +34,9 @@ MEASURE = """
         if (document.documentElement?.dataset.stream === "live") window.liveAt ??= performance.now();
     }).observe(document, { subtree: true, attributeFilter: ["data-stream"] });
 """
-MEASURED = "[performance.getEntriesByName('first-contentful-paint')[0].startTime, window.liveAt, window.longest]"
+PAINTED = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
+MEASURED = f"[{PAINTED}, window.liveAt, window.longest]"
+ONE_WORD = "data:text/html,<p>word"
 
 
 class Load(NamedTuple):
@@ -44,9 +46,17 @@ class Load(NamedTuple):
     live_ms: float
     longest_task_ms: float
     bytes_a_second: float
+    word_ms: float = math.inf  # until Chromium paints one word
+
+    @property
+    def is_promised(self) -> bool:
+        slower = max(1.0, self.word_ms / WORD_MS)
+        times = zip(self[:3], PROMISED[:3], strict=True)
+        return all(ms <= slower * most for ms, most in times) and self.bytes_a_second <= PROMISED.bytes_a_second
 
 
 PROMISED = Load(200, 400, 100, 10_000)
+WORD_MS = 60  # 44 to 72 on two idle cores
 
 
 @pytest.fixture
@@ -75,15 +85,19 @@ def test_a_crowded_page_is_there_at_once(browser: Browser, crowded: Hosts) -> No
         go_on(client, 0, range(AGENTS))
         for number in range(LOADS):
             best = Load(*map(min, best, load(browser, url, client, number)))
-            if all(map(le, best, PROMISED)):
+            if best.is_promised:
                 break
-    assert all(map(le, best, PROMISED)), best
+    assert best.is_promised, best
     assert best.bytes_a_second > 0
 
 
 def load(browser: Browser, url: str, client: Client, number: int) -> Load:
     context = browser.new_context()
     page, sizes = context.new_page(), list[int]()
+    page.goto(ONE_WORD)
+    word_ms = page.wait_for_function(PAINTED, timeout=PATIENCE_MS).json_value()
+    page.close()
+    page = context.new_page()
     session = context.new_cdp_session(page)
     session.on("Network.dataReceived", lambda event: sizes.append(event["encodedDataLength"]))
     session.send("Network.enable")
@@ -102,7 +116,7 @@ def load(browser: Browser, url: str, client: Client, number: int) -> Load:
         page.wait_for_selector(shown, timeout=PATIENCE_MS)
     paint_ms, live_ms, longest_task_ms = page.evaluate(MEASURED)
     context.close()
-    return Load(paint_ms, live_ms, longest_task_ms, sent)
+    return Load(paint_ms, live_ms, longest_task_ms, sent, word_ms)
 
 
 def go_on(client: Client, second: int, agents: range) -> None:
