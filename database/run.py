@@ -44,7 +44,8 @@ UNHEALTHY_S = 5  # a node of which the witness hears nothing for this long may b
 DEMOTE_S = 4  # a primary that may be gone has this long to say that it takes no writes, before another one does
 PARTITION_S = 5  # a primary that reaches neither the witness nor its standby takes no writes after this
 CUT_OFF_S = 4.0  # a node that does not reach the other one for this long stops, if the other one takes writes
-FORMED_S = 60
+FORMED_S = 180
+ANSWERS_FIRST_S = 30.0  # a witness that is being made
 OTHER_IS_OFF = "--other-machine-is-off"
 ANSWERS_S = 2.0
 LOOK_S = 1.0
@@ -82,6 +83,12 @@ _KNOWN = "SELECT coalesce(json_object_agg(nodename, nodeid), '{}') FROM pgautofa
 _FORGET_UNMADE = (
     "SELECT count(pgautofailover.remove_node(nodeid, true)) FROM pgautofailover.node "
     "WHERE reportedstate IN ('init', 'wait_standby')"
+)
+# For a node whose volume was lost: the other one takes writes, and has all that was acknowledged.
+_FORGET_LOST = (
+    "SELECT count(pgautofailover.remove_node(nodeid, true)) FROM pgautofailover.node WHERE nodename = '{}' AND EXISTS "
+    "(SELECT FROM pgautofailover.node other WHERE other.nodename = '{}' AND other.reportedstate = other.goalstate "
+    "AND other.goalstate IN ('wait_primary', 'primary', 'single'))"
 )
 # Whether another machine has not left yet, and whether the other node has each commit.
 _STAYS = """
@@ -362,6 +369,8 @@ def _made_after_all(name: str, witness: Witness) -> bool:
             return True
     elif number is None or _answer(_FORGET_UNMADE, _monitor(witness)):
         _delete(*KEEPER)
+        if number is not None and BEGUN.exists():
+            _answer(_FORGET_LOST.format(name, _other(name)), _monitor(witness))
     else:
         return False
     if BEGUN.exists():
@@ -705,6 +714,22 @@ def update_tables(witness: Witness) -> None:
         subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
 
 
+def join_witness(name: str, witness: Witness) -> None:
+    """Have a new witness know this node, in place of one that was lost; first the node that takes writes."""
+    until = time.monotonic() + ANSWERS_FIRST_S
+    while not (known := _answer(_KNOWN, _monitor(witness))):
+        if time.monotonic() > until:
+            sys.exit("error: the witness does not answer: run make up-ha on its machine, and this again.")
+        time.sleep(LOOK_S)
+    if name in (nodes := json.loads(known)):
+        return
+    if _other(name) not in nodes and _answer("SELECT pg_is_in_recovery()") != "f":
+        sys.exit(f"error: this database takes no writes, so the new witness has to know {_other(name)} first.")
+    # It asks the new one to forget what that does not know, and shows bytes of no text.
+    subprocess.run(("pg_autoctl", "disable", "monitor", "--pgdata", DATA, "--force"), check=False, capture_output=True)
+    subprocess.run(("pg_autoctl", "enable", "monitor", "--pgdata", DATA, _monitor(witness)), check=True)
+
+
 def may_leave(agent: str, witness: Witness) -> None:
     """Fail where the other machine has not left, and needs what is on this one alone: its witness, or commits."""
     stays, copied = _write(agent, _STAYS).split("|")
@@ -781,13 +806,15 @@ def main(command: list[str]) -> None:
             wait_until_formed()
         case ["tables"]:
             update_tables(Witness.of(os.environ))
+        case ["join-witness"]:
+            join_witness(socket.gethostname(), Witness.of(os.environ))
         case ["may-leave", agent]:
             may_leave(agent, Witness.of(os.environ))
         case ["forget", agent]:
             forget(agent, Witness.of(os.environ))
         case _:
-            words = f"serve | promote [{OTHER_IS_OFF}] | formed | tables | may-leave AGENT | forget AGENT"
-            sys.exit(f"usage: run.py keys | {words}")
+            words = f"serve | promote [{OTHER_IS_OFF}] | formed | tables | join-witness"
+            sys.exit(f"usage: run.py keys | {words} | may-leave AGENT | forget AGENT")
 
 
 if __name__ == "__main__":

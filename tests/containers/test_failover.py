@@ -378,6 +378,35 @@ def test_agents_go_on_without_a_machine(machine: str, pair: Pair) -> None:
             writer.require_whole()
 
 
+@pytest.mark.parametrize("machine", list(MACHINES))
+def test_a_machine_whose_disk_was_lost_comes_back(machine: str, pair: Pair) -> None:
+    """With its keys alone, `make up-ha` makes its part again, of what the other machine has."""
+    lost = f"lost-{machine}"
+    with writing(pair, "mainpc", f"{lost}-mainpc") as one, writing(pair, "pc2", f"{lost}-pc2") as two:
+        pair.kill(MACHINES[machine])
+        _require_that_both_go_on(f"{machine} was lost", one, two)
+        project = pair.variables["COMPOSE_PROJECT_NAME"]
+        volumes = [f"{project}_{service}-state" for service in MACHINES[machine]]
+        for command in (["compose", "rm", "--force", *MACHINES[machine]], ["volume", "rm", *volumes]):
+            done = pair.run(f"docker {' '.join(command)}")
+            assert done.status == 0, done.err
+        pair.up_ha()
+        pair.wait_until_formed()
+        for writer in (one, two):
+            writer.require_whole()
+        for host in AGENTS:
+            pair.require_equal(host)
+
+
+def test_the_page_s_ledger_shows_what_is_missing(pair: Pair) -> None:
+    """Nothing is; a line of a note that was never stored is."""
+    commands = [command.replace("seq 1000", "seq 20") for command in COMMANDS["Kill this, look here"]]
+    again = ['wc -l <"$run"', 'echo "note 21" >>"$run"', commands[-1]]
+    done = pair.run("\n".join([*commands, *again]))
+    assert done.status == 0, done.err
+    assert done.out.splitlines()[-3:] == ["0", "20", "1"], done.out
+
+
 def _require_that_both_go_on(after: str, *writers: Writer) -> None:
     """Print how long each had no reply; what happened has just happened."""
     began = time.monotonic()

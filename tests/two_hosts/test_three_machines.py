@@ -61,7 +61,7 @@ class Three(Site):
             engines.append(f"{host}) DOCKER_HOST={room.machines[host].docker_host} ;;")
         self.ssh = (
             f"ssh() {{ host=$1; shift; (case $host in {' '.join(engines)} esac; export DOCKER_HOST; "
-            f'unset COMPOSE_PROJECT_NAME; cd "{folder}/$host" && "$@"); }}'
+            f'unset COMPOSE_PROJECT_NAME; cd "{folder}/$host" && eval "$*"); }}'
         )
 
     def follow(self) -> None:
@@ -114,6 +114,12 @@ class Three(Site):
         """Return what the active process of mainpc's agent says, wherever that is."""
         roles = [self.role("mainpc", "mainpc"), self.role("pc2", "mainpc-standby")]
         return next((role for role in roles if role.get("role") == "active"), {})
+
+    def takes_writes(self, host: str) -> bool:
+        """Return whether a machine's database is the one that takes writes."""
+        ask = ["psql", "-XqAt", "-c", "SELECT pg_is_in_recovery()", "twinhost"]
+        done = self.room.machines[host].docker("exec", self.container(host, f"database-{host}"), *ask, check=False)
+        return done.stdout.strip() == "f"
 
     def copies(self) -> object:
         """Return how many databases have each change of mainpc's agent."""
@@ -327,6 +333,34 @@ def leave_and_come_back(three: Three) -> None:
     wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
     for writer in writers:
         writer.require_whole()
+
+
+def test_a_machine_whose_disk_was_lost_comes_back(three: Three) -> None:
+    """By the page's commands, with a copy of its keys alone."""
+    copy, restore = re.findall(r"```console\n.*?```", section("A lost disk"), re.S)
+    three.walk.follow(copy)
+
+    def on() -> None:
+        machine = three.room.machines["pc2"]
+        machine.enter("ip", "link", "set", machine.interface, "up")
+        three.checkouts["pc2"].remove()
+        three.walk.follow(restore)
+
+    require_that_the_other_goes_on(three, "pc2", lambda: three.power_off("pc2"), on)
+
+
+def test_a_new_witness_takes_the_place_of_a_lost_one(three: Three) -> None:
+    """By the page's commands; then a client goes on when a machine is off, as before."""
+    bring_home(three)
+    if not three.takes_writes("mainpc"):
+        assert three.checkouts["witness"].run("docker compose exec witness pg_autoctl perform switchover").status == 0
+        wait_until(lambda: three.takes_writes("mainpc"), BACK_WITHIN_S, "mainpc's database takes writes")
+        wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+    three.checkouts["witness"].remove()
+    three.walk.follow(section("A lost witness"))
+    wait_until(lambda: three.copies() == 2, BACK_WITHIN_S, "each change is on both databases")
+    assert three.active()["witness"] == {"name": "witness", "answers": True}
+    require_that_the_other_goes_on(three, "mainpc", lambda: three.power_off("mainpc"), lambda: three.power_on("mainpc"))
 
 
 @pytest.fixture(scope="module")

@@ -534,3 +534,11 @@ def test_what_the_other_machine_needs_does_not_leave(
         return
     with pytest.raises(SystemExit, match=said):
         may_leave("SystemDigitalTwin", witness)
+
+
+def test_a_new_witness_has_to_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "_answer", lambda *_: "")
+    monkeypatch.setattr(run, "ANSWERS_FIRST_S", 0.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with pytest.raises(SystemExit, match="the witness does not answer: run make up-ha on its machine"):
+        run.join_witness("database-pc2", THIRD)
