@@ -2,12 +2,15 @@
 
 A row has one caller's replies of one transaction. Rows are appended in order, at the end of their transaction, and
 found through dictionaries that are loaded at the start: with random ids as the table's key, the server made only a
-fifth as many commits.
+fifth as many commits. The dictionaries have a digest of each id, so that an entry takes as much memory whatever id its
+caller chose.
 """
 
 import gc
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from itertools import islice
 
 import msgspec
@@ -44,6 +47,7 @@ DROP TABLE single_replies;
 KEEP_BYTES_PER_CALLER = 67_108_864
 _ROW_BYTES = 262_144  # of replies; a row that has as many gets no more
 _MANY = 4_096  # replies; the memory of fewer is not worth a pause
+_KEY_BYTES = 16
 _EVICT_AT_ONCE = 10_000  # rows per tick of 0.2 s: more than can be added, and no tick takes long
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(list[tuple[str, int]])  # the column `requests`: each id, and the bytes of its reply
@@ -57,12 +61,18 @@ class StoredReply(msgspec.Struct, frozen=True, gc=False):
 
 
 class _Row(msgspec.Struct, gc=False):
-    """A row as it is known in memory: the ids of its requests in order, the bytes of its replies, and its time."""
+    """A row as it is known in memory: the keys of its requests in order, the bytes of its replies, and its time."""
 
     seq: int
-    request_ids: list[str]
+    keys: bytes = b""  # all of them in one; of a row with one request, the same object as in `by_key`
     size: int = 0
     moment: float = 0.0  # when it was written
+
+    def __len__(self) -> int:
+        return len(self.keys) // _KEY_BYTES
+
+    def each_key(self) -> Iterator[bytes]:
+        return (self.keys[start : start + _KEY_BYTES] for start in range(0, len(self.keys), _KEY_BYTES))
 
 
 class _Waiting(msgspec.Struct, gc=False):
@@ -70,20 +80,22 @@ class _Waiting(msgspec.Struct, gc=False):
 
     row: _Row
     share: "_Share"
+    request_ids: list[str]
+    keys: list[bytes]
     digests: list[bytes]
     replies: list[bytes]
 
     def columns(self) -> tuple[int, str, str, bytes, bytes]:
-        requests = _encoder.encode(list(zip(self.row.request_ids, map(len, self.replies), strict=True)))
+        requests = _encoder.encode(list(zip(self.request_ids, map(len, self.replies), strict=True)))
         return self.row.seq, self.share.caller, requests.decode(), b"".join(self.digests), b"".join(self.replies)
 
 
 @dataclass(slots=True)
 class _Share:
-    """One caller's replies: the rows that have them, by id and oldest first; the number and size of all."""
+    """One caller's replies: the rows that have them, by key and oldest first; the number and size of all."""
 
     caller: str
-    by_id: dict[str, _Row] = field(default_factory=dict)
+    by_key: dict[bytes, _Row] = field(default_factory=dict)
     order: deque[_Row] = field(default_factory=deque)
     number: int = 0
     size: int = 0
@@ -91,23 +103,23 @@ class _Share:
 
     def append(self, row: _Row) -> None:
         self.order.append(row)
-        self.number += len(row.request_ids)
+        self.number += len(row)
         self.size += row.size
 
     def evict(self) -> _Row:
         """Forget the oldest row."""
         row = self.order.popleft()
         self._subtract(row)
-        for request_id in row.request_ids:
-            if self.by_id.get(request_id) is row:  # not a newer use of an evicted id
-                del self.by_id[request_id]
+        for key in row.each_key():
+            if self.by_key.get(key) is row:  # not a newer use of an evicted id
+                del self.by_key[key]
         return row
 
     def undo_append(self) -> None:
         self._subtract(self.order.pop())
 
     def _subtract(self, row: _Row) -> None:
-        self.number -= len(row.request_ids)
+        self.number -= len(row)
         self.size -= row.size
 
 
@@ -153,14 +165,15 @@ class ReplyLog:
         for seq, caller, requests, size in database.execute(
             "SELECT seq, caller, requests, length(replies) FROM replies ORDER BY seq"
         ):
-            row = _Row(seq, [request_id for request_id, _ in _requests(seq, requests)], size, now)
+            keys = [_key(request_id) for request_id, _ in _requests(seq, requests)]
+            row = _Row(seq, b"".join(keys), size, now)
             share = self._share(caller)
-            share.by_id |= dict.fromkeys(row.request_ids, row)
+            share.by_key |= dict.fromkeys(keys, row)
             share.append(row)
             self._next_seq = seq + 1
 
     def __len__(self) -> int:
-        return sum(len(share.by_id) for share in self._shares.values())
+        return sum(len(share.by_key) for share in self._shares.values())
 
     def keep(self, keep_s: float, keep_per_caller: int) -> None:
         """Change for how many seconds replies are kept, and how many of a caller."""
@@ -169,17 +182,18 @@ class ReplyLog:
     def find(self, caller: str, request_id: str) -> StoredReply | None:
         """Return the reply that was given to this request before, or None."""
         share = self._shares.get(caller)
-        row = None if share is None else share.by_id.get(request_id)
+        row = None if share is None else share.by_key.get(_key(request_id))
         if row is None:
             return None
-        place = row.request_ids.index(request_id)
         for waiting in self._waiting:
             if waiting.row is row:
+                place = waiting.request_ids.index(request_id)
                 return StoredReply(waiting.digests[place], waiting.replies[place])
         requests, digests, replies = self._database.execute(
             "SELECT requests, digests, replies FROM replies WHERE seq = ?", (row.seq,)
         ).fetchone()
-        sizes = [size for _, size in _decoder.decode(requests)]
+        ids, sizes = zip(*_decoder.decode(requests), strict=True)
+        place = ids.index(request_id)
         start, width = sum(sizes[:place]), len(digests) // len(sizes)
         return StoredReply(digests[place * width : (place + 1) * width], replies[start : start + sizes[place]])
 
@@ -188,17 +202,16 @@ class ReplyLog:
         share = self._share(caller)
         waiting = share.waiting
         if waiting is None or waiting.row.size >= _ROW_BYTES:
-            row = _Row(self._next_seq, [request_id])  # most rows have one id; a list that grows has room for four
-            waiting = share.waiting = _Waiting(row, share, [], [])
+            waiting = share.waiting = _Waiting(_Row(self._next_seq), share, [], [], [], [])
             self._waiting.append(waiting)
             self._next_seq += 1
-        else:
-            row = waiting.row
-            row.request_ids.append(request_id)
-        row.size += len(reply)
+        key = _key(request_id)
+        waiting.request_ids.append(request_id)
+        waiting.keys.append(key)
         waiting.digests.append(digest)
         waiting.replies.append(reply)
-        share.by_id[request_id] = row
+        waiting.row.size += len(reply)
+        share.by_key[key] = waiting.row
         self._database.on_rollback(_undo_add, waiting)
 
     def forget_old(self) -> None:
@@ -223,7 +236,7 @@ class ReplyLog:
         if self._most < _MANY or len(self) > self._most // 4:
             return
         for share in self._shares.values():
-            share.by_id = dict(share.by_id)  # a dictionary never shrinks by itself
+            share.by_key = dict(share.by_key)  # a dictionary never shrinks by itself
         self._most = len(self)
         gc.collect()  # empties Python's lists of free objects, each of which keeps a block of memory in use
         give_back()
@@ -244,20 +257,25 @@ class ReplyLog:
         self._waiting.clear()
         now = self._clock.monotonic()
         for waiting in rows:
-            waiting.row.moment = now
+            waiting.row.keys, waiting.row.moment = b"".join(waiting.keys), now
             waiting.share.append(waiting.row)
             self._database.on_rollback(waiting.share.undo_append)
 
     def _is_over_limit(self, share: _Share) -> bool:
         too_large = share.size > self._keep_bytes_per_caller and len(share.order) > 1
-        return too_large or share.number - len(share.order[0].request_ids) >= self._keep_per_caller
+        return too_large or share.number - len(share.order[0]) >= self._keep_per_caller
+
+
+def _key(request_id: str) -> bytes:
+    return blake2b(request_id.encode(), digest_size=_KEY_BYTES).digest()
 
 
 def _undo_add(waiting: _Waiting) -> None:
     """Take back the newest reply of a row."""
+    waiting.request_ids.pop()
     waiting.digests.pop()
     waiting.row.size -= len(waiting.replies.pop())
-    del waiting.share.by_id[waiting.row.request_ids.pop()]
+    del waiting.share.by_key[waiting.keys.pop()]
 
 
 def _requests(seq: int, text: str) -> list[tuple[str, int]]:

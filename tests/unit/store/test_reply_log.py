@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,9 +14,12 @@ import pytest
 
 from tests.older_database import REPLY_LOG_MIGRATIONS
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.network_config import load_network_config
+from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import NotFound, TransactionLost
+from twinhost.secure_zmq.wire import MAX_REQUEST_ID_CHARACTERS
 from twinhost.store import reply_log
-from twinhost.store.database import Database
+from twinhost.store.database import IN_MEMORY, Database
 from twinhost.store.reply_log import SCHEMA, ReplyLog, StoredReply
 
 LONG_S = 600.0
@@ -377,10 +381,30 @@ def test_an_agent_of_others_needs_no_migration_of_its_own(path: Path) -> None:
                 add(database, log, "new")
 
 
+MOST_MB = 28
+
+
+@pytest.mark.thorough
+def test_the_ids_of_a_caller_take_at_most_28_mb() -> None:
+    """As many as the shipped configuration keeps, each as long as it may be, and in a row of its own."""
+    kept = load_network_config(DEFAULT_PATH).limits.stored_replies_per_caller
+    with closing(Database(IN_MEMORY, REPLY_LOG_MIGRATIONS)) as database:
+        log = ReplyLog(database, LONG_S, kept)
+        tracemalloc.start()
+        try:
+            for number in range(kept):
+                add(database, log, f"{number:\U0001f600>{MAX_REQUEST_ID_CHARACTERS}}")
+            used_mb = tracemalloc.get_traced_memory()[0] / 1e6
+        finally:
+            tracemalloc.stop()
+    assert len(log) == kept
+    assert used_mb < MOST_MB
+
+
 _BURST = """
 import os, sys
 from pathlib import Path
-from twinhost.store.database import Database
+from twinhost.store.database import IN_MEMORY, Database
 from twinhost.store.reply_log import MIGRATION_BY_TRANSACTION, SCHEMA, ReplyLog
 
 def used_mb():
