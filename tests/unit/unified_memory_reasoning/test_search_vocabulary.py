@@ -2,6 +2,7 @@
 
 import itertools
 import sqlite3
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -111,11 +112,25 @@ def test_every_form_is_searched_if_there_are_too_many_terms(tmp_path: Path) -> N
         vocabulary = Vocabulary(database, most_known=100)
         tell(database, "niluto")
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto"]
-        tell(database, " ".join(f"w{number}" for number in range(100)))
+        tell(database, " ".join(f"w{number}" for number in range(110)))
         assert vocabulary.existing(("niluto", "nagpadala")) == ["niluto", "nagpadala"]
     with closing(Database(tmp_path / "later", MIGRATIONS)) as database:
         assert Vocabulary(database, most_known=100).existing(("nagpadala",)) == ["nagpadala"]
         assert Vocabulary(database).existing(("nagpadala",)) == []
+
+
+def test_many_terms_take_as_much_memory_as_few(tmp_path: Path) -> None:
+    """50,000 took 5 MB, and one writer could have 500,000 kept."""
+    with closing(Database(tmp_path / "many", MIGRATIONS)) as database:
+        vocabulary = Vocabulary(database)
+        tell(database, *(" ".join(f"w{number}{of}" for number in range(1_000)) for of in range(100, 150)))
+        tracemalloc.start()
+        try:
+            assert vocabulary.existing(("w7120",)) == ["w7120"]
+            used = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert used < 1_000_000
 
 
 def test_terms_too_long_for_a_form_are_not_kept(tmp_path: Path) -> None:

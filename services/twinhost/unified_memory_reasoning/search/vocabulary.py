@@ -1,9 +1,11 @@
-"""The terms of the index, kept in memory, so that only those forms of a word are searched that some text has.
+"""The terms of the index, noted in memory, so that only those forms of a word are searched that some text has.
 
 A lookup of a term takes as long if no text has it: without this, 50 forms of a word took most of a search's time. The
 terms are read once, before the first search; a temporary index of the same kind has the words of texts that were
-stored since, and is emptied by the next search. Terms that no text has any more stay: they cost a lookup each. If there
-are too many terms to keep, every form is searched.
+stored since, and is emptied by the next search. If there are too many terms to read, every form is searched.
+
+A term is a bit at the place of its hash, so all of them take 512 KiB, whoever writes how many. One that no text has any
+more, or whose bit is another's (of 100,000 terms, 1 of 42 that don't occur), costs a lookup.
 
 The index keeps what the English stemmer leaves of a word. Another temporary index stems the forms.
 
@@ -18,6 +20,7 @@ from twinhost.unified_memory_reasoning.memories.model import folded_key
 from twinhost.unified_memory_reasoning.search.index_tables import NOT_INDEXED, TOKENIZER
 
 _LONGEST_KEPT = 64  # bytes of a term; a form has fewer
+_BITS = 1 << 22
 _MOST_STEMMED = 50_000  # words whose stems are kept, of about 120 bytes each
 _TABLES = (
     "CREATE VIRTUAL TABLE IF NOT EXISTS temp.recall_vocabulary USING fts5vocab (main, recall_passages, row)",
@@ -37,7 +40,7 @@ _ADDING = (  # name, event, table, words
 _ADDED = "(SELECT coalesce(max(id), 0) FROM recall_added_docsize)"
 _COUNTED_AS_ONE = 256  # bytes of a text; a longer one counts as several
 MOST_ADDED = 50_000  # texts between two searches whose terms are kept; if there are more, all terms are read again
-MOST_KNOWN = 500_000  # terms, of about 105 bytes each
+MOST_KNOWN = 500_000  # terms, which take 0.4 s to read
 MOST_SPEAKERS = 100_000  # spellings of names
 MOST_SPEAKERS_OF_A_WRITER = 25_000  # so that nobody ends for others that a name is found in whatever case
 MOST_SPELLINGS = 16  # of one name, by which a filter looks
@@ -56,7 +59,8 @@ class Vocabulary:
                 f"VALUES ({_ADDED} + 1 + length(CAST({words} AS BLOB)) / {_COUNTED_AS_ONE}, {words}); END"
             )
         self._database, self._most_added, self._most_known = database, most_added, most_known
-        self._known: set[str] | None = None
+        self._known: bytearray | None = None
+        self._count = 0  # of the bits that are set, about as many as terms
         self._too_many = False
         self._stem_of: dict[str, str] = {}
 
@@ -66,7 +70,8 @@ class Vocabulary:
             return []
         if (known := self._read()) is None:
             return list(forms)
-        return [form for form, stem in zip(forms, self.stems(forms), strict=True) if stem in known]
+        places = map(_place, self.stems(forms))
+        return [form for form, (byte, bit) in zip(forms, places, strict=True) if known[byte] & bit]
 
     def stems(self, words: Sequence[str]) -> list[str]:
         """Return what the English stemmer leaves of each word, which has letters and digits alone."""
@@ -85,30 +90,44 @@ class Vocabulary:
                 del self._stem_of[word]
         return stems
 
-    def _read(self) -> set[str] | None:
-        """Return the terms; None if there are too many to keep, or if more are added than are noted (see `upkeep`)."""
+    def _read(self) -> bytearray | None:
+        """Return the terms; None if there are too many to read, or if more are added than are noted (see `upkeep`)."""
         if self._too_many or self._database.value(NOT_INDEXED):
             return None
         added = self._database.value(f"SELECT {_ADDED}")
         if self._known is None or added >= self._most_added:
-            self._known = self._terms("recall_vocabulary")
+            self._known, self._count = bytearray(_BITS // 8), 0
+            self._note("recall_vocabulary", self._known)
         elif added:
-            self._known |= self._terms("recall_added_vocabulary")
+            self._note("recall_added_vocabulary", self._known)
         if added:
             self._empty("recall_added")
-        if len(self._known) > self._most_known:
+        if self._count > self._most_known:
             self._known, self._too_many = None, True
         return self._known
 
-    def _terms(self, table: str) -> set[str]:
+    def _note(self, table: str, known: bytearray) -> None:
         terms = self._database.execute(
             f"SELECT term FROM {table} WHERE length(CAST(term AS BLOB)) <= {_LONGEST_KEPT} "  # noqa: S608 - of this module
             f"LIMIT {self._most_known + 1}"
         )
-        return {term for (term,) in terms}
+        read = 0
+        for (term,) in terms:
+            read += 1
+            byte, bit = _place(term)
+            if not known[byte] & bit:
+                known[byte] |= bit
+                self._count += 1
+        self._count = max(self._count, read)  # no term is unread that has another's bit
 
     def _empty(self, table: str) -> None:
         self._database.execute(f"INSERT INTO {table} ({table}) VALUES ('delete-all')")  # noqa: S608 - of this module
+
+
+def _place(term: str) -> tuple[int, int]:
+    """Return the byte of a term, and its bit in it; they differ by process, so that nobody can choose them."""
+    place = hash(term) % _BITS
+    return place >> 3, 1 << (place & 7)
 
 
 class Speakers:
