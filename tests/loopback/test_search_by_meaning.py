@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.embedding_service import EmbeddingService
+from tests.embedding_service import DIMENSIONS, EmbeddingService
 from tests.loopback.agent_processes import SDT, UMRA, AgentProcess, Hosts
 from tests.waiting import PATIENCE_S, soon, wait_until
 from twinhost import Client
+from twinhost.unified_memory_reasoning.search.vector_memory import BESIDE_BYTES
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
 
@@ -96,6 +97,26 @@ def test_a_private_space_is_searched_by_meaning_too(hosts: Hosts, service: Embed
         with soon(5.0, agent.pid):
             assert agent.terminate() == 0
         agent = hosts.start(UMRA).wait_until_serving()
+
+
+def test_a_writer_has_a_share_of_the_vectors(hosts: Hosts, service: EmbeddingService) -> None:
+    """Health says who has used it up; an operator has no share, and searches of everybody go on."""
+    path = Path(hosts.config.source)
+    document = yaml.safe_load(path.read_text())
+    document["limits"]["budgets"] = {"everybody": {"vector_bytes": 2 * (DIMENSIONS + BESIDE_BYTES)}}
+    path.write_text(json.dumps(document))
+    agent = start(hosts, service, deadline_s=2.0)
+    with hosts.client(UMRA, by=SDT) as client, hosts.client(UMRA) as operator:
+        add(client, "the kotse is red", "rice is ready")
+        embedded(agent, 2)
+        used_up = f"{SDT} has used up its budget vector_bytes"
+        wait_until(lambda: any(used_up in each for each in agent.health()["warnings"]), PATIENCE_S, "health warns")
+        add(client, "we walked home")
+        add(operator, "her physician lives in Cebu")
+        embedded(agent, 3)
+        assert found(client, "doctor")[0] == "her physician lives in Cebu"
+        assert "we walked home" not in service.texts()
+        assert "we walked home" in found(client, "we walked home")
 
 
 def test_others_are_served_while_a_search_waits_for_its_vector(hosts: Hosts, service: EmbeddingService) -> None:

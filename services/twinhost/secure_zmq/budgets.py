@@ -39,7 +39,8 @@ class Budget:
     priority of at most `lease_priority`. A claim of an operation lasts for `lease_s` too, and it and what is forwarded
     have at most that priority. `turns` is its part of the agent's time beside others who ask at the same moment.
     `at_once_bytes` is what it may store within a minute by requests that store several memories as a whole, during
-    which nobody else is served.
+    which nobody else is served. `vector_bytes` is the memory that the vectors of its texts take; further texts get
+    none.
     """
 
     unsent_bytes: Amount = 16 * _MIB
@@ -53,6 +54,7 @@ class Budget:
     lease_priority: Level = 100
     turns: Weight = 1.0
     at_once_bytes: Amount = 16 * _MIB
+    vector_bytes: Amount = 48 * _MIB
 
 
 LIMITS_OF_BUDGET = tuple(limit.name for limit in fields(Budget))
@@ -64,6 +66,7 @@ UNBOUNDED = Budget(  # of operators, and of the open link, whose callers are all
     lease_share=1.0,
     lease_priority=1_000,
     at_once_bytes=_MOST,
+    vector_bytes=_MOST,
 )
 
 
@@ -205,6 +208,10 @@ class Usage:
         """
         rows = [row for limit, read in self._readers.items() for row in self._of(limit, read().items())]
         return sorted(rows, key=lambda row: (-row.share, row.name, row.limit))
+
+    def exhausted(self, limit: str) -> frozenset[str]:
+        """Return who uses all of a limit, or more."""
+        return frozenset(row.name for row in self._of(limit, self._readers[limit]().items()) if row.share >= 1)
 
     def refresh(self, now: float) -> Sequence[Used]:
         """Read all rows again, unless that was done within a second; `now` is monotonic."""

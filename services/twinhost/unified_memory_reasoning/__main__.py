@@ -287,6 +287,7 @@ def assemble(foundation: Foundation) -> Assembly:
     meaning, without_meaning = meaning_of(config.recall.embeddings, database)
     if meaning is not None:
         foundation.health.warn("meaning", meaning.warnings)
+        foundation.usage.register("vector_bytes", meaning.memory.held)
         foundation.telemetry.register(lambda: meaning_metrics(meaning.document()))
     at_once = PerMinute(foundation.budgets, "at_once_bytes", foundation.clock)
     foundation.usage.register("at_once_bytes", at_once.used)
@@ -352,6 +353,8 @@ def assemble(foundation: Foundation) -> Assembly:
     member.tell(lambda: figures.newest)
 
     def on_tick() -> None:
+        if meaning is not None:
+            meaning.memory.full = foundation.usage.exhausted("vector_bytes")
         member.on_tick()
         figures.on_tick()
         spaces.on_tick()

@@ -1,6 +1,7 @@
 """The vectors of stored texts: which texts get one, what removes it, and what a search by meaning finds."""
 
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from tests.unit.unified_memory_reasoning.search_bench import SearchBench
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.network_config.model import MAX_EMBEDDING_DEADLINE_S, Embeddings
 from twinhost.secure_zmq.actions import Action
+from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable, Usage
+from twinhost.secure_zmq.callers import Caller
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.unified_memory_reasoning.search import index_tables, vectors
 from twinhost.unified_memory_reasoning.search import meaning as meaning_module
@@ -32,6 +35,7 @@ from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.meaning import MOST_HITS, Meaning, Turns
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
 from twinhost.unified_memory_reasoning.search.search import Search
+from twinhost.unified_memory_reasoning.search.vector_memory import BESIDE_BYTES
 from twinhost.unified_memory_reasoning.search.vectors import Nearness, TextSource
 
 pytest.importorskip("numpy", reason="numpy is not installed: it comes with the extra `meaning`, which `make setup` has")
@@ -429,9 +433,9 @@ def test_long_vectors_are_read_and_compared_in_smaller_parts(
     matrix, reader = vectors.Matrix(DIMENSIONS), vectors.VectorReader(bench.path, "concepts")
     parts: list[int] = []
 
-    def append(part: Sequence[tuple[int, int, bytes]]) -> None:
+    def append(part: Sequence[tuple[int, int, bytes]]) -> bool:
         parts.append(len(part))
-        vectors.Matrix._append(matrix, part)
+        return vectors.Matrix._append(matrix, part)
 
     monkeypatch.setattr(matrix, "_append", append)
     matrix.follow(reader)
@@ -568,6 +572,83 @@ def test_a_nearness_is_the_cosine_less_the_mean_over_all() -> None:
     assert {row: number for row, (number, _) in best.items()} == {1: MOST + 1, 2: 2 * MOST, 3: 3 * MOST}
     assert all(near == found.of([number])[number] for number, near in best.values())
     assert (found.of([]), found.of_texts([]), found.of_texts([7])) == ({}, {}, {})
+
+
+def by_words(bench: MeaningBench, query: str) -> list[int | str]:
+    bench.serve(SearchBench.make(bench))
+    return bench.ids(query)
+
+
+def test_a_writers_texts_beyond_its_share_get_no_vectors(bench: MeaningBench) -> None:
+    """They are found by their words, other writers' get theirs, and what is deleted makes room for others."""
+    memory, budget = bench.meaning.memory, Budget(vector_bytes=2 * (DIMENSIONS + BESIDE_BYTES))
+    callers = {name: Caller(name, "pc2", frozenset({"agent"}), name) for name in "AB"}
+    usage = Usage(Budgets(lambda: BudgetTable(budget)), callers.get)
+    usage.register("vector_bytes", memory.held)
+    first = bench.interaction("the kotse is red", written_by="B")
+    bench.interaction("rice is ready", written_by="B")
+    bench.embed(2)
+    memory.full = usage.exhausted("vector_bytes")
+    assert memory.full == {"B"}
+    assert "B has used up its budget vector_bytes" in bench.meaning.warnings()[0]
+    beyond = bench.interaction("her physician lives in Cebu", written_by="B")
+    bench.interaction("we walked home", written_by="A")
+    bench.embed(3)
+    assert "her physician lives in Cebu" not in bench.service.texts()
+    assert by_words(bench, "physician Cebu") == [beyond]
+    bench.database.execute("DELETE FROM interactions WHERE id = ?", (first,))
+    bench.meaning._texts._rescan_at = 0.0
+    wait_until(lambda: not usage.exhausted("vector_bytes"), PATIENCE_S, "the deleted text's vector counts no more")
+    memory.full = usage.exhausted("vector_bytes")
+    bench.meaning._texts._rescan_at = 0.0
+    bench.embed(3)
+    assert bench.near("doctor") == [beyond]
+    assert bench.meaning.warnings() == []
+
+
+def test_all_vectors_take_a_part_of_the_memory(bench: MeaningBench) -> None:
+    """Those of all databases together: where there is no room, texts are found by words alone, and get no vectors."""
+    memory = bench.meaning.memory
+    memory._most = 2_000 * (DIMENSIONS + BESIDE_BYTES)
+    bench.interaction("the kotse is red")
+    bench.embed(1)
+    assert bench.near("automobile") == [1]
+    other, reader = vectors.Matrix(DIMENSIONS, memory), vectors.VectorReader(bench.path, "concepts")
+    other.follow(reader)
+    assert other._count == 0
+    assert memory.crowded
+    assert "found by words alone" in bench.meaning.warnings()[0]
+    beyond = bench.interaction("her physician lives in Cebu")
+    texts = bench.meaning._texts
+    wait_until(lambda: texts._newest[0] == beyond and not texts._firsts, PATIENCE_S, "the text has had its turn")
+    assert "her physician lives in Cebu" not in bench.service.texts()
+    assert by_words(bench, "physician Cebu") == [beyond]
+    del other
+    assert not memory.crowded
+    bench.meaning._texts._rescan_at = 0.0
+    bench.embed(2)
+    other = vectors.Matrix(DIMENSIONS, memory)
+    memory._most *= 2
+    other.follow(reader)
+    reader.close()
+    assert (other._count, memory.crowded) == (2, False)
+
+
+def test_a_share_of_vectors_takes_less_than_64_mb() -> None:
+    """As many as the shipped budget allows, of the builtin model; while they are read, too."""
+    dimensions, part = 384, 1_000
+    matrix = vectors.Matrix(dimensions)
+    tracemalloc.start()
+    try:
+        for first in range(1, Budget().vector_bytes // (dimensions + BESIDE_BYTES), part):
+            matrix._append([(number, number * MOST, bytes(dimensions)) for number in range(first, first + part)])
+        matrix._arrange()
+        matrix.nearness([1.0] * dimensions, [[1.0] * dimensions], [], None, MOST_HITS)
+        most_mb = tracemalloc.get_traced_memory()[1] / 1e6
+    finally:
+        tracemalloc.stop()
+    assert matrix._count > 100_000
+    assert most_mb < 64
 
 
 def test_of_equal_passages_the_first_stands_for_its_text() -> None:

@@ -1,16 +1,17 @@
 """Search by meaning: the vectors of stored texts are made in the background, and those of queries beside the loop.
 
 One thread makes the vectors of passages that have none, and pauses while queries wait: those of the first passages of
-all texts, the newest first, each writer's in turn, and then the others. The loop stores them. Another makes the vector
-of a query and compares it with all. The loop never waits for them: the reply to a search is completed when the
-comparison is there, or at its deadline by the words alone.
+all texts, the newest first, each writer's in turn, and then the others, as long as there is room for them in memory
+(see `vector_memory`). The loop stores them. Another makes the vector of a query and compares it with all. The loop
+never waits for them: the reply to a search is completed when the comparison is there, or at its deadline by the words
+alone.
 """
 
 import queue
 import sqlite3
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from twinhost.unified_memory_reasoning.search.embedding import (
 from twinhost.unified_memory_reasoning.search.filters import Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import MOST, passages_of
+from twinhost.unified_memory_reasoning.search.vector_memory import BESIDE_BYTES, VectorMemory
 from twinhost.unified_memory_reasoning.search.vectors import (
     FIRST,
     Embedded,
@@ -104,15 +106,17 @@ def _set_event() -> threading.Event:
     return event
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Shared:
     """What both threads and the loop read; each field but the events is written by one thread."""
 
+    memory: VectorMemory  # that of all databases
     ordinary: Sequence[Vector] = ()  # vectors, once the model has answered
     doubted: threading.Event = field(default_factory=threading.Event)  # a call failed, or vectors changed their length
     quiet: threading.Event = field(default_factory=_set_event)  # no query waits
     embedded: int = 0
     texts: int = 0
+    held: Mapping[str, int] = field(default_factory=dict)  # bytes of each writer's vectors
     unstored: "deque[Embedded]" = field(default_factory=deque)
     refused: set[int] = field(default_factory=set)
 
@@ -158,7 +162,7 @@ class Queries(Worker):
                 try:
                     ordinary = self._shared.ordinary
                     if ordinary and (matrix is None or matrix.dimensions != len(ordinary[0])):
-                        matrix = Matrix(len(ordinary[0]))
+                        matrix = Matrix(len(ordinary[0]), self._shared.memory)
                     if queries:
                         self._answer(queries, matrix, ordinary, reader)
                     elif matrix is not None:
@@ -332,6 +336,7 @@ class Texts(Worker):
             self._shared.embedded, self._shared.texts = reader.counts()
         if now >= self._rescan_at:
             self._newest, self._rescan_at = _NOTHING, now + _RESCAN_S
+            self._shared.held = reader.held()
             self._firsts.clear()
             self._rests.clear()
         elif version == self._version:
@@ -367,7 +372,11 @@ class Texts(Worker):
         return text
 
     def _next(self, turns: Turns, reader: VectorReader, skipped: Set[int]) -> "_Text | None":
+        memory = self._shared.memory
+
         def find(source: TextSource, after: int, before: int, passages: int) -> UnembeddedText | None:
+            if memory.crowded or source.writer in memory.full:
+                return None  # until all texts are looked at again
             return reader.next_without(source, self._dimensions, after, before, passages)
 
         while (text := turns.take(find)) is not None:
@@ -415,6 +424,10 @@ class Texts(Worker):
             for text in texts
             if text.made
         )
+        held = Counter(self._shared.held)
+        for text in texts:
+            held[text.place[0].writer] += len(text.made) * (self._dimensions + BESIDE_BYTES)
+        self._shared.held = held
         while len(self._shared.unstored) >= MOST_UNSTORED and not self.wait(_STORED_POLL_S):
             pass
 
@@ -469,13 +482,16 @@ class MeaningDocument(TypedDict):
 class Meaning:
     """Finds texts by the meaning of a query; a companion of the server."""
 
-    def __init__(self, database: Database, settings: Embeddings, embedder: Embedder) -> None:
+    def __init__(
+        self, database: Database, settings: Embeddings, embedder: Embedder, memory: VectorMemory | None = None
+    ) -> None:
         """Prepare the threads; `start()` runs them."""
         self._database = database
         self._settings, self._embedder = settings, embedder
         self.deadline_s = settings.deadline_s
         self.model = f"{settings.model} {settings.text_prefix}".strip()  # with another prefix, vectors are others
-        self._shared = Shared()
+        self.memory = memory or VectorMemory()
+        self._shared = Shared(self.memory)
         self._store_at = 0.0  # monotonic
         self._stored = StoredVectors(database, self.model)
         self._clock = database.clock
@@ -484,17 +500,19 @@ class Meaning:
         self._texts = Texts(database.path, self.model, self._of_texts, self._shared, self._clock)
 
     def start(self) -> None:
+        self.memory.databases.add(self._shared)
         self._queries.start()
         self._texts.start()
 
     def beside(self, database: Database) -> "Meaning":
         """Return the search by meaning in another database, with the same model and threads of its own."""
-        other = Meaning(database, self._settings, self._embedder)
+        other = Meaning(database, self._settings, self._embedder, self.memory)
         other._shared.ordinary = self._shared.ordinary  # if it is known by now
         return other
 
     def request_stop(self) -> None:
         """Have the threads end soon."""
+        self.memory.databases.discard(self._shared)
         self._queries.request_stop()
         self._texts.request_stop()
 
@@ -542,8 +560,8 @@ class Meaning:
         return document
 
     def warnings(self) -> list[str]:
-        """Return what an operator should know: that calls fail."""
-        return [
+        """Return what an operator should know: that calls fail, and that vectors have no room."""
+        return self.memory.warnings() + [
             f"{what}: {call.fault} ({call.state} circuit breaker); check recall.embeddings, and what it names"
             for what, call in (
                 ("searches are by words alone", self._of_queries),

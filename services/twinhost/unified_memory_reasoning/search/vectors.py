@@ -26,6 +26,7 @@ from twinhost.unified_memory_reasoning.provenance.quarantine import VISIBLE
 from twinhost.unified_memory_reasoning.search.filters import HIDDEN, Filters
 from twinhost.unified_memory_reasoning.search.index_tables import MEMORY_ROWS
 from twinhost.unified_memory_reasoning.search.passages import MOST
+from twinhost.unified_memory_reasoning.search.vector_memory import BESIDE_BYTES, VectorMemory
 
 MIGRATION = f"""
 CREATE TABLE embeddings (
@@ -125,6 +126,13 @@ _NEWEST = "SELECT coalesce((SELECT max(id) FROM interactions), 0), coalesce((SEL
 _COUNTS = (
     f"SELECT (SELECT count(*) FROM embedded_texts WHERE model = ? AND embedded >= min(passages, {FIRST})), "  # noqa: S608
     "(SELECT count(*) FROM interactions) + (SELECT count(*) FROM memories WHERE forgotten = 0)"
+)
+_HELD = "SELECT written_by, sum(bytes) FROM ({}) GROUP BY written_by".format(  # noqa: S608 - as above
+    " UNION ALL ".join(
+        f"SELECT written_by, sum(e.embedded * (e.dimensions + {BESIDE_BYTES})) AS bytes FROM {table} "  # noqa: S608
+        f"CROSS JOIN embedded_texts AS e ON e.row = {number} + {offset} WHERE e.model = ?1 GROUP BY written_by"
+        for table, number, offset, _ in _TABLES
+    )
 )
 _OF_ROWS = (  # the + keeps SQLite from reading all vectors of the model
     "SELECT row FROM embeddings WHERE row IN (SELECT value FROM json_each(?)) AND +model = ?"
@@ -252,6 +260,10 @@ class VectorReader:
         embedded, texts = self._connection.execute(_COUNTS, (self._model,)).fetchone()
         return embedded, texts
 
+    def held(self) -> dict[str, int]:
+        """Return how much memory the vectors of each writer's texts take, in bytes."""
+        return dict(self._connection.execute(_HELD, (self._model,)))
+
     def filtered(self, filters: Filters) -> list[int] | None:
         """Return the rows that are as the filters say; None for all of them."""
         if filters.everything:
@@ -326,11 +338,12 @@ NOTHING_NEAR = Nearness()
 
 
 class Matrix:
-    """The vectors of one model and length, in memory; for one thread."""
+    """The vectors of one model and length, in memory, as many as there is room for; for one thread."""
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(self, dimensions: int, memory: VectorMemory | None = None) -> None:
         np = self._np = numpy()
         self.dimensions = dimensions
+        self._memory = memory or VectorMemory()
         self._part = max(1, _AT_ONCE // dimensions)  # vectors
         self._last = 0  # the highest number that was read, of whatever length
         self._read = 0  # how many were read
@@ -350,34 +363,41 @@ class Matrix:
         if version == self._version:
             return
         before = self._last, self._count
-        for part in reader.vectors(self._last, self._part):
-            self._append(part)
+        whole = all(self._append(part) for part in reader.vectors(self._last, self._part))
+        self._memory.note(self, whole=whole)
         if reader.count() != self._read:
             self._keep(reader.numbers())
         if before != (self._last, self._count):
             self._arrange()
         self._version = version
 
-    def _append(self, part: Sequence[tuple[int, int, bytes]]) -> None:
+    def _append(self, part: Sequence[tuple[int, int, bytes]]) -> bool:
+        """Add vectors; return False if there is no room for them."""
         np = self._np
-        self._last, self._read = part[-1][0], self._read + len(part)
         fitting = [stored for stored in part if len(stored[2]) == self.dimensions]
-        if not fitting:
-            return
-        numbers, passages, vectors = zip(*fitting, strict=True)
         count = self._count + len(fitting)
-        if count > self._room:
-            self._room = count + max(1_024, count // 4)
-            for name in _COLUMNS:
-                before = getattr(self, name)
-                larger = np.empty((self._room, *before.shape[1:]), before.dtype)
-                larger[: self._count] = before[: self._count]
-                setattr(self, name, larger)
+        if count > self._room and not self._resize(count + max(1_024, count // 16)):
+            return False
+        self._last, self._read = part[-1][0], self._read + len(part)
+        if not fitting:
+            return True
+        numbers, passages, vectors = zip(*fitting, strict=True)
         new = slice(self._count, count)
         self._numbers[new], self._passages[new] = numbers, passages
         self._vectors[new] = np.frombuffer(b"".join(vectors), np.int8).reshape(len(fitting), self.dimensions)
         self._lengths[new] = np.maximum(np.linalg.norm(self._vectors[new].astype(np.float32), axis=1), 1.0)
         self._count = count
+        return True
+
+    def _resize(self, room: int) -> bool:
+        """Have room for so many vectors; return False if they may not take as much memory."""
+        if not self._memory.take(self, room * (self.dimensions + BESIDE_BYTES)):
+            return False
+        for name in _COLUMNS:  # in their places: a copy would take as much again
+            column = getattr(self, name)
+            column.resize((room, *column.shape[1:]), refcheck=False)
+        self._room = room
+        return True
 
     def _keep(self, numbers: list[int]) -> None:
         kept = self._np.flatnonzero(self._np.isin(self._numbers[: self._count], numbers))
@@ -385,6 +405,7 @@ class Matrix:
             values = getattr(self, name)
             values[: len(kept)] = values[kept]
         self._count, self._read = len(kept), len(numbers)
+        self._resize(self._count)
 
     def _arrange(self) -> None:
         passages = self._passages[: self._count]
