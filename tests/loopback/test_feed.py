@@ -19,7 +19,15 @@ from twinhost.secure_zmq.bound_socket import open_feed_socket, open_unencrypted_
 from twinhost.secure_zmq.callers import UNAUTHENTICATED, Caller
 from twinhost.secure_zmq.client import MAX_WAITING, Subscriber
 from twinhost.secure_zmq.errors import MessageTooLarge, NotAuthorized, WrongServerKey
-from twinhost.secure_zmq.feed import MAX_COMMANDS, MAX_EVENT_BYTES, MAX_QUEUED, MAX_TOPIC_BYTES, MAX_TOPICS, Feed
+from twinhost.secure_zmq.feed import (
+    MAX_COMMANDS,
+    MAX_EVENT_BYTES,
+    MAX_QUEUED,
+    MAX_TOPIC_BYTES,
+    MAX_TOPICS,
+    Feed,
+    _Event,
+)
 from twinhost.secure_zmq.handshakes import Handshakes
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.monitor import EventKind, SocketEvent
@@ -38,6 +46,8 @@ class ServedFeed:
     def __init__(self, home: Path, own_keys: KeyPair | None) -> None:
         self.granted: set[bytes] = {b"EVENT:", b"ERROR:"}
         self.asked: list[Caller] = []
+        self.going = threading.Event()  # cleared: the feed's thread waits as soon as it asks
+        self.going.set()
         self.own_keys = own_keys
         self.context: Context = zmq.Context()
         self.peers = AuthorizedPeers([home])
@@ -52,6 +62,7 @@ class ServedFeed:
 
     def may_subscribe(self, caller: Caller, topic: bytes) -> bool:
         self.asked.append(caller)
+        self.going.wait(PATIENCE_S)
         return topic in self.granted
 
     def secured(self, keys: KeyPair) -> SecuredAddress:
@@ -105,13 +116,15 @@ Connect = Callable[..., Socket]
 def connect(context: Context, served: ServedFeed, peer_keys: KeyPair) -> Connect:
     """Connect an XSUB of bare pyzmq, which sends what it likes."""
 
-    def connect(keys: KeyPair = peer_keys) -> Socket:
+    def connect(keys: KeyPair = peer_keys, *, small: bool = False) -> Socket:
         assert served.own_keys is not None
         socket = context.socket(zmq.XSUB)
         socket.curve_serverkey = served.own_keys.public.z85
         socket.curve_secretkey, socket.curve_publickey = keys.secret_z85, keys.public.z85
         socket.rcvtimeo = int(PATIENCE_S * 1_000)
         socket.sndhwm = 0
+        if small:  # it holds little of what is not read
+            socket.rcvhwm, socket.rcvbuf = 1, 4_096
         socket.reconnect_ivl = -1
         accepted = served.socket.handshakes.counts()[Outcome.ACCEPTED]
         socket.connect(served.address)
@@ -349,7 +362,7 @@ def test_an_event_after_a_revocation_waits_for_the_close(
     """The key is revoked, and an event published, while the feed sends an earlier event."""
     send, sent = served.feed._send, []
 
-    def send_and_revoke(event: tuple[bytes, bytes]) -> None:
+    def send_and_revoke(event: _Event) -> None:
         send(event)
         sent.append(event)
         if len(sent) == 1:
@@ -536,6 +549,44 @@ def test_the_oldest_event_gives_way(home: Path, server_keys: KeyPair) -> None:
         assert served.feed.counters.dropped == 5
         with pytest.raises(MessageTooLarge):
             served.feed.publish(b"EVENT:", bytes(MAX_EVENT_BYTES + 1))
+
+
+def test_a_flood_drops_no_event_of_another_publisher(served: ServedFeed, peer_keys: KeyPair) -> None:
+    with subscribed(served, peer_keys, b"EVENT:") as subscriber:
+        asked = len(served.asked)
+        served.going.clear()
+        served.feed.request_review()
+        wait_until(lambda: len(served.asked) > asked, PATIENCE_S, "the feed's thread waits")
+        served.feed.publish(b"EVENT:", b'{"number": -1}', "polite")
+        for index in range(MAX_QUEUED + 99):
+            served.feed.publish(b"EVENT:", b'{"number": %d}' % index, "loud")
+        served.going.set()
+        assert [number(subscriber) for _ in range(MAX_QUEUED)] == [-1, *range(100, MAX_QUEUED + 99)]
+    assert served.feed.counters.dropped == 100
+
+
+def test_who_leaves_most_unread_is_closed_first(served: ServedFeed, connect: Connect, neighbour_keys: KeyPair) -> None:
+    """All connections of an identity together, though a slow one of somebody else is further behind than each."""
+    published = 0
+
+    def publish() -> None:
+        nonlocal published
+        served.feed.publish(b"EVENT:", b'{"number": %d, "text": "%s"}' % (published, b"x" * 60_000))
+        published += 1
+        wait_until(lambda: served.feed.counters.published == published, PATIENCE_S, "it is sent")
+
+    slow = connect(neighbour_keys, small=True)
+    slow.send(b"\1EVENT:")
+    wait_until(lambda: served.feed.subscriptions == 1, PATIENCE_S, "the slow one is subscribed")
+    for _ in range(20):
+        publish()
+    unread = [connect(small=True) for _ in range(4)]
+    for socket in unread:
+        socket.send(b"\1EVENT:")
+    wait_until(lambda: served.feed.subscriptions == 5, PATIENCE_S, "the others are subscribed")
+    while not served.closed_count:
+        publish()
+    assert [json.loads(slow.recv_multipart()[1])["number"] for _ in range(published)] == list(range(published))
 
 
 def test_a_subscriber_that_is_not_read_drops_the_oldest(served: ServedFeed, peer_keys: KeyPair) -> None:

@@ -80,10 +80,11 @@ class Publisher:
         self._clock = clock
         self.feed: Feed | None = None
 
-    def publish(self, topic: bytes, **fields: Any) -> None:
-        """Send an event to the subscribers of its topic; callable from any thread."""
+    def publish(self, topic: bytes, publisher: str = "", /, **fields: Any) -> None:
+        """Send an event to the subscribers of its topic, for an identity or the agent itself; from any thread."""
         if self.feed is not None and self.feed.wants(topic):
-            self.feed.publish(topic, msgspec.json.encode({"timestamp": iso_time(self._clock.time()), **fields}))
+            payload = msgspec.json.encode({"timestamp": iso_time(self._clock.time()), **fields})
+            self.feed.publish(topic, payload, publisher)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ Duration = Annotated[float, Meta(gt=0, le=366 * 86_400, description="a number of
 class Budget:
     """What one identity may use of each agent; the names have the units.
 
-    `unsent_bytes` are replies and events that wait to be read by it, `unhandled_bytes` requests that wait for the
-    agent. `stored_bytes` is what its rows of every kind take on disk. Of events and of errors as many are kept.
+    `unsent_bytes` are replies that wait to be read by it (events are bounded for all together, see `feed`),
+    `unhandled_bytes` requests that wait for the agent. `stored_bytes` is what its rows of every kind take on disk. Of
+    events and of errors as many are kept.
     `names` is how many sessions, twins, keywords and the like it may have created. Leases: `lease_share` of what may be
     leased on each card and of each machine's RAM, each for `lease_s` at the longest unless it is renewed, with a
     priority of at most `lease_priority`. A claim of an operation lasts for `lease_s` too, and it and what is forwarded

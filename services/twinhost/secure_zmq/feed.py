@@ -3,8 +3,9 @@
 On the wire an event is two frames, `[topic, JSON object]`: topics are `EVENT:`, `ERROR:`, `TRUST:`,
 `AGENT:`. A subscription is a topic's prefix, as in ZeroMQ. One that is not granted is not
 applied; the others of its connection are. A subscriber that is disconnected misses events. So does one that does not
-read: libzmq's high-water mark counts events of any size, so the one that is furthest behind is closed as soon as libzmq
-holds 4 MiB of them.
+read: libzmq's high-water mark counts events of any size, so as soon as libzmq holds 4 MiB of them, a connection is
+closed: of the identity whose connections together leave most unread, the one that is furthest behind. Events that wait
+for the feed's thread are bounded too: of the publisher who has most of them, the oldest is dropped.
 
 A SUB socket gets no reason; `check_subscription`, on the request socket, answers which topics are granted. When the
 grants change, every connection whose topics are concerned is closed, so that its client subscribes again: XPUB_MANUAL
@@ -18,10 +19,11 @@ it, a grant would apply to another peer's connection, so nothing is granted unti
 import itertools
 import threading
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import structlog
 import zmq
@@ -44,7 +46,7 @@ MAX_EVENT_BYTES = 64 * 1024  # of payload
 MAX_TOPIC_BYTES = 64
 MAX_TOPICS = 32  # per connection
 MAX_COMMANDS = 1_000  # subscribe and unsubscribe, per connection
-MAX_QUEUED = 1_000  # events that wait for the feed's thread, and their bytes; beyond this the oldest is dropped
+MAX_QUEUED = 1_000  # events that wait for the feed's thread, and their bytes
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
 MAX_UNSENT_BYTES = 4 * 1024 * 1024  # of events that libzmq holds, each once for all subscribers
 _TICK_S = 0.2
@@ -53,21 +55,33 @@ _PUBLISHED_PER_TURN = 64
 _READ_PER_TURN = 256
 _STALLED_AFTER_S = 5.0
 
-_BEHIND = "it leaves more events unread than any other subscriber, and the feed is full; read them"
+_BEHIND = "its key leaves more events unread than any other one, and the feed is full; read them"
 
 MaySubscribe = Callable[[Caller, bytes], bool]  # the topic is a prefix: the empty one matches every topic
+
+
+class _Event(NamedTuple):
+    topic: bytes
+    payload: bytes
+    publisher: str
+
+    @property
+    def size(self) -> int:
+        """Its part of the queue, in bytes: that of a small one is such that `MAX_QUEUED` of them fill it."""
+        return max(len(self.payload), MAX_QUEUED_BYTES // MAX_QUEUED)
 
 
 @dataclass(slots=True)
 class _Subscriber:
     fd: int
     address: str
+    name: str
     fingerprint: str | None
     remote: tuple[str, int] | None = None  # when its last subscription was judged
     topics: set[bytes] = field(default_factory=set)
     refused: set[bytes] = field(default_factory=set)  # topics that it asked for and is not granted
     commands: int = 0
-    published: int = 0  # bytes of events that its topics match
+    published: int = 0  # bytes of events that its topics match; what is acknowledged, whenever all is
 
 
 @dataclass(slots=True)
@@ -109,8 +123,8 @@ class Feed(Worker):
         self._subscribers: dict[Connection, _Subscriber] = {}
         self._wanted: tuple[bytes, ...] = ()  # every topic with a subscriber, as of the last tick or since
         self._in_step = True  # whether libzmq's two queues match
-        self._events: deque[tuple[bytes, bytes]] = deque()
-        self._queued_bytes = 0
+        self._events: deque[_Event] = deque()
+        self._queued: Counter[str] = Counter()  # bytes, by publisher
         self._account = new_account()  # of what libzmq holds
         self._closed = False
         self._lock = threading.Lock()
@@ -143,12 +157,13 @@ class Feed(Worker):
         """
         return topic.startswith(self._wanted)
 
-    def publish(self, topic: bytes, payload: bytes) -> None:
-        """Queue an event, from any thread; if the queue is full, the oldest is dropped.
+    def publish(self, topic: bytes, payload: bytes, publisher: str = "") -> None:
+        """Queue an event, from any thread; if the queue is full, the oldest of who has most in it is dropped.
 
         Args:
             topic: `EVENT:`, at most 64 bytes.
             payload: a JSON object.
+            publisher: the identity that caused it; empty: the agent itself.
 
         Raises:
             MessageTooLarge: it would end the connections of its subscribers.
@@ -158,10 +173,12 @@ class Feed(Worker):
                 f"the event has {len(payload)} bytes and {self._max_payload_bytes} are allowed; publish a reference"
             )
         with self._lock:
-            self._events.append((topic, payload))
-            self._queued_bytes += len(payload)
-            while len(self._events) > MAX_QUEUED or self._queued_bytes > MAX_QUEUED_BYTES:
-                self._drop_first()
+            event = _Event(topic, payload, publisher)
+            self._events.append(event)
+            self._queued[publisher] += event.size
+            while self._queued.total() > MAX_QUEUED_BYTES:
+                fullest = max(self._queued, key=lambda name: (self._queued[name], name == publisher))
+                self._drop(next(place for place, event in enumerate(self._events) if event.publisher == fullest))
                 self.counters.dropped += 1
             first = len(self._events) == 1
         if first:  # for later ones the thread is awake: it runs until the queue is empty
@@ -227,14 +244,18 @@ class Feed(Worker):
             with self._lock:
                 if not self._events or self._events[0] is not event:  # dropped meanwhile: the queue was full
                     continue
-                self._drop_first()
+                self._drop(0)
             self._send(event)
 
-    def _drop_first(self) -> None:
-        self._queued_bytes -= len(self._events.popleft()[1])
+    def _drop(self, place: int) -> None:
+        event = self._events[place]
+        del self._events[place]
+        self._queued[event.publisher] -= event.size
+        if not self._queued[event.publisher]:
+            del self._queued[event.publisher]
 
-    def _send(self, event: tuple[bytes, bytes]) -> None:
-        topic, payload = event
+    def _send(self, event: _Event) -> None:
+        topic, payload, _ = event
         send(self._socket, [([topic], payload, self._account)], at_once=True)
         self.counters.published += 1
         for subscriber in self._subscribers.values():
@@ -244,14 +265,15 @@ class Feed(Worker):
             self._close_furthest_behind()
 
     def _close_furthest_behind(self) -> None:
-        """Close the subscriber that has acknowledged least of what was published for it, if one is behind."""
-        behind: list[tuple[int, _Subscriber]] = []
+        """Close the connection that is furthest behind, if one is, of the identity that leaves most unread."""
+        behind: defaultdict[str, list[tuple[int, _Subscriber]]] = defaultdict(list)
         for connection, subscriber in self._subscribers.items():
             traffic = traffic_of(subscriber.fd)
             if traffic is not None and unsent(subscriber.fd) and not connection.shut:
-                behind.append((subscriber.published - traffic.acknowledged, subscriber))
+                behind[subscriber.name].append((subscriber.published - traffic.acknowledged, subscriber))
         if behind:
-            worst = max(behind, key=lambda pair: pair[0])[1]
+            most = max(behind.values(), key=lambda pairs: sum(unread for unread, _ in pairs))
+            worst = max(most, key=lambda pair: pair[0])[1]
             self._sessions.connections.close_now(worst.fd, worst.remote, _BEHIND)
 
     def _read_subscriptions(self) -> None:
@@ -279,7 +301,7 @@ class Feed(Worker):
             self.counters.refused += 1
             return
         connection = self._sessions.connections.note_key(fd, address, caller.fingerprint)
-        subscriber = self._subscribers.setdefault(connection, _Subscriber(fd, address, caller.fingerprint))
+        subscriber = self._subscribers.setdefault(connection, _Subscriber(fd, address, caller.name, caller.fingerprint))
         subscriber.commands += 1
         topic = command[1:]
         if (fault := self._fault(subscriber, topic, subscribes=command[:1] == b"\1")) is not None:
@@ -353,6 +375,8 @@ class Feed(Worker):
                         subscriber.fd, subscriber.address, "its subscriptions are no longer known"
                     )
                 continue
+            if not unsent(subscriber.fd) and (traffic := traffic_of(subscriber.fd)) is not None:
+                subscriber.published = traffic.acknowledged  # which has the frames' overhead too
             caller = self._sessions.caller_now(subscriber.fingerprint)
             if caller is None:
                 continue

@@ -19,7 +19,7 @@ class Listened:
     def wants(self, topic: bytes) -> bool:
         return topic.startswith(self._topics)
 
-    def publish(self, topic: bytes, payload: bytes) -> None:
+    def publish(self, topic: bytes, payload: bytes, _publisher: str) -> None:
         self.published.append((topic, json.loads(payload)))
 
 

@@ -79,7 +79,7 @@ class EventBench(Asked):
     def _audit(self, event: str, **fields: Any) -> None:
         self.audited.append((event, fields))
 
-    def _publish(self, topic: bytes, **fields: Any) -> None:
+    def _publish(self, topic: bytes, _publisher: str, **fields: Any) -> None:
         self.sent.append((topic, fields))
 
 

@@ -90,7 +90,7 @@ class MetricsBench(Asked):
         self.metrics = Metrics(self.database, INTERVAL_S, "mainpc", ["mainpc", "pc2"])
         self.reports = VramReports(self.database)
         self.leases = Leases(self.database, self.reports.lease_ended)
-        self.events = Events(self.database, lambda _, **fields: self.sent.append(fields))
+        self.events = Events(self.database, lambda *_, **fields: self.sent.append(fields))
         self.forecasts = Forecasts(self.database, self.metrics, self.events)
         self.dead: set[str] = set()  # agents that stopped their heartbeats
         self.reservations = Reservations(

@@ -568,7 +568,7 @@ class Events:
 
     def _send(self, topic: Topic, entry: Entry, previous: int, expires_ms: int | None) -> None:
         if expires_ms is None or self._now_ms() < expires_ms:
-            self._publish(topic.value.encode(), **entry.document(), previous_seq=previous)
+            self._publish(topic.value.encode(), entry.written_by, **entry.document(), previous_seq=previous)
 
     def _last_on_feed(self, topic: Topic) -> int:
         seq: int | None = self._database.value(

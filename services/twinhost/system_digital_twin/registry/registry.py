@@ -307,7 +307,7 @@ class Registry:
 
     def _announce(self, name: str, what: str, registered_by: str) -> None:
         self._database.after_commit(
-            lambda: self._publish(AGENT_TOPIC, agent_name=name, what=what, registered_by=registered_by)
+            lambda: self._publish(AGENT_TOPIC, registered_by, agent_name=name, what=what, registered_by=registered_by)
         )
 
     def _write(self, record: AgentRecord) -> None:
