@@ -225,6 +225,13 @@ class _RequestCollector(Collector):
         yield taken
 
 
+_OF_BUDGETS: tuple[tuple[str, str, Callable[[Used], float]], ...] = (
+    ("used", "Used amount of a budget", lambda use: use.used),
+    ("limit", "Limit of a budget", lambda use: use.most),
+    ("used_ratio", "Used part of a budget", lambda use: use.share),
+)
+
+
 class _StateCollector(Collector):
     """Turns the newest state into metrics."""
 
@@ -266,12 +273,11 @@ class _StateCollector(Collector):
         for name in dict.fromkeys(peer.name for peer in state.peers):  # two keys of one identity share a count
             sessions.add_metric([name], state.sessions.get(name, 0))
         yield sessions
-        budgets = GaugeMetricFamily(
-            "twinhost_budget_used_ratio", "Used part of a budget, of the largest.", labels=["name", "limit"]
-        )
-        for used in state.usage[:SHOWN]:
-            budgets.add_metric([used.name, used.limit], used.share)
-        yield budgets
+        for name, text, read in _OF_BUDGETS:
+            budgets = GaugeMetricFamily(f"twinhost_budget_{name}", f"{text}, of the largest.", labels=["name", "limit"])
+            for used in state.usage[:SHOWN]:
+                budgets.add_metric([used.name, used.limit], read(used))
+            yield budgets
         expiry = GaugeMetricFamily(
             "twinhost_key_not_after_timestamp_seconds", "When a key expires.", labels=["peer", "fingerprint"]
         )

@@ -221,10 +221,11 @@ def test_before_the_first_state_there_are_the_versions_alone() -> None:
 def test_the_largest_budgets_are_exported() -> None:
     """So many, however many identities there are: what others choose must not multiply the labels."""
     telemetry = Telemetry("agent")
-    used = [Used(f"a{number}", "events", 100 - number, 100) for number in range(50)]
+    used = [Used(f"a{number}", "events", 200 - number, 200) for number in range(50)]
     telemetry.gather(dataclasses.replace(STATE, usage=used))
-    ratios = {labels: value for (name, labels), value in samples(telemetry).items() if name.endswith("_used_ratio")}
-    assert (len(ratios), ratios[("limit", "events"), ("name", "a1")]) == (20, 0.99)
+    for metric, second in (("_used", 199), ("_limit", 200), ("_used_ratio", 0.995)):
+        found = {of: value for (name, of), value in samples(telemetry).items() if name == f"twinhost_budget{metric}"}
+        assert (len(found), found[("limit", "events"), ("name", "a1")]) == (20, second)
 
 
 def test_process_and_garbage_collector_metrics_are_exported() -> None:
