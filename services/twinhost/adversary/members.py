@@ -7,7 +7,7 @@ caller, the neighbour, sees whether it is harmed. What a member stores it remove
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from twinhost.secure_zmq.errors import (
     RequestError,
     UnknownAction,
 )
-from twinhost.secure_zmq.keys import KeyOwner
+from twinhost.secure_zmq.keys import KeyOwner, KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 INSIDER_ROLE = "insider"
@@ -49,6 +49,7 @@ _FLOOD_CONNECTIONS, _FLOOD_IN_FLIGHT = 8, 4
 _FLOOD_WINDOWS = 4  # at most: other programs on the machine may be what took a neighbour's time in one
 _NEIGHBOURS_CALLS: Calls = [("ping", {})]
 _ASK_EVERY_S = 0.05
+_EVENTS_EXPIRE_S = 60
 _INVISIBLE = "\U000e0001"  # a tag character, which no screen shows
 
 
@@ -188,29 +189,85 @@ def _delete_twins(client: Client, sent: int) -> None:
         client.call("delete_twin", user_id=f"insider-{number}", space=PRIVATE)
 
 
-def _error_flood(target: Member) -> AttackOutcome:
-    """Report far more errors than are kept; those of others stay."""
-    kept = target.budget.get("errors")
-    if kept is None or kept > 1_000:
-        return not_played(_NO_BUDGET.format("errors"))
-    name = target.own_name
-    with target.client() as client, target.neighbour() as neighbour:
-        before = _errors_of_others(neighbour, name)
-        for number in range(kept + 50):
-            with suppress(OverBudget):
-                client.call("report_error", error=_error(target, f"insider-{secrets.token_hex(8)}", number))
-        missing = before - _errors_of_others(neighbour, name)
-        own = neighbour.call("get_errors", limit=1_000, agent=name)["errors"]
-    if missing:
-        return breached(f"{len(missing)} errors of others were evicted, such as {min(missing)}")
-    if len(own) > kept:
-        return breached(f"{len(own)} of its errors are kept, with a budget of {kept}")
-    return defended(f"after {kept + 50} reports {len(own)} of its own are kept, and all {len(before)} of others")
+def _evict(kind: str, write: Callable[[Member, Client, int], object]) -> _Play:
+    """Return the attack that adds far more entries than are kept; those of others stay."""
+
+    def play(target: Member) -> AttackOutcome:
+        kept = target.budget.get(kind)
+        if kept is None or kept > 1_000:
+            return not_played(_NO_BUDGET.format(kind))
+        with target.client() as client, target.neighbour() as neighbour:
+            newest = neighbour.call(f"get_{kind}", limit=1_000)[kind]
+            before = _of_others(newest, target.own_name)
+            for number in range(kept + 50):
+                with suppress(OverBudget):
+                    write(target, client, number)
+            missing = before - _of_others(_since(neighbour, kind, min(before, default=0) - 1), target.own_name)
+            own = neighbour.call(f"get_{kind}", limit=1_000, agent=target.own_name)[kind]
+        if missing:
+            return breached(f"{len(missing)} {kind} of others were evicted, such as {min(missing)}")
+        if len(own) > kept:
+            return breached(f"{len(own)} of its {kind} are kept, with a budget of {kept}")
+        return defended(f"after {kept + 50} {kind} {len(own)} of its own are kept, and all {len(before)} of others")
+
+    return play
 
 
-def _errors_of_others(client: Client, name: str) -> set[str]:
-    errors = client.call("get_errors", limit=1_000)["errors"]
-    return {error["error_id"] for error in errors if error["agent_id"] != name}
+def _since(client: Client, kind: str, seq: int) -> Iterator[dict[str, Any]]:
+    """Yield all entries after a number."""
+    before = None
+    while True:
+        page = client.call(f"get_{kind}", limit=1_000, since=max(seq, 0), before=before)
+        yield from page[kind]
+        if (before := page["next_before"]) is None:
+            return
+
+
+def _of_others(entries: Iterable[dict[str, Any]], name: str) -> set[int]:
+    """Return the numbers of what others wrote and what does not expire by itself."""
+    return {entry["seq"] for entry in entries if entry["written_by"] != name and not entry.get("ttl")}
+
+
+def _report_error(target: Member, client: Client, number: int) -> object:
+    return client.call("report_error", error=_error(target, f"insider-{secrets.token_hex(8)}", number))
+
+
+def _publish_event(_: Member, client: Client, number: int) -> object:
+    return client.call(
+        "publish_event", event={"event_type": "InsiderTest", "data": {"number": number}, "ttl": _EVENTS_EXPIRE_S}
+    )
+
+
+def _claim(target: Member) -> AttackOutcome:
+    """Claim an operation with the highest priority, which only an operator displaces."""
+    if target.budget.get("lease_priority", 10) >= 10:
+        return not_played(_NO_BUDGET.format("lease_priority"))
+    with target.client() as client:
+        try:
+            client.call("resolve_conflict", op_id=f"insider-{secrets.token_hex(4)}", priority="high")
+        except OverBudget as refusal:
+            return defended(f"a claim with priority 10: over_budget ({refusal.budget})")
+    return breached("it was granted a claim with a priority above its own")
+
+
+def _stolen_key(target: Member) -> AttackOutcome:
+    """Have a new key, as who has stolen the member's would make one, revoke the member's own."""
+    assert target.own_keys is not None
+    assert target.pin is not None
+    thiefs = KeyPair.generate(target.own_keys.certificate.owner)
+    as_thief = partial(Client, SecuredAddress(target.agent.endpoint, thiefs, target.pin))
+    with target.client() as owner:
+        owner.call("propose_key", public_key=thiefs.public.z85.decode())
+        with as_thief() as client:
+            client.call("confirm_key")
+        try:
+            with as_thief() as client:  # it was a candidate's session before
+                retired = client.call("retire_keys")["retired"]
+        finally:
+            _tidied(lambda: owner.call("retire_keys"))  # takes it back; the new key is revoked with the member's
+    if retired:
+        return breached("a key that was made with the member's revoked the member's at once")
+    return defended("the older key stays for a day, during which its holder took that back")
 
 
 def _hold_memory(target: Member) -> AttackOutcome:
@@ -399,7 +456,16 @@ ATTACKS = (
         "a writer's share of the disk is bounded",
         _only(MEMORY_AGENT, _fill("twins", _twin, _delete_twins)),
     ),
-    Attack("a flood of errors", "nobody's errors are evicted by another's", _only(REGISTRY_AGENT, _error_flood)),
+    Attack(
+        "a flood of errors",
+        "nobody's errors are evicted by another's",
+        _only(REGISTRY_AGENT, _evict("errors", _report_error)),
+    ),
+    Attack(
+        "a flood of events",
+        "nobody's events are evicted by another's",
+        _only(REGISTRY_AGENT, _evict("events", _publish_event)),
+    ),
     Attack("leases without end", "memory can't be held for good, or all of it", _only(REGISTRY_AGENT, _hold_memory)),
     Attack("another host's metrics", "nobody reports for another machine", _only(REGISTRY_AGENT, _false_report)),
     Attack(
@@ -407,7 +473,10 @@ ATTACKS = (
     ),
     Attack("another's memories", "nobody ends or changes what another wrote", _only(MEMORY_AGENT, _foreign_rows)),
     Attack("a false heading", "recalled text can't name another writer", _only(MEMORY_AGENT, _false_heading)),
+    Attack("a claim of an operation", "a claim's priority is limited", _only(MEMORY_AGENT, _claim)),
     Attack("a flood of requests", "a neighbour is served beside it", _flood),
+    # The last one: a key that it revoked could play no other.
+    Attack("a stolen key", "a newer key can't lock its owner out", _only(REGISTRY_AGENT, _stolen_key)),
 )
 
 

@@ -98,7 +98,7 @@ def doctor(
     With --insider it attacks them with an authorised key: one that is made for this, with the role `insider`, whose
     budgets are small, and its own space in the memory. This host's key, an operator's, is the neighbour that must not
     be harmed. `./twinhost doctor --insider` makes that key and revokes it in the end. What is stored is removed, but
-    for some error reports of the type InsiderTest.
+    for some error reports of the type InsiderTest, and events that expire within a minute.
 
     Exit status 1 if a check failed, or an attack succeeded.
     """
