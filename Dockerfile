@@ -148,15 +148,18 @@ ENV OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1
 
 
-# Each with a client of PostgreSQL, which docker-compose.yml selects where TWINHOST_DATABASE is set.
+# Each with a client of PostgreSQL, which docker-compose.yml selects where TWINHOST_DATABASE is set. Its package has an OpenSSL of
+# its own, which would look for the authorities of sslrootcert=system where Debian has none.
 FROM agent AS agent-ha
 
 COPY --from=postgresql-builder /opt/venv /opt/venv
+ENV SSL_CERT_DIR=/etc/ssl/certs
 
 
 FROM meaning AS meaning-ha
 
 COPY --from=postgresql-builder /opt/venv /opt/venv
+ENV SSL_CERT_DIR=/etc/ssl/certs
 
 
 # The database of a failover (database/run.py), which only a deployment with one builds and runs. PostgreSQL's user has the number

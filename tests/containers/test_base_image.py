@@ -166,3 +166,10 @@ def test_the_image_has_the_compiled_module(engine: docker.DockerClient) -> None:
     )
     shown = engine.containers.run(IMAGE, ["python", "-c", program], remove=True, network_mode="none")
     assert shown.decode() == "0o100644 0 0\n"
+
+
+def test_an_image_with_a_client_of_postgresql_has_authorities(engine: docker.DockerClient) -> None:
+    """Each by its hash, where the variable says: as the OpenSSL of that client looks for them."""
+    command = ["sh", "-c", 'ls "$SSL_CERT_DIR"']
+    shown = engine.containers.run(f"{IMAGE}-ha", command, remove=True, network_mode="none").decode()
+    assert sum(name.endswith(".0") for name in shown.split()) > 100
