@@ -6,7 +6,9 @@ ARGS ?=
 
 COMPOSE := docker compose
 WITH_STANDBYS := TWINHOST_DATABASE=1 # any database: docker-compose.yml selects the image that has a client of one
-HA_IMAGES = $(if $(shell grep -sw ^TWINHOST_HOST=witness .env),,certs-init) database-keys # a witness has no agent
+OF_SOMEBODY_ELSE = grep -qs ^TWINHOST_DATABASE=. .env && ! grep -q ^TWINHOST_DATABASE_KEYS=. .env && echo 1
+# A witness has no agent, and a database of somebody else has no part here.
+HA_IMAGES = $(if $(shell grep -sw ^TWINHOST_HOST=witness .env),,certs-init) $(if $(shell $(OF_SOMEBODY_ELSE)),,database-keys)
 
 # testcontainers' reaper is an image of its own, which a machine without a registry can't pull; the tests clean up themselves.
 export TESTCONTAINERS_RYUK_DISABLED ?= true

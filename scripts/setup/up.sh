@@ -69,7 +69,9 @@ if [ "$host" = witness ]; then
 fi
 step "Making the keys and starting ${hosts[*]}"
 start "${hosts[@]}"
-if has_own_database || { [ -z "$host" ] && [ -n "$(setting TWINHOST_DATABASE)" ]; }; then
+# With a database of somebody else, one of two machines has its standby's secret once up_ha.sh has written the profile.
+joined() { [[ -z $host || ,$(setting COMPOSE_PROFILES), = *,$PROFILE,* ]]; }
+if has_own_database || { has_foreign_database && joined; }; then
     step "Starting ${STANDBYS[*]}"
     start "${STANDBYS[@]}" # after the agents, which are active as long as nothing fails
 fi

@@ -6,11 +6,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.two_hosts.machine_room import WITH_WITNESS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADDRESSES = {f"{host.upper()}_IP": address for host, address in WITH_WITNESS.items()}
+FOREIGN = "postgresql://log@db.example/log?sslmode=verify-full&sslrootcert=system&passfile=/app/config/pgpass"
+STANDBYS = {"mainpc": "pc2-standby", "pc2": "mainpc-standby"}
 
 
 @pytest.fixture
@@ -31,10 +34,17 @@ def up_ha(checkout: Path, settings: dict[str, str], *options: str, given: str = 
 def ended(
     checkout: Path, script: str, settings: dict[str, str], *options: str, given: str = ""
 ) -> tuple[str, dict[str, str]]:
-    """Return what a script says, and what is in .env then."""
-    file = checkout / ".env"
-    file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-    done = subprocess.run(
+    """Return what a script says that fails, and what is in .env then."""
+    done = run(checkout, script, settings, *options, given=given)
+    assert done.returncode != 0
+    return done.stderr, dict(line.split("=", 1) for line in (checkout / ".env").read_text().splitlines())
+
+
+def run(
+    checkout: Path, script: str, settings: dict[str, str], *options: str, given: str = ""
+) -> "subprocess.CompletedProcess[str]":
+    (checkout / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    return subprocess.run(
         [checkout / "scripts/setup" / script, *options],
         input=given,
         capture_output=True,
@@ -42,8 +52,19 @@ def ended(
         check=False,
         env={"PATH": f"{checkout / 'bin'}{os.pathsep}{os.environ['PATH']}"},
     )
-    assert done.returncode != 0
-    return done.stderr, dict(line.split("=", 1) for line in file.read_text().splitlines())
+
+
+def engine(checkout: Path, cases: str = "") -> None:
+    """Have the engine do all that it is asked to, and write it down; `cases` of its arguments come first."""
+    host = "HOST=$(sed -n 's/^TWINHOST_HOST=//p' .env)"
+    found = '{"name": "p", "services": {"certs-init": {"environment": {"TWINHOST_HOST": "%s"}}}}'
+    answers = f"*config*) printf '{found}' \"$HOST\" ;;"
+    log = f'echo "$*" >>{checkout}/asked'
+    (checkout / "bin/docker").write_text(f'#!/bin/sh\n{host}\n{log}\ncase "$*" in\n{cases}\n{answers}\nesac\n')
+
+
+def asked(checkout: Path) -> list[str]:
+    return (checkout / "asked").read_text().splitlines()
 
 
 def of(host: str) -> dict[str, str]:
@@ -169,6 +190,101 @@ def test_a_stack_has_standbys_on_three_managers(lacks: str, why: str, checkout: 
     nodes = f"*'{lacks}') ;; info*) echo true ;; 'node ls'*) echo id ;; *) exit 1 ;;"
     (checkout / "bin/docker").write_text(f'#!/bin/sh\ncase "$*" in {nodes} esac\n')
     assert why in ended(checkout, "stack.sh", settings)[0]
+
+
+def of_two(host: str) -> dict[str, str]:
+    """One of two machines with a database of somebody else."""
+    settings = of(host) | {"TWINHOST_HOST": host, "TWINHOST_DATABASE": FOREIGN}
+    del settings["WITNESS_IP"]
+    return settings
+
+
+@pytest.mark.parametrize("host", list(STANDBYS))
+def test_a_foreign_database_has_no_part_and_no_witness(host: str, checkout: Path) -> None:
+    """The profile starts the standby alone, which has the agent's ports."""
+    settings = of_two(host) | {"COMPOSE_PROFILES": "notify"}
+    said, written = up_ha(checkout, settings)
+    assert "error: " not in said
+    ports = {"MAINPC_STANDBY_ZMQ_PORT": "7120", "MAINPC_STANDBY_EVENTS_PORT": "7150", "PC2_STANDBY_ZMQ_PORT": "7230"}
+    assert written == settings | ports | {"COMPOSE_PROFILES": f"notify,{STANDBYS[host]}"}
+    assert up_ha(checkout, written)[1] == written
+
+
+def test_one_machine_has_both_standbys_of_a_foreign_one(checkout: Path) -> None:
+    _, written = up_ha(checkout, {"TWINHOST_DATABASE": FOREIGN})
+    assert written == {"TWINHOST_DATABASE": FOREIGN, "COMPOSE_PROFILES": "mainpc-standby,pc2-standby"}
+
+
+@pytest.mark.parametrize("service", list(STANDBYS.values()))
+def test_its_profile_starts_a_standby_alone(service: str) -> None:
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]
+    assert [name for name, settings in services.items() if service in settings.get("profiles", [])] == [service]
+
+
+def test_a_third_machine_has_nothing_of_a_foreign_database(checkout: Path) -> None:
+    settings = of("witness") | {"TWINHOST_DATABASE": FOREIGN}
+    said, written = up_ha(checkout, settings)
+    assert "needs no witness" in said
+    assert written == settings
+
+
+@pytest.mark.parametrize(("host", "other"), [("mainpc", "pc2"), ("pc2", "mainpc")])
+def test_a_foreign_database_needs_an_agents_secret_alone(host: str, other: str, checkout: Path) -> None:
+    """Which the other machine takes, and nothing of a database."""
+    engine(checkout, "*export-standby*) echo secret ;;")
+    given = run(checkout, "ha_keys.sh", of_two(host), other)
+    assert given.returncode == 0, given.stderr
+    assert len(given.stdout.splitlines()) == len(asked(checkout)) == 1
+    (checkout / "asked").unlink()
+    took = run(checkout, "up_ha.sh", of_two(other), "--with-keys", given=given.stdout)
+    assert took.returncode == 0, took.stderr
+    assert asked(checkout)[0].endswith("certs-init import-standby -")
+    assert [line for line in asked(checkout) if "database" in line or "witness" in line] == []
+    assert f"compose up --detach --wait --wait-timeout 60 {STANDBYS[other]}" in asked(checkout)
+
+
+def test_a_foreign_database_has_no_keys_for_a_witness(checkout: Path) -> None:
+    assert "needs no witness" in ended(checkout, "ha_keys.sh", of_two("mainpc"), "witness")[0]
+
+
+@pytest.mark.parametrize("foreign", [True, False])
+def test_both_machines_have_the_same_kind_of_database(foreign: bool, checkout: Path) -> None:
+    """Else one of both would begin another log without a word."""
+    engine(checkout, "*export-standby*) echo secret ;;")
+    one, other = (of_two("pc2"), of("mainpc")) if foreign else (of("pc2"), of_two("mainpc"))
+    given = run(checkout, "ha_keys.sh", one | {"TWINHOST_HOST": "pc2"}, "mainpc").stdout
+    (checkout / "asked").unlink()
+    said, written = ended(checkout, "up_ha.sh", other, "--with-keys", given=given)
+    assert "write the same line into both" in said
+    assert written == other
+    assert not (checkout / "asked").exists()
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_standby_starts_once_its_machine_has_joined(joined: bool, checkout: Path) -> None:
+    """Before that it has no secret, and no folder of keys; the agent starts, whose log is the foreign database's."""
+    engine(checkout)
+    settings = of_two("pc2") | ({"COMPOSE_PROFILES": "mainpc-standby"} if joined else {})
+    assert run(checkout, "up.sh", settings).returncode == 0
+    started = [line.rpartition(" ")[2] for line in asked(checkout) if " up " in line]
+    assert started == (["pc2", "mainpc-standby"] if joined else ["pc2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({}, "certs-init database-keys"),
+        ({"TWINHOST_DATABASE": FOREIGN}, "certs-init"),
+        ({"TWINHOST_DATABASE": "postgresql://own", "TWINHOST_DATABASE_KEYS": "keys"}, "certs-init database-keys"),
+        ({"TWINHOST_HOST": "witness"}, "database-keys"),
+    ],
+)
+def test_only_images_that_a_machine_runs_are_built(settings: dict[str, str], images: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+    command = ["make", "--dry-run", "--file", str(REPOSITORY / "Makefile"), "up-ha"]
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (built,) = [line.partition("image.sh")[2] for line in planned.splitlines() if "image.sh" in line]
+    assert built.split() == images.split()
 
 
 @pytest.mark.parametrize("host", ["mainpc", "pc2"])
