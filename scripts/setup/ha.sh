@@ -7,6 +7,10 @@ readonly OWN_DATABASE_KEYS=database-certificates
 readonly OWN_DATABASE="postgresql://twinhost@database-mainpc,database-pc2/twinhost?sslmode=verify-full\
 &sslrootcert=/database/ca.crt&sslcert=/database/agent.crt&sslkey=/database/agent.key"
 
+# What .env calls a database of somebody else that leave_ha.sh has left.
+# shellcheck disable=SC2034
+readonly LEFT_DATABASE='#left: TWINHOST_DATABASE'
+
 # Whether .env has the database of docker-compose.yml, or one of somebody else, which has no part on any machine.
 has_own_database() { [ "$(setting TWINHOST_DATABASE_KEYS)" = "$OWN_DATABASE_KEYS" ]; }
 has_foreign_database() { [ -n "$(setting TWINHOST_DATABASE)" ] && ! has_own_database; }

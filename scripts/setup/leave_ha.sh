@@ -18,9 +18,8 @@ case $host in
     *) agents=("$host") ;;
 esac
 [ -n "$(setting TWINHOST_DATABASE)" ] || die "No standby is set up here: TWINHOST_DATABASE is not in .env."
-if [ -n "$host" ] && ! has_own_database; then
-    die "With a database of somebody else, this is for one machine that has all. Once one of two had left, its agent's standby on the other one would become active too, so nothing was changed."
-fi
+foreign=
+! has_foreign_database || foreign=1
 
 # is_active SERVICE: whether it says so; it has all that was acknowledged then.
 is_active() {
@@ -39,6 +38,17 @@ are_active() {
     done
 }
 
+# forget AGENT...: delete the log of each; refused while one is active. Where one machine has all and a database of its own, that
+# is deleted as a whole.
+forget() {
+    if [ -n "$foreign" ]; then
+        docker compose --progress quiet run --rm -T --no-deps "${agents[0]}" \
+            python -m twinhost.store.replication.forget "$@" </dev/null
+    else
+        docker compose exec -T "database-$host" python3 /app/database/run.py forget "$@"
+    fi
+}
+
 # stay WHY: nothing was changed; what was stopped runs again.
 stay() {
     docker compose start "${agents[@]}" "${STANDBYS[@]}"
@@ -50,7 +60,7 @@ if [ -n "$host" ] && [ ${#agents[@]} -gt 0 ]; then
     for standby in "${STANDBYS[@]}"; do
         ! is_active "$standby" || die "${NAMES[${standby%-standby}]} is active here, on $standby, so nothing was changed: ./twinhost switchover ${NAMES[${standby%-standby}]}, and run this again."
     done
-    docker compose exec -T "database-$host" python3 /app/database/run.py may-leave "${NAMES[$host]}" ||
+    [ -n "$foreign" ] || docker compose exec -T "database-$host" python3 /app/database/run.py may-leave "${NAMES[$host]}" ||
         die "This machine can't leave now (see above), so nothing was changed."
 fi
 
@@ -63,14 +73,20 @@ if [ ${#agents[@]} -gt 0 ]; then
     done
     [ "$waited" -lt "$ACTIVE_TIMEOUT_S" ] || stay "Not active after $ACTIVE_TIMEOUT_S s: one of ${agents[*]}."
 fi
-if [ -n "$host" ] && [ ${#agents[@]} -gt 0 ]; then
-    step "Deleting the log of ${NAMES[$host]}, without which its standby on the other machine does not become active"
-    docker compose stop "$host"
-    docker compose exec -T "database-$host" python3 /app/database/run.py forget "${NAMES[$host]}" ||
-        stay "The log of ${NAMES[$host]} was not deleted (see above); its standby on the other machine has to be stopped first: docker compose stop $host-standby."
+if [ ${#agents[@]} -gt 0 ] && [ -n "$host$foreign" ]; then
+    names=()
+    for agent in "${agents[@]}"; do
+        names+=("${NAMES[$agent]}")
+    done
+    step "Deleting the log of ${names[*]}, without which no standby on another machine becomes active"
+    docker compose stop "${agents[@]}"
+    forget "${names[@]}" ||
+        stay "The log of ${names[*]} was not deleted (see above); a standby on another machine has to be stopped first, as by: docker compose stop ${agents[0]}-standby."
 fi
 
 profiles=$(without_profile "$(setting COMPOSE_PROFILES)")
+# A DSN of somebody's own stays, so that up_ha.sh comes back to that database, and to no other without a word.
+[ -z "$foreign" ] || put_setting "$LEFT_DATABASE" "$(sed -n 's/^TWINHOST_DATABASE=//p' .env | tail -n 1)"
 put_setting TWINHOST_DATABASE ""
 put_setting TWINHOST_DATABASE_KEYS ""
 put_setting COMPOSE_PROFILES "$profiles"

@@ -8,6 +8,13 @@ cd "$(dirname "$0")/../.."
 . scripts/setup/ha.sh
 
 require_ha_settings_in_file
+left=$([ ! -f .env ] || sed -n "s/^$LEFT_DATABASE=//p" .env)
+if [ -n "$left" ] && [ -z "$(setting TWINHOST_DATABASE)" ]; then
+    step "Coming back to the database of somebody else that was left"
+    put_setting TWINHOST_DATABASE "$left"
+    put_setting "$LEFT_DATABASE" ""
+    exec "$0" "$@"
+fi
 host=$(setting TWINHOST_HOST)
 if [ -n "$host" ]; then
     [[ $host =~ ^(mainpc|pc2|witness)$ ]] || die "TWINHOST_HOST is '$host'; set it to mainpc, pc2, or witness, or leave it empty for all on this machine."

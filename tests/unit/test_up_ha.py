@@ -287,10 +287,49 @@ def test_only_images_that_a_machine_runs_are_built(settings: dict[str, str], ima
     assert built.split() == images.split()
 
 
-@pytest.mark.parametrize("host", ["mainpc", "pc2"])
-def test_a_machine_does_not_leave_a_foreign_database(host: str, checkout: Path) -> None:
-    """Nothing would keep the agent's standby on the other machine from becoming active."""
-    settings = of(host) | {"TWINHOST_DATABASE": "postgresql:///twinhost?host=/nowhere"}
+LOGS = {"": "SystemDigitalTwin UnifiedMemoryReasoningAgent", "pc2": "UnifiedMemoryReasoningAgent"}
+# A process says that it is active, but for a standby.
+ACTIVE = '"compose exec -T "*-standby*) exit 1 ;;'
+
+
+def of_whom(host: str) -> dict[str, str]:
+    return of_two(host) if host else {"TWINHOST_DATABASE": FOREIGN}
+
+
+@pytest.mark.parametrize("host", list(LOGS))
+def test_a_foreign_database_is_left_without_its_logs(host: str, checkout: Path) -> None:
+    """Without it a standby on another machine does not become active. The DSN stays, for who comes back."""
+    engine(checkout, ACTIVE)
+    (checkout / "twinhost").symlink_to("/bin/true")
+    settings = of_whom(host) | {"COMPOSE_PROFILES": "mainpc-standby,notify,pc2-standby"}
+    left = run(checkout, "leave_ha.sh", settings)
+    assert left.returncode == 0, left.stderr
+    done = asked(checkout)
+    (forgot,) = [number for number, line in enumerate(done) if "replication.forget" in line]
+    assert done[forgot].endswith(f"python -m twinhost.store.replication.forget {LOGS[host]}")
+    agents = [host] if host else ["mainpc", "pc2"]
+    assert done[forgot - 1] == f"compose stop {' '.join(agents)}"
+    assert [line for line in done[forgot:] if line.startswith("compose up")] == [
+        f"compose up --detach --wait --wait-timeout 60 {' '.join(agents)}"
+    ]
+    (checkout / "asked").unlink()
+    kept = dict(line.split("=", 1) for line in (checkout / ".env").read_text().splitlines())
+    unset = {name: kept.get(name) for name in ("TWINHOST_DATABASE", "COMPOSE_PROFILES")}
+    assert unset == {"TWINHOST_DATABASE": None, "COMPOSE_PROFILES": "notify"}
+    assert run(checkout, "up_ha.sh", kept).returncode == 0
+    again = dict(line.split("=", 1) for line in (checkout / ".env").read_text().splitlines())
+    standbys = STANDBYS[host] if host else "mainpc-standby,pc2-standby"
+    assert settings.items() - again.items() == {("COMPOSE_PROFILES", settings["COMPOSE_PROFILES"])}
+    assert again["COMPOSE_PROFILES"] == f"notify,{standbys}"
+    assert "TWINHOST_DATABASE_KEYS" not in again
+
+
+@pytest.mark.parametrize("host", list(LOGS))
+def test_nothing_changes_where_a_log_is_not_deleted(host: str, checkout: Path) -> None:
+    """As where the standby on the other machine has taken over meanwhile: all that was stopped runs again."""
+    engine(checkout, f"*replication.forget*) exit 1 ;;\n{ACTIVE}")
+    settings = of_whom(host)
     said, written = ended(checkout, "leave_ha.sh", settings)
-    assert "would become active too, so nothing was changed" in said
+    assert "Nothing was changed, and all runs again" in said
     assert written == settings
+    assert asked(checkout)[-1].startswith("compose start ")
