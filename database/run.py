@@ -699,8 +699,14 @@ def _make_tables() -> None:
         subprocess.run(server, check=True, stdin=tables, stdout=subprocess.DEVNULL)
 
 
-def update_tables(witness: Witness) -> None:
-    """Make what a newer version has more of, on the node that takes writes; the other one gets it from there."""
+def update_tables(witness: Witness, tables: str) -> None:
+    """Make what a newer version has more of, on the node that takes writes; the other one gets it from there.
+
+    Args:
+        tables: the statements of that version, which may be newer than this container's.
+    """
+    if not tables:
+        sys.exit("error: the statements are read from standard input (scripts/setup/update_tables.sh).")
     ask = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1", DATABASE)
     until = time.monotonic() + FORMED_S
     while True:  # a server runs meanwhile also while a node is made, and ends then
@@ -711,7 +717,7 @@ def update_tables(witness: Witness) -> None:
         time.sleep(LOOK_S)
     follows.check_returncode()
     if follows.stdout.strip() == b"f":
-        subprocess.run((*ask, "--file", str(TABLES)), check=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
+        subprocess.run(ask, check=True, input=tables, text=True, env={**os.environ, "PGOPTIONS": _NO_NOTICES})
 
 
 def join_witness(name: str, witness: Witness) -> None:
@@ -805,7 +811,7 @@ def main(command: list[str]) -> None:
         case ["formed"]:
             wait_until_formed()
         case ["tables"]:
-            update_tables(Witness.of(os.environ))
+            update_tables(Witness.of(os.environ), sys.stdin.read())
         case ["join-witness"]:
             join_witness(socket.gethostname(), Witness.of(os.environ))
         case ["may-leave", agent]:

@@ -41,20 +41,14 @@ start() {
     die "They are not healthy: the lines above say why; if a port is in use, change it in .env (.env.example lists the ports)."
 }
 
-update_tables() {
-    local part
-    for part in "${DATABASE[@]}"; do
-        [ "$part" = witness ] || docker compose exec -T "$part" python3 /app/database/run.py tables || return
-    done
-}
-
 start_database() {
     step "Starting the database of a failover"
     if [ -z "$host" ]; then
         docker compose up --detach "${DATABASE[@]}"
-        docker compose exec -T witness python3 /app/database/run.py formed && update_tables && return
+        docker compose exec -T witness python3 /app/database/run.py formed && scripts/setup/update_tables.sh && return
     else # the other machines may be off, or not set up yet
-        docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${DATABASE[@]}" && update_tables && return
+        docker compose up --detach --wait --wait-timeout "$HEALTHY_TIMEOUT_S" "${DATABASE[@]}" &&
+            scripts/setup/update_tables.sh && return
     fi
     docker compose ps --all "${DATABASE[@]}" >&2
     docker compose --ansi never logs --tail 8 "${DATABASE[@]}" >&2

@@ -14,6 +14,7 @@ from tests.containers.stack import REPOSITORY, free_ports, project_name
 NEEDED = (
     *("docker-compose.yml", "docker-edges.yml", "docker-stack.yml", "Dockerfile"),
     *("Makefile", ".env.example", "config", "scripts", "twinhost"),
+    "services/twinhost/store/replication/tables.sql",
 )
 PROMPT = re.compile(r"^(both|mainpc|pc2|old|new)\$ (.*)$")
 
@@ -35,6 +36,7 @@ class Machine:
         for name in NEEDED:
             source = REPOSITORY / name
             copy = shutil.copytree if source.is_dir() else shutil.copy
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             copy(source, folder / name)
         own = {"COMPOSE_PROJECT_NAME": project_name(), **free_ports()}
         self.variables: dict[str, str] = {} if docker_host else own

@@ -25,7 +25,7 @@ class Author:
     def __init__(self, folder: Path) -> None:
         self.port = free_ports(1)[0]
         self.machine = Machine(folder / "twinhost", {"GREETER_ZMQ_PORT": str(self.port)})
-        shutil.copytree(REPOSITORY / "services", self.machine.folder / "services")  # whose programs are run natively
+        shutil.copytree(REPOSITORY / "services", self.machine.folder / "services", dirs_exist_ok=True)  # run natively
         own = f"XDG_CONFIG_HOME={folder}/home PYTHONPATH=services {sys.executable}"
         self.machine.run(f'twinhost() {{ {own} -m twinhost.cli "$@"; }}')
         self.machine.run(f'python() {{ {own} "$@"; }}')

@@ -9,7 +9,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.containers.kept import Finished, execute
-from tests.containers.stack import Stack
+from tests.containers.stack import REPOSITORY, Stack
 from tests.waiting import wait_until
 
 IMAGE = "twinhost-database:0.2.0"
@@ -205,9 +205,10 @@ def test_an_agent_can_append_and_no_more(pair: Pair) -> None:
 
 def test_tables_of_an_older_version_get_what_is_new(pair: Pair) -> None:
     """At the next `make up`, which asks both nodes; the one that follows has it from the other."""
+    tables = (REPOSITORY / "services/twinhost/store/replication/tables.sql").read_text()
     pair.ask(pair.node("primary"), "ALTER TABLE epochs DROP COLUMN turn")
     for node in NODES:
-        done = pair.stack.execute(node, "python3", "/app/database/run.py", "tables")
+        done = pair.stack.compose("exec", "-T", node, "python3", "/app/database/run.py", "tables", given=tables)
         assert (done.status, done.out, done.err) == (0, "", "")
     agent = f"host={pair.node('primary')} user=twinhost dbname=twinhost {AS_MAINPC}"
     done = pair.connect(agent, "SELECT turn FROM epochs")

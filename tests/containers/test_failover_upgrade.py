@@ -14,16 +14,18 @@ from tests.containers.test_failover import COMMANDS, Pair, Writer, writing
 
 CALL_S = 30.0  # of a program's call, with standbys
 DATABASE = "twinhost-database:0.2.0"
-# The version after this one, which has a table more.
+# The version after this one, which has a table more in SQLite, and a column more in PostgreSQL.
 NEXT = """
 FROM IMAGE
 USER root
 RUN cd /opt/venv/lib/python3*/site-packages/twinhost \\
     && set -- system_digital_twin/state_files.py unified_memory_reasoning/__main__.py \\
     && sed -i '/^MIGRATIONS = (/,/^)/ s/^)/    "CREATE TABLE of_next (number INTEGER) STRICT",\\n)/' "$@" \\
-    && [ "$(grep -l of_next "$@" | wc -l)" = 2 ]
+    && sed -i "/^_LOOK = / s/WHERE/WHERE of_next = '' AND/" store/replication/postgres.py \\
+    && [ "$(grep -l of_next "$@" store/replication/postgres.py | wc -l)" = 3 ]
 USER 10001:10001
 """
+NEXT_TABLES = "\nALTER TABLE epochs ADD COLUMN IF NOT EXISTS of_next text NOT NULL DEFAULT '';\n"
 NEXT_DATABASE = "FROM IMAGE\nLABEL of=next\n"
 VERSION = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version').fetchone())"
 
@@ -46,7 +48,7 @@ class Upgraded(Pair):
     def follow(self, section: str) -> None:
         """Run the commands of a section of the page, but for what builds an image: it is there."""
         for command in COMMANDS[section]:
-            if not command.startswith(("make image", "scripts/setup/image.sh")):
+            if not command.startswith("scripts/setup/image.sh"):
                 began = time.monotonic()
                 done = self.run(command)
                 print(f"{time.monotonic() - began:5.1f} s  {command}")
@@ -100,6 +102,8 @@ def test_both_machines_are_upgraded_one_after_the_other(pair: Upgraded) -> None:
     """To a version whose tables are others: the standbys first, which take over; then both agents stand by."""
     before = {host: pair.schema(host) for host in AGENTS}
     pair.use("TWINHOST_IMAGE", f"{IMAGE}-ha", NEXT)
+    with (pair.folder / "services/twinhost/store/replication/tables.sql").open("a") as tables:
+        tables.write(NEXT_TABLES)
     with writing(pair, "mainpc", "upgraded-mainpc") as one, writing(pair, "pc2", "upgraded-pc2") as two:
         with each_call_in_time(one, two):
             pair.follow("Upgrade twinhost")

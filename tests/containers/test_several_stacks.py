@@ -35,7 +35,8 @@ class User:
             image = f"{machine.variables['COMPOSE_PROJECT_NAME']}:0.2.0"
             engine.images.get(IMAGE).tag(image)
             machine.set({"TWINHOST_IMAGE": image})
-            shutil.copytree(REPOSITORY / "services", machine.folder / "services")  # whose programs are run natively
+            # whose programs are run natively
+            shutil.copytree(REPOSITORY / "services", machine.folder / "services", dirs_exist_ok=True)
             machine.run(f'twinhost() {{ {native} "$@"; }}')
 
     def start(self) -> None:

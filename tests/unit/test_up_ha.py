@@ -333,3 +333,24 @@ def test_nothing_changes_where_a_log_is_not_deleted(host: str, checkout: Path) -
     assert "Nothing was changed, and all runs again" in said
     assert written == settings
     assert asked(checkout)[-1].startswith("compose start ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "nodes"),
+    [
+        ({}, ["database-mainpc", "database-pc2"]),
+        (of("pc2"), ["database-pc2"]),
+        (of("mainpc") | {"WITNESS_IP": WITH_WITNESS["mainpc"]}, ["database-mainpc"]),
+        ({"TWINHOST_DATABASE": FOREIGN}, []),
+    ],
+)
+def test_a_database_gets_the_tables_of_the_checkout(settings: dict[str, str], nodes: list[str], checkout: Path) -> None:
+    """Its containers run an older version until they are upgraded, and standbys of the newer one follow before."""
+    tables = checkout / "services/twinhost/store/replication/tables.sql"
+    tables.parent.mkdir(parents=True)
+    tables.write_text("those of this version\n")
+    engine(checkout, f"*tables) cat >>{checkout}/given ;;")
+    (checkout / "asked").touch()
+    assert run(checkout, "update_tables.sh", settings).returncode == 0
+    assert asked(checkout) == [f"compose exec -T {node} python3 /app/database/run.py tables" for node in nodes]
+    assert not nodes or (checkout / "given").read_text() == len(nodes) * tables.read_text()

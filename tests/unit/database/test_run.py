@@ -507,8 +507,25 @@ def test_tables_wait_for_a_node_that_is_being_made(volume: Path, monkeypatch: py
     monkeypatch.setattr("time.sleep", sleep)
     answered = subprocess.CompletedProcess((), 0, b"t\n")
     monkeypatch.setattr("subprocess.run", lambda *_, **__: answered)
-    run.update_tables(THERE)
+    run.update_tables(THERE, "SELECT")
     assert len(waits) == 2
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_tables_are_what_a_newer_version_gives(follows: bool, volume: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that runs has those of its own version; the node that follows gets them from the other one."""
+    (volume / "CREATED").write_text("192.0.2.10")
+    given: list[str] = []
+
+    def answer(*_: object, **named: str) -> "subprocess.CompletedProcess[bytes]":
+        given.extend([named["input"]] if "input" in named else [])
+        return subprocess.CompletedProcess((), 0, b"t\n" if follows else b"f\n")
+
+    monkeypatch.setattr("subprocess.run", answer)
+    run.update_tables(THERE, "ALTER TABLE")
+    assert given == ([] if follows else ["ALTER TABLE"])
+    with pytest.raises(SystemExit, match=r"update_tables\.sh"):
+        run.update_tables(THERE, "")
 
 
 @pytest.mark.parametrize(
