@@ -20,6 +20,7 @@ collect_ignore = (
     []
     if os.environ.get("TWINHOST_TWO_HOSTS") == "all"
     else [
+        "test_foreign_database.py",
         "test_three_machines.py",
         "test_two_machines_alone.py",
         "test_two_hosts_in_a_swarm.py",
