@@ -174,7 +174,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     root = tmp_path_factory.mktemp("insider")
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts(root))
-        insider = KeyPair.generate(KeyOwner("insider-1", "mainpc", frozenset({"agent", INSIDER_ROLE})))
+        insider = KeyPair.generate(KeyOwner("insider-1", "pc2", frozenset({"agent", INSIDER_ROLE})))
         neighbour = KeyPair.generate(KeyOwner("neighbour", "mainpc", frozenset({"operator"})))
         polite_key = KeyPair.generate(KeyOwner("polite", "mainpc", frozenset({"agent"})))
         for pair in (insider, neighbour, polite_key):

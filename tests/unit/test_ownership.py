@@ -9,6 +9,7 @@ import pytest
 
 from tests.configuration import SHIPPED
 from tests.unit.agent.assembled import Assembled, environment_of
+from tests.unit.system_digital_twin.twin import UMRA
 from twinhost.schema import AGENTS, declarations_of
 from twinhost.secure_zmq.actions import Declaration
 from twinhost.secure_zmq.callers import ALWAYS_OWN, OWNED, Caller, Grants, own_grant
@@ -85,7 +86,7 @@ class Attacks:
         return self.attack(action, id="m")
 
     def lease(self, action: str) -> dict[str, Any]:
-        self.ask("report_metrics", replace(OWNER, host="pc2"), ram_used_mb=1, ram_total_mb=1e5)
+        self.ask("report_metrics", UMRA, ram_used_mb=1, ram_total_mb=1e5)
         lease_id = self.ask("reserve_ram", OWNER, amount_mb=1)["lease_id"]
         self.see = lambda: [lease["state"] for lease in self.ask("list_leases", OWNER)["leases"]]
         return self.attack(action, lease_id=lease_id)

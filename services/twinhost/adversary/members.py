@@ -36,7 +36,7 @@ from twinhost.secure_zmq.errors import (
     RequestError,
     UnknownAction,
 )
-from twinhost.secure_zmq.keys import KeyOwner, KeyPair
+from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
 INSIDER_ROLE = "insider"
@@ -63,17 +63,8 @@ class AttackedByMember(AttackedAgent):
     @property
     def own_name(self) -> str:
         """The member's name."""
-        return self._owner.name
-
-    @property
-    def own_host(self) -> str:
-        """The machine that the member's key names."""
-        return self._owner.host
-
-    @property
-    def _owner(self) -> KeyOwner:
         assert self.own_keys is not None  # a member has a key
-        return self.own_keys.certificate.owner
+        return self.own_keys.certificate.owner.name
 
     @property
     def budget(self) -> Mapping[str, Any]:
@@ -301,12 +292,14 @@ def _hold_memory(target: Member) -> AttackOutcome:
 
 
 def _false_report(target: Member) -> AttackOutcome:
-    """Report metrics of a machine that is not its own."""
-    hosts = [host for host in target.config.hosts if host != target.own_host]
-    with target.client() as client, suppress(NotGranted):
-        reply = client.call("report_metrics", host=hosts[0], ram_used_mb=1, ram_total_mb=1)
-        return breached(f"a report for {hosts[0]} was accepted: {str(reply)[:200]}")
-    return defended(f"a report for {hosts[0]} was refused as not granted")
+    """Report metrics of the agents' machines, also of the one that its own key names."""
+    hosts = sorted({agent.host.name for agent in target.config.agents.values()})
+    with target.client() as client:
+        for host in hosts:
+            with suppress(NotGranted):
+                reply = client.call("report_metrics", host=host, ram_used_mb=1, ram_total_mb=1)
+                return breached(f"a report for {host} was accepted: {str(reply)[:200]}")
+    return defended(f"reports for {', '.join(hosts)} were refused as not granted")
 
 
 _READS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -467,7 +460,7 @@ ATTACKS = (
         _only(REGISTRY_AGENT, _evict("events", _publish_event)),
     ),
     Attack("leases without end", "memory can't be held for good, or all of it", _only(REGISTRY_AGENT, _hold_memory)),
-    Attack("another host's metrics", "nobody reports for another machine", _only(REGISTRY_AGENT, _false_report)),
+    Attack("false metrics", "a host's metrics are its own agent's alone", _only(REGISTRY_AGENT, _false_report)),
     Attack(
         "another's space", "a space shows nothing to those who may not read it", _only(MEMORY_AGENT, _foreign_spaces)
     ),

@@ -609,8 +609,9 @@ class SystemDigitalTwin(FeedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> replies.MetricsStored:
-        """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
-        only.
+        """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+
+        Of a host on which the configuration has agents, only these report.
 
         `wall` is when it was measured, in seconds since the epoch by the host's clock; a sample with it is counted
         once, even if it is sent again. `late_by_s` is the age of a late sample in seconds, which needs `wall` and

@@ -171,7 +171,7 @@ def assemble(foundation: Foundation) -> Assembly:
             lambda: attention.revision,
         ),
         *security.features,
-        MetricsActions(metrics, reports, leases.host_of, foundation.budgets),
+        MetricsActions(metrics, reports, leases.host_of, foundation.budgets, lambda: settings.config.agents),
         LoadActions(reservations, leases, foundation.budgets),
         ForecastActions(forecasts, metrics),
         EventActions(events, min(MAX_PAGE_BYTES, limits.max_payload_bytes), security.audit.record, foundation.budgets),

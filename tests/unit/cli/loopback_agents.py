@@ -196,7 +196,7 @@ class LoopbackAgent:
         )
         for host in ("mainpc", "pc2"):
             self.metrics.ingest(host, SAMPLE)
-        measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None, Budgets()).actions()
+        measured = MetricsActions(self.metrics, VramReports(self._database), lambda _: None, Budgets(), dict).actions()
         listed = AttentionActions(self.attention).actions() if self.attention else []
         audit = AuditActions(self.audit).actions()
         return [*handlers.actions(), *measured, *audit, *self._key_actions(self.audit), *listed]

@@ -27,6 +27,7 @@ from twinhost.system_digital_twin.state_files import MIGRATIONS
 
 INTERVAL_S = 5.0
 NEWCOMER = Caller("newcomer", "pc3", frozenset({"agent"}), "SHA256:of-the-newcomer")
+ON_PC2 = Caller("planner", "pc2", frozenset({"agent"}), "SHA256:of-the-planner")
 
 
 def sample(**changed: Any) -> HostSample:
@@ -105,7 +106,9 @@ class MetricsBench(Asked):
         budgets = Budgets(lambda: self.budget)
         self.answer_to(
             [
-                *MetricsActions(self.metrics, self.reports, self.leases.host_of, budgets).actions(),
+                *MetricsActions(
+                    self.metrics, self.reports, self.leases.host_of, budgets, lambda: SHIPPED.agents
+                ).actions(),
                 *LoadActions(self.reservations, self.leases, budgets).actions(),
                 *ForecastActions(self.forecasts, self.metrics).actions(),
                 self.doom(),
@@ -163,4 +166,4 @@ def names(leases: Sequence[dict[str, Any]]) -> list[str]:
     return [lease["lease_id"] for lease in leases]
 
 
-__all__ = ["INTERVAL_S", "NEWCOMER", "NOBODY", "OPERATOR", "SDT", "UMRA", "Clock", "MetricsBench"]
+__all__ = ["INTERVAL_S", "NEWCOMER", "NOBODY", "ON_PC2", "OPERATOR", "SDT", "UMRA", "Clock", "MetricsBench"]

@@ -10,6 +10,7 @@ from tests.unit.system_digital_twin.metrics_bench import (
     INTERVAL_S,
     NEWCOMER,
     NOBODY,
+    ON_PC2,
     OPERATOR,
     SDT,
     UMRA,
@@ -208,6 +209,7 @@ def test_a_host_of_an_enrolled_key_is_taken_in(bench: MetricsBench) -> None:
     [
         (UMRA, {"host": "mainpc"}, "not_granted", "is for host pc2, not 'mainpc'"),
         (UMRA, {"host": "pc3"}, "not_granted", "is for host pc2, not 'pc3'"),
+        (ON_PC2, {}, "not_granted", f"planner may not report the metrics of pc2, which {UMRA.name} measures"),
         (OPERATOR, {}, "not_granted", "an operator's key can't report"),
         (OPERATOR, {"host": "pc2"}, "not_granted", "an operator's key can't report"),
         (SDT, {}, "not_granted", "mainpc measures itself and accepts no reports"),
@@ -216,10 +218,10 @@ def test_a_host_of_an_enrolled_key_is_taken_in(bench: MetricsBench) -> None:
         (NOBODY, {"host": "mainpc"}, "not_granted", "mainpc measures itself"),
     ],
 )
-def test_nobody_reports_for_another_host(
+def test_nobody_else_reports_a_hosts_metrics(
     bench: MetricsBench, caller: Caller, fields: dict[str, Any], code: str, sentence: str
 ) -> None:
-    """Neither an agent nor an operator, and nobody reports mainpc's figures."""
+    """Neither another host's agent nor another program on it, nor an operator; and nobody reports mainpc's figures."""
     refused(bench.ask("report_metrics", caller, **REPORT, **fields), code, sentence)
     assert [bench.metrics.last_received(host) for host in bench.metrics.hosts()] == [None, None]
 

@@ -5,7 +5,7 @@ the top, and are mainpc's. The same fields of every host, mainpc included, are u
 the request, `history` is that host's only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,6 +20,7 @@ from twinhost.agent.host_metrics import (
     MachineSample,
 )
 from twinhost.agent.request_times import EPOCH_S
+from twinhost.network_config import Agent
 from twinhost.secure_zmq.actions import Feature, action
 from twinhost.secure_zmq.budgets import Budgets
 from twinhost.secure_zmq.callers import Caller
@@ -52,7 +53,9 @@ GPUS = Annotated[tuple[GpuSample, ...], msgspec.Meta(max_length=64)]
 
 
 class ReportMetrics(Request, tag="report_metrics"):
-    """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link only.
+    """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+
+    Of a host on which the configuration has agents, only these report.
 
     `wall` is when it was measured, in seconds since the epoch by the host's clock; a sample with it is counted once,
     even if it is sent again. `late_by_s` is the age of a late sample in seconds, which needs `wall` and enters only the
@@ -178,13 +181,19 @@ class MetricsActions(Feature):
     """Reading metrics, and reporting them."""
 
     def __init__(
-        self, metrics: Metrics, reports: VramReports, leased_on: Callable[[str], str | None], budgets: Budgets
+        self,
+        metrics: Metrics,
+        reports: VramReports,
+        leased_on: Callable[[str], str | None],
+        budgets: Budgets,
+        agents: Callable[[], Mapping[str, Agent]],
     ) -> None:
-        """`leased_on` returns the host on which a caller has leases, if it has some on one host."""
+        """`leased_on` returns the host of a caller's leases, if it is one; `agents` those of the configuration."""
         self._metrics = metrics
         self._reports = reports
         self._leased_on = leased_on
         self._budgets = budgets
+        self._agents = agents
 
     @action(forwardable=True)
     def metrics(self, request: GetMetrics, _: Caller) -> MetricsNow | RecentMetrics:
@@ -296,4 +305,10 @@ class MetricsActions(Feature):
             raise NotGranted(f"the key of {caller.name} is for host {host}, not {claimed[:64]!r}; omit `host`")
         if host == self._metrics.own_host:
             raise NotGranted(f"{host} measures itself and accepts no reports; report the metrics of another host")
+        placed = [agent.name for agent in self._agents().values() if agent.host.name == host]
+        if caller.authenticated and placed and caller.name not in placed:
+            raise NotGranted(
+                f"{caller.name} may not report the metrics of {host}, which {', '.join(placed)} measures; report your "
+                "own VRAM with update_vram_metrics"
+            )
         return host
