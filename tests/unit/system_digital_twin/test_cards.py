@@ -353,6 +353,16 @@ def test_a_driver_of_the_same_machine_outranks_reports(bench: MetricsBench) -> N
     assert bench.ask("reserve_vram", amount_mb=300, host="pc2")["code"] == "limit_reached"
 
 
+@pytest.mark.sdt_security
+def test_a_foreign_host_has_no_cards_of_a_machine(bench: MetricsBench) -> None:
+    """An agent of a host that is not in the configuration says that it is on pc2's machine, with a larger card."""
+    machine = MachineSample(boot_id="b00t")
+    bench.both_measured(pc2=sample(machine=machine))
+    reported(bench, 10_000, {}, totals={"cuda:0": 10_000.0})
+    bench.measured("pc3", with_gpu(0, 90_000, machine=machine))
+    assert "20000 of 10000 MB" in bench.ask("reserve_vram", amount_mb=20_000, host="pc2")["error"]
+
+
 def test_a_sum_without_cards_is_one_card(bench: MetricsBench) -> None:
     """An older host reports its VRAM alone."""
     bench.both_measured(pc2=sample(vram_used_mb=0.0, vram_total_mb=1_000.0))

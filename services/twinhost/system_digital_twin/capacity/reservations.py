@@ -207,9 +207,13 @@ class Hosts:
         return self._first_measured(driven, on_machine)
 
     def _driven(self, host: str) -> tuple[list[str], str | None]:
-        """Return the hosts on a host's machine, and the first of them with a driver that measures cards."""
-        on_machine = [host, *self._metrics.same_machine(host)]
-        return on_machine, next((name for name in on_machine if _measured(self._metrics.current(name))), None)
+        """Return the hosts on a host's machine, and the first of them with a driver that measures cards.
+
+        Each host says itself on which machine it is; of others, only those of the configuration are believed.
+        """
+        others = self._metrics.same_machine(host)
+        believed = [host, *filter(self._metrics.is_configured, others)]
+        return [host, *others], next((name for name in believed if _measured(self._metrics.current(name))), None)
 
     def _leased_cards(self, host: str) -> tuple[Card, ...]:
         _, driven = self._driven(host)
