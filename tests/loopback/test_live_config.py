@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
-from twinhost.secure_zmq.errors import AgentUnreachable, ConnectionRefused, NotGranted
+from twinhost.secure_zmq.errors import AgentUnreachable, ConnectionRefused, NotGranted, OverBudget
 from twinhost.testing import Stack
 
 SEEN_WITHIN_S = 1.0
@@ -113,6 +113,44 @@ def test_an_invalid_file_changes_nothing_and_is_reported(running: Running) -> No
         assert refused(running, name, "get_peers")
     with running.hosts.client(SDT) as client:
         assert "pc3" not in client.call("get_metrics")["metrics"]["hosts"]
+
+
+def spaces_and_budgets_apply(running: Running) -> bool:
+    """Return whether pc2's agent has the space `plans`, and no priority for its leases."""
+    with running.hosts.client(UMRA, by=UMRA) as memory, running.hosts.client(SDT, by=UMRA) as mainpc:
+        spaces = {space["name"] for space in memory.call("list_spaces")["spaces"]}
+        try:
+            mainpc.call("reserve_ram", amount_mb=1, ttl_s=1, priority=1)
+        except OverBudget:
+            return "plans" in spaces
+        return False
+
+
+@pytest.mark.parametrize(
+    ("spaces", "budgets", "sentence"),
+    [
+        ({"notes": {"writers": [], "readers": ["no body"]}}, {}, "spaces.notes.readers has 'no body', which is no"),
+        ({}, {"roles": {"agnet": {"events": 9}}}, "limits.budgets.roles has 'agnet', which is no role of grants"),
+        ({}, {"everybody": {"events": "many"}}, "limits.budgets.everybody.events must be a whole number"),
+    ],
+    ids=["reader", "role", "budget"],
+)
+def test_a_wrong_reader_or_budget_leaves_those_that_apply(
+    running: Running, spaces: dict[str, Any], budgets: dict[str, Any], sentence: str
+) -> None:
+    """The file with the mistake has neither the space nor the budget that apply."""
+
+    def declare(document: dict[str, Any], spaces: dict[str, Any], budgets: dict[str, Any]) -> None:
+        document["spaces"], document["limits"]["budgets"] = spaces, budgets
+
+    right = {"plans": {"writers": [UMRA]}}, {"names": {UMRA: {"lease_priority": 0}}}
+    running.write(lambda document: declare(document, *right))
+    wait_until(lambda: spaces_and_budgets_apply(running), PATIENCE_S, "they apply")
+    running.write(lambda document: declare(document, spaces, budgets))
+    for name in (SDT, UMRA):
+        wait_until(lambda name=name: running.warnings(name), PATIENCE_S, f"{name} warns")  # type: ignore[misc]
+        assert sentence in running.warnings(name)[0]
+    assert spaces_and_budgets_apply(running)
 
 
 def test_what_a_running_agent_cannot_change_is_named(running: Running) -> None:
