@@ -39,6 +39,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 # The names of checks and warnings that others know: who explains them, or says more about them.
 LINK_CHECK, WITNESS_CHECK, LOG_CHECK = "mainpc_link", "audit_witness", "audit_log"
 AUDIT_RESTORED, BACKUP, BUDGETS, KEY_EXPIRY, REFUSALS = "audit_restored", "backup", "budgets", "key_expiry", "refusals"
+KEY_RETIRES = "key_retires"
 # Conditions that are a trouble of their own kind; None: mainpc has a detector that sees the same.
 KINDS: Mapping[str, Kind | None] = MappingProxyType(
     {

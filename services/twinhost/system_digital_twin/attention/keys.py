@@ -170,8 +170,7 @@ def retiring_keys(
             kind=Kind.KEY_RETIRES,
             subject=name or older,
             host=host_of.get(name),
-            what=f"the key of {name or 'an unknown owner'} will be revoked {iso_time(retirement.due)[:16]}Z, because "
-            "a newer key of the same name asked for it",
+            what=retirement.warning(name),
             cause="its owner rotates it and still uses the older key, or somebody has stolen it",
             since=retirement.asked,
             remedies=(Remedy("mainpc", f"{CERTS_INIT} revoke {retirement.newer}", "if its owner did not ask for it"),),

@@ -2,7 +2,7 @@
 
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
-from twinhost.agent.conditions import BUDGETS, KINDS, WITNESS_CHECK, troubles_of
+from twinhost.agent.conditions import BUDGETS, KEY_RETIRES, KINDS, WITNESS_CHECK, troubles_of
 from twinhost.agent.log_troubles import log_troubles
 from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
@@ -26,7 +26,7 @@ from twinhost.system_digital_twin.trust.trust import KeysAndAudit
 
 _BACK_UP = "(umask 077; docker compose run --rm -T archive backup - > mainpc.backup)"
 # Of mainpc's own conditions, detectors here say more about these.
-OWN_KINDS = {**KINDS, WITNESS_CHECK: None, BUDGETS: None}
+OWN_KINDS = {**KINDS, WITNESS_CHECK: None, BUDGETS: None, KEY_RETIRES: None}
 
 
 def watch_all(

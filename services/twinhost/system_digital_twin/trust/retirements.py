@@ -12,7 +12,7 @@ from typing import Annotated
 import msgspec
 import structlog
 
-from twinhost.moments import SYSTEM_CLOCK, Clock
+from twinhost.moments import SYSTEM_CLOCK, Clock, iso_time
 from twinhost.secure_zmq.errors import StoreUnavailable
 from twinhost.secure_zmq.key_writer import replace_file
 from twinhost.secure_zmq.keys import DAY_S
@@ -36,6 +36,13 @@ class Retirement(msgspec.Struct, frozen=True):
     def due(self) -> float:
         """When it is due, whoever uses the older key then."""
         return float("inf") if self.asked is None else self.asked + WAIT_S
+
+    def warning(self, owner: str) -> str:
+        """Return the sentence that it will happen, to a key of that owner."""
+        return (
+            f"the key of {owner or 'an unknown owner'} will be revoked {iso_time(self.due)[:16]}Z, because a newer key "
+            "of the same name asked for it"
+        )
 
 
 class Retirements:

@@ -5,9 +5,10 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Set
 
 from twinhost.agent.assembly import Foundation
-from twinhost.agent.conditions import LOG_CHECK, WITNESS_CHECK
+from twinhost.agent.conditions import KEY_RETIRES, LOG_CHECK, WITNESS_CHECK
 from twinhost.agent.refusals import Refusals
 from twinhost.agent.trust import TRUST_TOPIC
+from twinhost.commands import CERTS_INIT
 from twinhost.network_config import NetworkConfig
 from twinhost.secure_zmq.actions import Feature
 from twinhost.secure_zmq.callers import Caller
@@ -48,6 +49,14 @@ class KeysAndAudit:
                 foundation.keys.keep_listed,
             )
             health.warn("enrolment", lambda: [enrolled.fault] if enrolled.fault else [])
+            health.warn(
+                KEY_RETIRES,
+                lambda: (
+                    f"{retirement.warning(peers.name_of(older))}; if its owner did not ask for it, run: {CERTS_INIT} "
+                    f"revoke {retirement.newer}"
+                    for older, retirement in self.contested()
+                ),
+            )
             self._keys.quiet_s = quiet_s(settings.config)
         health.add(LOG_CHECK, lambda: self.audit.fault, essential=False)
         self._settings = settings

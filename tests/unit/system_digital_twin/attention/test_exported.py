@@ -129,10 +129,14 @@ def test_it_is_looked_for_also_while_nothing_can_be_stored(
 
 
 def test_a_key_that_is_going_to_be_retired_is_told(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the list, once, and by health."""
     retirement = Retirement("SHA256:new", asked=deployment.now)
     monkeypatch.setattr(KeysAndAudit, "contested", lambda _: [(deployment.fingerprint, retirement)])
     deployment.turn()
     assert deployment.ids() == [f"key_retires:{UMRA.name}"]
+    (warning,) = deployment.twin.health.document()["warnings"]
+    assert warning.startswith(f"the key of {UMRA.name} will be revoked ")
+    assert warning.endswith("ask for it, run: docker compose run --rm certs-init revoke SHA256:new")
 
 
 def test_on_an_open_link_nothing_is_said_of_keys(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
