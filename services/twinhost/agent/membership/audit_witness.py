@@ -1,8 +1,9 @@
 """A witness of mainpc's audit log: it keeps heads of the log, which a rewritten log no longer extends.
 
 mainpc's reply to every heartbeat has its newest head, and whether its log still has the newest head that is kept here.
-A reply without that, or with an older head, is an alarm as well: a changed mainpc must not silence its witness. The
-witness sees no lines, so it believes a mainpc that invents newer heads; `audit verify` compares them with the lines.
+A reply without one of both, or with an older head, is an alarm as well: a changed mainpc must not silence its witness,
+not even one that keeps no head yet. The witness sees no lines, so it believes a mainpc that invents newer heads; `audit
+verify` compares them with the lines.
 The file is separate from the agent's database: a restored or damaged database must not take the heads with it.
 """
 
@@ -25,6 +26,12 @@ _log = structlog.get_logger(__name__)
 MAX_HEADS = 64  # beyond that, one between two others is evicted: the older the heads, the larger the gaps
 MAX_GAPS = 32
 _ACCEPT = "on mainpc run: ./twinhost audit accept"
+_NEW_LOG_S = 10.0  # a mainpc that starts for the first time may answer before its log is on disk
+_KEEP = "keep a copy of mainpc's state volume, on mainpc run: ./twinhost audit verify"
+_NO_HEAD = (
+    "mainpc does not say with which line its audit log ends, so this host can't witness it; if its version is older "
+    f"than 0.2.0, update it; else {_KEEP}"
+)
 _HASH = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _SEQ = Annotated[int, msgspec.Meta(ge=0, lt=10**18)]
 
@@ -76,7 +83,7 @@ class _Compared(msgspec.Struct):
 
 
 class _Answer(msgspec.Struct):
-    """What a heartbeat's reply says of the log; nothing if mainpc is an older version, or the link is open."""
+    """What a heartbeat's reply says of the log; nothing if mainpc is older than version 0.2.0, or the link is open."""
 
     audit_head: SeenHead | None = None
     audit_compared: _Compared | None = None
@@ -92,6 +99,7 @@ class AuditWitness:
         self._lock = threading.Lock()
         self._kept = _Kept()
         self._alarm: str | None = None  # the log does not extend the newest head, or was not shown to
+        self._headless_since: float | None = None  # monotonic; while no head is kept
         self._unreadable: str | None = None
         self._unwritten: str | None = None
         try:
@@ -174,8 +182,15 @@ class AuditWitness:
     def _judge(self, asked: SeenHead | None, answer: _Answer) -> None:
         head, compared = answer.audit_head, answer.audit_compared
         kept = self._kept
+        if asked is None and (head is None or head.seq == 0):
+            now = self._clock.monotonic()
+            self._headless_since = now if self._headless_since is None else self._headless_since
+            if now - self._headless_since > _NEW_LOG_S:
+                self._raise_alarm(_NO_HEAD)
+            return
+        self._headless_since = None
         if asked is not None and (contradiction := _contradiction(asked, answer)) is not None:
-            self._raise_alarm(contradiction)
+            self._raise_alarm(f"{contradiction}; {_KEEP}; once the cause is known, {_ACCEPT}")
             return
         if asked is not None and compared is not None and not compared.extends and compared.restore is not None:
             restore = compared.restore
@@ -202,11 +217,7 @@ class AuditWitness:
         else:
             self._unwritten = None
 
-    def _raise_alarm(self, contradiction: str) -> None:
-        alarm = (
-            f"{contradiction}; keep a copy of mainpc's state volume, on mainpc run: ./twinhost audit verify; "
-            f"once the cause is known, {_ACCEPT}"
-        )
+    def _raise_alarm(self, alarm: str) -> None:
         if self._alarm != alarm:
             self._alarm = alarm
             _log.error("audit_log_contradicted", reason=alarm)

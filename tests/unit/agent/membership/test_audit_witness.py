@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.system_digital_twin.twin import Clock
 from twinhost.agent.membership.audit_witness import MAX_HEADS, AuditWitness, SeenHead
 from twinhost.secure_zmq.errors import StoreUnavailable
 
@@ -99,10 +100,28 @@ def test_a_mainpc_that_is_asked_nothing_owes_no_comparison(path: Path) -> None:
     assert (kept(witness), witness.fault) == ([12], None)
 
 
-def test_an_empty_log_has_no_head_to_keep(path: Path) -> None:
-    witness = AuditWitness(path)
-    beat(witness, audit_head={"seq": 0, "hash": "0" * 64, "restored": None})
-    assert witness.question() == (None, {})
+@pytest.mark.parametrize(
+    "reply", [{}, {"audit_head": None}, {"audit_head": head(0)}], ids=["an older mainpc", "no head", "an empty log"]
+)
+def test_a_mainpc_that_sends_no_head_is_an_alarm(path: Path, reply: dict[str, Any]) -> None:
+    """To a new witness, and to one whose alarm an operator ended; a new log may not be on disk at first."""
+    clock = Clock()
+    witness = AuditWitness(path, clock)
+
+    def silent() -> None:
+        beat(witness, **reply)
+        assert witness.fault is None
+        clock.let_pass(11)
+        beat(witness, **reply)
+        assert "does not say with which line its audit log ends" in str(witness.fault)
+
+    silent()
+    assert (witness.question(), witness.accept("operator")) == ((None, {}), [])
+    grow(witness, 3)
+    assert (witness.fault, kept(witness)) == (None, [3])
+    beat(witness, **reply)
+    assert len(witness.accept("operator")) == 1
+    silent()
 
 
 @pytest.mark.thorough
