@@ -79,6 +79,7 @@ _FORMED = (
 )
 _UNMADE = ("init", "wait_standby")
 _KNOWN = "SELECT coalesce(json_object_agg(nodename, nodeid), '{}') FROM pgautofailover.node"
+_REPORTS = "SELECT reportedlsn <> '0/0' FROM pgautofailover.node WHERE nodename = '{}'"
 # For a node that was registered and has no record of it. Who waits for that one begins again, too.
 _FORGET_UNMADE = (
     "SELECT count(pgautofailover.remove_node(nodeid, true)) FROM pgautofailover.node "
@@ -733,7 +734,11 @@ def join_witness(name: str, witness: Witness) -> None:
         sys.exit(f"error: this database takes no writes, so the new witness has to know {_other(name)} first.")
     # It asks the new one to forget what that does not know, and shows bytes of no text.
     subprocess.run(("pg_autoctl", "disable", "monitor", "--pgdata", DATA, "--force"), check=False, capture_output=True)
+    time.sleep(2 * LOOK_S)  # a node that reads its configuration misses the signal to read it again
     subprocess.run(("pg_autoctl", "enable", "monitor", "--pgdata", DATA, _monitor(witness)), check=True)
+    while _answer(_REPORTS.format(name), _monitor(witness)) != "t":
+        subprocess.run(("pg_autoctl", "reload", "--pgdata", DATA), check=False, capture_output=True)
+        time.sleep(LOOK_S)
 
 
 def may_leave(agent: str, witness: Witness) -> None:
