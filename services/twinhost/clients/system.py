@@ -609,7 +609,8 @@ class SystemDigitalTwin(FeedClient):
         deadline_s: float | None = None,
         request_id: str | None = None,
     ) -> replies.MetricsStored:
-        """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+        """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link
+        only.
 
         Of a host on which the configuration has agents, only these report.
 

@@ -53,7 +53,7 @@ GPUS = Annotated[tuple[GpuSample, ...], msgspec.Meta(max_length=64)]
 
 
 class ReportMetrics(Request, tag="report_metrics"):
-    """Report what the caller's host has measured of itself; `host` is needed on an open link only.
+    """Report what the caller's host has measured of itself, an agent's action; `host` is needed on an open link only.
 
     Of a host on which the configuration has agents, only these report.
 
