@@ -130,10 +130,9 @@ def spaces_and_budgets_apply(running: Running) -> bool:
     ("spaces", "budgets", "sentence"),
     [
         ({"notes": {"writers": [], "readers": ["no body"]}}, {}, "spaces.notes.readers has 'no body', which is no"),
-        ({}, {"roles": {"agnet": {"events": 9}}}, "limits.budgets.roles has 'agnet', which is no role of grants"),
         ({}, {"everybody": {"events": "many"}}, "limits.budgets.everybody.events must be a whole number"),
     ],
-    ids=["reader", "role", "budget"],
+    ids=["reader", "budget"],
 )
 def test_a_wrong_reader_or_budget_leaves_those_that_apply(
     running: Running, spaces: dict[str, Any], budgets: dict[str, Any], sentence: str

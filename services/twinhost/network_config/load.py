@@ -3,7 +3,7 @@
 import os
 import re
 import socket
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import time
 from pathlib import Path
@@ -244,7 +244,7 @@ def load_network_config(path: Path | None = None, environment: Mapping[str, str]
         name: _agent(name, part, hosts, environment, reached_agents) for name, part in root.child("agents").children()
     }
     grants = {role: _granted(role, part) for role, part in root.child("grants").children()}
-    limits = _limits(root.child("limits"), grants)
+    limits = _limits(root.child("limits"))
     recall = Recall() if file.recall is None else _recall(root.child("recall"), path.parent)
     memory = root.child("memory").read(Forgetting) if "memory" in root.value else BY_DAYS
     spaces = {name: _space(name, part) for name, part in root.child("spaces").children()} if file.spaces else {}
@@ -467,23 +467,19 @@ def _grants_of(item: _Part) -> list[str]:
     return topics + [own_grant(name) if whose == OWN else name for name, whose in item.value.items() if name in OWNED]
 
 
-def _limits(part: _Part, known_roles: Collection[str]) -> Limits:
+def _limits(part: _Part) -> Limits:
     without_budgets = {name: part.value[name] for name in part.names() if name != "budgets"}
     limits = replace(part, value=without_budgets).read(Limits)
-    if not part.value.get("budgets"):
-        return limits
-    return replace(limits, budgets=_budgets(part.child("budgets"), known_roles))
+    return replace(limits, budgets=_budgets(part.child("budgets"))) if part.value.get("budgets") else limits
 
 
-def _budgets(part: _Part, known_roles: Collection[str]) -> BudgetTable:
+def _budgets(part: _Part) -> BudgetTable:
     file = part.read(_Budgets)
     everybody = part.child("everybody").read(Budget) if file.everybody else Budget()
     roles = {name: _limits_of(one) for name, one in part.child("roles").children()} if file.roles else {}
     names = {name: _limits_of(one) for name, one in part.child("names").children()} if file.names else {}
     for name in names:
         _require_identity(part.child("names"), name)
-    if unknown := sorted(set(roles) - set(known_roles)):
-        raise part.child("roles").error(f"has {unknown[0]!r}, which is no role of grants: {', '.join(known_roles)}")
     return BudgetTable(everybody, roles, names)
 
 

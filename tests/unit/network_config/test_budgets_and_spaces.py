@@ -41,7 +41,6 @@ def test_a_space_is_read_by_its_writers_too(tmp_path: Path) -> None:
         ("{everybody: {events: many}}", "limits.budgets.everybody.events must be a whole number, more than 0"),
         ("{everybody: {stored_bytes: 0}}", "limits.budgets.everybody.stored_bytes must be a whole number"),
         ("{names: {alice: {lease_share: 2}}}", "limits.budgets.names.alice.lease_share must be a share"),
-        ("{roles: {agnet: {turns: 2}}}", "limits.budgets.roles has 'agnet', which is no role of grants: agent"),
         ("{roles: {agent: {speed: 2}}}", "limits.budgets.roles.agent has the unknown key 'speed'"),
         ("{names: {'a:b': {events: 2}}}", "limits.budgets.names has 'a:b', which is no identity"),
         ("[1]", "limits.budgets must be a mapping"),
