@@ -28,12 +28,13 @@ VARIABLES = re.compile(r"^ENV (SSL_CERT_\w+)=(\S+)", re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Witness]:
-    """One that has TLS, asks for the password, and lets the agents' role make the tables."""
+    """One that has TLS, asks for the password, lets the agents' role make the tables, and knows no encoding."""
     with running_cluster() as cluster:
         (cluster.folder / "data/pg_hba.conf").write_text("local all all trust\nhostssl all all all scram-sha-256\n")
         with cluster.connect() as connection:
             connection.execute(f"CREATE ROLE log LOGIN PASSWORD '{PASSWORD}'".encode())
-            connection.execute("CREATE DATABASE log OWNER log")
+            options = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+            connection.execute(f"CREATE DATABASE log OWNER log {options}".encode())
         yield Witness(cluster, tmp_path_factory.mktemp("keys"))
 
 

@@ -382,6 +382,7 @@ def verified(dsn: str, whose: str = "read-write") -> str:
     if not any(hosts):
         raise ConfigurationError("it names no host; name one, or the folder of a Unix socket: ?host=/run/postgresql")
     settings: dict[str, str | int] = {"connect_timeout": _CONNECT_S, "target_session_attrs": whose}
+    settings["client_encoding"] = "UTF8"  # of a database with SQL_ASCII, psycopg would return bytes
     settings |= {"tcp_user_timeout": 3_000, "keepalives_idle": 1, "keepalives_interval": 1, "keepalives_count": 3}
     return psycopg.conninfo.make_conninfo(dsn, **settings, options=f"{parts.get('options') or ''} {_OPTIONS}".strip())
 
