@@ -127,7 +127,7 @@ def test_two_commands_set_it_up(two: Foreign) -> None:
 
 
 def test_compose_and_make_know_the_standbys(two: Foreign) -> None:
-    for command in ("docker compose up -d --wait", "make up"):
+    for command in ("docker compose up -d --wait pc2-standby", "make up"):
         assert two.checkouts["mainpc"].run("docker compose rm --stop --force pc2-standby").status == 0
         done = two.checkouts["mainpc"].run(command)
         assert done.status == 0, done.err
