@@ -224,6 +224,7 @@ def test_what_is_explained_is_not_said_again(bench: Bench) -> None:
 
 
 def test_what_mainpc_knew_began_when_it_said(bench: Bench) -> None:
+    bench.clock.stand_still()
     began = iso_time(bench.clock.time())
     bench.gets(OWN)
     bench.clock.let_pass(3_600)
