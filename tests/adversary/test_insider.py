@@ -127,6 +127,7 @@ class Campaign:
     whole: dict[str, bool]
     growth_mb: dict[str, float]
     kept_mb: dict[str, float]  # of the growth, once the member is silent
+    disk_mb: dict[str, float]  # by how much the folder of the agent's state grew, at most
 
 
 def _measured(connect: Callable[[], Client]) -> bool:
@@ -136,12 +137,12 @@ def _measured(connect: Callable[[], Client]) -> bool:
 
 
 class _Peak:
-    """The most memory that a process holds, in MB beyond what it had at first."""
+    """The most memory and disk that an agent uses, in MB beyond what it had at first."""
 
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self._first_mb = self.now_mb
-        self.growth_mb = 0.0
+    def __init__(self, pid: int, state: Path) -> None:
+        self._process, self._state = psutil.Process(pid), state
+        self._first_mb, self._first_disk_mb = self.now_mb, self._disk_mb()
+        self.growth_mb = self.disk_mb = 0.0
         threading.Thread(target=self._look, daemon=True).start()
 
     @property
@@ -151,10 +152,18 @@ class _Peak:
     def kept_mb(self) -> float:
         return self.now_mb - self._first_mb
 
+    def _disk_mb(self) -> float:
+        size = 0
+        for path in self._state.rglob("*"):
+            with suppress(FileNotFoundError):
+                size += path.stat().st_blocks * 512
+        return size / 1e6
+
     def _look(self) -> None:
         with suppress(psutil.Error):
             while True:
                 self.growth_mb = max(self.growth_mb, self.kept_mb())
+                self.disk_mb = max(self.disk_mb, self._disk_mb() - self._first_disk_mb)
                 time.sleep(_LOOK_S)
 
 
@@ -194,7 +203,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
             targets.append(AttackedByMember(config.agent(name), config, insider, pins, as_neighbour, "neighbour"))
             wait_until(partial(_measured, as_neighbour), PATIENCE_S, "the machine is measured")
             polite[name] = stack.enter_context(PoliteAgent(name, as_polite, root / f"{name}.jsonl"))
-            peaks[name] = _Peak(process.pid)
+            peaks[name] = _Peak(process.pid, hosts.database(name).parent)
         with tidied_up(targets):
             findings = [finding for target in targets for finding in play_against(target, ATTACKS)]
             _play_at_once(targets)
@@ -207,7 +216,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
         for agent in polite.values():
             agent.__exit__(None, None, None)
         whole = {name: agent.is_whole() for name, agent in polite.items()}
-        yield Campaign(findings, polite, whole, growth, kept)
+        yield Campaign(findings, polite, whole, growth, kept, {name: peak.disk_mb for name, peak in peaks.items()})
 
 
 def test_every_attack_is_played_against_some_agent(campaign: Campaign) -> None:
@@ -251,5 +260,6 @@ def test_a_polite_agent_loses_nothing_beside_it(campaign: Campaign, name: str) -
 @pytest.mark.parametrize("name", [SDT, UMRA])
 def test_memory_is_bounded_and_given_back(campaign: Campaign, name: str) -> None:
     print(f"{name}: {campaign.growth_mb[name]:.0f} MB more at most, {campaign.kept_mb[name]:.0f} MB afterwards")
+    print(f"{name}: {campaign.disk_mb[name]:.0f} MB more on disk at most")  # its bound is that of each attack
     assert campaign.growth_mb[name] < MOST_GROWTH_MB
     assert campaign.kept_mb[name] < GIVEN_BACK_MB
