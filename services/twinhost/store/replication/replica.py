@@ -233,10 +233,7 @@ class Active:
             ConfigurationError: it can't be repeated here.
         """
         try:
-            asked_at = monotonic()
-            if self._log.beat(self.tenure.number, 0) is None:  # the claim may have waited for the second database
-                self._end("another process is active")
-            self.tenure.confirmed(asked_at)
+            self._confirm(self._log, 0)  # the claim may have waited for the second database
             self._beats.start()  # before the rest is repeated, which may take longer than an epoch holds
             self._watch.start()
             last = max(self._log.last(), self.tenure.durable)
@@ -340,17 +337,22 @@ class Active:
         self.tenure.end(why)
         self._end_process(why)
 
+    def _confirm(self, log: Log, durable: int) -> str:
+        """Add a beat, and return whose turn it is."""
+        asked_at = monotonic()
+        turn = log.beat(self.tenure.number, durable)
+        if turn is None:
+            self._end("another process is active")
+        self.tenure.confirmed(asked_at)
+        _log.debug("epoch_confirmed", epoch=self.tenure.number, took_s=round(monotonic() - asked_at, 3))
+        return turn
+
     def _beat(self, connect: Connect) -> None:
         log: Log | None = None
         while not self._beats.wait(BEAT_S):
             try:
                 log = log or connect()
-                asked_at = monotonic()
-                turn = log.beat(self.tenure.number, self.tenure.durable)
-                if turn is None:
-                    self._end("another process is active")
-                self.tenure.confirmed(asked_at)
-                _log.debug("epoch_confirmed", epoch=self.tenure.number)
+                turn = self._confirm(log, self.tenure.durable)
                 if turn != self._candidate.name and not self.successor:
                     self.successor = turn
                     self.on_successor()

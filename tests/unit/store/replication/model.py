@@ -170,6 +170,7 @@ def accept(lines: Iterable[Line]) -> int:
 class _Trace(Model):
     def __init__(self) -> None:
         super().__init__({}, 0.0)
+        self.beat_at = 0.0  # from when on another process may have seen what the epoch is now
 
     def take(self, line: Line) -> bool:
         event = getattr(self, f"on_{line['event']}", None)
@@ -177,14 +178,15 @@ class _Trace(Model):
             return False
         self.now = datetime.fromisoformat(line["timestamp"]).timestamp()
         process = self.processes.setdefault(line["process"], Process(line["process"], 1.0))
+        before = self.epoch.number, self.epoch.beat
         event(process, line)
-        for other in self.processes.values():
-            if other.tenure is None:  # as soon as it can
-                other.candidate.saw(self.epoch, self.now)
+        if before != (self.epoch.number, self.epoch.beat):
+            self.beat_at = self.now - line.get("took_s", 0.0)
         self.require_sound()
         return True
 
     def on_standing_by(self, process: Process, _: Line) -> None:
+        """It has connected to the log: it has begun, or has seen the epoch already while no database took writes."""
         process.die()
 
     def on_ended_by_log(self, process: Process, _: Line) -> None:
@@ -200,7 +202,7 @@ class _Trace(Model):
     def on_epoch_claimed(self, process: Process, line: Line) -> None:
         assert self.epoch.number == line["epoch"] - 1, f"{line}: {self.epoch.holder} has claimed {self.epoch.number}"
         assert process.tenure is None, f"{line}: it is active"
-        process.candidate.saw(self.epoch, self.now)
+        process.candidate.saw(self.epoch, self.beat_at)
         assert process.candidate.may_claim(self.now + LATE_S), f"{line}: {self.epoch.holder} may still answer"
         self.claim(process)
 
@@ -218,7 +220,8 @@ class _Trace(Model):
 
     def on_epoch_confirmed(self, process: Process, line: Line) -> None:
         self._require_tenure(process, line)
-        self.confirm(process)
+        self.now -= line["took_s"]
+        self.confirm(process, line["took_s"])
 
     def on_transaction_appended(self, process: Process, line: Line) -> None:
         self._require_tenure(process, line)
