@@ -25,6 +25,7 @@ from tests.loopback.test_join import nowhere as nowhere  # noqa: PLC0414 - a fix
 from tests.loopback.test_standby import Machine
 from tests.postgres import Cluster, running_cluster
 from tests.waiting import PATIENCE_S, wait_until
+from twinhost.adapters.langgraph import TwinhostStore
 from twinhost.adversary.attack import Finding
 from twinhost.adversary.members import INSIDER_ROLE, AttackedByMember
 from twinhost.certificates.layout import AGENT_ROLE
@@ -338,3 +339,28 @@ def test_an_mcp_server_fails_over(machines: TwoMachines) -> None:
             return list((await call(client, "search_memory", query="kettle"))["results"])
 
     assert len(asyncio.run(remember())) == 2
+
+
+def test_the_adapters_go_on_without_a_repeated_item(machines: TwoMachines) -> None:
+    """A graph's store and a session of the OpenAI SDK: what is put amid a kill is there once."""
+    from twinhost.adapters.openai_agents import TwinhostSession  # takes seconds
+
+    active = machines.start(UMRA)
+
+    async def talk() -> list[Any]:
+        async with machines.settings.typed_client(UMRA, asynchronous=True, kind=AsyncClient) as client:
+            session = TwinhostSession("talk", client, space="shared")
+            await session.add_items([{"role": "user", "content": "the kettle is blue"}])
+            active[UMRA].kill()
+            await session.add_items([{"role": "user", "content": "the kettle is on the stove"}])
+            return list(await session.get_items())
+
+    with machines.client(UMRA) as client:
+        store = TwinhostStore(client, space="shared")
+        store.put(("kettles",), "colour", {"is": "blue"})
+        assert [item["content"] for item in asyncio.run(talk())] == [
+            "the kettle is blue",
+            "the kettle is on the stove",
+        ]
+        store.put(("kettles",), "place", {"is": "the stove"})
+        assert sorted(item.key for item in store.search(("kettles",))) == ["colour", "place"]
