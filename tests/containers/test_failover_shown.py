@@ -56,6 +56,7 @@ def test_all_of_it_is_shown(pair: Pair) -> None:
     """Either machine is asked for both agents; a standby's page names the active one."""
     for host, agent in AGENTS.items():
         shown(f"{host}'s standby is seen", lambda: row(pair, agent)["standbys"])  # noqa: B023
+    shown("the witness was asked", lambda: "witness" in failover(pair))
     document = failover(pair)
     assert (document["copies"], document["witness"]) == (2, {"name": "witness", "answers": True})
     said = " ".join(pair.run("./twinhost status").out.split())

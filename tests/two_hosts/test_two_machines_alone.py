@@ -99,7 +99,7 @@ def test_two_commands_set_it_up(two: Two) -> None:
     parts = {host: {host, f"{other}-standby", f"database-{host}"} for host, other in STANDBYS.items()}
     assert two.parts("mainpc") == {*parts["mainpc"], "witness"}
     assert two.parts("pc2") == parts["pc2"]
-    assert two.role("mainpc", "mainpc")["witness"] == {"name": "witness:5433", "answers": True}
+    two.wait_for_witness("witness:5433")
 
 
 def test_a_promotion_is_refused_while_the_other_machine_answers(two: Two) -> None:
