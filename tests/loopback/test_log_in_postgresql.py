@@ -469,6 +469,8 @@ def test_sqlite_that_fails_after_the_append_ends_it(
         with pytest.raises(Ended, match="transaction 2 is in the log and SQLite failed: database or disk is full"):
             database.execute("INSERT INTO notes (text) VALUES ('one')")
         assert not active.tenure.holds(monotonic())
+    with closing(connect(dsn)) as log:
+        assert (log.look().holder, log.look().durable) == ("", 2)  # a standby need not wait
     active.release()
     assert rows(tmp_path / "a") == []
     monkeypatch.undo()

@@ -301,13 +301,17 @@ class Active:
         """Give the epoch up, after the last answer, so that a standby need not wait."""
         for worker in (self._watch, self._beats, self._keeper):
             worker.stop()
-        self.tenure.end("released")
+        self._give_up("released")
+        self._log.close()
+
+    def _give_up(self, why: str) -> None:
+        self._beats.request_stop()
+        self.tenure.end(why)
         _log.debug("epoch_released", epoch=self.tenure.number)  # before another process can claim it
         try:
             self._log.release(self.tenure.number, self.tenure.durable, keeps_turn=self._candidate.manual)
         except OutcomeUnknown as error:
             _log.warning("epoch_not_released", reason=str(error))
-        self._log.close()
 
     def _commit(self, connection: NotingConnection, entry: Entry, database: str = "") -> None:
         """Append a transaction, and let SQLite commit it."""
@@ -317,7 +321,10 @@ class Active:
                 connection.execute_unnoted("UPDATE log_position SET applied = ?", (number,))
                 connection.commit_noted()
             except sqlite3.Error as error:
-                self._end(f"transaction {number} is in the log and SQLite failed: {error}")
+                why = f"transaction {number} is in the log and SQLite failed: {error}"
+                self.tenure.appended(number)
+                self._give_up(why)  # no answer leaves any more, and what a standby needs is in the log
+                self._end(why)
             self.tenure.appended(number)
         self.require_held()
 
