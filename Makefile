@@ -72,7 +72,7 @@ test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also w
 check: venv ## while you work: the linters and the unit tests, in parallel (about a minute; no container)
 	@scripts/setup/check.sh $(ARGS)
 
-test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; both as a swarm; and three with standbys (eight minutes)
+test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; both as a swarm; and three with standbys (25 minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
 
 test-replay: venv ## the unit tests, with a replica of every database that repeats what was noted of it (half as long again as without)
