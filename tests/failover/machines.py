@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import shutil
 import subprocess
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 from tests.containers.checkout import Machine as Checkout
@@ -132,8 +134,9 @@ class Machines:
     def signal(self, services: Iterable[str], name: str) -> None:
         """Send a signal to all processes of containers, as SIGSTOP and SIGCONT."""
         for service in services:
-            groups = _run("docker", "top", self.container(service), "-eo", "pid").split()[1:]
-            _run("kill", f"-{name}", *groups)
+            for pid in _run("docker", "top", self.container(service), "-eo", "pid").split()[1:]:
+                with suppress(ProcessLookupError):  # such as a health check that has ended
+                    os.kill(int(pid), Signals[f"SIG{name}"])
 
     @contextmanager
     def cut(self, hearers: Sequence[str], speakers: Sequence[str]) -> Iterator[None]:
