@@ -21,6 +21,7 @@ MEMORY = {
     "writers": [{"name": "planner", "stored_bytes": 70_000}, {"name": "vision", "stored_bytes": 300}],
     "quarantined": [{"name": "vision", "since": "2026-11-01T08:00:00.000+00:00", "by": "operator"}],
     "all_quarantined": 1,
+    "usage": [{"name": "planner", "limit": "stored_bytes", "used": 70_000, "most": 80_000, "share": 0.875}],
 }
 AXE = Path("build/tools/axe/node_modules/axe-core/axe.min.js")
 WIDTHS = [390, 820, 1_440]

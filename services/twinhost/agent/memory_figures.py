@@ -1,4 +1,4 @@
-"""What an agent says of its memory in its heartbeats: how much there is and whose, and what is hidden; no content."""
+"""What an agent says of its memory in its heartbeats: how much there is, whose, and of which budgets; no content."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated
@@ -7,10 +7,11 @@ import msgspec
 
 from twinhost.secure_zmq.wire import NAME
 
-MOST_NAMES = 20  # of writers, and of quarantined ones
+MOST_NAMES = 20  # of writers, of quarantined ones, and in rows of use
 EVERY_S = 10.0
 
 COUNT = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+AMOUNT = Annotated[float, msgspec.Meta(ge=0)]  # a budget may be as much as SQLite can count
 
 
 class WriterFigure(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,16 @@ class WriterFigure(msgspec.Struct, frozen=True, kw_only=True):
 
     name: NAME
     stored_bytes: COUNT
+
+
+class Use(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of which limit of its budget an identity uses; `share` is `used` of `most`."""
+
+    name: NAME
+    limit: NAME
+    used: AMOUNT
+    most: AMOUNT
+    share: AMOUNT
 
 
 class HiddenWriter(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +42,7 @@ class HiddenWriter(msgspec.Struct, frozen=True, kw_only=True):
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     """How much is in the memory, hidden and forgotten rows too; the largest writers, and the newest quarantined ones.
 
-    `all_writers` and `all_quarantined` count also those that are not listed.
+    `all_writers` and `all_quarantined` count also those that are not listed. `usage` has the largest parts of budgets.
     """
 
     memories: COUNT
@@ -43,6 +54,7 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     all_writers: COUNT
     quarantined: Annotated[list[HiddenWriter], msgspec.Meta(max_length=MOST_NAMES)]
     all_quarantined: COUNT
+    usage: Annotated[list[Use], msgspec.Meta(max_length=MOST_NAMES)] = []
 
 
 def largest(stored_bytes: Mapping[str, float]) -> list[WriterFigure]:

@@ -660,10 +660,20 @@ class HiddenWriterFields(TypedDict):
     by: str
 
 
+class UseFields(TypedDict):
+    """How much of which limit of its budget an identity uses; `share` is `used` of `most`."""
+
+    name: str
+    limit: str
+    used: float
+    most: float
+    share: float
+
+
 class MemoryFiguresFields(TypedDict):
     """How much is in the memory, hidden and forgotten rows too; the largest writers, and the newest quarantined ones.
 
-    `all_writers` and `all_quarantined` count also those that are not listed.
+    `all_writers` and `all_quarantined` count also those that are not listed. `usage` has the largest parts of budgets.
     """
 
     memories: int
@@ -675,6 +685,7 @@ class MemoryFiguresFields(TypedDict):
     all_writers: int
     quarantined: list[HiddenWriterFields]
     all_quarantined: int
+    usage: NotRequired[list[UseFields]]
 
 
 class WitnessedHead(Part, frozen=True):

@@ -14,12 +14,20 @@ from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BACKUP
 from twinhost.agent.dialects import Command, commands
 from twinhost.agent.followed_files import MIGRATION as FOLLOWED_FILES
-from twinhost.agent.health import GetHealth, HealthActions, HealthCheck, HealthDocument, OperatorActions, Ping
+from twinhost.agent.health import (
+    GetHealth,
+    HealthActions,
+    HealthCheck,
+    HealthDocument,
+    OperatorActions,
+    Ping,
+    used_documents,
+)
 from twinhost.agent.membership.audit_witness import WitnessActions
 from twinhost.agent.membership.member import HEADS_FILE, Description, Membership
 from twinhost.agent.membership.outbox import MIGRATION as MEMBERSHIP_MIGRATION
 from twinhost.agent.membership.watch import WatchActions
-from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
+from twinhost.agent.memory_figures import MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, Use, largest
 from twinhost.agent.process import run_agent
 from twinhost.agent.refusals import MIGRATION as REFUSALS_MIGRATION
 from twinhost.agent.refusals import Refusals
@@ -347,6 +355,7 @@ def assemble(foundation: Foundation) -> Assembly:
                 for row in hidden[:MOST_NAMES]
             ],
             all_quarantined=len(hidden),
+            usage=[Use(**row) for row in used_documents(foundation.usage.rows())],
         )
 
     figures = NewestFigures(counted, foundation.clock.monotonic)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.unit.system_digital_twin.twin import UMRA, Clock, Twin
-from twinhost.agent.memory_figures import EVERY_S, MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, largest
+from twinhost.agent.memory_figures import EVERY_S, MOST_NAMES, HiddenWriter, MemoryFigures, NewestFigures, Use, largest
 
 NONE = MemoryFigures(
     memories=0,
@@ -47,10 +47,10 @@ def test_figures_are_counted_every_ten_seconds() -> None:
 def test_a_heartbeat_has_room_for_so_many(tmp_path: Path) -> None:
     """With the longest names; more of them are refused by their field."""
     most = [HiddenWriter(name="x" * 256, since="2026-11-01T08:00:00.000+00:00", by="y" * 256)] * MOST_NAMES
-    full = msgspec.structs.replace(
-        NONE, quarantined=most, writers=largest({"x" * 200 + str(n): 9.0 for n in range(30)})
-    )
-    assert len(msgspec.json.encode(full)) < 20_000
+    used = [Use(name="x" * 256, limit="stored_bytes", used=1e9, most=2.0**63, share=0.5)] * MOST_NAMES
+    writers = largest({"x" * 200 + str(n): 9.0 for n in range(30)})
+    full = msgspec.structs.replace(NONE, quarantined=most, writers=writers, usage=used)
+    assert len(msgspec.json.encode(full)) < 25_000
     with Twin(tmp_path / "twin.sqlite3", Clock()) as twin:
         twin.register()
         assert twin.ask("heartbeat", agent_name=UMRA.name, memory=msgspec.to_builtins(full))["status"] == "success"

@@ -166,7 +166,7 @@ class StateBoard:
             "leases": _that_fit(self._lease(lease) for lease in leases),
             "waiting": _that_fit(self._waiting(wait) for wait in self._reservations.queue(SHOWN)),
             "memory": self._memory(),
-            "usage": used_documents(state.usage if state else ()),
+            "usage": self._usage(state),
             **({} if failover is None else {"failover": failover}),
             "counts": {
                 "agents": len(records),
@@ -266,8 +266,17 @@ class StateBoard:
         for name, agent in self._settings.config.agents.items():
             if (heard := self._said.memories.get(name)) is not None:
                 figures = msgspec.to_builtins(heard.figures)
+                del figures["usage"]
                 return {"name": name, "host": agent.host.name, "as_of": iso_time(round(heard.at)), **figures}
         return None
+
+    def _usage(self, state: AgentState | None) -> list[dict[str, Any]]:
+        """Return what identities use of their budgets on each host that has said so, the largest parts first."""
+        rows = [{"host": self._settings.agent.host.name, **row} for row in used_documents(state.usage if state else ())]
+        for name, agent in self._settings.config.agents.items():
+            if (heard := self._said.memories.get(name)) is not None:
+                rows += [{"host": agent.host.name, **msgspec.to_builtins(use)} for use in heard.figures.usage]
+        return sorted(rows, key=lambda row: -row["share"])
 
     def _waiting(self, wait: QueuedWait) -> WaitingRow:
         now = self._clock.time()

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from tests.identities import new_pair
 from tests.loopback.agent_processes import SDT, Hosts
 from tests.loopback.agent_processes import UMRA as UMRA_NAME
 from tests.unit.agent.assembled import Assembled, environment_of
+from tests.unit.agent.test_memory_figures import NONE
 from tests.unit.system_digital_twin.twin import NOBODY, OPERATOR, UMRA, Clock
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.telemetry import AgentState
@@ -85,7 +87,22 @@ def test_budgets_are_shown_beside_what_is_used(twin: Twin) -> None:
     used = [Used(f"a{number}", "events", 50 - number, 100) for number in range(30)]
     twin.telemetry.gather(dataclasses.replace(NO_STATE, usage=used))
     shown = twin.state()["usage"]
-    assert (len(shown), shown[0]) == (20, {"name": "a0", "limit": "events", "used": 50, "most": 100, "share": 0.5})
+    largest = {"host": "mainpc", "name": "a0", "limit": "events", "used": 50, "most": 100, "share": 0.5}
+    assert (len(shown), shown[0]) == (20, largest)
+
+
+def test_budgets_of_the_memory_s_host_are_shown_among_them(twin: Twin) -> None:
+    """As its heartbeats say; not as a part of what is said of the memory."""
+    twin.telemetry.gather(dataclasses.replace(NO_STATE, usage=[Used("a1", "events", 50, 100)]))
+    of_pc2 = [
+        {"name": name, "limit": "stored_bytes", "used": used, "most": 100, "share": used / 100}
+        for name, used in (("a1", 90), ("a2", 10))
+    ]
+    twin.call("register_agent", agent_name=UMRA.name, status="HEALTHY")
+    twin.call("heartbeat", agent_name=UMRA.name, memory=msgspec.to_builtins(NONE) | {"usage": of_pc2})
+    shown = [(use["host"], use["name"], use["used"]) for use in twin.state()["usage"]]
+    assert shown == [("pc2", "a1", 90), ("mainpc", "a1", 50), ("pc2", "a2", 10)]
+    assert "usage" not in twin.state()["memory"]
 
 
 @pytest.fixture(autouse=True)

@@ -23,7 +23,7 @@ export function draw(place, state, { name, ...parameters }) {
   drawTroubles(troubles, state, isAbout, parameters);
   const shown = panels(parts, [
     { id: "about", title: "Authorisation" },
-    { id: "budgets", title: "Budgets", hint: "What its identity uses on mainpc, of the largest parts of all." },
+    { id: "budgets", title: "Budgets", hint: "What its identity uses, of the largest parts of all." },
   ], "h3");
   drawInto(shown.about.content, [name, key ?? null, keyLeft(key ?? {})], authorisation);
   table(shown.budgets.content, BUDGETS, (state.usage ?? []).filter((use) => use.name === key?.name));
