@@ -65,7 +65,9 @@ def test_all_of_it_is_shown(pair: Pair) -> None:
         assert re.search(
             rf"\(epoch 1\); standby {host}-standby is \d+ transactions? behind; 2 copies; witness well", said
         )
-        assert f"{agent} is active on <b>{host}</b> (epoch 1)" in get(pair, f"{host}-standby", "/")
+        followed = get(pair, f"{host}-standby", "/")
+        assert f"{agent} is active on <b>{host}</b> since " in followed
+        assert " or before (epoch 1)" in followed
     assert items(pair) == set()
 
 
@@ -116,7 +118,8 @@ def test_a_killed_mainpc_is_on_the_standbys_page(pair: Pair) -> None:
     assert row(pair, agent)["moved_from"] == "mainpc"
     assert f"{agent} is active on mainpc-standby" in " ".join(pair.run("./twinhost status").out.split())
     assert pair.run("docker compose up -d mainpc").status == 0
-    shown("it stands by", lambda: "is active on <b>mainpc-standby</b>" in standby_page(pair))
+    shown("it stands by", lambda: "is active on <b>mainpc-standby</b> since " in standby_page(pair))
+    shown("it has asked", lambda: "2 copies of each change. The witness answers." in standby_page(pair))
 
 
 def standby_page(pair: Pair) -> str:

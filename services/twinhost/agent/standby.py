@@ -7,6 +7,8 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,8 +36,8 @@ from twinhost.store.backup import STAGED
 from twinhost.store.damage import require_undamaged
 from twinhost.store.files import part
 from twinhost.store.replication.epochs import Candidate, Epoch
-from twinhost.store.replication.looks import Difference, written
-from twinhost.store.replication.postgres import Connect, Databases, Log, OutcomeUnknown, verified
+from twinhost.store.replication.looks import LOOK_EVERY_S, SILENT_AFTER_S, Difference, copies, written
+from twinhost.store.replication.postgres import Connect, Databases, Log, OutcomeUnknown, verified, witness_fault
 from twinhost.store.replication.replica import Active, Before, Replica, always, monotonic, stand_by
 from twinhost.store.replication.snapshots import nothing_beside
 from twinhost.store.replication.statements import Entry
@@ -99,7 +101,12 @@ def _followed_until_active(
     keys = None if settings.certificates is None else FollowedFiles(name, followed.places(settings), settings.live.load)
     beside = followed.beside or nothing_beside
     replica = Replica(path, followed.functions, newest, _before(settings, followed, keys), beside)
-    seen = _Seen()
+    seen, well = Seen(), _well(name)
+
+    def on_look(log: Log) -> None:
+        well()
+        seen.look_around(log)
+
     try:
         if keys is not None:
             keys.begin(path)
@@ -113,7 +120,7 @@ def _followed_until_active(
                 connect,
                 stop,
                 may_claim=look,
-                on_look=_well(name),
+                on_look=on_look,
                 on_connect=_first_look,
                 fault=fault,
             )
@@ -169,23 +176,42 @@ def at_intervals(call: Callable[[], V]) -> Callable[[], V]:
     return newest
 
 
-class _Seen:
-    """The epoch as it was seen last."""
+@dataclass
+class Seen:
+    """The epoch, and the databases that take writes, as they were seen last."""
 
     epoch: Epoch | None = None
+    since: str = ""  # when this epoch was seen first; `or before` where it was there at the first look
+    copies: int | None = None  # databases that have each commit; None where only their service knows
+    witness: str | None = None  # where it is, if the databases have one
+    looked_at: float = float("-inf")  # when these two were read, monotonic
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether a database that takes writes was reached in the last seconds."""
+        return monotonic() - self.looked_at < SILENT_AFTER_S
 
     def before(self, may_claim: Callable[[Epoch], bool]) -> Callable[[Epoch], bool]:
         """Return what keeps an epoch, and then asks whether it may be claimed."""
 
         def look(epoch: Epoch) -> bool:
+            if self.epoch is None or self.epoch.number != epoch.number:
+                self.since = iso_time(SYSTEM_CLOCK.time()) + (" or before" if self.epoch is None else "")
             self.epoch = epoch
             return may_claim(epoch)
 
         return look
 
+    def look_around(self, log: Log) -> None:
+        """Look at the databases too, every LOOK_EVERY_S."""
+        if (now := monotonic()) - self.looked_at >= LOOK_EVERY_S:
+            look = log.look_around()
+            self.witness, self.copies = look.witness, copies(look.synchronous, whole=look.witness is not None)
+            self.looked_at = now
+
 
 @contextmanager
-def _shown(settings: Settings, replica: Replica, seen: "_Seen", keys: FollowedFiles | None) -> Iterator[None]:
+def _shown(settings: Settings, replica: Replica, seen: "Seen", keys: FollowedFiles | None) -> Iterator[None]:
     """Answer over HTTP that this process stands by, on the port that the agent will have."""
     agent, since = settings.agent, iso_time(SYSTEM_CLOCK.time())
 
@@ -195,6 +221,7 @@ def _shown(settings: Settings, replica: Replica, seen: "_Seen", keys: FollowedFi
             "since": since,
             "holder": seen.epoch.holder or None if seen.epoch else None,
             "transactions": replica.applied,
+            "copies": seen.copies if seen.is_recent else None,
         }
         now = iso_time(SYSTEM_CLOCK.time())
         return {
@@ -208,7 +235,8 @@ def _shown(settings: Settings, replica: Replica, seen: "_Seen", keys: FollowedFi
 
     def page(_: Request) -> HTMLResponse:
         automatic = settings.config.failover == "automatic"
-        return HTMLResponse(standby_page(agent, seen.epoch, replica.applied, automatic=automatic))
+        ask = partial(witness_fault, seen.witness or "", settings.database or "")
+        return HTMLResponse(standby_page(agent, seen, replica.applied, ask, automatic=automatic))
 
     telemetry = Telemetry(agent.name)
     telemetry.register(lambda: role_metrics(active=False, transactions=replica.applied))
@@ -227,25 +255,52 @@ def _shown(settings: Settings, replica: Replica, seen: "_Seen", keys: FollowedFi
         http.stop()
 
 
-def standby_page(agent: Agent, seen: Epoch | None, applied: int, *, automatic: bool) -> str:
-    """Return the page of a standby: which machine is active, and where to look there; how far this one has followed."""
-    if seen is None or not seen.holder:
+def standby_page(
+    agent: Agent, seen: Seen, applied: int, witness_fault: Callable[[], str | None], *, automatic: bool
+) -> str:
+    """Return the page of a standby: which machine is active, and where to look there; and what there is of the log.
+
+    Args:
+        agent: of which this process stands by.
+        seen: what it has seen of the log and of the databases.
+        applied: how many transactions it has.
+        witness_fault: asks the witness, and returns why it does not answer.
+        automatic: whether it takes over by itself.
+    """
+    epoch = seen.epoch
+    if epoch is None or not epoch.holder:
         active = f"No machine is active as {agent.name} now."
     else:
-        holder = escape(seen.holder)
+        holder = escape(epoch.holder)
         where = f"<code>docker compose port {holder} {agent.http_port}</code>"
-        if seen.holder == agent.host.name:
+        if epoch.holder == agent.host.name:
             address = f"http://localhost:{agent.http_port}/{'' if agent.name == REGISTRY_AGENT else 'healthz'}"
             where = f'<a href="{address}">{address}</a>'
-        active = f"{agent.name} is active on <b>{holder}</b> (epoch {seen.number}): on its machine, look at {where}."
-    behind = 0 if seen is None else max(0, seen.durable - applied)
+        since = f"since {escape(seen.since)} (epoch {epoch.number})"
+        active = f"{agent.name} is active on <b>{holder}</b> {since}: on its machine, look at {where}."
+    behind = 0 if epoch is None else max(0, epoch.durable - applied)
     count = "1 transaction" if behind == 1 else f"{behind} transactions"
     then = "when that one falls silent" if automatic else "when somebody promotes it"
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{agent.name}: standby</title>"
-        f"<p>{active} This process stands by, {count} behind, and takes over {then}.</p></html>\n"
+        f"<p>{active} This process stands by, {count} behind, and takes over {then}.</p>"
+        f"<p>{_said_of_databases(seen, witness_fault)}</p></html>\n"
     )
+
+
+def _said_of_databases(seen: Seen, witness_fault: Callable[[], str | None]) -> str:
+    if not seen.is_recent:
+        return "No database that takes writes is reached now."
+    said = "The service of the databases knows how many copies there are."
+    if seen.copies is not None:
+        said = f"{seen.copies} copies of each change."
+    if seen.copies == 1:
+        said = '<b style="color:#b3261e">1 copy</b> of each change: one database alone has the newest ones.'
+    if seen.witness is not None:
+        fault = witness_fault()
+        said += " The witness answers." if fault is None else f" The witness does not answer: {escape(fault)}."
+    return said
 
 
 def _first_look(log: Log) -> None:

@@ -1,6 +1,7 @@
 """The start of an agent with a log, where that can't be used; tests.loopback.test_standby has the rest."""
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NoReturn
@@ -12,11 +13,13 @@ from tests.unit.agent.assembled import environment_of
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.process import prepare_agent
 from twinhost.agent.settings import load_settings
-from twinhost.agent.standby import standby_page
+from twinhost.agent.standby import Seen, standby_page
 from twinhost.network_config import load_network_config
 from twinhost.network_config.load import DEFAULT_PATH
 from twinhost.secure_zmq.errors import ConfigurationError
 from twinhost.store.replication.epochs import Epoch
+from twinhost.store.replication.looks import SILENT_AFTER_S
+from twinhost.store.replication.replica import always, monotonic
 
 
 def assemble(_: Foundation) -> NoReturn:
@@ -37,18 +40,49 @@ def test_without_psycopg_a_start_says_what_to_install(tmp_path: Path, monkeypatc
 AGENT = load_network_config(DEFAULT_PATH, {}).agent("SystemDigitalTwin")
 
 
+def page(
+    seen: Seen, applied: int, witness_fault: Callable[[], str | None] = lambda: None, *, automatic: bool = True
+) -> str:
+    return standby_page(AGENT, seen, applied, witness_fault, automatic=automatic)
+
+
 def test_the_page_of_a_standby_says_who_is_active() -> None:
     """With a link where that is certain; and what it waits for."""
-    active = standby_page(AGENT, Epoch(3, 1, "mainpc", 12), 10, automatic=True)
-    assert "SystemDigitalTwin is active on <b>mainpc</b> (epoch 3)" in active
+    active = page(Seen(Epoch(3, 1, "mainpc", 12), "2026-12-02T08:00:00.000+00:00"), 10)
+    assert "SystemDigitalTwin is active on <b>mainpc</b> since 2026-12-02T08:00:00.000+00:00 (epoch 3)" in active
     assert '<a href="http://localhost:8120/">' in active
     assert "stands by, 2 transactions behind, and takes over when that one falls silent." in active
-    moved = standby_page(AGENT, Epoch(4, 1, "mainpc-standby", 12), 11, automatic=False)
+    moved = page(Seen(Epoch(4, 1, "mainpc-standby", 12)), 11, automatic=False)
     assert "<code>docker compose port mainpc-standby 8120</code>" in moved
     assert "1 transaction behind, and takes over when somebody promotes it." in moved
     for seen in (None, Epoch(4, 1, "", 12)):
-        assert "No machine is active as SystemDigitalTwin now." in standby_page(AGENT, seen, 12, automatic=True)
+        assert "No machine is active as SystemDigitalTwin now." in page(Seen(seen), 12)
 
 
 def test_a_name_from_the_database_is_no_markup() -> None:
-    assert "&lt;b&gt;" in standby_page(AGENT, Epoch(3, 1, "<b>", 12), 12, automatic=True)
+    assert "&lt;b&gt;" in page(Seen(Epoch(3, 1, "<b>", 12)), 12)
+
+
+def test_the_page_of_a_standby_says_how_many_copies_there_are_and_asks_the_witness() -> None:
+    """A lone copy is red. What was read some seconds ago is not said to be so."""
+    two = Seen(copies=2, witness="witness", looked_at=monotonic())
+    assert "<p>2 copies of each change. The witness answers.</p>" in page(two, 0)
+    one = Seen(copies=1, witness="witness", looked_at=monotonic())
+    said = page(one, 0, witness_fault=lambda: "<i>refused</i>")
+    assert '<b style="color:#b3261e">1 copy</b> of each change: one database alone has the newest ones.' in said
+    assert "The witness does not answer: &lt;i&gt;refused&lt;/i&gt;." in said
+    assert "knows how many copies there are.</p>" in page(Seen(looked_at=monotonic()), 0)
+    stale = Seen(copies=2, witness="witness", looked_at=monotonic() - SILENT_AFTER_S)
+    assert "<p>No database that takes writes is reached now.</p>" in page(stale, 0)
+
+
+def test_a_standby_says_since_when_an_epoch_is_another_one_s() -> None:
+    """It can't know so of the one that was there when it began."""
+    seen = Seen()
+    look = seen.before(always)
+    look(Epoch(3, 1, "mainpc", 12))
+    first = seen.since
+    look(Epoch(3, 2, "mainpc", 13))
+    assert (seen.since, first.endswith(" or before")) == (first, True)
+    look(Epoch(4, 3, "mainpc-standby", 13))
+    assert not seen.since.endswith(" or before")

@@ -384,7 +384,7 @@ def stand_by(
     stop: threading.Event,
     end: Callable[[str], NoReturn] = end_process,
     may_claim: Callable[[Epoch], bool] = always,
-    on_look: Callable[[], None] = lambda: None,
+    on_look: Callable[[Log], object] = lambda _: None,
     on_connect: Callable[[Log], object] = lambda _: None,
     fault: Callable[[], str] = str,
 ) -> Active | None:
@@ -397,7 +397,7 @@ def stand_by(
         stop: ends the wait.
         end: ends the process, once it is active.
         may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
-        on_look: is called after each look at the epoch, and with it at the log.
+        on_look: is called with the connection after each look at the epoch, and with it at the log.
         on_connect: is called with each connection, before it is used.
         fault: returns what is wrong with this process that follows all the same, as its row has it.
 
@@ -419,7 +419,7 @@ def stand_by(
                     return active
                 standing.say(log, replica.applied)
                 said = ""
-                on_look()
+                on_look(log)
             except OutcomeUnknown as error:
                 if str(error) != said:
                     _log.warning("log_not_reached", reason=str(error))
