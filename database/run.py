@@ -8,6 +8,7 @@ which may be killed and started again at any moment.
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -65,6 +66,8 @@ _TAKES_WRITES = (
     "AND reportedpgisrunning AND reporttime > now() - interval '{} s')"
 )
 _HEARD_S = CUT_OFF_S / 2  # after a node has died, the witness has not heard from it for as long as the other one
+# Else a node that is cut off amid a report waits for its reply for as long as the cut, and meanwhile takes writes.
+_GIVES_UP = "connect_timeout=2&tcp_user_timeout=2000&keepalives_idle=1&keepalives_interval=1&keepalives_count=1"
 _NO_NOTICES = "--client-min-messages=warning"  # that something is there already
 
 _REQUEST = "[req]\ndistinguished_name = name\n[name]\n"  # Debian's own makes every certificate a CA's
@@ -212,7 +215,7 @@ def creation(name: str, witness: Witness = Witness()) -> list[str]:
 
 def _monitor(witness: Witness) -> str:
     verified = f"sslmode=verify-full&sslrootcert={CERTIFICATES}/ca.crt"
-    return f"postgres://autoctl_node@{WITNESS}:{witness.port}/pg_auto_failover?{verified}"
+    return f"postgres://autoctl_node@{WITNESS}:{witness.port}/pg_auto_failover?{verified}&{_GIVES_UP}"
 
 
 def make_keys(folder: Path) -> list[str]:
@@ -336,6 +339,7 @@ def serve(name: str, witness: Witness) -> None:
             partition = ("timeout.network_partition_timeout", str(PARTITION_S))
             subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
     if name != WITNESS:
+        _know_witness(witness)
         require_space()
     BEGUN.unlink(missing_ok=True)
     CREATED.write_text(witness.at, "ascii")
@@ -344,6 +348,15 @@ def serve(name: str, witness: Witness) -> None:
             _restart_if_set_back(os.getppid())
         os.execvp(RUN_SERVER[0], RUN_SERVER)
     _run_while_of_use(name, witness)
+
+
+def _know_witness(witness: Witness) -> None:
+    """Have a node that was made by an earlier version reach its witness as one that is made now."""
+    for file in KEEPER[0].rglob("pg_autoctl.cfg"):
+        made = re.sub(r"(?m)^(monitor = )postgres://.*$", rf"\g<1>{_monitor(witness)}", file.read_text("ascii"))
+        draft = file.with_suffix(".new")
+        draft.write_text(made, "ascii")
+        draft.replace(file)
 
 
 def create(name: str, witness: Witness) -> None:
@@ -651,7 +664,7 @@ def _wait_while_cut_off(name: str, witness: Witness) -> None:
 
 
 def _other_takes_writes(name: str, witness: Witness, heard_s: float) -> bool:
-    where = f"{_monitor(witness)}&connect_timeout={ANSWERS_S:.0f}"
+    where = _monitor(witness)
     return _answer(_TAKES_WRITES.format(_other(name), heard_s), where) == "t"
 
 

@@ -95,6 +95,21 @@ def test_an_isolated_primary_stops_before_another_starts() -> None:
     assert unhealthy + demote > run.PARTITION_S + _KEEPER_S
 
 
+def test_a_node_of_an_earlier_version_waits_no_longer_for_its_witness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose settings have an address without timeouts; one that has no witness now gets none."""
+    monkeypatch.setattr(run, "KEEPER", (tmp_path,))
+    file, alone = tmp_path / "a/pg_autoctl.cfg", tmp_path / "b/pg_autoctl.cfg"
+    for path, monitor in ((file, "postgres://autoctl_node@witness/db?sslmode=verify-full"), (alone, "DISABLED")):
+        path.parent.mkdir()
+        path.write_text(f"[pg_autoctl]\nmonitor = {monitor}\nname = database-pc2\n")
+    run._know_witness(Witness())
+    assert file.read_text() == f"[pg_autoctl]\nmonitor = {run._monitor(Witness())}\nname = database-pc2\n"
+    assert "tcp_user_timeout=2000" in file.read_text()
+    assert "monitor = DISABLED\n" in alone.read_text()
+
+
 def test_a_node_does_not_start_on_a_full_volume(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "_free_bytes", lambda: run.RESERVE_BYTES)
     run.require_space()
@@ -162,7 +177,7 @@ def test_a_node_stops_where_commits_would_wait_for_it(
     assert looks.done == (after or len(reached))
     assert looks.server.returncode == -(signal.SIGKILL if after is None else signal.SIGQUIT)
     assert all(NODES[0] in sql and f"{run._HEARD_S} s" in sql for sql in asked[::2])
-    assert all(where == f"{run._monitor(Witness())}&connect_timeout=2" for where in asked[1::2])
+    assert all(where == run._monitor(Witness()) for where in asked[1::2])
 
 
 @pytest.mark.parametrize(("reached", "takes_writes", "reports"), [("--+", "ttt", 2), ("---", "tf", 1), ("+", "t", 0)])
