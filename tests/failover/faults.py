@@ -100,6 +100,20 @@ def stopped(*services: str) -> Fault:
     return make
 
 
+def while_stopped(service: str, seconds: float, fault: Fault) -> Fault:
+    """Have a fault come some time after a process stood still, which then goes on: amid what it was asked."""
+
+    def make(machines: Machines, ends: ExitStack) -> None:
+        machines.signal((service,), "STOP")
+        try:
+            time.sleep(seconds)
+            fault(machines, ends)
+        finally:
+            machines.signal((service,), "CONT")
+
+    return make
+
+
 def cut(hearers: str, speakers: str) -> Fault:
     """Have one machine hear nothing of another; clients reach both."""
     return lambda machines, ends: ends.enter_context(machines.cut(MACHINES[hearers], MACHINES[speakers]))

@@ -23,6 +23,7 @@ from tests.failover.faults import (
     of_primary_machine,
     of_standbys,
     stopped,
+    while_stopped,
     withstand,
 )
 from tests.failover.machines import MACHINES, PROCESSES_OF, Machines
@@ -31,6 +32,7 @@ from tests.unit.store.replication.model import accept
 
 pytestmark = MARKS
 
+_REPORT_S = 1.5  # in which each node reports to the witness once
 FAULTS: dict[str, tuple[float, Fault]] = {
     "kill -9 of the active SystemDigitalTwin": (AGENT_S, of_active(SDT, killed)),
     "kill -9 of the active UnifiedMemoryReasoningAgent": (AGENT_S, of_active(UMRA, killed)),
@@ -51,12 +53,28 @@ FAULTS: dict[str, tuple[float, Fault]] = {
     "mainpc and pc2 cut": (MACHINE_S, apart("mainpc", "pc2")),
     "mainpc hears nothing of pc2": (MACHINE_S, cut("mainpc", "pc2")),
     "pc2 hears nothing of mainpc": (MACHINE_S, cut("pc2", "mainpc")),
-    "mainpc and the witness cut": (MACHINE_S, apart("mainpc", "third")),
-    "pc2 and the witness cut": (MACHINE_S, apart("pc2", "third")),
-    "mainpc hears nothing of the witness": (MACHINE_S, cut("mainpc", "third")),
-    "the witness hears nothing of mainpc": (MACHINE_S, cut("third", "mainpc")),
-    "pc2 hears nothing of the witness": (MACHINE_S, cut("pc2", "third")),
-    "the witness hears nothing of pc2": (MACHINE_S, cut("third", "pc2")),
+    "the primary's machine and the witness cut": (MACHINE_S, of_primary_machine(lambda mine, _: apart(mine, "third"))),
+    "the other machine and the witness cut": (MACHINE_S, of_primary_machine(lambda _, other: apart(other, "third"))),
+    "the primary's machine hears nothing of the witness": (
+        MACHINE_S,
+        of_primary_machine(lambda mine, _: cut(mine, "third")),
+    ),
+    "the same, amid its report to the witness": (
+        MACHINE_S,
+        of_primary_machine(lambda mine, _: while_stopped("witness", _REPORT_S, cut(mine, "third"))),
+    ),
+    "the witness hears nothing of the primary's machine": (
+        MACHINE_S,
+        of_primary_machine(lambda mine, _: cut("third", mine)),
+    ),
+    "the other machine hears nothing of the witness": (
+        MACHINE_S,
+        of_primary_machine(lambda _, other: cut(other, "third")),
+    ),
+    "the witness hears nothing of the other machine": (
+        MACHINE_S,
+        of_primary_machine(lambda _, other: cut("third", other)),
+    ),
 }
 _LONG_ENOUGH_S = 30.0  # a database that dies is replaced within 20 s
 _IN_FLIGHT_S = 1.0
