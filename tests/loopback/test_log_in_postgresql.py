@@ -68,6 +68,16 @@ def test_a_database_that_is_frozen_delays_no_connection(dsn: str, tmp_path: Path
             assert time.monotonic() - began < HOLDS_S - BEAT_S
 
 
+def test_where_a_connection_has_broken_another_database_is_asked_first(dsn: str, tmp_path: Path) -> None:
+    """The old one may be cut off, and take writes that nobody confirms."""
+    folder, other = dsn.partition("?host=")[2].partition("&")[0], tmp_path / "other"
+    other.symlink_to(folder)
+    databases = Databases(dsn.replace(f"?host={folder}", f"?host={folder},{other}"), AGENT)
+    for last in (str(other), folder, str(other)):
+        with closing(databases()) as log:
+            assert log.other_servers == [last]
+
+
 def test_a_database_is_used_as_soon_as_it_takes_writes(cluster: Cluster, dsn: str, tmp_path: Path) -> None:
     """Also while a frozen one is still being asked; until then it may be read."""
     seen: list[bool] = []

@@ -28,7 +28,7 @@ from twinhost.store.replication.epochs import Epoch
 from twinhost.store.replication.looks import AgentEpoch, Look, Standby
 
 _CONNECT_S = 3
-_HEAD_START_S = 0.2  # of the database that took writes the last time; then all others are asked, too
+_HEAD_START_S = 0.2  # of the first database; then all others are asked, too
 _ASK_AGAIN_S = 0.3
 # How long a reply of the database may take. A frozen one refuses nothing, and its machine goes on confirming packets.
 _READ_S = 3.0
@@ -421,8 +421,9 @@ Connect = Callable[[], Log]
 class Databases:
     """Connects to the one of the DSN's databases that takes writes.
 
-    One that is frozen, or whose machine is off, takes longer to give up than an epoch holds. So the one that it was the
-    last time is asked first, and soon all others too; one that takes no writes is asked again until each has answered.
+    One that is frozen, or whose machine is off, takes longer to give up than an epoch holds. So one is asked first, and
+    soon all others too; one that takes no writes is asked again until each has answered. The one that it was the last
+    time is asked last: one that is cut off may take writes that nobody confirms, until it knows so.
     """
 
     def __init__(self, dsn: str, agent: str, on_follower: Callable[[Log], None] = lambda _: None) -> None:
@@ -449,7 +450,7 @@ class Databases:
                 if not silent:
                     raise answer
                 attempts.begin(dsn, _ASK_AGAIN_S)
-        self._dsns = sorted(self._dsns, key=lambda other: other != dsn)
+        self._dsns = sorted(self._dsns, key=lambda other: other == dsn)
         answer.other_servers = [host for host in self._hosts if host not in hosts(dsn)]
         return answer
 
