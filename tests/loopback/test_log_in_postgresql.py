@@ -68,7 +68,7 @@ def test_a_database_that_is_frozen_delays_no_connection(dsn: str, tmp_path: Path
             assert time.monotonic() - began < HOLDS_S - BEAT_S
 
 
-def test_where_a_connection_has_broken_another_database_is_asked_first(dsn: str, tmp_path: Path) -> None:
+def test_after_a_broken_connection_another_database_is_asked(dsn: str, tmp_path: Path) -> None:
     """The old one may be cut off, and take writes that nobody confirms."""
     folder, other = dsn.partition("?host=")[2].partition("&")[0], tmp_path / "other"
     other.symlink_to(folder)

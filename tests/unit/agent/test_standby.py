@@ -63,7 +63,7 @@ def test_a_name_from_the_database_is_no_markup() -> None:
     assert "&lt;b&gt;" in page(Seen(Epoch(3, 1, "<b>", 12)), 12)
 
 
-def test_the_page_of_a_standby_says_how_many_copies_there_are_and_asks_the_witness() -> None:
+def test_the_page_of_a_standby_has_copies_and_the_witness() -> None:
     """A lone copy is red. What was read some seconds ago is not said to be so."""
     two = Seen(copies=2, witness="witness", looked_at=monotonic())
     assert "<p>2 copies of each change. The witness answers.</p>" in page(two, 0)

@@ -95,9 +95,7 @@ def test_an_isolated_primary_stops_before_another_starts() -> None:
     assert unhealthy + demote > run.PARTITION_S + _KEEPER_S
 
 
-def test_a_node_of_an_earlier_version_waits_no_longer_for_its_witness(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_node_of_an_earlier_version_gives_up_its_witness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose settings have an address without timeouts; one that has no witness now gets none."""
     monkeypatch.setattr(run, "KEEPER", (tmp_path,))
     file, alone = tmp_path / "a/pg_autoctl.cfg", tmp_path / "b/pg_autoctl.cfg"
