@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -623,6 +624,7 @@ def _run_while_of_use(name: str, witness: Witness) -> None:
         finally:
             server.terminate()
             server.wait()
+        _report_stopped()
         require_space()
 
 
@@ -657,10 +659,17 @@ def _wait_while_cut_off(name: str, witness: Witness) -> None:
 
     Once the witness does not hear from the other one, this one may have to take its place.
     """
-    report = ("pg_autoctl", "do", "monitor", "active", "--pgdata", str(DATA))  # that there is no server
     while not _answers(_other(name), PORT) and _other_takes_writes(name, witness, UNHEALTHY_S):
-        subprocess.run(report, check=False, capture_output=True, env={**os.environ, "PG_AUTOCTL_DEBUG": "1"})
+        _report_stopped()
         time.sleep(LOOK_S)
+
+
+def _report_stopped() -> None:
+    """Have the witness know that no server runs here, if it answers; else it waits until this node is silent too long."""
+    report = ("pg_autoctl", "do", "monitor", "active", "--pgdata", DATA)
+    environment = {**os.environ, "PG_AUTOCTL_DEBUG": "1"}  # without it, the command does not exist
+    with suppress(subprocess.TimeoutExpired):
+        subprocess.run(report, check=False, capture_output=True, env=environment, timeout=3 * ANSWERS_S)
 
 
 def _other_takes_writes(name: str, witness: Witness, heard_s: float) -> bool:

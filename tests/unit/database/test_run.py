@@ -149,6 +149,20 @@ def test_a_full_node_ends_once_the_other_can_go_on(monkeypatch: pytest.MonkeyPat
     assert list(answers) == ["t"]
 
 
+def test_the_witness_is_told_that_a_full_node_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would wait until it has heard nothing for some seconds."""
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(run, "RUN_SERVER", ("true",))
+    monkeypatch.setattr(run, "_wait_while_cut_off", lambda *_: None)
+    monkeypatch.setattr(run, "_stopped", lambda *_: True)
+    monkeypatch.setattr(run, "_free_bytes", lambda: 0)
+    monkeypatch.setattr("subprocess.run", lambda command, **_: told.append(command))
+    with pytest.raises(SystemExit, match="the volume of this node is full"):
+        run._run_while_of_use(NODES[0], Witness())
+    assert [command[:4] for command in told] == [("pg_autoctl", "do", "monitor", "active")]
+
+
 @pytest.mark.parametrize(
     ("reached", "other_takes_writes", "after"),
     [
