@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-PATIENCE_S = 20.0  # for what promises no time: a busy machine may take long, a hung one must end
+PATIENCE_S = 40.0  # for what promises no time: a busy machine may take long, a hung one must end
 REFUSAL_S = 2.0  # the promise: a refusal says why within two seconds
 _LOOK_EVERY_S = 0.005  # at first; a condition may cost a processor as much as what is waited for
 _LOOK_AT_LEAST_EVERY_S = 0.05
