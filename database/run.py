@@ -665,7 +665,7 @@ def _wait_while_cut_off(name: str, witness: Witness) -> None:
 
 
 def _report_stopped() -> None:
-    """Have the witness know that no server runs here, if it answers; else it waits until this node is silent too long."""
+    """Have the witness know that no server runs here; where it does not answer, this node is silent for too long."""
     report = ("pg_autoctl", "do", "monitor", "active", "--pgdata", DATA)
     environment = {**os.environ, "PG_AUTOCTL_DEBUG": "1"}  # without it, the command does not exist
     with suppress(subprocess.TimeoutExpired):
