@@ -79,12 +79,11 @@ class Machines:
         return _run("docker", "exec", self.container(service), *command)
 
     def log(self, service: str) -> list[dict[str, Any]]:
-        """Return the lines of a service's log, which are JSON; `process` is its name."""
-        done = subprocess.run(
-            ["docker", "logs", self.container(service)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
-        )
-        lines = done.stdout.decode().splitlines()
-        return [json.loads(line) | {"process": service} for line in lines if line.startswith("{")]
+        """Return the lines of a service's log, which are JSON; `process` is its name, and `came` the engine's time."""
+        command = ["docker", "logs", "--timestamps", self.container(service)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True)
+        lines = (line.partition(" ") for line in done.stdout.decode().splitlines())
+        return [json.loads(line) | {"process": service, "came": at} for at, _, line in lines if line.startswith("{")]
 
     def health(self, service: str) -> dict[str, Any]:
         """Return the health document of an agent's process; an empty one where it does not answer."""

@@ -22,9 +22,10 @@ from tests.failover.faults import (
     turned,
     withstand,
 )
-from tests.failover.machines import Machines
+from tests.failover.machines import PROCESSES_OF, Machines
 from tests.failover.writers import SDT, UMRA
 from tests.faults.small_volumes import NoLoopDevice, ext4_volumes
+from tests.unit.store.replication.model import accept
 
 pytestmark = MARKS
 
@@ -78,6 +79,7 @@ def machines(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFacto
             variables |= ends.enter_context(ext4_volumes(folder, SIZES_MIB))
         except NoLoopDevice as reason:
             pytest.skip(f"no small file system can be made here: {reason}")
+        variables["TWINHOST_LOG_LEVEL"] = "debug"
         machines = ends.enter_context(Machines.started(folder, variables, OVERRIDE))
         machines.wait_until_whole()
         yield machines
@@ -99,3 +101,10 @@ def test_nothing_acknowledged_is_lost(machines: Machines, writing: str, tmp_path
     """Writes go on within the promised time, as often as the fault is repeated; then the account is right."""
     limit_s, make = FAULTS[name]
     withstand(machines, writing, tmp_path, name, limit_s, make)
+
+
+@pytest.mark.parametrize("agent", PROCESSES_OF)
+def test_the_model_does_what_the_processes_did(machines: Machines, agent: str) -> None:
+    """In all of these faults, as their logs have it; in the engine's time, since their own clocks were turned."""
+    lines = [line | {"timestamp": line["came"]} for service in PROCESSES_OF[agent] for line in machines.log(service)]
+    assert accept(lines) > 50
