@@ -340,8 +340,8 @@ def serve(name: str, witness: Witness) -> None:
             partition = ("timeout.network_partition_timeout", str(PARTITION_S))
             subprocess.run(["pg_autoctl", "config", "set", "--pgdata", str(DATA), *partition], check=True)
     if name != WITNESS:
-        _know_witness(witness)
         require_space()
+        _know_witness(witness)
     BEGUN.unlink(missing_ok=True)
     CREATED.write_text(witness.at, "ascii")
     if name == WITNESS:
