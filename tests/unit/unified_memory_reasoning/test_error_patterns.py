@@ -113,7 +113,7 @@ def test_5000_patterns_and_a_hostile_message_stall_nothing(tmp_path: Path) -> No
                 pattern = rf"{words[number % 3_000]}\s+{words[number * 7 % 3_000]} \d+ no{number}"
                 bench.patterns.add("E", pattern, "Alice")
             for number in range(100):
-                bench.patterns.add("E", rf"[ab]*a[ab]{{{90 + number}}}c", "Alice")
+                bench.patterns.add("E", rf"[ab]*a[ab]{{{90 + number}}}c", f"writer {number % 5}")
         for message in (*LONG, (" ".join(words) * 4)[:MAX_MESSAGE_BYTES]):
             began = time.thread_time()
             assert bench.look_up(message)["status"] == "ok"
@@ -294,6 +294,19 @@ def test_a_quarantined_writers_patterns_and_outcomes_are_hidden(bench: ErrorPatt
     bench.show(BOB)
     assert bench.look_up("timeout in worker 3")["solution"] == "format the disk"
     assert bench.patterns.find(mine)["failures"] == 3
+
+
+def test_one_writer_leaves_room_for_others_general_patterns(tmp_path: Path) -> None:
+    """Of those that every message is searched for, a writer has a part, whose size the refusal says."""
+    with ErrorPatternBench(tmp_path / "db", most_general=3, most_general_of_a_writer=2) as bench:
+        own = [bench.add(pattern) for pattern in (r"\d\d", r"\w")]
+        with pytest.raises(LimitReached, match="2 patterns of Alice require no text of three characters"):
+            bench.patterns.add("E", r"\s", "Alice")
+        bench.add(".", caller=BOB)
+        with pytest.raises(LimitReached, match=r"^3 patterns require no text of three characters"):
+            bench.patterns.add("E", "..", "Bob")
+        bench.ask("delete_error_pattern", pattern_id=own[0])
+        bench.add(r"\s")
 
 
 def test_the_number_of_patterns_is_bounded(tmp_path: Path) -> None:

@@ -133,6 +133,10 @@ class PatternIndex:
         """How many patterns require no text, so that every message is searched for them."""
         return len(self._general)
 
+    def general_of(self, writer: str) -> int:
+        """Return how many of these a writer has."""
+        return sum(self._entries[number].written_by == writer for number in self._general)
+
     def add(self, entry: Entry) -> None:
         """Add a new pattern."""
         number = entry.pattern_id

@@ -127,6 +127,7 @@ CASE_MIGRATION = "ALTER TABLE error_patterns ADD COLUMN ignores_case INTEGER NOT
 MOST = 5_000
 MOST_OF_A_WRITER = 2_000
 MOST_GENERAL = 100  # patterns that require no text of three characters; every message is searched for them
+MOST_GENERAL_OF_A_WRITER = 20
 _SUMS = ", ".join(
     f"(SELECT coalesce(sum({name}), 0) FROM visible_solution_outcomes WHERE pattern_id = p.id) AS {name}"  # noqa: S608
     for name in ("successes", "failures")
@@ -234,12 +235,14 @@ class ErrorPatterns:
         most: int = MOST,
         most_of_a_writer: int = MOST_OF_A_WRITER,
         most_general: int = MOST_GENERAL,
+        most_general_of_a_writer: int = MOST_GENERAL_OF_A_WRITER,
         budget_s: float = BUDGET_S,
     ) -> None:
         create_visible_views(database, "error_patterns")
         self.clock = database.clock
         self._database = database
-        self._most, self._most_of_a_writer, self._most_general = most, most_of_a_writer, most_general
+        self._most, self._most_of_a_writer = most, most_of_a_writer
+        self._most_general, self._most_general_of_a_writer = most_general, most_general_of_a_writer
         self.outcomes = SolutionOutcomes(database)
         self._quarantine = Quarantine(database)
         self._index = PatternIndex(budget_s)
@@ -371,11 +374,20 @@ class ErrorPatterns:
         own = self._database.value("SELECT count(*) FROM error_patterns WHERE written_by = ?", (written_by,))
         if own >= self._most_of_a_writer:
             raise LimitReached(f"{written_by} has {own} error patterns and that is the limit of one writer; {_ROOM}")
-        if requirement.general and self._index.general >= self._most_general:
-            raise LimitReached(
-                f"{self._most_general} patterns require no text of three characters and that is the limit; "
-                f"add a word to the pattern that every such message contains, or {_ROOM}"
-            )
+        if requirement.general:
+            self._require_room_for_general(written_by)
+
+    def _require_room_for_general(self, written_by: str) -> None:
+        if self._index.general >= self._most_general:
+            stored = f"{self._most_general} patterns"
+        elif (own := self._index.general_of(written_by)) >= self._most_general_of_a_writer:
+            stored = f"{own} patterns of {written_by}"
+        else:
+            return
+        raise LimitReached(
+            f"{stored} require no text of three characters and that is the limit; "
+            f"add a word to the pattern that every such message contains, or {_ROOM}"
+        )
 
 
 def _stored(pattern_id: int, **details: Any) -> _Stored:
