@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import psutil
 import pytest
@@ -18,11 +19,13 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.adversary.clients import CurveClient, Refused, open_session
 from twinhost.adversary.zmtp import Disconnected, NoAnswer, connect_to, frame_header
 from twinhost.secure_zmq.budgets import Budget, Budgets, BudgetTable
+from twinhost.secure_zmq.certificates import NEXT_SUFFIX
 from twinhost.secure_zmq.client import Client, FeedEvent, Subscriber
 from twinhost.secure_zmq.connections import SESSIONS_PER_KEY, Connection
 from twinhost.secure_zmq.errors import OverBudget
 from twinhost.secure_zmq.framing.forms import together
 from twinhost.secure_zmq.inbound_guard import HARMLESS_BYTES
+from twinhost.secure_zmq.key_writer import write_certificate
 from twinhost.secure_zmq.keys import KeyPair
 from twinhost.secure_zmq.server_address import SecuredAddress
 
@@ -301,10 +304,16 @@ def test_what_no_key_has_proven_leaves_others_alone(
         assert not agent.server_socket.sessions.connections.closed_count
 
 
-def test_beside_unread_replies_a_request_is_refused(agent: ServedAgent, peer_keys: KeyPair) -> None:
-    """With a typed error, on another connection of the key; it may be repeated once the replies are read."""
+@pytest.mark.parametrize("with_another_key", [False, True], ids=["of the key", "of its owner's next key"])
+def test_beside_unread_replies_a_request_is_refused(
+    home: Path, agent: ServedAgent, peer_keys: KeyPair, with_another_key: bool
+) -> None:
+    """With a typed error, on another connection; it may be repeated once the replies are read."""
+    keys = KeyPair.generate(peer_keys.certificate.owner) if with_another_key else peer_keys
+    write_certificate(keys.certificate, home / f"{NAME}{NEXT_SUFFIX}")
+    agent.peers.reload()
     agent.server.backlog._budgets = Budgets(lambda: BudgetTable(Budget(unsent_bytes=4 * 2**20)))
-    with unread(agent, peer_keys) as socket, Client(agent.secured(peer_keys)) as other:
+    with unread(agent, peer_keys) as socket, Client(agent.secured(keys)) as other:
 
         def is_served() -> bool:
             socket.send(LARGE_REQUEST)

@@ -2,8 +2,8 @@
 
 A budget is set for everybody, for a role, and for a name, in `limits.budgets` of the configuration. Whoever holds a
 resource asks `Budgets.require` before it gives more of it, and tells `Usage` how much each identity has: `status`, the
-metrics and the page show that beside the budget. What exceeds a budget is refused with `OverBudget`, and nothing of
-another identity is dropped for it.
+metrics and the page show that beside the budget. What exceeds a budget is refused with `OverBudget`, or the oldest of
+the same identity gives way, or its connection is closed; nothing of another identity is deleted for it.
 """
 
 import math
