@@ -13,6 +13,8 @@ from tests.loopback.agent_processes import SDT, UMRA, Hosts
 from tests.waiting import PATIENCE_S, wait_until
 from twinhost.agent.assembly import StartAgain
 from twinhost.cli.memory.command import fetch_backup, send_backup
+from twinhost.cli.memory.importing import Importer, read_items
+from twinhost.cli.memory.reads import in_space
 from twinhost.secure_zmq.client import Client
 from twinhost.secure_zmq.errors import NotGranted, RequestError
 
@@ -87,3 +89,24 @@ def test_an_operators_backup_restores_all_spaces(hosts: Hosts) -> None:
     hosts.start(UMRA).wait_until_serving()
     with hosts.client(UMRA, by=UMRA) as own:
         assert (contents(own, "private"), contents(own, "shared")) == (["mine"], ["everybody's"])
+
+
+def test_an_import_into_a_space_leaves_the_shared_one_alone(hosts: Hosts, tmp_path: Path) -> None:
+    """By what `memory import` calls; a second one changes nothing."""
+    files = {
+        "memory_store.json": {"s": [{"type": "code", "content": "x"}], "memories": [{"id": "m", "content": "x"}]},
+        "error_patterns.json": {"timeout": [{"pattern": "timed out after", "solution": "wait"}]},
+        "digital_twin_store.json": {"ana": {"likes": "tea"}},
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    hosts.start(UMRA).wait_until_serving()
+    with hosts.client(UMRA) as client:
+        for added in (4, 0):
+            importer = Importer(client, "operator", in_space("private"))
+            done = [importer.store(name, read_items(tmp_path / name), lambda *_: None) for name in files]
+            assert (sum(file.added for file in done), sum(file.kept for file in done)) == (added, 4 - added)
+        for space, stored in (("private", 1), ("shared", 0)):
+            written = client.call("memory_by", name="operator", space=space)["written"]
+            kinds = ("memories", "interactions", "twins", "error_patterns")
+            assert [len(written[kind]["entries"]) for kind in kinds] == [stored] * len(kinds)

@@ -16,9 +16,20 @@ import typer
 from rich.console import RenderableType
 
 from twinhost.cli import output
-from twinhost.cli.arguments import AsJson
+from twinhost.cli.arguments import AsJson, Space
 from twinhost.cli.memory.importing import Importer, read_items
-from twinhost.cli.memory.reads import MEMORY_AGENT, Name, audit, by, context, history, memory_client, search, twin
+from twinhost.cli.memory.reads import (
+    MEMORY_AGENT,
+    Name,
+    audit,
+    by,
+    context,
+    history,
+    in_space,
+    memory_client,
+    search,
+    twin,
+)
 from twinhost.cli.output import Progress, parse_moment, printable, read
 from twinhost.cli.standalone import opened
 from twinhost.clients.system_replies import HealthDocument
@@ -105,6 +116,7 @@ def import_files(
         list[Path],
         typer.Argument(metavar="FILE...", help="memory_store.json, error_patterns.json, digital_twin_store.json."),
     ],
+    space: Space = None,
     as_json: AsJson = False,
 ) -> int:
     """Store the content of the older agent's JSON files.
@@ -115,7 +127,7 @@ def import_files(
     counts: dict[str, dict[str, int]] = {}
     with memory_client() as (client, settings):
         own = settings.certificates.own_keys.certificate.owner.name if settings.certificates else _UNAUTHENTICATED
-        importer = Importer(client, own)
+        importer = Importer(client, own, in_space(space))
         for path, items in wanted:
             with output.progress(path.name) as progress:
                 imported = importer.store(str(path), items, progress)
@@ -133,7 +145,7 @@ def import_files(
                 output.WARN,
                 f"{forgotten} of these memories are already forgotten, since their last access is long ago; "
                 "to recover one: "
-                f"./twinhost call {MEMORY_AGENT} reinforce_memory memory_id=ID",
+                f"./twinhost call {MEMORY_AGENT} reinforce_memory memory_id=ID{f' space={space}' if space else ''}",
             )
     return 0
 

@@ -90,6 +90,7 @@ class Importer:
 
     client: Client
     name: str  # of the key that asks
+    space: dict[str, str] = field(default_factory=dict)  # the field that names it; empty for the shared one
     forgotten: int = 0  # of the added memories, because their last access is long ago
     _known: dict[str, set[Any]] = field(default_factory=dict)
 
@@ -150,7 +151,8 @@ class Importer:
         self, file: str, items: list[Item], requests: list[tuple[str, dict[str, Any]]]
     ) -> Iterator[tuple[Item, Reply]]:
         """Yield the reply to the request of each item; an empty one where the agent has something newer."""
-        replies = self.client.map(requests, in_flight=CHANGES_IN_FLIGHT, deadline_s=_DEADLINE_S, return_exceptions=True)
+        placed = [(action, self.space | fields) for action, fields in requests]
+        replies = self.client.map(placed, in_flight=CHANGES_IN_FLIGHT, deadline_s=_DEADLINE_S, return_exceptions=True)
         for item, reply in zip(items, replies, strict=True):
             if isinstance(reply, Conflict):
                 yield item, {}
@@ -202,7 +204,7 @@ class Importer:
         """Return everything that a caller wrote of one kind, newest first."""
         before: dict[str, int] = {}
         while True:
-            reply = self._call("memory_by", name=name, kind=kind, limit=_PAGE, **before)
+            reply = self._call("memory_by", name=name, kind=kind, limit=_PAGE, **self.space, **before)
             page = read(reply, CallersEntries).written[kind]
             yield from page.entries
             if not page.more or page.next_before is None:

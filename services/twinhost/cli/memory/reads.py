@@ -48,7 +48,7 @@ def memory_client() -> Iterator[tuple[Client, Settings]]:
         yield client, settings
 
 
-def _in(space: str | None) -> dict[str, Any]:
+def in_space(space: str | None) -> dict[str, str]:
     """Return the field that names a space; none for the shared one, which older agents have too."""
     return {} if space is None else {"space": space}
 
@@ -84,7 +84,7 @@ def search(
     times = {"since": since, "until": until, "as_of": as_of}
     fields: dict[str, Any] = {"query": " ".join(query), "limit": limit, "min_similarity": least, **filters, **times}
     with memory_client() as (client, _):
-        reply = client.call("search_memory", **fields, **_in(space))
+        reply = client.call("search_memory", **fields, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -146,7 +146,7 @@ def context(
     fields: dict[str, Any] = {"session_id": session, "max_tokens": max_tokens, "speaker": speaker}
     fields |= {"query": " ".join(query) if query else None, "scope": "all" if everywhere else "session"}
     with memory_client() as (client, _):
-        reply = client.call("get_context", **fields, **_in(space))
+        reply = client.call("get_context", **fields, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -169,7 +169,7 @@ def audit(
     changed.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_audit", limit=limit, **_in(space))
+        reply = client.call("memory_audit", limit=limit, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -207,7 +207,7 @@ def history(
     """
     named: dict[str, Any] = {"memory_id": key} if by_id else {"key": key}
     with memory_client() as (client, _):
-        reply = client.call("memory_history", **named, **_in(space))
+        reply = client.call("memory_history", **named, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -215,7 +215,7 @@ def history(
     rows = [_value_row(value) for value in values.memories]
     output.show(output.records(f"Values ({len(rows)})", ("id", "from (UTC)", "until", "by"), rows))
     if values.more:
-        _say_more("there are later values; run", "memory_history", **named, skip=values.next_skip, **_in(space))
+        _say_more("there are later values; run", "memory_history", **named, skip=values.next_skip, **in_space(space))
     return 0
 
 
@@ -230,7 +230,7 @@ def by(
     It is shown in quarantine too.
     """
     with memory_client() as (client, _):
-        reply = client.call("memory_by", name=name, limit=limit, **_in(space))
+        reply = client.call("memory_by", name=name, limit=limit, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -243,7 +243,7 @@ def by(
     for kind, page in written.written.items():
         if page.more:
             older = f"there are older {kind}; raise -n, or run"
-            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before, **_in(space))
+            _say_more(older, "memory_by", name=name, kind=kind, before=page.next_before, **in_space(space))
     if written.quarantined:
         output.say(
             "quarantined:",
@@ -261,7 +261,7 @@ def twin(
 ) -> int:
     """Show who changed a user's twin, newest first."""
     with memory_client() as (client, _):
-        reply = client.call("get_twin_history", user_id=user, limit=limit, **_in(space))
+        reply = client.call("get_twin_history", user_id=user, limit=limit, **in_space(space))
     if as_json:
         output.show_value(reply, as_json=True)
         return 0
@@ -276,7 +276,7 @@ def twin(
     output.show(output.records(f"Changes ({len(rows)})", ("revision", "when (UTC)", "change", "by"), rows))
     if changes.more:
         older = "there are older changes; raise -n, or run"
-        _say_more(older, "get_twin_history", user_id=user, before=changes.next_before, **_in(space))
+        _say_more(older, "get_twin_history", user_id=user, before=changes.next_before, **in_space(space))
     return 0
 
 
