@@ -32,7 +32,10 @@ class Process:
     caught_up: bool = False
     appended: Row | None = None  # and not yet committed in the file
 
+    ended: int | None = None  # the epoch that it had last
+
     def die(self, *, manual: bool = False) -> None:
+        self.ended = self.tenure.number if self.tenure else self.ended
         self.candidate = Candidate(self.name, manual=manual)
         self.tenure, self.caught_up, self.appended = None, False, None
 
@@ -219,6 +222,8 @@ class _Trace(Model):
         process.caught_up = True
 
     def on_epoch_confirmed(self, process: Process, line: Line) -> None:
+        if process.tenure is None and process.ended == line["epoch"]:
+            return  # it was under way when the process ended
         self._require_tenure(process, line)
         self.now -= line["took_s"]
         self.confirm(process, line["took_s"])
