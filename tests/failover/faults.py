@@ -159,12 +159,13 @@ def apart(one: str, other: str) -> Fault:
     return both(cut(one, other), cut(other, one))
 
 
-def filled(service: str) -> Fault:
-    """Leave no byte of space on the volume of a service."""
+def filled(*services: str) -> Fault:
+    """Leave no byte of space on the volumes of services."""
 
     def make(machines: Machines, ends: ExitStack) -> None:
-        ends.callback(machines.give_back, service)
-        machines.fill(service)
+        for service in services:
+            ends.callback(machines.give_back, service)
+            machines.fill(service)
 
     return make
 

@@ -19,6 +19,7 @@ from tests.failover.faults import (
     killed,
     of_active,
     of_node,
+    of_standbys,
     turned,
     withstand,
 )
@@ -44,6 +45,7 @@ SIZES_MIB = dict.fromkeys(("MAINPC", "PC2", "MAINPC_STANDBY", "PC2_STANDBY"), _S
 FAULTS: dict[str, tuple[float, Fault]] = {
     "full disk of the active SystemDigitalTwin": (AGENT_S, of_active(SDT, filled)),
     "full disk of the active UnifiedMemoryReasoningAgent": (AGENT_S, of_active(UMRA, filled)),
+    "full disks of both standbys": (AGENT_S, of_standbys(filled)),
     "full disk of the primary database": (MACHINE_S, of_node("primary", filled)),
     "full disk of the secondary database": (MACHINE_S, of_node("secondary", filled)),
     "full disk of the witness": (AGENT_S, filled("witness")),

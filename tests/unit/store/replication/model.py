@@ -32,10 +32,7 @@ class Process:
     caught_up: bool = False
     appended: Row | None = None  # and not yet committed in the file
 
-    ended: int | None = None  # the epoch that it had last
-
     def die(self, *, manual: bool = False) -> None:
-        self.ended = self.tenure.number if self.tenure else self.ended
         self.candidate = Candidate(self.name, manual=manual)
         self.tenure, self.caught_up, self.appended = None, False, None
 
@@ -174,6 +171,7 @@ class _Trace(Model):
     def __init__(self) -> None:
         super().__init__({}, 0.0)
         self.beat_at = 0.0  # from when on another process may have seen what the epoch is now
+        self.ended: dict[str, tuple[int, float]] = {}  # which epoch a process had last, and until when
 
     def take(self, line: Line) -> bool:
         event = getattr(self, f"on_{line['event']}", None)
@@ -181,8 +179,10 @@ class _Trace(Model):
             return False
         self.now = datetime.fromisoformat(line["timestamp"]).timestamp()
         process = self.processes.setdefault(line["process"], Process(line["process"], 1.0))
-        before = self.epoch.number, self.epoch.beat
+        before, tenure = (self.epoch.number, self.epoch.beat), process.tenure
         event(process, line)
+        if tenure is not None and process.tenure is None:
+            self.ended[process.name] = tenure.number, self.now
         if before != (self.epoch.number, self.epoch.beat):
             self.beat_at = self.now - line.get("took_s", 0.0)
         self.require_sound()
@@ -222,8 +222,11 @@ class _Trace(Model):
         process.caught_up = True
 
     def on_epoch_confirmed(self, process: Process, line: Line) -> None:
-        if process.tenure is None and process.ended == line["epoch"]:
-            return  # it was under way when the process ended
+        if process.tenure is None and process.name in self.ended:
+            number, at = self.ended[process.name]
+            assert number == line["epoch"], f"{line}: it has no epoch"
+            assert self.now - line["took_s"] <= at + LATE_S, f"{line}: it was asked for after the end"
+            return
         self._require_tenure(process, line)
         self.now -= line["took_s"]
         self.confirm(process, line["took_s"])
