@@ -236,10 +236,10 @@ def test_every_attack_is_played_against_some_agent(campaign: Campaign) -> None:
 
 
 def test_attacks_get_somewhere_together(campaign: Campaign) -> None:
-    """None for lack of a right to call; most ran to their end, which is a sentence about what they reached."""
+    """None for lack of a right to call; many run to their end, also where others use up the budget."""
     print(dict(campaign.at_once))
     assert not campaign.at_once.keys() & {"NotAuthorized", "NotGranted", "ServerUnreachable"}
-    assert campaign.at_once[Verdict.OK] + campaign.at_once[Verdict.FAILED] > len(ATTACKS)
+    assert campaign.at_once[Verdict.OK] + campaign.at_once[Verdict.FAILED] > len(ATTACKS) // 2
 
 
 def test_no_attack_harms_anybody_else(campaign: Campaign) -> None:
