@@ -90,7 +90,7 @@ class Importer:
 
     client: Client
     name: str  # of the key that asks
-    space: dict[str, str] = field(default_factory=dict)  # the field that names it; empty for the shared one
+    space: dict[str, Any] = field(default_factory=dict)  # the field that names it; empty for the shared one
     forgotten: int = 0  # of the added memories, because their last access is long ago
     _known: dict[str, set[Any]] = field(default_factory=dict)
 

@@ -48,7 +48,7 @@ def memory_client() -> Iterator[tuple[Client, Settings]]:
         yield client, settings
 
 
-def in_space(space: str | None) -> dict[str, str]:
+def in_space(space: str | None) -> dict[str, Any]:
     """Return the field that names a space; none for the shared one, which older agents have too."""
     return {} if space is None else {"space": space}
 
