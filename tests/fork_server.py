@@ -153,6 +153,8 @@ def _main() -> None:
         import_module(module)
         if module.endswith("__main__"):
             del sys.modules[module]  # it is run, not imported
+    if "TWINHOST_REPLAY" in os.environ:
+        import_module("tests.replayed").repeat_databases()
     gc.collect()
     gc.freeze()  # a garbage collection of a forked process, such as that at its end, would copy all that is imported
     request = _serve(socket.socket(fileno=int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""The account after a fault: both files and the log agree, and have once what the ledgers acknowledged."""
+"""The account after a fault: both files and the log agree, and have each acknowledged call once, with its reply."""
 
 import inspect
 import json
@@ -7,29 +7,39 @@ from typing import Any
 
 from tests import replayed
 from tests.failover.machines import NODES, PROCESSES_OF, Machines
-from tests.failover.writers import SDT, Writer
+from tests.failover.writers import SDT, Writer, now
 from tests.ledger import check
 from tests.waiting import wait_until
+from twinhost.store.audit_log.chain import NO_HASH, Anchor, Head
+from twinhost.store.audit_log.verify import verify
 
 _EQUAL_WITHIN_S = 30.0
+_RECENT_S = 300.0  # a reply is stored for longer
 _EVENT = "json_extract(CAST(record AS TEXT), '$.event_id')"
 _CALLS = {
     True: f"SELECT {_EVENT}, count(*) FROM happenings WHERE topic = 'EVENT:' GROUP BY 1",
     False: "SELECT content, count(*) FROM interactions GROUP BY 1",
 }
+_EVENTS = """
+SELECT count(*), max(seq) - min(seq) + 1
+FROM happenings WHERE seq > (SELECT coalesce(max(seq), 0) FROM happenings_let_go)
+"""
 _REPORT = """
-import hashlib, json, sqlite3, sys
+import collections, hashlib, json, sqlite3, sys
 {contents}
-agent, calls = sys.argv[1:]
+agent, calls = sys.argv[1:3]
 connection = sqlite3.connect(f"file:/var/lib/twinhost/{{agent}}.sqlite3?mode=ro", uri=True)
 connection.execute("BEGIN")
 (applied,) = connection.execute("SELECT applied FROM log_position").fetchone()
 def hashed(text):
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 tables = {{name: hashed(text) for name, text in contents(connection).items()}}
-print(json.dumps([applied, tables, dict(connection.execute(calls).fetchall())]))
+replies = collections.Counter()
+for caller, requests in connection.execute("SELECT caller, requests FROM replies"):
+    replies.update((caller, request_id) for request_id, _ in json.loads(requests))
+events = connection.execute(sys.argv[3]).fetchone() if agent == "SystemDigitalTwin" else (0, 0)
+print(json.dumps([applied, tables, dict(connection.execute(calls).fetchall()), [*replies.items()], events]))
 """
-
 
 _LOG = "SELECT count(*), min(seq), max(seq) FROM commits WHERE agent = '{}'"  # of its oldest, the log may have let go
 
@@ -40,7 +50,7 @@ def account(machines: Machines, agent: str, writers: Sequence[Writer]) -> None:
 
     def reports() -> list[Any] | None:
         both = [
-            json.loads(machines.execute(service, "python", "-c", program, agent, _CALLS[agent == SDT]))
+            json.loads(machines.execute(service, "python", "-c", program, agent, _CALLS[agent == SDT], _EVENTS))
             for service in PROCESSES_OF[agent]
         ]
         return both if both[0][0] == both[1][0] else None
@@ -58,6 +68,9 @@ def account(machines: Machines, agent: str, writers: Sequence[Writer]) -> None:
             return count == last - first + 1 and last >= one[0]
 
         wait_until(logs_without_gap, _EQUAL_WITHIN_S, f"{node} has each transaction of {agent}")
+    _require_replies(one[3], writers)
+    count, numbers = one[4]
+    assert count == numbers, f"{count} events have {numbers} numbers"
     for writer in writers:
         mine = {call: times for call, times in one[2].items() if (call or "").startswith(f"{writer.prefix}-")}
         verdict = check(writer.plain(), mine)
@@ -66,13 +79,28 @@ def account(machines: Machines, agent: str, writers: Sequence[Writer]) -> None:
         _require_one_chain(machines)
 
 
+def _require_replies(found: Sequence[tuple[tuple[str, str], int]], writers: Sequence[Writer]) -> None:
+    """Fail unless each call that was acknowledged in the time of a stored reply has one, and no call has two."""
+    doubled = [key for (key, count) in found if count > 1]
+    assert not doubled, f"stored twice: the replies to {doubled}"
+    stored = {request_id for ((_, request_id), _) in found}
+    for writer in writers:
+        recent = {line.call for line in writer.lines() if line.what == "acknowledged" and line.at > now() - _RECENT_S}
+        assert recent, f"{writer.prefix} has no recent call"
+        assert not recent - stored, f"without a stored reply: {recent - stored}"
+
+
 def _require_one_chain(machines: Machines) -> None:
-    """Fail unless mainpc's audit log is intact, and that of the standby is how it begins, or goes on with it."""
+    """Fail unless both of mainpc's audit logs are intact, and that of the standby is how the active one's begins."""
     logs = {
-        service: machines.execute(service, "sh", "-c", "cat /var/lib/twinhost/audit/*.jsonl")
+        service: machines.execute(service, "sh", "-c", "cat /var/lib/twinhost/audit/*.jsonl").splitlines()
         for service in PROCESSES_OF[SDT]
     }
-    shorter, longer = sorted(logs.values(), key=len)
-    assert longer.startswith(shorter)
+    for lines in logs.values():
+        last = json.loads(lines[-1])
+        findings = verify(lines, Anchor(1, NO_HASH), Head(last["seq"], last["hash"]))
+        assert findings.whole, findings.summary()
     (active,) = [service for service in logs if machines.role(service) == "active"]
+    (standby,) = set(logs) - {active}
+    assert logs[active][: len(logs[standby])] == logs[standby]
     assert machines.health(active)["checks"]["audit_log"]["ok"]

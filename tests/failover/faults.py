@@ -13,21 +13,22 @@ import pytest
 from tests.failover.account import account
 from tests.failover.conftest import REPEAT, record
 from tests.failover.machines import MACHINES, PROCESSES_OF, Machines
-from tests.failover.writers import LEASE, SDT, UMRA, Writer, now
+from tests.failover.writers import LEASE, REVOKED, SDT, UMRA, Writer, now
 
 MARKS = [pytest.mark.sdt_security, pytest.mark.unified_memory_agent, pytest.mark.timeout(600 + 120 * REPEAT)]
 
 # What is promised where an agent dies, and where a machine dies or is cut off.
 AGENT_S, MACHINE_S = 5.0, 20.0
+REVOKED_S = 1.0  # no agent serves a revoked key for longer
 _STOPPED_S = 30.0
-_PATIENCE = 3.0  # times a limit: a fault fails where it takes longer, and the table has what it took
+_PATIENCE = 3.0  # times a limit: then a fault is given up
 _OBSERVED_S = 12.0  # at most: a link that is cut may stop writes only a while later
 _GAP_S = 2.0  # an agent that has acknowledged nothing for this long is waited for
 Fault = Callable[[Machines, ExitStack], object]  # returns once it is there; what ends it is put on the stack
 
 
 class Ledgers:
-    """Writers of both agents, and two that compete for one lease."""
+    """Writers of both agents, two that compete for one lease, and one whose key has just been revoked."""
 
     def __init__(self, machines: Machines, writing: str, folder: Path) -> None:
         prefix = uuid.uuid4().hex[:8]
@@ -35,6 +36,12 @@ class Ledgers:
         self.all = [Writer(writing, kind, f"{prefix}{number}", folder) for number, kind in enumerate(kinds)]
         self.machines = machines
         self.wait_for_change(60)
+        name = f"revoked-{prefix}"
+        self.revoked = Writer(writing, REVOKED, f"{prefix}r", folder, machines.enrol(writing, name))
+        self.all.append(self.revoked)
+        self.wait_for_change(60, (REVOKED,))
+        machines.revoke(name)
+        self.revoked_at = now()
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +81,8 @@ class Ledgers:
             for what in ("granted", "releasing")
             for moment in writer.times(what)
         )
+        served = [at - self.revoked_at for at in self.revoked.times("acknowledged") if at > self.revoked_at + REVOKED_S]
+        assert not served, f"a revoked key was served {served} s afterwards"
         assert held, "no lease was granted"
         assert all(before[1] != after[1] for before, after in itertools.pairwise(held)), "two held one lease"
 
@@ -184,18 +193,29 @@ def turned(machine: str, hours: int, before_s: float = 0.0) -> Fault:
 
 
 def withstand(machines: Machines, writing: str, folder: Path, name: str, limit_s: float, make: Fault) -> None:
-    """Fail unless writes go on within a time, as often as the fault is repeated, and the account is right then."""
+    """Fail unless writes go on within a time, as often as the fault is repeated, and the account is right then.
+
+    A fault that takes longer is made once more, since the machine may be shared: it fails if that takes longer too.
+    """
     with Ledgers(machines, writing, folder) as ledgers:
         for _ in range(REPEAT):
-            with ExitStack() as ends:
-                began = now()
-                make(machines, ends)
-                try:
-                    outage = ledgers.outage(began, limit_s)
-                except AssertionError:
-                    record(name, limit_s, now() - began)
-                    raise
-                record(name, limit_s, outage)
-            machines.wait_until_whole()
-            ledgers.wait_for_change(30)
+            outage = _outage_of(ledgers, name, limit_s, make)
+            if outage > limit_s:
+                again = _outage_of(ledgers, name, limit_s, make)
+                assert again <= limit_s, f"took {outage:.1f} and {again:.1f} s, not {limit_s:g}"
         ledgers.end()
+
+
+def _outage_of(ledgers: Ledgers, name: str, limit_s: float, make: Fault) -> float:
+    with ExitStack() as ends:
+        began = now()
+        make(ledgers.machines, ends)
+        try:
+            outage = ledgers.outage(began, limit_s)
+        except AssertionError:
+            record(name, limit_s, now() - began)
+            raise
+        record(name, limit_s, outage)
+    ledgers.machines.wait_until_whole()
+    ledgers.wait_for_change(30)
+    return outage

@@ -171,6 +171,20 @@ class Machines:
                 with suppress(AssertionError):
                     _iptables(pid, "-F", "PREROUTING")
 
+    def enrol(self, container: str, name: str) -> str:
+        """Return the folder of a new key in a container that reaches the agents."""
+        invite = f"docker compose --progress quiet run --rm -T certs-init invite {name} --host {name} --role agent"
+        root = f"/tmp/{name}"
+        join = f"docker exec -i {container} python -m twinhost.cli.certs_init --root {root} join -"
+        done = self.checkout.run(f"{invite} | {join}")
+        assert done.status == 0, done.err
+        return f"{root}/{name}"
+
+    def revoke(self, name: str) -> None:
+        """Return once each agent has said that it refuses the key."""
+        done = self.checkout.run(f"docker compose --progress quiet run --rm -T certs-init revoke {name}")
+        assert done.status == 0, done.err
+
     def fill(self, service: str) -> None:
         """Leave no byte of space on the volume of a service."""
         self.execute(service, "python3", "-c", FILL, f"{self._volume(service)}/{FILLER}")

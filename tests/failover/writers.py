@@ -13,32 +13,47 @@ from tests.waiting import wait_until
 
 SDT, UMRA = "SystemDigitalTwin", "UnifiedMemoryReasoningAgent"
 LEASE = "lease"  # of more than half of pc2's memory: nobody else can have one meanwhile
+REVOKED = "revoked"  # tries both agents, with a key that is revoked after its first change
 _PROGRAM = """
 import itertools, json, os, sys, time
 import twinhost
-from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, StoreUnavailable
+from twinhost.secure_zmq.errors import ConnectionRefused, RequestError, StoreUnavailable, TwinhostError
 kind, prefix = sys.argv[1:]
 def say(what, call):
     print(json.dumps([what, call, time.monotonic()]), flush=True)
 def acknowledged(call, request):
     while True:
         try:
-            return request(call)
+            return request(call, client)
         except (ConnectionRefused, StoreUnavailable) as error:  # the latter while its volume is full
             say("failed: " + str(error), call)
             time.sleep(0.1)
-def event(call):
+def event(call, client, **options):
     body = {"event_id": call, "event_type": "ledger", "source_agent": client.identity, "data": {}}
-    client.call("publish_event", event=body, request_id=call)
-def interaction(call):
-    client.call("add_interaction", session_id=prefix, interaction_type="user_query", content=call, request_id=call)
-def lease(call):
+    client.call("publish_event", event=body, request_id=call, **options)
+def interaction(call, client, **options):
+    body = {"session_id": prefix, "interaction_type": "user_query", "content": call}
+    client.call("add_interaction", **body, request_id=call, **options)
+def lease(call, client):
     try:
         ram = client.call("get_metrics")["metrics"]["hosts"]["pc2"]["ram_total_mb"]
         return client.call("reserve_ram", host="pc2", amount_mb=ram * 0.55, ttl_s=600, request_id=call)["lease_id"]
     except (RequestError, KeyError, TypeError):  # another has it, or pc2 is not measured now
         return None
+def attempt(call):
+    for agent, request in (("SystemDigitalTwin", event), ("UnifiedMemoryReasoningAgent", interaction)):
+        say("sent", call + agent)
+        try:
+            with twinhost.connect(agent) as client:
+                request(call + agent, client, deadline_s=2.0)
+        except TwinhostError as error:
+            say("refused: " + type(error).__name__, call + agent)
+        else:
+            say("acknowledged", call + agent)
 def change(call):
+    if kind == "revoked":
+        return attempt(call)
+    say("sent", call)
     if kind != "lease":
         acknowledged(call, event if kind == "SystemDigitalTwin" else interaction)
         return say("acknowledged", call)
@@ -47,11 +62,10 @@ def change(call):
     say("granted", call)
     time.sleep(0.1)
     say("releasing", call)
-    acknowledged(call, lambda call: client.call("release_lease", lease_id=held, request_id=call + "-end"))
-with twinhost.connect("SystemDigitalTwin" if kind == "lease" else kind) as client:
+    acknowledged(call, lambda call, client: client.call("release_lease", lease_id=held, request_id=call + "-end"))
+with twinhost.connect(kind if kind == "UnifiedMemoryReasoningAgent" else "SystemDigitalTwin") as client:
     for number in itertools.count():
         call = f"{prefix}-{number}"
-        say("sent", call)
         change(call)
         if os.path.exists(f"/tmp/{prefix}.stop"):
             break
@@ -72,13 +86,14 @@ class Line:
 class Writer:
     """One program, until `end()`."""
 
-    def __init__(self, container: str, kind: str, prefix: str, folder: Path) -> None:
+    def __init__(self, container: str, kind: str, prefix: str, folder: Path, keys: str = "/certificates") -> None:
         self.kind, self.prefix, self.path = kind, prefix, folder / f"{prefix}.ledger"
         self._container = container
         self._lines: list[Line] = []
         self._read = 0  # bytes of the ledger
         self._errors = folder / f"{prefix}.errors"
-        command = ["docker", "exec", container, "python", "-c", _PROGRAM, kind, prefix]
+        variable = f"TWINHOST_CERTIFICATES={keys}"
+        command = ["docker", "exec", "--env", variable, container, "python", "-c", _PROGRAM, kind, prefix]
         with self.path.open("wb") as ledger, self._errors.open("wb") as errors:
             self._process = subprocess.Popen(command, stdout=ledger, stderr=errors)
 

@@ -101,6 +101,13 @@ class AgentProcess:
         self.send(number)
         return self.wait()
 
+    def end(self) -> None:
+        """End it after its test; with time to compare its databases, where `make test-replay` repeats them."""
+        if self.running and "TWINHOST_REPLAY" in os.environ:
+            with suppress(subprocess.TimeoutExpired):
+                self.terminate()
+        self.kill()
+
     def kill(self) -> None:
         """End it with SIGKILL, which it can't answer."""
         if self.running:
@@ -203,7 +210,7 @@ class Hosts:
         )
         agent = AgentProcess(process, self.config.agent(name))
         self.processes.append(agent)
-        self._stack.callback(agent.kill)
+        self._stack.callback(agent.end)
         return agent
 
     def start_both(self) -> tuple[AgentProcess, AgentProcess]:
