@@ -75,8 +75,8 @@ check: venv ## while you work: the linters and the unit tests, in parallel (abou
 test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; both as a swarm; and three with standbys (25 minutes)
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
 
-test-replay: venv ## the unit tests, with a replica of every database that repeats what was noted of it (half as long again as without)
-	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed --timeout 600 tests/unit \
+test-replay: test-ready ## the tests outside containers, with a replica of every database that repeats what was noted of it (17 minutes)
+	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed --timeout 600 tests/unit tests/loopback \
 		--ignore tests/unit/unified_memory_reasoning/test_uninterrupted.py $(ARGS) # whose times are of one database
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)

@@ -205,6 +205,6 @@ def _counts() -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in _folder().glob("counts.*"):
         for line in path.read_text().splitlines():
-            number, what = line.split(" ", 1)
-            counts[what] += int(number)
+            number, what = line.partition(" ")[::2]  # without the latter, its process was killed meanwhile
+            counts[what] += int(number) if what else 0
     return counts

@@ -1,5 +1,8 @@
 """Whatever is lost, what was acknowledged is on both machines once, and writes go on."""
 
+import os
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -8,6 +11,7 @@ from pathlib import Path
 import docker
 import pytest
 
+from tests.containers.test_failover import COMMANDS, PAGE
 from tests.failover.faults import (
     AGENT_S,
     MACHINE_S,
@@ -29,6 +33,7 @@ from tests.failover.faults import (
 from tests.failover.machines import MACHINES, PROCESSES_OF, Machines
 from tests.failover.writers import SDT, UMRA, now
 from tests.unit.store.replication.model import accept
+from tests.waiting import PATIENCE_S, wait_until
 
 pytestmark = MARKS
 
@@ -78,6 +83,14 @@ FAULTS: dict[str, tuple[float, Fault]] = {
 }
 _LONG_ENOUGH_S = 30.0  # a database that dies is replaced within 20 s
 _IN_FLIGHT_S = 1.0
+_KILLS = re.findall(r"^\| [^|]*`(docker compose kill [^`]*)` \|", PAGE, re.M)
+# Which processes are active then, where the page names them.
+_ACTIVE = {
+    "docker compose kill pc2": ("pc2-standby",),
+    "docker compose kill mainpc": ("mainpc-standby",),
+    f"docker compose kill {' '.join(MACHINES['mainpc'])}": ("mainpc-standby", "pc2"),
+}
+_MORE = 3  # lines of a ledger: the calls of the first ones may have been under way
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +122,44 @@ def test_a_database_that_lacks_changes_does_not_take_over(machines: Machines, wr
         machines.wait_until_whole()
         ledgers.wait_for_change(60)
         ledgers.end()
+
+
+def test_who_follows_the_page_sees_that_nothing_was_lost(machines: Machines, tmp_path: Path) -> None:
+    """Its program keeps a ledger through each of its kills; then its last command finds nothing that is lacking."""
+    *begin, stop, find, count = COMMANDS["Kill this, look here"]
+    assert len(_KILLS) == 5
+    ended = tmp_path / "ended"
+    os.mkfifo(ended)
+    script = "\n".join([*begin, f"cat {ended}", stop, find, count])
+    with subprocess.Popen(
+        ["bash", "-c", script], cwd=machines.checkout.folder, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        try:
+            for kill in _KILLS:
+                _follow(machines, kill)
+        finally:
+            ended.write_text("")
+            out, _ = shell.communicate()
+    assert (shell.returncode, out) == (0, "0\n")
+
+
+def _follow(machines: Machines, kill: str) -> None:
+    """Kill something, look at what the page says, and start it again."""
+
+    def lines() -> int:
+        return sum(len(path.read_text().splitlines()) for path in machines.checkout.folder.glob("ledger-*[0-9]"))
+
+    wait_until(lambda: lines() >= _MORE, PATIENCE_S, "notes are stored")
+    assert machines.checkout.run(kill).status == 0
+    before = lines()
+    wait_until(lambda: lines() >= before + _MORE, 3 * MACHINE_S, f"notes are stored after {kill}")
+    for service in _ACTIVE.get(kill, ()):
+        wait_until(lambda: machines.role(service) == "active", MACHINE_S, f"{service} is active")  # noqa: B023
+    status = " ".join(machines.checkout.run("./twinhost status").out.split())
+    assert ("1 copy" in status) == ("database" in kill), status
+    assert ("witness silent" in status) == ("witness" in kill), status
+    assert machines.checkout.run("docker compose up -d").status == 0
+    machines.wait_until_whole()
 
 
 @pytest.mark.parametrize("agent", PROCESSES_OF)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import docker
 import pytest
 
 from tests.containers.stack import AGENTS, EVENTS_PORT, HTTP_PORTS, IMAGE, REPOSITORY, ZMQ_PORTS
-from tests.containers.test_failover import CALLS, ROWS
+from tests.containers.test_failover import CALLS, CHANGED_BY_ITSELF, DIGESTS, ROWS
 from tests.containers.walk import TWO_MACHINES
 from tests.ledger import check
 from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_no_overlay, why_not
@@ -27,6 +28,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.store.replication.epochs import CLAIM_AFTER_S
 
 PAGE = (REPOSITORY / "docs/how-to/run-with-standbys.md").read_text(encoding="utf-8")
+KEYS_PAGE = (REPOSITORY / "docs/how-to/manage-keys.md").read_text(encoding="utf-8")
 IMAGES = (IMAGE, f"{IMAGE}-ha", "twinhost-database:0.2.0")
 SWARM, BACK_TO_COMPOSE = WITH_STANDBYS.split("To go back to Compose:\n")
 BEFORE = 20  # calls that are acknowledged
@@ -55,6 +57,7 @@ class Three(Site):
     def __init__(self, room: MachineRoom, folder: Path) -> None:
         super().__init__(room, folder)
         self.ledgers = folder
+        self.before: dict[str, dict[str, Counter[str]]] = {}  # the rows of each agent's tables without standbys
         engines = []
         for host, checkout in self.checkouts.items():
             (checkout.folder / "scripts/setup/image.sh").write_text("#!/bin/sh\n")
@@ -68,6 +71,10 @@ class Three(Site):
         """Follow the page on two machines, and then, with data of before, that on three."""
         self.walk.follow(TWO_MACHINES)
         self.wait_until_back()
+        with writing(self, "mainpc") as writers:
+            for writer in writers:
+                writer.wait_for_more(PATIENCE_S)
+        self.before = {host: self.tables(host) for host in AGENTS}
         page = section("Set it up on three machines")
         (start, lines) = re.findall(r"(.*?)```\n(TWINHOST_HOST=.*?)```", page, re.S)[0]
         assert "```" not in start
@@ -101,6 +108,13 @@ class Three(Site):
         command = ["exec", self.container(machine, service), "python", "-c", ROWS, path, CALLS[host]]
         rows = json.loads(self.room.machines[machine].docker(*command).stdout)
         return {name: int(times) for name, times in rows if name.startswith(f"{prefix}-")}
+
+    def tables(self, host: str) -> dict[str, Counter[str]]:
+        """Return the digest of each row of each table of an agent's file, on its own machine."""
+        path = f"/var/lib/twinhost/{AGENTS[host]}.sqlite3"
+        command = ["exec", self.container(host, host), "python", "-c", DIGESTS, path]
+        found = json.loads(self.room.machines[host].docker(*command).stdout)
+        return {name: Counter(rows) for name, rows in found.items()}
 
     def both_follow(self) -> bool:
         """Return whether each agent is active on one machine, and followed on the other."""
@@ -215,6 +229,10 @@ def test_three_commands_set_it_up(three: Three) -> None:
     assert [three.role(host, host)["role"] for host in AGENTS] == ["active", "active"]
     wait_until(lambda: three.copies() == 2, PATIENCE_S, "two copies")
     three.wait_for_witness()
+    for host, tables in three.before.items():
+        now = three.tables(host)
+        lacking = {name: rows - now.get(name, Counter()) for name, rows in tables.items()}
+        assert {name for name, rows in lacking.items() if rows} <= CHANGED_BY_ITSELF, host
 
 
 def test_only_secured_ports_are_published(three: Three) -> None:
@@ -283,6 +301,34 @@ def require_that_the_other_goes_on(three: Three, host: str, off: Callable[[], No
 @pytest.mark.parametrize("host", list(STANDBYS))
 def test_a_client_goes_on_when_a_machine_is_off(host: str, three: Three) -> None:
     require_that_the_other_goes_on(three, host, lambda: three.power_off(host), lambda: three.power_on(host))
+
+
+def test_an_operator_of_pc2_changes_keys_while_mainpc_is_off(three: Three) -> None:
+    """With a key that the page has them make before; mainpc knows of it once it is back."""
+    bring_home(three)
+    three.walk.follow(re.findall(r"```console\n[^`]*operator2[^`]*```", KEYS_PAGE)[0])
+    pc2 = three.checkouts["pc2"]
+    three.power_off("mainpc")
+    wait_until(lambda: three.role("pc2", "mainpc-standby").get("role") == "active", BACK_WITHIN_S, "it takes over")
+    for own in ("pc2", "operator2"):
+        status = " ".join(pc2.run(f"TWINHOST_CLI_KEYS={own} ./twinhost status").out.split())
+        assert "SystemDigitalTwin is active on mainpc-standby" in status, status
+    invited = pc2.run("certs-init invite guest --host laptop --role agent")
+    assert invited.status == 0, invited.err
+    joined = pc2.run("certs-init --root /tmp/tree join -", given=invited.out)
+    assert joined.status == 0, joined.err
+    keys = "TWINHOST_CLI_KEYS=operator2 docker compose run --rm -T --no-deps cli keys list --json"
+    with_guest = json.loads(pc2.run(keys).out)
+    assert "guest" in {key["name"] for key in with_guest["keys"]}
+    revoked = pc2.run("certs-init revoke guest")
+    assert revoked.status == 0, revoked.err
+    three.power_on("mainpc")
+    wait_until(three.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    bring_home(three)
+    (fingerprint,) = {key["fingerprint"] for key in with_guest["keys"] if key["name"] == "guest"}
+    listed = three.ask("mainpc", "keys list")
+    assert all(fingerprint in revoked for revoked in listed["revoked"].values()), listed
+    assert "guest" not in {key["name"] for key in listed["keys"]}
 
 
 def test_one_machine_alone_does_not_leave(three: Three) -> None:
