@@ -47,6 +47,7 @@ SILENT_AFTER_S = 2.0  # libzmq abandons some sockets without an event; the reque
 TAKEOVER_S = 25.0  # how much longer a call waits by default where the server has a standby: 20 s are promised
 _ELSEWHERE_AFTER_S = 0.5  # without a session at one of several addresses
 _SLOWER = 3  # how often that doubles while TCP connections are made there: a handshake may take 4 s
+_WATCHED_S = 2.0  # at an address without a handshake while the other one is stuck: who takes over answers at once then
 _BACKOFF_S = 0.1
 _BACKOFF_MAX_S = 2.0
 _ZAP_TRY_AGAIN = 300
@@ -351,6 +352,7 @@ class Link:
         self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
         self._address = server.address  # in use, or to be used next
         self._left: dict[str, int] = {}  # how often each address was left, since the last reply
+        self._stuck = False  # whether the address that was left last made TCP connections, and no handshake
         self._without_session: tuple[int, float] | None = None  # after how many sessions, and since when
         self._failures = 0  # errors since the last reply
         self._earlier_sessions = 0  # of the connections before this one
@@ -512,6 +514,8 @@ class Link:
             patience_s *= 2 ** min(times, _SLOWER)
         elif diagnosis.unreachable and not times:
             patience_s = 0.0
+        elif self._stuck and times:
+            patience_s = _WATCHED_S
         self.leave_at = self._without_session[1] + patience_s
         return now >= self.leave_at
 
@@ -519,6 +523,7 @@ class Link:
         """Have the next address tried next."""
         addresses = list(self._server.addresses)
         self._left[self._address] = self._left.get(self._address, 0) + 1
+        self._stuck = self.diagnosis.answering
         self._address = addresses[(addresses.index(self._address) + 1) % len(addresses)]
 
     def _here(self) -> Sequence[Target]:

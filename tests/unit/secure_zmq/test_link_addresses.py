@@ -14,6 +14,7 @@ from twinhost.secure_zmq.server_address import FollowedAddress, SecuredAddress, 
 HOME, STANDBY = "tcp://mainpc:7120", "tcp://pc2:7120"
 PATIENCE_S = 0.5
 HANDSHAKE_S = 4.0  # the longest
+WATCHED_S = 2.0
 
 
 class Followed:
@@ -91,6 +92,18 @@ def test_a_slow_handshake_gets_more_time_in_each_round() -> None:
         followed.report(EventKind.CONNECTED)
         stayed.append(followed.stays_s())
     assert stayed[::2] == stayed[1::2] == [0.5, 1.0, 2.0, HANDSHAKE_S, HANDSHAKE_S]
+
+
+def test_while_one_is_stuck_the_other_is_watched_for_longer() -> None:
+    """An agent that was stopped: its standby answers soon, and until then refuses, which costs nothing."""
+    followed = Followed()
+    stayed = []
+    for address in [HOME, STANDBY] * 3:
+        assert followed.at == address
+        followed.report(EventKind.CONNECTED if address == HOME else EventKind.RETRIED)
+        stayed.append(followed.stays_s())
+    assert stayed[::2] == [0.5, 1.0, 2.0]
+    assert stayed[1::2] == [0.0, WATCHED_S, WATCHED_S]
 
 
 def test_a_reply_ends_what_was_learnt_of_an_address() -> None:
