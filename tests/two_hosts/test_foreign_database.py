@@ -10,7 +10,6 @@ import pytest
 from database import run
 
 from tests.containers.stack import AGENTS
-from tests.containers.walk import TWO_MACHINES
 from tests.ledger import check
 from tests.two_hosts.machine_room import WITH_WITNESS, MachineRoom, why_not
 from tests.two_hosts.test_three_machines import (
@@ -57,8 +56,7 @@ class Foreign(Three):
     """Both machines after the steps of both pages, with data of before."""
 
     def follow(self) -> None:
-        self.walk.follow(TWO_MACHINES)
-        self.wait_until_back()
+        self.begin_without_standbys()
         self.start_service()
         (line,) = re.findall(r"^TWINHOST_DATABASE=(\S+)$", SECTION, re.MULTILINE)
         dsn = line.replace("db.example", WITH_WITNESS[SOMEWHERE])
@@ -119,6 +117,7 @@ def two(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -
 def test_two_commands_set_it_up(two: Foreign) -> None:
     """Each machine has its agent and the other one's standby, and nothing of a database."""
     wait_until(two.both_follow, BACK_WITHIN_S, "both agents have a standby")
+    two.require_all_of_before()
     for host, other in STANDBYS.items():
         assert two.running(host) == {f"twinhost-{host}-1", f"twinhost-{other}-standby-1"}
         assert two.line(host, "COMPOSE_PROFILES") == f"{other}-standby"

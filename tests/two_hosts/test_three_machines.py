@@ -69,12 +69,7 @@ class Three(Site):
 
     def follow(self) -> None:
         """Follow the page on two machines, and then, with data of before, that on three."""
-        self.walk.follow(TWO_MACHINES)
-        self.wait_until_back()
-        with writing(self, "mainpc") as writers:
-            for writer in writers:
-                writer.wait_for_more(PATIENCE_S)
-        self.before = {host: self.tables(host) for host in AGENTS}
+        self.begin_without_standbys()
         page = section("Set it up on three machines")
         (start, lines) = re.findall(r"(.*?)```\n(TWINHOST_HOST=.*?)```", page, re.S)[0]
         assert "```" not in start
@@ -84,6 +79,22 @@ class Three(Site):
             checkout.set({**shown, "TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": WITH_WITNESS[host]})
         self.checkouts["mainpc"].run(self.ssh)
         self.walk.follow(page)
+
+    def begin_without_standbys(self) -> None:
+        """Follow the page on two machines, and store something."""
+        self.walk.follow(TWO_MACHINES)
+        self.wait_until_back()
+        with writing(self, "mainpc") as writers:
+            for writer in writers:
+                writer.wait_for_more(PATIENCE_S)
+        self.before = {host: self._tables(host) for host in AGENTS}
+
+    def require_all_of_before(self) -> None:
+        """Fail unless each agent has each row that it had without standbys, but for those that change by themselves."""
+        for host, tables in self.before.items():
+            now = self._tables(host)
+            lacking = {name: rows - now.get(name, Counter()) for name, rows in tables.items()}
+            assert {name for name, rows in lacking.items() if rows} <= CHANGED_BY_ITSELF, host
 
     def container(self, machine: str, service: str) -> str:
         """Return a service's container, of Compose or of a stack; empty where none runs."""
@@ -109,7 +120,7 @@ class Three(Site):
         rows = json.loads(self.room.machines[machine].docker(*command).stdout)
         return {name: int(times) for name, times in rows if name.startswith(f"{prefix}-")}
 
-    def tables(self, host: str) -> dict[str, Counter[str]]:
+    def _tables(self, host: str) -> dict[str, Counter[str]]:
         """Return the digest of each row of each table of an agent's file, on its own machine."""
         path = f"/var/lib/twinhost/{AGENTS[host]}.sqlite3"
         command = ["exec", self.container(host, host), "python", "-c", DIGESTS, path]
@@ -229,10 +240,7 @@ def test_three_commands_set_it_up(three: Three) -> None:
     assert [three.role(host, host)["role"] for host in AGENTS] == ["active", "active"]
     wait_until(lambda: three.copies() == 2, PATIENCE_S, "two copies")
     three.wait_for_witness()
-    for host, tables in three.before.items():
-        now = three.tables(host)
-        lacking = {name: rows - now.get(name, Counter()) for name, rows in tables.items()}
-        assert {name for name, rows in lacking.items() if rows} <= CHANGED_BY_ITSELF, host
+    three.require_all_of_before()
 
 
 def test_only_secured_ports_are_published(three: Three) -> None:

@@ -7,7 +7,6 @@ import docker
 import pytest
 
 from tests.containers.stack import AGENTS
-from tests.containers.walk import TWO_MACHINES
 from tests.two_hosts.machine_room import ADDRESSES, MachineRoom, why_not
 from tests.two_hosts.test_three_machines import (
     BACK_WITHIN_S,
@@ -34,8 +33,7 @@ class Two(Three):
     """Both machines after the steps of both pages."""
 
     def follow(self) -> None:
-        self.walk.follow(TWO_MACHINES)
-        self.wait_until_back()
+        self.begin_without_standbys()
         for host, checkout in self.checkouts.items():
             addresses = {f"{name.upper()}_IP": address for name, address in ADDRESSES.items()}
             own = {"TWINHOST_HOST": host, "TWINHOST_PUBLISH_ADDRESS": ADDRESSES[host]}
@@ -100,6 +98,7 @@ def test_two_commands_set_it_up(two: Two) -> None:
     assert two.parts("mainpc") == {*parts["mainpc"], "witness"}
     assert two.parts("pc2") == parts["pc2"]
     two.wait_for_witness("witness:5433")
+    two.require_all_of_before()
 
 
 def test_a_promotion_is_refused_while_the_other_machine_answers(two: Two) -> None:
