@@ -76,7 +76,8 @@ test-two-hosts: test-ready ## two engines in two network namespaces, joined by a
 	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
 
 test-replay: test-ready ## the tests outside containers, with a replica of every database that repeats what was noted of it (17 minutes)
-	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed --timeout 600 tests/unit tests/loopback \
+	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed -p scripts.second_try \
+		--timeout 600 tests/unit tests/loopback \
 		--ignore tests/unit/unified_memory_reasoning/test_uninterrupted.py $(ARGS) # whose times are of one database
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)

@@ -205,6 +205,7 @@ def _counts() -> Counter[str]:
     counts: Counter[str] = Counter()
     for path in _folder().glob("counts.*"):
         for line in path.read_text().splitlines():
-            number, what = line.partition(" ")[::2]  # without the latter, its process was killed meanwhile
-            counts[what] += int(number) if what else 0
+            number, space, what = line.partition(" ")
+            if space:  # else its process was killed meanwhile
+                counts[what] += int(number)
     return counts
