@@ -87,7 +87,11 @@ def one(trace: list[Line], event: str, **fields: Any) -> Line:
 
 def at(line: Line, seconds: float) -> str:
     """Return the time so much later than a line."""
-    return (datetime.fromisoformat(line["timestamp"]) + timedelta(seconds=seconds)).isoformat()
+    return (moment(line) + timedelta(seconds=seconds)).isoformat()
+
+
+def moment(line: Line) -> datetime:
+    return datetime.fromisoformat(line["timestamp"])
 
 
 def with_two_holders(trace: list[Line]) -> list[Line]:
@@ -103,6 +107,11 @@ def with_a_claim_too_soon(trace: list[Line]) -> list[Line]:
 def with_a_reply_after_it_was_fenced(trace: list[Line]) -> list[Line]:
     held = one(trace, "epoch_held", epoch=2)
     return [*trace, held | {"timestamp": at(one(trace, "epoch_claimed", epoch=3), 0.001)}]
+
+
+def with_a_transaction_after_it_was_fenced(trace: list[Line]) -> list[Line]:
+    last = [line for line in trace if line["event"] == "transaction_appended" and line["epoch"] == 2][-1]
+    return [*trace, last | {"timestamp": at(one(trace, "epoch_claimed", epoch=3), 0.001)}]
 
 
 def with_a_reply_after_its_beats(trace: list[Line]) -> list[Line]:
@@ -127,6 +136,7 @@ def with_what_is_not_durable(trace: list[Line]) -> list[Line]:
         (with_two_holders, "there has claimed 2"),
         (with_a_claim_too_soon, "here may still answer"),
         (with_a_reply_after_it_was_fenced, "is another one's"),
+        (with_a_transaction_after_it_was_fenced, "is another one's"),
         (with_a_reply_after_its_beats, "its last beat is too old"),
         (with_a_gap, "the last one was 1"),
         (with_what_is_not_durable, "it was not known to be durable"),
@@ -137,3 +147,23 @@ def test_the_model_refuses_what_must_not_be(
 ) -> None:
     with pytest.raises(AssertionError, match=why):
         accept(doctored(trace))
+
+
+@pytest.mark.parametrize("late_s", [-0.001, 0.001])
+def test_the_model_takes_a_line_of_a_process_stopped_before_it(trace: list[Line], late_s: float) -> None:
+    """Its transaction was durable; the next process has repeated it; then the first one writes its line."""
+    last = [line for line in trace if line["event"] == "transaction_appended" and line["epoch"] == 2][-1]
+    followed = {"event": "log_followed", "process": "here", "transactions": last["seq"]}
+    late = last | {"timestamp": at(one(trace, "ended_by_log", process="there"), late_s)}
+    before = [line for line in trace if line is not last and not followed.items() <= line.items()]
+    assert accept([*before, late]) > 50
+
+
+@pytest.mark.parametrize("late_s", [-0.001, 0.001])
+def test_the_model_takes_a_beat_of_a_process_that_was_stopped(trace: list[Line], late_s: float) -> None:
+    beat = [line for line in trace if line["event"] == "epoch_confirmed" and line["epoch"] == 2][-1]
+    end = one(trace, "ended_by_log", process="there")
+    took_s = (moment(end) - moment(one(trace, "epoch_claimed", epoch=3))).total_seconds() + 1.0
+    assert accept([*trace, beat | {"timestamp": at(end, late_s), "took_s": took_s}]) > 50
+    with pytest.raises(AssertionError, match="asked for after the"):
+        accept([*trace, beat | {"timestamp": at(end, late_s), "took_s": -0.3}])

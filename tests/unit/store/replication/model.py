@@ -151,6 +151,7 @@ class Model:
         assert [row.seq for row in self.visible] == list(range(1, len(self.visible) + 1))
 
 
+NOT_LOGGED = -1  # the `what` of a transaction without a line of its own
 LATE_S = 0.25  # how much later than what it says a line may be written
 Line = Mapping[str, Any]  # of a process's log, with its name as `process`
 
@@ -172,6 +173,7 @@ class _Trace(Model):
         super().__init__({}, 0.0)
         self.beat_at = 0.0  # from when on another process may have seen what the epoch is now
         self.ended: dict[str, tuple[int, float]] = {}  # which epoch a process had last, and until when
+        self.claimed_at = 0.0
 
     def take(self, line: Line) -> bool:
         event = getattr(self, f"on_{line['event']}", None)
@@ -208,13 +210,14 @@ class _Trace(Model):
         process.candidate.saw(self.epoch, self.beat_at)
         assert process.candidate.may_claim(self.now + LATE_S), f"{line}: {self.epoch.holder} may still answer"
         self.claim(process)
+        self.claimed_at = self.now
 
     def on_active(self, process: Process, line: Line) -> None:
         """It has repeated the rest of the log, of which the last transaction may be one that nobody has logged."""
         self._require_tenure(process, line)
         assert process.tenure is not None
         if line["transactions"] == len(self.visible) + 1:
-            self.visible.append(Row(line["transactions"], line["epoch"] - 1, -1))
+            self.visible.append(Row(line["transactions"], line["epoch"] - 1, NOT_LOGGED))
             self.commit()
         self.follow(process, line["transactions"])
         assert len(process.file) == line["transactions"] == len(self.visible), f"{line}: the log has other transactions"
@@ -227,11 +230,19 @@ class _Trace(Model):
             assert number == line["epoch"], f"{line}: it has no epoch"
             assert self.now - line["took_s"] <= at + LATE_S, f"{line}: it was asked for after the end"
             return
+        if process.tenure is not None and process.tenure.number == line["epoch"] < self.epoch.number:
+            assert self.now - line["took_s"] <= self.claimed_at + LATE_S, (
+                f"{line}: it was asked for after the next claim"
+            )
+            return
         self._require_tenure(process, line)
         self.now -= line["took_s"]
         self.confirm(process, line["took_s"])
 
     def on_transaction_appended(self, process: Process, line: Line) -> None:
+        if self._was_fenced_meanwhile(process, line):
+            process.die()
+            return
         self._require_tenure(process, line)
         assert process.tenure is not None
         assert line["seq"] == process.tenure.durable + 1, f"{line}: the last one was {process.tenure.durable}"
@@ -251,6 +262,13 @@ class _Trace(Model):
     def on_epoch_released(self, process: Process, line: Line) -> None:
         self._require_tenure(process, line)
         self.release(process)
+
+    def _was_fenced_meanwhile(self, process: Process, line: Line) -> bool:
+        """Return whether it was stopped between its commit and this line: the next epoch has repeated it."""
+        number = process.tenure.number if process.tenure else self.ended.get(process.name, (0,))[0]
+        return number == line["epoch"] < self.epoch.number and any(
+            row == Row(line["seq"], line["epoch"], NOT_LOGGED) for row in self.visible
+        )
 
     def _require_tenure(self, process: Process, line: Line) -> None:
         assert process.tenure is not None, f"{line}: it has no epoch"
