@@ -31,6 +31,8 @@ PROCESSES_OF = {
     "UnifiedMemoryReasoningAgent": ("pc2", "pc2-standby"),
 }
 TURNED = "/tmp/turned"
+# By the right time, also where the deployment's keys were made a day ago.
+_CERTS_INIT = "docker compose --progress quiet run --rm -T -e FAKETIME=+0 certs-init"
 NODES = ("database-mainpc", "database-pc2")
 _STATES = "SELECT nodename || ' ' || reportedstate || ' ' || goalstate FROM pgautofailover.node"
 WHOLE_WITHIN_S = 120.0
@@ -173,7 +175,7 @@ class Machines:
 
     def enrol(self, container: str, name: str) -> str:
         """Return the folder of a new key in a container that reaches the agents."""
-        invite = f"docker compose --progress quiet run --rm -T certs-init invite {name} --host {name} --role agent"
+        invite = f"{_CERTS_INIT} invite {name} --host {name} --role agent"
         root = f"/tmp/{name}"
         join = f"docker exec -i {container} python -m twinhost.cli.certs_init --root {root} join -"
         done = self.checkout.run(f"{invite} | {join}")
@@ -182,7 +184,7 @@ class Machines:
 
     def revoke(self, name: str) -> None:
         """Return once each agent has said that it refuses the key."""
-        done = self.checkout.run(f"docker compose --progress quiet run --rm -T certs-init revoke {name}")
+        done = self.checkout.run(f"{_CERTS_INIT} revoke {name}")
         assert done.status == 0, done.err
 
     def fill(self, service: str) -> None:
