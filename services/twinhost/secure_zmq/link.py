@@ -352,7 +352,8 @@ class Link:
         self._broken_off: dict[Target, int] = {}  # handshakes, since the last reply
         self._address = server.address  # in use, or to be used next
         self._left: dict[str, int] = {}  # how often each address was left, since the last reply
-        self._stuck = False  # whether the address that was left last made TCP connections, and no handshake
+        self._replied = ""  # the address that replied last
+        self._stuck = False  # whether that one was left last, and made TCP connections, and no handshake
         self._without_session: tuple[int, float] | None = None  # after how many sessions, and since when
         self._failures = 0  # errors since the last reply
         self._earlier_sessions = 0  # of the connections before this one
@@ -511,7 +512,8 @@ class Link:
             self._without_session = sessions, now
         times, patience_s = self._left.get(self._address, 0), _ELSEWHERE_AFTER_S
         if diagnosis.answering:
-            patience_s *= 2 ** min(times, _SLOWER)
+            takes_over = self._replied not in {"", self._address}
+            patience_s *= 2 ** (_SLOWER if takes_over else min(times, _SLOWER))
         elif diagnosis.unreachable and not times:
             patience_s = 0.0
         elif self._stuck and times:
@@ -523,7 +525,7 @@ class Link:
         """Have the next address tried next."""
         addresses = list(self._server.addresses)
         self._left[self._address] = self._left.get(self._address, 0) + 1
-        self._stuck = self.diagnosis.answering
+        self._stuck = self.diagnosis.answering and self._address == self._replied
         self._address = addresses[(addresses.index(self._address) + 1) % len(addresses)]
 
     def _here(self) -> Sequence[Target]:
@@ -540,6 +542,7 @@ class Link:
     def worked(self) -> None:
         """Note that the target in use replies."""
         self._failures = 0
+        self._replied = self._address
         self._broken_off.clear()
         self._left.clear()
 

@@ -94,9 +94,18 @@ def test_a_slow_handshake_gets_more_time_in_each_round() -> None:
     assert stayed[::2] == stayed[1::2] == [0.5, 1.0, 2.0, HANDSHAKE_S, HANDSHAKE_S]
 
 
+def answered() -> Followed:
+    """Return one whose first address has replied, and whose session is lost."""
+    followed = Followed()
+    followed.report(EventKind.CONNECTED, EventKind.SUCCEEDED)
+    assert followed.link.accepts({"status": "ok"})
+    followed.report(EventKind.DISCONNECTED)
+    return followed
+
+
 def test_while_one_is_stuck_the_other_is_watched_for_longer() -> None:
     """An agent that was stopped: its standby answers soon, and until then refuses, which costs nothing."""
-    followed = Followed()
+    followed = answered()
     stayed = []
     for address in [HOME, STANDBY] * 3:
         assert followed.at == address
@@ -106,6 +115,17 @@ def test_while_one_is_stuck_the_other_is_watched_for_longer() -> None:
     assert stayed[1::2] == [0.0, WATCHED_S, WATCHED_S]
 
 
+def test_an_agent_that_takes_over_is_waited_for() -> None:
+    """Its first handshake may be slow on a busy machine, and nobody else makes TCP connections."""
+    followed = answered()
+    followed.stays_s()
+    assert followed.at == STANDBY
+    followed.report(EventKind.CONNECTED)
+    assert followed.stays_s() == HANDSHAKE_S
+    followed.report(EventKind.RETRIED)
+    assert followed.stays_s() == PATIENCE_S, "the other one is not watched"
+
+
 def test_a_reply_ends_what_was_learnt_of_an_address() -> None:
     followed = Followed()
     for _ in range(4):
@@ -113,7 +133,7 @@ def test_a_reply_ends_what_was_learnt_of_an_address() -> None:
         followed.stays_s()
     followed.report(EventKind.CONNECTED, EventKind.SUCCEEDED)
     assert followed.link.accepts({"status": "ok"})
-    followed.report(EventKind.DISCONNECTED)
+    followed.report(EventKind.DISCONNECTED, EventKind.CONNECTED)
     assert followed.stays_s() == PATIENCE_S
 
 
