@@ -8,7 +8,7 @@ from pathlib import Path
 
 import structlog
 
-from twinhost.agent.healthcheck import DEADLINE_S, ask, can_serve
+from twinhost.agent.healthcheck import ask, can_serve
 from twinhost.secure_zmq.errors import TwinhostError
 from twinhost.worker import Worker
 
@@ -60,7 +60,8 @@ class SelfCheck(Worker):
 
     def __init__(self, agent_name: str, port: int, interval_s: float = INTERVAL_S) -> None:
         """Check the agent that listens on a port."""
-        super().__init__("health-check", self._run, join_timeout_s=DEADLINE_S + 0.5)
+        # Its call waits for 2 s where the agent's loop has ended, and a standby takes over only after this process.
+        super().__init__("health-check", self._run, join_timeout_s=0.1)
         self._port = port
         self._interval_s = interval_s
         self._file = HealthyFile(agent_name)
@@ -68,7 +69,10 @@ class SelfCheck(Worker):
     def _run(self) -> None:
         wait_s = 0.0
         while not self.wait(wait_s):
-            self._file.show(self._fault())
+            fault = self._fault()
+            if self.stopping:
+                return
+            self._file.show(fault)
             wait_s = self._interval_s if self._file.fault is None else _RETRY_S
 
     def _fault(self) -> str | None:

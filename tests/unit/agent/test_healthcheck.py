@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.loopback.agent_processes import SDT, UMRA, Hosts
-from tests.waiting import PATIENCE_S, at_most, suspend, wait_until
+from tests.waiting import PATIENCE_S, at_most, soon, suspend, wait_until
 from twinhost.agent import self_check
 from twinhost.agent.self_check import INTERVAL_S, SUFFIX, SelfCheck
 from twinhost.secure_zmq.certificates import load_certificates
@@ -218,6 +218,17 @@ def test_a_stalled_agent_does_not_touch_the_file(hosts: Hosts, checked: SelfChec
     untouched(checked)
     agent.send(signal.SIGCONT)
     touched(checked)
+
+
+def test_a_stop_does_not_wait_for_a_check_under_way(hosts: Hosts, checked: SelfCheck) -> None:
+    """The loop that would answer has ended; a standby takes over only once the process has."""
+    (agent,) = hosts.processes
+    suspend(agent.pid)
+    time.sleep(QUIET_S)  # a check is under way, for 2 s
+    with soon(0.5):
+        checked.stop()
+    wait_until(lambda: not checked.alive, PATIENCE_S, "the check has ended")
+    assert checked._file.fault is None, "nothing is logged of it"
 
 
 def test_a_failed_store_stops_the_touching(hosts: Hosts, checked: SelfCheck) -> None:
