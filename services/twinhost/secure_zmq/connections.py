@@ -69,6 +69,7 @@ class Connection(msgspec.Struct, eq=False, gc=False):
     close_reason: str | None = None  # why it is to be closed, whatever its key
     began: float = msgspec.field(default_factory=time.monotonic)  # when it was noticed
     shut: bool = False  # here; its end may not have been reported yet
+    unfinished: bool = False  # its handshake, as far as is known; whether it has ended is reported late
     handled: int = 0  # bytes that the loop has taken from it
     unhandled: int = 0  # as of the last look of `InboundGuard`
     _passed: int = 0  # bytes that came, and are no part of a request
@@ -331,7 +332,7 @@ class Connections:
             if self._limits is not None:
                 self._limits.opened(connection)
             if event.kind is EventKind.ACCEPTED:
-                self._pending[fd] = connection
+                self._pending[fd], connection.unfinished = connection, True
                 self.on_accepted(fd)
             return known is not None and known is not connection
 
@@ -351,6 +352,7 @@ class Connections:
         with self._lock:
             if self._pending.get(connection.fd) is connection:  # not a newer connection with the same descriptor
                 del self._pending[connection.fd]
+            connection.unfinished = not succeeded
         if succeeded and self._limits is not None:
             self._limits.finished(connection)
 
@@ -361,8 +363,8 @@ class Connections:
 
     def unfinished_since(self, fd: int) -> float | None:
         """Return when the connection with this descriptor was noticed, if it may still be in its handshake."""
-        connection = self._pending.get(fd)
-        return None if connection is None or connection.shut else connection.began
+        connection = self._open.get(fd)
+        return connection.began if connection is not None and connection.unfinished and not connection.shut else None
 
     def note_key(self, fd: int, address: str, fingerprint: str | None) -> Connection:
         """Note the key of a connection, from its message; return the connection."""

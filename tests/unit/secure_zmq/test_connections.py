@@ -63,6 +63,18 @@ def test_a_mark_survives_an_event_that_comes_late(accepted: socket.socket, repor
     assert connections.closed_count == 1
 
 
+@pytest.mark.parametrize("succeeded", [True, False])
+def test_a_handshake_is_under_way_until_its_end_is_reported(accepted: socket.socket, succeeded: bool) -> None:
+    """However late that is: else a peer that doesn't speak ZeroMQ is not recorded."""
+    connections = Connections(lambda _: True)
+    connections.observe(SocketEvent(EventKind.ACCEPTED, accepted.fileno(), f"tcp://{HOST}:1"))
+    (connection,) = connections.pending()
+    connections.end_handshake(connection, succeeded=succeeded)  # as the guard does that looks in between
+    assert connections.unfinished_since(accepted.fileno()) == (None if succeeded else connection.began)
+    connections.observe(SocketEvent(EventKind.DISCONNECTED, accepted.fileno(), f"tcp://{HOST}:1"))
+    assert connections.unfinished_since(accepted.fileno()) is None
+
+
 def test_a_connection_that_ended_just_now_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its end may be reported yet: only one that has ended at two looks, some time apart, is what libzmq keeps."""
     monkeypatch.setattr(table, "MAX_LOST", 1)
