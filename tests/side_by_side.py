@@ -31,11 +31,13 @@ OPEN_STACK = (
     *("test_attention.py", "test_accessible.py", "test_charts.py"),
 )
 OPEN_STACK_UNIT = "tests/containers/open stack"
+# One after the other: an idle deployment with standbys takes a third of a processor.
+STANDBYS = ("test_failover.py", "test_database.py")
+STANDBYS_UNIT = "tests/containers/standbys"
 # Longest first; one that was renamed is only started later.
 LONG = (
-    *("test_two_hosts.py", "open stack", "test_notify.py", "test_two_machines.py", "test_doctor.py"),
+    *("test_two_hosts.py", "standbys", "open stack", "test_notify.py", "test_two_machines.py", "test_doctor.py"),
     *("test_keys_rotation.py", "test_keys_out.py", "test_keys_in.py", "test_upgrade.py", "test_readme.py"),
-    "test_database.py",
     *("test_enrolment.py", "test_memory_killed.py", "test_rotation_killed.py", "test_partition.py"),
     *("test_bring_an_agent.py", "test_attention_of_resources.py", "test_intruder.py"),
     *("test_cli_watch.py", "test_events.py", "test_audit_witness.py", "test_rotation.py", "test_host_archive.py"),
@@ -81,6 +83,8 @@ def unit_of(nodeid: str) -> str:
     name = file.rpartition("/")[2]
     if starts_containers(nodeid) and name in OPEN_STACK:
         return OPEN_STACK_UNIT
+    if starts_containers(nodeid) and name in STANDBYS:
+        return STANDBYS_UNIT
     return nodeid if f"{name}::{test}".startswith(BY_TEST) else file
 
 

@@ -1,7 +1,7 @@
 """Where the writers run, how often each fault is repeated, and the table of what was measured.
 
 `make test-failover` makes each fault once, `make test-failover REPEAT=20` twenty times. Without TWINHOST_FAILOVER=all,
-none is made: tests/containers/test_failover.py has what every run of the suite tries.
+nothing here is run: tests/containers/test_failover.py has what every run of the suite tries.
 """
 
 import os

@@ -10,7 +10,7 @@ from typing import Any
 import docker
 import pytest
 
-from tests.containers.stack import AGENTS, HTTP_PORTS, IMAGE
+from tests.containers.stack import AGENTS, HTTP_PORTS
 from tests.containers.test_failover import TAKEN_OVER_WITHIN_S, WRITES_AGAIN_WITHIN_S, Pair
 from tests.waiting import PATIENCE_S, wait_until
 
@@ -19,11 +19,8 @@ SOON_S = TAKEN_OVER_WITHIN_S + PATIENCE_S
 
 @pytest.fixture(scope="module")
 def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    for image in (f"{IMAGE}-ha", "twinhost-database:0.2.0"):
-        engine.images.get(image)
-    pair = Pair(tmp_path_factory.mktemp("shown"), engine)
-    yield pair
-    pair.remove()
+    with Pair.started(tmp_path_factory.mktemp("shown"), engine) as pair:
+        yield pair
 
 
 def get(pair: Pair, service: str, path: str) -> str:

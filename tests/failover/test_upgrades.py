@@ -62,14 +62,11 @@ class Upgraded(Pair):
 
 @pytest.fixture(scope="module")
 def pair(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upgraded]:
-    pair = Upgraded(tmp_path_factory.mktemp("upgraded"), engine)
-    pair.built = []
-    try:
+    with Upgraded.started(tmp_path_factory.mktemp("upgraded"), engine) as pair:
+        pair.built = []
         yield pair
-    finally:
-        pair.remove()
-        for tag in pair.built:
-            engine.images.remove(tag)
+    for tag in pair.built:
+        engine.images.remove(tag)
 
 
 @contextmanager

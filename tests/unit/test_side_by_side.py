@@ -13,6 +13,8 @@ from tests.side_by_side import (
     OPEN_STACK,
     OPEN_STACK_UNIT,
     PATIENT,
+    STANDBYS,
+    STANDBYS_UNIT,
     order,
     runs_alone,
     turn,
@@ -28,6 +30,7 @@ def test_a_file_is_a_unit_unless_its_tests_are() -> None:
     alone = "tests/loopback/test_partition.py::test_c[/d]"
     assert unit_of(alone) == alone
     assert unit_of("tests/browser/test_charts.py::test_a") == OPEN_STACK_UNIT
+    assert unit_of("tests/containers/test_database.py::test_a") == STANDBYS_UNIT
     assert unit_of("tests/unit/cli/test_refusals.py::test_a") == "tests/unit/cli/test_refusals.py"
 
 
@@ -42,8 +45,8 @@ def test_long_units_come_first_and_those_that_run_alone_last() -> None:
 
 def test_every_file_that_is_named_is_there() -> None:
     """A name that nobody has any more makes the run longer, and nobody would notice."""
-    there = {path.name for path in TESTS.rglob("test_*.py")} | {"open stack"}
-    assert {name.partition("::")[0] for name in (*LONG, *BY_TEST, *OPEN_STACK, *PATIENT)} <= there
+    there = {path.name for path in TESTS.rglob("test_*.py")} | {"open stack", "standbys"}
+    assert {name.partition("::")[0] for name in (*LONG, *BY_TEST, *OPEN_STACK, *STANDBYS, *PATIENT)} <= there
 
 
 def test_what_runs_alone_waits_for_the_others(tmp_path: Path) -> None:
