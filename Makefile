@@ -72,19 +72,22 @@ test: test-ready ## run the whole test suite (ARGS="-k name" for a part), also w
 check: venv ## while you work: the linters and the unit tests, in parallel (about a minute; no container)
 	@scripts/setup/check.sh $(ARGS)
 
+test-two-hosts: FILES ?= tests/two_hosts
 test-two-hosts: test-ready ## two engines in two network namespaces, joined by a virtual link; both as a swarm; and three with standbys (25 minutes)
-	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest tests/two_hosts $(ARGS)
+	@TWINHOST_TWO_HOSTS=all .venv/bin/python -m pytest $(FILES) $(ARGS)
 
+test-replay: FILES ?= tests/unit tests/loopback
 test-replay: test-ready ## the tests outside containers, with a replica of every database that repeats what was noted of it (17 minutes)
 	@TWINHOST_REPLAY=$$(mktemp -d) .venv/bin/python -m pytest -n $(WORKERS) -p tests.replayed -p scripts.second_try \
-		--timeout 600 tests/unit tests/loopback \
+		--timeout 600 $(FILES) \
 		--ignore tests/unit/unified_memory_reasoning/test_uninterrupted.py $(ARGS) # whose times are of one database
 
 test-faults: test-ready ## every fault, while clients keep ledgers (ten minutes; FAULT_SEED=... repeats a run's choices)
 	@TWINHOST_FAULTS=all .venv/bin/python -m pytest tests/faults $(ARGS)
 
-test-failover: test-ready ## failures of a deployment with standbys, while others keep ledgers (half an hour; REPEAT=20: each 20 times)
-	@TWINHOST_FAILOVER=all .venv/bin/python -m pytest tests/failover $(ARGS)
+test-failover: FILES ?= tests/failover
+test-failover: test-ready ## failures and upgrades of a deployment with standbys, while others write (more than half an hour; REPEAT=20: each failure 20 times)
+	@TWINHOST_FAILOVER=all .venv/bin/python -m pytest $(FILES) $(ARGS)
 
 test-adversary: venv ## every attack, while clients work: their p99, and mainpc's memory (five minutes)
 	@.venv/bin/python -m pytest -s tests/adversary/full_siege.py $(ARGS)
