@@ -2,19 +2,23 @@
 
 import json
 import re
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
 from tests.containers.stack import AGENTS, HTTP_PORTS
-from tests.containers.test_failover import TAKEN_OVER_WITHIN_S, WRITES_AGAIN_WITHIN_S, Pair
+from tests.containers.test_failover import EVERY_SERVICE, TAKEN_OVER_WITHIN_S, WRITES_AGAIN_WITHIN_S, Pair
 from tests.waiting import PATIENCE_S, wait_until
 
 SOON_S = TAKEN_OVER_WITHIN_S + PATIENCE_S
+_IDLE_S = 60
+_MEMORY_MB, _CPU_PERCENT = 393, 30  # the sums of the page's table, "What it costs"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,30 @@ def test_all_of_it_is_shown(pair: Pair) -> None:
         assert f"{agent} is active on <b>{host}</b> since " in followed
         assert " or before (epoch 1)" in followed
     assert items(pair) == set()
+
+
+def test_an_idle_deployment_costs_as_little_as_the_page_says(pair: Pair) -> None:
+    """For 60 s: the memory of each container's processes (`Pss`), and its processor time, as the engine counts it."""
+    before = {service: (time.monotonic(), cpu_s(pair, service)) for service in EVERY_SERVICE}
+    time.sleep(_IDLE_S)
+    memory_mb = cpu_percent = 0.0
+    for service, (began, used_s) in before.items():
+        percent = 100 * (cpu_s(pair, service) - used_s) / (time.monotonic() - began)
+        print(f"{service:16} {pss_mb(pair, service):6.1f} MB {percent:5.2f} % of a core")
+        memory_mb, cpu_percent = memory_mb + pss_mb(pair, service), cpu_percent + percent
+    assert memory_mb < 2 * _MEMORY_MB
+    assert cpu_percent < 2 * _CPU_PERCENT
+
+
+def pss_mb(pair: Pair, service: str) -> float:
+    pids = pair.run(f"docker top {pair.container(service).id} -eo pid").out.split()[1:]
+    rollups = [path.read_text() for pid in pids if (path := Path(f"/proc/{pid}/smaps_rollup")).exists()]
+    return sum(int(re.findall(r"^Pss:\s+(\d+)", rollup, re.M)[0]) for rollup in rollups) / 1_000
+
+
+def cpu_s(pair: Pair, service: str) -> float:
+    stats: Any = pair.container(service).stats(stream=False, one_shot=True)
+    return float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
 
 
 def test_a_killed_memory_moves_and_misses_its_standby(pair: Pair) -> None:
