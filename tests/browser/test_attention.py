@@ -327,7 +327,7 @@ def test_a_refusal_is_named_in_words(watched: Watched) -> None:
 def test_an_unknown_address_leads_back(watched: Watched) -> None:
     watched.open("/nonsense")
     watched.page.get_by_role("link", name="Go to the overview").click()
-    expect(watched.page.locator("#summary-title")).to_be_visible()
+    expect(watched.page.locator("#summary-title")).to_be_visible(timeout=PATIENCE_MS)
 
 
 def test_a_severe_error_comes_first_among_errors(watched: Watched) -> None:
