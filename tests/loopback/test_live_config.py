@@ -16,7 +16,7 @@ from tests.waiting import PATIENCE_S, wait_until
 from twinhost.certificates.generate import make_keys
 from twinhost.certificates.layout import plan_layout
 from twinhost.network_config import load_network_config
-from twinhost.secure_zmq.errors import AgentUnreachable, ConnectionRefused, NotGranted, OverBudget
+from twinhost.secure_zmq.errors import AgentUnreachable, ConnectionRefused, NotFound, NotGranted, OverBudget
 from twinhost.testing import Stack
 
 SEEN_WITHIN_S = 1.0
@@ -123,6 +123,8 @@ def spaces_and_budgets_apply(running: Running) -> bool:
             mainpc.call("reserve_ram", amount_mb=1, ttl_s=1, priority=1)
         except OverBudget:
             return "plans" in spaces
+        except NotFound:
+            return False  # No RAM was measured yet.
         return False
 
 
