@@ -31,6 +31,7 @@ PROCESSES_OF = {
     "UnifiedMemoryReasoningAgent": ("pc2", "pc2-standby"),
 }
 TURNED = "/tmp/turned"
+_WHOLE_LOGS = Path(__file__).with_name("whole_logs.yaml")
 # By the right time, also where the deployment's keys were made a day ago.
 _CERTS_INIT = "docker compose --progress quiet run --rm -T -e FAKETIME=+0 certs-init"
 NODES = ("database-mainpc", "database-pc2")
@@ -49,22 +50,21 @@ class Machines:
     @classmethod
     @contextmanager
     def started(
-        cls, folder: Path, variables: Mapping[str, str] | None = None, override: Path | None = None
+        cls, folder: Path, variables: Mapping[str, str] | None = None, *overrides: Path
     ) -> "Iterator[Machines]":
         """Run `make up-ha` in a checkout of its own, and remove everything at the end.
 
         Args:
             folder: of the checkout.
             variables: further lines of its `.env`.
-            override: a file of Compose besides its own.
+            overrides: files of Compose besides its own.
         """
         ports = map(str, free_ports(len(STANDBY_VARIABLES)))
         checkout = Checkout(
             folder / "checkout", dict(zip(STANDBY_VARIABLES, ports, strict=True)) | dict(variables or {})
         )
-        if override is not None:
-            shutil.copy(override, checkout.folder)
-            checkout.set({"COMPOSE_FILE": f"docker-compose.yml:{override.name}"})
+        files = [Path(shutil.copy(file, checkout.folder)).name for file in (_WHOLE_LOGS, *overrides)]
+        checkout.set({"COMPOSE_FILE": ":".join(["docker-compose.yml", *files])})
         try:
             done = checkout.run("scripts/setup/up_ha.sh")
             assert done.status == 0, done.out + done.err
