@@ -179,9 +179,12 @@ RUN install -d /etc/postgresql-common \
         postgresql-17 postgresql-17-auto-failover pg-auto-failover-cli >/dev/null \
     && apt-get clean \
     && rm -rf /var/lib/apt/lists/* \
-    && echo "include '/run/postgresql/settings.conf'" >>/usr/share/postgresql/17/postgresql.conf.sample
+    && echo "include '/run/postgresql/settings.conf'" >>/usr/share/postgresql/17/postgresql.conf.sample \
+    && mv /usr/lib/postgresql/17/bin/postgres /usr/lib/postgresql/17/bin/postgres.server
 COPY database services/twinhost/store/replication/tables.sql /app/database/
-RUN chmod -R u=rwX,go=rX /app
+RUN chmod -R u=rwX,go=rX /app \
+    && install -m 0755 /app/database/postgres /usr/lib/postgresql/17/bin/postgres \
+    && rm /app/database/postgres
 
 # Every connection is verified, by both ends: pg_auto_failover alone does not ask for that in all of them.
 ENV PATH=/usr/lib/postgresql/17/bin:/usr/local/bin:/usr/bin:/bin \

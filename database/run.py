@@ -38,6 +38,7 @@ CERTIFICATES = Path("/certificates")
 WAITING = RUN / "waiting"  # no server is started yet
 PROGRAMS = Path("/usr/lib/postgresql/17/bin")
 RUN_SERVER = ("pg_autoctl", "run", "--pgdata", str(DATA))
+GUARD = DATA / "recovery.signal"  # a server that finds it without standby.signal does not start
 TABLES = Path(__file__).with_name("tables.sql")
 
 KEYS_DAYS = 3_650
@@ -82,6 +83,8 @@ _FORMED = (
     "AND bool_and(reportedpgisrunning AND reporttime > pg_postmaster_start_time()) FROM pgautofailover.node"
 )
 _UNMADE = ("init", "wait_standby")
+_FOLLOWING = {"secondary", "catchingup"}
+_STATUS, _STARTED = 7, ("ready", "standby")  # a line of postmaster.pid, and what it says of a server that has started
 _KNOWN = "SELECT coalesce(json_object_agg(nodename, nodeid), '{}') FROM pgautofailover.node"
 _REPORTS = "SELECT reportedlsn <> '0/0' FROM pgautofailover.node WHERE nodename = '{}'"
 # For a node that was registered and has no record of it. Who waits for that one begins again, too.
@@ -636,6 +639,7 @@ def _stopped(server: "subprocess.Popen[bytes]", name: str, witness: Witness) -> 
     cut_off: float | None = None  # since when
     while server.poll() is None:
         time.sleep(LOOK_S)
+        _end_guard()
         looked = time.monotonic()
         if _free_bytes() < RESERVE_BYTES and _answer(_SPARE) == "t":
             why = "the volume of this node is full"
@@ -652,6 +656,28 @@ def _stopped(server: "subprocess.Popen[bytes]", name: str, witness: Witness) -> 
         server.wait()
         return True
     return False
+
+
+def guard() -> None:
+    """Prepare a start of the server: one of a node that follows is never one that takes writes.
+
+    pg_auto_failover takes `standby.signal` away for a moment before it stops a server that is to follow again. If that
+    has crashed, and is started in this moment, it would take writes, and its log would no longer be the other node's.
+    """
+    state = _state()
+    if {state.get("current_role"), state.get("assigned_role")} <= _FOLLOWING:
+        GUARD.touch()
+    else:
+        GUARD.unlink(missing_ok=True)
+
+
+def _end_guard() -> None:
+    """Take the guard away once a server has started: after a promotion, the next one has to start without the other."""
+    of_server = DATA / "postmaster.pid"
+    with suppress(OSError, IndexError):
+        since_guarded = of_server.stat().st_mtime >= GUARD.stat().st_mtime
+        if since_guarded and of_server.read_text("ascii").splitlines()[_STATUS].strip() in _STARTED:
+            GUARD.unlink()
 
 
 def _wait_while_cut_off(name: str, witness: Witness) -> None:
@@ -833,6 +859,8 @@ def main(command: list[str]) -> None:
             keys(rest, os.environ.get("TWINHOST_HOST", ""))
         case ["serve"]:
             serve(socket.gethostname(), Witness.of(os.environ))
+        case ["guard"]:
+            guard()
         case ["promote", *word] if word in ([], [OTHER_IS_OFF]):
             may_promote(socket.gethostname(), Witness.of(os.environ), other_is_off=bool(word))
         case ["formed"]:

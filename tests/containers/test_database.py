@@ -272,6 +272,21 @@ def test_writes_go_on_without_the_standby(pair: Pair) -> None:
     wait_until(lambda: stored(pair, second, "a2") >= acknowledged, 10, "it has the rows that it missed")
 
 
+def test_a_server_that_follows_never_starts_to_take_writes(pair: Pair) -> None:
+    """pg_auto_failover takes the file away by which it follows, and may start a server that has crashed just then."""
+    first, second = pair.node("primary"), pair.node("secondary")
+    ledger = Ledger(pair.client, "a5")
+    log = len(pair.stack.logs(second))
+    crash = "rm standby.signal && kill -KILL $(head -n 1 postmaster.pid)"
+    done = pair.stack.execute(second, "sh", "-c", f"cd /var/lib/postgresql/data && {crash}")
+    assert done.status == 0, done.err
+    wait_until(lambda: "PostgreSQL was not running, restarted" in pair.stack.logs(second)[log:], 30, "it is started")
+    pair.wait_until_formed()
+    assert (pair.node("primary"), pair.node("secondary")) == (first, second)
+    acknowledged = ledger.finish()
+    wait_until(lambda: stored(pair, second, "a5") >= acknowledged, 10, "it has all rows")
+
+
 @pytest.mark.parametrize("state", ["secondary", "primary"])
 def test_a_node_whose_volume_was_lost_begins_again(pair: Pair, state: str) -> None:
     """As a copy of the other one, once that takes writes."""

@@ -116,6 +116,52 @@ def test_a_node_does_not_start_on_a_full_volume(monkeypatch: pytest.MonkeyPatch)
         run.require_space()
 
 
+@pytest.mark.parametrize(
+    ("current", "assigned", "guarded"),
+    [
+        ("secondary", "secondary", True),
+        ("secondary", "catchingup", True),
+        ("catchingup", "secondary", True),
+        ("secondary", "prepare_promotion", False),  # it may have been promoted since
+        ("wait_primary", "primary", False),
+        ("primary", "primary", False),
+        (None, None, False),  # it is being made, or promoted by hand
+    ],
+)
+def test_a_server_that_follows_is_guarded(
+    current: str | None, assigned: str | None, guarded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "GUARD", tmp_path / "recovery.signal")
+    monkeypatch.setattr(run, "_state", lambda: {"current_role": current, "assigned_role": assigned} if current else {})
+    for _ in range(2):
+        run.guard()
+        assert run.GUARD.exists() is guarded
+    run.GUARD.touch()  # of an earlier start
+    run.guard()
+    assert run.GUARD.exists() is guarded
+
+
+@pytest.mark.parametrize(
+    ("status", "age_s", "ended"), [("ready   ", 0, True), ("starting", 0, False), ("ready   ", 9, False)]
+)
+def test_the_guard_ends_with_the_start(
+    status: str, age_s: int, ended: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an earlier server has left says nothing of the one that starts."""
+    monkeypatch.setattr(run, "DATA", tmp_path)
+    monkeypatch.setattr(run, "GUARD", tmp_path / "recovery.signal")
+    run._end_guard()
+    run.GUARD.touch()
+    run._end_guard()
+    assert run.GUARD.exists()
+    pid = tmp_path / "postmaster.pid"
+    pid.write_text(f"12\n{tmp_path}\n1\n5432\n/run\n*\n  1 2\n{status}\n")
+    at = time.time() - age_s
+    os.utime(pid, (at, at))
+    run._end_guard()
+    assert run.GUARD.exists() is not ended
+
+
 class Looks:
     """A node looks once a second; after the last look its server, a real process, ends by itself."""
 
