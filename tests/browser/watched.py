@@ -88,7 +88,8 @@ class Watched:
         def is_shown() -> bool:
             self.twin.turn()
             time.sleep(0.05)
-            return shown.count() > 0 and words in shown.first.inner_text()
+            # At once: a list that is drawn again meanwhile is empty, and only a turn of the server fills it.
+            return any(words in text for text in shown.all_inner_texts()[:1])
 
         wait_until(is_shown, PATIENCE_S, f"the page shows {words}")
 
