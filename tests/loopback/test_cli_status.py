@@ -89,6 +89,8 @@ def test_a_killed_host_is_silent_since_its_last_heartbeat(hosts: Hosts) -> None:
 
 def test_without_mainpc_the_rest_is_its_consequence(hosts: Hosts) -> None:
     """pc2 says that it can't reach mainpc, which is no second item."""
+    with hosts.client(UMRA) as client:  # pc2's copy of mainpc's list, which may still lack its first report
+        wait_until(lambda: client.call("get_attention")["level"] == "well", PATIENCE_S, "pc2 knows that all is well")
     hosts.processes[0].terminate()
     wait_until(lambda: not hosts.processes[1].health()["ready"], PATIENCE_S, "pc2 misses mainpc")
     ran = twinhost(hosts, "status")
