@@ -148,6 +148,10 @@ def _traffic(before: ByteCounts | None, now: ByteCounts | None, passed_s: float)
     return Traffic(received_bytes_per_s=round(received, 1), sent_bytes_per_s=round(sent, 1))
 
 
+def _leave_out(_: HostSample) -> None:
+    pass
+
+
 class SamplerThread(Worker):
     """Takes a sample every `interval_s` on a thread of its own, so that a driver that hangs blocks nothing else."""
 
@@ -165,9 +169,14 @@ class SamplerThread(Worker):
 
     @classmethod
     def of(cls, foundation: Foundation, take: Callable[[HostSample], None]) -> "SamplerThread":
-        """Return the sampler of an agent's host, which the agent's health and metrics show too."""
+        """Return the sampler of this machine, which the agent's health and metrics show too.
+
+        It takes for the agent's own host only: of another one, the agent of that one does, or stands by and does.
+        """
         settings = foundation.settings
         sampler = HostSampler(machine=Machine(settings.disks), clock=foundation.clock)
+        if settings.place != settings.agent.host.name:
+            take = _leave_out
         thread = cls(settings.config.limits.metrics_interval_s, take, sampler)
         foundation.health.add("metrics", lambda: thread.fault, essential=False)
         foundation.telemetry.register(lambda: sample_metrics(thread.current()))

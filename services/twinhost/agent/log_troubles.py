@@ -56,7 +56,7 @@ def log_troubles(log: Watched | None, config: NetworkConfig) -> Iterator[Trouble
 def _standby_silent(agent: Agent, log: "AgentLog") -> Trouble:
     last = min(log.standbys, key=lambda standby: standby.silent_s, default=None)
     service = last.name if last else _other(agent, log.holder)
-    host = _machine(agent, service)
+    host = agent.host_of(service)
     cause = f"{service} has not begun to follow the log of {agent.name}"
     if last is not None:
         cause = (
@@ -83,7 +83,7 @@ def _standby_silent(agent: Agent, log: "AgentLog") -> Trouble:
 
 
 def _standby_behind(agent: Agent, standby: "Follower") -> Trouble:
-    host = _machine(agent, standby.name)
+    host = agent.host_of(standby.name)
     return Trouble(
         kind=Kind.STANDBY_BEHIND,
         subject=agent.name,
@@ -102,16 +102,16 @@ def _standby_differs(config: NetworkConfig, agent: Agent, standby: "Follower", h
     return Trouble(
         kind=Kind.STANDBY_DIFFERS,
         subject=agent.name,
-        host=_machine(agent, standby.name),
+        host=agent.host_of(standby.name),
         what=what,
         cause="; ".join(standby.differences.values()),
-        remedies=tuple(_copies(config, agent, standby, _machine(agent, holder))),
+        remedies=tuple(_copies(config, agent, standby, agent.host_of(holder))),
     )
 
 
 def _copies(config: NetworkConfig, agent: Agent, standby: "Follower", here: str) -> Iterator[Remedy]:
     """Yield what brings a standby what the machine of the active process has; `ssh` reaches another machine."""
-    there = _machine(agent, standby.name)
+    there = agent.host_of(standby.name)
     apart = agent.standby is not None and agent.standby.address == config.hosts[agent.standby.name].address
     if "secret" in standby.differences:
         if not apart:
@@ -153,8 +153,3 @@ def _other(agent: Agent, holder: str) -> str:
     """Return the service that stands by while another one is active."""
     home = agent.host.name
     return home if holder == f"{home}{_STANDBY}" else f"{home}{_STANDBY}"
-
-
-def _machine(agent: Agent, service: str) -> str:
-    """Return the host on which a service of an agent runs."""
-    return agent.host.name if service == agent.host.name or agent.standby is None else agent.standby.name

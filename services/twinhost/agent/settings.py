@@ -10,7 +10,7 @@ from twinhost.agent.http import http_hosts
 from twinhost.agent.live_config import LiveConfig
 from twinhost.agent.state_folder import STATE_VARIABLE, state_folder
 from twinhost.network_config import Agent, NetworkConfig, load_network_config
-from twinhost.network_config.load import DATABASE_VARIABLE, PUBLISH_VARIABLE, published_ports
+from twinhost.network_config.load import DATABASE_VARIABLE, PUBLISH_VARIABLE, process_name, published_ports
 from twinhost.network_config.model import is_loopback
 from twinhost.secure_zmq.certificates import Certificates, certificates_folder, load_certificates
 from twinhost.secure_zmq.errors import ConfigurationError
@@ -34,11 +34,17 @@ class Settings:
     published: Mapping[str, int] = field(default_factory=dict)  # the ports that are published under other numbers
     standby_published: Mapping[str, int] = field(default_factory=dict)  # the same of its standby
     database: str | None = None  # the DSN of the log that a standby follows, if there is one
+    process: str = ""  # the name of this process in that log
 
     @property
     def config(self) -> NetworkConfig:
         """The configuration in effect now; what is to follow the file asks for it again."""
         return self.live.current
+
+    @property
+    def place(self) -> str:
+        """The host on which this process runs: the agent's own, or that of its standby."""
+        return self.agent.host_of(self.process)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -100,6 +106,7 @@ def load_settings(agent_name: str, environment: Mapping[str, str] = os.environ) 
         published=published,
         standby_published=standby_published,
         database=environment.get(DATABASE_VARIABLE) or None,
+        process=process_name(environment),
     )
 
 

@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import structlog
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
@@ -22,8 +23,11 @@ from twinhost.agent.assembly import Followed
 from twinhost.agent.disk import volume_of
 from twinhost.agent.followed_files import FollowedFiles
 from twinhost.agent.health import RoleDocument
+from twinhost.agent.host_metrics import HostSample
+from twinhost.agent.host_sampler import HostSampler, SamplerThread
 from twinhost.agent.http import HttpServer
 from twinhost.agent.log_watch import role_metrics
+from twinhost.agent.machine import Machine
 from twinhost.agent.self_check import INTERVAL_S, HealthyFile
 from twinhost.agent.settings import Settings
 from twinhost.agent.telemetry import Telemetry
@@ -111,9 +115,9 @@ def _followed_until_active(
         if keys is not None:
             keys.begin(path)
             replica.on_join = keys.join
-        with _shown(settings, replica, seen, keys):
+        with _shown(settings, replica, seen, keys), _measured(settings) as metrics:
             look = seen.before(always if keys is None else keys.may_claim)
-            fault = at_intervals(lambda: written(_differences(settings, keys)))
+            differences = at_intervals(lambda: _differences(settings, keys))
             active = stand_by(
                 replica,
                 candidate,
@@ -122,7 +126,7 @@ def _followed_until_active(
                 may_claim=look,
                 on_look=on_look,
                 on_connect=_first_look,
-                fault=fault,
+                said=lambda: written(differences(), metrics()),
             )
     finally:
         replica.close()  # so that it leaves no write-ahead log, under which a copy of another file would be read
@@ -142,6 +146,27 @@ def _differences(settings: Settings, keys: FollowedFiles | None) -> dict[Differe
         if full := volume_of(settings.state, settings.config.limits.disk_reserve_bytes).fault(settings.state):
             differences[Difference.SPACE] = full
     return differences
+
+
+@contextmanager
+def _measured(settings: Settings) -> Iterator[Callable[[], str]]:
+    """Measure the agent's own host, as the active process does there; yield what returns the newest sample as JSON."""
+    if settings.place != settings.agent.host.name:
+        yield str
+        return
+    newest = ""
+
+    def take(sample: HostSample) -> None:
+        nonlocal newest
+        newest = msgspec.json.encode(sample).decode()
+
+    sampler = HostSampler(machine=Machine(settings.disks))
+    thread = SamplerThread(settings.config.limits.metrics_interval_s, take, sampler)
+    thread.start()
+    try:
+        yield lambda: "" if thread.fault else newest
+    finally:
+        thread.stop()
 
 
 def _before(settings: Settings, followed: Followed, keys: FollowedFiles | None) -> Before:
@@ -272,7 +297,7 @@ def standby_page(
         active = f"No machine is active as {agent.name} now."
     else:
         holder = escape(epoch.holder)
-        where = f"<code>docker compose port {holder} {agent.http_port}</code>"
+        where = f"the address that <code>docker compose port {holder} {agent.http_port}</code> prints"
         if epoch.holder == agent.host.name:
             address = f"http://localhost:{agent.http_port}/{'' if agent.name == REGISTRY_AGENT else 'healthz'}"
             where = f'<a href="{address}">{address}</a>'

@@ -111,6 +111,11 @@ class Agent:
         """Where the agent may be active: its host, then its standby's."""
         return (self.host,) if self.standby is None else (self.host, self.standby)
 
+    def host_of(self, process: str) -> str:
+        """Return the host on which a process of it runs, by the process's name: that of its service, or its machine."""
+        there = self.standby
+        return there.name if there and process in (f"{self.host.name}-standby", there.name) else self.host.name
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

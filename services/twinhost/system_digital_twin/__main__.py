@@ -48,6 +48,7 @@ from twinhost.system_digital_twin.http.records import RecordRoutes
 from twinhost.system_digital_twin.http.state import RECENT_S, StateBoard
 from twinhost.system_digital_twin.metrics.actions import MetricsActions
 from twinhost.system_digital_twin.metrics.metrics import Metrics
+from twinhost.system_digital_twin.metrics.of_standbys import MetricsOfStandbys
 from twinhost.system_digital_twin.metrics.vram_reports import VramReports
 from twinhost.system_digital_twin.registry.actions import (
     PORT,
@@ -144,6 +145,7 @@ def assemble(foundation: Foundation) -> Assembly:
         registry.put(_itself(foundation))
     security = KeysAndAudit(foundation, registry.note_applied)
     metrics = Metrics(database, limits.metrics_interval_s, settings.agent.host.name, list(settings.config.hosts))
+    of_standbys = MetricsOfStandbys(foundation, metrics)
     sampler = SamplerThread.of(foundation, metrics.queue)
     reports, events = VramReports(database), Events(database, publish)
     leases = Leases(database, reports.lease_ended)
@@ -189,12 +191,8 @@ def assemble(foundation: Foundation) -> Assembly:
         registry.keep_alive(NAME)
         state.on_tick()
         try:
-            metrics.on_tick()
-            reservations.on_tick()
-            events.on_tick()
-            security.on_tick()
-            forecasts.on_tick()
-            takeovers.on_tick()
+            for part in (of_standbys, metrics, reservations, events, security, forecasts, takeovers):
+                part.on_tick()
         finally:  # what can't be stored is a trouble
             attention.on_tick()
 

@@ -122,6 +122,4 @@ class Takeovers:
     def _host_of(self, name: str, holder: str) -> str:
         """Return the host of the configuration on which an agent is active."""
         agent = self._config.current.agents.get(name)
-        if agent is None:
-            return holder
-        return agent.host.name if agent.standby is None or holder == agent.host.name else agent.standby.name
+        return holder if agent is None else agent.host_of(holder)

@@ -27,9 +27,9 @@ class AgentEpoch:
 
 @dataclass(frozen=True, slots=True)
 class Standby:
-    """What a standby of an agent wrote last: how far it has followed, and what is wrong with it, in lines.
+    """What a standby of an agent wrote last: how far it has followed, and in `fault` what it says of itself, in lines.
 
-    Its beat grows while it runs. It is 0 where `fault` is why it has ended; else it follows with that fault.
+    Its beat grows while it runs. It is 0 where `fault` is why it has ended; else it follows all the same.
     """
 
     agent: str
@@ -62,26 +62,26 @@ class Difference(StrEnum):
     SPACE = "space"
 
 
-def written(differences: Mapping[Difference, str]) -> str:
-    """Return differences, each with its sentence, as a standby writes them."""
-    return "\n".join(f"{difference}: {' '.join(text.split())}" for difference, text in differences.items())
+_METRICS = "metrics"
 
 
-def _read(text: str) -> dict[Difference, str]:
-    """Return them; a line of a later version is left out."""
-    found = {}
-    for line in text.splitlines():
-        word, _, sentence = line.partition(": ")
-        if word in tuple(Difference):
-            found[Difference(word)] = sentence
-    return found
+def written(differences: Mapping[Difference, str], metrics: str = "") -> str:
+    """Return differences, each with its sentence, and the metrics of the standby's machine, as it writes them."""
+    lines = [*differences.items(), *([(_METRICS, metrics)] if metrics else [])]
+    return "\n".join(f"{word}: {' '.join(text.split())}" for word, text in lines)
+
+
+def _read(text: str) -> tuple[dict[Difference, str], str]:
+    """Return both; a line of a later version is left out."""
+    lines = dict(line.split(": ", 1) for line in text.split("\n") if ": " in line)
+    return {word: lines[word] for word in Difference if word in lines}, lines.get(_METRICS, "")
 
 
 @dataclass(frozen=True, slots=True)
 class Follower:
     """A standby: how many transactions it is behind, for how long it has said nothing, and why it ended, if it said.
 
-    `differences` are those of one that has not ended.
+    `differences` and `metrics` are of one that has not ended. Metrics, in JSON, come from the agent's own host only.
     """
 
     name: str
@@ -89,6 +89,7 @@ class Follower:
     silent_s: float
     fault: str = ""
     differences: Mapping[Difference, str] = field(default_factory=dict)
+    metrics: str = ""
 
     @property
     def follows(self) -> bool:
@@ -160,7 +161,7 @@ class Looks:
                     max(0, epoch.durable - one.applied),
                     silent_s(one.beat, epoch.agent, one.name),
                     "" if one.beat else one.fault,
-                    _read(one.fault) if one.beat else {},
+                    *(_read(one.fault) if one.beat else ()),
                 )
                 for one in look.standbys
                 if one.agent == epoch.agent and one.name != epoch.holder

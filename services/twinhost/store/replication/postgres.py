@@ -251,9 +251,9 @@ class Log:
         with _asking(), self._connection.cursor(row_factory=class_row(Extent)) as cursor:
             return cursor.execute(_SIZE, (self._agent, applied)).fetchone() or Extent(0, 0)
 
-    def stand(self, name: str, applied: int, fault: str = "") -> None:
-        """Say how far a process that stands by has repeated the log, and what is wrong with it all the same."""
-        self._write(_STAND, self._agent, name, applied, fault, within_s=_READ_S)  # it waits for no other node
+    def stand(self, name: str, applied: int, said: str = "") -> None:
+        """Say how far a process that stands by has repeated the log, and what there is to say of it."""
+        self._write(_STAND, self._agent, name, applied, said, within_s=_READ_S)  # it waits for no other node
 
     def give_up(self, name: str, why: str) -> None:
         """Say why a process can't stand by, until it says again how far it has come."""

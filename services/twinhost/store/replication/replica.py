@@ -386,7 +386,7 @@ def stand_by(
     may_claim: Callable[[Epoch], bool] = always,
     on_look: Callable[[Log], object] = lambda _: None,
     on_connect: Callable[[Log], object] = lambda _: None,
-    fault: Callable[[], str] = str,
+    said: Callable[[], str] = str,
 ) -> Active | None:
     """Follow the log until the epoch is this process's, and all of the log is repeated; None if `stop` was set.
 
@@ -399,14 +399,14 @@ def stand_by(
         may_claim: takes an epoch before the log is followed, and returns whether it may be claimed.
         on_look: is called with the connection after each look at the epoch, and with it at the log.
         on_connect: is called with each connection, before it is used.
-        fault: returns what is wrong with this process that follows all the same, as its row has it.
+        said: returns what this process says of itself while it follows, as its row has it.
 
     Raises:
         ConfigurationError: this program, or this file, can't follow.
     """
     keeper = Keeper(replica.path, replica.beside, connect, replica.lock)
-    standing = _Standing(candidate.name, fault)
-    log, said, active = None, "", None
+    standing = _Standing(candidate.name, said)
+    log, failed, active = None, "", None
     try:
         while not stop.is_set():
             try:
@@ -418,12 +418,12 @@ def stand_by(
                     active.catch_up(replica)
                     return active
                 standing.say(log, replica.applied)
-                said = ""
+                failed = ""
                 on_look(log)
             except OutcomeUnknown as error:
-                if str(error) != said:
+                if str(error) != failed:
                     _log.warning("log_not_reached", reason=str(error))
-                said = str(error)
+                failed = str(error)
                 if log is not None:
                     log.close()
                 log = None
@@ -439,15 +439,15 @@ def stand_by(
 
 
 class _Standing:
-    """Says every SAYS_S how far this process has repeated the log, and what is wrong with it."""
+    """Says every SAYS_S how far this process has repeated the log, and what there is to say of it."""
 
-    def __init__(self, name: str, fault: Callable[[], str]) -> None:
-        self._name, self._fault, self._due = name, fault, 0.0
+    def __init__(self, name: str, said: Callable[[], str]) -> None:
+        self._name, self._said, self._due = name, said, 0.0
 
     def say(self, log: Log, applied: int) -> None:
         if (now := monotonic()) >= self._due:
             self._due = now + SAYS_S
-            log.stand(self._name, applied, self._fault())
+            log.stand(self._name, applied, self._said())
 
 
 def _claimed(

@@ -21,6 +21,8 @@ CREATE TABLE IF NOT EXISTS commits (
     PRIMARY KEY (agent, seq)
 );
 
+-- While a standby runs, `fault` has what it says of itself, in lines that begin with a word; else why it has ended.
+
 CREATE TABLE IF NOT EXISTS standbys (
     agent text,
     name text,

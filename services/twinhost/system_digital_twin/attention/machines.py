@@ -7,6 +7,7 @@ from twinhost.agent.assembly import Foundation
 from twinhost.agent.disk import reserve_of
 from twinhost.agent.host_metrics import MB, DiskFault
 from twinhost.deployment import NO_RESPONSE
+from twinhost.network_config import Agent
 from twinhost.system_digital_twin.attention.resources import STATE, HostCard, Memory, Unmeasured, Volume
 from twinhost.system_digital_twin.capacity.forecast import Card
 from twinhost.system_digital_twin.capacity.reservations import QueuedWait, Reservations
@@ -37,11 +38,11 @@ class Machines:
         return self._metrics.machine_of(host) or host
 
     def cannot_write(self) -> set[str]:
-        return {self._metrics.own_host} if self._foundation.database.fault is not None else set()
+        return {self._foundation.settings.place} if self._foundation.database.fault is not None else set()
 
     def volumes(self) -> Iterator[Volume]:
-        """Yield this host's state as it is now, and the disks of all hosts as they were measured last."""
-        own, settings = self._metrics.own_host, self._foundation.settings
+        """Yield the state of this process as it is now, and the disks of all hosts as they were measured last."""
+        own, settings = self._foundation.settings.place, self._foundation.settings
         seen, fails = self._foundation.disk.volume, bool(self.cannot_write())
         if seen.size:
             sizes = seen.free / MB, seen.size / MB
@@ -85,7 +86,7 @@ class Machines:
     def unmeasured(self) -> Iterator[Unmeasured]:
         """Yield the hosts that have answered for a while, and of which no sample has come."""
         now, grace_s = self._foundation.clock.monotonic(), self._metrics.stale_after_s
-        of_hosts = self._foundation.settings.config.agents.values()
+        of_hosts = filter(self._runs_at_home, self._foundation.settings.config.agents.values())
         records = ((agent.host.name, self._registry.find(agent.name)) for agent in of_hosts)
         there = {host for host, record in records if record and self._registry.status(record) != NO_RESPONSE}
         stale = [host for host in self._metrics.hosts() if host in there and self._metrics.stale(host)]
@@ -93,6 +94,14 @@ class Machines:
         for host, since in self._unmeasured_since.items():
             if now - since >= grace_s:
                 yield Unmeasured(host, self._metrics.last_received(host))
+
+    def _runs_at_home(self, agent: Agent) -> bool:
+        """Return whether an agent is on its own host: where it may stand by, and else is not known to be away."""
+        log = None if self._foundation.log is None else self._foundation.log.state
+        if log is None or (of_agent := log.agents.get(agent.name)) is None:
+            return True
+        processes = (of_agent.holder, *(standby.name for standby in of_agent.following))
+        return agent.host.name in map(agent.host_of, processes)
 
     def filling(self) -> list[Filling]:
         return self._forecasts.filling()

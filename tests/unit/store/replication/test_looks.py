@@ -71,12 +71,15 @@ def test_who_says_that_it_ended_does_not_follow() -> None:
 
 
 def test_who_says_what_differs_follows_all_the_same() -> None:
-    """What a later version says besides is left out."""
-    said = written({Difference.SECRET: "it is another one;\n copy it", Difference.CONFIGURATION: "limits: they differ"})
+    """With the metrics of its machine; what a later version says besides is left out."""
+    differences = {Difference.SECRET: "it is another one;\n copy it", Difference.CONFIGURATION: "limits: they differ"}
+    said = written(differences, '{"cpu": 1, "name": "a: b"}')
     differs = replace(LOOK, standbys=[replace(STANDBY, fault=f"{said}\nweather: it rains")])
     (standby,) = Looks().take(differs, 0.0).agents["SDT"].following
     assert standby.differences == {"secret": "it is another one; copy it", "configuration": "limits: they differ"}
-    assert Looks().take(LOOK, 0.0).agents["SDT"].following[0].differences == {}
+    assert standby.metrics == '{"cpu": 1, "name": "a: b"}'
+    well = Looks().take(LOOK, 0.0).agents["SDT"].following[0]
+    assert (well.differences, well.metrics, written({})) == ({}, "", "")
 
 
 def test_a_row_of_another_agent_is_not_counted() -> None:

@@ -153,13 +153,11 @@ def test_a_disk_that_has_room_may_fail_all_the_same(fault: str | None) -> None:
     foundation: Any = SimpleNamespace(
         disk=SimpleNamespace(volume=volume),
         database=SimpleNamespace(fault=fault),
-        settings=SimpleNamespace(config=SHIPPED),
+        settings=SimpleNamespace(config=SHIPPED, place="mainpc"),
     )
     unused: Any = None
     measured = sample(machine=MachineSample(disks=(DiskSample(name="state", used_mb=1, free_mb=9, total_mb=10),)))
-    metrics: Any = SimpleNamespace(
-        own_host="mainpc", hosts=lambda: ["mainpc"], machine_of=lambda _: None, current=lambda _: measured
-    )
+    metrics: Any = SimpleNamespace(hosts=lambda: ["mainpc"], machine_of=lambda _: None, current=lambda _: measured)
     (seen,) = Machines(foundation, unused, metrics, unused, unused).volumes()
     assert seen.writes_fail is (fault is not None)
 
