@@ -32,12 +32,20 @@ def get(pair: Pair, service: str, path: str) -> str:
         return str(answer.read().decode())
 
 
-def failover(pair: Pair) -> dict[str, Any]:
+def state(pair: Pair) -> dict[str, Any]:
     """Return what mainpc's page shows, from the process that is active; nothing while none is."""
     for service in ("mainpc", "mainpc-standby"):
-        with suppress(OSError, ValueError, KeyError):
-            return dict(json.loads(get(pair, service, "/api/state"))["failover"])
-    return {"agents": [], "copies": None}
+        with suppress(OSError, ValueError):
+            return dict(json.loads(get(pair, service, "/api/state")))
+    return {}
+
+
+def failover(pair: Pair) -> dict[str, Any]:
+    return dict(state(pair).get("failover", {"agents": [], "copies": None}))
+
+
+def measured(pair: Pair) -> set[str]:
+    return {host["name"] for host in state(pair).get("hosts", []) if not host["stale"]}
 
 
 def row(pair: Pair, agent: str) -> dict[str, Any]:
@@ -108,8 +116,11 @@ def test_a_killed_memory_moves_and_misses_its_standby(pair: Pair) -> None:
     shown("it moved", lambda: row(pair, agent)["holder"] == "pc2-standby")
     shown("from where is noted", lambda: row(pair, agent)["moved_from"] == "pc2")
     shown("its standby is missed", lambda: f"standby_silent:{agent}" in items(pair))
+    shown("nobody measures its host", lambda: measured(pair) == {"mainpc"})
+    assert items(pair) == {f"standby_silent:{agent}"}
     assert pair.run("docker compose up -d pc2").status == 0
     shown("it is followed again", lambda: [one["name"] for one in row(pair, agent)["standbys"]] == ["pc2"])
+    shown("who stands by there measures it", lambda: measured(pair) == {"mainpc", "pc2"})
     events = json.loads(pair.run("./twinhost call SystemDigitalTwin get_events type=took_over --json").out)
     moved = [(one["data"]["agent"], one["data"]["from"], one["data"]["to"]) for one in events["events"]]
     assert moved == [(agent, "pc2", "pc2-standby")]
@@ -148,7 +159,9 @@ def test_a_killed_mainpc_is_on_the_standbys_page(pair: Pair) -> None:
     shown("it moved", lambda: row(pair, agent)["holder"] == "mainpc-standby")
     assert row(pair, agent)["moved_from"] == "mainpc"
     shown("it is in the status", lambda: f"{agent} is active on mainpc-standby" in status(pair))
+    shown("nobody measures its host", lambda: measured(pair) == {"pc2"})
     assert pair.run("docker compose up -d mainpc").status == 0
+    shown("who stands by there measures it", lambda: measured(pair) == {"mainpc", "pc2"})
     shown("it stands by", lambda: "is active on <b>mainpc-standby</b> since " in standby_page(pair))
     shown("it has asked", lambda: "2 copies of each change. The witness answers." in standby_page(pair))
 
