@@ -10,7 +10,7 @@ from twinhost.network_config import Agent, NetworkConfig
 if TYPE_CHECKING:  # only an agent with a log loads it
     from twinhost.store.replication.looks import AgentLog, Follower, LogState
 
-_DATABASE, _STANDBY = "database-", "-standby"  # the services of docker-compose.yml: database-pc2, mainpc-standby
+_DATABASE = "database-"  # how services of docker-compose.yml begin, such as database-pc2
 _SHOWS_FORMATION = Remedy("witness", "docker compose exec witness pg_autoctl show state", "shows both databases")
 
 
@@ -152,4 +152,4 @@ def _one_copy(other_servers: Sequence[str], silent: Iterable[Trouble]) -> Troubl
 def _other(agent: Agent, holder: str) -> str:
     """Return the service that stands by while another one is active."""
     home = agent.host.name
-    return home if holder == f"{home}{_STANDBY}" else f"{home}{_STANDBY}"
+    return home if holder == agent.standby_process else agent.standby_process

@@ -111,10 +111,15 @@ class Agent:
         """Where the agent may be active: its host, then its standby's."""
         return (self.host,) if self.standby is None else (self.host, self.standby)
 
+    @property
+    def standby_process(self) -> str:
+        """The name of its standby's process: the service of docker-compose.yml."""
+        return f"{self.host.name}-standby"
+
     def host_of(self, process: str) -> str:
         """Return the host on which a process of it runs, by the process's name: that of its service, or its machine."""
         there = self.standby
-        return there.name if there and process in (f"{self.host.name}-standby", there.name) else self.host.name
+        return there.name if there and process in (self.standby_process, there.name) else self.host.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ from tests.unit.system_digital_twin.metrics_bench import sample
 from tests.unit.system_digital_twin.twin import OPERATOR, SDT, UMRA, Clock
 from twinhost.agent.host_sampler import SamplerThread
 from twinhost.store.replication.looks import SILENT_AFTER_S, AgentLog, Follower, LogState
-from twinhost.system_digital_twin.metrics.of_standbys import _LATE_S
 
 AT_PC2 = {"TWINHOST_DATABASE": "postgresql:///twinhost?host=/run", "TWINHOST_PROCESS": "mainpc-standby"}
 
@@ -97,7 +96,3 @@ def test_an_agent_that_is_away_leaves_its_host_unmeasured(
         clock.let_pass(1)
     found = {item["id"] for item in twin.call("get_attention", OPERATOR)["items"]}
     assert {trouble for trouble in found if trouble.endswith(":pc2")} == missing
-
-
-def test_a_new_sample_is_no_older_than_it_counts() -> None:
-    assert _LATE_S == SILENT_AFTER_S

@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # only an agent with a log loads it
 
 _log = structlog.get_logger(__name__)
 
-_LATE_S = 6.0  # a standby that has said nothing for longer is not there, so a new sample is no older
-
 
 class MetricsOfStandbys:
     """Adds their samples; on the thread that owns the metrics."""
@@ -47,9 +45,12 @@ class MetricsOfStandbys:
                         self._add(host, standby.metrics)
 
     def _add(self, host: str, said: str) -> None:
+        from twinhost.store.replication.looks import SILENT_AFTER_S  # noqa: PLC0415 - only an agent with a log loads it
+
         try:
             sample = msgspec.json.decode(said, type=HostSample)
         except ValueError as error:  # of another version
             _log.warning("metrics_of_standby_malformed", host=host, reason=str(error))
             return
-        self._metrics.ingest(host, sample, self._clock.monotonic() - _LATE_S)
+        # A standby that has said nothing for longer is not there, so a new sample is no older.
+        self._metrics.ingest(host, sample, self._clock.monotonic() - SILENT_AFTER_S)
