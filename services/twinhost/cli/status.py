@@ -13,6 +13,7 @@ from rich.text import Text
 
 from twinhost.agent.asked_lists import unreachable, with_found
 from twinhost.agent.conditions import LINK_CHECK, Condition, troubles_of
+from twinhost.agent.open_links import open_links
 from twinhost.agent.troubles import AttentionList, Kind, Level, Trouble
 from twinhost.cli import attention, output
 from twinhost.cli.arguments import PROGRAM, AsJson, Wait, find_agent
@@ -35,7 +36,6 @@ from twinhost.secure_zmq.client import Client, require_session
 from twinhost.secure_zmq.errors import NotFound, NotGranted, TwinhostError, UnknownAction
 from twinhost.secure_zmq.server_address import OPEN_LINK_WARNING
 from twinhost.secure_zmq.wire import Reply
-from twinhost.system_digital_twin.attention.links import open_links
 
 agents = typer.Typer()
 QUESTION_DEADLINE_S = 3.0  # for each question; a healthy agent takes milliseconds

@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from twinhost.agent.open_links import link_open
 from twinhost.agent.refused_connections import subject_of_peer
 from twinhost.agent.silence import advice, shown_by
 from twinhost.agent.troubles import (
@@ -30,7 +31,6 @@ from twinhost.agent.troubles import (
     headline,
     item_of,
     level_of,
-    start,
 )
 from twinhost.commands import CERTS_INIT
 from twinhost.moments import Clock, iso_time, parse_time
@@ -259,33 +259,6 @@ def _said(listed: AttentionList | None) -> dict[str, float]:
         with suppress(ValueError):
             said[item["id"]] = parse_time(item["since"]).timestamp()
     return said
-
-
-def link_open(host: str, other: str) -> Trouble:
-    """Return the trouble of a host whose link is open while that of another host is encrypted: they can't talk."""
-    return Trouble(
-        kind=Kind.LINK_OPEN,
-        subject=host,
-        host=host,
-        what=f"{host} has an open link (SECURE_ZMQ=0), and {other} an encrypted one, so they can't talk",
-        level=Level.BROKEN,
-        cause=f"SECURE_ZMQ=0 in .env on {host}",
-        remedies=(secure_again(host),),
-        explains=tuple(
-            trouble
-            for each in (host, other)
-            for trouble in (
-                f"{Kind.HOST_SILENT}:{each}",
-                f"{Kind.HOST_STOPPED}:{each}",  # to be started again so
-                f"{Kind.REFUSALS}:{each}/unencrypted",
-            )
-        ),
-    )
-
-
-def secure_again(host: str) -> Remedy:
-    """Return the command that encrypts the link of a host."""
-    return start(host, "encrypts its link, after you set SECURE_ZMQ=1 in .env there")
 
 
 class GetAttention(Request, tag="get_attention"):

@@ -1,12 +1,10 @@
-"""The detector of open links: on this host, on all, or on one alone, which then can't talk to the others."""
+"""Notices the silent hosts from which handshakes of the other kind come: their link is open, or ours is."""
 
 import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 
-from twinhost.agent.membership.watch import link_open, secure_again
-from twinhost.agent.troubles import Kind, Trouble
 from twinhost.secure_zmq.peers import Outcome
 
 RECENT_S = 15.0  # a host that can't connect tries every second
@@ -68,29 +66,3 @@ class Addresses:
     def _look_up(self, host: str) -> None:
         with suppress(OSError):
             self._known[host] = frozenset(str(info[4][0]) for info in socket.getaddrinfo(host, None))
-
-
-def open_links(here: str, *, secure: bool, others: Iterable[str], mismatched: Iterable[str]) -> Iterator[Trouble]:
-    """Yield a trouble for each host with an open link.
-
-    Args:
-        others: the other hosts that answer; on an open link they have one too.
-        mismatched: the silent hosts from which handshakes of the other kind come.
-    """
-    apart = list(mismatched)
-    if secure:
-        yield from (link_open(host, other=here) for host in apart)
-        return
-    if apart:
-        trouble = link_open(here, other=" and ".join(apart))
-        yield trouble
-        return
-    hosts = (here, *sorted(others))
-    yield Trouble(
-        kind=Kind.LINK_OPEN,
-        subject=here,
-        host=here,
-        what=f"the link is open on {' and '.join(hosts)}: nobody is authenticated and nothing is encrypted",
-        cause=f"SECURE_ZMQ=0 in .env on {' and '.join(hosts)}",
-        remedies=tuple(secure_again(host) for host in hosts),
-    )

@@ -4,6 +4,7 @@ from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BUDGETS, KEY_RETIRES, KINDS, WITNESS_CHECK, troubles_of
 from twinhost.agent.log_troubles import log_troubles
+from twinhost.agent.open_links import open_links
 from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
 from twinhost.agent.troubles import Detector, Kind
@@ -13,7 +14,6 @@ from twinhost.system_digital_twin.attention import (
     clocks,
     errors,
     keys,
-    links,
     resources,
     silence,
 )
@@ -56,7 +56,7 @@ def watch_all(
         "clocks": lambda: clocks.differing_clocks(
             here, hosts.clocks(), hosts.own_clock_set_by_s(), hosts.valid_only_here
         ),
-        "links": lambda: links.open_links(
+        "links": lambda: open_links(
             here, secure=settings.secure, others=hosts.answering(), mismatched=hosts.of_another_kind()
         ),
     }

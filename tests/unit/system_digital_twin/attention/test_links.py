@@ -7,7 +7,6 @@ import pytest
 
 from tests.unit.system_digital_twin.twin import Clock
 from tests.waiting import PATIENCE_S, wait_until
-from twinhost.agent.troubles import Level
 from twinhost.secure_zmq.peers import Outcome
 from twinhost.system_digital_twin.attention.links import (
     ENOUGH,
@@ -15,7 +14,6 @@ from twinhost.system_digital_twin.attention.links import (
     RECENT_S,
     Addresses,
     OtherKind,
-    open_links,
 )
 
 PC2 = {"address": "192.0.2.2"}
@@ -101,18 +99,3 @@ def test_a_name_that_no_server_knows_is_no_fault(clock: Clock, monkeypatch: pyte
     clock.let_pass(LOOK_UP_EVERY_S)
     addresses.of("pc2")
     wait_until(lambda: len(asked) == 2, PATIENCE_S, "it is asked for again")
-
-
-def test_each_open_link_names_its_host_and_fix() -> None:
-    assert [*open_links("mainpc", secure=True, others=["pc2"], mismatched=[])] == []
-    (pc2,) = open_links("mainpc", secure=True, others=[], mismatched=["pc2"])
-    assert (pc2.id, pc2.level, pc2.remedies[0].on) == ("link_open:pc2", Level.BROKEN, "pc2")
-    silence = {f"{kind}:{host}" for kind in ("host_silent", "host_stopped") for host in ("mainpc", "pc2")}
-    assert {*pc2.explains} == {*silence, "refusals:mainpc/unencrypted", "refusals:pc2/unencrypted"}
-    (mainpc,) = open_links("mainpc", secure=False, others=[], mismatched=["pc2"])
-    assert (mainpc.id, mainpc.level, mainpc.remedies[0].on) == ("link_open:mainpc", Level.BROKEN, "mainpc")
-    assert "host_silent:pc2" in mainpc.explains
-    (both,) = open_links("mainpc", secure=False, others=["pc2"], mismatched=[])
-    assert (both.id, both.level) == ("link_open:mainpc", Level.ATTENTION)
-    assert "open on mainpc and pc2" in both.what
-    assert [remedy.on for remedy in both.remedies] == ["mainpc", "pc2"]
