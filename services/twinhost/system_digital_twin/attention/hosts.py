@@ -50,13 +50,13 @@ class Hosts:
         """Return the same of the one agent that each host has for itself."""
         return hosts_own(self._settings.config)
 
-    def conditions(self) -> Iterator[tuple[str, str, Sequence[Condition]]]:
-        """Yield what the other agents say of themselves, while they can: the host, and the name if it has another."""
+    def conditions(self) -> Iterator[tuple[Agent, str, Sequence[Condition]]]:
+        """Yield what the other agents say of themselves, while they can; with a name, if their host has another one."""
         own = self.own()
         for agent in self._settings.config.agents.values():
             if agent.name != self._settings.agent.name and not self._silent(agent):
                 name = "" if agent.name in own else agent.name
-                yield agent.host.name, name, self._reports.conditions(agent.name)
+                yield agent, name, self._reports.conditions(agent.name)
 
     def clocks(self) -> Iterator[SeenClock]:
         for agent in self._others():

@@ -1,5 +1,8 @@
 """The table of the detectors: each is a pure function, of what is read anew for each look."""
 
+from collections.abc import Iterator
+from functools import partial
+
 from twinhost.agent.assembly import Foundation
 from twinhost.agent.backups import BackupRecord, old_backup
 from twinhost.agent.conditions import BUDGETS, KEY_RETIRES, KINDS, WITNESS_CHECK, troubles_of
@@ -7,7 +10,7 @@ from twinhost.agent.log_troubles import log_troubles
 from twinhost.agent.open_links import open_links
 from twinhost.agent.refused_connections import refused_connections
 from twinhost.agent.telemetry import backup_metrics
-from twinhost.agent.troubles import Detector, Kind
+from twinhost.agent.troubles import Detector, Kind, Trouble
 from twinhost.system_digital_twin.attention import (
     audit,
     budgets,
@@ -20,6 +23,7 @@ from twinhost.system_digital_twin.attention import (
 from twinhost.system_digital_twin.attention.attention import Attention
 from twinhost.system_digital_twin.attention.hosts import Hosts
 from twinhost.system_digital_twin.attention.machines import Machines
+from twinhost.system_digital_twin.attention.places import operated_from, place_of, said_at
 from twinhost.system_digital_twin.events.events import Events
 from twinhost.system_digital_twin.state_files import AUDIT_FOLDER
 from twinhost.system_digital_twin.trust.trust import KeysAndAudit
@@ -49,9 +53,13 @@ def watch_all(
         "silent_hosts": lambda: silence.silent_hosts(here, hosts.agents()),
         "silent_agents": lambda: silence.silent_agents(hosts.agents()),
         "unhealthy_agents": lambda: silence.unhealthy_agents(hosts.agents()),
-        "conditions": lambda: troubles_of(here, health.conditions(), OWN_KINDS),
+        "conditions": lambda: (
+            said_at(one, settings.agent, settings.place) for one in troubles_of(here, health.conditions(), OWN_KINDS)
+        ),
         "conditions_of_hosts": lambda: (
-            one for host, agent, said in hosts.conditions() for one in troubles_of(host, said, agent=agent)
+            said_at(one, agent, place_of(agent, foundation))
+            for agent, name, said in hosts.conditions()
+            for one in troubles_of(agent.host.name, said, agent=name)
         ),
         "clocks": lambda: clocks.differing_clocks(
             here, hosts.clocks(), hosts.own_clock_set_by_s(), hosts.valid_only_here
@@ -96,4 +104,8 @@ def watch_all(
     if foundation.log is not None:
         detectors |= {"log": lambda: log_troubles(foundation.log, settings.config)}
     for name, detector in detectors.items():
-        attention.watch(name, detector)
+        attention.watch(name, partial(_found, detector, here, settings.place))
+
+
+def _found(detector: Detector, home: str, place: str) -> Iterator[Trouble]:
+    return (operated_from(trouble, home, place) for trouble in detector())

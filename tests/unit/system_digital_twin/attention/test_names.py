@@ -61,7 +61,7 @@ def test_a_host_with_two_agents_is_named_once(tmp_path: Path) -> None:
     reports: Any = SimpleNamespace(clock=lambda _: HeardClock(report, 0.0), conditions=lambda _: ())
     hosts = Hosts(foundation, registry, reports, Mock())
     assert sorted(clock.host for clock in hosts.clocks()) == sorted(hosts.answering()) == ["pc2", "pc3"]
-    assert sorted((host, agent) for host, agent, _ in hosts.conditions()) == [
+    assert sorted((agent.host.name, name) for agent, name, _ in hosts.conditions()) == [
         ("pc2", ""),
         ("pc2", "Greeter"),
         ("pc3", ""),
